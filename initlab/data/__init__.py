@@ -1,0 +1,1 @@
+"""Data: sources and in-memory image sets."""

@@ -1,0 +1,136 @@
+"""Images on the device: normalised batches, augmentation, and the fixed subsets for probes and validation.
+
+The whole set sits on the device as uint8. Data order and augmentation come from (seed, stream, epoch or step), so
+they are the same for every scheme and need no saved state.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from initlab.data.sources import Raw
+from initlab.streams import stream_seed
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A data set ready for training; `mean` is the per-pixel training mean, `factor` gives the wanted std."""
+
+    train_images: Tensor  # (N, C, H, W) uint8
+    train_labels: Tensor  # (N,) int64
+    val_images: Tensor
+    val_labels: Tensor
+    mean: Tensor  # (C, H, W)
+    factor: float
+    num_classes: int
+    flip: bool
+    shift: int
+
+    @property
+    def chance(self) -> float:
+        """Error of the best constant guess on the training set, a fraction."""
+        most = torch.bincount(self.train_labels, minlength=self.num_classes).max()
+        return 1 - most.item() / len(self.train_labels)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        channels, height, width = self.train_images.shape[1:]
+        return channels, height, width
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """uint8 images minus the per-pixel mean, at the wanted std, in the mean's floating type."""
+        return (images.to(self.mean.dtype) - self.mean) * self.factor
+
+    def train_batch(self, indices: Tensor, seed: int, step: int) -> tuple[Tensor, Tensor]:
+        """Augmented, normalised images (B, C, H, W) and labels (B,) of one training step."""
+        images = self.train_images[indices]
+        if self.flip or self.shift:
+            generator = torch.Generator().manual_seed(stream_seed(seed, "augment", step))
+            images = augmented(images, self.flip, self.shift, generator)
+        return self.normalised(images), self.train_labels[indices]
+
+    def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The validation set in order, normalised, not augmented."""
+        for start in range(0, len(self.val_labels), batch_size):
+            part = slice(start, start + batch_size)
+            yield self.normalised(self.val_images[part]), self.val_labels[part]
+
+    def probe_batch(self, examples: int) -> tuple[Tensor, Tensor]:
+        """The first `examples` of one fixed permutation of the training set, the same for all seeds and schemes."""
+        chosen = fixed_permutation(len(self.train_labels), "probe")[:examples].to(self.train_labels.device)
+        return self.normalised(self.train_images[chosen]), self.train_labels[chosen]
+
+
+def prepare(
+    raw: Raw, *, scale: float, train_examples: int | None, val_examples: int | None, flip: bool | None, shift: int,
+    device: torch.device, dtype: torch.dtype,
+) -> ImageSet:  # fmt: skip
+    """Put a raw set on the device, with the statistics of its training part.
+
+    `scale` is the standard deviation of the inputs after the per-pixel mean is removed. `train_examples` and
+    `val_examples` take a fixed random subset.
+
+    Raises:
+        ValueError: more examples asked for than there are, or training images that are all alike.
+    """
+    train = subset("train_examples", train_examples, raw.train_images, raw.train_labels)
+    val = subset("val_examples", val_examples, raw.val_images, raw.val_labels)
+    mean, std = pixel_statistics(train[0])
+    if std == 0:
+        raise ValueError("data: the training images are all alike (got a std of 0 around their mean); use real images")
+    return ImageSet(
+        *(part.to(device) for part in (*train, *val)),
+        mean=mean.to(device, dtype),
+        factor=scale / std,
+        num_classes=raw.num_classes,
+        flip=raw.flip if flip is None else flip,
+        shift=shift,
+    )
+
+
+def subset(name: str, size: int | None, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """All of a part, or a fixed random subset of it."""
+    if size is None:
+        return images, labels
+    if size > len(labels):
+        raise ValueError(f"data.{name}: more than there are (got {size}); at most {len(labels)}")
+    chosen = fixed_permutation(len(labels), name)[:size]
+    return images[chosen], labels[chosen]
+
+
+def pixel_statistics(images: Tensor) -> tuple[Tensor, float]:
+    """Per-pixel mean (C, H, W) and the standard deviation around it over all pixels, in float64."""
+    sums = sum(chunk.double().sum(0) for chunk in images.split(4096))
+    mean = torch.as_tensor(sums) / len(images)
+    squares = sum(((chunk.double() - mean) ** 2).sum().item() for chunk in images.split(4096))
+    return mean, (squares / images.numel()) ** 0.5
+
+
+def fixed_permutation(size: int, name: str) -> Tensor:
+    """A permutation that depends on nothing but its size and name."""
+    return torch.randperm(size, generator=torch.Generator().manual_seed(stream_seed(0, "permutation", name)))
+
+
+def epoch_order(examples: int, seed: int, epoch: int) -> Tensor:
+    """The order of the training set in one epoch, the same for all schemes."""
+    return torch.randperm(examples, generator=torch.Generator().manual_seed(stream_seed(seed, "order", epoch)))
+
+
+def augmented(images: Tensor, flip: bool, shift: int, generator: torch.Generator) -> Tensor:
+    """Mirror half of the images and move each by up to `shift` pixels on a border of zeros, on the images' device."""
+    count, _, height, width = images.shape
+    device = images.device
+    rows = torch.arange(height, device=device).expand(count, height)
+    columns = torch.arange(width, device=device).expand(count, width)
+    if flip:
+        mirrored = (torch.rand(count, generator=generator) < 0.5).to(device)
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    if shift:
+        images = torch.nn.functional.pad(images, (shift,) * 4)
+        offsets = torch.randint(0, 2 * shift + 1, (2, count, 1), generator=generator).to(device)
+        rows, columns = rows + offsets[0], columns + offsets[1]
+    index = torch.arange(count, device=device)[:, None, None]
+    return images.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

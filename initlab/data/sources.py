@@ -1,0 +1,141 @@
+"""Sources: raw uint8 images and labels of each data set, resized once.
+
+The built-in names are in `initlab.data.facts`; a callable of the user's returns a `Raw` as well.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from initlab.data.facts import FACTS
+from initlab.streams import stream_seed
+
+FILES = {
+    "cifar10": ("CIFAR10", "cifar-10-batches-py/data_batch_1 … data_batch_5, test_batch, batches.meta"),
+    "cifar100": ("CIFAR100", "cifar-100-python/train, test, meta"),
+    "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw/train-images-idx3-ubyte and the three beside it"),
+}
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A data set in memory: uint8 images (N, channels, height, width) and int64 labels (N,), training and validation."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    val_images: Tensor
+    val_labels: Tensor
+    num_classes: int
+    flip: bool = False  # whether training flips by default
+
+    def __post_init__(self) -> None:
+        for part in ("train", "val"):
+            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+            if images.dtype != torch.uint8 or images.dim() != 4:
+                raise ValueError(
+                    f"data: {part}_images has the wrong form (got {images.dtype} {tuple(images.shape)}); "
+                    "allowed: torch.uint8 (N, channels, height, width)"
+                )
+            if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+                raise ValueError(
+                    f"data: {part}_labels has the wrong form (got {labels.dtype} {tuple(labels.shape)} for "
+                    f"{len(images)} images); allowed: torch.int64, one per image"
+                )
+            if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < self.num_classes):
+                raise ValueError(
+                    f"data: {part}_labels out of range (got {int(labels.min())} to {int(labels.max())}); "
+                    f"allowed: 0 to {self.num_classes - 1}"
+                )
+
+
+def load_raw(
+    name: str, *, folder: Path | None = None, download: bool = False, image_size: int | None = None,
+    classes: int = 10, channels: int = 3,
+) -> Raw:  # fmt: skip
+    """Load a built-in data set; `classes` and `channels` shape `synthetic` alone.
+
+    Raises:
+        FileNotFoundError: the files are absent; says which, where, and how to get them.
+    """
+    if name == "digits":
+        return digits(image_size or FACTS["digits"].size)
+    if name == "synthetic":
+        return synthetic(image_size or FACTS["synthetic"].size, classes, channels)
+    raw = torchvision_set(name, folder, download)
+    return raw if image_size is None else resized(raw, image_size)
+
+
+def digits(image_size: int) -> Raw:
+    """scikit-learn's 1,797 handwritten digits (8x8, 17 grey levels), split 1,437/360 by one fixed permutation."""
+    from sklearn.datasets import load_digits  # here: a second to import, and only this source needs it
+
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images).float()[:, None] * (255 / 16)
+    images = resize(images, image_size)
+    labels = torch.from_numpy(bunch.target).long()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(stream_seed(0, "digits", "split")))
+    train, val = order[: FACTS["digits"].train], order[FACTS["digits"].train :]
+    return Raw(images[train], labels[train], images[val], labels[val], num_classes=10)
+
+
+def synthetic(image_size: int, classes: int, channels: int) -> Raw:
+    """Class-conditional noise: a random pattern per class plus noise of twice its std; the same on every machine."""
+    generator = torch.Generator().manual_seed(stream_seed(0, "synthetic", image_size, classes, channels))
+    patterns = torch.randn((classes, channels, image_size, image_size), generator=generator)
+
+    def part(size: int) -> tuple[Tensor, Tensor]:
+        labels = torch.arange(size) % classes
+        noise = torch.randn((size, *patterns.shape[1:]), generator=generator)
+        images = 128 + 24 * (patterns[labels] + 2 * noise)
+        return images.round().clamp(0, 255).to(torch.uint8), labels
+
+    train, val = part(FACTS["synthetic"].train), part(FACTS["synthetic"].val)
+    return Raw(*train, *val, num_classes=classes)
+
+
+def torchvision_set(name: str, folder: Path | None, download: bool) -> Raw:
+    """CIFAR-10, CIFAR-100 or Fashion-MNIST from torchvision's layout in `folder`."""
+    import torchvision  # here: a second to import, and digits do without
+
+    class_name, files = FILES[name]
+    if folder is None:
+        raise FileNotFoundError(
+            f"data.name: {name} needs a folder (got none); "
+            "give --data-dir DIR or set INITLAB_DATA=DIR, with --set data.download=true to fetch the files into it"
+        )
+    source: Callable = getattr(torchvision.datasets, class_name)
+    try:
+        train, val = (source(str(folder), train=train, download=download) for train in (True, False))
+    except RuntimeError as error:
+        if download:
+            raise
+        raise FileNotFoundError(
+            f"data.name: {name} is not in {folder} (wanted {files}); put the files there, point --data-dir or "
+            "INITLAB_DATA at their folder, or add --set data.download=true"
+        ) from error
+    parts = []
+    for split in (train, val):
+        images = torch.as_tensor(split.data)
+        images = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2)
+        parts += [images.contiguous(), torch.as_tensor(split.targets).long()]
+    return Raw(*parts, num_classes=FACTS[name].num_classes, flip=FACTS[name].flip)
+
+
+def resized(raw: Raw, size: int) -> Raw:
+    """The same set at `size` pixels a side."""
+    train, val = (
+        torch.cat([resize(chunk.float(), size) for chunk in images.split(4096)])
+        for images in (raw.train_images, raw.val_images)
+    )
+    return Raw(train, raw.train_labels, val, raw.val_labels, raw.num_classes, raw.flip)
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Bilinear, smoothed where it shrinks, as uint8."""
+    if images.shape[-2:] != (size, size):
+        images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+    return images.round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,98 @@
+"""The inline engine: trials in this process, or in `jobs` worker processes on this machine."""
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Task = dict[str, Any]  # plain data with at least `trial`
+Answer = dict[str, Any]  # `trial`, `state`, and `error` where a process died
+MAX_DEATHS = 2  # times that a trial may take its process down before it is given up
+
+
+def run_inline(
+    tasks: Sequence[Task], function: Callable[[Task], Answer], jobs: int, *, threads: int = 1
+) -> list[Answer]:
+    """Run `function`, a module-level one, on every task; a task whose process dies is tried again, twice.
+
+    Returns:
+        One answer per task, as they end.
+    """
+    if jobs == 1:
+        return [function(task) for task in tasks]
+    name = f"{function.__module__}:{function.__qualname__}"
+    todo, answers = deque(tasks), []
+    workers = [Worker(name, threads) for _ in range(min(jobs, len(tasks)))]
+    deaths: dict[str, int] = {}
+    with selectors.DefaultSelector() as selector:
+        for worker in workers:
+            worker.give(todo, selector)
+        while selector.get_map():
+            for key, _ in selector.select():
+                worker = key.data
+                line = worker.process.stdout.readline()
+                if line:
+                    answers.append(json.loads(line))
+                else:  # the process died with its task
+                    selector.unregister(worker.process.stdout)
+                    task = worker.task
+                    deaths[task["trial"]] = deaths.get(task["trial"], 0) + 1
+                    if deaths[task["trial"]] > MAX_DEATHS:
+                        answers.append({"trial": task["trial"], "state": "failed", "error": worker.last_words()})
+                    else:
+                        todo.appendleft(task)
+                    worker.start()
+                worker.give(todo, selector)
+    for worker in workers:
+        worker.process.stdin.close()
+        worker.process.wait()
+    return answers
+
+
+class Worker:
+    """One worker process and the task it has in hand."""
+
+    def __init__(self, function: str, threads: int) -> None:
+        self.function = function
+        self.threads = threads
+        self.start()
+
+    def start(self) -> None:
+        """Start the process, with this one's import path, on its own from the terminal's Ctrl-C."""
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
+        self.process: Any = subprocess.Popen(
+            [sys.executable, "-c", f"from initlab.engine.worker import main; main({self.function!r})"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            start_new_session=True,
+            # threads are fixed before torch is imported: OpenMP reads this once
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": str(self.threads)},
+        )
+
+    def give(self, todo: deque[Task], selector: selectors.BaseSelector) -> None:
+        """Hand over the next task, or rest."""
+        registered = self.process.stdout in [key.fileobj for key in selector.get_map().values()]
+        if not todo:
+            if registered:
+                selector.unregister(self.process.stdout)
+            return
+        self.task = todo.popleft()
+        self.process.stdin.write(json.dumps(self.task) + "\n")
+        self.process.stdin.flush()
+        if not registered:
+            selector.register(self.process.stdout, selectors.EVENT_READ, self)
+
+    def last_words(self) -> str:
+        """How the process ended, with the end of what it printed."""
+        code = self.process.wait()
+        self.errors.seek(0)
+        tail = " | ".join(self.errors.read().strip().splitlines()[-3:])
+        end = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return f"its process died {MAX_DEATHS + 1} times, last with {end}" + (f": {tail}" if tail else "")

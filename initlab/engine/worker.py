@@ -1,0 +1,36 @@
+"""A worker process of the inline engine: takes tasks as JSON lines on stdin, answers with JSON lines on stdout.
+
+Started as a plain subprocess, so that it needs neither a guarded `__main__` nor a fork, and works from a notebook.
+When its parent dies, stdin ends and `orphaned` is set: the trial in hand keeps a checkpoint and stops.
+"""
+
+import importlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from typing import Any
+
+orphaned = threading.Event()
+
+
+def main(function: str) -> None:
+    """Serve tasks with `function` (`pkg.module:name`) until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what trials print must not mix with the answers
+    tasks: queue.Queue[dict[str, Any] | None] = queue.Queue()
+    threading.Thread(target=read_tasks, args=(tasks,), daemon=True).start()
+    module, _, name = function.partition(":")
+    run = getattr(importlib.import_module(module), name)
+    while (task := tasks.get()) is not None:
+        print(json.dumps(run(task)), file=answers, flush=True)
+
+
+def read_tasks(tasks: "queue.Queue[dict[str, Any] | None]") -> None:
+    for line in sys.stdin:
+        tasks.put(json.loads(line))
+    orphaned.set()
+    tasks.put(None)

@@ -1,0 +1,1 @@
+"""Initialisation: schemes and their application to a model."""

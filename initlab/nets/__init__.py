@@ -1,0 +1,1 @@
+"""Nets: layer descriptions, counts, modules."""

@@ -1,0 +1,131 @@
+"""Architectures as data: a net is a list of layer descriptions, so it can be counted without torch.
+
+`plain` describes the rectifier nets of the convergence study for small images. `build.py` turns a
+description into modules, `counts.py` into map sizes, parameters and multiply-adds.
+"""
+
+from dataclasses import dataclass
+
+LINEAR_LAYERS = 3
+
+
+@dataclass(frozen=True)
+class Conv:
+    name: str
+    in_channels: int
+    out_channels: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+
+
+@dataclass(frozen=True)
+class Linear:
+    name: str
+    in_features: int
+    out_features: int
+
+
+@dataclass(frozen=True)
+class Activation:
+    name: str
+    kind: str  # relu | leaky_relu | prelu | prelu_shared
+    channels: int
+    negative_slope: float
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    name: str
+    kernel: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Flatten:
+    name: str
+
+
+@dataclass(frozen=True)
+class Dropout:
+    name: str
+    p: float
+
+
+Layer = Conv | Linear | Activation | MaxPool | Flatten | Dropout
+
+
+def default_slope(activation: str) -> float:
+    """Slope below zero at the start: 0 for relu, 0.01 for leaky_relu, 0.25 for both PReLUs (He et al. 2015, sec. 2.1)."""
+    return {"relu": 0.0, "leaky_relu": 0.01, "prelu": 0.25, "prelu_shared": 0.25}[activation]
+
+
+def plain(
+    depth: int,
+    width: int,
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    *,
+    widths: tuple[int, ...] | None = None,
+    stages: int = 3,
+    linear_width: int = 64,
+    activation: str = "relu",
+    negative_slope: float | None = None,
+    dropout: float = 0.0,
+) -> list[Layer]:
+    """A plain rectifier net for small images: stages of 3x3 convolutions, then three linear layers.
+
+    `depth` counts weight layers, so 22 is 19 convolutions and 3 linear layers, and 30 is 27 and 3. The
+    convolutions are spread over the stages as evenly as they go, earlier stages first; a 2x2 max-pool halves
+    the map between stages. Stage s has `width * 2**s` channels, or `widths[s]`.
+
+    Args:
+        input_shape: (channels, height, width) of one image.
+        linear_width: width of the first two linear layers.
+        negative_slope: slope below zero (its start for PReLU); None takes `default_slope`.
+        dropout: probability in the first two linear layers; 0 leaves the dropout layers out.
+
+    Raises:
+        ValueError: depth gives a stage no convolution, or the map does not survive the halvings.
+    """
+    stage_widths = widths or tuple(width * 2**stage for stage in range(stages))
+    problem = plain_problem(depth, len(stage_widths), min(input_shape[1:]))
+    if problem:
+        raise ValueError(f"plain: {problem}")
+    slope = default_slope(activation) if negative_slope is None else negative_slope
+    layers: list[Layer] = []
+    convs, channels = depth - LINEAR_LAYERS, input_shape[0]
+    for stage, out in enumerate(stage_widths):
+        for index in range(convs // len(stage_widths) + (stage < convs % len(stage_widths))):
+            suffix = f"{stage + 1}_{index + 1}"
+            layers.append(Conv(f"conv{suffix}", channels, out, kernel=3, padding=1))
+            layers.append(Activation(f"act{suffix}", activation, out, slope))
+            channels = out
+        if stage < len(stage_widths) - 1:
+            layers.append(MaxPool(f"pool{stage + 1}", kernel=2, stride=2))
+    layers.append(Flatten("flatten"))
+    halvings = 2 ** (len(stage_widths) - 1)
+    features = channels * (input_shape[1] // halvings) * (input_shape[2] // halvings)
+    for index in (1, 2):
+        layers.append(Linear(f"fc{index}", features, linear_width))
+        layers.append(Activation(f"fc_act{index}", activation, linear_width, slope))
+        if dropout:
+            layers.append(Dropout(f"dropout{index}", dropout))
+        features = linear_width
+    layers.append(Linear("fc3", features, num_classes))
+    return layers
+
+
+def plain_problem(depth: int, stages: int, image_size: int) -> str | None:
+    """Why a plain net of this depth cannot be laid out, or None."""
+    if depth - LINEAR_LAYERS < stages:
+        return (
+            f"depth is too small for {stages} stages (got {depth}); it needs at least {stages} convolutions "
+            f"and {LINEAR_LAYERS} linear layers: {stages + LINEAR_LAYERS}"
+        )
+    if image_size < 2 ** (stages - 1):
+        return (
+            f"the map vanishes (got images of {image_size} pixels); {stages} stages halve it {stages - 1} "
+            f"times, so at least {2 ** (stages - 1)} pixels"
+        )
+    return None

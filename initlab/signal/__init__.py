@@ -1,0 +1,1 @@
+"""Signals: what goes through a net, forward and backward, and how it is judged."""

@@ -1,0 +1,39 @@
+"""Mean and population variance in float64, pooled over any number of tensors, without a device sync."""
+
+import torch
+from torch import Tensor
+
+
+class Moments:
+    """Running mean and population variance of every number shown to `add`.
+
+    float64 throughout: at 30 layers of std 0.01 variances reach 1e-57, where float32 gives 0. Each part is centred on
+    its own mean before squaring and parts are merged exactly (Chan, Golub and LeVeque 1983).
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Tensor | None = None
+        self.squares: Tensor | None = None  # sum of squared deviations from the mean
+
+    def add(self, values: Tensor) -> None:
+        part = values.detach().reshape(-1).double()
+        if part.numel() == 0:
+            return
+        mean = part.mean()
+        part = part - mean
+        squares = torch.dot(part, part)
+        if self.mean is None or self.squares is None:
+            self.count, self.mean, self.squares = part.numel(), mean, squares
+            return
+        total = self.count + part.numel()
+        shift = mean - self.mean
+        self.squares = self.squares + squares + shift**2 * (self.count * part.numel() / total)
+        self.mean = self.mean + shift * (part.numel() / total)
+        self.count = total
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """(mean, variance), float64 and 0-dimensional, on the device of what was added; NaN where nothing was."""
+        if self.mean is None or self.squares is None:
+            return torch.tensor(float("nan"), dtype=torch.float64), torch.tensor(float("nan"), dtype=torch.float64)
+        return self.mean, self.squares / self.count

@@ -1,0 +1,222 @@
+"""The probe: one forward and backward pass that measures what goes through every weight layer.
+
+For a layer's pre-activation y (batch x channels x positions) it takes mean and variance of y and of
+dy = d(sum over examples of the loss)/dy, all in float64; see `measure`. It leaves the model as it was: weights, buffers,
+mode, gradients and the global random state.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from initlab.init.apply import layer_name
+from initlab.signal.moments import Moments
+
+WEIGHT_LAYERS = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
+ACTIVATIONS = {
+    F.relu, F.relu_, F.leaky_relu, F.leaky_relu_, F.prelu, F.elu, F.elu_, F.selu, F.celu, F.gelu, F.silu, F.mish,
+    F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.softplus, F.softsign, F.rrelu, F.logsigmoid, F.threshold,
+    torch.relu, torch.relu_, torch.tanh, torch.sigmoid, Tensor.relu, Tensor.relu_, Tensor.tanh, Tensor.tanh_,
+    Tensor.sigmoid, Tensor.sigmoid_, F.tanh, F.sigmoid,
+}  # fmt: skip
+COLUMNS = (
+    "forward_mean", "forward_var", "backward_mean", "backward_var",
+    "weight_var", "weight_grad_rms", "decay_ratio", "zero_fraction",
+)  # fmt: skip
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Trace:
+    """What one weight layer showed during the pass."""
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name = name
+        self.module = module
+        self.calls = 0
+        self.forward = Moments()
+        self.backward = Moments()
+        self.zeros: Tensor | None = None
+        self.activations = 0  # numbers in the outputs of its next activations
+
+
+class NextActivation(TorchFunctionMode):
+    """Counts exact zeros in the output of the first activation after each weight layer, module or function alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: Trace | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if self.waiting is not None and func in ACTIVATIONS:
+            zeros = (out.detach() == 0).sum()
+            trace = self.waiting
+            trace.zeros = zeros if trace.zeros is None else trace.zeros + zeros
+            trace.activations += out.numel()
+            self.waiting = None
+        return out
+
+
+def measure(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    loss: Loss | None = None,
+    weight_decay: float | None = None,
+) -> list[dict[str, Any]]:
+    """Measure forward and backward signals of every convolution and linear layer of `model` on one batch.
+
+    Dropout is off; BatchNorm uses the batch's statistics. A layer used several times is one row, its moments pooled.
+
+    Args:
+        images: a batch as the model takes it, (N, ...); moved to the model's device and floating type.
+        labels: class indices (N,), or whatever `loss` takes; None leaves the backward columns NaN.
+        loss: (output, labels) -> per-example losses (N,), or their mean (); None is cross-entropy.
+        weight_decay: for `decay_ratio`; None leaves it NaN.
+
+    Returns:
+        One row per layer in order of first call (layers that never ran come last): layer, name, op, calls and the
+        columns of `COLUMNS`, defined in docs of the study format: variances are population variances over batch,
+        channels and positions; `backward_*` belong to the gradient of the summed loss; `weight_grad_rms` to that of
+        the batch mean.
+
+    Raises:
+        ValueError: the model's output holds no tensor, or the loss has a wrong shape.
+    """
+    images, labels = to_model(model, images, labels)
+    traces, order = {}, []
+    zeros = NextActivation()
+
+    def seen(module: nn.Module, _: Any, y: Tensor) -> None:
+        trace = traces[module]
+        if trace.calls == 0:
+            order.append(trace)
+        trace.calls += 1
+        trace.forward.add(y)
+        if y.requires_grad:
+            y.register_hook(trace.backward.add)
+        zeros.waiting = trace
+
+    with untouched(model), ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if isinstance(module, WEIGHT_LAYERS):
+                traces[module] = Trace(layer_name(name), module)
+                module.weight.requires_grad_(labels is not None)
+                hooks.callback(module.register_forward_hook(seen).remove)
+        with torch.set_grad_enabled(labels is not None):
+            with zeros:
+                output = first_tensor(model(images))
+            weights = [trace.module.weight for trace in order]
+            grads: tuple[Tensor | None, ...] = (None,) * len(weights)
+            if labels is not None and weights:
+                total = summed_loss(output, labels, loss)
+                grads = torch.autograd.grad(total, weights, allow_unused=True)
+    never_ran = [trace for trace in traces.values() if trace.calls == 0]
+    statistics = [layer_statistics(t, g, len(images), weight_decay) for t, g in zip(order, grads, strict=True)]
+    statistics += [layer_statistics(trace, None, len(images), None) for trace in never_ran]
+    return to_rows([*order, *never_ran], statistics)
+
+
+def layer_statistics(trace: Trace, grad: Tensor | None, examples: int, weight_decay: float | None) -> list[Tensor]:
+    """The numbers of `COLUMNS` for one layer, still on the device."""
+    weight = trace.module.weight.detach().double()
+    nan = torch.full((), float("nan"), dtype=torch.float64, device=weight.device)
+    grad_rms = decay_ratio = nan
+    if grad is not None:
+        mean_grad = grad.double() / examples
+        grad_rms = mean_grad.square().mean().sqrt()
+        if weight_decay is not None:
+            decay_ratio = weight_decay * weight.norm() / mean_grad.norm()
+    zero_fraction = nan if trace.zeros is None else trace.zeros / trace.activations
+    weight_var = weight.var(correction=0) if trace.calls else nan
+    return [*trace.forward.result(), *trace.backward.result(), weight_var, grad_rms, decay_ratio, zero_fraction]
+
+
+def to_rows(traces: list[Trace], statistics: list[list[Tensor]]) -> list[dict[str, Any]]:
+    """Rows as plain numbers, with one transfer from the device for all of them."""
+    if not traces:
+        return []
+    device = traces[0].module.weight.device
+    numbers = torch.stack([torch.stack([v.to(device, torch.float64) for v in row]) for row in statistics]).tolist()
+    return [
+        {
+            "layer": index,
+            "name": trace.name,
+            "op": "linear" if isinstance(trace.module, nn.Linear) else "conv",
+            "calls": trace.calls,
+            **dict(zip(COLUMNS, row, strict=True)),
+        }
+        for index, (trace, row) in enumerate(zip(traces, numbers, strict=True))
+    ]
+
+
+def summed_loss(output: Tensor, labels: Tensor, loss: Loss | None) -> Tensor:
+    """Sum over the examples of the loss; a scalar from a custom `loss` is taken for their mean."""
+    if loss is None:
+        return F.cross_entropy(output, labels, reduction="sum")
+    values = loss(output, labels)
+    if values.dim() == 0:
+        return values * len(labels)
+    if values.shape[0] != len(labels):
+        raise ValueError(
+            f"inspect: the loss has a wrong shape (got {tuple(values.shape)} for {len(labels)} examples); "
+            "return one value per example, or their mean"
+        )
+    return values.sum()
+
+
+def first_tensor(output: Any) -> Tensor:
+    """The tensor itself, or the first one of a tuple, list or dict."""
+    if isinstance(output, Tensor):
+        return output
+    values = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else ()
+    for value in values:
+        if isinstance(value, Tensor):
+            return value
+    raise ValueError(f"inspect: the model's output holds no tensor (got {type(output).__name__}); return logits first")
+
+
+def to_model(model: nn.Module, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The batch on the model's device, floating images in its floating type."""
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if parameter is None:
+        return images, labels
+    dtype = parameter.dtype if images.is_floating_point() else images.dtype
+    return images.to(parameter.device, dtype), None if labels is None else labels.to(parameter.device)
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Probe mode inside (dropout off, BatchNorm on the batch's statistics), everything as it was afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    tracked = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    wants_grad = [(p, p.requires_grad) for p in model.parameters()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
+    with torch.random.fork_rng(devices=devices):
+        try:
+            model.eval()
+            for module in tracked:
+                module.track_running_stats = False  # with training on: the batch's statistics, buffers not updated
+            for module in model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.training = True
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            for module in tracked:
+                module.track_running_stats = True
+            for parameter, required in wants_grad:
+                parameter.requires_grad_(required)
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)

@@ -1,0 +1,72 @@
+"""The verdict on a trial, from its error curves alone: diverged, converged, stalled or slow. No torch."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict with the sentence that justifies it; `epoch_reached` is NaN where the threshold was not reached."""
+
+    verdict: str
+    reason: str
+    epoch_reached: float
+
+    @property
+    def censored(self) -> bool:
+        """Whether the threshold was not reached within the budget."""
+        return math.isnan(self.epoch_reached)
+
+
+def judge(
+    scalars: pd.DataFrame, *, steps_per_epoch: int, batch_size: int, num_classes: int, chance: float,
+    threshold: float | None = None,
+) -> Judgement:  # fmt: skip
+    """Judge a finished trial by its rows of scalars, the first rule that holds:
+
+    1. diverged: a non-finite loss, or an epoch's mean loss above 10 max(ln K, the first epoch's);
+    2. converged: a validation error at or below `threshold` (default: half of chance);
+    3. stalled: no epoch's mean training error below chance - 4 sqrt(chance (1 - chance) / N), N its examples;
+    4. slow: it learns, but did not reach the threshold.
+
+    Args:
+        scalars: the trial's rows by step, columns as in `Results.scalars`.
+        chance: error of the best constant guess, a fraction.
+    """
+    limit = chance / 2 if threshold is None else threshold
+    epochs = epoch_means(scalars, steps_per_epoch)
+    reached = scalars.loc[scalars.val_error <= limit, "epoch"]
+    epoch_reached = float(reached.iloc[0]) if len(reached) else math.nan
+    ceiling = 10 * max(math.log(num_classes), float(epochs.train_loss.iloc[0])) if len(epochs) else math.inf
+    losses = scalars.loc[scalars.step > 0, "train_loss"]
+    if not np.isfinite(losses).all():
+        row = scalars.loc[losses.index[~np.isfinite(losses)][0]]
+        return Judgement("diverged", f"the loss is {row.train_loss} by epoch {row.epoch:.3g}", math.nan)
+    if (epochs.train_loss > ceiling).any():
+        worst = epochs.loc[epochs.train_loss.idxmax()]
+        text = f"epoch {worst.epoch:.0f} has a mean loss of {worst.train_loss:.4g}, above {ceiling:.4g}"
+        return Judgement("diverged", text, math.nan)
+    best = scalars.val_error.min()
+    if len(reached):
+        return Judgement("converged", f"validation error ≤ {limit:g} at epoch {epoch_reached:.3g}, best {best:.3f}", epoch_reached)
+    floor = chance - 4 * np.sqrt(chance * (1 - chance) / (epochs.steps * batch_size))
+    lowest = epochs.train_error.min()
+    if not (epochs.train_error < floor).any():
+        text = f"no epoch's training error is below chance ({chance:.3f}) by 4 standard errors; the lowest is {lowest:.3f}"
+        return Judgement("stalled", text, math.nan)
+    text = f"it learns (training error down to {lowest:.3f}) but validation error stays above {limit:g}, best {best:.3f}"
+    return Judgement("slow", text, math.nan)
+
+
+def epoch_means(scalars: pd.DataFrame, steps_per_epoch: int) -> pd.DataFrame:
+    """One row per (perhaps partial last) epoch: epoch (from 1), steps, mean train_loss and train_error."""
+    rows = scalars.sort_values("step")
+    steps = rows.step.diff()
+    rows = rows.assign(steps=steps, number=np.ceil(rows.step / steps_per_epoch))[steps > 0]
+    weighted = rows.assign(train_loss=rows.train_loss * rows.steps, train_error=rows.train_error * rows.steps)
+    sums = weighted.groupby("number")[["steps", "train_loss", "train_error"]].sum()
+    means = sums[["train_loss", "train_error"]].div(sums.steps, axis=0)
+    return means.assign(steps=sums.steps, epoch=sums.index).reset_index(drop=True)

@@ -1,0 +1,1 @@
+"""Store: the output folder, written crash-safe and read back as frames."""

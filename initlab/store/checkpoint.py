@@ -1,0 +1,37 @@
+"""Checkpoints: written aside and renamed, read with weights_only, refused when another version wrote them."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from initlab.store.files import StoreError, atomic
+
+CHECKPOINT_VERSION = 1
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors and plain data) to `path`, atomically."""
+    with atomic(path) as file:
+        torch.save({"checkpoint_version": CHECKPOINT_VERSION, **state}, file)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        StoreError: damaged, or of another version.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StoreError(f"{path}: damaged checkpoint ({reason}); the trial starts from an earlier one or anew") from None
+    version = state.get("checkpoint_version") if isinstance(state, dict) else None
+    if version != CHECKPOINT_VERSION:
+        raise StoreError(
+            f"{path}: checkpoint of another version (got {version!r}); this initlab reads {CHECKPOINT_VERSION}; "
+            "the trial starts from an earlier one or anew"
+        )
+    return state

@@ -1,0 +1,117 @@
+"""File names of the output folder, atomic JSON, and the lines of scalars.jsonl.
+
+Every JSON file carries `schema`; a reader refuses a newer one. Non-finite floats are not JSON, so they are stored as
+the strings "NaN", "Infinity" and "-Infinity".
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+SCHEMA = 1
+STUDY, STOP, TRIALS, FIGURES = "study.yaml", "STOP", "trials", "figures"
+TRIAL, STATUS, RESULT = "trial.json", "status.json", "result.json"
+ATTEMPT, SCALARS, STREAM, SIGNALS, CHECKPOINT = (
+    "attempt.json", "scalars.jsonl", "signals.arrows", "signals.parquet", "checkpoint.pt",
+)  # fmt: skip
+
+
+class StoreError(ValueError):
+    """A file of the output folder that cannot be used, in one line."""
+
+
+@contextmanager
+def atomic(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
+    """Write a file aside and rename it into place, so that a reader sees all of it or none."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(aside, "wb") as file:
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    if sync:
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+
+def write_json(path: Path, content: dict[str, Any], sync: bool = True) -> None:
+    """Write a JSON file atomically, with its schema."""
+    with atomic(path, sync) as file:
+        file.write((encode({"schema": SCHEMA, **content}, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of the store.
+
+    Raises:
+        StoreError: not JSON, or written by a newer initlab.
+    """
+    try:
+        content = decode(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: not readable as JSON ({error}); move it away to run or read without it") from None
+    check_schema(path, content.get("schema"))
+    return content
+
+
+def check_schema(path: Path, schema: Any) -> None:
+    """Refuse what a newer initlab wrote."""
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise StoreError(f"{path}: unknown schema (got {schema!r}); allowed: up to {SCHEMA}; update initlab to read it")
+
+
+def encode(value: Any, indent: int | None = None) -> str:
+    """JSON with non-finite floats as strings."""
+    return json.dumps(finite(value), indent=indent, allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return value
+
+
+def decode(text: str) -> Any:
+    """The inverse of `encode` for scalar rows and store files."""
+    special = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+    def restore(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: special.get(value, value) if isinstance(value, str) else value for key, value in pairs}
+
+    return json.loads(text, object_pairs_hook=restore)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file; an unterminated last line is the trace of a crash and is dropped.
+
+    Raises:
+        StoreError: any other line that is not JSON.
+    """
+    text = path.read_bytes()
+    complete = text[: text.rfind(b"\n") + 1]
+    rows = []
+    for number, line in enumerate(complete.splitlines(), start=1):
+        try:
+            rows.append(decode(line.decode()))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise StoreError(f"{path}: line {number} is not JSON (got {line[:40]!r}); the file was changed by hand") from None
+    return rows
+
+
+def attempts(trial: Path) -> list[Path]:
+    """The attempt folders of a trial, oldest first."""
+    return sorted(trial.glob("attempt-[0-9][0-9][0-9]*"))

@@ -1,0 +1,240 @@
+"""`Results`: an output folder as tidy pandas frames.
+
+Of an attempt that a later one resumed, rows count up to the step resumed from, so none is missing, doubled or half.
+A file that cannot be read is named in `problems`, and nothing else is lost with it.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from initlab.engine.lease import is_held
+from initlab.plan import plan
+from initlab.signal.verdict import judge
+from initlab.spec import TrialSpec, getattr_path
+from initlab.store.files import (
+    ATTEMPT, FIGURES, RESULT, SCALARS, SIGNALS, STATUS, STREAM, STUDY, TRIAL, TRIALS, StoreError, attempts,
+    check_schema, read_json, read_lines,
+)  # fmt: skip
+from initlab.study import TRIAL_PATHS, Study
+from initlab.study_file import StudyError
+
+SCALAR_COLUMNS = [
+    "trial", "attempt", "step", "epoch", "train_loss", "train_error", "val_loss", "val_error", "val_error_top5", "lr",
+    "images_per_s", "wall_s",
+]  # fmt: skip
+SIGNAL_COLUMNS = [
+    "trial", "attempt", "step", "epoch", "layer", "name", "op", "calls", "forward_mean", "forward_var",
+    "backward_mean", "backward_var", "weight_var", "weight_grad_rms", "decay_ratio", "zero_fraction",
+]  # fmt: skip
+VERDICT_COLUMNS = ["trial", "verdict", "reason", "epoch_reached", "censored", "threshold"]
+ALWAYS_SHOWN = ["seed", "net.name", "net.depth", "init.scheme"]
+
+
+@dataclass(frozen=True)
+class StoredTrial:
+    """One trial's folder: its spec, status, result (None while unfinished) and the attempts that count."""
+
+    id: str
+    folder: Path
+    spec: TrialSpec
+    status: dict[str, Any]
+    result: dict[str, Any] | None
+    chain: list[tuple[Path, float]]  # attempt folder, last step that counts of it
+
+
+class Results:
+    """The results of a study; frames are read once, on first use."""
+
+    def __init__(self, out: str | Path) -> None:
+        """Open an output folder.
+
+        Raises:
+            StoreError: no such folder, no study in it, or one of a newer initlab.
+        """
+        self.out = Path(out)
+        if not self.out.is_dir():
+            raise StoreError(f"{self.out}: no such output folder; give the folder that `initlab run` wrote")
+        if not (self.out / STUDY).exists():
+            raise StoreError(f"{self.out}: not an output folder (no {STUDY} in it); give the folder that `initlab run` wrote")
+        try:
+            self.study = Study.model_validate(yaml.safe_load((self.out / STUDY).read_text()))
+            self.planned = [trial.id for trial in plan(self.study)]
+        except (ValueError, yaml.YAMLError) as error:
+            reason = error.lines[0] if isinstance(error, StudyError) else " ".join(str(error).split())[:200]
+            raise StoreError(f"{self.out / STUDY}: not a study that this initlab reads ({reason}); run the study again") from None
+        self.problems: list[str] = []
+        self.stored = self.read_trials()
+
+    def read_trials(self) -> list[StoredTrial]:
+        """Every readable trial, those of the study first and in its order."""
+        order = {trial: index for index, trial in enumerate(self.planned)}
+        folders = sorted((self.out / TRIALS).glob("t*"), key=lambda f: (order.get(f.name, len(order)), f.name))
+        found = []
+        for folder in folders:
+            try:
+                found.append(self.read_trial(folder))
+            except (StoreError, OSError, KeyError, ValueError) as error:
+                self.problems.append(str(error) if isinstance(error, StoreError) else f"{folder}: unreadable trial ({error})")
+        return found
+
+    def read_trial(self, folder: Path) -> StoredTrial:
+        spec = TrialSpec.model_validate(read_json(folder / TRIAL)["spec"])
+        status = read_json(folder / STATUS) if (folder / STATUS).exists() else {"state": "pending"}
+        result = read_json(folder / RESULT) if (folder / RESULT).exists() else None
+        if status["state"] == "running" and not is_held(self.out):
+            status = {**status, "state": "interrupted"}
+        return StoredTrial(folder.name, folder, spec, {**status, **(result or {})}, result, counting(folder))
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """One row per trial: state, its fields that vary, verdict, last and best validation error, where it ran."""
+        varying = [
+            path for path in TRIAL_PATHS
+            if path in ALWAYS_SHOWN or len({repr(getattr_path(t.spec, path)) for t in self.stored}) > 1
+        ]  # fmt: skip
+        fields = ALWAYS_SHOWN + [path for path in varying if path not in ALWAYS_SHOWN]
+        verdicts = self.verdicts.set_index("trial").verdict
+        best = self.scalars.groupby("trial").val_error.min()
+        rows = []
+        for t in self.stored:
+            environment = read_json(t.chain[-1][0] / ATTEMPT)["environment"] if t.chain else {}
+            rows.append(
+                {
+                    "trial": t.id, "state": t.status["state"], "attempts": len(attempts(t.folder)),
+                    **{path: getattr_path(t.spec, path) for path in fields},
+                    "verdict": verdicts.get(t.id), "val_error": t.status.get("val_error", math.nan),
+                    "best_val_error": best.get(t.id, math.nan), "epochs_done": t.status.get("epoch", 0.0),
+                    "wall_s": t.status.get("wall_s", math.nan),
+                    **{key: environment.get(key) for key in ("device", "precision", "torch_version", "git_commit")},
+                    "in_study": t.id in self.planned,
+                }
+            )  # fmt: skip
+        ends = ["verdict", "val_error", "best_val_error", "epochs_done", "wall_s", "device", "precision",
+                "torch_version", "git_commit", "in_study"]  # fmt: skip
+        return pd.DataFrame(rows, columns=["trial", "state", "attempts", *fields, *ends])
+
+    @cached_property
+    def scalars(self) -> pd.DataFrame:
+        """Loss and error curves, one row per (trial, step)."""
+        rows = []
+        for trial in self.stored:
+            for attempt, last_step in trial.chain:
+                try:
+                    lines = read_lines(attempt / SCALARS) if (attempt / SCALARS).exists() else []
+                except StoreError as error:
+                    self.problems.append(str(error))
+                    continue
+                number = attempt_number(attempt)
+                rows += [{"trial": trial.id, "attempt": number, **row} for row in lines if row["step"] <= last_step]
+        return pd.DataFrame(rows, columns=SCALAR_COLUMNS)
+
+    @cached_property
+    def signals(self) -> pd.DataFrame:
+        """Probe measurements, one row per (trial, step, layer); columns are defined in the README."""
+        parts = []
+        for trial in self.stored:
+            for attempt, last_step in trial.chain:
+                try:
+                    table = read_signals(attempt)
+                except StoreError as error:
+                    self.problems.append(str(error))
+                    continue
+                if table is not None:
+                    frame = table.to_pandas()
+                    frame.insert(0, "trial", trial.id)
+                    frame.insert(1, "attempt", attempt_number(attempt))
+                    parts.append(frame[frame.step <= last_step])
+        if not parts:
+            return pd.DataFrame(columns=SIGNAL_COLUMNS)
+        return pd.concat(parts, ignore_index=True)[SIGNAL_COLUMNS]
+
+    @cached_property
+    def verdicts(self) -> pd.DataFrame:
+        """One row per trial; verdict None while unfinished."""
+        curves = dict(iter(self.scalars.groupby("trial")))
+        rows = []
+        for trial in self.stored:
+            chance = trial.status.get("chance", math.nan)
+            threshold = self.study.verdict.threshold or chance / 2
+            if trial.result is None or trial.id not in curves:
+                rows.append([trial.id, None, f"{trial.status['state']}, not finished", math.nan, True, threshold])
+                continue
+            size = trial.spec.train.batch_size
+            found = judge(
+                curves[trial.id], steps_per_epoch=trial.result["train_examples"] // size, batch_size=size,
+                num_classes=trial.result["num_classes"], chance=chance, threshold=threshold,
+            )  # fmt: skip
+            rows.append([trial.id, found.verdict, found.reason, found.epoch_reached, found.censored, threshold])
+        return pd.DataFrame(rows, columns=VERDICT_COLUMNS)
+
+    @property
+    def figures(self) -> Path:
+        """Where figures of this study go."""
+        return self.out / FIGURES
+
+    def __repr__(self) -> str:
+        states = pd.Series([t.status["state"] for t in self.stored], dtype=str).value_counts()
+        return f"Results({str(self.out)!r}: {', '.join(f'{n} {state}' for state, n in states.items()) or 'no trials'})"
+
+
+def load(out: str | Path) -> Results:
+    """The results in an output folder, finished or not; see `Results` for the frames and errors."""
+    return Results(out)
+
+
+def attempt_number(folder: Path) -> int:
+    return int(folder.name.split("-")[1])
+
+
+def counting(trial: Path) -> list[tuple[Path, float]]:
+    """The attempts whose rows count, oldest first, each with the last step that counts: the chain of resumptions."""
+    folders = attempts(trial)
+    chain: list[tuple[Path, float]] = []
+    name, last_step = folders[-1].name if folders else None, math.inf
+    while name:
+        folder = trial / name
+        chain.append((folder, last_step))
+        if not (folder / ATTEMPT).exists():  # killed between claiming and describing itself
+            name = next((f.name for f in reversed(folders) if f.name < folder.name), None)
+            chain.pop()
+            continue
+        described = read_json(folder / ATTEMPT)
+        name, last_step = described["resumed_from"], min(last_step, described["resumed_step"] or 0)
+    return chain[::-1]
+
+
+def read_signals(attempt: Path) -> pa.Table | None:
+    """The signals of an attempt: its Parquet file, or what the live stream holds so far.
+
+    Raises:
+        StoreError: a Parquet file that is truncated or of a newer initlab.
+    """
+    if (attempt / SIGNALS).exists():
+        try:
+            table = pq.read_table(attempt / SIGNALS)
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"{attempt / SIGNALS}: damaged Parquet file ({error}); its signals are left out") from None
+        check_schema(attempt / SIGNALS, int((table.schema.metadata or {}).get(b"initlab.schema", b"0") or 0) or None)
+        return table
+    if not (attempt / STREAM).exists():
+        return None
+    batches = []
+    try:
+        with pa.ipc.open_stream(attempt / STREAM) as stream:
+            schema = stream.schema
+            while True:
+                batches.append(stream.read_next_batch())
+    except StopIteration:
+        pass
+    except (pa.ArrowException, OSError):  # the torn tail of a live or killed writer
+        if not batches:
+            return None
+    return pa.Table.from_batches(batches, schema=schema)

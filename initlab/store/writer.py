@@ -1,0 +1,140 @@
+"""The writer of one attempt at a trial: crash-safe, one writer per folder.
+
+An attempt is claimed by an atomic mkdir; a writer that finds a later attempt beside it (it was thawed, or its launch
+died) leaves without writing status or result. Rows reach the disk before the checkpoint that follows them, so a
+reader that cuts an attempt at the step the next one resumed from misses and doubles nothing.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from initlab.store.checkpoint import read_checkpoint, write_checkpoint
+from initlab.store.files import (
+    ATTEMPT, CHECKPOINT, RESULT, SCALARS, SCHEMA, SIGNALS, STATUS, STREAM, StoreError, attempts, encode, write_json,
+)  # fmt: skip
+
+SIGNAL_SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()), ("epoch", pa.float64()), ("layer", pa.int32()), ("name", pa.string()),
+        ("op", pa.string()), ("calls", pa.int32()), ("forward_mean", pa.float64()), ("forward_var", pa.float64()),
+        ("backward_mean", pa.float64()), ("backward_var", pa.float64()), ("weight_var", pa.float64()),
+        ("weight_grad_rms", pa.float64()), ("decay_ratio", pa.float64()), ("zero_fraction", pa.float64()),
+    ],
+    metadata={"initlab.schema": str(SCHEMA)},
+)  # fmt: skip
+STATUS_INTERVAL_S = 0.5
+
+
+class Superseded(Exception):
+    """A later attempt at this trial exists: this writer must stop and write nothing more."""
+
+
+class AttemptWriter:
+    """Writes the records of one attempt; see the module."""
+
+    def __init__(self, trial: Path, fresh: bool, environment: dict[str, Any]) -> None:
+        """Claim the next attempt of `trial`, resuming the latest usable checkpoint unless `fresh`.
+
+        `resumed` is the checkpoint's content or None; `notes` says which checkpoints could not be used.
+        """
+        self.trial = trial
+        self.notes: list[str] = []
+        self.resumed, resumed_from = (None, None) if fresh else self.latest_checkpoint()
+        self.folder = self.claim()
+        step = self.resumed["step"] if self.resumed else None
+        content = {"resumed_from": resumed_from, "resumed_step": step, "environment": environment, "notes": self.notes}
+        write_json(self.folder / ATTEMPT, {"host": os.uname().nodename, "pid": os.getpid(), **content})
+        self.scalar_file = open(self.folder / SCALARS, "ab")  # noqa: SIM115 - open as long as the attempt runs
+        self.signal_stream: pa.RecordBatchStreamWriter | None = None
+        self.last_status = 0.0
+
+    def latest_checkpoint(self) -> tuple[dict[str, Any] | None, str | None]:
+        """The newest checkpoint that can be read, with its attempt's name."""
+        for folder in reversed(attempts(self.trial)):
+            if (folder / CHECKPOINT).exists():
+                try:
+                    return read_checkpoint(folder / CHECKPOINT), folder.name
+                except StoreError as error:
+                    self.notes.append(str(error))
+        return None, None
+
+    def claim(self) -> Path:
+        """Make the next free attempt folder."""
+        number = 1 + max((int(folder.name.split("-")[1]) for folder in attempts(self.trial)), default=-1)
+        while True:
+            folder = self.trial / f"attempt-{number:03d}"
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:  # another writer was faster
+                number += 1
+
+    def check_latest(self) -> None:
+        """Raise `Superseded` where a later attempt exists."""
+        if attempts(self.trial)[-1] != self.folder:
+            raise Superseded(f"{self.folder}: a later attempt runs; this one leaves")
+
+    def scalars(self, row: dict[str, Any]) -> None:
+        """Append one row of scalars."""
+        self.scalar_file.write((encode(row) + "\n").encode())
+        self.scalar_file.flush()
+
+    def signals(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
+        """Append one probe, a row per layer."""
+        if self.signal_stream is None:
+            self.signal_file = open(self.folder / STREAM, "wb")  # noqa: SIM115
+            self.signal_stream = pa.ipc.new_stream(self.signal_file, SIGNAL_SCHEMA)
+        rows = [{"step": step, "epoch": epoch, **row} for row in rows]
+        self.signal_stream.write_batch(pa.RecordBatch.from_pylist(rows, schema=SIGNAL_SCHEMA))
+        self.signal_file.flush()
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        """Keep `state` (with its `step`) as the point to resume from, rows first."""
+        self.sync()
+        self.check_latest()
+        write_checkpoint(self.folder / CHECKPOINT, state)
+
+    def sync(self) -> None:
+        """Bring all rows so far to the disk."""
+        os.fsync(self.scalar_file.fileno())
+        if self.signal_stream is not None:
+            os.fsync(self.signal_file.fileno())
+
+    def running(self, progress: dict[str, Any]) -> None:
+        """Publish progress, at most every half second."""
+        now = time.monotonic()
+        if now - self.last_status >= STATUS_INTERVAL_S:
+            self.last_status = now
+            self.check_latest()
+            write_json(self.trial / STATUS, {"state": "running", "attempt": self.folder.name, **progress}, sync=False)
+
+    def close(self, state: str, status: dict[str, Any], result: dict[str, Any] | None = None) -> None:
+        """End the attempt: signals to Parquet, status, and for a finished trial its result, last of all."""
+        self.scalar_file.close()
+        if self.signal_stream is not None:
+            self.signal_stream.close()
+            self.signal_file.close()
+            if result is not None:
+                self.signals_to_parquet()
+        self.check_latest()
+        write_json(self.trial / STATUS, {"state": state, "attempt": self.folder.name, **status})
+        if result is not None:
+            write_json(self.trial / RESULT, {"state": state, "attempt": self.folder.name, **result})
+
+    def signals_to_parquet(self) -> None:
+        """One Parquet file instead of the live stream."""
+        with pa.ipc.open_stream(self.folder / STREAM) as stream:
+            table = stream.read_all()
+        floats = [field.name for field in SIGNAL_SCHEMA if field.type == pa.float64()]
+        aside = self.folder / f".{SIGNALS}"
+        pq.write_table(
+            table, aside, compression="zstd", column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
+            use_dictionary=["name", "op"],
+        )  # fmt: skip
+        os.replace(aside, self.folder / SIGNALS)
+        (self.folder / STREAM).unlink()

@@ -1,0 +1,42 @@
+"""Learning-rate schedules: constant, step, cosine, and lowering on a plateau of the validation error."""
+
+import math
+from dataclasses import asdict, dataclass
+
+from initlab.spec import Train
+
+
+@dataclass
+class Plateau:
+    """Memory of the plateau schedule: the best validation error, how long ago it was, and how often lr fell."""
+
+    best: float = math.inf
+    waited: int = 0
+    cuts: int = 0
+
+    def see(self, val_error: float, patience: int) -> None:
+        """Take in one validation error; after `patience` in a row without a new best, cut once."""
+        if val_error < self.best:
+            self.best, self.waited = val_error, 0
+            return
+        self.waited += 1
+        if self.waited >= patience:
+            self.cuts, self.waited = self.cuts + 1, 0
+
+    def state(self) -> dict[str, float]:
+        """Plain data for a checkpoint; `Plateau(**state)` restores it."""
+        return asdict(self)
+
+
+def learning_rate(train: Train, step: int, steps_per_epoch: int, steps: int, cuts: int) -> float:
+    """Learning rate of the update after `step` updates; `cuts` is how often the plateau schedule has fallen.
+
+    step: times `factor` from each milestone (in epochs) on. cosine: lr (1 + cos(pi step/steps)) / 2.
+    """
+    if train.schedule == "step":
+        return train.lr * train.factor ** sum(round(m * steps_per_epoch) <= step for m in train.milestones)
+    if train.schedule == "plateau":
+        return train.lr * train.factor**cuts
+    if train.schedule == "cosine":
+        return train.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+    return train.lr

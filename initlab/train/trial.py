@@ -1,0 +1,199 @@
+"""One trial: train a net as its spec says, measure its signals on the way, and hand every record to a recorder.
+
+The same spec gives the same numbers on every engine, with or without probes, and whether or not it was interrupted:
+whatever is random comes from (seed, stream, step), and a checkpoint holds the rest.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from initlab.data.dataset import ImageSet, epoch_order
+from initlab.nets.layers import set_dropout_step
+from initlab.signal.probe import measure
+from initlab.spec import TrialSpec
+from initlab.train.evaluate import evaluate
+from initlab.train.schedule import Plateau, learning_rate
+
+NAN = math.nan
+
+
+class Recorder(Protocol):
+    """Where a trial's records go; the store's AttemptWriter is one."""
+
+    def scalars(self, row: dict[str, Any]) -> None: ...
+    def signals(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None: ...
+    def checkpoint(self, state: dict[str, Any]) -> None: ...
+    def running(self, progress: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: `done`, `diverged` (non-finite loss) or `interrupted`, with its last figures."""
+
+    state: str
+    figures: dict[str, Any]
+
+
+class Trial:
+    """The state of one trial between steps; `run` takes it to its end."""
+
+    def __init__(self, spec: TrialSpec, net: nn.Module, data: ImageSet, recorder: Recorder) -> None:
+        self.spec, self.net, self.data, self.recorder = spec, net, data, recorder
+        self.per_epoch, self.steps = spec.steps(len(data.train_labels))
+        self.optimizer = sgd(net, spec)
+        self.plateau = Plateau()
+        self.step = 0
+        self.sums = torch.zeros(2, dtype=torch.float64, device=data.mean.device)  # loss, errors since the last row
+        self.sums_from = 0  # the step of the last row
+        self.wall_before = 0.0  # seconds spent by earlier attempts
+        self.started = self.row_time = time.perf_counter()
+        self.last: dict[str, Any] = {}
+        self.order, self.order_epoch = torch.empty(0), -1
+
+    def run(
+        self, resumed: dict[str, Any] | None, should_stop: Callable[[], bool], checkpoint_every_s: float
+    ) -> Outcome:
+        """Train from the start or from a checkpoint's state to the end, or until `should_stop()`."""
+        rows = set(self.spec.row_steps(self.per_epoch, self.steps))
+        validations = set(self.spec.validation_steps(self.per_epoch, self.steps))
+        probes = set(self.spec.probe_steps(self.steps))
+        if resumed:
+            self.restore(resumed)
+        else:
+            self.record(validate=True, probe=0 in probes)
+        saved = time.perf_counter()
+        self.net.train()
+        while self.step < self.steps:
+            if should_stop():
+                self.recorder.checkpoint(self.state())
+                return self.outcome("interrupted")
+            self.update()
+            if self.step in rows or self.step in probes:
+                self.record(self.step in validations, self.step in probes, row=self.step in rows)
+                if not math.isfinite(self.last["train_loss"]) and self.step in rows:
+                    return self.outcome("diverged")
+            if time.perf_counter() - saved > checkpoint_every_s and self.step < self.steps:
+                self.recorder.checkpoint(self.state())
+                saved = time.perf_counter()
+        self.recorder.checkpoint(self.state())
+        return self.outcome("done")
+
+    def update(self) -> None:
+        """One step of stochastic gradient descent; nothing here waits for the device."""
+        epoch, position = divmod(self.step, self.per_epoch)
+        if epoch != self.order_epoch:
+            self.order = epoch_order(len(self.data.train_labels), self.spec.seed, epoch).to(self.data.mean.device)
+            self.order_epoch = epoch
+        size = self.spec.train.batch_size
+        indices = self.order[position * size : (position + 1) * size]
+        images, labels = self.data.train_batch(indices, self.spec.seed, self.step)
+        if self.spec.train.dropout:
+            set_dropout_step(self.net, self.spec.seed, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr()
+        self.optimizer.zero_grad(set_to_none=True)
+        logits = self.net(images)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        self.optimizer.step()
+        self.step += 1
+        self.sums[0] += loss.detach()
+        self.sums[1] += (logits.detach().argmax(1) != labels).sum()
+
+    def lr(self) -> float:
+        """Learning rate of the next update."""
+        return learning_rate(self.spec.train, self.step, self.per_epoch, self.steps, self.plateau.cuts)
+
+    def record(self, validate: bool, probe: bool, row: bool = True) -> None:
+        """Write what is due at this step: signals, a row of scalars, progress."""
+        epoch = self.step / self.per_epoch
+        if probe:
+            images, labels = self.data.probe_batch(self.spec.probe.examples)
+            decay = self.spec.train.weight_decay
+            self.recorder.signals(self.step, epoch, measure(self.net, images, labels, weight_decay=decay))
+        if not row:
+            return
+        since = self.step - self.sums_from
+        examples = since * self.spec.train.batch_size
+        loss, errors = self.sums.tolist()
+        row_wall = time.perf_counter() - self.row_time
+        found = evaluate(self.net, self.data) if validate else None
+        scalars = {
+            "step": self.step,
+            "epoch": epoch,
+            "train_loss": loss / since if since else NAN,
+            "train_error": errors / examples if since else NAN,
+            "val_loss": found.loss if found else NAN,
+            "val_error": found.error if found else NAN,
+            "val_error_top5": found.error_top5 if found else NAN,
+            "lr": self.lr(),
+            "images_per_s": examples / row_wall if since else NAN,
+            "wall_s": self.wall(),
+        }
+        self.recorder.scalars(scalars)
+        self.last.update({key: value for key, value in scalars.items() if value == value or key == "train_loss"})
+        if found:
+            self.plateau.see(found.error, self.spec.train.patience)
+        self.sums.zero_()
+        self.sums_from, self.row_time = self.step, time.perf_counter()
+        self.recorder.running({**self.last, "steps": self.steps, "epochs": self.spec.train.epochs})
+
+    def wall(self) -> float:
+        """Seconds of this trial so far, all attempts together."""
+        return self.wall_before + time.perf_counter() - self.started
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds: all that the rest of the trial depends on."""
+        return {
+            "step": self.step,
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "plateau": self.plateau.state(),
+            "sums": self.sums,
+            "sums_from": self.sums_from,
+            "wall_s": self.wall(),
+            "last": self.last,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up where a checkpoint left off."""
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.plateau = Plateau(**state["plateau"])
+        self.sums.copy_(state["sums"])
+        self.step, self.sums_from = state["step"], state["sums_from"]
+        self.wall_before, self.last = state["wall_s"], state["last"]
+
+    def outcome(self, state: str) -> Outcome:
+        """The end as plain data."""
+        figures = {
+            **self.last,
+            "step": self.step,
+            "epoch": self.step / self.per_epoch,
+            "steps": self.steps,
+            "epochs": self.spec.train.epochs,
+            "wall_s": self.wall(),
+            "train_examples": self.per_epoch * self.spec.train.batch_size,
+            "num_classes": self.data.num_classes,
+            "chance": self.data.chance,
+        }
+        return Outcome(state, figures)
+
+
+def sgd(net: nn.Module, spec: TrialSpec) -> torch.optim.SGD:
+    """SGD with momentum; no weight decay on PReLU slopes, which it would pull towards ReLU (He et al. 2015, sec. 2.1)."""
+    slopes = {id(p) for m in net.modules() if isinstance(m, nn.PReLU) for p in m.parameters()}
+    decayed: list[Tensor] = [p for p in net.parameters() if id(p) not in slopes]
+    others: list[Tensor] = [p for p in net.parameters() if id(p) in slopes]
+    train = spec.train
+    groups = [{"params": decayed, "weight_decay": train.weight_decay}]
+    if others:
+        groups.append({"params": others, "weight_decay": 0.0})
+    return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, fused=True)

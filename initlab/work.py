@@ -1,0 +1,153 @@
+"""The work of one trial: from its folder and a few plain settings to a finished attempt.
+
+`run_one` is the function that engines run, here or in another process; it wires data, nets, init, training and store.
+"""
+
+import json
+import os
+import platform
+import time
+import traceback
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from initlab import __version__
+from initlab.code import import_callable, source_hash
+from initlab.data.dataset import ImageSet, prepare
+from initlab.data.sources import Raw, load_raw
+from initlab.engine.worker import orphaned
+from initlab.init.apply import init_
+from initlab.nets.build import to_modules
+from initlab.plan import describe
+from initlab.spec import Data, TrialSpec, is_code
+from initlab.store.files import RESULT, STOP, TRIAL, read_json
+from initlab.store.writer import AttemptWriter, Superseded
+from initlab.train.trial import Trial
+
+STOP_CHECK_S = 0.2
+
+
+def run_one(task: dict[str, Any]) -> dict[str, Any]:
+    """Run one trial to its end, its failure or a stop, and record which.
+
+    Args:
+        task: plain data: out, trial (id), device (None = cuda where there is one), threads, checkpoint_every_s,
+            data_dir, download, allow_code, fresh, launch (command and commit, for the record).
+
+    Returns:
+        `trial` and `state`, plain data too; `pending` where a stop was asked for before it began.
+    """
+    out = Path(task["out"])
+    folder = out / "trials" / task["trial"]
+    should_stop = stop_check(out)
+    if should_stop():
+        return {"trial": task["trial"], "state": "pending"}
+    if (folder / RESULT).exists():  # an engine may ask twice, e.g. after it lost a node
+        return {"trial": task["trial"], "state": read_json(folder / RESULT)["state"]}
+    described = read_json(folder / TRIAL)
+    spec = TrialSpec.model_validate(described["spec"])
+    device = torch.device(task["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(task["threads"])
+    writer = AttemptWriter(folder, task["fresh"], environment(device, spec, task["launch"]))
+    try:
+        check_source(spec, described["source"])
+        data = load_images(spec, device, task)
+        net = build(spec, data, device)
+        trial = Trial(spec, net, data, writer)
+        outcome = trial.run(writer.resumed, should_stop, task["checkpoint_every_s"])
+        finished = outcome.state in ("done", "diverged")
+        writer.close(outcome.state, outcome.figures, outcome.figures if finished else None)
+        return {"trial": task["trial"], "state": outcome.state}
+    except Superseded:
+        return {"trial": task["trial"], "state": "superseded"}
+    except Exception as error:  # the trial's boundary: it is recorded, and the others go on
+        writer.close("failed", {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()})
+        return {"trial": task["trial"], "state": "failed"}
+    finally:
+        torch.set_num_threads(threads)
+
+
+def stop_check(out: Path) -> Callable[[], bool]:
+    """A cheap `should_stop()`: a STOP file in OUT, or the launching process gone."""
+    last, answer = 0.0, False
+
+    def should_stop() -> bool:
+        nonlocal last, answer
+        now = time.monotonic()
+        if now - last > STOP_CHECK_S:
+            last, answer = now, (out / STOP).exists() or orphaned.is_set()
+        return answer
+
+    return should_stop
+
+
+def load_images(spec: TrialSpec, device: torch.device, task: dict[str, Any]) -> ImageSet:
+    """The trial's images on its device; the last few raw sets stay in memory for the next trials."""
+    data = spec.data
+    raw = cached_raw(data.model_dump_json(), task["data_dir"], task["download"], task["allow_code"])
+    return prepare(
+        raw, scale=data.scale, train_examples=data.train_examples, val_examples=data.val_examples, flip=data.flip,
+        shift=data.shift, device=device, dtype=DTYPES[spec.train.precision],
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=2)
+def cached_raw(data_json: str, data_dir: str | None, download: bool, allow_code: bool) -> Raw:
+    data = Data.model_validate(json.loads(data_json))
+    if is_code(data.name):
+        if not allow_code:
+            raise PermissionError(f"data.name: {data.name!r} is your code; add --allow-code to import it")
+        return import_callable("data.name", data.name)(**data.options)
+    folder = Path(data_dir) if data_dir else None
+    return load_raw(
+        data.name, folder=folder, download=download, image_size=data.image_size, classes=data.classes,
+        channels=data.channels,
+    )  # fmt: skip
+
+
+DTYPES = {"auto": torch.float32, "float32": torch.float32, "float64": torch.float64}
+
+
+def build(spec: TrialSpec, data: ImageSet, device: torch.device) -> nn.Module:
+    """The trial's net, initialised, on its device, in its precision."""
+    if is_code(spec.net.name):
+        make = import_callable("net.name", spec.net.name)
+        net = make(num_classes=data.num_classes, input_shape=data.input_shape, **spec.net.options)
+    else:
+        net = to_modules(describe(spec, data.num_classes, data.input_shape))
+    net = net.to(DTYPES[spec.train.precision])
+    init = spec.init
+    init_(
+        net, init.scheme, mode=init.mode, distribution=init.distribution, std=init.std, seed=spec.seed,
+        linear_std=init.linear_std, last_std=init.last_std, last_factor=init.last_factor,
+    )  # fmt: skip
+    return net.to(device)
+
+
+def check_source(spec: TrialSpec, planned: dict[str, str]) -> None:
+    """Refuse to run code that was edited since the launch planned this trial."""
+    for path, digest in planned.items():
+        name = {"data.name": spec.data.name, "net.name": spec.net.name}[path]
+        if source_hash(path, name) != digest:
+            raise RuntimeError(f"{path}: the source of {name!r} changed since this sweep was launched; launch it again")
+
+
+def environment(device: torch.device, spec: TrialSpec, launch: dict[str, Any]) -> dict[str, Any]:
+    """Where and with what an attempt ran."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "precision": str(DTYPES[spec.train.precision]).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "torch_version": torch.__version__,
+        "python_version": platform.python_version(),
+        "initlab_version": __version__,
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        **launch,
+    }
