@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from initlab.init.apply import init_
     from initlab.launch import run
     from initlab.nets.build import build_net
-    from initlab.plan import plan
     from initlab.signal.inspection import Inspection, inspect
     from initlab.store.results import Results, load
     from initlab.study import Study, load_study
@@ -29,14 +28,12 @@ _HOMES = {
     "inspect": "initlab.signal.inspection",
     "load": "initlab.store.results",
     "load_study": "initlab.study",
-    "plan": "initlab.plan",
     "plots": "initlab.plots",
     "run": "initlab.launch",
 }
 
 __all__ = [
-    "Inspection", "Results", "Study", "StudyError", "build_net", "init_", "inspect", "load", "load_study", "plan",
-    "plots", "run",
+    "Inspection", "Results", "Study", "StudyError", "build_net", "init_", "inspect", "load", "load_study", "plots", "run",
 ]  # fmt: skip
 
 

@@ -9,9 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from initlab.errors import UserError
 
-class CodeError(ValueError):
+
+class CodeError(UserError):
     """A `pkg.module:callable` that cannot be used, in one line."""
+
+
+def well_formed(name: str) -> bool:
+    """Whether a name reads as `pkg.module:callable`, which `a:b:c`, `:x` and `x:` don't."""
+    module, _, attribute = name.partition(":")
+    return all(part.isidentifier() for part in [*module.split("."), attribute])
 
 
 def import_callable(path: str, name: str) -> Callable[..., Any]:
@@ -21,38 +29,46 @@ def import_callable(path: str, name: str) -> Callable[..., Any]:
         path: dotted path of the study field, for the message.
 
     Raises:
-        CodeError: no such module or callable.
+        CodeError: no such module or callable, or not of that form.
     """
-    module_name, _, attribute = name.partition(":")
-    search_here()
+    module_name, attribute = split(path, name)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise CodeError(f"{path}: no module named {error.name!r} (got {name!r}); run where it can be imported, or install it") from None
+        raise CodeError(
+            f"{path}: no module named {error.name!r} (got {name!r}); run where it can be imported, or install it"
+        ) from None
     found = getattr(module, attribute, None)
     if not callable(found):
-        raise CodeError(f"{path}: {module_name} has no callable {attribute!r} (got {name!r}); allowed: pkg.module:callable")
+        raise CodeError(
+            f"{path}: {module_name} has no callable {attribute!r} (got {name!r}); allowed: pkg.module:callable"
+        )
     return found
 
 
 def source_hash(path: str, name: str) -> str:
-    """SHA-256 of the module file behind `pkg.module:callable`, which is not run.
+    """SHA-256 of the module file behind `pkg.module:callable`; of it nothing is run but the packages around it.
 
     Raises:
-        CodeError: the module cannot be found.
+        CodeError: the module cannot be found, has no source, or the name is not of that form.
     """
-    module_name = name.partition(":")[0]
-    search_here()
+    module_name, _ = split(path, name)
     try:
         spec = importlib.util.find_spec(module_name)
-    except ModuleNotFoundError:
+    except (ImportError, ValueError):  # a package around it that is none, or `__main__`, which has no spec
         spec = None
     if spec is None or not spec.origin or not Path(spec.origin).is_file():
-        raise CodeError(f"{path}: no module named {module_name!r} (got {name!r}); run where it can be imported, or install it")
+        raise CodeError(
+            f"{path}: no file of a module {module_name!r} (got {name!r}); run where it can be imported, or install it"
+        )
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
 
 
-def search_here() -> None:
-    """Make modules in the working folder importable, as `python -m` does."""
+def split(path: str, name: str) -> tuple[str, str]:
+    """Module and callable of `pkg.module:callable`; the working folder is searched from here on, as in `python -m`."""
+    if not well_formed(name):
+        raise CodeError(f"{path}: not a usable code name (got {name!r}); allowed: pkg.module:callable")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    module, _, attribute = name.partition(":")
+    return module, attribute

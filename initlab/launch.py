@@ -3,6 +3,7 @@
 The store is the truth: what has a result is not run again, whatever an engine says.
 """
 
+import ctypes
 import os
 import shlex
 import subprocess
@@ -13,15 +14,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from initlab.code import source_hash
+from initlab.engine.inline import run_inline
 from initlab.engine.lease import lease
 from initlab.engine.stopping import stop_file_on_signal
-from initlab.plan import Finished, PlannedTrial, cost, plan
+from initlab.plan import PlannedTrial, cost, plan
 from initlab.progress import progress
 from initlab.spec import TrialSpec, is_code
-from initlab.store.files import RESULT, STATUS, STOP, STUDY, TRIAL, TRIALS, StoreError, atomic, attempts, read_json, write_json
+from initlab.store import files
+from initlab.store.files import StoreError, atomic, attempts, read_json, write_json
 from initlab.store.results import Results, load
 from initlab.study import Study, dump_study, load_study
 from initlab.study_file import StudyError
+
+RUN_ONE = "initlab.work:run_one"  # by name, so that the launcher itself needs no torch
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def run(
         study: a study file's path, or a `Study`.
         out: output folder; default `results/NAME`.
         engine: `inline` (this machine) or `ray`; None takes the study's, which is inline by default.
-        jobs: trials at once; None is the cores on a CPU, 1 on a GPU.
+        jobs: trials at once; None is the cores on a CPU, one per GPU otherwise.
         gpus_per_trial: a fraction lets several trials share a GPU (ray).
         address: of a running Ray cluster; None starts a local one.
         overrides: `dotted.path=value` texts.
@@ -82,7 +87,8 @@ def run(
         study = load_study(study, overrides)
     elif overrides:
         raise StudyError(["overrides: go with a study file (got a Study); change the Study instead"])
-    trials = chosen(plan(study, where), only)
+    trials = plan(study, where)
+    asked = chosen(trials, only)
     settings = resolve(study, engine, jobs, device, gpus_per_trial, address, data_dir, allow_code)
     sources = {trial.id: sources_of(trial.spec, allow_code) for trial in trials}
     folder = Path(out) if out else Path("results") / study.name
@@ -90,11 +96,11 @@ def run(
         raise StoreError(f"{folder}: a file, not an output folder; give another --out")
     folder.mkdir(parents=True, exist_ok=True)
     with lease(folder):
-        lines = prepare(folder, study, trials, sources, force)
-        todo = [trial for trial in trials if not (folder / TRIALS / trial.id / RESULT).exists()]
-        with progress(folder, trials, todo, show, lines) as say, stop_file_on_signal(folder / STOP, say):
+        lines = prepare(folder, study, trials, sources, anew={trial.id for trial in asked} if force else set())
+        todo = [trial for trial in asked if not (folder / files.TRIALS / trial.id / files.RESULT).exists()]
+        with progress(folder, asked, todo, show, lines) as say, stop_file_on_signal(folder / files.STOP, say):
             if todo:
-                answers = run_engine(settings, tasks(folder, todo, settings, force))
+                answers = run_engine(settings, tasks(folder, todo, settings))
                 record_deaths(folder, answers)
     return load(folder)
 
@@ -103,7 +109,9 @@ def chosen(trials: list[PlannedTrial], only: Sequence[str]) -> list[PlannedTrial
     """The trials whose id begins with one of `only`; all where it is empty."""
     for prefix in only:
         if not any(trial.id.startswith(prefix) for trial in trials):
-            raise StudyError([f"--only: no such trial (got {prefix!r}); allowed: an id that `initlab plan` lists, or its beginning"])
+            raise StudyError(
+                [f"--only: no such trial (got {prefix!r}); allowed: an id that `initlab plan` lists, or its beginning"]
+            )
     return [trial for trial in trials if not only or trial.id.startswith(tuple(only))]
 
 
@@ -122,23 +130,28 @@ def resolve(
         require_ray()
     elif address:
         raise StudyError([f"--address: only for --engine ray (got {address!r} with {engine}); add --engine ray"])
-    has_gpu = cuda_available() if device is None or device == "cuda" else False
-    if device == "cuda" and not has_gpu and not address:
+    gpus = 0 if device == "cpu" else gpu_count()
+    if device == "cuda" and not gpus and not address:
         raise StudyError(["--device: cuda is not available on this machine; allowed here: cpu"])
     if device is None and not address:
-        device = "cuda" if has_gpu else "cpu"
+        device = "cuda" if gpus else "cpu"
+    folder = data_dir or study.data.folder or os.environ.get("INITLAB_DATA")
     return Settings(
-        engine=engine, device=device, jobs=jobs or own.jobs or (1 if has_gpu else os.cpu_count() or 1),
+        engine=engine, device=device, jobs=jobs or own.jobs or (gpus or os.cpu_count() or 1),
         gpus_per_trial=gpus_per_trial or own.gpus_per_trial, address=address, threads=own.threads,
-        checkpoint_every_s=own.checkpoint_every_s, data_dir=str(data_dir or study.data.folder or os.environ.get("INITLAB_DATA", "")) or None,
+        checkpoint_every_s=own.checkpoint_every_s, data_dir=str(folder) if folder else None,
         download=study.data.download, allow_code=allow_code,
     )  # fmt: skip
 
 
-def cuda_available() -> bool:
-    import torch  # here: a study that names its device needs no torch in the launcher
-
-    return torch.cuda.is_available()
+def gpu_count() -> int:
+    """NVIDIA GPUs that the driver offers; asked of the driver, since importing torch takes seconds."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
 def require_ray() -> None:
@@ -154,42 +167,53 @@ def sources_of(spec: TrialSpec, allow_code: bool) -> dict[str, str]:
     code = {path: name for path, name in names.items() if is_code(name)}
     for path, name in code.items():
         if not allow_code:
-            raise StudyError([f"{path}: names code (got {name!r}), which is imported only with --allow-code; add it if you trust it"])
+            raise StudyError(
+                [f"{path}: names code (got {name!r}), which is imported only with --allow-code; add it if you trust it"]
+            )
     return {path: source_hash(path, name) for path, name in code.items()}
 
 
 def prepare(
-    out: Path, study: Study, trials: Sequence[PlannedTrial], sources: dict[str, dict[str, str]], force: bool
+    out: Path, study: Study, trials: Sequence[PlannedTrial], sources: dict[str, dict[str, str]], anew: set[str]
 ) -> list[str]:
-    """Write the study and each trial's spec; returns what the user should know."""
-    lines = []
-    if (out / STOP).exists():
-        (out / STOP).unlink()
-        lines.append(f"removed {out / STOP}, which an earlier stop left")
+    """Write the study and each trial's spec, checked against what lies there; returns what the user should know."""
     for trial in trials:
-        folder = out / TRIALS / trial.id
-        content = {"id": trial.id, "spec": trial.spec.model_dump(mode="json"), "source": sources[trial.id]}
-        if (folder / TRIAL).exists():
-            described = read_json(folder / TRIAL)
-            if described["spec"] != content["spec"] and TrialSpec.model_validate(described["spec"]) != trial.spec:
-                raise StoreError(f"{folder / TRIAL}: another spec under the same id; give another --out")
-            if described["source"] != content["source"] and attempts(folder) and not force:
-                raise StoreError(
-                    f"{folder / TRIAL}: the code that {', '.join(content['source'])} names changed since this trial ran; "
-                    "add --force to run it anew, or give another --out"
-                )
+        check_same(out / files.TRIALS / trial.id, trial, sources[trial.id], trial.id in anew)
+    lines = []
+    if (out / files.STOP).exists():
+        (out / files.STOP).unlink()
+        lines.append(f"removed {out / files.STOP}, which an earlier stop left")
+    for trial in trials:
+        folder = out / files.TRIALS / trial.id
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / TRIAL, content, sync=False)
-        if force:
-            (folder / RESULT).unlink(missing_ok=True)
-        if not (folder / STATUS).exists():
-            write_json(folder / STATUS, {"state": "pending"}, sync=False)
-    with atomic(out / STUDY) as file:
+        content = {"id": trial.id, "spec": trial.spec.model_dump(mode="json"), "source": sources[trial.id]}
+        if trial.id in anew:  # no attempt before this is resumed
+            write_json(folder / files.TRIAL, {**content, "first_attempt": len(attempts(folder))}, sync=False)
+            (folder / files.RESULT).unlink(missing_ok=True)
+        elif not attempts(folder):
+            write_json(folder / files.TRIAL, {**content, "first_attempt": 0}, sync=False)
+        if not (folder / files.STATUS).exists():
+            write_json(folder / files.STATUS, {"state": "pending"}, sync=False)
+    with atomic(out / files.STUDY) as file:
         file.write(dump_study(study).encode())
     return lines
 
 
-def tasks(out: Path, todo: Sequence[PlannedTrial], settings: Settings, force: bool) -> list[dict[str, Any]]:
+def check_same(folder: Path, trial: PlannedTrial, source: dict[str, str], anew: bool) -> None:
+    """Refuse a folder whose trial is another one, or was run by code that has changed since."""
+    if not (folder / files.TRIAL).exists():
+        return
+    described = read_json(folder / files.TRIAL)
+    if TrialSpec.model_validate(described["spec"]) != trial.spec:
+        raise StoreError(f"{folder / files.TRIAL}: another spec under the same id; give another --out")
+    if described["source"] != source and attempts(folder) and not anew:
+        raise StoreError(
+            f"{folder / files.TRIAL}: the code of {', '.join(source)} changed since this trial ran; "
+            "add --force to run it anew, or give another --out"
+        )
+
+
+def tasks(out: Path, todo: Sequence[PlannedTrial], settings: Settings) -> list[dict[str, Any]]:
     """One plain-data task per trial, the costliest first, so that the last ones to run are short."""
 
     def size(trial: PlannedTrial) -> float:
@@ -198,46 +222,31 @@ def tasks(out: Path, todo: Sequence[PlannedTrial], settings: Settings, force: bo
 
     launch = {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "git_commit": git_commit()}
     shared = {
-        "out": str(out.resolve()), "device": settings.device, "threads": settings.threads, "download": settings.download,
-        "checkpoint_every_s": settings.checkpoint_every_s, "data_dir": settings.data_dir,
-        "allow_code": settings.allow_code, "fresh": force, "launch": launch,
+        "out": str(out.resolve()), "device": settings.device, "threads": settings.threads,
+        "download": settings.download, "checkpoint_every_s": settings.checkpoint_every_s, "data_dir": settings.data_dir,
+        "allow_code": settings.allow_code, "launch": launch,
     }  # fmt: skip
     return [{"trial": trial.id, **shared} for trial in sorted(todo, key=size)]
 
 
 def run_engine(settings: Settings, work: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Hand the tasks to the engine."""
-    from initlab.work import run_one
-
     if settings.engine == "ray":
-        from initlab.engine.ray import run_ray
+        from initlab.engine.ray import run_ray  # here: only this engine needs Ray
 
         gpus = settings.gpus_per_trial if settings.device != "cpu" else 0.0
         return run_ray(
-            work, run_one, jobs=settings.jobs, threads=settings.threads, gpus_per_trial=gpus, address=settings.address
+            work, RUN_ONE, settings.jobs, threads=settings.threads, gpus_per_trial=gpus, address=settings.address
         )
-    from initlab.engine.inline import run_inline
-
-    return run_inline(work, run_one, settings.jobs, threads=settings.threads)
+    return run_inline(work, RUN_ONE, settings.jobs, threads=settings.threads)
 
 
 def record_deaths(out: Path, answers: Sequence[dict[str, Any]]) -> None:
     """Mark as failed the trials whose process died with them, which could not say so themselves."""
     for answer in answers:
-        folder = out / TRIALS / answer["trial"]
-        if answer.get("error") and not (folder / RESULT).exists():
-            write_json(folder / STATUS, {"state": "failed", "error": answer["error"], "traceback": ""})
-
-
-def finished_trials(out: Path) -> list[Finished]:
-    """What the finished trials in an output folder took, for `plan` to expect the time of others from."""
-    found = []
-    for result in sorted((out / TRIALS).glob(f"t*/{RESULT}")):
-        content = read_json(result)
-        if content["state"] == "done":
-            spec = TrialSpec.model_validate(read_json(result.parent / TRIAL)["spec"])
-            found.append(Finished(spec, content["steps"], content["wall_s"]))
-    return found
+        folder = out / files.TRIALS / answer["trial"]
+        if answer.get("error") and not (folder / files.RESULT).exists():
+            write_json(folder / files.STATUS, {"state": "failed", "error": answer["error"], "traceback": ""})
 
 
 def git_commit() -> str | None:

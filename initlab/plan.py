@@ -1,15 +1,21 @@
 """The plan: the trials of a study with their ids, what each costs, and mistakes that only show between fields."""
 
+import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from statistics import fmean
 
 from initlab.data.facts import FACTS
 from initlab.nets.architecture import Layer, plain, plain_problem
 from initlab.nets.counts import Counts, count
-from initlab.spec import TrialSpec, drop_unused, is_code
-from initlab.study import Study
-from initlab.study_file import StudyError, suggestion
+from initlab.spec import Net, Train, TrialSpec, drop_unused, is_code
+from initlab.study import Study, varied_mistakes
+from initlab.study_file import Mistake, StudyError
 
+MOST_TRIALS = 1_000_000
+MOST_STEPS = 100_000_000  # of a trial; its rows and probes are laid out in memory
 SCALAR_ROW_BYTES = 260  # one line of scalars.jsonl, measured
 SIGNAL_ROW_BYTES = 95  # one layer of one probe in Parquet, measured
 FIXED_BYTES = 12_000  # the trial's JSON files, measured
@@ -44,66 +50,100 @@ class Finished:
     wall_s: float
 
 
+@dataclass(frozen=True)
+class Pace:
+    """Mean seconds of finished trials: per step of each (net, batch size, counts), and per multiply-add of all."""
+
+    per_step: dict[tuple[str, int, Counts], float]
+    per_multiply_add: float | None
+
+
 def plan(study: Study, where: str | None = None) -> list[PlannedTrial]:
     """The trials of a study, cases outermost, the last path of the grid changing fastest.
 
     Points that differ only in fields that their scheme, net or schedule does not use are one trial.
 
     Raises:
-        StudyError: fields that do not fit together, or a point given twice; lines begin with `where` (the file).
+        StudyError: fields that do not fit together, or a trial given twice; lines begin with `where` (the file).
     """
-    prefix = f"{where}: " if where else ""
+    per_case = math.prod(len(values) for values in study.grid.values())
+    mistakes = dict.fromkeys([*varied_mistakes(study.grid, study.cases), *too_many(study, per_case)])
+    if not mistakes:
+        mistakes |= dict.fromkeys(duplicate_cases(study))
     trials: dict[str, PlannedTrial] = {}
-    seen: set[str] = set()
-    mistakes = []
-    for point in study.points():
-        asked = study.trial(point)
-        label = ", ".join(f"{path}={value}" for path, value in point.items()) or "the study itself"
-        key = asked.model_dump_json()
-        if key in seen:
-            mistakes.append(f"{prefix}grid: duplicate trial (got {label} twice); keep one")
-            continue
-        seen.add(key)
-        spec, dropped = drop_unused(asked)
-        mistakes += [f"{prefix}{path}: {text}" for path, text in conflicts(spec)]
-        trial = PlannedTrial(spec.trial_id, spec, frozenset(dropped))
-        trials.setdefault(trial.id, trial)
+    for number, point in enumerate([] if mistakes else study.points()):
+        spec, dropped = drop_unused(study.trial(point))
+        for path, text in conflicts(spec):
+            mistakes[place(study, number // per_case, path), text] = None
+        trial_id = spec.trial_id
+        if trial_id in trials:
+            dropped |= trials[trial_id].dropped
+        trials[trial_id] = PlannedTrial(trial_id, spec, frozenset(dropped))
     if mistakes:
-        raise StudyError(mistakes)
+        raise StudyError(f"{where}: {path}: {text}" if where else f"{path}: {text}" for path, text in mistakes)
     return list(trials.values())
 
 
-def conflicts(spec: TrialSpec) -> Iterable[tuple[str, str]]:
-    """(path, explanation) of fields that are each allowed but do not fit together."""
+def too_many(study: Study, per_case: int) -> Iterable[Mistake]:
+    """A grid that multiplies beyond what can be planned."""
+    size = per_case * max(1, len(study.cases))
+    if size > MOST_TRIALS:
+        yield "grid", f"too many trials (got {size:,}); allowed: at most {MOST_TRIALS:,}"
+
+
+def duplicate_cases(study: Study) -> Iterable[Mistake]:
+    """Cases that give the same trials as an earlier one; doubles within the grid are found where its values are."""
+    first: dict[str, int] = {}
+    for index, case in enumerate(study.cases):
+        content = json.dumps(study.trial(case).model_dump(), sort_keys=True)
+        earlier = first.setdefault(content, index)
+        if earlier != index:
+            yield f"cases[{index}]", f"duplicate trial (got the same as cases[{earlier}]); keep one"
+
+
+def place(study: Study, case: int, path: str) -> str:
+    """Where the user gave a field the value that it has in a case: `grid.PATH`, `cases[0].PATH` or `PATH`."""
+    if path in study.grid:
+        return f"grid.{path}"
+    return f"cases[{case}].{path}" if study.cases and path in study.cases[case] else path
+
+
+def conflicts(spec: TrialSpec) -> Iterable[Mistake]:
+    """Fields that are each allowed but do not fit together."""
     data, train, net = spec.data, spec.train, spec.net
-    if not is_code(data.name):
-        if data.name not in FACTS:
-            hint = suggestion(data.name, FACTS)
-            yield "data.name", f"unknown data set (got {data.name!r}); allowed: {', '.join(FACTS)}, pkg.module:callable{hint}"
-            return
-        facts = FACTS[data.name]
-        for key, most in (("train_examples", facts.train), ("val_examples", facts.val)):
-            if (getattr(data, key) or 0) > most:
-                yield f"data.{key}", f"more than {data.name} has (got {getattr(data, key)}); allowed: at most {most}"
-        examples = min(data.train_examples or facts.train, facts.train)
-        if train.batch_size > examples:
-            yield "train.batch_size", f"larger than the training set (got {train.batch_size}); allowed: at most {examples}"
-        elif spec.steps(examples)[1] < 1:
-            least = 1 / spec.steps(examples)[0]
-            yield "train.epochs", f"less than one step (got {train.epochs:g}); allowed: at least {least:.3g}"
-        if spec.probe.every and spec.probe.examples > examples:
-            yield "probe.examples", f"more than the training set has (got {spec.probe.examples}); allowed: at most {examples}"
-        size = data.image_size or facts.size
-        if data.shift >= size:
-            yield "data.shift", f"moves images out of sight (got {data.shift}); allowed: below their {size} pixels"
-        if net.name == "plain":
-            problem = plain_problem(net.depth, len(net.widths or ()) or net.stages, size)
-            if problem:
-                yield "net.depth" if problem.startswith("depth") else "net.stages", problem
-    if net.name != "plain" and not is_code(net.name):
-        yield "net.name", f"unknown net (got {net.name!r}); allowed: plain, pkg.module:callable{suggestion(net.name, ['plain'])}"
     if train.schedule == "step" and not train.milestones:
-        yield "train.milestones", "empty (got nothing); the step schedule needs the epochs at which lr falls"
+        yield "train.milestones", "empty (got nothing); allowed: the epochs at which lr falls under the step schedule"
+    if is_code(data.name):  # how many images there are, and of what size, is not known yet
+        return
+    facts = FACTS[data.name]
+    for key, most in (("train_examples", facts.train), ("val_examples", facts.val)):
+        if (getattr(data, key) or 0) > most:
+            yield f"data.{key}", f"more than {data.name} has (got {getattr(data, key)}); allowed: at most {most}"
+    examples = min(data.train_examples or facts.train, facts.train)
+    if train.batch_size > examples:
+        yield "train.batch_size", f"larger than the training set (got {train.batch_size}); allowed: at most {examples}"
+    else:
+        yield from step_conflicts(spec, examples)
+    if spec.probe.every and spec.probe.examples > examples:
+        got = spec.probe.examples
+        yield "probe.examples", f"more than the training set has (got {got}); allowed: at most {examples}"
+    size = data.image_size or facts.size
+    if data.shift >= size:
+        yield "data.shift", f"moves images out of sight (got {data.shift}); allowed: below their {size} pixels"
+    problem = plain_problem(net.depth, len(net.widths or ()) or net.stages, size) if net.name == "plain" else None
+    if problem:
+        path, text = problem
+        yield "net.widths" if path == "stages" and net.widths else f"net.{path}", text
+
+
+def step_conflicts(spec: TrialSpec, examples: int) -> Iterable[Mistake]:
+    """Training that has no step, or too many to count and record."""
+    per_epoch, steps = spec.steps(examples)
+    if steps < 1:
+        yield "train.epochs", f"less than one step (got {spec.train.epochs:g}); allowed: at least {1 / per_epoch:.3g}"
+    if steps > MOST_STEPS:
+        most = MOST_STEPS // per_epoch
+        yield "train.epochs", f"more than {MOST_STEPS:,} steps (got {spec.train.epochs:g}); allowed: at most {most}"
 
 
 def describe(spec: TrialSpec, num_classes: int, input_shape: tuple[int, int, int]) -> list[Layer]:
@@ -112,7 +152,7 @@ def describe(spec: TrialSpec, num_classes: int, input_shape: tuple[int, int, int
     return plain(
         net.depth, net.width, num_classes, input_shape, widths=net.widths, stages=net.stages,
         linear_width=net.linear_width, activation=net.activation, negative_slope=net.negative_slope,
-        dropout=spec.train.dropout,
+        downsample=net.downsample, dropout=spec.train.dropout,
     )  # fmt: skip
 
 
@@ -122,39 +162,67 @@ def counts(spec: TrialSpec) -> Counts | None:
         return None
     facts, synthetic = FACTS[spec.data.name], spec.data.name == "synthetic"
     size = spec.data.image_size or facts.size
-    shape = (spec.data.channels if synthetic else facts.channels, size, size)
-    return count(describe(spec, spec.data.classes if synthetic else facts.num_classes, shape), shape)
+    channels, classes = (spec.data.channels, spec.data.classes) if synthetic else (facts.channels, facts.num_classes)
+    return counts_of(spec.net.model_dump_json(), classes, (channels, size, size))
+
+
+@lru_cache(maxsize=1024)
+def counts_of(net: str, num_classes: int, input_shape: tuple[int, int, int]) -> Counts:
+    """Counts of a catalog net, given as JSON; a sweep asks for the same few nets thousands of times."""
+    return count(describe(TrialSpec(net=Net.model_validate_json(net)), num_classes, input_shape), input_shape)
+
+
+@lru_cache(maxsize=1024)
+def count_rows(train: Train, steps_per_epoch: int, steps: int) -> int:
+    """Rows of scalars that a trial writes."""
+    return len(TrialSpec(train=train).row_steps(steps_per_epoch, steps))
 
 
 def cost(spec: TrialSpec, finished: Sequence[Finished] = ()) -> Cost:
     """What a trial will take: the time from finished trials of the same net, else from their rate of multiply-adds."""
-    known = counts(spec)
+    return costs([spec], finished)[0]
+
+
+def costs(specs: Iterable[TrialSpec], finished: Sequence[Finished] = ()) -> list[Cost]:
+    """`cost` of each trial; the finished ones are gone through once."""
+    pace = pace_of(finished)
+    return [cost_at(spec, pace) for spec in specs]
+
+
+def cost_at(spec: TrialSpec, pace: Pace) -> Cost:
+    """What a trial will take at the pace of finished ones."""
     if is_code(spec.data.name):
         return Cost(None, None, None, None, None)
-    examples = spec.data.train_examples or FACTS[spec.data.name].train
-    steps_per_epoch, steps = spec.steps(examples)
+    steps_per_epoch, steps = spec.steps(spec.data.train_examples or FACTS[spec.data.name].train)
+    known = counts(spec)
     if known is None:
         return Cost(None, None, steps, None, None)
-    rows = len(spec.row_steps(steps_per_epoch, steps))
-    probes = len(spec.probe_steps(steps))
-    # float32 weights and momentum
-    storage = FIXED_BYTES + rows * SCALAR_ROW_BYTES + probes * known.weight_layers * SIGNAL_ROW_BYTES + 8 * known.parameters
-    return Cost(known.parameters, known.multiply_adds, steps, storage, expected_seconds(spec, steps, known, finished))
+    storage = (
+        FIXED_BYTES
+        + count_rows(spec.train, steps_per_epoch, steps) * SCALAR_ROW_BYTES
+        + len(spec.probe_steps(steps)) * known.weight_layers * SIGNAL_ROW_BYTES
+        + 8 * known.parameters  # float32 weights and momentum
+    )
+    return Cost(known.parameters, known.multiply_adds, steps, storage, expected_seconds(spec, steps, known, pace))
 
 
-def expected_seconds(spec: TrialSpec, steps: int, known: Counts, finished: Sequence[Finished]) -> float | None:
-    """Expected wall time from what finished trials took, None where there is none."""
-    same, rates = [], []
-    for other in finished:
-        other_counts = counts(other.spec)
-        if other_counts is None:
-            continue
-        per_step = other.wall_s / other.steps
-        if (other.spec.net, other.spec.train.batch_size, other_counts) == (spec.net, spec.train.batch_size, known):
-            same.append(per_step)
-        rates.append(per_step / (other.spec.train.batch_size * other_counts.multiply_adds))
-    if same:
-        return steps * sum(same) / len(same)
-    if rates:
-        return steps * spec.train.batch_size * known.multiply_adds * sum(rates) / len(rates)
-    return None
+def pace_of(finished: Iterable[Finished]) -> Pace:
+    """The pace of finished trials; those whose net or data is the user's code tell nothing of others."""
+    per_step: dict[tuple[str, int, Counts], list[float]] = {}
+    rates = []
+    for trial in finished:
+        known, batch_size = counts(trial.spec), trial.spec.train.batch_size
+        if known:
+            seconds = trial.wall_s / trial.steps
+            per_step.setdefault((trial.spec.net.model_dump_json(), batch_size, known), []).append(seconds)
+            rates.append(seconds / (batch_size * known.multiply_adds))
+    return Pace({key: fmean(values) for key, values in per_step.items()}, fmean(rates) if rates else None)
+
+
+def expected_seconds(spec: TrialSpec, steps: int, known: Counts, pace: Pace) -> float | None:
+    """Expected wall time, None where no trial has finished."""
+    batch_size = spec.train.batch_size
+    same = pace.per_step.get((spec.net.model_dump_json(), batch_size, known))
+    if same is not None:
+        return steps * same
+    return None if pace.per_multiply_add is None else steps * batch_size * known.multiply_adds * pace.per_multiply_add

@@ -83,7 +83,9 @@ class Statuses:
     def seconds_left(self) -> float | None:
         """Expected seconds to the end, from the share of steps done so far; None before the first."""
         ended = sum(status["state"] in ENDED for status in self.now.values())
-        share = ended + sum(s["step"] / s["steps"] for s in self.now.values() if s["state"] == "running" and "step" in s)
+        share = ended + sum(
+            s["step"] / s["steps"] for s in self.now.values() if s["state"] == "running" and "step" in s
+        )
         elapsed = time.monotonic() - self.started
         return elapsed * (len(self.now) - share) / share if share > 0.02 else None
 

@@ -6,18 +6,66 @@ What is computed is `TrialSpec`, and its id is made of it; how and where it runs
 
 import hashlib
 import json
+import math
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
+from initlab.code import well_formed
 from initlab.data.facts import FACTS
+from initlab.nets.architecture import CATALOG
+from initlab.study_file import short, suggestion
 
 HASH_VERSION = 1
 
+
+def is_code(name: str) -> bool:
+    """Whether a name is meant as `pkg.module:callable` rather than a built-in one."""
+    return ":" in name
+
+
+def known_name(what: str, known: Collection[str]) -> AfterValidator:
+    """Check that a name is a known one or well-formed code; whether the code exists shows when it may be imported."""
+
+    def check(name: str) -> str:
+        if name in known or (is_code(name) and well_formed(name)):
+            return name
+        problem = "not a usable code name" if is_code(name) else f"unknown {what}"
+        text = (
+            f"{problem} (got {short(name)}); allowed: {', '.join(known)}, pkg.module:callable{suggestion(name, known)}"
+        )
+        raise PydanticCustomError("unknown_name", "{text}", {"text": text})
+
+    return AfterValidator(check)
+
+
+def plain_data(value: Any) -> Any:
+    """Check that a value means the same after a way through JSON, as the id and trial.json need.
+
+    Dates, sets and bytes don't (YAML has them), nor do nan and keys that are not text.
+    """
+    match value:
+        case dict() if all(isinstance(key, str) for key in value):
+            return {key: plain_data(item) for key, item in value.items()}
+        case list() | tuple():
+            return [plain_data(item) for item in value]
+        case None | bool() | str() | int():
+            return value
+        case float() if math.isfinite(value):
+            return value
+    text = f"not plain data (got {short(value)}); allowed: text, finite numbers, true, false, null, lists and mappings"
+    raise PydanticCustomError("not_plain_data", "{text}", {"text": text})
+
+
+# the upper bounds are far beyond use; they keep counts of steps and parameters within reach of floats and loops
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Epochs = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Options = Annotated[dict[str, Any], AfterValidator(plain_data)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-CODE = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"  # pkg.module:callable
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Spec(BaseModel):
@@ -27,16 +75,20 @@ class Spec(BaseModel):
 class Data(Spec):
     """The images: a built-in set or a callable of yours that returns an `initlab.data.sources.Raw`."""
 
-    name: str = Field("digits", description=f"{', '.join(FACTS)}, or pkg.module:callable (needs --allow-code)")
-    image_size: Annotated[int, Field(ge=4, le=1024)] | None = Field(None, description="resized once; null = as delivered")
+    name: Annotated[str, known_name("data set", FACTS)] = Field(
+        "digits", description=f"{', '.join(FACTS)}, or pkg.module:callable (needs --allow-code)"
+    )
+    image_size: Annotated[int, Field(ge=4, le=1024)] | None = Field(
+        None, description="resized once; null = as delivered"
+    )
     scale: Positive = Field(1.0, description="standard deviation of the inputs; the paper's pixels are about 64")
     train_examples: Count | None = Field(None, description="a fixed random subset; null = all")
     val_examples: Count | None = Field(None, description="a fixed random subset, the paper's 3000; null = all")
     flip: bool | None = Field(None, description="mirror half of the training images; null = as fits the set")
-    shift: Annotated[int, Field(ge=0)] = Field(0, description="training images move by up to this many pixels")
-    classes: Annotated[int, Field(ge=2)] = Field(10, description="synthetic alone")
+    shift: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="training images move by up to this many pixels")
+    classes: Annotated[int, Field(ge=2, le=10**6)] = Field(10, description="synthetic alone")
     channels: Annotated[int, Field(ge=1, le=16)] = Field(3, description="synthetic alone")
-    options: dict[str, Any] = Field({}, description="keyword arguments of your callable")
+    options: Options = Field({}, description="keyword arguments of your callable")
 
 
 class DataSection(Data):
@@ -49,27 +101,36 @@ class DataSection(Data):
 class Net(Spec):
     """The net; `depth` counts weight layers, so 30 is 27 convolutions and 3 linear layers."""
 
-    name: str = Field("plain", description="plain, or pkg.module:callable (needs --allow-code)")
-    depth: Annotated[int, Field(ge=4, le=1000)] = 30
-    width: Annotated[int, Field(ge=1, le=8192)] = Field(16, description="channels of the first stage; doubles per stage")
+    name: Annotated[str, known_name("net", CATALOG)] = Field(
+        "plain", description=f"{', '.join(CATALOG)}, or pkg.module:callable (needs --allow-code)"
+    )
+    depth: Annotated[int, Field(ge=4, le=1000)] = Field(30, description="weight layers: convolutions and 3 linear ones")
+    width: Annotated[int, Field(ge=1, le=8192)] = Field(
+        16, description="channels of the first stage; doubles per stage"
+    )
     widths: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] | None = Field(
         None, description="channels of each stage, instead of width and stages"
     )
     stages: Annotated[int, Field(ge=1, le=8)] = Field(3, description="the map halves between stages")
+    downsample: Literal["stride", "max_pool"] = Field("stride", description="how the map halves between stages")
     linear_width: Count = Field(64, description="width of the first two linear layers")
-    activation: Literal["relu", "leaky_relu", "prelu", "prelu_shared"] = "relu"
+    activation: Literal["relu", "leaky_relu", "prelu", "prelu_shared"] = Field(
+        "relu", description="prelu learns a slope per channel, prelu_shared one per layer"
+    )
     negative_slope: Annotated[float, Field(ge=-1, le=1)] | None = Field(
         None, description="slope below zero, at the start for prelu; null = 0.01 for leaky_relu, 0.25 for prelu"
     )
-    options: dict[str, Any] = Field({}, description="keyword arguments of your callable")
+    options: Options = Field({}, description="keyword arguments of your callable")
 
 
 class Init(Spec):
     """How weights are drawn; a key that the scheme doesn't use is dropped when the trial is resolved."""
 
-    scheme: Literal["gaussian", "xavier", "he"] = "he"
+    scheme: Literal["gaussian", "xavier", "he"] = Field(
+        "he", description="gaussian: one std for all; xavier: variance 1/fan; he: 2/fan for rectifiers"
+    )
     mode: Literal["fan_in", "fan_out"] = Field("fan_in", description="which signal keeps its variance (xavier, he)")
-    distribution: Literal["normal", "uniform"] = "normal"
+    distribution: Literal["normal", "uniform"] = Field("normal", description="of the same variance")
     std: Positive = Field(0.01, description="of every weight (gaussian)")
     linear_std: Positive | None = Field(None, description="of the linear layers but the last; null = the scheme's")
     last_std: Positive | None = Field(None, description="of the last linear layer; null = the scheme's")
@@ -79,14 +140,14 @@ class Init(Spec):
 class Train(Spec):
     """Stochastic gradient descent with momentum; epochs and intervals in epochs may be fractions."""
 
-    epochs: Positive = 14.0
-    batch_size: Count = 32
-    lr: Positive = 0.003
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NonNegative = 5.0e-4
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="in the first two linear layers")
-    schedule: Literal["constant", "step", "plateau", "cosine"] = "constant"
-    milestones: Annotated[tuple[Positive, ...], Field(strict=False)] = Field(
+    epochs: Epochs = Field(14.0, description="passes over the training set")
+    batch_size: Count = Field(32, description="examples per step; the short last batch of an epoch is dropped")
+    lr: Positive = Field(0.003, description="learning rate at the start")
+    momentum: Fraction = Field(0.9, description="of stochastic gradient descent")
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(5.0e-4, description="not on PReLU slopes")
+    dropout: Fraction = Field(0.0, description="in the first two linear layers")
+    schedule: Literal["constant", "step", "plateau", "cosine"] = Field("constant", description="of the learning rate")
+    milestones: Annotated[tuple[Epochs, ...], Field(strict=False)] = Field(
         (), description="epochs at which lr is multiplied by factor (step)"
     )
     factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="of step and plateau")
@@ -99,7 +160,7 @@ class Train(Spec):
 class Probe(Spec):
     """Signal measurements, at step 0, every `every` updates and at the end."""
 
-    every: Annotated[int, Field(ge=0)] = Field(200, description="updates between probes; 0 = off")
+    every: Annotated[int, Field(ge=0, le=10**9)] = Field(200, description="updates between probes; 0 = off")
     examples: Count = Field(32, description="the same training images for every seed and scheme")
 
 
@@ -114,7 +175,7 @@ class Verdict(Spec):
 class Run(Spec):
     """How and where trials run; not part of their id."""
 
-    engine: Literal["inline", "ray"] = "inline"
+    engine: Literal["inline", "ray"] = Field("inline", description="inline: this machine; ray: a cluster")
     device: Literal["cpu", "cuda"] | None = Field(None, description="null = cuda where there is one")
     jobs: Count | None = Field(None, description="trials at once; null = the cores on a CPU, 1 on a GPU")
     threads: Count = Field(1, description="CPU threads per trial")
@@ -130,7 +191,7 @@ class TrialSpec(Spec):
     init: Init = Init()
     train: Train = Train()
     probe: Probe = Probe()
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Seed = Field(0, description="of weights, data order, augmentation and dropout")
 
     @property
     def trial_id(self) -> str:
@@ -139,7 +200,6 @@ class TrialSpec(Spec):
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return "t" + hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
-
     def steps(self, train_examples: int) -> tuple[int, int]:
         """(steps per epoch, steps in all): the short last batch is dropped, epochs may be a fraction."""
         per_epoch = train_examples // self.train.batch_size
@@ -147,7 +207,7 @@ class TrialSpec(Spec):
 
     def validation_steps(self, per_epoch: int, steps: int) -> list[int]:
         """Steps after which the net is validated, 0 and the last among them."""
-        interval = self.train.validate_every * per_epoch
+        interval = max(1.0, self.train.validate_every * per_epoch)  # below a step it is every step
         inner = (round(i * interval) for i in range(1, int(steps / interval) + 1))
         return sorted({0, steps, *(step for step in inner if 0 < step < steps)})
 
@@ -161,16 +221,13 @@ class TrialSpec(Spec):
         return sorted({*range(0, steps + 1, self.probe.every), steps}) if self.probe.every else []
 
 
-def is_code(name: str) -> bool:
-    """Whether a name is `pkg.module:callable` rather than a built-in one."""
-    return ":" in name
-
-
 def unused_paths(trial: TrialSpec) -> set[str]:
     """Dotted paths that this trial's choices make meaningless."""
     unused = set()
     if is_code(trial.net.name):
-        unused |= {f"net.{key}" for key in ("depth", "width", "widths", "stages", "linear_width", "activation")}
+        unused |= {
+            f"net.{key}" for key in ("depth", "width", "widths", "stages", "downsample", "linear_width", "activation")
+        }
         unused |= {"net.negative_slope", "train.dropout"}
     else:
         unused |= {"net.options"}
@@ -191,13 +248,16 @@ def unused_paths(trial: TrialSpec) -> set[str]:
 
 def drop_unused(trial: TrialSpec) -> tuple[TrialSpec, set[str]]:
     """The trial with its unused fields at their defaults, and which of them had been set to something else."""
-    dropped = {path for path in unused_paths(trial) if getattr_path(trial, path) != getattr_path(TrialSpec(), path)}
+    dropped = {path for path in unused_paths(trial) if getattr_path(trial, path) != getattr_path(DEFAULT, path)}
     sections: dict[str, dict[str, Any]] = {}
     for path in dropped:
         section, key = path.split(".")
-        sections.setdefault(section, {})[key] = getattr_path(TrialSpec(), path)
+        sections.setdefault(section, {})[key] = getattr_path(DEFAULT, path)
     changed = {name: getattr(trial, name).model_copy(update=update) for name, update in sections.items()}
     return trial.model_copy(update=changed), dropped
+
+
+DEFAULT = TrialSpec()
 
 
 def getattr_path(spec: BaseModel, path: str) -> Any:

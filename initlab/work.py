@@ -37,7 +37,7 @@ def run_one(task: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         task: plain data: out, trial (id), device (None = cuda where there is one), threads, checkpoint_every_s,
-            data_dir, download, allow_code, fresh, launch (command and commit, for the record).
+            data_dir, download, allow_code, launch (command and commit, for the record).
 
     Returns:
         `trial` and `state`, plain data too; `pending` where a stop was asked for before it began.
@@ -54,7 +54,7 @@ def run_one(task: dict[str, Any]) -> dict[str, Any]:
     device = torch.device(task["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
     threads = torch.get_num_threads()
     torch.set_num_threads(task["threads"])
-    writer = AttemptWriter(folder, task["fresh"], environment(device, spec, task["launch"]))
+    writer = AttemptWriter(folder, described["first_attempt"], environment(device, spec, task["launch"]))
     try:
         check_source(spec, described["source"])
         data = load_images(spec, device, task)

@@ -82,7 +82,10 @@ def prepare(
     if std == 0:
         raise ValueError("data: the training images are all alike (got a std of 0 around their mean); use real images")
     return ImageSet(
-        *(part.to(device) for part in (*train, *val)),
+        train_images=train[0].to(device),
+        train_labels=train[1].to(device),
+        val_images=val[0].to(device),
+        val_labels=val[1].to(device),
         mean=mean.to(device, dtype),
         factor=scale / std,
         num_classes=raw.num_classes,

@@ -6,6 +6,7 @@ The built-in names are in `initlab.data.facts`; a callable of the user's returns
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ FILES = {
 
 @dataclass(frozen=True)
 class Raw:
-    """A data set in memory: uint8 images (N, channels, height, width) and int64 labels (N,), training and validation."""
+    """A data set in memory: uint8 images (N, channels, height, width) and int64 labels (N,) of both parts."""
 
     train_images: Tensor
     train_labels: Tensor
@@ -45,7 +46,7 @@ class Raw:
                     f"data: {part}_labels has the wrong form (got {labels.dtype} {tuple(labels.shape)} for "
                     f"{len(images)} images); allowed: torch.int64, one per image"
                 )
-            if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < self.num_classes):
+            if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < self.num_classes):
                 raise ValueError(
                     f"data: {part}_labels out of range (got {int(labels.min())} to {int(labels.max())}); "
                     f"allowed: 0 to {self.num_classes - 1}"
@@ -117,12 +118,15 @@ def torchvision_set(name: str, folder: Path | None, download: bool) -> Raw:
             f"data.name: {name} is not in {folder} (wanted {files}); put the files there, point --data-dir or "
             "INITLAB_DATA at their folder, or add --set data.download=true"
         ) from error
-    parts = []
-    for split in (train, val):
-        images = torch.as_tensor(split.data)
-        images = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2)
-        parts += [images.contiguous(), torch.as_tensor(split.targets).long()]
-    return Raw(*parts, num_classes=FACTS[name].num_classes, flip=FACTS[name].flip)
+    facts = FACTS[name]
+    return Raw(*images_and_labels(train), *images_and_labels(val), facts.num_classes, facts.flip)
+
+
+def images_and_labels(split: Any) -> tuple[Tensor, Tensor]:
+    """A torchvision set's arrays as (N, C, H, W) and (N,)."""
+    images = torch.as_tensor(split.data)
+    images = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2)
+    return images.contiguous(), torch.as_tensor(split.targets).long()
 
 
 def resized(raw: Raw, size: int) -> Raw:

@@ -7,27 +7,27 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+from initlab.engine.worker import named_function
 
 Task = dict[str, Any]  # plain data with at least `trial`
 Answer = dict[str, Any]  # `trial`, `state`, and `error` where a process died
 MAX_DEATHS = 2  # times that a trial may take its process down before it is given up
 
 
-def run_inline(
-    tasks: Sequence[Task], function: Callable[[Task], Answer], jobs: int, *, threads: int = 1
-) -> list[Answer]:
-    """Run `function`, a module-level one, on every task; a task whose process dies is tried again, twice.
+def run_inline(tasks: Sequence[Task], function: str, jobs: int, *, threads: int = 1) -> list[Answer]:
+    """Run `function` (`pkg.module:name`, of task to answer) on every task; a task whose process dies is tried again, twice.
 
     Returns:
         One answer per task, as they end.
     """
     if jobs == 1:
-        return [function(task) for task in tasks]
-    name = f"{function.__module__}:{function.__qualname__}"
+        run = named_function(function)
+        return [run(task) for task in tasks]
     todo, answers = deque(tasks), []
-    workers = [Worker(name, threads) for _ in range(min(jobs, len(tasks)))]
+    workers = [Worker(function, threads) for _ in range(min(jobs, len(tasks)))]
     deaths: dict[str, int] = {}
     with selectors.DefaultSelector() as selector:
         for worker in workers:
@@ -73,7 +73,11 @@ class Worker:
             text=True,
             start_new_session=True,
             # threads are fixed before torch is imported: OpenMP reads this once
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": str(self.threads)},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "OMP_NUM_THREADS": str(self.threads),
+            },
         )
 
     def give(self, todo: deque[Task], selector: selectors.BaseSelector) -> None:

@@ -26,7 +26,9 @@ def lease(out: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise Held(f"{out}: held by another launch ({holder}); wait for it, stop it, or give another --out") from None
+            raise Held(
+                f"{out}: held by another launch ({holder}); wait for it, stop it, or give another --out"
+            ) from None
         file.truncate(0)
         file.write(f"host {os.uname().nodename}, pid {os.getpid()}\n")
         file.flush()

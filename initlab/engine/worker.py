@@ -11,6 +11,7 @@ import queue
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 orphaned = threading.Event()
@@ -23,8 +24,7 @@ def main(function: str) -> None:
     os.dup2(2, 1)  # what trials print must not mix with the answers
     tasks: queue.Queue[dict[str, Any] | None] = queue.Queue()
     threading.Thread(target=read_tasks, args=(tasks,), daemon=True).start()
-    module, _, name = function.partition(":")
-    run = getattr(importlib.import_module(module), name)
+    run = named_function(function)
     while (task := tasks.get()) is not None:
         print(json.dumps(run(task)), file=answers, flush=True)
 
@@ -34,3 +34,10 @@ def read_tasks(tasks: "queue.Queue[dict[str, Any] | None]") -> None:
         tasks.put(json.loads(line))
     orphaned.set()
     tasks.put(None)
+
+
+def named_function(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The function that `pkg.module:name` says."""
+    module, _, attribute = name.partition(":")
+    function: Callable[[dict[str, Any]], dict[str, Any]] = getattr(importlib.import_module(module), attribute)
+    return function

@@ -13,15 +13,12 @@ from torch import Tensor, nn
 from initlab.init.schemes import scheme_std
 from initlab.streams import stream_seed
 
+WeightLayer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
-def weight_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """(name, module) of every convolution and linear layer, names as if the model stood in no DDP or compile wrapper."""
-    layers = []
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            layers.append((layer_name(name), module))
-    return layers
+def weight_layers(model: nn.Module) -> list[tuple[str, WeightLayer]]:
+    """(name, module) of every convolution and linear layer, names without those of DDP and compile wrappers."""
+    return [(layer_name(name), module) for name, module in model.named_modules() if isinstance(module, WeightLayer)]
 
 
 def layer_name(name: str) -> str:

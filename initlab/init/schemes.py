@@ -19,7 +19,9 @@ def fans(weight_shape: Sequence[int]) -> tuple[int, int]:
         ValueError: fewer than two dimensions.
     """
     if len(weight_shape) < 2:
-        raise ValueError(f"fans: a weight needs at least 2 dimensions (got shape {tuple(weight_shape)}); biases have no fan")
+        raise ValueError(
+            f"fans: a weight needs at least 2 dimensions (got shape {tuple(weight_shape)}); biases have no fan"
+        )
     receptive = math.prod(weight_shape[2:])
     return weight_shape[1] * receptive, weight_shape[0] * receptive
 

@@ -22,6 +22,7 @@ def build_net(
     linear_width: int = 64,
     activation: str = "relu",
     negative_slope: float | None = None,
+    downsample: str = "stride",
     dropout: float = 0.0,
 ) -> nn.Sequential:
     """A net of the catalog, with torch's default initialisation; `initlab.init_` gives it another.
@@ -55,6 +56,7 @@ def build_net(
         linear_width=linear_width,
         activation=activation,
         negative_slope=negative_slope,
+        downsample=downsample,
         dropout=dropout,
     )
     return to_modules(layers)

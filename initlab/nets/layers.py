@@ -22,7 +22,9 @@ class StreamDropout(nn.Module):
         if not self.training or self.p == 0:
             return x
         if self.generator is None:
-            raise RuntimeError(f"{self.name}: no dropout stream in training mode; call set_dropout_step(net, seed, step) first")
+            raise RuntimeError(
+                f"{self.name}: no dropout stream in training mode; call set_dropout_step(net, seed, step) first"
+            )
         # on the CPU: the same masks on every device
         mask = torch.rand(x.shape, generator=self.generator) >= self.p
         return x * mask.to(x.device) / (1 - self.p)

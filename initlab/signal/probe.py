@@ -1,8 +1,8 @@
 """The probe: one forward and backward pass that measures what goes through every weight layer.
 
 For a layer's pre-activation y (batch x channels x positions) it takes mean and variance of y and of
-dy = d(sum over examples of the loss)/dy, all in float64; see `measure`. It leaves the model as it was: weights, buffers,
-mode, gradients and the global random state.
+dy = d(sum over examples of the loss)/dy, all in float64; see `measure`. It leaves the model as it was: weights,
+buffers, mode, gradients and the global random state.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,15 +17,15 @@ from torch.overrides import TorchFunctionMode
 from initlab.init.apply import layer_name
 from initlab.signal.moments import Moments
 
-WEIGHT_LAYERS = (
-    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
-)  # fmt: skip
 ACTIVATIONS = {
     F.relu, F.relu_, F.leaky_relu, F.leaky_relu_, F.prelu, F.elu, F.elu_, F.selu, F.celu, F.gelu, F.silu, F.mish,
     F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.softplus, F.softsign, F.rrelu, F.logsigmoid, F.threshold,
     torch.relu, torch.relu_, torch.tanh, torch.sigmoid, Tensor.relu, Tensor.relu_, Tensor.tanh, Tensor.tanh_,
     Tensor.sigmoid, Tensor.sigmoid_, F.tanh, F.sigmoid,
 }  # fmt: skip
+WeightLayer = (
+    nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+)
 COLUMNS = (
     "forward_mean", "forward_var", "backward_mean", "backward_var",
     "weight_var", "weight_grad_rms", "decay_ratio", "zero_fraction",
@@ -36,7 +36,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Trace:
     """What one weight layer showed during the pass."""
 
-    def __init__(self, name: str, module: nn.Module) -> None:
+    def __init__(self, name: str, module: WeightLayer) -> None:
         self.name = name
         self.module = module
         self.calls = 0
@@ -92,7 +92,8 @@ def measure(
         ValueError: the model's output holds no tensor, or the loss has a wrong shape.
     """
     images, labels = to_model(model, images, labels)
-    traces, order = {}, []
+    traces: dict[nn.Module, Trace] = {}
+    order: list[Trace] = []
     zeros = NextActivation()
 
     def seen(module: nn.Module, _: Any, y: Tensor) -> None:
@@ -107,7 +108,7 @@ def measure(
 
     with untouched(model), ExitStack() as hooks:
         for name, module in model.named_modules():
-            if isinstance(module, WEIGHT_LAYERS):
+            if isinstance(module, WeightLayer):
                 traces[module] = Trace(layer_name(name), module)
                 module.weight.requires_grad_(labels is not None)
                 hooks.callback(module.register_forward_hook(seen).remove)
@@ -135,7 +136,7 @@ def layer_statistics(trace: Trace, grad: Tensor | None, examples: int, weight_de
         grad_rms = mean_grad.square().mean().sqrt()
         if weight_decay is not None:
             decay_ratio = weight_decay * weight.norm() / mean_grad.norm()
-    zero_fraction = nan if trace.zeros is None else trace.zeros / trace.activations
+    zero_fraction = nan if trace.zeros is None else trace.zeros.double() / trace.activations
     weight_var = weight.var(correction=0) if trace.calls else nan
     return [*trace.forward.result(), *trace.backward.result(), weight_var, grad_rms, decay_ratio, zero_fraction]
 
@@ -197,24 +198,22 @@ def to_model(model: nn.Module, images: Tensor, labels: Tensor | None) -> tuple[T
 def untouched(model: nn.Module) -> Iterator[None]:
     """Probe mode inside (dropout off, BatchNorm on the batch's statistics), everything as it was afterwards."""
     modes = [(module, module.training) for module in model.modules()]
-    tracked = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    tracked = [norm for norm in norms if norm.track_running_stats]
     wants_grad = [(p, p.requires_grad) for p in model.parameters()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
     with torch.random.fork_rng(devices=devices):
         try:
             model.eval()
-            for module in tracked:
-                module.track_running_stats = False  # with training on: the batch's statistics, buffers not updated
-            for module in model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.training = True
+            for norm in norms:  # in training, but not tracking: the batch's statistics, buffers not updated
+                norm.training, norm.track_running_stats = True, False
             yield
         finally:
             for module, training in modes:
                 module.training = training
-            for module in tracked:
-                module.track_running_stats = True
+            for norm in tracked:
+                norm.track_running_stats = True
             for parameter, required in wants_grad:
                 parameter.requires_grad_(required)
             with torch.no_grad():

@@ -41,23 +41,29 @@ def judge(
     reached = scalars.loc[scalars.val_error <= limit, "epoch"]
     epoch_reached = float(reached.iloc[0]) if len(reached) else math.nan
     ceiling = 10 * max(math.log(num_classes), float(epochs.train_loss.iloc[0])) if len(epochs) else math.inf
-    losses = scalars.loc[scalars.step > 0, "train_loss"]
-    if not np.isfinite(losses).all():
-        row = scalars.loc[losses.index[~np.isfinite(losses)][0]]
+    broken = scalars[(scalars.step > 0) & ~np.isfinite(scalars.train_loss)]
+    if len(broken):
+        row = broken.iloc[0]
         return Judgement("diverged", f"the loss is {row.train_loss} by epoch {row.epoch:.3g}", math.nan)
     if (epochs.train_loss > ceiling).any():
-        worst = epochs.loc[epochs.train_loss.idxmax()]
+        worst = epochs.sort_values("train_loss").iloc[-1]
         text = f"epoch {worst.epoch:.0f} has a mean loss of {worst.train_loss:.4g}, above {ceiling:.4g}"
         return Judgement("diverged", text, math.nan)
     best = scalars.val_error.min()
     if len(reached):
-        return Judgement("converged", f"validation error ≤ {limit:g} at epoch {epoch_reached:.3g}, best {best:.3f}", epoch_reached)
+        return Judgement(
+            "converged", f"validation error ≤ {limit:g} at epoch {epoch_reached:.3g}, best {best:.3f}", epoch_reached
+        )
     floor = chance - 4 * np.sqrt(chance * (1 - chance) / (epochs.steps * batch_size))
     lowest = epochs.train_error.min()
     if not (epochs.train_error < floor).any():
-        text = f"no epoch's training error is below chance ({chance:.3f}) by 4 standard errors; the lowest is {lowest:.3f}"
+        text = (
+            f"no epoch's training error is below chance ({chance:.3f}) by 4 standard errors; the lowest is {lowest:.3f}"
+        )
         return Judgement("stalled", text, math.nan)
-    text = f"it learns (training error down to {lowest:.3f}) but validation error stays above {limit:g}, best {best:.3f}"
+    text = (
+        f"it learns (training error down to {lowest:.3f}) but validation error stays above {limit:g}, best {best:.3f}"
+    )
     return Judgement("slow", text, math.nan)
 
 

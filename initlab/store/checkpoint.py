@@ -27,7 +27,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StoreError(f"{path}: damaged checkpoint ({reason}); the trial starts from an earlier one or anew") from None
+        raise StoreError(
+            f"{path}: damaged checkpoint ({reason}); the trial starts from an earlier one or anew"
+        ) from None
     version = state.get("checkpoint_version") if isinstance(state, dict) else None
     if version != CHECKPOINT_VERSION:
         raise StoreError(

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from initlab.errors import UserError
+
 SCHEMA = 1
 STUDY, STOP, TRIALS, FIGURES = "study.yaml", "STOP", "trials", "figures"
 TRIAL, STATUS, RESULT = "trial.json", "status.json", "result.json"
@@ -20,7 +22,7 @@ ATTEMPT, SCALARS, STREAM, SIGNALS, CHECKPOINT = (
 )  # fmt: skip
 
 
-class StoreError(ValueError):
+class StoreError(UserError):
     """A file of the output folder that cannot be used, in one line."""
 
 
@@ -108,10 +110,17 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             rows.append(decode(line.decode()))
         except (json.JSONDecodeError, UnicodeDecodeError):
-            raise StoreError(f"{path}: line {number} is not JSON (got {line[:40]!r}); the file was changed by hand") from None
+            raise StoreError(
+                f"{path}: line {number} is not JSON (got {line[:40]!r}); the file was changed by hand"
+            ) from None
     return rows
 
 
 def attempts(trial: Path) -> list[Path]:
     """The attempt folders of a trial, oldest first."""
     return sorted(trial.glob("attempt-[0-9][0-9][0-9]*"))
+
+
+def attempt_number(folder: Path) -> int:
+    """`attempt-003` is 3."""
+    return int(folder.name.split("-")[1])

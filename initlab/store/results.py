@@ -19,10 +19,8 @@ from initlab.engine.lease import is_held
 from initlab.plan import plan
 from initlab.signal.verdict import judge
 from initlab.spec import TrialSpec, getattr_path
-from initlab.store.files import (
-    ATTEMPT, FIGURES, RESULT, SCALARS, SIGNALS, STATUS, STREAM, STUDY, TRIAL, TRIALS, StoreError, attempts,
-    check_schema, read_json, read_lines,
-)  # fmt: skip
+from initlab.store import files
+from initlab.store.files import StoreError, attempt_number, attempts, check_schema, read_json, read_lines
 from initlab.study import TRIAL_PATHS, Study
 from initlab.study_file import StudyError
 
@@ -62,33 +60,39 @@ class Results:
         self.out = Path(out)
         if not self.out.is_dir():
             raise StoreError(f"{self.out}: no such output folder; give the folder that `initlab run` wrote")
-        if not (self.out / STUDY).exists():
-            raise StoreError(f"{self.out}: not an output folder (no {STUDY} in it); give the folder that `initlab run` wrote")
+        if not (self.out / files.STUDY).exists():
+            raise StoreError(
+                f"{self.out}: not an output folder (no {files.STUDY} in it); give the folder that `initlab run` wrote"
+            )
         try:
-            self.study = Study.model_validate(yaml.safe_load((self.out / STUDY).read_text()))
+            self.study = Study.model_validate(yaml.safe_load((self.out / files.STUDY).read_text()))
             self.planned = [trial.id for trial in plan(self.study)]
         except (ValueError, yaml.YAMLError) as error:
             reason = error.lines[0] if isinstance(error, StudyError) else " ".join(str(error).split())[:200]
-            raise StoreError(f"{self.out / STUDY}: not a study that this initlab reads ({reason}); run the study again") from None
+            raise StoreError(
+                f"{self.out / files.STUDY}: not a study that this initlab reads ({reason}); run the study again"
+            ) from None
         self.problems: list[str] = []
         self.stored = self.read_trials()
 
     def read_trials(self) -> list[StoredTrial]:
         """Every readable trial, those of the study first and in its order."""
         order = {trial: index for index, trial in enumerate(self.planned)}
-        folders = sorted((self.out / TRIALS).glob("t*"), key=lambda f: (order.get(f.name, len(order)), f.name))
+        folders = sorted((self.out / files.TRIALS).glob("t*"), key=lambda f: (order.get(f.name, len(order)), f.name))
         found = []
         for folder in folders:
             try:
                 found.append(self.read_trial(folder))
             except (StoreError, OSError, KeyError, ValueError) as error:
-                self.problems.append(str(error) if isinstance(error, StoreError) else f"{folder}: unreadable trial ({error})")
+                self.problems.append(
+                    str(error) if isinstance(error, StoreError) else f"{folder}: unreadable trial ({error})"
+                )
         return found
 
     def read_trial(self, folder: Path) -> StoredTrial:
-        spec = TrialSpec.model_validate(read_json(folder / TRIAL)["spec"])
-        status = read_json(folder / STATUS) if (folder / STATUS).exists() else {"state": "pending"}
-        result = read_json(folder / RESULT) if (folder / RESULT).exists() else None
+        spec = TrialSpec.model_validate(read_json(folder / files.TRIAL)["spec"])
+        status = read_json(folder / files.STATUS) if (folder / files.STATUS).exists() else {"state": "pending"}
+        result = read_json(folder / files.RESULT) if (folder / files.RESULT).exists() else None
         if status["state"] == "running" and not is_held(self.out):
             status = {**status, "state": "interrupted"}
         return StoredTrial(folder.name, folder, spec, {**status, **(result or {})}, result, counting(folder))
@@ -105,7 +109,7 @@ class Results:
         best = self.scalars.groupby("trial").val_error.min()
         rows = []
         for t in self.stored:
-            environment = read_json(t.chain[-1][0] / ATTEMPT)["environment"] if t.chain else {}
+            environment = read_json(t.chain[-1][0] / files.ATTEMPT)["environment"] if t.chain else {}
             rows.append(
                 {
                     "trial": t.id, "state": t.status["state"], "attempts": len(attempts(t.folder)),
@@ -128,7 +132,7 @@ class Results:
         for trial in self.stored:
             for attempt, last_step in trial.chain:
                 try:
-                    lines = read_lines(attempt / SCALARS) if (attempt / SCALARS).exists() else []
+                    lines = read_lines(attempt / files.SCALARS) if (attempt / files.SCALARS).exists() else []
                 except StoreError as error:
                     self.problems.append(str(error))
                     continue
@@ -178,7 +182,7 @@ class Results:
     @property
     def figures(self) -> Path:
         """Where figures of this study go."""
-        return self.out / FIGURES
+        return self.out / files.FIGURES
 
     def __repr__(self) -> str:
         states = pd.Series([t.status["state"] for t in self.stored], dtype=str).value_counts()
@@ -190,10 +194,6 @@ def load(out: str | Path) -> Results:
     return Results(out)
 
 
-def attempt_number(folder: Path) -> int:
-    return int(folder.name.split("-")[1])
-
-
 def counting(trial: Path) -> list[tuple[Path, float]]:
     """The attempts whose rows count, oldest first, each with the last step that counts: the chain of resumptions."""
     folders = attempts(trial)
@@ -202,11 +202,11 @@ def counting(trial: Path) -> list[tuple[Path, float]]:
     while name:
         folder = trial / name
         chain.append((folder, last_step))
-        if not (folder / ATTEMPT).exists():  # killed between claiming and describing itself
+        if not (folder / files.ATTEMPT).exists():  # killed between claiming and describing itself
             name = next((f.name for f in reversed(folders) if f.name < folder.name), None)
             chain.pop()
             continue
-        described = read_json(folder / ATTEMPT)
+        described = read_json(folder / files.ATTEMPT)
         name, last_step = described["resumed_from"], min(last_step, described["resumed_step"] or 0)
     return chain[::-1]
 
@@ -217,18 +217,21 @@ def read_signals(attempt: Path) -> pa.Table | None:
     Raises:
         StoreError: a Parquet file that is truncated or of a newer initlab.
     """
-    if (attempt / SIGNALS).exists():
+    if (attempt / files.SIGNALS).exists():
         try:
-            table = pq.read_table(attempt / SIGNALS)
+            table = pq.read_table(attempt / files.SIGNALS)
         except (pa.ArrowException, OSError) as error:
-            raise StoreError(f"{attempt / SIGNALS}: damaged Parquet file ({error}); its signals are left out") from None
-        check_schema(attempt / SIGNALS, int((table.schema.metadata or {}).get(b"initlab.schema", b"0") or 0) or None)
+            raise StoreError(
+                f"{attempt / files.SIGNALS}: damaged Parquet ({error}); its signals are left out"
+            ) from None
+        written = (table.schema.metadata or {}).get(b"initlab.schema")
+        check_schema(attempt / files.SIGNALS, int(written) if written else None)
         return table
-    if not (attempt / STREAM).exists():
+    if not (attempt / files.STREAM).exists():
         return None
     batches = []
     try:
-        with pa.ipc.open_stream(attempt / STREAM) as stream:
+        with pa.ipc.open_stream(attempt / files.STREAM) as stream:
             schema = stream.schema
             while True:
                 batches.append(stream.read_next_batch())

@@ -13,10 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from initlab.store import files
 from initlab.store.checkpoint import read_checkpoint, write_checkpoint
-from initlab.store.files import (
-    ATTEMPT, CHECKPOINT, RESULT, SCALARS, SCHEMA, SIGNALS, STATUS, STREAM, StoreError, attempts, encode, write_json,
-)  # fmt: skip
+from initlab.store.files import StoreError, attempt_number, attempts, encode, write_json
 
 SIGNAL_SCHEMA = pa.schema(
     [
@@ -25,7 +24,7 @@ SIGNAL_SCHEMA = pa.schema(
         ("backward_mean", pa.float64()), ("backward_var", pa.float64()), ("weight_var", pa.float64()),
         ("weight_grad_rms", pa.float64()), ("decay_ratio", pa.float64()), ("zero_fraction", pa.float64()),
     ],
-    metadata={"initlab.schema": str(SCHEMA)},
+    metadata={"initlab.schema": str(files.SCHEMA)},
 )  # fmt: skip
 STATUS_INTERVAL_S = 0.5
 
@@ -37,35 +36,35 @@ class Superseded(Exception):
 class AttemptWriter:
     """Writes the records of one attempt; see the module."""
 
-    def __init__(self, trial: Path, fresh: bool, environment: dict[str, Any]) -> None:
-        """Claim the next attempt of `trial`, resuming the latest usable checkpoint unless `fresh`.
+    def __init__(self, trial: Path, first_attempt: int, environment: dict[str, Any]) -> None:
+        """Claim the next attempt of `trial`, resuming the latest usable checkpoint of `first_attempt` or later.
 
         `resumed` is the checkpoint's content or None; `notes` says which checkpoints could not be used.
         """
         self.trial = trial
         self.notes: list[str] = []
-        self.resumed, resumed_from = (None, None) if fresh else self.latest_checkpoint()
+        self.resumed, resumed_from = self.latest_checkpoint(first_attempt)
         self.folder = self.claim()
         step = self.resumed["step"] if self.resumed else None
         content = {"resumed_from": resumed_from, "resumed_step": step, "environment": environment, "notes": self.notes}
-        write_json(self.folder / ATTEMPT, {"host": os.uname().nodename, "pid": os.getpid(), **content})
-        self.scalar_file = open(self.folder / SCALARS, "ab")  # noqa: SIM115 - open as long as the attempt runs
+        write_json(self.folder / files.ATTEMPT, {"host": os.uname().nodename, "pid": os.getpid(), **content})
+        self.scalar_file = open(self.folder / files.SCALARS, "ab")  # noqa: SIM115 - open as long as the attempt runs
         self.signal_stream: pa.RecordBatchStreamWriter | None = None
         self.last_status = 0.0
 
-    def latest_checkpoint(self) -> tuple[dict[str, Any] | None, str | None]:
+    def latest_checkpoint(self, first_attempt: int) -> tuple[dict[str, Any] | None, str | None]:
         """The newest checkpoint that can be read, with its attempt's name."""
         for folder in reversed(attempts(self.trial)):
-            if (folder / CHECKPOINT).exists():
+            if attempt_number(folder) >= first_attempt and (folder / files.CHECKPOINT).exists():
                 try:
-                    return read_checkpoint(folder / CHECKPOINT), folder.name
+                    return read_checkpoint(folder / files.CHECKPOINT), folder.name
                 except StoreError as error:
                     self.notes.append(str(error))
         return None, None
 
     def claim(self) -> Path:
         """Make the next free attempt folder."""
-        number = 1 + max((int(folder.name.split("-")[1]) for folder in attempts(self.trial)), default=-1)
+        number = 1 + max(map(attempt_number, attempts(self.trial)), default=-1)
         while True:
             folder = self.trial / f"attempt-{number:03d}"
             try:
@@ -87,7 +86,7 @@ class AttemptWriter:
     def signals(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
         """Append one probe, a row per layer."""
         if self.signal_stream is None:
-            self.signal_file = open(self.folder / STREAM, "wb")  # noqa: SIM115
+            self.signal_file = open(self.folder / files.STREAM, "wb")  # noqa: SIM115
             self.signal_stream = pa.ipc.new_stream(self.signal_file, SIGNAL_SCHEMA)
         rows = [{"step": step, "epoch": epoch, **row} for row in rows]
         self.signal_stream.write_batch(pa.RecordBatch.from_pylist(rows, schema=SIGNAL_SCHEMA))
@@ -97,7 +96,7 @@ class AttemptWriter:
         """Keep `state` (with its `step`) as the point to resume from, rows first."""
         self.sync()
         self.check_latest()
-        write_checkpoint(self.folder / CHECKPOINT, state)
+        write_checkpoint(self.folder / files.CHECKPOINT, state)
 
     def sync(self) -> None:
         """Bring all rows so far to the disk."""
@@ -111,7 +110,9 @@ class AttemptWriter:
         if now - self.last_status >= STATUS_INTERVAL_S:
             self.last_status = now
             self.check_latest()
-            write_json(self.trial / STATUS, {"state": "running", "attempt": self.folder.name, **progress}, sync=False)
+            write_json(
+                self.trial / files.STATUS, {"state": "running", "attempt": self.folder.name, **progress}, sync=False
+            )
 
     def close(self, state: str, status: dict[str, Any], result: dict[str, Any] | None = None) -> None:
         """End the attempt: signals to Parquet, status, and for a finished trial its result, last of all."""
@@ -122,19 +123,20 @@ class AttemptWriter:
             if result is not None:
                 self.signals_to_parquet()
         self.check_latest()
-        write_json(self.trial / STATUS, {"state": state, "attempt": self.folder.name, **status})
+        write_json(self.trial / files.STATUS, {"state": state, "attempt": self.folder.name, **status})
         if result is not None:
-            write_json(self.trial / RESULT, {"state": state, "attempt": self.folder.name, **result})
+            write_json(self.trial / files.RESULT, {"state": state, "attempt": self.folder.name, **result})
 
     def signals_to_parquet(self) -> None:
         """One Parquet file instead of the live stream."""
-        with pa.ipc.open_stream(self.folder / STREAM) as stream:
+        with pa.ipc.open_stream(self.folder / files.STREAM) as stream:
             table = stream.read_all()
         floats = [field.name for field in SIGNAL_SCHEMA if field.type == pa.float64()]
-        aside = self.folder / f".{SIGNALS}"
+        aside = self.folder / f".{files.SIGNALS}"
         pq.write_table(
             table, aside, compression="zstd", column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
             use_dictionary=["name", "op"],
         )  # fmt: skip
-        os.replace(aside, self.folder / SIGNALS)
-        (self.folder / STREAM).unlink()
+        os.replace(aside, self.folder / files.SIGNALS)
+        (self.folder / files.STREAM).unlink()
+

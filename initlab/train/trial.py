@@ -53,6 +53,7 @@ class Trial:
         self.sums = torch.zeros(2, dtype=torch.float64, device=data.mean.device)  # loss, errors since the last row
         self.sums_from = 0  # the step of the last row
         self.wall_before = 0.0  # seconds spent by earlier attempts
+        self.probe_s = 0.0  # seconds of them spent in probes
         self.started = self.row_time = time.perf_counter()
         self.last: dict[str, Any] = {}
         self.order, self.order_epoch = torch.empty(0), -1
@@ -115,9 +116,11 @@ class Trial:
         """Write what is due at this step: signals, a row of scalars, progress."""
         epoch = self.step / self.per_epoch
         if probe:
+            started = time.perf_counter()
             images, labels = self.data.probe_batch(self.spec.probe.examples)
             decay = self.spec.train.weight_decay
             self.recorder.signals(self.step, epoch, measure(self.net, images, labels, weight_decay=decay))
+            self.probe_s += time.perf_counter() - started
         if not row:
             return
         since = self.step - self.sums_from
@@ -159,6 +162,7 @@ class Trial:
             "sums": self.sums,
             "sums_from": self.sums_from,
             "wall_s": self.wall(),
+            "probe_s": self.probe_s,
             "last": self.last,
         }
 
@@ -169,7 +173,7 @@ class Trial:
         self.plateau = Plateau(**state["plateau"])
         self.sums.copy_(state["sums"])
         self.step, self.sums_from = state["step"], state["sums_from"]
-        self.wall_before, self.last = state["wall_s"], state["last"]
+        self.wall_before, self.probe_s, self.last = state["wall_s"], state["probe_s"], state["last"]
 
     def outcome(self, state: str) -> Outcome:
         """The end as plain data."""
@@ -180,6 +184,7 @@ class Trial:
             "steps": self.steps,
             "epochs": self.spec.train.epochs,
             "wall_s": self.wall(),
+            "probe_s": self.probe_s,
             "train_examples": self.per_epoch * self.spec.train.batch_size,
             "num_classes": self.data.num_classes,
             "chance": self.data.chance,
@@ -188,7 +193,7 @@ class Trial:
 
 
 def sgd(net: nn.Module, spec: TrialSpec) -> torch.optim.SGD:
-    """SGD with momentum; no weight decay on PReLU slopes, which it would pull towards ReLU (He et al. 2015, sec. 2.1)."""
+    """SGD with momentum; no decay on PReLU slopes, which it would pull towards ReLU (He et al. 2015, sec. 2.1)."""
     slopes = {id(p) for m in net.modules() if isinstance(m, nn.PReLU) for p in m.parameters()}
     decayed: list[Tensor] = [p for p in net.parameters() if id(p) not in slopes]
     others: list[Tensor] = [p for p in net.parameters() if id(p) in slopes]

@@ -1,0 +1,1 @@
+"""Benchmarks of initlab's own cost: ratios measured in one run."""

@@ -1,0 +1,110 @@
+"""`initlab bench engine`: a study under each engine against the plain loop of `loop.py`, as ratios from one run.
+
+All arms use the same number of one-thread processes and the same steps and validations; probes, logs and checkpoints
+are initlab's own cost. Wall time is from the start of the first process to the end of the last trial, imports included;
+Ray's one-off start is shown apart.
+"""
+
+import json
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from initlab.launch import run
+from initlab.plan import PlannedTrial, cost, plan
+from initlab.study import load_study
+from initlab.study_file import StudyError
+
+
+def bench_engine(study: Path, jobs: int, repeats: int, overrides: Sequence[str]) -> Iterator[str]:
+    """Lines of text: per arm seconds, and its ratio to the plain loop.
+
+    Raises:
+        StudyError: a study that the plain loop cannot run (it knows digits and plain relu nets).
+    """
+    trials = costliest_first(plan(load_study(study, overrides), str(study)))
+    lines = [json.dumps(for_the_loop(trial)) for trial in trials]
+    arms: dict[str, list[float]] = {"plain loop": [], "inline": [], "ray": []}
+    yield f"{len(trials)} trials of {study}, {jobs} processes of one thread, {repeats} runs of each arm in turn"
+    for repeat in range(repeats):
+        arms["plain loop"].append(plain_loop(lines, jobs))
+        for engine in ("inline", "ray"):
+            arms[engine].append(with_engine(study, engine, jobs, overrides))
+        for name, seconds in arms.items():
+            ratio = seconds[-1] / arms["plain loop"][-1]
+            yield f"run {repeat + 1}: {name:<10} {seconds[-1]:7.1f} s   ratio {ratio:.3f}"
+    base = sum(arms["plain loop"])
+    for name in ("inline", "ray"):
+        yield f"{name}: {sum(arms[name]) / base:.3f} times the plain loop"
+
+
+def costliest_first(trials: Sequence[PlannedTrial]) -> list[PlannedTrial]:
+    """The order in which a launch hands its trials out."""
+    return sorted(trials, key=lambda t: -(cost(t.spec).steps or 0) * (cost(t.spec).multiply_adds or 0))
+
+
+def for_the_loop(trial: PlannedTrial) -> dict[str, Any]:
+    """The fields that the plain loop takes."""
+    spec = trial.spec
+    fits = spec.data.name == "digits" and spec.net.name == "plain" and spec.net.activation == "relu"
+    if not fits or spec.train.epochs != int(spec.train.epochs) or spec.train.validate_every != 1:
+        raise StudyError(
+            ["bench engine: the plain loop knows plain relu nets on digits, whole epochs, a validation each"]
+        )
+    return {
+        "image_size": spec.data.image_size, "scale": spec.data.scale, "seed": spec.seed, "depth": spec.net.depth,
+        "width": spec.net.width, "scheme": spec.init.scheme, "mode": spec.init.mode,
+        "last_factor": spec.init.last_factor, "lr": spec.train.lr, "momentum": spec.train.momentum,
+        "weight_decay": spec.train.weight_decay, "batch_size": spec.train.batch_size, "epochs": int(spec.train.epochs),
+    }  # fmt: skip
+
+
+def plain_loop(lines: Sequence[str], jobs: int) -> float:
+    """Seconds that `jobs` processes of the plain loop need for all trials."""
+    todo: queue.Queue[str] = queue.Queue()
+    for line in lines:
+        todo.put(line)
+    script = str(Path(__file__).with_name("loop.py"))
+    started = time.perf_counter()
+    processes = [
+        subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(jobs)
+    ]
+
+    def serve(process: Any) -> None:
+        while True:
+            try:
+                line = todo.get_nowait()
+            except queue.Empty:
+                break
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
+            if not process.stdout.readline():
+                raise RuntimeError("bench engine: the plain loop died; see its error above")
+        process.stdin.close()
+        process.wait()
+
+    threads = [threading.Thread(target=serve, args=(process,)) for process in processes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - started
+
+
+def with_engine(study: Path, engine: Any, jobs: int, overrides: Sequence[str]) -> float:
+    """Seconds that a launch of initlab needs for all trials."""
+    out = Path(tempfile.mkdtemp(prefix="initlab-bench-"))
+    started = time.perf_counter()
+    try:
+        run(study, out, engine=engine, jobs=jobs, device="cpu", overrides=overrides, show="nothing")
+        return time.perf_counter() - started
+    finally:
+        shutil.rmtree(out)

@@ -1,0 +1,93 @@
+"""What `initlab plan` prints: a line per trial with its cost, and what a reader should know of the whole."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from initlab.plan import Cost, Finished, PlannedTrial, cost, plan
+from initlab.spec import TrialSpec, getattr_path
+from initlab.store import files
+from initlab.store.files import read_json
+from initlab.study import TRIAL_PATHS, load_study
+
+ALWAYS = ("net.name", "net.depth", "init.scheme", "seed")
+
+
+def plan_lines(study: str | Path, overrides: Sequence[str] = (), out: str | Path | None = None) -> Iterator[str]:
+    """Lines of text: header, one per trial beginning with its id, totals, and notes.
+
+    The time comes from finished trials in `out` (default `results/NAME`), `–` where there is none.
+
+    Raises:
+        StudyError: as `load_study` and `plan`.
+    """
+    loaded = load_study(study, overrides)
+    trials = plan(loaded, str(study))
+    finished = finished_trials(Path(out) if out else Path("results") / loaded.name)
+    costs = [cost(trial.spec, finished) for trial in trials]
+    varying = [path for path in TRIAL_PATHS if path not in ALWAYS and varies(trials, path)]
+    rows = [[*cells(trial, varying), *numbers(c)] for trial, c in zip(trials, costs, strict=True)]
+    header = ["trial", "net", "init", "seed", *varying, "parameters", "multiply-adds", "steps", "storage", "time"]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in [header, *rows]:
+        texts = [
+            cell.ljust(w) if i < len(row) - 5 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(texts).rstrip()
+    yield total(costs)
+    for path, count in sorted(Counter(path for trial in trials for path in trial.dropped).items()):
+        yield f"{path} has no use in {count} of {len(trials)} trials (their scheme, net or schedule): dropped there, and from their ids"
+    points = sum(1 for _ in loaded.points())
+    if points > len(trials):
+        yield f"{points} points of cases and grid are {len(trials)} trials, since some differ only in what has no use in them"
+
+
+def varies(trials: Sequence[PlannedTrial], path: str) -> bool:
+    """Whether a field differs between trials."""
+    return len({repr(getattr_path(trial.spec, path)) for trial in trials}) > 1
+
+
+def cells(trial: PlannedTrial, varying: Sequence[str]) -> list[str]:
+    """The trial's id and what sets it apart."""
+    spec = trial.spec
+    shown = [f"{value:g}" if isinstance(value := getattr_path(spec, path), float) else str(value) for path in varying]
+    return [trial.id, f"{spec.net.name}-{spec.net.depth}", spec.init.scheme, str(spec.seed), *shown]
+
+
+def numbers(c: Cost) -> list[str]:
+    """A trial's cost as text, `–` for what is not known."""
+    return [
+        "–" if c.parameters is None else f"{c.parameters:,}",
+        "–" if c.multiply_adds is None else f"{c.multiply_adds:,}",
+        "–" if c.steps is None else f"{c.steps:,}",
+        "–" if c.storage_bytes is None else f"{c.storage_bytes / 1e6:.1f} MB",
+        "–" if c.seconds is None else duration(c.seconds),
+    ]
+
+
+def total(costs: Sequence[Cost]) -> str:
+    """Trials, steps, storage and time of all, one after another."""
+    storage = sum(c.storage_bytes or 0 for c in costs)
+    parts = [f"{len(costs)} trials", f"{sum(c.steps or 0 for c in costs):,} steps", f"{storage / 1e6:.1f} MB"]
+    if all(c.seconds is not None for c in costs):
+        parts.append(f"{duration(sum(c.seconds or 0 for c in costs))} one after another")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`15 s`, `3.6 min` or `2.1 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def finished_trials(out: Path) -> list[Finished]:
+    """What the finished trials in an output folder took, for `plan` to expect the time of others from."""
+    found = []
+    for result in sorted((out / files.TRIALS).glob(f"t*/{files.RESULT}")):
+        content = read_json(result)
+        if content["state"] == "done":
+            spec = TrialSpec.model_validate(read_json(result.parent / files.TRIAL)["spec"])
+            found.append(Finished(spec, content["steps"], content["wall_s"]))
+    return found

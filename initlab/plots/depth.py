@@ -1,0 +1,144 @@
+"""Depth: final training and validation error against depth, a line per scheme; shows where more layers stop helping."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from matplotlib.transforms import ScaledTranslation
+
+from initlab.errors import UserError
+from initlab.plots.convergence import training_means
+from initlab.plots.panels import DEPTH, SCHEME, SEED, Shown, rows_of, setting_fields, shown_trials, states, with_panels
+from initlab.plots.style import (
+    Look,
+    Target,
+    add_legend,
+    canvas,
+    cross_handle,
+    crosses,
+    finish,
+    level_line,
+    looks,
+    percent_axis,
+    scheme_handle,
+    seeds_note,
+    styled,
+)
+
+NAMES = {
+    "train_error": "training, mean of the last epoch",
+    "val_error": "validation, at the end",
+}
+DODGE = 5.0  # points between schemes at one depth
+TOP = 0.96  # height of the row of diverged trials, a fraction of the panel
+
+
+def depth_table(results: Shown) -> pd.DataFrame:
+    """One row per finished trial and quantity: panel, its fields, net.depth, init.scheme, seed, quantity and its value.
+
+    `train_error` is the last epoch's mean, `val_error` the last one. `mean`, `low` and `high` are over the `seeds` that
+    did not diverge; a diverged trial keeps its row with `diverged` True, and `diverged_seeds` counts them.
+
+    Raises:
+        UserError: no finished trial, or too many panels.
+    """
+    trials, fields = shown_trials(results)
+    finished = trials[trials.verdict.notna()]
+    if finished.empty:
+        raise UserError(f"plot: no finished trial for the depth figure (got {states(trials)}); finish one")
+    settings = setting_fields(finished, fields)
+    finished = with_panels("depth", finished, fields, [])
+    curves = rows_of(results, finished, "scalars").groupby("trial", sort=False)
+    last = {trial: training_means(rows).train_error for trial, rows in curves}
+    train_error = finished.trial.map({trial: errors.iloc[-1] for trial, errors in last.items() if len(errors)})
+    wide = finished.assign(train_error=train_error.astype(float), diverged=finished.verdict == "diverged")
+    kept = ["panel", *settings, DEPTH, SCHEME, SEED, "trial", "diverged", "chance"]
+    table = wide.melt(id_vars=kept, value_vars=list(NAMES), var_name="quantity", value_name="value")
+    point = ["panel", "quantity", DEPTH, SCHEME]
+    survived = table.assign(value=table.value.where(~table.diverged)).groupby(point, sort=False).value
+    table = table.assign(
+        mean=survived.transform("mean"), low=survived.transform("min"), high=survived.transform("max"),
+        seeds=survived.transform("count"), diverged_seeds=table.groupby(point, sort=False).diverged.transform("sum"),
+    )  # fmt: skip
+    return table.sort_values(DEPTH, kind="stable", ignore_index=True)
+
+
+def depth(results: Shown, ax: Target = None) -> Figure:
+    """Draw `depth_table`: training error left, validation error right; points are seeds, whiskers their range.
+
+    A × in the top row is a depth at which trials of the scheme diverged, with their number where others did not.
+
+    Args:
+        results: one Results, or a sequence whose trials are shown together.
+        ax: two Axes (training, validation), two more per further setting; None makes a figure.
+
+    Raises:
+        UserError: no finished trial, or another number of axes.
+    """
+    table = depth_table(results)
+    places = [(panel, quantity) for panel in sorted(set(table.panel)) for quantity in NAMES]
+    styles = looks(table[SCHEME])
+    titles = ["\n".join(filter(None, [NAMES[quantity], panel])) for panel, quantity in places]
+    with styled():
+        drawn = canvas("depth", ax, titles, 2, height=2.5, sharey=True)
+        for (panel, quantity), title, axes in zip(places, titles, drawn.axes, strict=True):
+            part = table[(table.panel == panel) & (table["quantity"] == quantity)]
+            for order, (scheme, look) in enumerate(styles.items()):
+                shift = DODGE * (order - (len(styles) - 1) / 2)
+                draw_scheme(axes, part[part[SCHEME] == scheme], look, shift, lower=order % 2 == 1)
+            finish(axes, title, "depth (weight layers)", "top-1 error (%)" if quantity == "train_error" else None)
+            for chance in part.chance.dropna().unique():
+                level_line(axes, chance, "chance", labelled=axes in drawn.row_ends)
+            frame_depths(axes, table)
+        handles = [scheme_handle(scheme, look) for scheme, look in styles.items()]
+        handles += [cross_handle("diverged (not in the mean)")] if table.diverged.any() else []
+        note = seeds_note(table.seeds + table.diverged_seeds, each="points: each seed; ", band="whiskers")
+        add_legend(drawn, handles, note)
+    return drawn.figure
+
+
+def draw_scheme(ax: Axes, points: pd.DataFrame, look: Look, shift: float, lower: bool) -> None:
+    """One scheme in one panel, `shift` points to the right of its depths so that schemes do not hide each other.
+
+    `lower` puts the count of diverged trials a line lower, clear of the neighbour's.
+    """
+    if points.empty:
+        return
+    scheme = points[SCHEME].iloc[0]
+    root = ax.get_figure(root=True)
+    assert root is not None
+    beside = ScaledTranslation(shift / 72, 0, root.dpi_scale_trans)
+    single = points[~points.diverged]
+    per_depth = points.drop_duplicates(DEPTH)
+    drawn = per_depth.dropna(subset="mean")
+    ax.plot(
+        single[DEPTH], single.value, color=look.color, marker=".", linestyle="none", markersize=4, alpha=0.55,
+        markeredgewidth=0, transform=ax.transData + beside, label=f"_{scheme} seeds", zorder=2.5,
+    )  # fmt: skip
+    ax.vlines(drawn[DEPTH], drawn.low, drawn.high, color=look.color, linewidth=1.0, transform=ax.transData + beside)
+    ax.plot(
+        drawn[DEPTH], drawn["mean"], color=look.color, linestyle=look.line, marker=look.marker, label=scheme,
+        transform=ax.transData + beside, zorder=3,
+    )  # fmt: skip
+    lost = per_depth[per_depth.diverged_seeds > 0]
+    crosses(ax, lost[DEPTH], [TOP] * len(lost), look, f"_{scheme} diverged", ax.get_xaxis_transform() + beside)
+    for at, count, rest in zip(lost[DEPTH], lost.diverged_seeds, lost.seeds, strict=True):
+        if rest:
+            ax.annotate(
+                f"{count} of {count + rest}", xy=(at, TOP), xycoords=ax.get_xaxis_transform(),
+                xytext=(shift, -12 if lower else -5), textcoords="offset points", ha="center", va="top", fontsize=6,
+                color=look.color,
+            )  # fmt: skip
+
+
+def frame_depths(ax: Axes, table: pd.DataFrame) -> None:
+    """Depths as ticks, room at both sides, errors in percent, a free row at the top where trials diverged."""
+    depths = np.sort(table[DEPTH].unique()).astype(float)
+    margin = 0.12 * (depths[-1] - depths[0]) or 1.0
+    ax.set_xlim(depths[0] - margin, depths[-1] + margin)
+    ax.set_xticks(depths, [f"{depth:g}" for depth in depths])
+    ax.xaxis.set_minor_locator(NullLocator())
+    values = pd.concat([table.value[~table.diverged], table.chance]).dropna()
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    percent_axis(ax, low, high, room=0.2 if table.diverged.any() else 0.0)

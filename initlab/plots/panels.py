@@ -1,0 +1,119 @@
+"""Which trials a figure shows and how they fall into panels and lines: a panel compares schemes at one setting.
+
+A line is the trials of one panel and scheme, which differ in nothing but the seed. Panels go by depth; a further field
+makes panels where it varies among trials of the same depth and scheme. What varies with the depth alone, as the epochs
+of the demo study, or with the scheme alone, does not.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pandas as pd
+
+from initlab.errors import UserError
+from initlab.spec import getattr_path, is_code
+from initlab.store.results import Results
+from initlab.study import TRIAL_PATHS
+
+Shown = Results | Sequence[Results]
+SCHEME, DEPTH, SEED = "init.scheme", "net.depth", "seed"
+LARGEST = 12  # panels that a figure still shows readably
+
+
+def as_list(results: Shown) -> list[Results]:
+    """One or several Results as a list.
+
+    Raises:
+        UserError: an empty sequence.
+    """
+    several = list(results) if isinstance(results, (list, tuple)) else [cast(Results, results)]
+    if not several:
+        raise UserError("plot: no results (got an empty sequence); give what initlab.load(OUT) returns")
+    return several
+
+
+def shown_trials(results: Shown) -> tuple[pd.DataFrame, list[str]]:
+    """The trials of the studies, one row each with fields, verdict, chance and threshold; and the fields that vary.
+
+    Trials that a study no longer contains are left out. One that lies in several folders counts once, finished before
+    unfinished. `threshold` is NaN where the study sets none.
+    """
+    several = as_list(results)
+    fields = varying_fields(several)
+    frames = []
+    for source, one in enumerate(several):
+        frame = one.trials[one.trials.in_study.astype(bool)].copy()
+        for path in fields:
+            if path not in frame:
+                frame[path] = [getattr_path(one.stored[0].spec, path)] * len(frame)
+            if frame[path].map(lambda value: isinstance(value, (dict, list))).any():
+                frame[path] = frame[path].map(repr)
+        chance = {trial.id: trial.status.get("chance") for trial in one.stored}
+        frame["chance"] = frame.trial.map(chance).astype(float)
+        frame["threshold"] = one.study.verdict.threshold
+        frame["source"] = source
+        frames.append(frame)
+    trials = pd.concat(frames, ignore_index=True)
+    trials["threshold"] = trials.threshold.astype(float)
+    order = trials.verdict.isna().sort_values(kind="stable").index
+    return trials.loc[order].drop_duplicates("trial").sort_index(), fields
+
+
+def varying_fields(several: Sequence[Results]) -> list[str]:
+    """Dotted paths that differ between trials, of one study or between studies, with depth, scheme and net's name."""
+    columns = {path for one in several for path in one.trials.columns if path in TRIAL_PATHS}
+    if len(several) > 1:
+        first = [one.stored[0].spec for one in several if one.stored]
+        columns |= {path for path in TRIAL_PATHS if len({repr(getattr_path(spec, path)) for spec in first}) > 1}
+    return [path for path in TRIAL_PATHS if path in columns and path != SEED]
+
+
+def setting_fields(trials: pd.DataFrame, fields: Sequence[str]) -> list[str]:
+    """Fields besides depth and scheme that vary among trials of the same depth and scheme."""
+    lines = trials.groupby([DEPTH, SCHEME], sort=False)
+    return [path for path in fields if path not in (DEPTH, SCHEME) and (lines[path].nunique(dropna=False) > 1).any()]
+
+
+def with_panels(figure: str, trials: pd.DataFrame, fields: Sequence[str], by: Sequence[str]) -> pd.DataFrame:
+    """The trials sorted by panel, with a column `panel`: its title, of the fields `by` and those that vary in a line.
+
+    Raises:
+        UserError: more panels than are readable.
+    """
+    settings = [*by, *setting_fields(trials, fields)]
+    trials = trials.sort_values([*settings, SEED], kind="stable") if settings else trials
+    titles = [title({path: row[path] for path in settings}, row["net.name"]) for row in trials.to_dict("records")]
+    trials = trials.assign(panel=titles)
+    count = trials.panel.nunique()
+    if count > LARGEST:
+        raise UserError(
+            f"{figure}: too many panels to read (got {count}, by {', '.join(settings)}); at most {LARGEST}: "
+            f"take {figure}_table and draw a part of it"
+        )
+    return trials
+
+
+def title(setting: dict[str, Any], net: str) -> str:
+    """`30 layers`, with further fields on a second line: `train.lr 0.01`."""
+    first = []
+    if DEPTH in setting:
+        first = [net.rsplit(":", 1)[-1] if is_code(net) else f"{setting[DEPTH]} layers"]
+    rest = [f"{path} {value}" for path, value in setting.items() if path != DEPTH]
+    return "\n".join([*first, ", ".join(rest)] if rest else first)
+
+
+def rows_of(results: Shown, trials: pd.DataFrame, frame: str) -> pd.DataFrame:
+    """Rows of each Results' `frame` (`scalars` or `signals`) that belong to the trials, in the trials' order."""
+    parts = []
+    for source, one in enumerate(as_list(results)):
+        rows: pd.DataFrame = getattr(one, frame)
+        parts.append(rows[rows.trial.isin(trials.trial[trials.source == source])])
+    order = {trial: place for place, trial in enumerate(trials.trial)}
+    rows = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    return rows.sort_values("trial", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+
+
+def states(trials: pd.DataFrame) -> str:
+    """`3 pending, 1 running` for an error message."""
+    counts = trials.state.value_counts()
+    return ", ".join(f"{count} {state}" for state, count in counts.items()) or "no trials"

@@ -1,0 +1,86 @@
+"""Write figures to files: NAME.png, NAME.svg, and NAME.csv with the numbers drawn; same results, same bytes."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from initlab.errors import UserError
+from initlab.plots.convergence import convergence, convergence_table
+from initlab.plots.depth import depth, depth_table
+from initlab.plots.panels import DEPTH, Shown, as_list
+from initlab.plots.signals import signals, signals_table
+from initlab.plots.style import styled
+from initlab.store.files import atomic
+
+FIGURES: dict[str, tuple[Callable[[Shown], pd.DataFrame], Callable[[Shown], Figure]]] = {
+    "convergence": (convergence_table, convergence),
+    "signals": (signals_table, signals),
+    "depth": (depth_table, depth),
+}
+DPI = 200
+
+
+def save_figures(
+    results: Shown, names: Sequence[str] | None = None, folder: str | Path | None = None,
+    say: Callable[[str], object] = print,
+) -> list[Path]:  # fmt: skip
+    """Write figures as NAME.png, NAME.svg and NAME.csv; returns the paths written.
+
+    Args:
+        results: one Results, or a sequence whose trials are shown together.
+        names: which of `FIGURES`; None takes all for which there is something to draw, depth only for several depths.
+        folder: where to; None is OUT/figures of the Results (one must be given for several).
+        say: takes a line about each figure left out.
+
+    Raises:
+        UserError: an unknown name, no folder for several Results, or nothing to draw; then nothing is written.
+    """
+    for name in names or ():
+        if name not in FIGURES:
+            raise UserError(f"plot: unknown figure (got {name!r}); allowed: {', '.join(FIGURES)}")
+    several = as_list(results)
+    if folder is None and len(several) > 1:
+        raise UserError(f"plot: no folder for figures of {len(several)} studies (got None); give folder=")
+    drawn, reasons = draw(results, list(FIGURES) if names is None else list(names), asked=names is not None)
+    if not drawn:
+        raise reasons[0]
+    for reason in reasons:
+        say(str(reason))
+    target = Path(folder) if folder is not None else several[0].figures
+    target.mkdir(parents=True, exist_ok=True)
+    return [path for name, (table, figure) in drawn.items() for path in write(target, name, table, figure)]
+
+
+def draw(
+    results: Shown, names: Sequence[str], asked: bool
+) -> tuple[dict[str, tuple[pd.DataFrame, Figure]], list[UserError]]:
+    """Table and figure of each name, and why some are left out; one that was asked for by name raises instead."""
+    drawn, reasons = {}, []
+    for name in names:
+        table, figure = FIGURES[name]
+        try:
+            numbers = table(results)
+            if name == "depth" and not asked and numbers[DEPTH].nunique() == 1:
+                only = numbers[DEPTH].iloc[0]
+                raise UserError(f"plot: no depth figure of one depth (got {only}); ask for it by name to have it")
+            drawn[name] = (numbers, figure(results))
+        except UserError as error:
+            if asked:
+                raise
+            reasons.append(error)
+    return drawn, reasons
+
+
+def write(folder: Path, name: str, table: pd.DataFrame, figure: Figure) -> list[Path]:
+    """The three files of one figure, each renamed into place whole."""
+    png, svg, csv = (folder / f"{name}.{ending}" for ending in ("png", "svg", "csv"))
+    with styled():  # some settings, as the salt of an SVG's ids, count when a figure is saved
+        with atomic(png, sync=False) as file:
+            figure.savefig(file, format="png", dpi=DPI)
+        with atomic(svg, sync=False) as file:
+            figure.savefig(file, format="svg", metadata={"Date": None})
+    with atomic(csv, sync=False) as file:
+        file.write(table.to_csv(index=False, lineterminator="\n").encode())
+    return [png, svg, csv]

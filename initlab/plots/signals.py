@@ -1,0 +1,215 @@
+"""Signals: variance of every layer's pre-activation and of its gradient, on a log axis against the layer."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from initlab.errors import UserError
+from initlab.plots.panels import DEPTH, SCHEME, Shown, rows_of, setting_fields, shown_trials, states, with_panels
+from initlab.plots.style import (
+    BAND,
+    GREY,
+    Look,
+    Target,
+    add_legend,
+    canvas,
+    finish,
+    looks,
+    scheme_handle,
+    seeds_note,
+    styled,
+)
+
+Moment = float | Literal["end"]
+NAMES = {
+    "forward": "variance of pre-activation,\nforward_var",
+    "backward": "variance of its gradient,\nbackward_var",
+}
+ZERO_ROW = 0.045  # height of the row of zeros, a fraction of the panel
+
+
+def signals_table(results: Shown, epochs: Sequence[Moment] = (0, "end")) -> pd.DataFrame:
+    """One row per drawn point: panel, its fields, init.scheme, moment, direction and layer (0-based, as in the frames).
+
+    `moment` is the entry of `epochs`, `epoch` that of the nearest probe (a mean where trials of a line ended apart).
+    `mean` is the geometric mean over the seeds whose variance is above 0, `low` and `high` their range; `zeros` of the
+    `seeds` underflowed to 0. Layers of which no seed has a finite variance are left out.
+
+    Raises:
+        UserError: an impossible entry in `epochs`, no probe to draw, or too many panels.
+    """
+    for moment in epochs:
+        if moment != "end" and (isinstance(moment, str) or not (math.isfinite(moment) and moment >= 0)):
+            raise UserError(f"signals: epochs: not a moment (got {moment!r}); allowed: a number from 0, or 'end'")
+    trials, fields = shown_trials(results)
+    rows = rows_of(results, trials, "signals")
+    chosen = at_moments(rows, epochs)
+    points = chosen.melt(
+        id_vars=["trial", "moment", "epoch", "layer", "name", "op"], value_vars=["forward_var", "backward_var"],
+        var_name="direction", value_name="variance",
+    )  # fmt: skip
+    points = points[np.isfinite(points.variance.to_numpy(dtype=float))]
+    if points.empty:
+        raise UserError(
+            f"plot: no signals to draw (got {states(trials)}, {len(rows)} rows of signals); "
+            "run the study with probe.every above 0"
+        )
+    trials = trials[trials.trial.isin(points.trial)]
+    settings = [DEPTH, *setting_fields(trials, fields)]
+    trials = with_panels("signals", trials, fields, [DEPTH])
+    points["direction"] = points.direction.str.removesuffix("_var")
+    table = trials[["panel", *settings, SCHEME, "trial"]].merge(points, on="trial", how="inner", sort=False)
+    line = ["panel", *settings, SCHEME, "moment", "direction", "layer", "name", "op"]
+    return over_seeds(table, line)
+
+
+def moment_name(moment: Moment) -> str:
+    """`0`, `2.5` or `end`."""
+    return "end" if moment == "end" else f"{float(moment):g}"
+
+
+def at_moments(rows: pd.DataFrame, epochs: Sequence[Moment]) -> pd.DataFrame:
+    """The rows of each trial's probes nearest to the epochs asked for, with `moment`; a probe is taken once."""
+    probes = rows[["trial", "step", "epoch"]].drop_duplicates(["trial", "step"])
+    last = probes.groupby("trial").epoch.transform("max")
+    found = []
+    for moment in epochs:
+        distance = (probes.epoch - (last if moment == "end" else float(moment))).abs()
+        nearest = probes.loc[distance.groupby(probes.trial).idxmin(), ["trial", "step"]]
+        found.append(nearest.assign(moment=moment_name(moment)))
+    once = pd.concat(found).drop_duplicates(["trial", "step"])
+    merged = [part.merge(rows, on=["trial", "step"]) for _, part in once.groupby("moment", sort=False)]
+    return pd.concat(merged, ignore_index=True) if merged else rows.assign(moment="")
+
+
+def over_seeds(table: pd.DataFrame, line: list[str]) -> pd.DataFrame:
+    """Geometric mean and range over the seeds of each line and layer; zeros are counted, for they have no logarithm."""
+    positive = table.variance.where(table.variance > 0)
+    table = table.assign(log=np.log(positive), positive=positive, zero=table.variance == 0)
+    groups = table.groupby(line, sort=False, dropna=False)
+    summary = groups.agg(
+        epoch=("epoch", "mean"), mean=("log", "mean"), low=("positive", "min"), high=("positive", "max"),
+        seeds=("trial", "nunique"), zeros=("zero", "sum"),
+    ).reset_index()  # fmt: skip
+    # within the range, which rounding of exp(log v) would leave by a last digit where all seeds agree
+    summary["mean"] = np.exp(summary["mean"]).clip(summary.low, summary.high)
+    return summary
+
+
+def signals(results: Shown, ax: Target = None, *, epochs: Sequence[Moment] = (0, "end")) -> Figure:
+    """Draw `signals_table`: a row per depth, forward left and backward right, a line per scheme and epoch.
+
+    A variance that underflowed to 0 is a marker in the row named 0 at the bottom of its panel.
+
+    Args:
+        results: one Results, or a sequence whose trials are shown together.
+        ax: two Axes per depth (forward, backward); None makes a figure.
+        epochs: when to look, the nearest probe each; 0 is before training, "end" the last probe.
+
+    Raises:
+        UserError: nothing to draw, or another number of axes.
+    """
+    table = signals_table(results, epochs)
+    panels = list(dict.fromkeys(table.panel))
+    places = [(panel, direction) for panel in panels for direction in NAMES if has(table, panel, direction)]
+    styles = looks(table[SCHEME])
+    moments = [name for name in dict.fromkeys(map(moment_name, epochs)) if (table.moment == name).any()]
+    titles = [f"{panel}, {direction}" for panel, direction in places]
+    columns = table.direction.nunique()
+    with styled():
+        drawn = canvas("signals", ax, titles, columns, height=2.2, sharey=False)
+        for (panel, direction), title, axes in zip(places, titles, drawn.axes, strict=True):
+            part = table[(table.panel == panel) & (table.direction == direction)]
+            for (scheme, moment), points in part.groupby([SCHEME, "moment"], sort=False):
+                draw_line(axes, points, styles[scheme], moments.index(moment), len(moments))
+            finish(axes, title, "weight layer (1 = next to the input)", NAMES[direction])
+            frame_layers(axes, part)
+        handles = [scheme_handle(scheme, look) for scheme, look in styles.items()]
+        handles += [moment_handle(table, moment, i, len(moments)) for i, moment in enumerate(moments)]
+        add_legend(drawn, handles, seeds_note(table.seeds, each="", mean="geometric mean"))
+    return drawn.figure
+
+
+def has(table: pd.DataFrame, panel: str, direction: str) -> bool:
+    return bool(((table.panel == panel) & (table.direction == direction)).any())
+
+
+def moment_style(place: int, count: int) -> tuple[float, bool]:
+    """(opacity, filled markers): the first moment is full and filled, later ones are paler and hollow."""
+    return (1.0, True) if place == 0 else (0.8 - 0.45 * (place - 1) / max(1, count - 2), False)
+
+
+def moment_handle(table: pd.DataFrame, moment: str, place: int, count: int) -> Line2D:
+    """A moment's entry in the legend, with the epochs that were found for it."""
+    opacity, filled = moment_style(place, count)
+    epochs = table.epoch[table.moment == moment]
+    low, high = f"{epochs.min():.3g}", f"{epochs.max():.3g}"
+    name = f"epoch {low}" if low == high else f"epoch {low}–{high}"
+    if moment == "end":
+        name = f"end ({name})"
+    elif epochs.max() == 0:
+        name = "before training"
+    return Line2D(
+        [], [], color=GREY, linewidth=1.6 if filled else 1.0, alpha=opacity, marker="o",
+        markerfacecolor=GREY if filled else "white", label=name,
+    )  # fmt: skip
+
+
+def draw_line(ax: Axes, points: pd.DataFrame, look: Look, place: int, count: int) -> None:
+    """One scheme at one moment: the line over layers, the range over seeds, and a marker where it is 0."""
+    scheme, moment = points[SCHEME].iloc[0], points.moment.iloc[0]
+    opacity, filled = moment_style(place, count)
+    points = points.sort_values("layer")
+    number = points.layer + 1
+    if (points.seeds > 1).any():
+        ax.fill_between(number, points.low, points.high, color=look.color, alpha=BAND * opacity, linewidth=0)
+    spacing = math.ceil(len(points) / 12)
+    marker: dict[str, Any] = {"marker": look.marker, "markersize": 3.2}
+    marker["markerfacecolor"] = look.color if filled else "white"
+    ax.plot(
+        number, points["mean"], color=look.color, linestyle=look.line if filled else "-", alpha=opacity, **marker,
+        linewidth=1.4 if filled else 0.9, markevery=(place * spacing // 2 % spacing, spacing),
+        zorder=3 if filled else 2, label=f"{scheme} {moment}",
+    )  # fmt: skip
+    zero = points[points.zeros > 0]
+    if len(zero):
+        ax.plot(
+            zero.layer + 1, [ZERO_ROW] * len(zero), color=look.color, linestyle="none", alpha=opacity, **marker,
+            transform=ax.get_xaxis_transform(), clip_on=False, label=f"_{scheme} {moment} zero",
+        )  # fmt: skip
+
+
+def frame_layers(ax: Axes, part: pd.DataFrame) -> None:
+    """A log axis with few decades named, whole layers, and the row of zeros where there is one."""
+    ax.set_yscale("log")
+    low, high = part.low.min(), part.high.max()
+    has_zeros = bool((part.zeros > 0).any())
+    if math.isnan(low):
+        low, high = 1.0, 10.0
+    bottom, top = math.log10(low), math.log10(high)
+    decades = max(2.0, top - bottom)
+    lowest, top = bottom - decades * 0.06, top + decades * 0.06
+    bottom = bottom - decades * 0.2 if has_zeros else lowest
+    # float64 ends at 1e-308, and a limit of 0 has no place on a log axis
+    ax.set_ylim(10 ** max(bottom, -307.0), 10 ** min(top, 308.0))
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100) if decades / step <= 7)
+    ax.yaxis.set_major_locator(FixedLocator([10.0**e for e in range(-300, 301, step) if lowest <= e <= top]))
+    ax.yaxis.set_minor_locator(NullLocator())
+    last = int(part.layer.max()) + 1
+    ax.set_xlim(0.2, last + 0.8)
+    every = next(every for every in (1, 5, 10, 20, 50, 100, 200) if last / every <= 10)
+    ax.set_xticks(sorted({1, *range(every, last + 1, every)}))
+    if has_zeros:
+        ax.add_patch(Rectangle((0, 0), 1, 2 * ZERO_ROW, transform=ax.transAxes, color="#EFEFEF", zorder=0, linewidth=0))
+        ax.annotate(
+            "0", xy=(1, ZERO_ROW), xycoords="axes fraction", xytext=(4, 0), textcoords="offset points", va="center",
+            color=GREY, fontsize=7,
+        )  # fmt: skip

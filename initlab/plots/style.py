@@ -1,0 +1,199 @@
+"""The look of the figures: the style sheet, a line style per scheme, axes, legends and reference lines.
+
+A scheme is told by colour, line and marker together, so that it survives a grey print and colour blindness. Figures
+are made without pyplot: the user's settings and current figure stay as they are.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rcParams, style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.transforms import Transform
+
+from initlab.errors import UserError
+
+SHEET = Path(__file__).with_name("initlab.mplstyle")
+WIDTH = 6.75  # inches: a README's text column, two columns of a paper
+GREY = "#6B6B6B"
+BAND = 0.16  # opacity of a range
+Target = Axes | Sequence[Axes] | np.ndarray[Any, Any] | None
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one scheme is drawn; `line` is matplotlib's name or (offset, dashes)."""
+
+    color: str
+    line: Any
+    marker: str
+
+
+# He and Xavier as in the paper's figures 2 and 3; neighbours differ in lightness too
+LOOKS = {
+    "he": Look("#B5122B", "-", "o"),
+    "xavier": Look("#2F86CC", "--", "s"),
+    "gaussian": Look("#D99A00", "-.", "^"),
+    "orthogonal": Look("#5B3A8E", ":", "D"),
+    "lsuv": Look("#2A9D78", (0, (8, 1.5)), "v"),
+}
+SPARE = [
+    Look("#333333", "-", "P"), Look("#C45BAA", "--", "X"), Look("#7A5C3A", "-.", "<"), Look("#4FA7C9", ":", ">"),
+    Look("#8A9A2B", "-", "h"),
+]  # fmt: skip
+
+
+def looks(schemes: Iterable[str]) -> dict[str, Look]:
+    """A look per scheme, in the legend's order; a known scheme has the same one in every figure."""
+    present = set(schemes)
+    known = {scheme: look for scheme, look in LOOKS.items() if scheme in present}
+    others = sorted(present - set(known))
+    return known | {scheme: SPARE[i % len(SPARE)] for i, scheme in enumerate(others)}
+
+
+def styled() -> AbstractContextManager[None]:
+    """A context in which matplotlib draws in our style; the user's settings come back after it."""
+    return style.context(["default", SHEET])
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The axes to draw into, row by row; `owned` where the figure is ours and not the user's."""
+
+    figure: Figure
+    axes: list[Axes]
+    columns: int
+    owned: bool
+
+    @property
+    def row_ends(self) -> list[Axes]:
+        """The axes with nothing to their right."""
+        return [ax for i, ax in enumerate(self.axes) if (i + 1) % self.columns == 0 or i + 1 == len(self.axes)]
+
+
+def canvas(figure: str, ax: Target, titles: Sequence[str], columns: int, height: float, sharey: bool) -> Canvas:
+    """Axes for panels of these titles: the user's `ax`, or a new figure with rows `height` inches high.
+
+    Raises:
+        UserError: `ax` does not hold one Axes per panel.
+    """
+    count = len(titles)
+    if ax is not None:
+        given = [ax] if isinstance(ax, Axes) else list(np.ravel(np.asarray(ax, dtype=object)))
+        if len(given) != count or not all(isinstance(one, Axes) for one in given):
+            panels = ", ".join(title.replace("\n", ", ") for title in titles)
+            raise UserError(f"{figure}: ax: one Axes per panel (got {len(given)} for {count}: {panels}); give {count}")
+        whole = given[0].get_figure(root=True)
+        assert whole is not None
+        return Canvas(whole, given, 1, owned=False)
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    width = WIDTH if columns > 1 else 4.6
+    drawn = Figure(figsize=(width, rows * height + 0.6), layout="constrained")
+    grid = list(drawn.subplots(rows, columns, sharey=sharey, squeeze=False).ravel())
+    for spare in grid[count:]:
+        spare.remove()
+    return Canvas(drawn, grid[:count], columns, owned=True)
+
+
+def finish(ax: Axes, title: str, xlabel: str, ylabel: str | None) -> None:
+    """Title and axis names; ticks and grid are set here because matplotlib makes them later, outside our style."""
+    ax.set_title(title)
+    ax.set_xlabel(xlabel)
+    if ylabel:
+        ax.set_ylabel(ylabel)
+    ax.tick_params(
+        axis="both", which="major", length=rcParams["xtick.major.size"], width=rcParams["xtick.major.width"],
+        labelsize=rcParams["xtick.labelsize"], color=rcParams["xtick.color"], labelcolor=rcParams["xtick.labelcolor"],
+    )  # fmt: skip
+    ax.grid(True, axis="y", color=rcParams["grid.color"], linewidth=rcParams["grid.linewidth"])
+
+
+def percent_axis(ax: Axes, lowest: float, highest: float, room: float = 0.0) -> None:
+    """An error axis in percent over data that are fractions: 0 to 100 unless all errors are close together.
+
+    `room` is left free at the top, as a fraction of the errors' range.
+    """
+    low, high = (0.0, 1.0) if highest - lowest > 0.4 else (lowest, highest)
+    if low < 0.5 * high:
+        low = 0.0
+    span = (high - low) or 0.1
+    margin = 0.02 if (low, high) == (0.0, 1.0) else 0.06
+    bottom, top = low - margin * span, high + margin * span
+    ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    ax.set_yticks([tick for tick in ticks if bottom <= tick <= min(top, 1.0)])
+    ax.set_ylim(bottom, max(top, high + room * span))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+
+
+def level_line(ax: Axes, value: float, name: str, labelled: bool) -> None:
+    """A thin dotted line across the panel, its name in the right margin where no curve comes."""
+    ax.axhline(value, color=GREY, linestyle=":", linewidth=1.0, zorder=1.5, label=f"_{name}")
+    if labelled:
+        ax.annotate(
+            name, xy=(1, value), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
+            ha="left", va="center", color=GREY, fontsize=7,
+        )  # fmt: skip
+
+
+def scheme_handle(scheme: str, look: Look) -> Line2D:
+    """A scheme's entry in a legend; of `pkg.module:callable` the callable's name."""
+    name = scheme.rsplit(":", 1)[-1]
+    return Line2D([], [], color=look.color, linestyle=look.line, marker=look.marker, label=name)
+
+
+def cross_handle(label: str) -> Line2D:
+    """The legend's entry of the × that marks diverged trials."""
+    return Line2D([], [], color="#222222", linestyle="none", marker="x", markersize=6, markeredgewidth=1.6, label=label)
+
+
+def crosses(ax: Axes, x: Any, y: Any, look: Look, label: str, transform: Transform) -> None:
+    """The × that mark diverged trials, above all else; none where x is empty."""
+    if len(x):
+        ax.plot(
+            x, y, color=look.color, linestyle="none", marker="x", markersize=5.5, markeredgewidth=1.5, zorder=4,
+            label=label, transform=transform, clip_on=False,
+        )  # fmt: skip
+
+
+def fitting_columns(labels: Sequence[str], width: float) -> int:
+    """The most columns of a legend that fit into `width` inches, filled row by row."""
+    for columns in range(len(labels), 1, -1):
+        longest = [max(map(len, labels[column::columns])) for column in range(columns)]
+        if sum(0.62 + 0.068 * letters for letters in longest) <= width:  # a line's sample and gap; a letter at 8 pt
+            return columns
+    return 1
+
+
+def add_legend(drawn: Canvas, handles: Sequence[Line2D], note: str) -> None:
+    """One legend for all panels: above them in our figure, inside the first of the user's axes."""
+    if drawn.owned:
+        columns = fitting_columns([str(handle.get_label()) for handle in handles], drawn.figure.get_figwidth())
+        # matplotlib fills a legend column by column; this order reads row by row
+        by_rows = [handle for column in range(columns) for handle in handles[column::columns]]
+        legend = drawn.figure.legend(
+            handles=by_rows, loc="outside upper left", ncols=columns, title=note, alignment="left"
+        )
+    else:
+        lines = note.replace("; ", "\n")  # narrow, so that it finds a place beside the curves
+        legend = drawn.axes[0].legend(
+            handles=handles, loc="best", title=lines, alignment="left", frameon=True, edgecolor="none", framealpha=0.8
+        )
+    legend.get_title().set_color(GREY)
+
+
+def seeds_note(seeds: pd.Series, each: str = "thin: each seed; ", band: str = "band", mean: str = "mean") -> str:
+    """What line and interval mean, and of how many seeds: `mean over 3 seeds; band: range over seeds`."""
+    fewest, most = int(seeds.min()), int(seeds.max())
+    if most == 1:
+        return "1 seed"
+    count = f"{most}" if fewest == most else f"{fewest}–{most}"
+    return f"{mean} over {count} seeds; {each}{band}: range over seeds"

@@ -1,0 +1,38 @@
+"""Small real things that several test files use: a study that trains in a second, and its parts."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "data": {"name": "digits", "train_examples": 256, "val_examples": 100},
+    "net": {"depth": 7, "width": 4, "linear_width": 8},
+    "train": {"epochs": 2, "lr": 0.01, "log_every": 3},
+    "probe": {"every": 5, "examples": 16},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., Path]:
+    """Writes the tiny study with some sections changed, e.g. tiny(train={"epochs": 1}, grid={"seed": [0, 1]})."""
+
+    def write(**changes: Any) -> Path:
+        content = {key: value.copy() if isinstance(value, dict) else value for key, value in TINY.items()}
+        for key, value in changes.items():
+            content[key] = {**content.get(key, {}), **value} if isinstance(content.get(key), dict) else value
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write

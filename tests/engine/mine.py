@@ -1,0 +1,36 @@
+"""A user's own net and data, as a study names them: `tests.engine.mine:net`."""
+
+import os
+import signal
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from initlab.data.sources import Raw
+
+
+def net(num_classes: int, input_shape: tuple[int, int, int], hidden: int = 8, kill: str = "", fail: bool = False) -> nn.Module:
+    """A small perceptron; `kill` names a file: while it exists, building the net removes it and kills the process."""
+    if fail:
+        raise RuntimeError("this net cannot be built")
+    if kill == "always":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kill and Path(kill).exists():
+        Path(kill).unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    channels, height, width = input_shape
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(channels * height * width, hidden), nn.ReLU(), nn.Linear(hidden, num_classes)
+    )  # fmt: skip
+
+
+def squares(size: int = 6) -> Raw:
+    """Two classes: a bright left half or a bright right half, with noise."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(160) % 2
+    images = torch.randint(0, 60, (160, 1, size, size), generator=generator)
+    images[labels == 0, :, :, : size // 2] += 120
+    images[labels == 1, :, :, size // 2 :] += 120
+    images = images.to(torch.uint8)
+    return Raw(images[:128], labels[:128], images[128:], labels[128:], num_classes=2)

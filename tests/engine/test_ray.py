@@ -1,0 +1,208 @@
+"""The Ray engine gives what the inline engine gives, whatever happens to its processes.
+
+Heavy imports are inside functions: every worker process imports this module.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import initlab
+
+TIMES = ["images_per_s", "wall_s"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    """One Ray for all tests of this module; the module is imported here, so that test 6 can look for it in vain."""
+    from initlab.engine.ray import ray_running
+
+    with ray_running(2):
+        yield
+
+
+def study(epochs=2, schemes=("gaussian", "he"), every=10, **run):
+    return initlab.Study.model_validate(
+        {
+            "name": "small",
+            "data": {"name": "digits", "image_size": 8, "train_examples": 256, "val_examples": 64},
+            "net": {"depth": 6, "width": 4, "stages": 2, "linear_width": 8},
+            "train": {"epochs": epochs, "batch_size": 32, "lr": 0.01},
+            "probe": {"every": every, "examples": 8},
+            "grid": {"init.scheme": list(schemes)},
+            "run": {"device": "cpu", **run},
+        }
+    )
+
+
+def assert_same_numbers(results, expected, ignore=()):
+    """Scalars and signals are equal to the last bit, but for what a clock says."""
+    from pandas.testing import assert_frame_equal
+
+    for frame in ("scalars", "signals"):
+        ours, theirs = (getattr(r, frame).drop(columns=[*TIMES, *ignore], errors="ignore") for r in (results, expected))
+        assert len(theirs)
+        assert_frame_equal(ours, theirs, check_exact=True)
+
+
+def killed_after_first_checkpoint(task):
+    """`run_one`, but the process of the first attempt is gone as soon as it has a checkpoint."""
+    from initlab.store.writer import AttemptWriter
+    from initlab.work import run_one
+
+    checkpoint = AttemptWriter.checkpoint
+
+    def checkpoint_and_die(writer, state):
+        checkpoint(writer, state)
+        if writer.folder.name == "attempt-000":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    AttemptWriter.checkpoint = checkpoint_and_die
+    try:
+        return run_one(task)
+    finally:
+        AttemptWriter.checkpoint = checkpoint
+
+
+def killed_if_gaussian(task):
+    described = json.loads(Path(task["out"], "trials", task["trial"], "trial.json").read_text())
+    if described["spec"]["init"]["scheme"] == "gaussian":
+        os.kill(os.getpid(), signal.SIGKILL)
+    from initlab.work import run_one
+
+    return run_one(task)
+
+
+@pytest.fixture
+def launch_with(monkeypatch):
+    """Makes `initlab.run` run another function of this module on every trial."""
+    from initlab import launch
+
+    return lambda function: monkeypatch.setattr(launch, "RUN_ONE", f"{__name__}:{function.__name__}")
+
+
+def test_numbers_equal_those_of_the_inline_engine(tmp_path, capfd):
+    inline = initlab.run(study(), tmp_path / "inline", engine="inline", jobs=1, show="nothing")
+    swept = initlab.run(study(), tmp_path / "ray", engine="ray", jobs=2, show="nothing")
+    assert list(swept.trials.state) == ["done", "done"]
+    assert_same_numbers(swept, inline)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_trial_killed_once_resumes_and_ends_with_the_same_numbers(tmp_path, launch_with):
+    small = study(epochs=20, schemes=["he"], checkpoint_every_s=0.02)
+    whole = initlab.run(small, tmp_path / "whole", engine="inline", jobs=1, show="nothing")
+    launch_with(killed_after_first_checkpoint)
+    killed = initlab.run(small, tmp_path / "killed", engine="ray", jobs=1, show="nothing")
+    assert list(killed.trials.state) == ["done"]
+    assert list(killed.trials.attempts) == [2]
+    assert set(killed.scalars.attempt) == {0, 1}, "it was killed on the way, not at an end"
+    assert_same_numbers(killed, whole, ignore=["attempt"])
+
+
+def test_a_trial_that_kills_every_process_fails_and_the_others_go_on(tmp_path, launch_with, capfd):
+    launch_with(killed_if_gaussian)
+    results = initlab.run(study(), tmp_path, engine="ray", jobs=2, show="nothing")
+    assert list(results.trials.state) == ["failed", "done"]
+    assert "its process died 3 times" in results.stored[0].status["error"]
+    assert capfd.readouterr() == ("", ""), "Ray's own words about dead workers are not shown"
+
+
+def test_an_exception_is_answered_with_its_words():
+    from initlab.engine.ray import run_ray
+
+    (answer,) = run_ray([{"trial": "t0"}], "json:loads", jobs=1)
+    assert answer["state"] == "failed"
+    assert answer["error"].startswith("raised 3 times, last with TypeError: the JSON object must be str")
+
+
+def test_after_an_answer_that_a_stop_was_asked_for_no_task_is_begun():
+    from initlab.engine.ray import run_ray
+
+    tasks = [{"trial": f"t{i}", "state": "interrupted"} for i in range(30)]
+    answers = run_ray(tasks, "copy:copy", jobs=1)  # the task is its own answer
+    states = {answer["trial"]: answer["state"] for answer in answers}
+    assert len(states) == 30
+    assert states["t0"] == "interrupted"
+    assert states["t29"] == "pending"
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (
+            {"gpus_per_trial": 1000.0},
+            r"--gpus-per-trial: no node .* \(got 1 CPUs and 1000 GPUs\); allowed: up to 2 CPUs",
+        ),
+        ({"gpus_per_trial": 1.5}, r"--gpus-per-trial: not whole \(got 1.5\); allowed: a fraction"),
+        ({"threads": 3}, r"run.threads: no node .* \(got 3 CPUs and 0 GPUs\); allowed: up to 2 CPUs"),
+    ],
+)
+def test_a_request_that_never_fits_is_refused_in_one_line(request_, words):
+    from initlab.engine.ray import EngineError, run_ray
+
+    with pytest.raises(EngineError, match=words) as error:
+        run_ray([{"trial": "t0"}], "copy:copy", jobs=1, **request_)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("127.0.0.1:1", "nothing answers .*Connection refused"),
+        ("ray://head:10001", "not an address of a Ray cluster"),
+        ("head", "not an address of a Ray cluster"),
+    ],
+)
+def test_an_address_without_a_cluster_is_refused_at_once_in_one_line(address, words):
+    from initlab.engine.ray import EngineError, check_reachable
+
+    with pytest.raises(EngineError, match=f"--address: {words}.*allowed: HOST:PORT") as error:
+        check_reachable(address)
+    assert "\n" not in str(error.value)
+
+
+def test_ctrl_c_keeps_checkpoints_and_a_second_run_ends_with_the_same_numbers(tmp_path):
+    long = study(epochs=150, every=200)
+    (tmp_path / "study.yaml").write_text(json.dumps(long.model_dump(mode="json", exclude_unset=True)))
+    script = "import initlab; print(initlab.run('study.yaml', 'out', engine='ray', jobs=1, show='nothing'))"
+    launched = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    wait_for_a_trial_on_its_way(tmp_path / "out", launched)
+    os.killpg(launched.pid, signal.SIGINT)  # as a terminal does, to every process of the launch
+    said = launched.communicate(timeout=60)
+    stopped = initlab.load(tmp_path / "out")
+    assert launched.returncode == 0, said
+    assert said[1] == ""
+    assert sorted(stopped.trials.state) == ["interrupted", "pending"], said
+    assert len(list((tmp_path / "out").glob("trials/*/attempt-000/checkpoint.pt"))) == 1
+    resumed = initlab.run(long, tmp_path / "out", engine="ray", jobs=2, show="nothing")
+    whole = initlab.run(long, tmp_path / "whole", engine="inline", jobs=1, show="nothing")
+    assert list(resumed.trials.state) == ["done", "done"]
+    assert sorted(resumed.trials.attempts) == [1, 2]
+    assert_same_numbers(resumed, whole, ignore=["attempt"])
+
+
+def wait_for_a_trial_on_its_way(out, launched):
+    """Until a trial has written a row after its first."""
+    while not any(path.read_text().count("\n") > 1 for path in out.glob("trials/*/attempt-000/scalars.jsonl")):
+        assert launched.poll() is None, launched.communicate()
+        time.sleep(0.02)
+
+
+def test_ray_is_imported_by_neither_initlab_nor_an_inline_run(tmp_path):
+    (tmp_path / "study.yaml").write_text(json.dumps(study(epochs=1).model_dump(mode="json", exclude_unset=True)))
+    script = (
+        "import sys, initlab; initlab.run('study.yaml', 'out', engine='inline', jobs=1, show='nothing'); "
+        "print([name for name in sys.modules if name.partition('.')[0] == 'ray'])"
+    )
+    said = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert said.stdout == "[]\n"

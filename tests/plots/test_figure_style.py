@@ -1,0 +1,41 @@
+"""The look: schemes are told apart without colour, and the room needs no torch."""
+
+import subprocess
+import sys
+
+from matplotlib.colors import to_rgb
+
+from initlab.plots.style import LOOKS, SPARE, fitting_columns, looks
+
+
+def test_six_schemes_have_different_colours_and_different_line_and_marker() -> None:
+    found = looks(["zeta", "xavier", "orthogonal", "he", "gaussian", "lsuv"])
+    assert list(found) == ["he", "xavier", "gaussian", "orthogonal", "lsuv", "zeta"]
+    assert len({look.color for look in found.values()}) == 6
+    assert len({(str(look.line), look.marker) for look in found.values()}) == 6
+
+
+def test_the_papers_schemes_differ_in_lightness() -> None:
+    def luminance(color: str) -> float:
+        red, green, blue = to_rgb(color)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    light = sorted(luminance(LOOKS[scheme].color) for scheme in ("he", "xavier", "gaussian"))
+    assert light[1] - light[0] > 0.12 and light[2] - light[1] > 0.12
+
+
+def test_a_scheme_keeps_its_look_whatever_else_is_shown() -> None:
+    assert looks(["he"])["he"] == looks(["a", "he", "xavier"])["he"] == LOOKS["he"]
+    assert looks(["mine", "he"])["mine"] == SPARE[0]
+
+
+def test_legend_breaks_into_rows_that_fit() -> None:
+    assert fitting_columns(["he", "xavier"], 6.75) == 2
+    assert fitting_columns(["a name of some length"] * 6, 6.75) == 3
+    assert fitting_columns(["x" * 200, "y"], 6.75) == 1
+
+
+def test_figures_need_no_torch_and_no_pyplot() -> None:
+    code = "import sys, initlab.plots; print('torch' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.split() == ["False", "False"]

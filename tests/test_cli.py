@@ -1,0 +1,208 @@
+"""The command line: exit codes, stopping and resuming, what is printed, what is imported."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from initlab import load
+from initlab.cli import main
+from tests.test_launch import assert_same_numbers
+
+ROOT = Path(__file__).parent.parent
+LONG = {"epochs": 150, "log_every": 50, "validate_every": 5.0}  # some seconds, so that it can be stopped in the middle
+
+
+def initlab(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "initlab", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, **options)  # type: ignore[call-overload]
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "initlab", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    )  # fmt: skip
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def steps_done(out: Path) -> int:
+    """Lines of scalars that any attempt has written."""
+    return sum(path.read_bytes().count(b"\n") for path in out.glob("trials/*/attempt-*/scalars.jsonl"))
+
+
+def test_help_and_version_and_the_module_are_the_command() -> None:
+    assert "initlab run sweeps/demo.yaml" in initlab("--help").stdout
+    assert re.fullmatch(r"initlab, version \d+\.\d+\.\d+\n", initlab("--version").stdout)
+    for command in main.commands:
+        shown = initlab(command, "--help")
+        assert shown.returncode == 0
+        assert "Usage:" in shown.stdout
+
+
+def test_all_done_is_0_and_what_came_of_it_is_printed(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    done = initlab("run", tiny(grid={"init.scheme": ["xavier", "he"]}), "--out", tmp_path / "a", "--jobs", 2)
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 trials to run" in done.stdout
+    assert re.search(r"t[0-9a-f]{12} plain-7 he seed 0: done, epoch 2, val_error 0\.\d+", done.stdout)
+    assert re.search(r"plain-7 +xavier +1 +1 (slow|stalled)", done.stdout)
+    again = initlab("run", tiny(grid={"init.scheme": ["xavier", "he"]}), "--out", tmp_path / "a")
+    assert again.returncode == 0
+    assert "0 of 2 trials to run (2 finished before)" in again.stdout
+
+
+def test_failed_trials_are_1_with_a_table_of_which_and_why(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    study = tiny(net={"name": "tests.engine.mine:net"}, grid={"net.options": [{"fail": True}, {"hidden": 4}]})
+    failed = initlab("run", study, "--out", tmp_path / "a", "--allow-code", "--jobs", 1)
+    assert failed.returncode == 1
+    assert "1 of 2 trials failed" in failed.stderr
+    assert re.search(r"  t[0-9a-f]{12}: RuntimeError: this net cannot be built", failed.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "absent.yaml"], "absent.yaml: no such study file"),
+        (["run", "sweeps/demo.yaml", "--set", "init.mdoe=fan_in"], "did you mean init.mode?"),
+        (["run", "sweeps/demo.yaml", "--engine", "slurm"], "'slurm' is not one of"),
+        (["run", "sweeps/demo.yaml", "--jobs", "0"], "--jobs: out of range (got 0)"),
+        (["run", "sweeps/demo.yaml", "--only", "t000"], "--only: no such trial (got 't000')"),
+        (["plan"], "give a STUDY file, or --schema"),
+        (["plan", "sweeps"], "sweeps: a folder, not a study file"),
+        (["status", "sweeps"], "sweeps: not an output folder"),
+        (["plot", "absent"], "absent: no such output folder"),
+        (["nonsense"], "No such command 'nonsense'"),
+    ],
+)
+def test_bad_usage_and_studies_are_2_in_words_and_no_traceback(arguments: list[str], words: str) -> None:
+    wrong = initlab(*arguments)
+    assert wrong.returncode == 2
+    assert words in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+    assert wrong.stdout == ""
+
+
+def test_a_held_output_folder_is_4(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    first = start("run", tiny(train={**LONG, "epochs": 5000}), "--out", out, "--jobs", 1)
+    wait_until(lambda: steps_done(out) > 1)
+    second = initlab("run", tiny(train={**LONG, "epochs": 5000}), "--out", out)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert second.returncode == 4
+    assert f"pid {first.pid}" in second.stderr
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "STOP"])
+def test_a_stopped_run_is_3_and_the_same_command_goes_on_to_the_same_numbers(
+    tiny: Callable[..., Path], tmp_path: Path, jobs: int, how: str
+) -> None:
+    study, out = tiny(train=LONG, grid={"seed": [0, 1]}), tmp_path / "a"
+    command = ("run", study, "--out", out, "--jobs", jobs)
+    process = start(*command)
+    wait_until(lambda: steps_done(out) > 2)
+    if how == "STOP":
+        (out / "STOP").touch()
+    else:
+        process.send_signal(getattr(signal, how))
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 3, stderr
+    assert "the same command goes on" in stdout
+    assert "interrupted" in load(out).trials.state.tolist()
+    resumed = initlab(*command)
+    assert resumed.returncode == 0, resumed.stderr
+    assert ("removed" in resumed.stdout) == (how == "STOP")
+    whole = tmp_path / "whole"
+    assert initlab("run", study, "--out", whole, "--jobs", 2).returncode == 0
+    assert_same_numbers(load(out), load(whole))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_killed_launch_loses_nothing_and_its_workers_end(tiny: Callable[..., Path], tmp_path: Path, jobs: int) -> None:
+    study, out = tiny(train=LONG, grid={"seed": [0, 1]}, run={"checkpoint_every_s": 0.2}), tmp_path / "a"
+    command = ("run", study, "--out", out, "--jobs", jobs)
+    process = start(*command)
+    wait_until(lambda: bool(list(out.glob("trials/*/attempt-000/checkpoint.pt"))))
+    wait_until(lambda: steps_done(out) > 4)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    wait_until(lambda: not workers_of(out), seconds=20)
+    resumed = initlab(*command)
+    assert resumed.returncode == 0, resumed.stderr
+    results = load(out)
+    assert results.trials.attempts.max() == 2
+    whole = tmp_path / "whole"
+    assert initlab("run", study, "--out", whole, "--jobs", 2).returncode == 0
+    assert_same_numbers(results, load(whole))
+
+
+def workers_of(out: Path) -> list[int]:
+    """Processes that hold a file below `out` open."""
+    found = []
+    for descriptors in Path("/proc").glob("[0-9]*/fd"):
+        try:
+            links = [os.readlink(link) for link in descriptors.iterdir()]
+        except OSError:  # gone meanwhile, or not ours
+            continue
+        if any(link.startswith(str(out)) for link in links):
+            found.append(int(descriptors.parent.name))
+    return found
+
+
+def test_plan_lines_begin_with_ids_and_tell_the_time_once_trials_finished(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    study = tiny(grid={"init.scheme": ["gaussian", "he"]}, init={"mode": "fan_out"})
+    before = initlab("plan", study, "--out", tmp_path / "a").stdout.splitlines()
+    lines = [line for line in before if re.match(r"t[0-9a-f]{12}  plain-7 ", line)]
+    assert len(lines) == 2
+    assert all(line.endswith("–") for line in lines)
+    assert any(line.startswith("init.mode has no use in 1 of 2 trials") for line in before)
+    assert initlab("run", study, "--out", tmp_path / "a", "--only", lines[0].split()[0]).returncode == 0
+    after = initlab("plan", study, "--out", tmp_path / "a").stdout.splitlines()
+    assert sum(bool(re.match(r"t[0-9a-f]{12} .* \d+ s$", line)) for line in after) == 2
+
+
+def test_status_tells_of_every_trial(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    study = tiny(grid={"seed": [0, 1]})
+    initlab("run", study, "--out", tmp_path / "a", "--only", initlab("plan", study).stdout.splitlines()[1].split()[0])
+    shown = initlab("status", tmp_path / "a").stdout
+    assert "seed 0: done, epoch 2" in shown
+    assert "seed 1: pending" in shown
+
+
+@pytest.mark.parametrize(
+    ("code", "banned"),
+    [
+        ("import initlab", {"torch", "ray", "pandas", "matplotlib", "pydantic", "click", "yaml", "numpy"}),
+        ("import sys; sys.argv = ['initlab', '--help']; import runpy; runpy.run_module('initlab', run_name='__main__')",
+         {"torch", "ray", "pandas", "matplotlib", "numpy"}),
+        ("from initlab.cli import main; main(['plan', 'sweeps/demo.yaml'])", {"torch", "ray", "pandas", "matplotlib"}),
+    ],
+)  # fmt: skip
+def test_light_commands_import_no_heavy_modules(code: str, banned: set[str]) -> None:
+    traced = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    imported = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in traced.stderr.splitlines() if line.startswith("import time:")}
+    assert "initlab" in imported
+    assert imported & banned == set()
+
+
+def test_public_names_are_importable_and_listed() -> None:
+    import initlab as package
+
+    assert sorted(package.__all__) == sorted(package._HOMES)
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'rum'; it has"):
+        _ = package.rum

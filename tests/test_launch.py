@@ -1,0 +1,178 @@
+"""Launching studies in this process and in workers: same numbers, failures contained, nothing run twice."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import initlab
+from initlab import Results, StudyError
+from initlab.engine.lease import Held, lease
+from initlab.plan import plan
+from initlab.store.files import StoreError
+
+TIMES = ["images_per_s", "wall_s"]
+
+
+def run(study: Path, out: Path, jobs: int = 1, **options: object) -> Results:
+    return initlab.run(study, out, jobs=jobs, device="cpu", show="nothing", **options)  # type: ignore[arg-type]
+
+
+def assert_same_numbers(a: Results, b: Results) -> None:
+    attempt = ["attempt"]
+    pd.testing.assert_frame_equal(a.scalars.drop(columns=TIMES + attempt), b.scalars.drop(columns=TIMES + attempt), check_exact=True)
+    pd.testing.assert_frame_equal(a.signals.drop(columns=attempt), b.signals.drop(columns=attempt), check_exact=True)
+
+
+@pytest.fixture
+def pair(tiny: Callable[..., Path]) -> Path:
+    return tiny(grid={"init.scheme": ["xavier", "he"]})
+
+
+def test_one_process_and_two_give_the_same_numbers(pair: Path, tmp_path: Path) -> None:
+    here, workers = run(pair, tmp_path / "a"), run(pair, tmp_path / "b", jobs=2)
+    assert here.trials.state.tolist() == ["done", "done"]
+    assert_same_numbers(here, workers)
+
+
+def test_a_second_run_does_only_what_has_no_result(pair: Path, tmp_path: Path) -> None:
+    first = run(pair, tmp_path / "a", only=[plan(initlab.load_study(pair))[0].id])
+    assert first.trials.state.tolist() == ["done", "pending"]
+    second = run(pair, tmp_path / "a")
+    assert second.trials.state.tolist() == ["done", "done"]
+    assert second.trials.attempts.tolist() == [1, 1]
+    assert run(pair, tmp_path / "a").trials.attempts.tolist() == [1, 1]
+    assert_same_numbers(second, run(pair, tmp_path / "b"))
+
+
+def test_force_makes_a_fresh_attempt_with_the_same_numbers(pair: Path, tmp_path: Path) -> None:
+    first = run(pair, tmp_path / "a")
+    before = first.scalars, first.signals
+    forced = run(pair, tmp_path / "a", force=True)
+    assert forced.trials.attempts.tolist() == [2, 2]
+    assert forced.scalars.attempt.unique().tolist() == [1]
+    pd.testing.assert_frame_equal(before[0].drop(columns=[*TIMES, "attempt"]), forced.scalars.drop(columns=[*TIMES, "attempt"]))
+
+
+def test_a_changed_study_adds_its_trials_and_keeps_the_old_ones(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    run(tiny(grid={"seed": [0, 1]}), tmp_path / "a")
+    results = run(tiny(grid={"seed": [1, 2]}), tmp_path / "a")
+    trials = results.trials.set_index("seed")
+    assert trials.in_study.to_dict() == {0: False, 1: True, 2: True}
+    assert trials.attempts.tolist() == [1, 1, 1]
+
+
+def test_a_trial_that_raises_is_recorded_with_its_traceback_and_the_others_go_on(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    study = tiny(net={"name": "tests.engine.mine:net"}, cases=[{"net.options": {"fail": True}}, {"net.options": {"hidden": 4}}])
+    results = run(study, tmp_path / "a", allow_code=True)
+    states = dict(zip(results.trials["net.options"].astype(str), results.trials.state, strict=True))
+    assert states == {"{'fail': True}": "failed", "{'hidden': 4}": "done"}
+    failed = results.trials.loc[results.trials.state == "failed", "trial"].item()
+    status = json.loads((tmp_path / "a" / "trials" / failed / "status.json").read_text())
+    assert status["error"] == "RuntimeError: this net cannot be built"
+    assert "mine.py" in status["traceback"]
+
+
+def test_a_trial_whose_process_is_killed_once_is_run_again(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    flag = tmp_path / "kill"
+    flag.touch()
+    study = tiny(net={"name": "tests.engine.mine:net"}, grid={"net.options": [{"kill": str(flag)}, {"hidden": 4}]})
+    results = run(study, tmp_path / "a", jobs=2, allow_code=True)
+    assert results.trials.state.tolist() == ["done", "done"]
+    assert sorted(results.trials.attempts) == [1, 2]
+    assert_same_numbers(results, run(study, tmp_path / "b", allow_code=True))
+
+
+def test_a_trial_that_always_takes_its_process_down_fails_and_the_others_go_on(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    study = tiny(net={"name": "tests.engine.mine:net"}, grid={"net.options": [{"kill": "always"}, {"hidden": 4}]})
+    results = run(study, tmp_path / "a", jobs=2, allow_code=True)
+    assert results.trials.state.tolist() == ["failed", "done"]
+    assert results.stored[0].status["error"] == "its process died 3 times, last with signal 9"
+
+
+def test_code_is_imported_only_when_allowed(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    study = tiny(net={"name": "tests.engine.mine:net"})
+    with pytest.raises(StudyError, match=r"net.name: names code \(got 'tests.engine.mine:net'\).*--allow-code"):
+        run(study, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_users_data_set_and_net_are_learned_and_their_source_is_recorded(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    study = tiny(
+        data={"name": "tests.engine.mine:squares", "train_examples": None, "val_examples": None, "options": {"size": 8}},
+        net={"name": "tests.engine.mine:net", "options": {"hidden": 16}}, train={"epochs": 4},
+    )  # fmt: skip
+    results = run(study, tmp_path / "a", allow_code=True)
+    assert results.trials.val_error.tolist() == [0.0]
+    assert results.trials.verdict.tolist() == ["converged"]
+    described = json.loads(next((tmp_path / "a").glob("trials/*/trial.json")).read_text())
+    assert {path: len(digest) for path, digest in described["source"].items()} == {"data.name": 64, "net.name": 64}
+
+
+def test_code_that_changed_since_a_trial_ran_is_refused(
+    tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = tmp_path / "changing_net.py"
+    source = "from tests.engine.mine import net\n"
+    module.write_text(source)
+    study = tiny(net={"name": "changing_net:net"})
+    run(study, tmp_path / "a", allow_code=True)
+    module.write_text(source + "# edited\n")
+    with pytest.raises(StoreError, match="the code of net.name changed since this trial ran; add --force"):
+        run(study, tmp_path / "a", allow_code=True)
+    assert run(study, tmp_path / "a", allow_code=True, force=True).trials.attempts.tolist() == [2]
+
+
+def test_an_output_folder_is_held_by_one_launch_at_a_time(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with lease(tmp_path / "a"), pytest.raises(Held, match=r"held by another launch \(host .*, pid \d+\)"):
+        run(tiny(), tmp_path / "a")
+    assert run(tiny(), tmp_path / "a").trials.state.tolist() == ["done"]
+
+
+def test_a_diverged_trial_is_a_result_not_a_failure(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    results = run(tiny(train={"lr": 1e6}), tmp_path / "a")
+    assert results.trials.state.tolist() == ["diverged"]
+    assert results.trials.verdict.tolist() == ["diverged"]
+    assert run(tiny(train={"lr": 1e6}), tmp_path / "a").trials.attempts.tolist() == [1]
+
+
+def test_trials_says_where_and_with_what_each_ran(pair: Path, tmp_path: Path) -> None:
+    import torch
+
+    trials = run(pair, tmp_path / "a").trials
+    assert trials.device.tolist() == ["cpu", "cpu"]
+    assert trials.precision.tolist() == ["float32", "float32"]
+    assert trials.torch_version.tolist() == [torch.__version__] * 2
+    expected = [
+        "trial", "state", "attempts", "seed", "net.name", "net.depth", "init.scheme", "verdict", "val_error",
+        "best_val_error", "epochs_done", "wall_s", "device", "precision", "torch_version", "git_commit", "in_study",
+    ]  # fmt: skip
+    assert list(trials.columns) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"jobs": 0}, r"--jobs: out of range \(got 0\); allowed: at least 1"),
+        ({"only": ["tzzz"]}, r"--only: no such trial \(got 'tzzz'\)"),
+        ({"address": "auto"}, r"--address: only for --engine ray"),
+        ({"gpus_per_trial": 0.0}, r"--gpus-per-trial: out of range"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_written(
+    tiny: Callable[..., Path], tmp_path: Path, options: dict, words: str
+) -> None:
+    with pytest.raises(StudyError, match=words):
+        run(tiny(), tmp_path / "a", **options)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_file_in_place_of_the_output_folder_is_refused(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("mine")
+    with pytest.raises(StoreError, match="a file, not an output folder"):
+        run(tiny(), tmp_path / "a")
+    assert (tmp_path / "a").read_text() == "mine"
