@@ -33,8 +33,18 @@ _HOMES = {
 }
 
 __all__ = [
-    "Inspection", "Results", "Study", "StudyError", "build_net", "init_", "inspect", "load", "load_study", "plots", "run",
-]  # fmt: skip
+    "Inspection",
+    "Results",
+    "Study",
+    "StudyError",
+    "build_net",
+    "init_",
+    "inspect",
+    "load",
+    "load_study",
+    "plots",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -35,6 +35,9 @@ class OneLine(click.Group):
         except Held as error:
             click.echo(str(error), err=True)
             ctx.exit(4)
+        except KeyboardInterrupt:
+            click.echo("stopped at once; the same command goes on from the last checkpoints", err=True)
+            ctx.exit(3)
         except BrokenPipeError:  # the reader of our output left, as `| head` does
             sys.stderr.close()
             ctx.exit(0)
@@ -166,7 +169,7 @@ def plot(out: Path, names: Sequence[str], folder: Path | None) -> None:
     from initlab.store.results import load
 
     results = load(out)
-    for path in save_figures(results, names or None, folder):
+    for path in save_figures(results, names or None, folder, say=lambda line: click.echo(line, err=True)):
         click.echo(path)
     for problem in results.problems:
         click.echo(problem, err=True)

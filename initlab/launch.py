@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from initlab.code import source_hash
+from initlab.data.facts import absence
 from initlab.engine.inline import run_inline
 from initlab.engine.lease import lease
 from initlab.engine.stopping import stop_file_on_signal
@@ -35,7 +36,7 @@ class Settings:
 
     engine: str
     device: str | None
-    jobs: int
+    jobs: int | None  # None: as many as a cluster has room for
     gpus_per_trial: float
     address: str | None
     threads: int
@@ -67,7 +68,7 @@ def run(
         study: a study file's path, or a `Study`.
         out: output folder; default `results/NAME`.
         engine: `inline` (this machine) or `ray`; None takes the study's, which is inline by default.
-        jobs: trials at once; None is the cores on a CPU, one per GPU otherwise.
+        jobs: trials at once; None is one per CPU core, or per GPU, or as many as the cluster at `address` has room for.
         gpus_per_trial: a fraction lets several trials share a GPU (ray).
         address: of a running Ray cluster; None starts a local one.
         overrides: `dotted.path=value` texts.
@@ -90,6 +91,7 @@ def run(
     trials = plan(study, where)
     asked = chosen(trials, only)
     settings = resolve(study, engine, jobs, device, gpus_per_trial, address, data_dir, allow_code)
+    check_data(asked, settings)
     sources = {trial.id: sources_of(trial.spec, allow_code) for trial in trials}
     folder = Path(out) if out else Path("results") / study.name
     if folder.exists() and not folder.is_dir():
@@ -137,7 +139,7 @@ def resolve(
         device = "cuda" if gpus else "cpu"
     folder = data_dir or study.data.folder or os.environ.get("INITLAB_DATA")
     return Settings(
-        engine=engine, device=device, jobs=jobs or own.jobs or (gpus or os.cpu_count() or 1),
+        engine=engine, device=device, jobs=jobs or own.jobs or (None if address else gpus or os.cpu_count() or 1),
         gpus_per_trial=gpus_per_trial or own.gpus_per_trial, address=address, threads=own.threads,
         checkpoint_every_s=own.checkpoint_every_s, data_dir=str(folder) if folder else None,
         download=study.data.download, allow_code=allow_code,
@@ -171,6 +173,15 @@ def sources_of(spec: TrialSpec, allow_code: bool) -> dict[str, str]:
                 [f"{path}: names code (got {name!r}), which is imported only with --allow-code; add it if you trust it"]
             )
     return {path: source_hash(path, name) for path, name in code.items()}
+
+
+def check_data(trials: Sequence[PlannedTrial], settings: Settings) -> None:
+    """Say before anything starts that files are absent; nodes of a cluster look for themselves."""
+    names = {trial.spec.data.name for trial in trials if not is_code(trial.spec.data.name)}
+    folder = Path(settings.data_dir) if settings.data_dir else None
+    lines = [absence(name, folder) for name in sorted(names)]
+    if any(lines) and not settings.address and not (settings.download and folder):
+        raise StudyError(line for line in lines if line)
 
 
 def prepare(
@@ -238,7 +249,7 @@ def run_engine(settings: Settings, work: list[dict[str, Any]]) -> list[dict[str,
         return run_ray(
             work, RUN_ONE, settings.jobs, threads=settings.threads, gpus_per_trial=gpus, address=settings.address
         )
-    return run_inline(work, RUN_ONE, settings.jobs, threads=settings.threads)
+    return run_inline(work, RUN_ONE, settings.jobs or 1, threads=settings.threads)
 
 
 def record_deaths(out: Path, answers: Sequence[dict[str, Any]]) -> None:

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from initlab.plan import Cost, Finished, PlannedTrial, cost, plan
+from initlab.plan import Cost, Finished, PlannedTrial, plan
+from initlab.plan import costs as plan_costs
 from initlab.spec import TrialSpec, getattr_path
 from initlab.store import files
 from initlab.store.files import read_json
@@ -24,7 +25,7 @@ def plan_lines(study: str | Path, overrides: Sequence[str] = (), out: str | Path
     loaded = load_study(study, overrides)
     trials = plan(loaded, str(study))
     finished = finished_trials(Path(out) if out else Path("results") / loaded.name)
-    costs = [cost(trial.spec, finished) for trial in trials]
+    costs = list(plan_costs((trial.spec for trial in trials), finished))
     varying = [path for path in TRIAL_PATHS if path not in ALWAYS and varies(trials, path)]
     rows = [[*cells(trial, varying), *numbers(c)] for trial, c in zip(trials, costs, strict=True)]
     header = ["trial", "net", "init", "seed", *varying, "parameters", "multiply-adds", "steps", "storage", "time"]
@@ -37,10 +38,10 @@ def plan_lines(study: str | Path, overrides: Sequence[str] = (), out: str | Path
         yield "  ".join(texts).rstrip()
     yield total(costs)
     for path, count in sorted(Counter(path for trial in trials for path in trial.dropped).items()):
-        yield f"{path} has no use in {count} of {len(trials)} trials (their scheme, net or schedule): dropped there, and from their ids"
+        yield f"{path} has no use in {count} of {len(trials)} trials (scheme, net or schedule); dropped from them"
     points = sum(1 for _ in loaded.points())
     if points > len(trials):
-        yield f"{points} points of cases and grid are {len(trials)} trials, since some differ only in what has no use in them"
+        yield f"{points} points of cases and grid are {len(trials)} trials: some differ only in what has no use in them"
 
 
 def varies(trials: Sequence[PlannedTrial], path: str) -> bool:

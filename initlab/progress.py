@@ -16,6 +16,7 @@ from initlab.store.files import STATUS, TRIALS, StoreError, read_json
 
 POLL_S = 0.5
 ENDED = ("done", "diverged", "failed", "stopped", "interrupted")
+FIGURES = {"epoch": ".2f", "train_loss": ".3f", "train_error": ".3f", "val_error": ".3f", "images_per_s": ",.0f"}
 Status = dict[str, Any]
 
 
@@ -189,12 +190,9 @@ class Table(Lines):
         for trial in self.todo:
             if trial.id in shown:
                 spec, status = trial.spec, now[trial.id]
-                table.add_row(
-                    trial.id, f"{spec.net.name}-{spec.net.depth}", spec.init.scheme, str(spec.seed), status["state"],
-                    *(number(status, key, form) for key, form in
-                      (("epoch", ".2f"), ("train_loss", ".3f"), ("train_error", ".3f"), ("val_error", ".3f"), ("images_per_s", ",.0f"))),
-                    trial_left(status),
-                )  # fmt: skip
+                net = f"{spec.net.name}-{spec.net.depth}"
+                what = (trial.id, net, spec.init.scheme, str(spec.seed), status["state"])
+                table.add_row(*what, *(number(status, key, form) for key, form in FIGURES.items()), trial_left(status))
         return table
 
 

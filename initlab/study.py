@@ -106,24 +106,16 @@ def apply_override(content: dict[str, Any], text: str) -> list[Mistake]:
     path = path.strip()
     if not equals or not path:
         return [(short(text), "not an assignment; allowed: dotted.path=value, e.g. train.lr=0.01")]
-    parsed, mistakes = parse_yaml(value, f"--set {path}")
-    section, _, varied = path.partition(".")
-    alone: dict[str, Any] = {"name": "any"}
-    if section == "grid" and varied:
-        alone["grid"] = {varied: parsed}
-    elif path not in SETTABLE:
+    if path not in SETTABLE and not path.startswith("grid."):
         return [(path, no_such_path(path, SETTABLE))]
-    else:
-        set_field(alone, *path.rpartition(".")[::2], parsed)
+    parsed, mistakes = parse_yaml(value, f"--set {path}")
+    alone: dict[str, Any] = {"name": "any"}
+    set_field(alone, path, parsed)
     mistakes += validated(alone)[1]
-    if mistakes:
-        return mistakes
-    if section == "grid" and varied:
-        set_field(content, "grid", varied, parsed)
-    else:
+    if not mistakes:
         fix(content, path)
-        set_field(content, *path.rpartition(".")[::2], parsed)
-    return []
+        set_field(content, path, parsed)
+    return mistakes
 
 
 def fix(content: dict[str, Any], path: str) -> None:
@@ -143,11 +135,12 @@ def fix(content: dict[str, Any], path: str) -> None:
             del content["cases"]
 
 
-def set_field(content: dict[str, Any], section: str, key: str, value: Any) -> None:
-    """Set a field of a section, of the study itself where `section` is empty; a section that is none stays."""
-    inside = content.setdefault(section, {}) if section else content
+def set_field(content: dict[str, Any], path: str, value: Any) -> None:
+    """`set_field(d, "net.depth", 22)` sets d["net"]["depth"]; a section that is no mapping stays, and is a mistake."""
+    section, dot, key = path.partition(".")
+    inside = content.setdefault(section, {}) if dot else content
     if isinstance(inside, dict):
-        inside[key] = value
+        inside[key or section] = value
 
 
 def varied_mistakes(grid: Any, cases: Any) -> list[Mistake]:
@@ -181,7 +174,7 @@ def varied_mistakes(grid: Any, cases: Any) -> list[Mistake]:
 def resolve(path: str, value: Any) -> tuple[str | None, list[str]]:
     """The value that a field takes, as text to compare by (14 and 14.0 are one), or what is wrong with it."""
     alone: dict[str, Any] = {}
-    set_field(alone, *path.rpartition(".")[::2], value)
+    set_field(alone, path, value)
     try:
         return json.dumps(getattr_path(TrialSpec.model_validate(alone), path), sort_keys=True), []
     except ValidationError as error:

@@ -131,7 +131,9 @@ def test_a_stopped_run_is_3_and_the_same_command_goes_on_to_the_same_numbers(
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_killed_launch_loses_nothing_and_its_workers_end(tiny: Callable[..., Path], tmp_path: Path, jobs: int) -> None:
+def test_a_killed_launch_loses_nothing_and_its_workers_end(
+    tiny: Callable[..., Path], tmp_path: Path, jobs: int
+) -> None:
     study, out = tiny(train=LONG, grid={"seed": [0, 1]}, run={"checkpoint_every_s": 0.2}), tmp_path / "a"
     command = ("run", study, "--out", out, "--jobs", jobs)
     process = start(*command)
@@ -162,7 +164,9 @@ def workers_of(out: Path) -> list[int]:
     return found
 
 
-def test_plan_lines_begin_with_ids_and_tell_the_time_once_trials_finished(tiny: Callable[..., Path], tmp_path: Path) -> None:
+def test_plan_lines_begin_with_ids_and_tell_the_time_once_trials_finished(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
     study = tiny(grid={"init.scheme": ["gaussian", "he"]}, init={"mode": "fan_out"})
     before = initlab("plan", study, "--out", tmp_path / "a").stdout.splitlines()
     lines = [line for line in before if re.match(r"t[0-9a-f]{12}  plain-7 ", line)]
@@ -193,7 +197,11 @@ def test_status_tells_of_every_trial(tiny: Callable[..., Path], tmp_path: Path) 
 )  # fmt: skip
 def test_light_commands_import_no_heavy_modules(code: str, banned: set[str]) -> None:
     traced = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, cwd=ROOT)
-    imported = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in traced.stderr.splitlines() if line.startswith("import time:")}
+    imported = {
+        line.rsplit("|", 1)[1].strip().split(".")[0]
+        for line in traced.stderr.splitlines()
+        if line.startswith("import time:")
+    }
     assert "initlab" in imported
     assert imported & banned == set()
 

@@ -22,7 +22,9 @@ def run(study: Path, out: Path, jobs: int = 1, **options: object) -> Results:
 
 def assert_same_numbers(a: Results, b: Results) -> None:
     attempt = ["attempt"]
-    pd.testing.assert_frame_equal(a.scalars.drop(columns=TIMES + attempt), b.scalars.drop(columns=TIMES + attempt), check_exact=True)
+    pd.testing.assert_frame_equal(
+        a.scalars.drop(columns=TIMES + attempt), b.scalars.drop(columns=TIMES + attempt), check_exact=True
+    )
     pd.testing.assert_frame_equal(a.signals.drop(columns=attempt), b.signals.drop(columns=attempt), check_exact=True)
 
 
@@ -53,7 +55,9 @@ def test_force_makes_a_fresh_attempt_with_the_same_numbers(pair: Path, tmp_path:
     forced = run(pair, tmp_path / "a", force=True)
     assert forced.trials.attempts.tolist() == [2, 2]
     assert forced.scalars.attempt.unique().tolist() == [1]
-    pd.testing.assert_frame_equal(before[0].drop(columns=[*TIMES, "attempt"]), forced.scalars.drop(columns=[*TIMES, "attempt"]))
+    pd.testing.assert_frame_equal(
+        before[0].drop(columns=[*TIMES, "attempt"]), forced.scalars.drop(columns=[*TIMES, "attempt"])
+    )
 
 
 def test_a_changed_study_adds_its_trials_and_keeps_the_old_ones(tiny: Callable[..., Path], tmp_path: Path) -> None:
@@ -64,8 +68,12 @@ def test_a_changed_study_adds_its_trials_and_keeps_the_old_ones(tiny: Callable[.
     assert trials.attempts.tolist() == [1, 1, 1]
 
 
-def test_a_trial_that_raises_is_recorded_with_its_traceback_and_the_others_go_on(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    study = tiny(net={"name": "tests.engine.mine:net"}, cases=[{"net.options": {"fail": True}}, {"net.options": {"hidden": 4}}])
+def test_a_trial_that_raises_is_recorded_with_its_traceback_and_the_others_go_on(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    study = tiny(
+        net={"name": "tests.engine.mine:net"}, cases=[{"net.options": {"fail": True}}, {"net.options": {"hidden": 4}}]
+    )
     results = run(study, tmp_path / "a", allow_code=True)
     states = dict(zip(results.trials["net.options"].astype(str), results.trials.state, strict=True))
     assert states == {"{'fail': True}": "failed", "{'hidden': 4}": "done"}
@@ -85,7 +93,9 @@ def test_a_trial_whose_process_is_killed_once_is_run_again(tiny: Callable[..., P
     assert_same_numbers(results, run(study, tmp_path / "b", allow_code=True))
 
 
-def test_a_trial_that_always_takes_its_process_down_fails_and_the_others_go_on(tiny: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_trial_that_always_takes_its_process_down_fails_and_the_others_go_on(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
     study = tiny(net={"name": "tests.engine.mine:net"}, grid={"net.options": [{"kill": "always"}, {"hidden": 4}]})
     results = run(study, tmp_path / "a", jobs=2, allow_code=True)
     assert results.trials.state.tolist() == ["failed", "done"]
@@ -99,9 +109,11 @@ def test_code_is_imported_only_when_allowed(tiny: Callable[..., Path], tmp_path:
     assert not (tmp_path / "a").exists()
 
 
-def test_a_users_data_set_and_net_are_learned_and_their_source_is_recorded(tiny: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_users_data_set_and_net_are_learned_and_their_source_is_recorded(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
     study = tiny(
-        data={"name": "tests.engine.mine:squares", "train_examples": None, "val_examples": None, "options": {"size": 8}},
+        data={"name": "tests.engine.mine:squares", "train_examples": 128, "val_examples": None, "options": {"size": 8}},
         net={"name": "tests.engine.mine:net", "options": {"hidden": 16}}, train={"epochs": 4},
     )  # fmt: skip
     results = run(study, tmp_path / "a", allow_code=True)
@@ -121,7 +133,7 @@ def test_code_that_changed_since_a_trial_ran_is_refused(
     study = tiny(net={"name": "changing_net:net"})
     run(study, tmp_path / "a", allow_code=True)
     module.write_text(source + "# edited\n")
-    with pytest.raises(StoreError, match="the code of net.name changed since this trial ran; add --force"):
+    with pytest.raises(StoreError, match=r"the code of net\.name changed since this trial ran; add --force"):
         run(study, tmp_path / "a", allow_code=True)
     assert run(study, tmp_path / "a", allow_code=True, force=True).trials.attempts.tolist() == [2]
 
@@ -176,3 +188,14 @@ def test_a_file_in_place_of_the_output_folder_is_refused(tiny: Callable[..., Pat
     with pytest.raises(StoreError, match="a file, not an output folder"):
         run(tiny(), tmp_path / "a")
     assert (tmp_path / "a").read_text() == "mine"
+
+
+def test_absent_data_files_are_said_before_anything_starts(
+    tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("INITLAB_DATA", raising=False)
+    with pytest.raises(StudyError, match=r"data\.name: cifar10 needs a folder \(got none\)"):
+        run(tiny(data={"name": "cifar10"}), tmp_path / "a")
+    with pytest.raises(StudyError, match=r"wanted cifar-10-batches-py/data_batch_1, .*test_batch\)"):
+        run(tiny(data={"name": "cifar10"}), tmp_path / "a", data_dir=tmp_path)
+    assert not (tmp_path / "a").exists()

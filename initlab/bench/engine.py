@@ -29,17 +29,21 @@ def bench_engine(study: Path, jobs: int, repeats: int, overrides: Sequence[str])
     Raises:
         StudyError: a study that the plain loop cannot run (it knows digits and plain relu nets).
     """
+    from initlab.engine.ray import ray_running  # here: only this command needs Ray at once
+
     trials = costliest_first(plan(load_study(study, overrides), str(study)))
     lines = [json.dumps(for_the_loop(trial)) for trial in trials]
     arms: dict[str, list[float]] = {"plain loop": [], "inline": [], "ray": []}
     yield f"{len(trials)} trials of {study}, {jobs} processes of one thread, {repeats} runs of each arm in turn"
     for repeat in range(repeats):
         arms["plain loop"].append(plain_loop(lines, jobs))
-        for engine in ("inline", "ray"):
-            arms[engine].append(with_engine(study, engine, jobs, overrides))
+        arms["inline"].append(with_engine(study, "inline", jobs, overrides))
+        with ray_running(jobs) as ray_start:
+            arms["ray"].append(with_engine(study, "ray", jobs, overrides))
         for name, seconds in arms.items():
             ratio = seconds[-1] / arms["plain loop"][-1]
-            yield f"run {repeat + 1}: {name:<10} {seconds[-1]:7.1f} s   ratio {ratio:.3f}"
+            start = f" (and {ray_start:.1f} s to start Ray)" if name == "ray" else ""
+            yield f"run {repeat + 1}: {name:<10} {seconds[-1]:7.1f} s   ratio {ratio:.3f}{start}"
     base = sum(arms["plain loop"])
     for name in ("inline", "ray"):
         yield f"{name}: {sum(arms[name]) / base:.3f} times the plain loop"

@@ -35,8 +35,8 @@ def bench_probe(repeats: int) -> Iterator[str]:
         probes = len({*range(0, probed[0]["steps"] + 1, LONG_RUN_CADENCE), probed[0]["steps"]})
         long_run = seconds / probes / (LONG_RUN_CADENCE * off / probed[0]["steps"])
         yield (
-            f"{depth} layers: {probes} probes of {seconds / probes * 1000:.1f} ms are {seconds / off:.2%} of the trial and "
-            f" {long_run:.2%} of a long run; wall with/without {on:.2f}/{off:.2f} s = {on / off:.3f}"
+            f"{depth} layers: {probes} probes of {seconds / probes * 1000:.1f} ms are {seconds / off:.2%} of the trial "
+            f"and {long_run:.2%} of a long run; wall with/without {on:.2f}/{off:.2f} s = {on / off:.3f}"
         )
 
 

@@ -12,14 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from initlab.data.facts import FACTS
+from initlab.data.facts import FACTS, absence
 from initlab.streams import stream_seed
 
-FILES = {
-    "cifar10": ("CIFAR10", "cifar-10-batches-py/data_batch_1 … data_batch_5, test_batch, batches.meta"),
-    "cifar100": ("CIFAR100", "cifar-100-python/train, test, meta"),
-    "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw/train-images-idx3-ubyte and the three beside it"),
-}
+CLASSES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}  # in torchvision.datasets
 
 
 @dataclass(frozen=True)
@@ -102,22 +98,11 @@ def torchvision_set(name: str, folder: Path | None, download: bool) -> Raw:
     """CIFAR-10, CIFAR-100 or Fashion-MNIST from torchvision's layout in `folder`."""
     import torchvision  # here: a second to import, and digits do without
 
-    class_name, files = FILES[name]
-    if folder is None:
-        raise FileNotFoundError(
-            f"data.name: {name} needs a folder (got none); "
-            "give --data-dir DIR or set INITLAB_DATA=DIR, with --set data.download=true to fetch the files into it"
-        )
-    source: Callable = getattr(torchvision.datasets, class_name)
-    try:
-        train, val = (source(str(folder), train=train, download=download) for train in (True, False))
-    except RuntimeError as error:
-        if download:
-            raise
-        raise FileNotFoundError(
-            f"data.name: {name} is not in {folder} (wanted {files}); put the files there, point --data-dir or "
-            "INITLAB_DATA at their folder, or add --set data.download=true"
-        ) from error
+    absent = absence(name, folder)
+    if absent and not (download and folder):
+        raise FileNotFoundError(absent)
+    source: Callable = getattr(torchvision.datasets, CLASSES[name])
+    train, val = (source(str(folder), train=train, download=download) for train in (True, False))
     facts = FACTS[name]
     return Raw(*images_and_labels(train), *images_and_labels(val), facts.num_classes, facts.flip)
 

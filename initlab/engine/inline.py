@@ -18,7 +18,7 @@ MAX_DEATHS = 2  # times that a trial may take its process down before it is give
 
 
 def run_inline(tasks: Sequence[Task], function: str, jobs: int, *, threads: int = 1) -> list[Answer]:
-    """Run `function` (`pkg.module:name`, of task to answer) on every task; a task whose process dies is tried again, twice.
+    """Run `function` (`pkg.module:name`) on every task; a task whose process dies is tried again, twice.
 
     Returns:
         One answer per task, as they end.

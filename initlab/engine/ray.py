@@ -2,7 +2,7 @@
 
 Tune schedules, packs GPUs and tries a trial again whose process or node died; it decides nothing else. Whether a trial
 is finished is for the store to say: Tune calls a trial that a signal ended a success.
-Measured on two cores: `import ray` 1 s, start 3-4 s, shutdown 1.5 s, 0.03 s a trial.
+Measured on two busy cores: `import ray` 1 s, start 4 s, shutdown 1.5 s, 0.04 s a trial once workers have started.
 """
 
 import logging
@@ -56,7 +56,7 @@ class EngineError(UserError):
 
 
 def run_ray(
-    tasks: Sequence[Task], function: str, jobs: int, *, threads: int = 1, gpus_per_trial: float = 0.0,
+    tasks: Sequence[Task], function: str, jobs: int | None, *, threads: int = 1, gpus_per_trial: float = 0.0,
     address: str | None = None,
 ) -> list[Answer]:  # fmt: skip
     """Run `function` (`pkg.module:name`, of task to answer) on every task.
@@ -64,7 +64,7 @@ def run_ray(
     A task whose process dies is tried again, twice. Once an answer says that a stop was asked for, none is begun.
 
     Args:
-        jobs: tasks at once; as far as the cluster has room.
+        jobs: tasks at once, as far as the cluster has room; None is as many as it has room for (with an address).
         threads: CPUs per task.
         gpus_per_trial: a fraction up to 1, or a whole number; 0 on a CPU.
         address: of a running cluster (`auto`, `HOST:PORT`), whose nodes share the folder `out` of the tasks.
@@ -84,7 +84,8 @@ def run_ray(
     running = nullcontext() if ray.is_initialized() else ray_running(jobs, threads=threads, address=address)
     with running, tune_folder(tasks, address) as folder, handlers_kept():
         check_fits(threads, gpus_per_trial)
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(jobs)  # else processes start one after the other
+        if jobs:
+            os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(jobs)  # else processes start one after the other
         tuner = tune.Tuner(
             tune.with_resources(reporting(function), {"cpu": threads, "gpu": gpus_per_trial}),
             tune_config=tune.TuneConfig(
@@ -131,7 +132,7 @@ def reporting(function: str) -> Callable[[dict[str, Any]], None]:
 
 
 def answer_of(result: Any) -> Answer:
-    """What the function answered, or how its process ended; neither where Tune itself was told to stop."""
+    """What the function answered, or how its process ended; neither where Tune got a SIGUSR1, its sign to stop."""
     trial = result.config["task"]["trial"]
     if result.error is None:
         answer: Answer = (result.metrics or {}).get("answer") or {"trial": trial, "state": "interrupted"}
@@ -147,7 +148,7 @@ def answer_of(result: Any) -> Answer:
 
 
 @contextmanager
-def ray_running(jobs: int, *, threads: int = 1, address: str | None = None) -> Iterator[float]:
+def ray_running(jobs: int | None, *, threads: int = 1, address: str | None = None) -> Iterator[float]:
     """Ray for the length of the block, started here for `jobs` trials at once, or joined at `address`.
 
     Yields:
@@ -165,7 +166,7 @@ def ray_running(jobs: int, *, threads: int = 1, address: str | None = None) -> I
     else:
         # in /tmp: a path of Ray's sockets may have 107 bytes
         folder = tempfile.mkdtemp(prefix="initlab-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
-        options |= {"num_cpus": jobs * threads, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+        options |= {"num_cpus": (jobs or 1) * threads, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
         options |= {"_temp_dir": folder}
     started = time.perf_counter()
     try:
@@ -182,12 +183,28 @@ def start(address: str, options: dict[str, Any]) -> None:
     # prints "(raylet) A worker died ..." between our lines; the answers say it
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
     try:
-        with handlers_kept():
+        with handlers_kept(), stderr_dropped():
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        what = "--engine: Ray does not start" if address == "local" else "--address: cannot be joined"
         why = " ".join(str(error).split())[:300]
-        raise EngineError(f"{what} (got {address!r}: {why}); allowed: {ADDRESSES}") from error
+        if "AuthToken" in str(error.__cause__):
+            why = "it asks for a token; set RAY_AUTH_MODE=token and provide what `ray get-auth-token` prints there"
+        if address == "local":
+            raise EngineError(f"--engine: Ray does not start ({why}); use --engine inline") from error
+        raise EngineError(f"--address: cannot join (got {address!r}: {why}); allowed: {ADDRESSES}") from error
+
+
+@contextmanager
+def stderr_dropped() -> Iterator[None]:
+    """No stderr for the block, whose C++ half writes there past Python; what goes wrong is raised too."""
+    before = os.dup(2)
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def check_reachable(address: str) -> None:

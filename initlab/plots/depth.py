@@ -9,7 +9,18 @@ from matplotlib.transforms import ScaledTranslation
 
 from initlab.errors import UserError
 from initlab.plots.convergence import training_means
-from initlab.plots.panels import DEPTH, SCHEME, SEED, Shown, rows_of, setting_fields, shown_trials, states, with_panels
+from initlab.plots.panels import (
+    ALL,
+    DEPTH,
+    SCHEME,
+    SEED,
+    Shown,
+    rows_of,
+    setting_fields,
+    shown_trials,
+    states,
+    with_panels,
+)
 from initlab.plots.style import (
     Look,
     Target,
@@ -46,7 +57,9 @@ def depth_table(results: Shown) -> pd.DataFrame:
     trials, fields = shown_trials(results)
     finished = trials[trials.verdict.notna()]
     if finished.empty:
-        raise UserError(f"plot: no finished trial for the depth figure (got {states(trials)}); finish one")
+        raise UserError(
+            f"plot: no finished trial for the depth figure (got {states(trials)}); run the study until one has finished"
+        )
     settings = setting_fields(finished, fields)
     finished = with_panels("depth", finished, fields, [])
     curves = rows_of(results, finished, "scalars").groupby("trial", sort=False)
@@ -79,7 +92,7 @@ def depth(results: Shown, ax: Target = None) -> Figure:
     table = depth_table(results)
     places = [(panel, quantity) for panel in sorted(set(table.panel)) for quantity in NAMES]
     styles = looks(table[SCHEME])
-    titles = ["\n".join(filter(None, [NAMES[quantity], panel])) for panel, quantity in places]
+    titles = [NAMES[quantity] + ("" if panel == ALL else f"\n{panel}") for panel, quantity in places]
     with styled():
         drawn = canvas("depth", ax, titles, 2, height=2.5, sharey=True)
         for (panel, quantity), title, axes in zip(places, titles, drawn.axes, strict=True):

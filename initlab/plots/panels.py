@@ -17,6 +17,7 @@ from initlab.study import TRIAL_PATHS
 
 Shown = Results | Sequence[Results]
 SCHEME, DEPTH, SEED = "init.scheme", "net.depth", "seed"
+ALL = "all"  # title of the one panel of everything
 LARGEST = 12  # panels that a figure still shows readably
 
 
@@ -94,12 +95,12 @@ def with_panels(figure: str, trials: pd.DataFrame, fields: Sequence[str], by: Se
 
 
 def title(setting: dict[str, Any], net: str) -> str:
-    """`30 layers`, with further fields on a second line: `train.lr 0.01`."""
+    """`30 layers`, with further fields on a second line: `train.lr 0.01`; `all` of no field."""
     first = []
     if DEPTH in setting:
         first = [net.rsplit(":", 1)[-1] if is_code(net) else f"{setting[DEPTH]} layers"]
     rest = [f"{path} {value}" for path, value in setting.items() if path != DEPTH]
-    return "\n".join([*first, ", ".join(rest)] if rest else first)
+    return "\n".join([*first, ", ".join(rest)] if rest else first) or ALL
 
 
 def rows_of(results: Shown, trials: pd.DataFrame, frame: str) -> pd.DataFrame:

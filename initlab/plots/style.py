@@ -7,6 +7,7 @@ are made without pyplot: the user's settings and current figure stay as they are
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,15 @@ def looks(schemes: Iterable[str]) -> dict[str, Look]:
     return known | {scheme: SPARE[i % len(SPARE)] for i, scheme in enumerate(others)}
 
 
+class CellFigure(Figure):
+    """A Figure that shows itself as the value of a notebook's cell, without `%matplotlib inline` too."""
+
+    def _repr_png_(self) -> bytes:
+        file = BytesIO()
+        self.savefig(file, format="png", dpi=self.dpi)
+        return file.getvalue()
+
+
 def styled() -> AbstractContextManager[None]:
     """A context in which matplotlib draws in our style; the user's settings come back after it."""
     return style.context(["default", SHEET])
@@ -97,7 +107,7 @@ def canvas(figure: str, ax: Target, titles: Sequence[str], columns: int, height:
     columns = min(columns, count)
     rows = -(-count // columns)
     width = WIDTH if columns > 1 else 4.6
-    drawn = Figure(figsize=(width, rows * height + 0.6), layout="constrained")
+    drawn = CellFigure(figsize=(width, rows * height + 0.6), layout="constrained")
     grid = list(drawn.subplots(rows, columns, sharey=sharey, squeeze=False).ravel())
     for spare in grid[count:]:
         spare.remove()

@@ -52,7 +52,7 @@ def judge(
     best = scalars.val_error.min()
     if len(reached):
         return Judgement(
-            "converged", f"validation error ≤ {limit:g} at epoch {epoch_reached:.3g}, best {best:.3f}", epoch_reached
+            "converged", f"validation error ≤ {limit:.3g} at epoch {epoch_reached:.3g}, best {best:.3f}", epoch_reached
         )
     floor = chance - 4 * np.sqrt(chance * (1 - chance) / (epochs.steps * batch_size))
     lowest = epochs.train_error.min()
@@ -62,7 +62,7 @@ def judge(
         )
         return Judgement("stalled", text, math.nan)
     text = (
-        f"it learns (training error down to {lowest:.3f}) but validation error stays above {limit:g}, best {best:.3f}"
+        f"it learns (training error down to {lowest:.3f}) but validation error stays above {limit:.3g}, best {best:.3f}"
     )
     return Judgement("slow", text, math.nan)
 
@@ -73,6 +73,8 @@ def epoch_means(scalars: pd.DataFrame, steps_per_epoch: int) -> pd.DataFrame:
     steps = rows.step.diff()
     rows = rows.assign(steps=steps, number=np.ceil(rows.step / steps_per_epoch))[steps > 0]
     weighted = rows.assign(train_loss=rows.train_loss * rows.steps, train_error=rows.train_error * rows.steps)
-    sums = weighted.groupby("number")[["steps", "train_loss", "train_error"]].sum()
+    # skipna off: an epoch with a non-finite row has no mean
+    columns = weighted.groupby("number")[["steps", "train_loss", "train_error"]]
+    sums = columns.agg(lambda column: column.sum(skipna=False))
     means = sums[["train_loss", "train_error"]].div(sums.steps, axis=0)
     return means.assign(steps=sums.steps, epoch=sums.index).reset_index(drop=True)

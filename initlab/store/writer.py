@@ -139,4 +139,3 @@ class AttemptWriter:
         )  # fmt: skip
         os.replace(aside, self.folder / files.SIGNALS)
         (self.folder / files.STREAM).unlink()
-

@@ -47,6 +47,11 @@ class Trial:
     def __init__(self, spec: TrialSpec, net: nn.Module, data: ImageSet, recorder: Recorder) -> None:
         self.spec, self.net, self.data, self.recorder = spec, net, data, recorder
         self.per_epoch, self.steps = spec.steps(len(data.train_labels))
+        if self.steps < 1:
+            raise ValueError(
+                f"train.batch_size: no step to train (got {spec.train.batch_size}, {spec.train.epochs:g} epochs, "
+                f"for {len(data.train_labels)} images); allowed: a smaller batch or more epochs"
+            )
         self.optimizer = sgd(net, spec)
         self.plateau = Plateau()
         self.step = 0

@@ -123,7 +123,10 @@ def test_absent_files_are_named_with_the_way_to_get_them(name: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"train_images": torch.zeros(4, 1, 2, 2)}, r"train_images has the wrong form \(got torch.float32 \(4, 1, 2, 2\)\)"),
+        (
+            {"train_images": torch.zeros(4, 1, 2, 2)},
+            r"train_images has the wrong form \(got torch.float32 \(4, 1, 2, 2\)\)",
+        ),
         ({"val_labels": torch.zeros(3, dtype=torch.int64)}, r"val_labels has the wrong form .* for 4 images"),
         ({"train_labels": torch.tensor([0, 1, 2, 3])}, r"train_labels out of range \(got 0 to 3\); allowed: 0 to 2"),
     ],

@@ -10,7 +10,9 @@ from torch import nn
 from initlab.data.sources import Raw
 
 
-def net(num_classes: int, input_shape: tuple[int, int, int], hidden: int = 8, kill: str = "", fail: bool = False) -> nn.Module:
+def net(
+    num_classes: int, input_shape: tuple[int, int, int], hidden: int = 8, kill: str = "", fail: bool = False
+) -> nn.Module:
     """A small perceptron; `kill` names a file: while it exists, building the net removes it and kills the process."""
     if fail:
         raise RuntimeError("this net cannot be built")

@@ -20,7 +20,7 @@ TIMES = ["images_per_s", "wall_s"]
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray():
-    """One Ray for all tests of this module; the module is imported here, so that test 6 can look for it in vain."""
+    """One Ray for all tests of this module."""
     from initlab.engine.ray import ray_running
 
     with ray_running(2):
@@ -184,7 +184,7 @@ def test_ctrl_c_keeps_checkpoints_and_a_second_run_ends_with_the_same_numbers(tm
     assert said[1] == ""
     assert sorted(stopped.trials.state) == ["interrupted", "pending"], said
     assert len(list((tmp_path / "out").glob("trials/*/attempt-000/checkpoint.pt"))) == 1
-    resumed = initlab.run(long, tmp_path / "out", engine="ray", jobs=2, show="nothing")
+    resumed = initlab.run(long, tmp_path / "out", engine="ray", jobs=1, show="nothing")
     whole = initlab.run(long, tmp_path / "whole", engine="inline", jobs=1, show="nothing")
     assert list(resumed.trials.state) == ["done", "done"]
     assert sorted(resumed.trials.attempts) == [1, 2]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import Fake
+from fake_study import Fake
 
 from initlab.plots import depth, depth_table
 

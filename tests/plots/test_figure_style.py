@@ -3,8 +3,10 @@
 import subprocess
 import sys
 
+from fake_study import Fake
 from matplotlib.colors import to_rgb
 
+from initlab.plots import convergence
 from initlab.plots.style import LOOKS, SPARE, fitting_columns, looks
 
 
@@ -39,3 +41,8 @@ def test_figures_need_no_torch_and_no_pyplot() -> None:
     code = "import sys, initlab.plots; print('torch' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.split() == ["False", "False"]
+
+
+def test_figure_shows_itself_in_a_notebook(two_depths: Fake) -> None:
+    picture = convergence(two_depths)._repr_png_()
+    assert picture.startswith(b"\x89PNG") and 10_000 < len(picture) < 150_000

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import NAN, Fake
+from fake_study import NAN, Fake
 
 from initlab.plots import signals, signals_table
 
@@ -39,8 +39,8 @@ def test_lines_hold_the_table_with_layers_from_one(two_depths: Fake) -> None:
     assert ax.get_ylabel() == "variance of its gradient,\nbackward_var"
     for label in ("he 0", "he end", "xavier 0", "xavier end"):
         scheme, moment = label.split()
-        part = table[(table["init.scheme"] == scheme) & (table.moment == moment)]
-        part = part[(table["net.depth"] == 30) & (table.direction == "backward")]
+        shown = (table["net.depth"] == 30) & (table.direction == "backward")
+        part = table[shown & (table["init.scheme"] == scheme) & (table.moment == moment)]
         drawn = next(one for one in ax.get_lines() if one.get_label() == label)
         np.testing.assert_array_equal(drawn.get_ydata(), part["mean"])
         assert list(drawn.get_xdata()) == [1, 2]
@@ -89,5 +89,5 @@ def test_probes_off_and_impossible_epochs_are_told_in_one_line(fake: Fake) -> No
     with pytest.raises(ValueError, match=r"plot: no signals to draw \(got 1 done, 0 rows of signals\); .*probe.every"):
         signals(fake)
     for wrong in ("last", -1, float("nan")):
-        with pytest.raises(ValueError, match="signals: epochs: not a moment .*allowed: a number from 0, or 'end'"):
+        with pytest.raises(ValueError, match=r"signals: epochs: not a moment .*allowed: a number from 0, or 'end'"):
             signals_table(fake, epochs=(0, wrong))  # type: ignore[arg-type]

@@ -10,7 +10,10 @@ from initlab.signal.moments import Moments
 
 def test_pooled_parts_have_the_moments_of_the_whole() -> None:
     generator = torch.Generator().manual_seed(0)
-    parts = [torch.randn(size, generator=generator) * scale + shift for size, scale, shift in ((7, 1, 0), (40, 9, -5), (1, 1, 3))]
+    parts = [
+        torch.randn(size, generator=generator) * scale + shift
+        for size, scale, shift in ((7, 1, 0), (40, 9, -5), (1, 1, 3))
+    ]
     moments = Moments()
     for part in parts:
         moments.add(part)

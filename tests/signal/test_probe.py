@@ -61,13 +61,17 @@ def test_he_keeps_the_variance_of_a_wide_net_and_xavier_halves_it_per_layer() ->
     he = [row["forward_var"] for row in measure(init_(copy.deepcopy(net), "he"), images)]
     xavier = [row["forward_var"] for row in measure(init_(net, "xavier"), images)]
     # the same normals at two scales: exact, no statistics (0 biases, relu is homogeneous)
-    assert [x / h for x, h in zip(xavier, he, strict=True)] == pytest.approx([0.5**layer for layer in range(1, 11)], rel=1e-9)
+    assert [x / h for x, h in zip(xavier, he, strict=True)] == pytest.approx(
+        [0.5**layer for layer in range(1, 11)], rel=1e-9
+    )
     # ln of the second moment has variance about 5 L/n: 4 sigma at 10 layers of 512
     assert abs(math.log(he[-1] / 2)) < 4 * math.sqrt(5 * 10 / 512)
 
 
 def test_fixed_std_at_30_layers_is_measured_where_float32_variance_is_zero() -> None:
-    net = init_(nn.Sequential(*(m for _ in range(30) for m in (nn.Linear(256, 256, bias=False), nn.ReLU()))), "gaussian")
+    net = init_(
+        nn.Sequential(*(m for _ in range(30) for m in (nn.Linear(256, 256, bias=False), nn.ReLU()))), "gaussian"
+    )
     images = torch.randn(32, 256, generator=torch.Generator().manual_seed(0))
     last = measure(net, images)[-1]["forward_var"]
     # 30 log10(256 e-4 / 2), and the factor 2 of the first layer, which has no relu before it: known_answers num.*
@@ -98,7 +102,11 @@ def test_a_module_used_twice_is_one_row_with_pooled_moments_and_one_that_never_r
     net = Shared().double()
     images, labels = batch(6, 8, classes=5, dtype=torch.float64)
     rows = measure(net, images, labels)
-    assert [(row["layer"], row["name"], row["calls"]) for row in rows] == [(0, "twice", 2), (1, "head", 1), (2, "never", 0)]
+    assert [(row["layer"], row["name"], row["calls"]) for row in rows] == [
+        (0, "twice", 2),
+        (1, "head", 1),
+        (2, "never", 0),
+    ]
     first = net.twice(images)
     second = net.twice(F.relu(first))
     assert rows[0]["forward_var"] == pytest.approx(torch.cat([first, second]).var(correction=0).item(), rel=1e-12)
@@ -126,7 +134,9 @@ def test_a_custom_loss_per_example_or_as_mean_gives_the_same_figures() -> None:
     default = measure(net, images, labels)
     for reduction in ("none", "mean"):
         own = measure(net, images, labels, loss=lambda y, t, r=reduction: F.cross_entropy(y, t, reduction=r))
-        assert [row["backward_var"] for row in own] == pytest.approx([row["backward_var"] for row in default], rel=1e-12)
+        assert [row["backward_var"] for row in own] == pytest.approx(
+            [row["backward_var"] for row in default], rel=1e-12
+        )
 
 
 def test_a_loss_of_the_wrong_shape_is_refused() -> None:

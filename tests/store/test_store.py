@@ -39,8 +39,16 @@ def attempt(folder: Path, steps: range, checkpoint: int | None = None, first_att
     """A writer that logged these steps, each with a probe of two layers, and kept a checkpoint at one of them."""
     writer = AttemptWriter(folder, first_attempt, {"device": "cpu"})
     for step in steps:
-        writer.scalars({"step": step, "epoch": step / 10, "train_loss": math.nan if step == 0 else 1.0 / step, "val_error": 0.5})
-        layer = {"op": "conv", "calls": 1, "forward_var": 1e-57 * (step + 1), "decay_ratio": math.inf, "zero_fraction": math.nan}
+        writer.scalars(
+            {"step": step, "epoch": step / 10, "train_loss": math.nan if step == 0 else 1.0 / step, "val_error": 0.5}
+        )
+        layer = {
+            "op": "conv",
+            "calls": 1,
+            "forward_var": 1e-57 * (step + 1),
+            "decay_ratio": math.inf,
+            "zero_fraction": math.nan,
+        }
         writer.signals(step, step / 10, [{"layer": i, "name": f"conv{i}", **layer} for i in range(2)])
         if step == checkpoint:
             writer.checkpoint({"step": step, "net": {"w": torch.ones(2)}})

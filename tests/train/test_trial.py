@@ -206,7 +206,10 @@ def test_evaluation_counts_top_1_and_top_5_as_by_hand() -> None:
             return logits[: len(x)]
 
     found = evaluate(Fixed(), data)
-    ranks = [sorted(range(10), key=lambda k: -row[k]).index(label) for row, label in zip(logits.tolist(), data.val_labels.tolist(), strict=True)]
+    ranks = [
+        sorted(range(10), key=lambda k: -row[k]).index(label)
+        for row, label in zip(logits.tolist(), data.val_labels.tolist(), strict=True)
+    ]
     assert found.error == pytest.approx(sum(rank > 0 for rank in ranks) / 60)
     assert found.error_top5 == pytest.approx(sum(rank > 4 for rank in ranks) / 60)
     loss = -torch.log_softmax(logits, 1)[torch.arange(60), data.val_labels].mean().item()

@@ -1,0 +1,97 @@
+"""Studies by hand: `Fake` has the frames of `Results` that figures read, filled from a few numbers per trial."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+
+from initlab.spec import TrialSpec
+from initlab.store.results import SCALAR_COLUMNS, SIGNAL_COLUMNS
+
+STEPS_PER_EPOCH = 10
+NAN = math.nan
+
+
+@dataclass
+class Fake:
+    """Trials are added one by one; the frames are made as they are read."""
+
+    threshold: float | None = None
+    out: Path = Path("fake")
+    extra: list[str] = field(default_factory=list)  # dotted paths with a column in `trials`, as if they varied
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    curves: list[dict[str, Any]] = field(default_factory=list)
+    probes: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(
+        self, scheme: str, seed: int = 0, depth: int = 30, *, val: dict[float, float] | None = None,
+        train: dict[int, tuple[float, float]] | None = None, probes: dict[int, list[tuple[float, float]]] | None = None,
+        verdict: str | None = "slow", state: str = "done", in_study: bool = True, fields: dict[str, Any] | None = None,
+    ) -> str:  # fmt: skip
+        """A trial with validation errors by epoch, (loss, error) by step, and (forward, backward) per layer by step."""
+        trial = f"t{len(self.rows):03d}-{scheme}-{seed}-{depth}"
+        val = {} if val is None else val
+        last = val[max(val)] if val else NAN
+        fields = fields or {}
+        self.rows.append(
+            {
+                "trial": trial, "state": state, "attempts": 1, "seed": seed, "net.name": "plain", "net.depth": depth,
+                "init.scheme": scheme, **{path: fields[path] for path in self.extra}, "verdict": verdict,
+                "val_error": last, "in_study": in_study, "fields": fields,
+            }
+        )  # fmt: skip
+        points: dict[int, dict[str, float]] = {}
+        for epoch, error in val.items():
+            points.setdefault(round(epoch * STEPS_PER_EPOCH), {})["val_error"] = error
+        for step, (loss, error) in (train or {}).items():
+            points.setdefault(step, {}).update(train_loss=loss, train_error=error)
+        self.curves += [
+            {"trial": trial, "attempt": 0, "step": step, "epoch": step / STEPS_PER_EPOCH, **points[step]}
+            for step in sorted(points)
+        ]
+        self.probes += [
+            {
+                "trial": trial, "attempt": 0, "step": step, "epoch": step / STEPS_PER_EPOCH, "layer": layer,
+                "name": f"layer{layer}", "op": "conv", "forward_var": forward, "backward_var": backward,
+            }
+            for step, layers in (probes or {}).items() for layer, (forward, backward) in enumerate(layers)
+        ]  # fmt: skip
+        return trial
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows).drop(columns="fields")
+
+    @property
+    def scalars(self) -> pd.DataFrame:
+        return pd.DataFrame(self.curves, columns=SCALAR_COLUMNS)
+
+    @property
+    def signals(self) -> pd.DataFrame:
+        return pd.DataFrame(self.probes, columns=SIGNAL_COLUMNS)
+
+    @property
+    def study(self) -> SimpleNamespace:
+        return SimpleNamespace(verdict=SimpleNamespace(threshold=self.threshold))
+
+    @property
+    def stored(self) -> list[SimpleNamespace]:
+        return [
+            SimpleNamespace(id=row["trial"], spec=spec_of(row), status={"state": row["state"], "chance": 0.9})
+            for row in self.rows
+        ]
+
+    @property
+    def figures(self) -> Path:
+        return self.out / "figures"
+
+
+def spec_of(row: dict[str, Any]) -> TrialSpec:
+    content: dict[str, Any] = {"net": {"depth": row["net.depth"]}, "init": {"scheme": row["init.scheme"]}}
+    for path, value in row["fields"].items():
+        section, key = path.split(".")
+        content.setdefault(section, {})[key] = value
+    return TrialSpec.model_validate({**content, "seed": row["seed"]})
