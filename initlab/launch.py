@@ -18,7 +18,7 @@ from initlab.data.facts import absence
 from initlab.engine.inline import run_inline
 from initlab.engine.lease import lease
 from initlab.engine.stopping import stop_file_on_signal
-from initlab.plan import PlannedTrial, cost, plan
+from initlab.plan import PlannedTrial, costliest_first, plan
 from initlab.progress import progress
 from initlab.spec import TrialSpec, is_code
 from initlab.store import files
@@ -226,18 +226,13 @@ def check_same(folder: Path, trial: PlannedTrial, source: dict[str, str], anew: 
 
 def tasks(out: Path, todo: Sequence[PlannedTrial], settings: Settings) -> list[dict[str, Any]]:
     """One plain-data task per trial, the costliest first, so that the last ones to run are short."""
-
-    def size(trial: PlannedTrial) -> float:
-        known = cost(trial.spec)
-        return -(known.steps or 0) * trial.spec.train.batch_size * (known.multiply_adds or 0)
-
     launch = {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "git_commit": git_commit()}
     shared = {
         "out": str(out.resolve()), "device": settings.device, "threads": settings.threads,
         "download": settings.download, "checkpoint_every_s": settings.checkpoint_every_s, "data_dir": settings.data_dir,
         "allow_code": settings.allow_code, "launch": launch,
     }  # fmt: skip
-    return [{"trial": trial.id, **shared} for trial in sorted(todo, key=size)]
+    return [{"trial": trial.id, **shared} for trial in costliest_first(todo)]
 
 
 def run_engine(settings: Settings, work: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -37,7 +37,8 @@ class Cost:
     parameters: int | None
     multiply_adds: int | None  # of one image, forward
     steps: int | None
-    storage_bytes: int | None
+    storage_bytes: int | None  # in all, the checkpoint included
+    checkpoint_bytes: int | None
     seconds: float | None
 
 
@@ -192,18 +193,21 @@ def costs(specs: Iterable[TrialSpec], finished: Sequence[Finished] = ()) -> list
 def cost_at(spec: TrialSpec, pace: Pace) -> Cost:
     """What a trial will take at the pace of finished ones."""
     if is_code(spec.data.name):
-        return Cost(None, None, None, None, None)
+        return Cost(None, None, None, None, None, None)
     steps_per_epoch, steps = spec.steps(spec.data.train_examples or FACTS[spec.data.name].train)
     known = counts(spec)
     if known is None:
-        return Cost(None, None, steps, None, None)
+        return Cost(None, None, steps, None, None, None)
+    number = 8 if spec.train.precision == "float64" else 4
+    checkpoint = 2 * number * known.parameters  # weights and momentum
     storage = (
         FIXED_BYTES
         + count_rows(spec.train, steps_per_epoch, steps) * SCALAR_ROW_BYTES
         + len(spec.probe_steps(steps)) * known.weight_layers * SIGNAL_ROW_BYTES
-        + 8 * known.parameters  # float32 weights and momentum
+        + checkpoint
     )
-    return Cost(known.parameters, known.multiply_adds, steps, storage, expected_seconds(spec, steps, known, pace))
+    seconds = expected_seconds(spec, steps, known, pace)
+    return Cost(known.parameters, known.multiply_adds, steps, storage, checkpoint, seconds)
 
 
 def pace_of(finished: Iterable[Finished]) -> Pace:
@@ -226,3 +230,13 @@ def expected_seconds(spec: TrialSpec, steps: int, known: Counts, pace: Pace) -> 
     if same is not None:
         return steps * same
     return None if pace.per_multiply_add is None else steps * batch_size * known.multiply_adds * pace.per_multiply_add
+
+
+def costliest_first(trials: Iterable[PlannedTrial]) -> list[PlannedTrial]:
+    """Trials by falling steps x batch x multiply-adds, those of unknown cost last."""
+
+    def size(trial: PlannedTrial) -> int:
+        known = cost(trial.spec)
+        return -(known.steps or 0) * trial.spec.train.batch_size * (known.multiply_adds or 0)
+
+    return sorted(trials, key=size)

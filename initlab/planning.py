@@ -11,6 +11,7 @@ from initlab.store import files
 from initlab.store.files import read_json
 from initlab.study import TRIAL_PATHS, load_study
 
+NUMBERS = 6  # columns at the right
 ALWAYS = ("net.name", "net.depth", "init.scheme", "seed")
 
 
@@ -28,11 +29,23 @@ def plan_lines(study: str | Path, overrides: Sequence[str] = (), out: str | Path
     costs = list(plan_costs((trial.spec for trial in trials), finished))
     varying = [path for path in TRIAL_PATHS if path not in ALWAYS and varies(trials, path)]
     rows = [[*cells(trial, varying), *numbers(c)] for trial, c in zip(trials, costs, strict=True)]
-    header = ["trial", "net", "init", "seed", *varying, "parameters", "multiply-adds", "steps", "storage", "time"]
+    header = [
+        "trial",
+        "net",
+        "init",
+        "seed",
+        *varying,
+        "parameters",
+        "multiply-adds",
+        "steps",
+        "checkpoint",
+        "storage",
+        "time",
+    ]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for row in [header, *rows]:
         texts = [
-            cell.ljust(w) if i < len(row) - 5 else cell.rjust(w)
+            cell.ljust(w) if i < len(row) - NUMBERS else cell.rjust(w)
             for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         ]
         yield "  ".join(texts).rstrip()
@@ -62,6 +75,7 @@ def numbers(c: Cost) -> list[str]:
         "–" if c.parameters is None else f"{c.parameters:,}",
         "–" if c.multiply_adds is None else f"{c.multiply_adds:,}",
         "–" if c.steps is None else f"{c.steps:,}",
+        "–" if c.checkpoint_bytes is None else f"{c.checkpoint_bytes / 1e6:.1f} MB",
         "–" if c.storage_bytes is None else f"{c.storage_bytes / 1e6:.1f} MB",
         "–" if c.seconds is None else duration(c.seconds),
     ]

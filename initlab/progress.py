@@ -16,7 +16,14 @@ from initlab.store.files import STATUS, TRIALS, StoreError, read_json
 
 POLL_S = 0.5
 ENDED = ("done", "diverged", "failed", "stopped", "interrupted")
-FIGURES = {"epoch": ".2f", "train_loss": ".3f", "train_error": ".3f", "val_error": ".3f", "images_per_s": ",.0f"}
+FIGURES = {
+    "epoch": ".2f",
+    "train_loss": ".3f",
+    "val_loss": ".3f",
+    "train_error": ".3f",
+    "val_error": ".3f",
+    "images_per_s": ",.0f",
+}
 Status = dict[str, Any]
 
 
@@ -183,7 +190,7 @@ class Table(Lines):
         table = RichTable(title=f"{ended} of {len(now)} trials, {left(self.statuses)} left", title_justify="left")
         for column in ("trial", "net", "init", "seed", "state"):
             table.add_column(column)
-        for column in ("epoch", "train loss", "train error", "val error", "images/s", "left"):
+        for column in (*(key.replace("_", " ") for key in FIGURES), "left"):
             table.add_column(column, justify="right")
         running = [trial.id for trial in self.todo if now[trial.id]["state"] == "running"]
         shown = {*self.recent[-self.ENDED_SHOWN :], *running}

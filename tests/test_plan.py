@@ -138,8 +138,8 @@ def test_synthetic_data_takes_its_channels_and_classes_from_the_study():
 
 
 def test_of_code_only_what_can_be_known_is_told():
-    assert cost(trial(net={"name": "a:b"})) == Cost(None, None, 616, None, None)
-    assert cost(trial(data={"name": "a:b"})) == Cost(None, None, None, None, None)
+    assert cost(trial(net={"name": "a:b"})) == Cost(None, None, 616, None, None, None)
+    assert cost(trial(data={"name": "a:b"})) == Cost(None, None, None, None, None, None)
 
 
 def test_the_expected_time_is_the_mean_pace_of_finished_trials_of_the_same_net():

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from initlab.launch import run
-from initlab.plan import PlannedTrial, cost, plan
+from initlab.plan import PlannedTrial, costliest_first, plan
 from initlab.study import load_study
 from initlab.study_file import StudyError
 
@@ -33,25 +33,20 @@ def bench_engine(study: Path, jobs: int, repeats: int, overrides: Sequence[str])
 
     trials = costliest_first(plan(load_study(study, overrides), str(study)))
     lines = [json.dumps(for_the_loop(trial)) for trial in trials]
-    arms: dict[str, list[float]] = {"plain loop": [], "inline": [], "ray": []}
     yield f"{len(trials)} trials of {study}, {jobs} processes of one thread, {repeats} runs of each arm in turn"
-    for repeat in range(repeats):
-        arms["plain loop"].append(plain_loop(lines, jobs))
-        arms["inline"].append(with_engine(study, "inline", jobs, overrides))
+    base = inline = ray = 0.0
+    for _ in range(repeats):
+        seconds = plain_loop(lines, jobs)
+        base += seconds
+        yield f"plain loop {seconds:7.1f} s"
+        seconds = with_engine(study, "inline", jobs, overrides)
+        inline += seconds
+        yield f"inline     {seconds:7.1f} s"
         with ray_running(jobs) as ray_start:
-            arms["ray"].append(with_engine(study, "ray", jobs, overrides))
-        for name, seconds in arms.items():
-            ratio = seconds[-1] / arms["plain loop"][-1]
-            start = f" (and {ray_start:.1f} s to start Ray)" if name == "ray" else ""
-            yield f"run {repeat + 1}: {name:<10} {seconds[-1]:7.1f} s   ratio {ratio:.3f}{start}"
-    base = sum(arms["plain loop"])
-    for name in ("inline", "ray"):
-        yield f"{name}: {sum(arms[name]) / base:.3f} times the plain loop"
-
-
-def costliest_first(trials: Sequence[PlannedTrial]) -> list[PlannedTrial]:
-    """The order in which a launch hands its trials out."""
-    return sorted(trials, key=lambda t: -(cost(t.spec).steps or 0) * (cost(t.spec).multiply_adds or 0))
+            seconds = with_engine(study, "ray", jobs, overrides)
+        ray += seconds
+        yield f"ray        {seconds:7.1f} s, and {ray_start:.1f} s to start Ray once"
+    yield f"ratio to the plain loop: inline {inline / base:.3f}, ray {ray / base:.3f}"
 
 
 def for_the_loop(trial: PlannedTrial) -> dict[str, Any]:

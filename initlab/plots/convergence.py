@@ -85,13 +85,12 @@ def curve_points(scalars: pd.DataFrame, trials: pd.DataFrame, quantity: str) -> 
 
 
 def training_means(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean training loss and error per epoch, at the epoch's end; a non-finite loss makes its epoch's mean infinite."""
+    """Mean training loss and error per epoch, at the epoch's end; a non-finite loss makes its epoch's mean one."""
     trained = rows[rows.step > 0]
     if trained.empty:
         return pd.DataFrame({"epoch": [], "train_loss": [], "train_error": []})
     per_epoch = max(1, round(float((trained.step / trained.epoch).iloc[-1])))
-    # epoch_means leaves NaN out of its sums, which would give an epoch with a NaN row too low a loss
-    means = epoch_means(rows.assign(train_loss=rows.train_loss.fillna(math.inf)), per_epoch)
+    means = epoch_means(rows, per_epoch)
     return means.assign(epoch=means.epoch.clip(upper=float(trained.epoch.max())))
 
 

@@ -73,8 +73,11 @@ def epoch_means(scalars: pd.DataFrame, steps_per_epoch: int) -> pd.DataFrame:
     steps = rows.step.diff()
     rows = rows.assign(steps=steps, number=np.ceil(rows.step / steps_per_epoch))[steps > 0]
     weighted = rows.assign(train_loss=rows.train_loss * rows.steps, train_error=rows.train_error * rows.steps)
-    # skipna off: an epoch with a non-finite row has no mean
-    columns = weighted.groupby("number")[["steps", "train_loss", "train_error"]]
-    sums = columns.agg(lambda column: column.sum(skipna=False))
+    sums = weighted.groupby("number")[["steps", "train_loss", "train_error"]].agg(total)
     means = sums[["train_loss", "train_error"]].div(sums.steps, axis=0)
     return means.assign(steps=sums.steps, epoch=sums.index).reset_index(drop=True)
+
+
+def total(column: "pd.Series[float]") -> float:
+    """Sum that is NaN where a part is: an epoch with a non-finite row has no mean."""
+    return float(column.sum(skipna=False))

@@ -40,7 +40,13 @@ def attempt(folder: Path, steps: range, checkpoint: int | None = None, first_att
     writer = AttemptWriter(folder, first_attempt, {"device": "cpu"})
     for step in steps:
         writer.scalars(
-            {"step": step, "epoch": step / 10, "train_loss": math.nan if step == 0 else 1.0 / step, "val_error": 0.5}
+            {
+                "step": step,
+                "epoch": step / 10,
+                "train_loss": math.nan if step == 0 else 1.0 / step,
+                "train_error": 0.5,
+                "val_error": 0.5,
+            }
         )
         layer = {
             "op": "conv",
