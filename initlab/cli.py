@@ -38,9 +38,6 @@ class OneLine(click.Group):
         except KeyboardInterrupt:
             click.echo("stopped at once; the same command goes on from the last checkpoints", err=True)
             ctx.exit(3)
-        except BrokenPipeError:  # the reader of our output left, as `| head` does
-            sys.stderr.close()
-            ctx.exit(0)
 
 
 @click.group(cls=OneLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -67,7 +64,7 @@ out_option = click.option("--out", type=OUT, help="Output folder.  [default: res
 @click.option(
     "--engine", type=click.Choice(["inline", "ray"]), help="Where trials run.  [default: the study's, or inline]"
 )
-@click.option("--jobs", type=int, help="Trials at once.  [default: the cores on a CPU, one per GPU]")
+@click.option("--jobs", type=int, help="Trials at once.  [default: the cores on a CPU, 1 on a GPU]")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda where there is one]")
 @click.option("--gpus-per-trial", type=float, help="A fraction lets trials share a GPU (ray).")
 @click.option("--address", help="A running Ray cluster, host:port or auto (ray).")
@@ -90,10 +87,15 @@ def run(study: Path, **options: Any) -> None:
 
 def summarise(results: "Results", only: Sequence[str] = ()) -> int:
     """Print what came of the study's trials, or of those asked for; returns the exit code."""
-    trials = results.trials[results.trials.in_study & results.trials.trial.str.startswith(tuple(only) or "t")]
+    asked = [trial for trial in results.planned if trial.startswith(tuple(only) or "t")]
+    trials = results.trials[results.trials.trial.isin(asked)]
+    table = verdict_table(results)
     for problem in results.problems:
         click.echo(problem, err=True)
-    click.echo(verdict_table(results))
+    click.echo(table)
+    if lost := set(asked) - set(trials.trial):
+        click.echo(f"{len(lost)} of {len(asked)} trials cannot be read: {', '.join(sorted(lost))}", err=True)
+        return 1
     failed = [t for t in results.stored if t.status["state"] == "failed" and t.id in set(trials.trial)]
     if failed:
         click.echo(f"{len(failed)} of {len(trials)} trials failed; their tracebacks are in status.json", err=True)

@@ -11,6 +11,8 @@ from typing import Any
 
 from initlab.errors import UserError
 
+_imported: dict[str, str] = {}  # module -> hash of the source that it was imported from
+
 
 class CodeError(UserError):
     """A `pkg.module:callable` that cannot be used, in one line."""
@@ -34,6 +36,10 @@ def import_callable(path: str, name: str) -> Callable[..., Any]:
     module_name, attribute = split(path, name)
     try:
         module = importlib.import_module(module_name)
+        source = source_hash(path, name)
+        if _imported.setdefault(module_name, source) != source:  # edited since, as in a notebook's long life
+            module = importlib.reload(module)
+            _imported[module_name] = source
     except ModuleNotFoundError as error:
         raise CodeError(
             f"{path}: no module named {error.name!r} (got {name!r}); run where it can be imported, or install it"

@@ -4,11 +4,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from initlab.plan import Cost, Finished, PlannedTrial, plan
 from initlab.plan import costs as plan_costs
 from initlab.spec import TrialSpec, getattr_path
 from initlab.store import files
-from initlab.store.files import read_json
+from initlab.store.files import StoreError, read_json
 from initlab.study import TRIAL_PATHS, load_study
 
 NUMBERS = 6  # columns at the right
@@ -101,8 +103,11 @@ def finished_trials(out: Path) -> list[Finished]:
     """What the finished trials in an output folder took, for `plan` to expect the time of others from."""
     found = []
     for result in sorted((out / files.TRIALS).glob(f"t*/{files.RESULT}")):
-        content = read_json(result)
-        if content["state"] == "done":
+        try:
+            content = read_json(result, figures=True)
             spec = TrialSpec.model_validate(read_json(result.parent / files.TRIAL)["spec"])
+        except (StoreError, ValidationError, KeyError):
+            continue  # `status` names it; here it only means one trial less to learn from
+        if content["state"] == "done":
             found.append(Finished(spec, content["steps"], content["wall_s"]))
     return found

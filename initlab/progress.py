@@ -24,6 +24,7 @@ FIGURES = {
     "val_error": ".3f",
     "images_per_s": ",.0f",
 }
+WIDE = 110  # characters that all of them need
 Status = dict[str, Any]
 
 
@@ -80,7 +81,7 @@ class Statuses:
             if known["state"] in ENDED or self.stamp(trial) == self.before[trial]:
                 continue
             try:
-                status = read_json(self.out / TRIALS / trial / STATUS)
+                status = read_json(self.out / TRIALS / trial / STATUS, figures=True)
             except (StoreError, OSError):
                 continue  # half a moment too early on a slow file system; the next poll reads it
             if status["state"] != known["state"]:
@@ -182,24 +183,26 @@ class Table(Lines):
         self.live.update(self.render())
 
     def render(self) -> Any:
-        """The table as rich draws it."""
+        """The table as rich draws it, with fewer figures on a narrow terminal."""
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
         from rich.table import Table as RichTable
 
+        shown = list(FIGURES) if Console().width >= WIDE else ["epoch", "train_error", "val_error"]
         now = self.statuses.now
         ended = sum(status["state"] in ENDED for status in now.values())
-        table = RichTable(title=f"{ended} of {len(now)} trials, {left(self.statuses)} left", title_justify="left")
+        title = f"{ended} of {len(now)} trials, {left(self.statuses)} left"
+        table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for column in ("trial", "net", "init", "seed", "state"):
-            table.add_column(column)
-        for column in (*(key.replace("_", " ") for key in FIGURES), "left"):
-            table.add_column(column, justify="right")
-        running = [trial.id for trial in self.todo if now[trial.id]["state"] == "running"]
-        shown = {*self.recent[-self.ENDED_SHOWN :], *running}
+            table.add_column(column, no_wrap=True)
+        for column in (*(key.replace("_", " ") for key in shown), "left"):
+            table.add_column(column, justify="right", no_wrap=True)
         for trial in self.todo:
-            if trial.id in shown:
-                spec, status = trial.spec, now[trial.id]
-                net = f"{spec.net.name}-{spec.net.depth}"
-                what = (trial.id, net, spec.init.scheme, str(spec.seed), status["state"])
-                table.add_row(*what, *(number(status, key, form) for key, form in FIGURES.items()), trial_left(status))
+            status = now[trial.id]
+            if status["state"] == "running" or trial.id in self.recent[-self.ENDED_SHOWN :]:
+                net = f"{trial.spec.net.name}-{trial.spec.net.depth}"
+                what = (trial.id, net, trial.spec.init.scheme, str(trial.spec.seed), status["state"])
+                table.add_row(*what, *(number(status, key, FIGURES[key]) for key in shown), trial_left(status))
         return table
 
 

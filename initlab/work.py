@@ -27,6 +27,7 @@ from initlab.plan import describe
 from initlab.spec import Data, TrialSpec, is_code
 from initlab.store.files import RESULT, STOP, TRIAL, read_json
 from initlab.store.writer import AttemptWriter, Superseded
+from initlab.streams import stream_seed
 from initlab.train.trial import Trial
 
 STOP_CHECK_S = 0.2
@@ -48,29 +49,41 @@ def run_one(task: dict[str, Any]) -> dict[str, Any]:
     if should_stop():
         return {"trial": task["trial"], "state": "pending"}
     if (folder / RESULT).exists():  # an engine may ask twice, e.g. after it lost a node
-        return {"trial": task["trial"], "state": read_json(folder / RESULT)["state"]}
-    described = read_json(folder / TRIAL)
-    spec = TrialSpec.model_validate(described["spec"])
-    device = torch.device(task["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return {"trial": task["trial"], "state": "done"}
+    writer = None
     threads = torch.get_num_threads()
-    torch.set_num_threads(task["threads"])
-    writer = AttemptWriter(folder, described["first_attempt"], environment(device, spec, task["launch"]))
     try:
+        described = read_json(folder / TRIAL)
+        spec = TrialSpec.model_validate(described["spec"])
+        device = torch.device(task["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.set_num_threads(task["threads"])
+        writer = AttemptWriter(folder, described["first_attempt"], environment(device, spec, task["launch"]))
         check_source(spec, described["source"])
-        data = load_images(spec, device, task)
-        net = build(spec, data, device)
-        trial = Trial(spec, net, data, writer)
-        outcome = trial.run(writer.resumed, should_stop, task["checkpoint_every_s"])
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            data = load_images(spec, device, task, described["source"])
+            trial = Trial(spec, build(spec, data, device), data, writer)
+            outcome = trial.run(writer.resumed, should_stop, task["checkpoint_every_s"])
         finished = outcome.state in ("done", "diverged")
         writer.close(outcome.state, outcome.figures, outcome.figures if finished else None)
         return {"trial": task["trial"], "state": outcome.state}
     except Superseded:
         return {"trial": task["trial"], "state": "superseded"}
     except Exception as error:  # the trial's boundary: it is recorded, and the others go on
-        writer.close("failed", {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()})
-        return {"trial": task["trial"], "state": "failed"}
+        return failed(task["trial"], writer, error)
     finally:
         torch.set_num_threads(threads)
+
+
+def failed(trial: str, writer: AttemptWriter | None, error: Exception) -> dict[str, Any]:
+    """Record a failure; where no attempt could be made, the launch does, from the answer's `error`."""
+    text = f"{type(error).__name__}: {error}"
+    if writer is None:
+        return {"trial": trial, "state": "failed", "error": text}
+    try:
+        writer.close("failed", {"error": text, "traceback": traceback.format_exc()})
+    except Superseded:
+        return {"trial": trial, "state": "superseded"}
+    return {"trial": trial, "state": "failed"}
 
 
 def stop_check(out: Path) -> Callable[[], bool]:
@@ -87,10 +100,12 @@ def stop_check(out: Path) -> Callable[[], bool]:
     return should_stop
 
 
-def load_images(spec: TrialSpec, device: torch.device, task: dict[str, Any]) -> ImageSet:
+def load_images(spec: TrialSpec, device: torch.device, task: dict[str, Any], source: dict[str, str]) -> ImageSet:
     """The trial's images on its device; the last few raw sets stay in memory for the next trials."""
     data = spec.data
-    raw = cached_raw(data.model_dump_json(), task["data_dir"], task["download"], task["allow_code"])
+    raw = cached_raw(
+        data.model_dump_json(), task["data_dir"], task["download"], task["allow_code"], source.get("data.name")
+    )
     return prepare(
         raw, scale=data.scale, train_examples=data.train_examples, val_examples=data.val_examples, flip=data.flip,
         shift=data.shift, device=device, dtype=DTYPES[spec.train.precision],
@@ -98,7 +113,8 @@ def load_images(spec: TrialSpec, device: torch.device, task: dict[str, Any]) -> 
 
 
 @lru_cache(maxsize=2)
-def cached_raw(data_json: str, data_dir: str | None, download: bool, allow_code: bool) -> Raw:
+def cached_raw(data_json: str, data_dir: str | None, download: bool, allow_code: bool, source: str | None) -> Raw:
+    """A raw set; `source` is the hash of the code that makes it, so that edited code is run again."""
     data = Data.model_validate(json.loads(data_json))
     if is_code(data.name):
         if not allow_code:
@@ -118,6 +134,7 @@ def build(spec: TrialSpec, data: ImageSet, device: torch.device) -> nn.Module:
     """The trial's net, initialised, on its device, in its precision."""
     if is_code(spec.net.name):
         make = import_callable("net.name", spec.net.name)
+        torch.manual_seed(stream_seed(spec.seed, "net"))  # for parameters that no scheme draws
         net = make(num_classes=data.num_classes, input_shape=data.input_shape, **spec.net.options)
     else:
         net = to_modules(describe(spec, data.num_classes, data.input_shape))

@@ -185,7 +185,7 @@ def test_wrong_settings_are_refused_before_anything_is_written(
 
 def test_a_file_in_place_of_the_output_folder_is_refused(tiny: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "a").write_text("mine")
-    with pytest.raises(StoreError, match="a file, not an output folder"):
+    with pytest.raises(StoreError, match=r"a: cannot be written \(File exists\)"):
         run(tiny(), tmp_path / "a")
     assert (tmp_path / "a").read_text() == "mine"
 
@@ -199,3 +199,95 @@ def test_absent_data_files_are_said_before_anything_starts(
     with pytest.raises(StudyError, match=r"wanted cifar-10-batches-py/data_batch_1, .*test_batch\)"):
         run(tiny(data={"name": "cifar10"}), tmp_path / "a", data_dir=tmp_path)
     assert not (tmp_path / "a").exists()
+
+
+def result_of(out: Path, index: int = 0) -> Path:
+    return sorted(out.glob("trials/*/result.json"))[index]
+
+
+def test_a_torn_result_stops_a_launch_in_words_and_loses_nothing(pair: Path, tmp_path: Path) -> None:
+    run(pair, tmp_path / "a")
+    result_of(tmp_path / "a").write_text("{")
+    with pytest.raises(StoreError, match=r"result\.json: not readable as JSON .*move it away"):
+        run(pair, tmp_path / "a")
+    result_of(tmp_path / "a").unlink()
+    assert run(pair, tmp_path / "a").trials.state.tolist() == ["done", "done"]
+
+
+def test_a_trial_without_its_result_is_not_done_whatever_its_status_says(pair: Path, tmp_path: Path) -> None:
+    run(pair, tmp_path / "a")
+    result_of(tmp_path / "a").unlink()
+    assert sorted(initlab.load(tmp_path / "a").trials.state) == ["done", "interrupted"]
+
+
+def test_a_damaged_status_or_a_foreign_folder_is_named_and_its_trial_kept(pair: Path, tmp_path: Path) -> None:
+    run(pair, tmp_path / "a")
+    folder = result_of(tmp_path / "a").parent
+    (folder / "status.json").write_text("[]")
+    (folder / "attempt-000.bak").mkdir()
+    results = initlab.load(tmp_path / "a")
+    assert results.trials.state.tolist() == ["done", "done"]
+    assert results.problems == [f"{folder / 'status.json'}: not a JSON object; move it away to run or read without it"]
+
+
+def test_a_lost_trial_json_is_written_again(pair: Path, tmp_path: Path) -> None:
+    run(pair, tmp_path / "a")
+    folder = result_of(tmp_path / "a").parent
+    (folder / "trial.json").unlink()
+    (folder / "result.json").unlink()
+    assert run(pair, tmp_path / "a").trials.state.tolist() == ["done", "done"]
+
+
+def test_force_after_an_attempt_was_removed_trains_anew(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    import shutil
+
+    run(tiny(), tmp_path / "a")
+    run(tiny(), tmp_path / "a", force=True)
+    shutil.rmtree(next((tmp_path / "a").glob("trials/*/attempt-000")))
+    forced = run(tiny(), tmp_path / "a", force=True)
+    assert forced.scalars.attempt.unique().tolist() == [2]
+    assert forced.scalars.step.min() == 0
+
+
+def test_a_users_random_net_is_the_same_in_every_run(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    study = tiny(net={"name": "tests.engine.mine:noisy"})
+    assert_same_numbers(
+        run(study, tmp_path / "a", allow_code=True), run(study, tmp_path / "b", jobs=2, allow_code=True)
+    )
+
+
+def test_code_edited_between_two_runs_of_one_process_is_run_as_it_stands(
+    tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = tmp_path / "edited_net.py"
+    study = tiny(net={"name": "edited_net:make"})
+    rows = []
+    for hidden in (4, 12):
+        module.write_text(
+            f"from tests.engine.mine import net\n\ndef make(**given):\n    return net(hidden={hidden}, **given)\n"
+        )
+        rows.append(
+            run(study, tmp_path / "a", allow_code=True, force=True).signals.query("layer == 1").weight_var.iloc[0]
+        )
+    assert rows[0] == pytest.approx(2 / 4, rel=0.7)
+    assert rows[1] == pytest.approx(2 / 12, rel=0.7)
+    assert rows[0] > rows[1]
+
+
+@pytest.mark.parametrize("options", [{"engine": "foo"}, {"device": "gpu"}, {"gpus_per_trial": float("nan")}])
+def test_settings_that_python_passes_are_checked_too(tiny: Callable[..., Path], tmp_path: Path, options: dict) -> None:
+    with pytest.raises(StudyError, match="allowed: "):
+        initlab.run(tiny(), tmp_path / "a", show="nothing", **options)
+    assert not (tmp_path / "a").exists()
+
+
+def test_only_and_overrides_may_be_single_texts(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    (trial,) = run(tiny(), tmp_path / "a", overrides="seed=7").trials.trial
+    assert run(tiny(), tmp_path / "a", overrides="seed=7", only=trial[:6]).trials.seed.tolist() == [7]
+
+
+def test_an_output_folder_that_cannot_be_made_is_refused_in_words(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"cannot be written \(Not a directory\); give another folder"):
+        run(tiny(), tmp_path / "file" / "out")

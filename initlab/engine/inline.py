@@ -7,13 +7,15 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from initlab.engine.worker import named_function
 
 Task = dict[str, Any]  # plain data with at least `trial`
 Answer = dict[str, Any]  # `trial`, `state`, and `error` where a process died
+PATIENCE_S = 30.0  # for a last checkpoint
 MAX_DEATHS = 2  # times that a trial may take its process down before it is given up
 
 
@@ -29,7 +31,7 @@ def run_inline(tasks: Sequence[Task], function: str, jobs: int, *, threads: int 
     todo, answers = deque(tasks), []
     workers = [Worker(function, threads) for _ in range(min(jobs, len(tasks)))]
     deaths: dict[str, int] = {}
-    with selectors.DefaultSelector() as selector:
+    with ended(workers), selectors.DefaultSelector() as selector:
         for worker in workers:
             worker.give(todo, selector)
         while selector.get_map():
@@ -48,10 +50,23 @@ def run_inline(tasks: Sequence[Task], function: str, jobs: int, *, threads: int 
                         todo.appendleft(task)
                     worker.start()
                 worker.give(todo, selector)
-    for worker in workers:
-        worker.process.stdin.close()
-        worker.process.wait()
     return answers
+
+
+@contextmanager
+def ended(workers: Sequence["Worker"]) -> Iterator[None]:
+    """Ends the processes afterwards: told that nobody waits for them, they keep a checkpoint and stop."""
+    try:
+        yield
+    finally:
+        for worker in workers:
+            with suppress(BrokenPipeError):
+                worker.process.stdin.close()
+        for worker in workers:
+            try:
+                worker.process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
 
 
 class Worker:
@@ -88,8 +103,9 @@ class Worker:
                 selector.unregister(self.process.stdout)
             return
         self.task = todo.popleft()
-        self.process.stdin.write(json.dumps(self.task) + "\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # it died meanwhile: its stdout will say so
+            self.process.stdin.write(json.dumps(self.task) + "\n")
+            self.process.stdin.flush()
         if not registered:
             selector.register(self.process.stdout, selectors.EVENT_READ, self)
 

@@ -5,6 +5,7 @@ makes panels where it varies among trials of the same depth and scheme. What var
 of the demo study, or with the scheme alone, does not.
 """
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from initlab.study import TRIAL_PATHS
 Shown = Results | Sequence[Results]
 SCHEME, DEPTH, SEED = "init.scheme", "net.depth", "seed"
 ALL = "all"  # title of the one panel of everything
+TITLE_WIDTH = 36  # characters over the narrowest panel
 LARGEST = 12  # panels that a figure still shows readably
 
 
@@ -99,8 +101,8 @@ def title(setting: dict[str, Any], net: str) -> str:
     first = []
     if DEPTH in setting:
         first = [net.rsplit(":", 1)[-1] if is_code(net) else f"{setting[DEPTH]} layers"]
-    rest = [f"{path} {value}" for path, value in setting.items() if path != DEPTH]
-    return "\n".join([*first, ", ".join(rest)] if rest else first) or ALL
+    rest = [f"{path} {value}" for path, value in setting.items() if path != DEPTH and value is not None]
+    return "\n".join([*first, *textwrap.wrap(", ".join(rest), TITLE_WIDTH)]) or ALL
 
 
 def rows_of(results: Shown, trials: pd.DataFrame, frame: str) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from initlab.plots.depth import depth, depth_table
 from initlab.plots.panels import DEPTH, Shown, as_list
 from initlab.plots.signals import signals, signals_table
 from initlab.plots.style import styled
-from initlab.store.files import atomic
+from initlab.store.files import atomic, writable
 
 FIGURES: dict[str, tuple[Callable[[Shown], pd.DataFrame], Callable[[Shown], Figure]]] = {
     "convergence": (convergence_table, convergence),
@@ -49,8 +49,9 @@ def save_figures(
     for reason in reasons:
         say(str(reason))
     target = Path(folder) if folder is not None else several[0].figures
-    target.mkdir(parents=True, exist_ok=True)
-    return [path for name, (table, figure) in drawn.items() for path in write(target, name, table, figure)]
+    with writable(target):
+        target.mkdir(parents=True, exist_ok=True)
+        return [path for name, (table, figure) in drawn.items() for path in write(target, name, table, figure)]
 
 
 def draw(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 from torch import Tensor, nn
 
-from initlab.signal.probe import Loss, measure
+from initlab.signal.probe import COLUMNS, Loss, measure
 
 
 @dataclass(frozen=True)
@@ -30,4 +30,5 @@ def inspect(
     `inspect(net, images, labels).table.forward_var` of a wide He net on unit-variance inputs is about 2 in every
     layer (He et al. 2015, eq. 10: the first layer has no rectifier before it).
     """
-    return Inspection(pd.DataFrame(measure(model, batch, labels, loss=loss, weight_decay=weight_decay)))
+    rows = measure(model, batch, labels, loss=loss, weight_decay=weight_decay)
+    return Inspection(pd.DataFrame(rows, columns=["layer", "name", "op", "calls", *COLUMNS]))

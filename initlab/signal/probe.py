@@ -5,13 +5,15 @@ dy = d(sum over examples of the loss)/dy, all in float64; see `measure`. It leav
 buffers, mode, gradients and the global random state.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from initlab.init.apply import layer_name
@@ -47,20 +49,20 @@ class Trace:
 
 
 class NextActivation(TorchFunctionMode):
-    """Counts exact zeros in the output of the first activation after each weight layer, module or function alike."""
+    """Counts exact zeros in the output of the next activation after each weight layer, module or function alike."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.waiting: Trace | None = None
+        self.waiting: list[Trace] = []
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if self.waiting is not None and func in ACTIVATIONS:
+        if self.waiting and func in ACTIVATIONS:
             zeros = (out.detach() == 0).sum()
-            trace = self.waiting
-            trace.zeros = zeros if trace.zeros is None else trace.zeros + zeros
-            trace.activations += out.numel()
-            self.waiting = None
+            for trace in self.waiting:
+                trace.zeros = zeros if trace.zeros is None else trace.zeros + zeros
+                trace.activations += out.numel()
+            self.waiting = []
         return out
 
 
@@ -79,7 +81,8 @@ def measure(
     Args:
         images: a batch as the model takes it, (N, ...); moved to the model's device and floating type.
         labels: class indices (N,), or whatever `loss` takes; None leaves the backward columns NaN.
-        loss: (output, labels) -> per-example losses (N,), or their mean (); None is cross-entropy.
+        loss: (output, labels) -> per-example losses (N,), or their mean (); None is cross-entropy, for (N, T, classes)
+            and (N, T) labels summed over tokens.
         weight_decay: for `decay_ratio`; None leaves it NaN.
 
     Returns:
@@ -91,10 +94,32 @@ def measure(
     Raises:
         ValueError: the model's output holds no tensor, or the loss has a wrong shape.
     """
-    images, labels = to_model(model, images, labels)
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(f"inspect: {name} is not there yet (lazy); run the model on a batch first")
+    with torch.inference_mode(False), untouched(model, backward=labels is not None), parametrize.cached():
+        images, labels = to_model(model, images, labels)
+        order, never_ran, output = forward(model, images)
+        weights = [trace.module.weight for trace in order]
+        grads: tuple[Tensor | None, ...] = (None,) * len(weights)
+        if labels is not None and weights:
+            total = summed_loss(output, labels, loss)
+            if not total.requires_grad:
+                raise ValueError("inspect: the loss has no gradient; let the forward run without no_grad or detach")
+            grads = torch.autograd.grad(total, weights, allow_unused=True)
+        statistics = [layer_statistics(t, g, len(images), weight_decay) for t, g in zip(order, grads, strict=True)]
+        statistics += [layer_statistics(trace, None, len(images), None) for trace in never_ran]
+        return to_rows([*order, *never_ran], statistics)
+
+
+def forward(model: nn.Module, images: Tensor) -> tuple[list[Trace], list[Trace], Tensor]:
+    """Run the model under hooks; returns its weight layers by first call, those that never ran, and its output.
+
+    The hooks are gone before the backward pass, which runs checkpointed layers a second time.
+    """
     traces: dict[nn.Module, Trace] = {}
     order: list[Trace] = []
-    zeros = NextActivation()
+    activations = NextActivation()
 
     def seen(module: nn.Module, _: Any, y: Tensor) -> None:
         trace = traces[module]
@@ -104,26 +129,16 @@ def measure(
         trace.forward.add(y)
         if y.requires_grad:
             y.register_hook(trace.backward.add)
-        zeros.waiting = trace
+        activations.waiting.append(trace)
 
-    with untouched(model), ExitStack() as hooks:
+    with ExitStack() as hooks:
         for name, module in model.named_modules():
             if isinstance(module, WeightLayer):
                 traces[module] = Trace(layer_name(name), module)
-                module.weight.requires_grad_(labels is not None)
                 hooks.callback(module.register_forward_hook(seen).remove)
-        with torch.set_grad_enabled(labels is not None):
-            with zeros:
-                output = first_tensor(model(images))
-            weights = [trace.module.weight for trace in order]
-            grads: tuple[Tensor | None, ...] = (None,) * len(weights)
-            if labels is not None and weights:
-                total = summed_loss(output, labels, loss)
-                grads = torch.autograd.grad(total, weights, allow_unused=True)
-    never_ran = [trace for trace in traces.values() if trace.calls == 0]
-    statistics = [layer_statistics(t, g, len(images), weight_decay) for t, g in zip(order, grads, strict=True)]
-    statistics += [layer_statistics(trace, None, len(images), None) for trace in never_ran]
-    return to_rows([*order, *never_ran], statistics)
+        with activations:
+            output = first_tensor(model(images))
+    return order, [trace for trace in traces.values() if trace.calls == 0], output
 
 
 def layer_statistics(trace: Trace, grad: Tensor | None, examples: int, weight_decay: float | None) -> list[Tensor]:
@@ -162,6 +177,8 @@ def to_rows(traces: list[Trace], statistics: list[list[Tensor]]) -> list[dict[st
 def summed_loss(output: Tensor, labels: Tensor, loss: Loss | None) -> Tensor:
     """Sum over the examples of the loss; a scalar from a custom `loss` is taken for their mean."""
     if loss is None:
+        if output.dim() > 2 and output.shape[:-1] == labels.shape:  # one label per token, classes last
+            output, labels = output.flatten(0, -2), labels.flatten()
         return F.cross_entropy(output, labels, reduction="sum")
     values = loss(output, labels)
     if values.dim() == 0:
@@ -175,10 +192,12 @@ def summed_loss(output: Tensor, labels: Tensor, loss: Loss | None) -> Tensor:
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The tensor itself, or the first one of a tuple, list or dict."""
+    """The tensor itself, or the first one of a tuple, list, mapping or dataclass."""
     if isinstance(output, Tensor):
         return output
-    values = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else ()
+    if is_dataclass(output):
+        output = {field.name: getattr(output, field.name) for field in fields(output)}
+    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
     for value in values:
         if isinstance(value, Tensor):
             return value
@@ -195,16 +214,23 @@ def to_model(model: nn.Module, images: Tensor, labels: Tensor | None) -> tuple[T
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Probe mode inside (dropout off, BatchNorm on the batch's statistics), everything as it was afterwards."""
+def untouched(model: nn.Module, backward: bool) -> Iterator[None]:
+    """Probe mode inside (dropout off, BatchNorm on the batch's statistics, gradients for all parameters or none).
+
+    Everything is as it was afterwards.
+    """
     modes = [(module, module.training) for module in model.modules()]
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     tracked = [norm for norm in norms if norm.track_running_stats]
     wants_grad = [(p, p.requires_grad) for p in model.parameters()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    buffers = [
+        (m._buffers, key, b, b.clone()) for m in model.modules() for key, b in m._buffers.items() if b is not None
+    ]
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), torch.set_grad_enabled(backward):
         try:
+            for parameter, _ in wants_grad:
+                parameter.requires_grad_(backward and parameter.is_floating_point())
             model.eval()
             for norm in norms:  # in training, but not tracking: the batch's statistics, buffers not updated
                 norm.training, norm.track_running_stats = True, False
@@ -217,5 +243,6 @@ def untouched(model: nn.Module) -> Iterator[None]:
             for parameter, required in wants_grad:
                 parameter.requires_grad_(required)
             with torch.no_grad():
-                for buffer, before in buffers:
+                for home, key, buffer, before in buffers:
                     buffer.copy_(before)
+                    home[key] = buffer  # a model may have put another in its place

@@ -7,6 +7,7 @@ the strings "NaN", "Infinity" and "-Infinity".
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,22 +47,36 @@ def atomic(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
         os.close(folder)
 
 
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Says in one line that something could not be written at or below `path`."""
+    try:
+        yield
+    except OSError as error:  # a file in its place, no permission, a full disk
+        at = error.filename or path
+        raise StoreError(f"{at}: cannot be written ({error.strerror}); give another folder") from error
+
+
 def write_json(path: Path, content: dict[str, Any], sync: bool = True) -> None:
     """Write a JSON file atomically, with its schema."""
     with atomic(path, sync) as file:
         file.write((encode({"schema": SCHEMA, **content}, indent=2) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of the store.
+def read_json(path: Path, *, figures: bool = False) -> dict[str, Any]:
+    """Read a JSON file of the store; with `figures`, the strings of non-finite floats become floats again.
 
     Raises:
-        StoreError: not JSON, or written by a newer initlab.
+        StoreError: absent, not JSON, or written by a newer initlab.
     """
     try:
-        content = decode(path.read_text())
+        content = decode(path.read_text()) if figures else json.loads(path.read_text())
+    except FileNotFoundError:
+        raise StoreError(f"{path}: absent; run the study again") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"{path}: not readable as JSON ({error}); move it away to run or read without it") from None
+    if not isinstance(content, dict):
+        raise StoreError(f"{path}: not a JSON object; move it away to run or read without it")
     check_schema(path, content.get("schema"))
     return content
 
@@ -105,20 +120,24 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """
     text = path.read_bytes()
     complete = text[: text.rfind(b"\n") + 1]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, line in enumerate(complete.splitlines(), start=1):
         try:
-            rows.append(decode(line.decode()))
+            row = decode(line.decode())
         except (json.JSONDecodeError, UnicodeDecodeError):
+            row = None
+        if not isinstance(row, dict) or "step" not in row:
             raise StoreError(
                 f"{path}: line {number} is not JSON (got {line[:40]!r}); the file was changed by hand"
             ) from None
+        rows.append(row)
     return rows
 
 
 def attempts(trial: Path) -> list[Path]:
     """The attempt folders of a trial, oldest first."""
-    return sorted(trial.glob("attempt-[0-9][0-9][0-9]*"))
+    folders = [folder for folder in trial.glob("attempt-*") if re.fullmatch(r"attempt-\d{3,}", folder.name)]
+    return sorted(folders, key=attempt_number)
 
 
 def attempt_number(folder: Path) -> int:

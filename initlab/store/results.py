@@ -84,18 +84,33 @@ class Results:
             try:
                 found.append(self.read_trial(folder))
             except (StoreError, OSError, KeyError, ValueError) as error:
-                self.problems.append(
-                    str(error) if isinstance(error, StoreError) else f"{folder}: unreadable trial ({error})"
-                )
+                reason = " ".join(str(error).split())[:200]
+                self.problems.append(reason if isinstance(error, StoreError) else f"{folder}: unreadable ({reason})")
         return found
 
     def read_trial(self, folder: Path) -> StoredTrial:
         spec = TrialSpec.model_validate(read_json(folder / files.TRIAL)["spec"])
-        status = read_json(folder / files.STATUS) if (folder / files.STATUS).exists() else {"state": "pending"}
-        result = read_json(folder / files.RESULT) if (folder / files.RESULT).exists() else None
-        if status["state"] == "running" and not is_held(self.out):
+        result = read_json(folder / files.RESULT, figures=True) if (folder / files.RESULT).exists() else None
+        status = self.read_status(folder)
+        unfinished = result is None and status["state"] in ("done", "diverged")  # only the result means finished
+        if unfinished or (status["state"] == "running" and not is_held(self.out)):
             status = {**status, "state": "interrupted"}
-        return StoredTrial(folder.name, folder, spec, {**status, **(result or {})}, result, counting(folder))
+        chain = counting(folder)
+        for attempt, _ in chain:
+            self.problems += read_json(attempt / files.ATTEMPT)["notes"]
+            if result and not (attempt / files.SCALARS).exists():
+                self.problems.append(f"{attempt / files.SCALARS}: absent; its rows are lost")
+        return StoredTrial(folder.name, folder, spec, {**status, **(result or {})}, result, chain)
+
+    def read_status(self, folder: Path) -> dict[str, Any]:
+        """A trial's status; a damaged one is named, and says nothing of the trial."""
+        if not (folder / files.STATUS).exists():
+            return {"state": "pending"}
+        try:
+            return {"state": "interrupted", **read_json(folder / files.STATUS, figures=True)}
+        except StoreError as error:
+            self.problems.append(str(error))
+            return {"state": "interrupted"}
 
     @cached_property
     def trials(self) -> pd.DataFrame:

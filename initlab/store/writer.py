@@ -132,10 +132,9 @@ class AttemptWriter:
         with pa.ipc.open_stream(self.folder / files.STREAM) as stream:
             table = stream.read_all()
         floats = [field.name for field in SIGNAL_SCHEMA if field.type == pa.float64()]
-        aside = self.folder / f".{files.SIGNALS}"
-        pq.write_table(
-            table, aside, compression="zstd", column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
+        with files.atomic(self.folder / files.SIGNALS) as file:
+            pq.write_table(
+            table, file, compression="zstd", column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
             use_dictionary=["name", "op"],
         )  # fmt: skip
-        os.replace(aside, self.folder / files.SIGNALS)
         (self.folder / files.STREAM).unlink()

@@ -18,6 +18,7 @@ from initlab.data.dataset import ImageSet, epoch_order
 from initlab.nets.layers import set_dropout_step
 from initlab.signal.probe import measure
 from initlab.spec import TrialSpec
+from initlab.streams import stream_seed
 from initlab.train.evaluate import evaluate
 from initlab.train.schedule import Plateau, learning_rate
 
@@ -104,6 +105,8 @@ class Trial:
             set_dropout_step(self.net, self.spec.seed, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr()
+        # a user's net may draw from torch's own generators, as nn.Dropout does
+        torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
         self.optimizer.zero_grad(set_to_none=True)
         logits = self.net(images)
         loss = F.cross_entropy(logits, labels)
@@ -166,6 +169,7 @@ class Trial:
             "plateau": self.plateau.state(),
             "sums": self.sums,
             "sums_from": self.sums_from,
+            "row_s": time.perf_counter() - self.row_time,
             "wall_s": self.wall(),
             "probe_s": self.probe_s,
             "last": self.last,
@@ -178,6 +182,7 @@ class Trial:
         self.plateau = Plateau(**state["plateau"])
         self.sums.copy_(state["sums"])
         self.step, self.sums_from = state["step"], state["sums_from"]
+        self.row_time = time.perf_counter() - state["row_s"]
         self.wall_before, self.probe_s, self.last = state["wall_s"], state["probe_s"], state["last"]
 
     def outcome(self, state: str) -> Outcome:

@@ -36,3 +36,21 @@ def squares(size: int = 6) -> Raw:
     images[labels == 1, :, :, size // 2 :] += 120
     images = images.to(torch.uint8)
     return Raw(images[:128], labels[:128], images[128:], labels[128:], num_classes=2)
+
+
+def noisy(num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    """A net with a parameter that no scheme draws, and torch's own dropout."""
+
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.factor = nn.Parameter(torch.randn(8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.factor
+
+    channels, height, width = input_shape
+    size = channels * height * width
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(size, 8), Scale(), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, num_classes)
+    )

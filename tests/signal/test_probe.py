@@ -230,3 +230,111 @@ def test_inspect_measures_torchvision_models(name: str) -> None:
     assert ran.backward_var.iloc[-1] > 0
     assert (ran.forward_var >= 0).all()
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+def test_parametrized_layers_are_measured_as_the_plain_layer_of_the_same_weight() -> None:
+    torch.manual_seed(0)
+    plain = two_layers().float()
+    normed = copy.deepcopy(plain)
+    nn.utils.parametrizations.weight_norm(normed[0])
+    images, labels = batch(6, 2, 6, 6, classes=5)
+    for a, b in zip(measure(plain, images, labels), measure(normed, images, labels), strict=True):
+        assert [b[c] for c in COLUMNS[:6]] == pytest.approx([a[c] for c in COLUMNS[:6]], rel=1e-4, abs=1e-12)
+    assert measure(normed, images)[0]["forward_var"] > 0
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_checkpointed_layer_is_called_once(reentrant: bool) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(checkpoint(self.first, x.requires_grad_(), use_reentrant=reentrant))
+
+    images, labels = batch(6, 8, classes=5)
+    rows = measure(Checkpointed(), images, labels)
+    assert [row["calls"] for row in rows] == [1, 1]
+    if not reentrant:
+        assert rows[0]["backward_var"] > 0
+
+
+def test_a_buffer_that_the_model_replaces_is_put_back() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 5)
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen = self.seen + 1
+            return self.layer(x)
+
+    net = Counting()
+    before = net.seen
+    measure(net, *batch(6, 8, classes=5))
+    assert net.seen is before
+    assert net.seen.item() == 0
+
+
+def test_both_layers_before_a_residual_sums_relu_have_its_zero_fraction() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch, self.skip = nn.Linear(8, 5), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.branch(x) + self.skip(x))
+
+    net, (images, labels) = Block(), batch(6, 8, classes=5)
+    share = (net(images) == 0).double().mean().item()
+    assert [row["zero_fraction"] for row in measure(net, images, labels)] == pytest.approx([share, share])
+
+
+def test_token_models_and_dataclass_outputs_are_measured() -> None:
+    from dataclasses import dataclass
+
+    @dataclass
+    class Output:
+        logits: Tensor
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(11, 8), nn.Linear(8, 11)
+
+        def forward(self, tokens: Tensor) -> Output:
+            return Output(self.head(self.embedding(tokens)))
+
+    net, tokens = Tokens(), torch.arange(20).reshape(4, 5) % 11
+    (row,) = measure(net, tokens, tokens)
+    logits = net(tokens).logits
+    (dy,) = torch.autograd.grad(F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="sum"), logits)
+    assert row["backward_var"] == pytest.approx(dy.double().var(correction=0).item(), rel=1e-5)
+
+
+def test_under_inference_mode_and_without_weight_layers() -> None:
+    images, labels = batch(6, 2, 6, 6, classes=5)
+    net = two_layers().float()
+    with torch.inference_mode():
+        inside = measure(net, images, labels)
+    assert str(inside) == str(measure(net, images, labels))
+    assert list(inspect(nn.ReLU(), images).table.columns) == ["layer", "name", "op", "calls", *COLUMNS]
+
+
+@pytest.mark.parametrize(
+    ("net", "words"),
+    [
+        (nn.Sequential(nn.LazyLinear(5)), r"0\.weight is not there yet \(lazy\)"),
+        (
+            type("NoGrad", (nn.Linear,), {"forward": torch.no_grad()(nn.Linear.forward)})(8, 5),
+            "the loss has no gradient",
+        ),
+    ],
+)
+def test_models_that_cannot_be_measured_are_refused_in_words(net: nn.Module, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        measure(net, *batch(6, 8, classes=5))

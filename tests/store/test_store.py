@@ -238,7 +238,7 @@ def test_checkpoints_keep_tensors_exactly(tmp_path: Path) -> None:
     assert math.isnan(state["last"]["val_error"])
 
 
-@pytest.mark.parametrize("name", [files.TRIAL, files.STATUS, files.RESULT])
+@pytest.mark.parametrize("name", [files.TRIAL, files.RESULT])
 def test_a_half_written_or_newer_json_file_is_named_and_the_other_trials_read(tmp_path: Path, name: str) -> None:
     out, (first, second) = make_out(tmp_path, seeds=2)
     for folder in (first, second):
@@ -290,3 +290,33 @@ def test_signals_written_row_by_row_have_the_frames_types(tmp_path: Path) -> Non
     assert signals.forward_var.dtype == "float64"
     assert pd.api.types.is_integer_dtype(signals.layer)
     assert pa.types.is_float64(pq.read_schema(folder / "attempt-000" / files.SIGNALS).field("backward_var").type)
+
+
+def test_a_flipped_bit_anywhere_in_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    write_checkpoint(path, {"step": 7, "net": {"w": torch.randn(64)}})
+    content = path.read_bytes()
+    noticed = 0
+    places = range(40, len(content) - 40, 97)
+    for place in places:
+        path.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
+        try:
+            state = read_checkpoint(path)
+        except StoreError:
+            noticed += 1
+        else:  # a byte of padding or of a header that nothing reads
+            path.write_bytes(content)
+            assert torch.equal(state["net"]["w"], read_checkpoint(path)["net"]["w"])
+    assert noticed > len(places) / 4
+
+
+def test_attempts_are_ordered_by_number_beyond_a_thousand(tmp_path: Path) -> None:
+    for name in ("attempt-999", "attempt-1000", "attempt-002", "attempt-1", "attempt-003.bak"):
+        (tmp_path / name).mkdir()
+    assert [folder.name for folder in files.attempts(tmp_path)] == ["attempt-002", "attempt-999", "attempt-1000"]
+
+
+def test_text_that_reads_as_nan_stays_text_in_a_spec(tmp_path: Path) -> None:
+    write_json(tmp_path / "t.json", {"spec": {"fill": "NaN"}, "loss": math.nan})
+    assert read_json(tmp_path / "t.json")["spec"] == {"fill": "NaN"}
+    assert math.isnan(read_json(tmp_path / "t.json", figures=True)["loss"])

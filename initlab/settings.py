@@ -1,0 +1,96 @@
+"""How and where to run: the caller's settings over the study's `run` section, and the machine's for the rest."""
+
+import ctypes
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from initlab.data.facts import absence
+from initlab.plan import PlannedTrial
+from initlab.spec import is_code
+from initlab.study import Study
+from initlab.study_file import StudyError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How and where to run, resolved from the study's `run` section and the caller."""
+
+    engine: str
+    device: str | None
+    jobs: int | None  # None: as many as a cluster has room for
+    gpus_per_trial: float
+    address: str | None
+    threads: int
+    checkpoint_every_s: float
+    data_dir: str | None
+    download: bool
+    allow_code: bool
+
+
+def resolve(
+    study: Study, engine: str | None, jobs: int | None, device: str | None, gpus_per_trial: float | None,
+    address: str | None, data_dir: str | Path | None, allow_code: bool,
+) -> Settings:  # fmt: skip
+    """The caller's settings over the study's, and what neither says from the machine.
+
+    Raises:
+        StudyError: a setting out of range, an engine or a device that is not here.
+    """
+    own = study.run
+    engine, device = engine or own.engine, device or own.device
+    check_choices(engine, jobs, device, gpus_per_trial, address)
+    gpus = 0 if device == "cpu" else gpu_count()
+    if device == "cuda" and not gpus and not address:
+        raise StudyError(["--device: cuda is not available on this machine; allowed here: cpu"])
+    if device is None and not address:
+        device = "cuda" if gpus else "cpu"
+    # inline trials all take the first GPU; Ray gives each its own
+    here = (gpus if engine == "ray" else 1) if device == "cuda" else os.cpu_count() or 1
+    folder = data_dir or study.data.folder or os.environ.get("INITLAB_DATA")
+    return Settings(
+        engine=engine, device=device, jobs=jobs or own.jobs or (None if address else here),
+        gpus_per_trial=gpus_per_trial or own.gpus_per_trial, address=address, threads=own.threads,
+        checkpoint_every_s=own.checkpoint_every_s, data_dir=str(folder) if folder else None,
+        download=study.data.download, allow_code=allow_code,
+    )  # fmt: skip
+
+
+def check_choices(
+    engine: str, jobs: int | None, device: str | None, gpus_per_trial: float | None, address: str | None
+) -> None:
+    """Refuse settings that can never work, before anything is written."""
+    if engine not in ("inline", "ray"):
+        raise StudyError([f"--engine: unknown engine (got {engine!r}); allowed: inline, ray"])
+    if device not in (None, "cpu", "cuda"):
+        raise StudyError([f"--device: unknown device (got {device!r}); allowed: cpu, cuda"])
+    if jobs is not None and jobs < 1:
+        raise StudyError([f"--jobs: out of range (got {jobs}); allowed: at least 1"])
+    if gpus_per_trial is not None and not 0 < gpus_per_trial < math.inf:
+        raise StudyError([f"--gpus-per-trial: out of range (got {gpus_per_trial}); allowed: above 0"])
+    if engine == "ray" and find_spec("ray") is None:
+        raise StudyError(["--engine: ray is not installed; pip install 'ray[tune]', or use --engine inline"])
+    if engine != "ray" and address:
+        raise StudyError([f"--address: only for --engine ray (got {address!r} with {engine}); add --engine ray"])
+
+
+def gpu_count() -> int:
+    """NVIDIA GPUs that the driver offers; asked of the driver, since importing torch takes seconds."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
+def check_data(trials: Sequence[PlannedTrial], settings: Settings) -> None:
+    """Say before anything starts that files are absent; nodes of a cluster look for themselves."""
+    names = {trial.spec.data.name for trial in trials if not is_code(trial.spec.data.name)}
+    folder = Path(settings.data_dir) if settings.data_dir else None
+    lines = [absence(name, folder) for name in sorted(names)]
+    if any(lines) and not settings.address and not (settings.download and folder):
+        raise StudyError(line for line in lines if line)
