@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from initlab import plots
     from initlab.init.apply import init_
+    from initlab.init.gains import gain
     from initlab.launch import run
     from initlab.nets.build import build_net
     from initlab.signal.inspection import Inspection, inspect
@@ -24,6 +25,7 @@ _HOMES = {
     "Study": "initlab.study",
     "StudyError": "initlab.study_file",
     "build_net": "initlab.nets.build",
+    "gain": "initlab.init.gains",
     "init_": "initlab.init.apply",
     "inspect": "initlab.signal.inspection",
     "load": "initlab.store.results",
@@ -38,6 +40,7 @@ __all__ = [
     "Study",
     "StudyError",
     "build_net",
+    "gain",
     "init_",
     "inspect",
     "load",
