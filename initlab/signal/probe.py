@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from initlab.init.apply import layer_name
+from initlab.init.layers import layer_name
 from initlab.signal.moments import Moments
 
 ACTIVATIONS = {
