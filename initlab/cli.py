@@ -113,14 +113,15 @@ def summarise(results: "Results", only: Sequence[str] = ()) -> int:
 def verdict_table(results: "Results") -> str:
     """One line per (depth, scheme): trials, verdicts, range of validation errors, epochs to the threshold."""
     trials = results.trials[results.trials.in_study].merge(results.verdicts[["trial", "epoch_reached"]], on="trial")
-    lines = [f"{'net':<10} {'init':<10} {'trials':>6}  {'verdicts':<28} {'best val_error':<16} epochs to threshold"]
+    wide = max(10, *trials["init.scheme"].str.len())
+    lines = [f"{'net':<10} {'init':<{wide}} {'trials':>6}  {'verdicts':<28} {'best val_error':<16} epochs to threshold"]
     for (net, depth, scheme), group in trials.groupby(["net.name", "net.depth", "init.scheme"]):
         counts = group.verdict.fillna(group.state).value_counts()
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
         best, reached = group.best_val_error.dropna(), group.epoch_reached.dropna()
         errors = f"{best.min():.3f} – {best.max():.3f}" if len(best) else "–"
         epochs = f"{reached.min():.3g} – {reached.max():.3g}" if len(reached) else "–"
-        lines.append(f"{f'{net}-{depth}':<10} {scheme:<10} {len(group):>6}  {verdicts:<28} {errors:<16} {epochs}")
+        lines.append(f"{f'{net}-{depth}':<10} {scheme:<{wide}} {len(group):>6}  {verdicts:<28} {errors:<16} {epochs}")
     return "\n".join(lines)
 
 

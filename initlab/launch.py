@@ -20,7 +20,7 @@ from initlab.engine.stopping import stop_file_on_signal
 from initlab.plan import PlannedTrial, costliest_first, plan
 from initlab.progress import progress
 from initlab.settings import Settings, check_data, resolve
-from initlab.spec import TrialSpec, is_code
+from initlab.spec import TrialSpec, code_names
 from initlab.store import files
 from initlab.store.files import StoreError, atomic, attempt_number, attempts, read_json, writable, write_json
 from initlab.store.results import Results, load
@@ -103,8 +103,7 @@ def chosen(trials: list[PlannedTrial], only: Sequence[str]) -> list[PlannedTrial
 
 def sources_of(spec: TrialSpec, allow_code: bool) -> dict[str, str]:
     """Hash of the source of each `pkg.module:callable` that the trial names."""
-    names = {"data.name": spec.data.name, "net.name": spec.net.name}
-    code = {path: name for path, name in names.items() if is_code(name)}
+    code = code_names(spec)
     for path, name in code.items():
         if not allow_code:
             raise StudyError(

@@ -10,7 +10,7 @@ from statistics import fmean
 from initlab.data.facts import FACTS
 from initlab.nets.architecture import Layer, plain, plain_problem
 from initlab.nets.counts import Counts, count
-from initlab.spec import Net, Train, TrialSpec, drop_unused, is_code
+from initlab.spec import Net, Train, TrialSpec, drop_unused, is_code, probes
 from initlab.study import Study, varied_mistakes
 from initlab.study_file import Mistake, StudyError
 
@@ -125,7 +125,7 @@ def conflicts(spec: TrialSpec) -> Iterable[Mistake]:
         yield "train.batch_size", f"larger than the training set (got {train.batch_size}); allowed: at most {examples}"
     else:
         yield from step_conflicts(spec, examples)
-    if spec.probe.every and spec.probe.examples > examples:
+    if probes(spec) and spec.probe.examples > examples:
         got = spec.probe.examples
         yield "probe.examples", f"more than the training set has (got {got}); allowed: at most {examples}"
     size = data.image_size or facts.size

@@ -20,6 +20,19 @@ from initlab.study_file import short, suggestion
 
 HASH_VERSION = 1
 
+# scheme -> which of the keys mode, distribution and std it has a use for; the functions are in initlab.init.schemes
+SCHEMES: dict[str, set[str]] = {
+    "gaussian": {"distribution", "std"},
+    "xavier": {"mode", "distribution"},
+    "he": {"mode", "distribution"},
+    "lecun": {"distribution"},
+    "truncated_normal": {"mode"},
+    "orthogonal": set(),
+    "delta_orthogonal": set(),
+    "torch_default": set(),
+    "lsuv": set(),
+}
+
 
 def is_code(name: str) -> bool:
     """Whether a name is meant as `pkg.module:callable` rather than a built-in one."""
@@ -126,15 +139,20 @@ class Net(Spec):
 class Init(Spec):
     """How weights are drawn; a key that the scheme doesn't use is dropped when the trial is resolved."""
 
-    scheme: Literal["gaussian", "xavier", "he"] = Field(
-        "he", description="gaussian: one std for all; xavier: variance 1/fan; he: 2/fan for rectifiers"
+    scheme: Annotated[str, known_name("scheme", SCHEMES)] = Field(
+        "he", description=f"{', '.join(SCHEMES)}, or pkg.module:callable (needs --allow-code); see docs/schemes.md",
+        json_schema_extra={"anyOf": [{"enum": [*SCHEMES]}, {"pattern": "^[^:]+:[^:]+$"}]},
+    )  # fmt: skip
+    mode: Literal["fan_in", "fan_out"] = Field(
+        "fan_in", description="which signal keeps its variance (xavier, he, truncated_normal)"
     )
-    mode: Literal["fan_in", "fan_out"] = Field("fan_in", description="which signal keeps its variance (xavier, he)")
-    distribution: Literal["normal", "uniform"] = Field("normal", description="of the same variance")
+    distribution: Literal["normal", "uniform"] = Field(
+        "normal", description="of the same variance (gaussian, xavier, he, lecun)"
+    )
     std: Positive = Field(0.01, description="of every weight (gaussian)")
     linear_std: Positive | None = Field(None, description="of the linear layers but the last; null = the scheme's")
     last_std: Positive | None = Field(None, description="of the last linear layer; null = the scheme's")
-    last_factor: Positive = Field(1.0, description="factor on the last linear layer's std")
+    last_factor: Positive = Field(1.0, description="factor on the last linear layer's weights")
 
 
 class Train(Spec):
@@ -221,6 +239,12 @@ class TrialSpec(Spec):
         return sorted({*range(0, steps + 1, self.probe.every), steps}) if self.probe.every else []
 
 
+def code_names(trial: TrialSpec) -> dict[str, str]:
+    """The user's code that a trial names: dotted path -> `pkg.module:callable`."""
+    names = {"data.name": trial.data.name, "net.name": trial.net.name, "init.scheme": trial.init.scheme}
+    return {path: name for path, name in names.items() if is_code(name)}
+
+
 def unused_paths(trial: TrialSpec) -> set[str]:
     """Dotted paths that this trial's choices make meaningless."""
     unused = set()
@@ -233,17 +257,30 @@ def unused_paths(trial: TrialSpec) -> set[str]:
         unused |= {"net.options"}
         unused |= {"net.width", "net.stages"} if trial.net.widths else set()
         unused |= {"net.negative_slope"} if trial.net.activation == "relu" else set()
-    unused |= {"init.mode"} if trial.init.scheme == "gaussian" else {"init.std"}
+    unused |= unused_init(trial.init)
     unused |= {
         "constant": {"train.milestones", "train.factor", "train.patience"},
         "cosine": {"train.milestones", "train.factor", "train.patience"},
         "step": {"train.patience"},
         "plateau": {"train.milestones"},
     }[trial.train.schedule]
-    unused |= {"probe.examples"} if trial.probe.every == 0 else set()
+    unused |= set() if probes(trial) else {"probe.examples"}
     unused |= {"data.classes", "data.channels"} if trial.data.name != "synthetic" else set()
     unused |= {"data.image_size"} if is_code(trial.data.name) else {"data.options"}
     return unused
+
+
+def unused_init(init: Init) -> set[str]:
+    """Paths that the scheme has no use for; code may use all, and a layer of a given std is drawn as gaussian."""
+    if is_code(init.scheme):
+        return set()
+    used = SCHEMES[init.scheme] | ({"distribution"} if init.linear_std or init.last_std else set())
+    return {f"init.{key}" for key in {"mode", "distribution", "std"} - used}
+
+
+def probes(trial: TrialSpec) -> bool:
+    """Whether a trial uses the probe's batch: to measure signals, or to scale layers before the first step (lsuv)."""
+    return trial.probe.every > 0 or trial.init.scheme == "lsuv"
 
 
 def drop_unused(trial: TrialSpec) -> tuple[TrialSpec, set[str]]:

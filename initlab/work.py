@@ -24,7 +24,7 @@ from initlab.engine.worker import orphaned
 from initlab.init.apply import init_
 from initlab.nets.build import to_modules
 from initlab.plan import describe
-from initlab.spec import Data, TrialSpec, is_code
+from initlab.spec import Data, TrialSpec, code_names, is_code
 from initlab.store.files import RESULT, STOP, TRIAL, read_json
 from initlab.store.writer import AttemptWriter, Superseded
 from initlab.streams import stream_seed
@@ -140,9 +140,11 @@ def build(spec: TrialSpec, data: ImageSet, device: torch.device) -> nn.Module:
         net = to_modules(describe(spec, data.num_classes, data.input_shape))
     net = net.to(DTYPES[spec.train.precision])
     init = spec.init
+    scheme = import_callable("init.scheme", init.scheme) if is_code(init.scheme) else init.scheme
+    batch = data.probe_batch(spec.probe.examples)[0] if init.scheme == "lsuv" else None
     init_(
-        net, init.scheme, mode=init.mode, distribution=init.distribution, std=init.std, seed=spec.seed,
-        linear_std=init.linear_std, last_std=init.last_std, last_factor=init.last_factor,
+        net, scheme, mode=init.mode, distribution=init.distribution, std=init.std, seed=spec.seed,
+        linear_std=init.linear_std, last_std=init.last_std, last_factor=init.last_factor, batch=batch,
     )  # fmt: skip
     return net.to(device)
 
@@ -150,7 +152,7 @@ def build(spec: TrialSpec, data: ImageSet, device: torch.device) -> nn.Module:
 def check_source(spec: TrialSpec, planned: dict[str, str]) -> None:
     """Refuse to run code that was edited since the launch planned this trial."""
     for path, digest in planned.items():
-        name = {"data.name": spec.data.name, "net.name": spec.net.name}[path]
+        name = code_names(spec)[path]
         if source_hash(path, name) != digest:
             raise RuntimeError(f"{path}: the source of {name!r} changed since this sweep was launched; launch it again")
 

@@ -12,6 +12,10 @@ TOP = "name, question, data, net, init, train, probe, verdict, run, seed, grid, 
 NET = "name, depth, width, widths, stages, downsample, linear_width, activation, negative_slope, options"
 INIT = "scheme, mode, distribution, std, linear_std, last_std, last_factor"
 SETS = "digits, cifar10, cifar100, fashion-mnist, synthetic, pkg.module:callable"
+SCHEMES = (
+    "gaussian, xavier, he, lecun, truncated_normal, orthogonal, delta_orthogonal, torch_default, lsuv, "
+    "pkg.module:callable"
+)
 MAPPING = "a mapping (`key: value` lines)"
 INIT_PATHS = ", ".join(f"init.{key}" for key in INIT.split(", "))
 ONCE = "allowed: to set it once, for the whole study"
@@ -32,10 +36,12 @@ FIELDS = {
     "net: {3: 22}": ["line 2, column 7: a key that is not text (got '3'); put it in quotes if it is"],
     "? [a, b]\n: 3": ["line 2, column 3: a key that is not text (got a list or a mapping); put it in quotes if it is"],
     # values
-    "init: {scheme: hee}": [
-        "init.scheme: unknown value (got 'hee'); allowed: gaussian, xavier, he; did you mean 'he'?"
+    "init: {scheme: hee}": [f"init.scheme: unknown scheme (got 'hee'); allowed: {SCHEMES}; did you mean 'he'?"],
+    "init: {scheme: orthogonl}": [
+        f"init.scheme: unknown scheme (got 'orthogonl'); allowed: {SCHEMES}; did you mean 'orthogonal'?"
     ],
-    "init: {scheme: [he]}": ["init.scheme: unknown value (got ['he']); allowed: gaussian, xavier, he"],
+    "init: {scheme: [he]}": ["init.scheme: wrong type (got ['he']); allowed: text"],
+    "init: {scheme: 'a:b:c'}": [f"init.scheme: not a usable code name (got 'a:b:c'); allowed: {SCHEMES}"],
     "data: {name: digit}": [f"data.name: unknown data set (got 'digit'); allowed: {SETS}; did you mean 'digits'?"],
     "net: {name: plane}": [
         "net.name: unknown net (got 'plane'); allowed: plain, pkg.module:callable; did you mean 'plain'?"
@@ -142,7 +148,7 @@ FIELDS = {
         f"grid.data.folder: not part of a trial (got 'data.folder'); {ONCE}"
     ],
     "grid: {init.scheme: [he, xaver], seed: [-1, 0.5]}": [
-        "grid.init.scheme: unknown value (got 'xaver'); allowed: gaussian, xavier, he; did you mean 'xavier'?",
+        f"grid.init.scheme: unknown scheme (got 'xaver'); allowed: {SCHEMES}; did you mean 'xavier'?",
         "grid.seed: out of range (got -1); allowed: at least 0",
         "grid.seed: wrong type (got 0.5); allowed: a whole number",
     ],

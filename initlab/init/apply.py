@@ -1,53 +1,36 @@
 """Initialise a model in place, with random numbers common to all schemes.
 
-Each weight is one standard-normal draw per (seed, layer name), made on the CPU, times the scheme's standard deviation,
-so two Gaussian schemes at one seed differ in scale alone. Uniform weights are the same normals through their own
-distribution function.
+Each weight starts from one standard-normal draw per (seed, layer name), made on the CPU; a scheme is a function of
+those normals, so two Gaussian schemes at one seed differ in scale alone.
 """
 
-import math
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from initlab.init.schemes import scheme_std
+from initlab.init.layers import WeightLayer, first_slope, layer_name, layer_shapes, weight_layers
+from initlab.init.lsuv import unit_variance_
+from initlab.init.schemes import BIASES, STDS, Scheme, draws, scheme_function
+from initlab.init.shapes import LayerShape
 from initlab.streams import stream_seed
 
-WeightLayer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+Rules = dict[int, tuple[str, LayerShape | None]]  # id of a parameter -> what it was set to, and its layer
 
 
-def weight_layers(model: nn.Module) -> list[tuple[str, WeightLayer]]:
-    """(name, module) of every convolution and linear layer, names without those of DDP and compile wrappers."""
-    return [(layer_name(name), module) for name, module in model.named_modules() if isinstance(module, WeightLayer)]
-
-
-def layer_name(name: str) -> str:
-    """`module._orig_mod.features.0` is `features.0`."""
-    while name.startswith(("module.", "_orig_mod.")):
-        name = name.split(".", 1)[1]
-    return name
-
-
-def standard_normals(shape: torch.Size, seed: int, name: str) -> Tensor:
-    """The float32 standard normals of one layer, the same for every scheme."""
-    generator = torch.Generator().manual_seed(stream_seed(seed, "init", name))
+def standard_normals(shape: torch.Size, seed: int, name: str, *part: str) -> Tensor:
+    """The float32 standard normals of one layer, the same for every scheme; of its bias with the part `bias`."""
+    generator = torch.Generator().manual_seed(stream_seed(seed, "init", name, *part))
     return torch.randn(shape, generator=generator)
-
-
-def first_slope(model: nn.Module) -> float:
-    """Slope below zero of the model's first leaky or parametric rectifier; 0 where it has none."""
-    for module in model.modules():
-        if isinstance(module, nn.LeakyReLU):
-            return float(module.negative_slope)
-        if isinstance(module, nn.PReLU):
-            return float(module.weight.detach().mean())
-    return 0.0
 
 
 @torch.no_grad()
 def init_(
     model: nn.Module,
-    scheme: str = "he",
+    scheme: str | Scheme = "he",
     *,
     mode: str = "fan_in",
     distribution: str = "normal",
@@ -57,42 +40,125 @@ def init_(
     linear_std: float | None = None,
     last_std: float | None = None,
     last_factor: float = 1.0,
+    batch: Tensor | None = None,
+    tell: Callable[[dict[str, Any]], None] | None = None,
 ) -> nn.Module:
     """Draw every convolution and linear weight of `model` under `scheme`, in place; biases become 0.
 
+    Norms get weight 1 and bias 0. Embeddings, slopes and all other parameters keep what they have, and so does a weight
+    that an embedding shares; a weight that layers share is drawn for the last of them.
+
     Args:
-        scheme: `gaussian`, `xavier` or `he` (see `initlab.init.schemes.scheme_std`).
-        mode: `fan_in` keeps the forward variance, `fan_out` the backward one.
-        distribution: `normal`, or `uniform` of the same standard deviation.
+        scheme: a name of `initlab.init.schemes.SCHEMES`, or a function of yours: (normals, layer) -> weight.
+        mode: `fan_in` keeps the forward variance, `fan_out` the backward one (xavier, he, truncated_normal).
+        distribution: `normal`, or `uniform` of the same standard deviation (gaussian, xavier, he, lecun).
         std: standard deviation under `gaussian`.
-        negative_slope: the rectifier's slope for He; None takes that of the model's first rectifier.
-        linear_std: standard deviation of the linear layers but the last; None leaves them to the scheme.
-        last_std: standard deviation of the last linear layer; None leaves it to the scheme.
-        last_factor: factor on the last linear layer's standard deviation, whichever gave it.
+        negative_slope: the rectifier's slope in the gain; None takes that of the model's first rectifier.
+        linear_std: standard deviation of the linear layers but the last, as `gaussian`; None leaves them to the scheme.
+        last_std: standard deviation of the last linear layer, as `gaussian`; None leaves it to the scheme.
+        last_factor: factor on the last linear layer's weights, whichever gave them.
+        batch: inputs as the model takes them, (N, ...); for `lsuv`, which no other scheme needs.
+        tell: called with a row for each parameter of what it was set to: name, rule (the scheme, `0`, `1` or `kept`),
+            shape, fan_in, fan_out (None but for weights), mean, std. `tell=print`, or a list's `append`.
 
     Returns:
-        The model. Norms, embeddings and other parameters keep what they have.
+        The model.
 
     Raises:
-        ValueError: unknown scheme, mode or distribution.
+        ValueError: unknown scheme, mode or distribution; `lsuv` without a batch; a weight that cannot be set
+            (parametrized, lazy); a function of yours that gives a wrong shape or numbers that are not finite.
     """
-    if distribution not in ("normal", "uniform"):
-        raise ValueError(f"init: unknown distribution (got {distribution!r}); allowed: normal, uniform")
+    draw = scheme_function(scheme)
+    if scheme == "lsuv" and batch is None:
+        raise ValueError("init: lsuv scales layers on a batch (got none); give batch=images")
     slope = first_slope(model) if negative_slope is None else negative_slope
     layers = weight_layers(model)
-    last = next((module for _, module in reversed(layers) if isinstance(module, nn.Linear)), None)
-    for name, module in layers:
-        weight = module.weight
-        layer_std = scheme_std(scheme, weight.shape, mode=mode, negative_slope=slope, std=std)
-        if module is last:
-            layer_std = (layer_std if last_std is None else last_std) * last_factor
-        elif isinstance(module, nn.Linear) and linear_std is not None:
-            layer_std = linear_std
-        normals = standard_normals(weight.shape, seed, name)
-        if distribution == "uniform":
-            # normals through their distribution function: uniform on (-sqrt(3), sqrt(3)), of unit variance
-            normals = math.sqrt(3) * torch.erf(normals.double() / math.sqrt(2)).to(normals.dtype)
-        weight.copy_(normals.to(weight.dtype) * layer_std)
-        if module.bias is not None:
-            module.bias.zero_()
+    shapes = layer_shapes(layers, mode=mode, distribution=distribution, std=std, negative_slope=slope)
+    rules = settle_norms(model)
+    kept = {id(module.weight) for module in model.modules() if isinstance(module, EMBEDDINGS)}
+    wanted: dict[nn.Module, float] = {}  # standard deviations of outputs, for lsuv
+    for (name, module), layer in zip(layers, shapes, strict=True):
+        given = last_std if layer.is_last else linear_std if layer.is_linear else None
+        rule = "gaussian" if given is not None else scheme
+        rules |= set_bias(module, layer, rule, seed)
+        if id(module.weight) in kept:
+            continue
+        factor = last_factor if layer.is_last else 1.0
+        normals = standard_normals(module.weight.shape, seed, name)
+        one_std = std_of(scheme, layer) if given is None else given
+        module.weight.copy_(weight_of(draw, normals, layer, one_std, factor, module.weight.dtype))
+        rules[id(module.weight)] = (word(rule), layer)
+        if rule == "lsuv":
+            wanted[module] = factor
+    if batch is not None and wanted:
+        unit_variance_(model, batch, wanted)
+    if tell is not None:
+        for row in parameter_rows(model, rules):
+            tell(row)
     return model
+
+
+def std_of(scheme: str | Scheme, layer: LayerShape) -> float | None:
+    """The one standard deviation by which a scheme scales independent draws; None where it does more than that."""
+    return STDS[scheme](layer) if isinstance(scheme, str) and scheme in STDS else None
+
+
+def weight_of(
+    draw: Scheme, normals: Tensor, layer: LayerShape, std: float | None, factor: float, dtype: torch.dtype
+) -> Tensor:
+    """A layer's weight times `factor`: draws of one standard deviation, or what the scheme makes of the normals."""
+    if std is not None:  # what the scheme's function gives too, with the factor in the std: one rounding
+        return draws(normals, layer.distribution).to(dtype) * (std * factor)
+    weight = draw(normals.to(torch.promote_types(dtype, torch.float32)), layer)
+    if not isinstance(weight, Tensor) or weight.shape != normals.shape:
+        got = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+        raise ValueError(f"{layer.name}: {word(draw)} gave no weight (got {got}); return a tensor of {layer.shape}")
+    if not weight.isfinite().all():
+        raise ValueError(f"{layer.name}: {word(draw)} gave numbers that are not finite; allowed: finite ones")
+    return weight * factor
+
+
+def set_bias(module: WeightLayer, layer: LayerShape, rule: str | Scheme, seed: int) -> Rules:
+    """Set a layer's bias: to 0, but under a scheme with a rule for biases."""
+    if module.bias is None:
+        return {}
+    if isinstance(rule, str) and rule in BIASES:
+        normals = standard_normals(module.bias.shape, seed, layer.name, "bias")
+        module.bias.copy_(BIASES[rule](normals.to(module.bias.dtype), layer))
+        return {id(module.bias): (word(rule), None)}
+    module.bias.zero_()
+    return {id(module.bias): ("0", None)}
+
+
+def settle_norms(model: nn.Module) -> Rules:
+    """Give the norms of a model weight 1 and bias 0."""
+    rules: Rules = {}
+    for module in model.modules():
+        if isinstance(module, NORMS):
+            for name, value in (("weight", 1.0), ("bias", 0.0)):
+                parameter = getattr(module, name, None)  # RMSNorm has no bias
+                if isinstance(parameter, nn.Parameter):
+                    parameter.fill_(value)
+                    rules[id(parameter)] = (f"{value:g}", None)
+    return rules
+
+
+def word(scheme: str | Scheme) -> str:
+    """What to call a scheme: its name, or that of your function."""
+    return scheme if isinstance(scheme, str) else getattr(scheme, "__name__", type(scheme).__name__)
+
+
+def parameter_rows(model: nn.Module, rules: Rules) -> Iterator[dict[str, Any]]:
+    """A row per parameter: what it was set to, and the moments that it has now."""
+    for name, parameter in model.named_parameters():
+        rule, layer = rules.get(id(parameter), ("kept", None))
+        values = parameter.detach().double()
+        yield {
+            "name": layer_name(name),
+            "rule": rule,
+            "shape": tuple(parameter.shape),
+            "fan_in": layer.fan_in if layer else None,
+            "fan_out": layer.fan_out if layer else None,
+            "mean": values.mean().item(),
+            "std": values.std(correction=0).item(),
+        }

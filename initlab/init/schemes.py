@@ -1,51 +1,145 @@
-"""Initialisation schemes: the standard deviation that each gives a weight, from its fans.
+"""Initialisation schemes: each is a function of a layer's standard normals and of its shape that gives its weight.
 
-Fixed Gaussian, Xavier and He as He et al. 2015 compare them (sec. 2.2). All are zero-mean; biases are 0. Xavier is
-the paper's Gaussian one-sided form, 1/fan, not Glorot and Bengio's average of both fans (footnote 3 there).
+The normals are the same for every scheme at one seed, so two schemes differ in nothing but what the scheme says. Fixed
+Gaussian, Xavier and He are those that He et al. 2015 compare (sec. 2.2); Xavier is the paper's Gaussian one-sided form,
+1/fan, not Glorot and Bengio's average of both fans (footnote 3 there). `docs/schemes.md` has the table of all, and
+how to write your own.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-SCHEMES = ("gaussian", "xavier", "he")
+import torch
+from torch import Tensor
+
+from initlab.init.orthogonal import delta_orthogonal, orthogonal
+from initlab.init.shapes import LayerShape, fans
+
+Scheme = Callable[[Tensor, LayerShape], Tensor]
 
 
-def fans(weight_shape: Sequence[int]) -> tuple[int, int]:
-    """(fan_in, fan_out) of a weight (out, in, *kernel): the paper's n = k^2 c and n-hat = k^2 d.
+def gaussian_std(layer: LayerShape) -> float:
+    """One standard deviation for all layers, 0.01 in AlexNet and VGG (He et al. 2015, sec. 2.2)."""
+    return layer.std
 
-    `fans((128, 64, 3, 3))` is (576, 1152). Stride, pooling and groups are ignored, as in the paper.
+
+def xavier_std(layer: LayerShape) -> float:
+    """sqrt(1 / fan), of linear units (Glorot and Bengio 2010, eq. 10 or 11): 1/24 for 3x3 on 64 channels."""
+    return 1.0 / math.sqrt(layer.fan)
+
+
+def he_std(layer: LayerShape) -> float:
+    """sqrt(2 / ((1 + a^2) fan)) (He et al. 2015, eq. 10 fan_in, 14 fan_out, 15 slope): 0.05893 for 3x3 on 64."""
+    return layer.gain / math.sqrt(layer.fan)
+
+
+def lecun_std(layer: LayerShape) -> float:
+    """sqrt(1 / fan_in) (LeCun et al. 1998, Efficient BackProp, eq. 16), what Xavier is forward: 1/8 for 64 inputs."""
+    return 1.0 / math.sqrt(layer.fan_in)
+
+
+# of the schemes whose weights are draws of `layer.distribution` times one standard deviation
+STDS: dict[str, Callable[[LayerShape], float]] = {
+    "gaussian": gaussian_std, "xavier": xavier_std, "he": he_std, "lecun": lecun_std,
+}  # fmt: skip
+
+
+def of_std(std: Callable[[LayerShape], float]) -> Scheme:
+    """The scheme that draws from `layer.distribution` with this standard deviation."""
+
+    def scheme(normals: Tensor, layer: LayerShape) -> Tensor:
+        return draws(normals, layer.distribution) * std(layer)
+
+    return scheme
+
+
+def draws(normals: Tensor, distribution: str) -> Tensor:
+    """Unit-variance draws of a distribution: the normals themselves, or uniform ones in the same order."""
+    return normals if distribution == "normal" else uniform(normals)
+
+
+def uniform(normals: Tensor) -> Tensor:
+    """The normals through their distribution function: uniform on (-sqrt(3), sqrt(3)), of unit variance.
+
+    `uniform(tensor([0.6745]))` is 0.8660, a quarter of the way from either end.
+    """
+    # rounded as float32 for every precision, so that a float64 net starts from the same numbers
+    return (math.sqrt(3) * torch.erf(normals.double() / math.sqrt(2)).float()).to(normals.dtype)
+
+
+def truncated_std(cut: float) -> float:
+    """Standard deviation of a standard normal that is cut at +-cut: 0.8796257 for 2, 0.9865784 for 3."""
+    inside = math.erf(cut / math.sqrt(2))
+    density = math.exp(-(cut**2) / 2) / math.sqrt(2 * math.pi)
+    return math.sqrt(1 - 2 * cut * density / inside)
+
+
+def truncated_normal(normals: Tensor, layer: LayerShape, cut: float = 2.0) -> Tensor:
+    """He's variance from a normal cut at +-2 of its own standard deviations, which is He's over 0.8796.
+
+    The correction is that of variance_scaling in TensorFlow; without it, 30 rectifier layers keep 0.8796^60 = 4.5e-4 of
+    the second moment. The k-th quantile of the normal becomes the k-th of the cut one, so no draw is repeated.
+    No weight is beyond 2 / 0.8796 = 2.274 of the scheme's standard deviations.
+    """
+    inside = math.erf(cut / math.sqrt(2))
+    cut_normals = math.sqrt(2) * torch.erfinv(inside * torch.erf(normals.double() / math.sqrt(2)))
+    return cut_normals * (he_std(layer) / truncated_std(cut))
+
+
+def torch_default(normals: Tensor, layer: LayerShape) -> Tensor:
+    """What torch gives without choosing: kaiming_uniform_(a=sqrt(5)), which is U(+-1/sqrt(fan)), variance 1/(3 fan).
+
+    `fan` is torch's fan_in, the size of weight[0]. Through a rectifier that is a factor 1/6 per layer: 6^-30 = 4.5e-24
+    over 30. (`reset_parameters` of torch.nn.Linear and of the convolutions.)
+    """
+    return uniform(normals) * (1 / math.sqrt(3 * torch_fan_in(layer)))
+
+
+def torch_default_bias(normals: Tensor, layer: LayerShape) -> Tensor:
+    """torch's bias, U(+-1/sqrt(fan)) too: the forward signal settles at E[y^2] = 2/(5 fan) and hides the vanishing."""
+    return uniform(normals) * (1 / math.sqrt(3 * torch_fan_in(layer)))
+
+
+def torch_fan_in(layer: LayerShape) -> int:
+    """torch's fan_in, which for a transposed convolution is the fan_out."""
+    return math.prod(layer.shape[1:])
+
+
+SCHEMES: dict[str, Scheme] = {
+    **{name: of_std(std) for name, std in STDS.items()},
+    "truncated_normal": truncated_normal,
+    "orthogonal": orthogonal,
+    "delta_orthogonal": delta_orthogonal,
+    "torch_default": torch_default,
+    "lsuv": orthogonal,  # where it starts; `initlab.init.lsuv` then scales
+}
+BIASES: dict[str, Scheme] = {"torch_default": torch_default_bias}  # every other scheme's biases are 0
+
+
+def scheme_function(scheme: str | Scheme) -> Scheme:
+    """The function of a scheme's name; a function of yours is one already.
 
     Raises:
-        ValueError: fewer than two dimensions.
+        ValueError: no such scheme.
     """
-    if len(weight_shape) < 2:
-        raise ValueError(
-            f"fans: a weight needs at least 2 dimensions (got shape {tuple(weight_shape)}); biases have no fan"
-        )
-    receptive = math.prod(weight_shape[2:])
-    return weight_shape[1] * receptive, weight_shape[0] * receptive
+    if callable(scheme):
+        return scheme
+    if scheme not in SCHEMES:
+        raise ValueError(f"init: unknown scheme (got {scheme!r}); allowed: {', '.join(SCHEMES)}, or a function")
+    return SCHEMES[scheme]
 
 
 def scheme_std(
     scheme: str, weight_shape: Sequence[int], *, mode: str = "fan_in", negative_slope: float = 0.0, std: float = 0.01
 ) -> float:
-    """Standard deviation of one weight under a scheme.
-
-    gaussian: `std` (the paper's fixed 0.01). xavier: sqrt(1/fan). he: sqrt(2 / ((1 + a^2) fan)) with a the negative
-    slope of the rectifier (eq. 10 with fan_in, 14 with fan_out, 15 for a != 0).
+    """Standard deviation that a Gaussian scheme gives the weight of a linear layer or of a plain convolution.
 
     `scheme_std("he", (128, 64, 3, 3))` is sqrt(2/576) = 0.05893.
 
     Raises:
-        ValueError: unknown scheme or mode.
+        ValueError: unknown mode, or a scheme that is not one standard deviation times independent draws.
     """
-    if scheme not in SCHEMES:
-        raise ValueError(f"init: unknown scheme (got {scheme!r}); allowed: {', '.join(SCHEMES)}")
-    if scheme == "gaussian":
-        return std
-    if mode not in ("fan_in", "fan_out"):
-        raise ValueError(f"init: unknown mode (got {mode!r}); allowed: fan_in, fan_out")
-    fan_in, fan_out = fans(weight_shape)
-    fan = fan_in if mode == "fan_in" else fan_out
-    gain = 1.0 if scheme == "xavier" else math.sqrt(2 / (1 + negative_slope**2))
-    return gain / math.sqrt(fan)
+    if scheme not in STDS:
+        raise ValueError(f"init: no scheme of one std (got {scheme!r}); allowed: {', '.join(STDS)}")
+    shape = tuple(weight_shape)
+    return STDS[scheme](LayerShape(shape, *fans(shape), mode=mode, negative_slope=negative_slope, std=std))

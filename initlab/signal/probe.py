@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from initlab.init.apply import layer_name
+from initlab.init.layers import layer_name
 from initlab.signal.moments import Moments
 
 ACTIVATIONS = {

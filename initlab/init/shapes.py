@@ -1,0 +1,79 @@
+"""What a scheme knows of a layer: its weight's shape, its fans, and what was asked for. No torch in here.
+
+The fans are those that the signal sees. They are torch's for a linear layer and a plain convolution; torch ignores the
+groups in fan_out and mistakes the two fans of a transposed convolution.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MODES = ("fan_in", "fan_out")
+DISTRIBUTIONS = ("normal", "uniform")
+
+
+def fans(
+    weight_shape: Sequence[int], *, groups: int = 1, stride: Sequence[int] = (), transposed: bool = False
+) -> tuple[float, float]:
+    """(fan_in, fan_out): the numbers of products in one response, and in the gradient of one input.
+
+    Of a weight (out, in / groups, *kernel) they are k^2 in/groups and k^2 out/groups, without groups the paper's
+    n = k^2 c and n-hat = k^2 d; as there, stride and pooling are ignored. A transposed convolution's weight is
+    (in, out / groups, *kernel), and its stride spreads the inputs: k^2/s^2 in/groups on average, and k^2 out/groups.
+
+    `fans((128, 64, 3, 3))` is (576, 1152); `fans((64, 1, 3, 3), groups=64)`, which is depthwise, is (9, 9);
+    `fans((64, 32, 4, 4), stride=(2, 2), transposed=True)` is (256, 512).
+
+    Raises:
+        ValueError: fewer than two dimensions.
+    """
+    if len(weight_shape) < 2:
+        raise ValueError(
+            f"fans: a weight needs at least 2 dimensions (got shape {tuple(weight_shape)}); biases have no fan"
+        )
+    receptive = math.prod(weight_shape[2:])
+    first, second = weight_shape[0] // groups * receptive, weight_shape[1] * receptive
+    return (first / math.prod(stride), second) if transposed else (second, first)
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """One convolution or linear layer as a scheme sees it; the fields below `groups` are `init_`'s arguments.
+
+    `index` counts the layers in the order in which the model lists its modules; `is_last` is the last linear layer.
+
+    Raises:
+        ValueError: unknown mode or distribution.
+    """
+
+    shape: tuple[int, ...]  # (out, in / groups, *kernel); transposed: (in, out / groups, *kernel)
+    fan_in: float
+    fan_out: float
+    name: str = ""
+    index: int = 0
+    num_layers: int = 1
+    is_linear: bool = False
+    is_last: bool = False
+    groups: int = 1
+    mode: str = "fan_in"
+    distribution: str = "normal"
+    std: float = 0.01
+    negative_slope: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"init: unknown mode (got {self.mode!r}); allowed: {', '.join(MODES)}")
+        if self.distribution not in DISTRIBUTIONS:
+            raise ValueError(
+                f"init: unknown distribution (got {self.distribution!r}); allowed: {', '.join(DISTRIBUTIONS)}"
+            )
+
+    @property
+    def fan(self) -> float:
+        """The fan of the signal whose variance is kept: `fan_in` forward, `fan_out` backward."""
+        return self.fan_in if self.mode == "fan_in" else self.fan_out
+
+    @property
+    def gain(self) -> float:
+        """sqrt(2 / (1 + a^2)) for a rectifier of slope a below zero (He et al. 2015, eq. 15): 1 for a = 1."""
+        return math.sqrt(2 / (1 + self.negative_slope**2))
