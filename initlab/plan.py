@@ -10,9 +10,10 @@ from statistics import fmean
 from initlab.data.facts import FACTS
 from initlab.nets.architecture import Layer, plain, plain_problem
 from initlab.nets.counts import Counts, count
-from initlab.spec import Net, Train, TrialSpec, drop_unused, is_code, probes
+from initlab.spec import Net, Train, TrialSpec, is_code
 from initlab.study import Study, varied_mistakes
 from initlab.study_file import Mistake, StudyError
+from initlab.unused import drop_unused, probes
 
 MOST_TRIALS = 1_000_000
 MOST_STEPS = 100_000_000  # of a trial; its rows and probes are laid out in memory

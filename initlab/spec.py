@@ -245,58 +245,6 @@ def code_names(trial: TrialSpec) -> dict[str, str]:
     return {path: name for path, name in names.items() if is_code(name)}
 
 
-def unused_paths(trial: TrialSpec) -> set[str]:
-    """Dotted paths that this trial's choices make meaningless."""
-    unused = set()
-    if is_code(trial.net.name):
-        unused |= {
-            f"net.{key}" for key in ("depth", "width", "widths", "stages", "downsample", "linear_width", "activation")
-        }
-        unused |= {"net.negative_slope", "train.dropout"}
-    else:
-        unused |= {"net.options"}
-        unused |= {"net.width", "net.stages"} if trial.net.widths else set()
-        unused |= {"net.negative_slope"} if trial.net.activation == "relu" else set()
-    unused |= unused_init(trial.init)
-    unused |= {
-        "constant": {"train.milestones", "train.factor", "train.patience"},
-        "cosine": {"train.milestones", "train.factor", "train.patience"},
-        "step": {"train.patience"},
-        "plateau": {"train.milestones"},
-    }[trial.train.schedule]
-    unused |= set() if probes(trial) else {"probe.examples"}
-    unused |= {"data.classes", "data.channels"} if trial.data.name != "synthetic" else set()
-    unused |= {"data.image_size"} if is_code(trial.data.name) else {"data.options"}
-    return unused
-
-
-def unused_init(init: Init) -> set[str]:
-    """Paths that the scheme has no use for; code may use all, and a layer of a given std is drawn as gaussian."""
-    if is_code(init.scheme):
-        return set()
-    used = SCHEMES[init.scheme] | ({"distribution"} if init.linear_std or init.last_std else set())
-    return {f"init.{key}" for key in {"mode", "distribution", "std"} - used}
-
-
-def probes(trial: TrialSpec) -> bool:
-    """Whether a trial uses the probe's batch: to measure signals, or to scale layers before the first step (lsuv)."""
-    return trial.probe.every > 0 or trial.init.scheme == "lsuv"
-
-
-def drop_unused(trial: TrialSpec) -> tuple[TrialSpec, set[str]]:
-    """The trial with its unused fields at their defaults, and which of them had been set to something else."""
-    dropped = {path for path in unused_paths(trial) if getattr_path(trial, path) != getattr_path(DEFAULT, path)}
-    sections: dict[str, dict[str, Any]] = {}
-    for path in dropped:
-        section, key = path.split(".")
-        sections.setdefault(section, {})[key] = getattr_path(DEFAULT, path)
-    changed = {name: getattr(trial, name).model_copy(update=update) for name, update in sections.items()}
-    return trial.model_copy(update=changed), dropped
-
-
-DEFAULT = TrialSpec()
-
-
 def getattr_path(spec: BaseModel, path: str) -> Any:
     """`getattr_path(trial, "init.scheme")`."""
     value: Any = spec

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from initlab.plan import plan
-from initlab.spec import HASH_VERSION, TrialSpec, drop_unused, getattr_path
+from initlab.spec import HASH_VERSION, TrialSpec, getattr_path
 from initlab.study import TRIAL_PATHS, Study, load_study
+from initlab.unused import drop_unused
 
 # HASH_VERSION 1; a changed default needs a new version, and a table of its own beside this one
 DEFAULTS_1 = {
