@@ -24,7 +24,7 @@ FIGURES = {
     "val_error": ".3f",
     "images_per_s": ",.0f",
 }
-WIDE = 110  # characters that all of them need
+WIDE = 128  # characters that all of them need
 Status = dict[str, Any]
 
 
@@ -188,21 +188,21 @@ class Table(Lines):
         from rich.console import Console
         from rich.table import Table as RichTable
 
-        shown = list(FIGURES) if Console().width >= WIDE else ["epoch", "train_error", "val_error"]
+        shown = list(FIGURES) if Console().width >= WIDE else ["epoch", "val_error"]
         now = self.statuses.now
         ended = sum(status["state"] in ENDED for status in now.values())
         title = f"{ended} of {len(now)} trials, {left(self.statuses)} left"
         table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        for column in ("trial", "net", "init", "seed", "state"):
+        for column in ("trial", "net, init, seed", "state"):
             table.add_column(column, no_wrap=True)
         for column in (*(key.replace("_", " ") for key in shown), "left"):
             table.add_column(column, justify="right", no_wrap=True)
         for trial in self.todo:
             status = now[trial.id]
             if status["state"] == "running" or trial.id in self.recent[-self.ENDED_SHOWN :]:
-                net = f"{trial.spec.net.name}-{trial.spec.net.depth}"
-                what = (trial.id, net, trial.spec.init.scheme, str(trial.spec.seed), status["state"])
-                table.add_row(*what, *(number(status, key, FIGURES[key]) for key in shown), trial_left(status))
+                what = f"{trial.spec.net.name}-{trial.spec.net.depth} {trial.spec.init.scheme} {trial.spec.seed}"
+                figures = (number(status, key, FIGURES[key]) for key in shown)
+                table.add_row(trial.id, what, status["state"], *figures, trial_left(status))
         return table
 
 

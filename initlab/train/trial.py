@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from initlab.data.dataset import ImageSet, epoch_order
 from initlab.nets.layers import set_dropout_step
 from initlab.signal.probe import measure
-from initlab.spec import TrialSpec
+from initlab.spec import TrialSpec, is_code
 from initlab.streams import stream_seed
 from initlab.train.evaluate import evaluate
 from initlab.train.schedule import Plateau, learning_rate
@@ -105,8 +105,8 @@ class Trial:
             set_dropout_step(self.net, self.spec.seed, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr()
-        # a user's net may draw from torch's own generators, as nn.Dropout does
-        torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
+        if is_code(self.spec.net.name):  # it may draw from torch's own generators, as nn.Dropout does
+            torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
         self.optimizer.zero_grad(set_to_none=True)
         logits = self.net(images)
         loss = F.cross_entropy(logits, labels)
