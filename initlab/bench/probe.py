@@ -7,6 +7,7 @@ from statistics import mean
 from typing import Any
 
 from initlab.launch import run
+from initlab.spec import Probe, TrialSpec
 from initlab.store.files import RESULT, TRIALS, read_json
 from initlab.study import Study
 
@@ -32,7 +33,7 @@ def bench_probe(repeats: int) -> Iterator[str]:
         off, on = (mean(r["wall_s"] for r in arms[every]) for every in arms)
         probed = arms[LONG_RUN_CADENCE]
         seconds = mean(r["probe_s"] for r in probed)
-        probes = len({*range(0, probed[0]["steps"] + 1, LONG_RUN_CADENCE), probed[0]["steps"]})
+        probes = len(TrialSpec(probe=Probe(every=LONG_RUN_CADENCE)).probe_steps(probed[0]["steps"]))
         long_run = seconds / probes / (LONG_RUN_CADENCE * off / probed[0]["steps"])
         yield (
             f"{depth} layers: {probes} probes of {seconds / probes * 1000:.1f} ms are {seconds / off:.2%} of the trial "

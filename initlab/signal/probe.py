@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from initlab.init.layers import layer_name
+from initlab.init.layers import WeightLayer, layer_name
 from initlab.signal.moments import Moments
 
 ACTIVATIONS = {
@@ -25,9 +25,6 @@ ACTIVATIONS = {
     torch.relu, torch.relu_, torch.tanh, torch.sigmoid, Tensor.relu, Tensor.relu_, Tensor.tanh, Tensor.tanh_,
     Tensor.sigmoid, Tensor.sigmoid_, F.tanh, F.sigmoid,
 }  # fmt: skip
-WeightLayer = (
-    nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-)
 COLUMNS = (
     "forward_mean", "forward_var", "backward_mean", "backward_var",
     "weight_var", "weight_grad_rms", "decay_ratio", "zero_fraction",
