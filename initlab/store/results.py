@@ -37,6 +37,15 @@ ALWAYS_SHOWN = ["seed", "net.name", "net.depth", "init.scheme"]
 
 
 @dataclass(frozen=True)
+class CountedAttempt:
+    """An attempt whose rows count up to `last_step`, with the content of its attempt.json."""
+
+    folder: Path
+    described: dict[str, Any]
+    last_step: float
+
+
+@dataclass(frozen=True)
 class StoredTrial:
     """One trial's folder: its spec, status, result (None while unfinished) and the attempts that count."""
 
@@ -45,7 +54,7 @@ class StoredTrial:
     spec: TrialSpec
     status: dict[str, Any]
     result: dict[str, Any] | None
-    chain: list[tuple[Path, float]]  # attempt folder, last step that counts of it
+    chain: list[CountedAttempt]
 
 
 class Results:
@@ -96,10 +105,10 @@ class Results:
         if unfinished or (status["state"] == "running" and not is_held(self.out)):
             status = {**status, "state": "interrupted"}
         chain = counting(folder)
-        for attempt, _ in chain:
-            self.problems += read_json(attempt / files.ATTEMPT)["notes"]
-            if result and not (attempt / files.SCALARS).exists():
-                self.problems.append(f"{attempt / files.SCALARS}: absent; its rows are lost")
+        for attempt in chain:
+            self.problems += attempt.described["notes"]
+            if result and not (attempt.folder / files.SCALARS).exists():
+                self.problems.append(f"{attempt.folder / files.SCALARS}: absent; its rows are lost")
         return StoredTrial(folder.name, folder, spec, {**status, **(result or {})}, result, chain)
 
     def read_status(self, folder: Path) -> dict[str, Any]:
@@ -124,7 +133,7 @@ class Results:
         best = self.scalars.groupby("trial").val_error.min()
         rows = []
         for t in self.stored:
-            environment = read_json(t.chain[-1][0] / files.ATTEMPT)["environment"] if t.chain else {}
+            environment = t.chain[-1].described["environment"] if t.chain else {}
             rows.append(
                 {
                     "trial": t.id, "state": t.status["state"], "attempts": len(attempts(t.folder)),
@@ -145,7 +154,8 @@ class Results:
         """Loss and error curves, one row per (trial, step)."""
         rows = []
         for trial in self.stored:
-            for attempt, last_step in trial.chain:
+            for counted in trial.chain:
+                attempt, last_step = counted.folder, counted.last_step
                 try:
                     lines = read_lines(attempt / files.SCALARS) if (attempt / files.SCALARS).exists() else []
                 except StoreError as error:
@@ -160,7 +170,8 @@ class Results:
         """Probe measurements, one row per (trial, step, layer); columns are defined in the README."""
         parts = []
         for trial in self.stored:
-            for attempt, last_step in trial.chain:
+            for counted in trial.chain:
+                attempt, last_step = counted.folder, counted.last_step
                 try:
                     table = read_signals(attempt)
                 except StoreError as error:
@@ -209,20 +220,20 @@ def load(out: str | Path) -> Results:
     return Results(out)
 
 
-def counting(trial: Path) -> list[tuple[Path, float]]:
-    """The attempts whose rows count, oldest first, each with the last step that counts: the chain of resumptions."""
-    folders = attempts(trial)
-    chain: list[tuple[Path, float]] = []
-    name, last_step = folders[-1].name if folders else None, math.inf
-    while name:
-        folder = trial / name
-        chain.append((folder, last_step))
-        if not (folder / files.ATTEMPT).exists():  # killed between claiming and describing itself
-            name = next((f.name for f in reversed(folders) if f.name < folder.name), None)
-            chain.pop()
+def counting(trial: Path) -> list[CountedAttempt]:
+    """The attempts whose rows count, oldest first: the chain of resumptions that ends in the latest."""
+    chain: list[CountedAttempt] = []
+    newest, last_step = math.inf, math.inf
+    for folder in reversed(attempts(trial)):
+        # without its description it was killed right after claiming, and wrote nothing
+        if attempt_number(folder) > newest or not (folder / files.ATTEMPT).exists():
             continue
         described = read_json(folder / files.ATTEMPT)
-        name, last_step = described["resumed_from"], min(last_step, described["resumed_step"] or 0)
+        chain.append(CountedAttempt(folder, described, last_step))
+        if not described["resumed_from"]:
+            break
+        newest = attempt_number(trial / described["resumed_from"])
+        last_step = min(last_step, described["resumed_step"] or 0)
     return chain[::-1]
 
 

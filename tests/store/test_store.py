@@ -320,3 +320,13 @@ def test_text_that_reads_as_nan_stays_text_in_a_spec(tmp_path: Path) -> None:
     write_json(tmp_path / "t.json", {"spec": {"fill": "NaN"}, "loss": math.nan})
     assert read_json(tmp_path / "t.json")["spec"] == {"fill": "NaN"}
     assert math.isnan(read_json(tmp_path / "t.json", figures=True)["loss"])
+
+
+def test_a_chain_of_resumptions_is_followed_past_attempt_999(tmp_path: Path) -> None:
+    out, (folder,) = make_out(tmp_path)
+    attempt(folder, range(0, 6), checkpoint=4)
+    (folder / "attempt-000").rename(folder / "attempt-999")
+    attempt(folder, range(5, 8))
+    (folder / "attempt-1001").mkdir()  # claimed, and killed before it described itself
+    assert load(out).scalars.step.tolist() == list(range(8))
+    assert load(out).scalars.attempt.tolist() == [999] * 5 + [1000] * 3
