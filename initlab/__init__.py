@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from initlab.launch import run
     from initlab.nets.build import build_net
     from initlab.signal.inspection import Inspection, inspect
+    from initlab.signal.theory.predict import predict
     from initlab.store.results import Results, load
     from initlab.study import Study, load_study
     from initlab.study_file import StudyError
@@ -31,6 +32,7 @@ _HOMES = {
     "load": "initlab.store.results",
     "load_study": "initlab.study",
     "plots": "initlab.plots",
+    "predict": "initlab.signal.theory.predict",
     "run": "initlab.launch",
 }
 
@@ -46,6 +48,7 @@ __all__ = [
     "load",
     "load_study",
     "plots",
+    "predict",
     "run",
 ]
 

@@ -18,7 +18,8 @@ from initlab.streams import stream_seed
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-Rules = dict[int, tuple[str, LayerShape | None]]  # id of a parameter -> what it was set to, and its layer
+# id of a parameter -> what it was set to, its layer, and the standard deviation of its scheme where that is one number
+Rules = dict[int, tuple[str, LayerShape | None, float | None]]
 
 
 def standard_normals(shape: torch.Size, seed: int, name: str, *part: str) -> Tensor:
@@ -59,7 +60,8 @@ def init_(
         last_factor: factor on the last linear layer's weights, whichever gave them.
         batch: inputs as the model takes them, (N, ...); for `lsuv`, which no other scheme needs.
         tell: called with a row for each parameter of what it was set to: name, rule (the scheme, `0`, `1` or `kept`),
-            shape, fan_in, fan_out (None but for weights), mean, std. `tell=print`, or a list's `append`.
+            shape, fan_in, fan_out (None but for weights), scheme_std (None but where the scheme is one), mean, std.
+            `tell=print`, or a list's `append`.
 
     Returns:
         The model.
@@ -87,7 +89,7 @@ def init_(
         normals = standard_normals(module.weight.shape, seed, name)
         one_std = std_of(scheme, layer) if given is None else given
         module.weight.copy_(weight_of(draw, normals, layer, one_std, factor, module.weight.dtype))
-        rules[id(module.weight)] = (word(rule), layer)
+        rules[id(module.weight)] = (word(rule), layer, None if one_std is None else one_std * factor)
         if rule == "lsuv":
             wanted[module] = factor
     if batch is not None and wanted:
@@ -125,9 +127,9 @@ def set_bias(module: WeightLayer, layer: LayerShape, rule: str | Scheme, seed: i
     if isinstance(rule, str) and rule in BIASES:
         normals = standard_normals(module.bias.shape, seed, layer.name, "bias")
         module.bias.copy_(BIASES[rule](normals.to(module.bias.dtype), layer))
-        return {id(module.bias): (word(rule), None)}
+        return {id(module.bias): (word(rule), None, None)}
     module.bias.zero_()
-    return {id(module.bias): ("0", None)}
+    return {id(module.bias): ("0", None, None)}
 
 
 def settle_norms(model: nn.Module) -> Rules:
@@ -139,7 +141,7 @@ def settle_norms(model: nn.Module) -> Rules:
                 parameter = getattr(module, name, None)  # RMSNorm has no bias
                 if isinstance(parameter, nn.Parameter):
                     parameter.fill_(value)
-                    rules[id(parameter)] = (f"{value:g}", None)
+                    rules[id(parameter)] = (f"{value:g}", None, None)
     return rules
 
 
@@ -151,7 +153,7 @@ def word(scheme: str | Scheme) -> str:
 def parameter_rows(model: nn.Module, rules: Rules) -> Iterator[dict[str, Any]]:
     """A row per parameter: what it was set to, and the moments that it has now."""
     for name, parameter in model.named_parameters():
-        rule, layer = rules.get(id(parameter), ("kept", None))
+        rule, layer, scheme_std = rules.get(id(parameter), ("kept", None, None))
         values = parameter.detach().double()
         yield {
             "name": layer_name(name),
@@ -159,6 +161,7 @@ def parameter_rows(model: nn.Module, rules: Rules) -> Iterator[dict[str, Any]]:
             "shape": tuple(parameter.shape),
             "fan_in": layer.fan_in if layer else None,
             "fan_out": layer.fan_out if layer else None,
+            "scheme_std": scheme_std,
             "mean": values.mean().item(),
             "std": values.std(correction=0).item(),
         }

@@ -1,0 +1,1 @@
+"""Theory of the signal: mean field over any recorded model, with a band for finite width."""

@@ -1,0 +1,57 @@
+"""Where the backward theory starts: the gradient of the loss at the model's output."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from initlab.signal.probe import Loss, summed_loss
+from initlab.signal.theory.field import SAME
+from initlab.signal.theory.meanfield import Context, Gradient, Signal
+
+NUMBERS = 4_000_000  # drawn at most
+
+
+def loss_gradient(output: Tensor, labels: Tensor, loss: Loss | None) -> Gradient:
+    """The gradient at an output (N, ...) of the loss summed over its examples."""
+    output = output.detach().double().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(summed_loss(output, labels.to(output.device), loss), output)
+    c, spread = pair_statistics(gradient.flatten(1).cpu().numpy()[None])
+    return Gradient(gradient.square().mean().cpu(), c, spread, {})
+
+
+def drawn_gradient(context: Context, output: Signal, classes: int) -> Gradient:
+    """The gradient of cross-entropy at logits as predicted and labels at random, of mean square 1.
+
+    It is drawn, since softmax has no closed form: under a large init all examples favour the same classes, so that
+    their gradients have a part in common.
+    """
+    f, batch = output.field, min(context.examples, 64)
+    draws = int(np.clip(NUMBERS // (batch * classes), 1, 400))
+    normal = np.random.default_rng(0).standard_normal
+    log = context.scatter(output.noise)
+    level = f.level * np.exp(log.mean + np.sqrt(log.variance) * normal((draws, 1, 1)))
+    shared = float(np.clip(f.c[SAME], 0, 1))
+    logits = np.sqrt(shared) * normal((draws, 1, classes)) + np.sqrt(1 - shared) * normal((draws, batch, classes))
+    logits = np.sqrt(level) * logits
+    gradient = np.exp(logits - logits.max(-1, keepdims=True))
+    gradient /= gradient.sum(-1, keepdims=True)
+    labels = np.random.default_rng(1).integers(0, classes, (draws, batch, 1))
+    np.put_along_axis(gradient, labels, np.take_along_axis(gradient, labels, -1) - 1, -1)
+    return Gradient(torch.ones((), dtype=torch.float64), *pair_statistics(gradient), {})
+
+
+def pair_statistics(gradient: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and variance of the correlation of two examples' gradients, of (draws, batch, classes)."""
+    batch = gradient.shape[1]
+    squares = (gradient**2).sum(-1)
+    level, pairs = np.maximum(squares.mean(1), 1e-300), max(batch * (batch - 1), 1)
+    products = ((gradient.sum(1) ** 2).sum(-1) - squares.sum(1)) / pairs
+    gram = gradient @ gradient.transpose(0, 2, 1)
+    squared_products = ((gram**2).sum((1, 2)) - (squares**2).sum(1)) / pairs
+    mean = float((products / level).mean())
+    spread = max(float((squared_products / level**2).mean()) - mean**2, 0.0)
+    return np.array([1.0, *[mean] * 4]), np.array([0.0, *[spread] * 4])

@@ -1,0 +1,139 @@
+"""Mean field of sums, concatenations, scalings, dropout and changes of shape."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from initlab.signal.theory.field import SAME, SELF, Array, Field
+from initlab.signal.theory.meanfield import Context, Gradient, Noise, Result, Signal, as_like, clipped, scaled
+from initlab.signal.theory.trace import Operation
+
+DIFFERENCES = {torch.sub, Tensor.sub, Tensor.sub_, Tensor.__sub__, Tensor.__isub__}
+QUOTIENTS = {torch.div, Tensor.div, Tensor.div_, Tensor.__truediv__, Tensor.__itruediv__}
+
+
+def total(op: Operation, inputs: list[Signal]) -> Result:
+    """A sum, of a residual's branch and its skip or with a constant: second moments add.
+
+    Branches that end in a weight layer are independent of the skip; two that both have a mean share its square.
+    """
+    sign = -1.0 if op.function in DIFFERENCES else 1.0
+    if len(inputs) == 1:
+        constant = next((v for v in (*op.args, *op.kwargs.values()) if isinstance(v, (Tensor, int, float))), 0.0)
+        square = float(torch.as_tensor(constant).detach().double().square().mean())
+        f = inputs[0].field
+        share = f.level / (f.level + square) if f.level + square > 0 else 1.0
+        c = clipped(share * f.c + 1 - share)
+        noise = scaled(inputs[0].noise, share)
+        signal = Signal(replace(f, q=f.q + square, c=c, mean=f.mean * math.sqrt(share)), noise, inputs[0].fresh)
+        return signal, lambda g: [g]
+    a, b = inputs[0].field, inputs[1].field
+    same = op.inputs[0] == op.inputs[1]
+    mean = math.sqrt(a.level) * a.mean + sign * math.sqrt(b.level) * b.mean
+    cross = sign * (math.sqrt(a.level * b.level) * (1.0 if same else a.mean * b.mean))
+    q = (a.q + b.q if a.q.shape == b.q.shape or not (a.q.dim() and b.q.dim()) else a.q + b.q.mean()) + 2 * cross
+    level = float(q.mean())
+    c = clipped((a.level * a.c + b.level * b.c + 2 * cross) / level) if level > 0 else a.c
+    weights = [f.level / (a.level + b.level) if a.level + b.level > 0 else 0.5 for f in (a, b)]
+    big = a if a.positions >= b.positions else b
+    field = Field(
+        q, c, min(abs(mean) / math.sqrt(level), 1.0) if level > 0 else 0.0, big.positions, big.channels, big.spread
+    )
+
+    def pull(g: Gradient) -> list[Gradient]:
+        return [replace(g, q=as_like(g.q, f.q) if f.q.dim() else g.q.mean(), fresh=None) for f in (a, b)]
+
+    return Signal(field, mixed([s.noise for s in inputs], weights)), pull
+
+
+def mixed(noises: Sequence[Noise], weights: Sequence[float]) -> Noise:
+    """Scatter of a weighted sum of mean squares, to first order."""
+    out: Noise = {}
+    for noise, weight in zip(noises, weights, strict=True):
+        for source, power in noise.items():
+            out[source] = out.get(source, 0.0) + weight * power
+    return out
+
+
+def join(op: Operation, inputs: list[Signal], shapes: list[tuple[int, ...]]) -> Result:
+    """A concatenation: averages over its parts, by size."""
+    dim = op.args[1] if len(op.args) > 1 else op.kwargs.get("dim", 0)
+    sizes = np.array([shape[dim] for shape in shapes], dtype=float)
+    shares = sizes / sizes.sum()
+    fields = [signal.field for signal in inputs]
+    alike = all(f.q.shape == fields[0].q.shape for f in fields)
+    maps = [f.q if alike else f.q.mean() for f in fields]
+    q = torch.stack([m * share for m, share in zip(maps, shares, strict=True)]).sum(0)
+    weights = shares * np.array([f.level for f in fields])
+    weights = weights / weights.sum() if weights.sum() > 0 else shares
+    c = clipped(np.sum([w * f.c for w, f in zip(weights, fields, strict=True)], axis=0))
+    mean = math.sqrt(sum(w * f.mean**2 for w, f in zip(weights, fields, strict=True)))
+    positions = op.shape[1] if len(op.shape) == 3 else max(f.positions for f in fields)
+    channels = op.shape[-1] if len(op.shape) <= 3 else op.shape[1]
+    along_channels = dim == 1 and len(op.shape) != 3
+    parts = tuple(zip(shares.tolist(), fields, strict=True)) if along_channels else ()
+    joined = Field(q, c, mean, positions, channels)
+    signal = Signal(joined, mixed([s.noise for s in inputs], list(weights)), parts=parts)
+
+    def pull(g: Gradient) -> list[Gradient]:
+        levels = g.parts or (1.0,) * len(fields)
+        return [
+            replace(g, q=level * (as_like(g.q, f.q) if f.q.dim() else g.q.mean()), fresh=None, parts=())
+            for f, level in zip(fields, levels, strict=True)
+        ]
+
+    return signal, pull
+
+
+def times(op: Operation, x: Signal) -> Result:
+    """A product with, or quotient by, something that does not depend on the input."""
+    other = next((v for v in (*op.args, *op.kwargs.values()) if isinstance(v, (Tensor, int, float))), 1.0)
+    values = torch.as_tensor(other).detach().double()
+    factor = float((1 / values if op.function in QUOTIENTS else values).square().mean())
+    signal = replace(x, field=replace(x.field, q=x.field.q * factor), response=None, normals=None)
+    return signal, lambda g: [replace(g, q=g.q * factor)]
+
+
+def dropout(rule: Context, op: Operation, x: Signal) -> Result:
+    """Dropout in training: second moments over 1 - p, both ways; nothing where it is off."""
+    if not rule.dropout:
+        return x, lambda g: [g]
+    p = float(op.args[1] if len(op.args) > 1 else op.kwargs.get("p", 0.5))
+    c = clipped(x.field.c * (1 - p))
+    signal = Signal(replace(x.field, q=x.field.q / (1 - p), c=c, mean=x.field.mean * math.sqrt(1 - p)), x.noise)
+    return signal, lambda g: [replace(g, q=g.q / (1 - p), c=clipped(g.c * (1 - p)), spread=g.spread * (1 - p) ** 2)]
+
+
+def reshaped(op: Operation, x: Signal, in_shape: tuple[int, ...]) -> Result:
+    """A change of shape: maps that become vectors have one position, whose pairs average over the map's."""
+    f, out = x.field, op.shape
+    gradient = math.prod(out) / math.prod(in_shape)  # of a part: the rest gets none; of copies: all add up
+    if out == in_shape or (f.q.dim() and out[2:] == in_shape[2:]):
+        same = replace(x, field=replace(f, channels=out[1] if len(out) > 3 else out[-1]))
+        return same, lambda g: [replace(g, q=g.q * gradient)]
+    dims = len(out)
+    positions = 1 if dims <= 2 else out[1] if dims == 3 else math.prod(out[2:])
+    channels = out[1] if dims >= 4 else out[-1]
+    c = f.c
+    if positions == 1 and f.positions > 1 and math.prod(out) == math.prod(in_shape):
+        c = f.c[[SELF, SAME, SAME, SAME, SAME]]  # two examples, place by place
+    signal = Signal(Field(f.q.mean(), c, f.mean, positions, channels, f.spread), x.noise)
+
+    def pull(g: Gradient) -> list[Gradient]:
+        c = g.c
+        if positions == 1 and f.positions > 1:  # each position has weights of its own: no two gradients alike
+            c = only_same(c)
+        return [Gradient((g.q.mean() * gradient).expand(f.q.shape), c, g.spread, g.noise, g.fresh)]
+
+    return signal, pull
+
+
+def only_same(values: Array) -> Array:
+    """Pairs at the same place keep theirs, pairs of different places have none."""
+    out = np.zeros(5)
+    out[[SELF, SAME]] = values[[SELF, SAME]]
+    return out

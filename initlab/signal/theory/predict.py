@@ -1,0 +1,212 @@
+"""`predict`: expected signals of every weight layer, forward and backward, with a band for finite width.
+
+The model runs once on a batch while its operations are recorded; mean field then goes through the recorded graph, so
+that whatever the model's Python code does is followed: padding, pooling, residual sums, norms.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from initlab.init.apply import init_
+from initlab.init.layers import weight_layers
+from initlab.init.schemes import Scheme
+from initlab.signal.probe import Loss
+from initlab.signal.theory.cotangent import drawn_gradient, loss_gradient
+from initlab.signal.theory.field import SAME, Array, Field
+from initlab.signal.theory.joins import mixed
+from initlab.signal.theory.meanfield import Context, Gradient, Noise, Pull, Signal
+from initlab.signal.theory.redraw import redrawn
+from initlab.signal.theory.rules import apply, known
+from initlab.signal.theory.trace import Trace, record
+
+QUANTILES = {"median": 0.5, "low": 0.025, "high": 0.975}
+PREDICTED = tuple(f"{way}_{what}" for way in ("forward", "backward") for what in ("var", *QUANTILES))
+
+
+def predict(
+    model: nn.Module,
+    *,
+    scheme: str | Scheme | None = None,
+    input_shape: Sequence[int] | None = None,
+    batch: Tensor | None = None,
+    labels: Tensor | None = None,
+    loss: Loss | None = None,
+    batch_size: int = 64,
+    input_moments: tuple[float, float] = (0.0, 1.0),
+    dropout: bool = False,
+    draws: int = 0,
+    seed: int = 0,
+    **init_arguments: Any,
+) -> pd.DataFrame:
+    """What theory says of each weight layer's signals over draws of the weights; the model is left as it was.
+
+    `predict(build_net("plain", depth=30, input_shape=(1, 16, 16)), scheme="he", input_shape=(1, 16, 16))` starts at
+    1.8368 = 2 (46/48)^2: He's factor 2 of a first layer, less the taps that the padding takes.
+
+    Args:
+        scheme: how the weights are drawn, as in `initlab.init_`, which takes `init_arguments` too; None is draws with
+            the second moments that the weights have now.
+        input_shape: one example's, for inputs of independent numbers with `input_moments`; or give a batch.
+        batch: inputs as the model takes them, (N, ...), whose own moments count.
+        labels: with a batch: the gradient of its loss; None is relative, the last layer's `backward_var` being 1.
+        loss: as in `initlab.inspect`.
+        batch_size: examples, where no batch says so.
+        input_moments: (mean, variance) of the inputs.
+        dropout: whether dropout is on.
+        draws: measure this many draws of the weights instead (at least 2), on the batch or on random inputs;
+            `.attrs` then has the cost: `draws`, `wall_s` and `passes`, their time over that of as many forward and
+            backward passes.
+        seed: of random inputs and of redrawn weights.
+
+    Returns:
+        One row per weight layer by first call (layers that never ran come last, with NaN): layer, name, op,
+        forward_var, forward_median, forward_low, forward_high and the same of backward: expectation, median and
+        pointwise 95 % band over draws of the weights, of what `initlab.inspect` measures. `correlation` is that of two
+        inputs (the c-map). `basis` is `theory`; `measured` where an operation before the layer has no rule, so that its
+        own moments were taken from the run; `redrawn` under `draws`.
+
+    Raises:
+        ValueError: neither input_shape nor batch, labels without a batch, or a model that fails on its input.
+    """
+    if (input_shape is None) == (batch is None):
+        raise ValueError(f"predict: give one of input_shape and batch (got {'neither' if batch is None else 'both'})")
+    if labels is not None and batch is None:
+        raise ValueError("predict: labels belong to a batch (got none); give batch= too")
+    images = batch
+    if images is None:
+        size = batch_size if draws else 2  # theory needs a run, not its numbers
+        images = random_inputs(input_shape or (), size, input_moments, seed)
+    stds: dict[str, float | None] = {}
+    if scheme is not None:
+        model = copy.deepcopy(model)
+        tell = lambda row: stds.update({row["name"]: row["scheme_std"]})  # noqa: E731
+        init_(model, scheme, seed=seed, batch=images, tell=tell, **init_arguments)
+    if draws:
+        redraw = None if scheme is None else (scheme, init_arguments)
+        return redrawn(model, images, labels, loss=loss, draws=draws, seed=seed, scheme=redraw, quantiles=QUANTILES)
+    trace = record(model, images, known)
+    moments = {
+        id(module.weight): std**2 for name, module in trace.modules.items() if (std := stds.get(f"{name}.weight"))
+    }
+    context = Context(batch_size if batch is None else len(batch), dropout, moments)
+    signals, pulls = forward(context, trace, trace.input if batch is not None else independent(images, input_moments))
+    if labels is None:
+        first = drawn_gradient(context, signals[trace.output], classes=trace.logits.shape[-1])
+    else:
+        first = loss_gradient(trace.logits, labels, loss)
+    gradients = backward(trace, first, pulls)
+    return to_frame(model, layer_rows(context, trace, signals, gradients), relative=labels is None)
+
+
+def random_inputs(shape: Sequence[int], size: int, moments: tuple[float, float], seed: int) -> Tensor:
+    """Independent normals of this mean and variance, (size, *shape)."""
+    normals = torch.randn((size, *shape), generator=torch.Generator().manual_seed(seed))
+    return moments[0] + math.sqrt(moments[1]) * normals
+
+
+def independent(images: Tensor, moments: tuple[float, float]) -> Field:
+    """The field of inputs of this shape that are independent numbers of this mean and variance."""
+    shape, (mean, variance) = images.shape[1:], moments
+    q = mean**2 + variance
+    sides = tuple(shape[1:]) if len(shape) > 2 else ()
+    positions = math.prod(sides) if sides else shape[0] if len(shape) == 2 else 1
+    channels = shape[0] if sides else shape[-1]
+    c = np.array([1.0, *[mean**2 / q] * 4])
+    spread = (1 - c**2) / channels
+    return Field(torch.full(sides, q, dtype=torch.float64), c, abs(mean) / math.sqrt(q), positions, channels, spread)
+
+
+def forward(context: Context, trace: Trace, start: Field) -> tuple[list[Signal], list[Pull]]:
+    """The signal after each operation, and what carries a gradient back through it."""
+    signals: list[Signal] = []
+    pulls: list[Pull] = []
+    source = Signal(start, {})
+    for op in trace.operations:
+        inputs = [source if i < 0 else signals[i] for i in op.inputs]
+        shapes = [trace.input_shape if i < 0 else trace.operations[i].shape for i in op.inputs]
+        signal, pull = apply(context, op, inputs, shapes)
+        signals.append(signal)
+        pulls.append(pull)
+    return signals, pulls
+
+
+def backward(trace: Trace, first: Gradient, pulls: list[Pull]) -> list[Gradient | None]:
+    """The gradient at each operation's output; None where none arrives. Gradients that meet add their squares."""
+    gradients: list[Gradient | None] = [None] * len(pulls)
+    gradients[trace.output] = first
+    for number in reversed(range(trace.output + 1)):
+        gradient = gradients[number]
+        if gradient is None:
+            continue
+        for source, part in zip(trace.operations[number].inputs, pulls[number](gradient), strict=True):
+            if source >= 0:
+                before = gradients[source]
+                gradients[source] = part if before is None else added(before, part)
+    return gradients
+
+
+def added(a: Gradient, b: Gradient) -> Gradient:
+    """The sum of two gradients whose weights are independent."""
+    q = a.q + b.q if a.q.shape == b.q.shape else a.q.mean() + b.q.mean()
+    total = a.level + b.level
+    shares = [a.level / total, b.level / total] if total > 0 else [0.5, 0.5]
+    c, spread = shares[0] * a.c + shares[1] * b.c, shares[0] ** 2 * a.spread + shares[1] ** 2 * b.spread
+    return Gradient(q, c, spread, mixed([a.noise, b.noise], shares))
+
+
+def layer_rows(
+    context: Context, trace: Trace, signals: list[Signal], gradients: list[Gradient | None]
+) -> dict[str, list[dict[str, Any]]]:
+    """Weight layer -> a row for each of its calls."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    without_rule: set[int] = set()
+    for number, op in enumerate(trace.operations):
+        if op.after is not None or without_rule.intersection(op.inputs):
+            without_rule.add(number)
+        if op.layer is None:
+            continue
+        f, g = signals[number].field, gradients[number]
+        row = quantiles(context, "forward", centred(context, f, f.level, f.c), signals[number].noise)
+        if g is not None:
+            row |= quantiles(context, "backward", centred(context, f, g.level, g.c), g.noise)
+        row["correlation"] = f.c[SAME]
+        row["basis"] = "measured" if number in without_rule else "theory"
+        rows.setdefault(op.layer, []).append(row)
+    return rows
+
+
+def centred(context: Context, f: Field, level: float, c: Array) -> float:
+    """Expected population variance: the mean over independent channels leaves the average product over their number."""
+    return level * (1 - context.average(c, f.positions) / f.channels)
+
+
+def quantiles(context: Context, way: str, expected: float, noise: Noise) -> dict[str, Any]:
+    """Expectation, median and band of one variance."""
+    log = context.scatter(noise)
+    levels = {f"{way}_{name}": expected * math.exp(log.quantile(share)) for name, share in QUANTILES.items()}
+    return {f"{way}_var": expected, **levels}
+
+
+def to_frame(model: nn.Module, rows: dict[str, list[dict[str, Any]]], relative: bool) -> pd.DataFrame:
+    """One row per layer, the mean over its calls; layers that never ran come last."""
+    layers = dict(weight_layers(model))
+    records = []
+    for name in [*rows, *(name for name in layers if name not in rows)]:
+        calls = rows.get(name, [])
+        means = {key: float(np.mean([call.get(key, math.nan) for call in calls])) if calls else math.nan
+                 for key in (*PREDICTED, "correlation")}  # fmt: skip
+        op = "linear" if isinstance(layers[name], nn.Linear) else "conv"
+        records.append({"name": name, "op": op, **means, "basis": calls[0]["basis"] if calls else None})
+    frame = pd.DataFrame(records, columns=["name", "op", *PREDICTED, "correlation", "basis"])
+    if relative and rows:
+        backward_columns = [column for column in PREDICTED if column.startswith("backward")]
+        frame[backward_columns] /= frame.backward_var.iloc[len(rows) - 1]
+    frame.insert(0, "layer", range(len(frame)))
+    return frame

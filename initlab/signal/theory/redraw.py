@@ -1,0 +1,98 @@
+"""Bands by brute force: the same net's weights drawn again and measured on the same batch."""
+
+import copy
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import t as student
+from torch import Tensor, nn
+
+from initlab.init.apply import init_, standard_normals
+from initlab.init.layers import layer_name, weight_layers
+from initlab.init.schemes import Scheme
+from initlab.signal.probe import Loss, first_tensor, measure, to_model, untouched
+
+WAYS = ("forward", "backward")
+
+
+def redrawn(
+    model: nn.Module, images: Tensor, labels: Tensor | None, *, loss: Loss | None, draws: int, seed: int,
+    scheme: tuple[str | Scheme, dict[str, Any]] | None, quantiles: Mapping[str, float],
+) -> pd.DataFrame:  # fmt: skip
+    """Measure `draws` draws of a model's weights; the frame of `initlab.predict`, with basis `redrawn`.
+
+    The band is for one more draw: normal in the logarithm, with Student's t for the few draws that its mean and spread
+    come from. Without labels, random ones are drawn and the backward columns are relative.
+
+    Raises:
+        ValueError: fewer than two draws.
+    """
+    if draws < 2:
+        raise ValueError(f"predict: too few draws for a band (got {draws}); allowed: 0, or at least 2")
+    relative = labels is None
+    if labels is None:
+        labels = random_labels(model, images, seed)
+    model = copy.deepcopy(model)
+    moments = {
+        name: module.weight.detach().square().mean((0, 1), keepdim=True) for name, module in weight_layers(model)
+    }
+    tables = []
+    started = time.perf_counter()
+    for draw in range(draws):
+        if scheme is None:
+            draw_again(model, moments, seed + draw)
+        else:
+            init_(model, scheme[0], seed=seed + draw, **scheme[1])
+        tables.append(pd.DataFrame(measure(model, images, labels, loss=loss)))
+    wall_s = time.perf_counter() - started
+    frame = tables[0][["layer", "name", "op"]].copy()
+    for way in WAYS:
+        values = np.stack([table[f"{way}_var"].to_numpy(dtype=float) for table in tables])
+        if way == "backward" and relative:
+            values = values / values[:, [int(tables[0].calls.gt(0).sum()) - 1]]
+        frame[f"{way}_var"] = values.mean(axis=0)
+        frame = frame.assign(**{f"{way}_{name}": band(values, share) for name, share in quantiles.items()})
+    frame["correlation"], frame["basis"] = np.nan, "redrawn"
+    frame.attrs = {"draws": draws, "wall_s": wall_s, "passes": wall_s / one_pass(model, images)}
+    return frame
+
+
+def band(values: np.ndarray, share: float) -> np.ndarray:
+    """Quantile for one more draw, from values (draws, layers); 0 where a variance was 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(values)
+        spread = logs.std(axis=0, ddof=1) * np.sqrt(1 + 1 / len(values))
+        result = np.exp(logs.mean(axis=0) + (0 if share == 0.5 else student.ppf(share, len(values) - 1)) * spread)
+    return np.where((values == 0).any(axis=0), 0.0, result)
+
+
+def random_labels(model: nn.Module, images: Tensor, seed: int) -> Tensor:
+    """A class for each example (and token), of as many as the output has."""
+    with untouched(model, backward=False):
+        output = first_tensor(model(to_model(model, images, None)[0]))
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, output.shape[-1], output.shape[:-1], generator=generator)
+
+
+@torch.no_grad()
+def draw_again(model: nn.Module, moments: dict[str, Tensor], seed: int) -> None:
+    """Normal weights with the second moments that each tap of each layer had."""
+    for name, module in weight_layers(model):
+        normals = standard_normals(module.weight.shape, seed, layer_name(name), "redraw")
+        module.weight.copy_(normals.to(module.weight) * moments[name].sqrt())
+
+
+def one_pass(model: nn.Module, images: Tensor) -> float:
+    """Seconds of a plain forward and backward pass."""
+    with untouched(model, backward=True):
+        batch = to_model(model, images, None)[0]
+        started = time.perf_counter()
+        total = first_tensor(model(batch)).sum()
+        torch.autograd.grad(total, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
+        if total.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - started

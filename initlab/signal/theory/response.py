@@ -1,0 +1,146 @@
+"""Gaussian statistics of a nonlinearity, as mean field needs them: what it makes of signals, pairs and gradients.
+
+Two pre-activations with correlation c leave phi with E[phi(u) phi(v)] and E[phi^2(u) phi^2(v)], and their slopes
+likewise. For rectifiers all of them are closed forms; for any other function they are Hermite series
+(E[f(u) g(v)] = sum of f_k g_k c^k, Mehler's formula), whose coefficients one grid of points gives.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from initlab.init.expectations import Elementwise, Rectifier
+
+Array = NDArray[np.float64]
+Phi = Rectifier | Elementwise
+
+POINTS = np.arange(-12.0, 12.0, 0.005) + 0.0025  # offset, so that a kink at 0 lies between two points
+WEIGHTS = 0.005 * np.exp(-(POINTS**2) / 2) / math.sqrt(2 * math.pi)
+TERMS = 200
+
+
+@dataclass(frozen=True)
+class Response:
+    """phi of jointly normal pre-activations of second moment q and mean `mean` sqrt(q); c is their E[u v] / q.
+
+    `Response(resolve("relu"), 1.0).pair(np.zeros(1))` is 1/(2 pi).
+    """
+
+    phi: Phi
+    q: float
+    mean: float = 0.0
+
+    @property
+    def closed(self) -> bool:
+        """Whether closed forms hold: a rectifier of zero-mean normals."""
+        return isinstance(self.phi, Rectifier) and self.mean == 0
+
+    @cached_property
+    def levels(self) -> tuple[Array, Array]:
+        """(phi, phi') on the grid."""
+        x = math.sqrt(self.q) * (self.mean + math.sqrt(1 - self.mean**2) * POINTS)
+        if isinstance(self.phi, Rectifier):  # pooled over the slopes: exact for every first power, close for squares
+            a = self.phi.a
+            return np.where(x > 0, x, a * x), np.where(x > 0, 1.0, a)
+        return self.phi.finite(x, 0), self.phi.finite(x, 1)
+
+    def first(self) -> float:
+        """E[phi]."""
+        return self.phi.mean(self.q) if self.closed else float(WEIGHTS @ self.levels[0])
+
+    def second(self) -> float:
+        """E[phi^2]."""
+        return self.phi.second(self.q) if self.mean == 0 else float(WEIGHTS @ self.levels[0] ** 2)
+
+    def slope_second(self) -> float:
+        """E[phi'^2]."""
+        return self.phi.slope_second(self.q) if self.mean == 0 else float(WEIGHTS @ self.levels[1] ** 2)
+
+    def growth(self) -> float:
+        """d ln E[phi^2] / d ln q: 1 for a rectifier, less where phi saturates."""
+        if isinstance(self.phi, Rectifier):
+            return 1.0
+        step = 1e-4
+        above = Response(self.phi, self.q * math.exp(step), self.mean)
+        below = Response(self.phi, self.q * math.exp(-step), self.mean)
+        # both on the grid, so that its small error cancels
+        return math.log((WEIGHTS @ above.levels[0] ** 2) / (WEIGHTS @ below.levels[0] ** 2)) / (2 * step)
+
+    def pair(self, c: Array) -> Array:
+        """E[phi(u) phi(v)] (Cho and Saul 2009, n = 1, for ReLU)."""
+        if isinstance(self.phi, Rectifier) and self.closed:
+            return np.array([self.phi.pair(self.q, r) for r in c])
+        return self.series("phi", self.inner(c))
+
+    def slope_pair(self, c: Array) -> Array:
+        """E[phi'(u) phi'(v)]."""
+        if isinstance(self.phi, Rectifier) and self.closed:
+            return np.array([self.phi.slope_pair(self.q, r) for r in c])
+        return self.series("slope", self.inner(c))
+
+    def square_pair(self, c: Array) -> Array:
+        """E[phi^2(u) phi^2(v)]; 3/2 at c = 1 for ReLU, 1/4 at 0, in units of q^2."""
+        if isinstance(self.phi, Rectifier) and self.closed:
+            even, odd = squares(self.phi)
+            arc = (3 * c * np.sqrt(1 - c**2) + (1 + 2 * c**2) * np.arcsin(c)) * 2 / math.pi  # E[u |u| v |v|]
+            return self.q**2 * (even**2 * (1 + 2 * c**2) + odd**2 * arc)
+        return self.series("square", self.inner(c))
+
+    def slope_square_pair(self, c: Array) -> Array:
+        """E[phi'^2(u) phi'^2(v)]; 1/2 at c = 1 for ReLU, 1/4 at 0."""
+        if isinstance(self.phi, Rectifier) and self.closed:
+            even, odd = squares(self.phi)
+            return even**2 + odd**2 * np.arcsin(c) * 2 / math.pi
+        return self.series("slope_square", self.inner(c))
+
+    def inner(self, c: Array) -> Array:
+        """The correlation of what is normal, without the common mean."""
+        spread = 1 - self.mean**2
+        return (c - self.mean**2) / spread if spread > 1e-12 else np.ones_like(c)
+
+    def series(self, what: str, c: Array) -> Array:
+        """Mehler's sum at correlations c; what the coefficients leave of E[f^2] goes with a power beyond them."""
+        energies, total = self.energies[what]
+        powers = c[:, None] ** np.arange(TERMS)
+        return powers @ energies + (total - energies.sum()) * c ** (2 * TERMS)
+
+    @cached_property
+    def energies(self) -> dict[str, tuple[Array, float]]:
+        """Squared Hermite coefficients, and E[f^2], of phi, phi', phi^2 and phi'^2."""
+        phi, slope = self.levels
+        functions = {"phi": phi, "slope": slope, "square": phi**2, "slope_square": slope**2}
+        return {name: ((HERMITE @ f) ** 2, float(WEIGHTS @ f**2)) for name, f in functions.items()}
+
+
+def squares(phi: Rectifier) -> tuple[float, float]:
+    """phi^2 = even x^2 + odd x |x|, and phi'^2 = even + odd sign(x), pooled over the slopes."""
+    return (1 + phi.a_squared) / 2, (1 - phi.a_squared) / 2
+
+
+def hermite() -> Array:
+    """Rows k of normalised Hermite polynomials times the weights: `HERMITE @ f` gives f's coefficients."""
+    rows = np.empty((TERMS, len(POINTS)))
+    rows[0], rows[1] = 1.0, POINTS
+    for k in range(1, TERMS - 1):
+        rows[k + 1] = (POINTS * rows[k] - math.sqrt(k) * rows[k - 1]) / math.sqrt(k + 1)
+    return rows * WEIGHTS
+
+
+HERMITE = hermite()
+
+
+def second_map(phi: Phi, q: torch.Tensor, slope: bool = False) -> torch.Tensor:
+    """E[phi^2] (or E[phi'^2]) for every second moment of a map: exact for few, between 33 of them in logs for many."""
+    moment = phi.slope_second if slope else phi.second
+    if isinstance(phi, Rectifier):
+        return q * phi.second(1.0) if not slope else torch.full_like(q, phi.slope_second(1.0))
+    flat = q.flatten().numpy()
+    known = np.unique(flat)
+    if len(known) > 33:
+        known = np.exp(np.linspace(math.log(known[0]), math.log(known[-1]), 33))
+    values = np.array([moment(v) for v in known])
+    return torch.from_numpy(np.exp(np.interp(np.log(flat), np.log(known), np.log(values)))).reshape(q.shape)

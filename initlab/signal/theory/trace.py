@@ -1,0 +1,174 @@
+"""What a model does with a batch, as a list of operations: recorded while it runs, whatever its Python code does.
+
+Each call of a torch function on something that depends on the input becomes an `Operation`. Activations of the model
+are not kept. Operations outside `known` are measured on the spot: the second moment of what they give, and the factor
+by which they carry a random gradient back.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from initlab.init.layers import WeightLayer, layer_name
+from initlab.signal.probe import first_tensor, to_model, untouched
+from initlab.signal.theory.field import Field, field_of
+
+Known = Callable[[Any, int], bool]  # (function, how many of its inputs depend on the model's) -> whether a rule holds
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Stands for the tensor that an operation gave; -1 is the model's input."""
+
+    operation: int
+
+
+@dataclass
+class Operation:
+    """One call: `args` and `kwargs` with a `Ref` for each tensor that depends on the input."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: list[int]
+    shape: tuple[int, ...]
+    layer: str | None = None  # name of the weight layer whose output this is
+    before: Field | None = None  # of an operation that is not known: measured input and output,
+    after: Field | None = None
+    pulls: list[float] = field(
+        default_factory=list
+    )  # and gradient's mean square into each input over that at the output
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A model's run on one batch."""
+
+    operations: list[Operation]
+    modules: dict[str, WeightLayer]
+    output: int  # the operation that gave the model's (first) output tensor
+    input: Field
+    logits: Tensor
+    examples: int
+    input_shape: tuple[int, ...]
+
+
+class Recorder(TorchFunctionMode):
+    """Records the operations while it is on."""
+
+    def __init__(self, known: Known, batch: Tensor) -> None:
+        super().__init__()
+        self.known = known
+        self.operations: list[Operation] = []
+        self.origin = WeakTensorKeyDictionary()
+        self.origin[batch] = -1
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        live = [t for t in tensors_of((args, kwargs)) if t in self.origin]
+        inputs = [self.origin[t] for t in live]
+        unknown = bool(live) and not self.known(func, len(live))
+        copies = [t.detach().clone() for t in live] if unknown and makes_tensor(func) else []
+        out = func(*args, **kwargs)
+        outputs = [t for t in tensors_of(out) if t.is_floating_point()] if live else []
+        for place, tensor in enumerate(outputs):
+            operation = Operation(func, self.refs(args), self.refs(kwargs), inputs, tuple(tensor.shape))
+            if unknown and copies:
+                operation.before, operation.after = field_of(copies[0]), field_of(tensor)
+                operation.pulls = pulls(func, args, kwargs, live, copies, place)
+            self.operations.append(operation)
+        for number, tensor in enumerate(outputs, start=len(self.operations) - len(outputs)):
+            self.origin[tensor] = number
+        return out
+
+    def refs(self, value: Any) -> Any:
+        """The arguments without the tensors that depend on the input."""
+        return swap(value, lambda t: Ref(self.origin[t]) if t in self.origin else t)
+
+    def name(self, output: Any, name: str) -> None:
+        """Note that the operation behind this tensor is the output of a weight layer."""
+        if isinstance(output, Tensor) and output in self.origin:
+            self.operations[self.origin[output]].layer = name
+
+
+def record(model: nn.Module, batch: Tensor, known: Known) -> Trace:
+    """Run the model on a batch and record what it does; it is left as it was (see `untouched`).
+
+    Args:
+        known: whether an operation needs no measurement.
+    """
+    modules: dict[str, WeightLayer] = {}
+    with torch.inference_mode(False), untouched(model, backward=False):
+        batch, _ = to_model(model, batch, None)
+        recorder = Recorder(known, batch)
+        handles = []
+        for full_name, module in model.named_modules():
+            if isinstance(module, WeightLayer):
+                name = layer_name(full_name)
+                modules[name] = module
+                handles.append(module.register_forward_hook(lambda _, __, out, name=name: recorder.name(out, name)))
+        try:
+            with recorder:
+                logits = first_tensor(model(batch))
+        finally:
+            for handle in handles:
+                handle.remove()
+    output = recorder.origin.get(logits, -1)
+    return Trace(recorder.operations, modules, output, field_of(batch), logits, len(batch), tuple(batch.shape))
+
+
+def makes_tensor(func: Any) -> bool:
+    """Whether a function can give a new tensor: reading a shape or a flag does not."""
+    return getattr(func, "__name__", "") not in ("__get__", "size", "dim", "numel", "stride", "__len__", "item")
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """The tensors in nested tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [tensor for part in value for tensor in tensors_of(part)] if isinstance(value, (tuple, list)) else []
+
+
+def swap(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """A nested value with every tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, (tuple, list)):
+        return tuple(swap(v, change) for v in value)
+    if isinstance(value, dict):
+        return {key: swap(v, change) for key, v in value.items()}
+    return value
+
+
+def pulls(func: Any, args: Any, kwargs: Any, live: list[Tensor], copies: list[Tensor], place: int) -> list[float]:
+    """Mean square of the gradient at each input of a call, for a random one of mean square 1 at its output.
+
+    NaN where torch can't say.
+    """
+    leaves = [copy.requires_grad_(copy.is_floating_point()) for copy in copies]
+
+    def leaf(tensor: Tensor) -> Tensor:
+        for source, copy in zip(live, leaves, strict=True):
+            if source is tensor:
+                return copy.clone()  # the function may work in place
+        return tensor
+
+    wanted = [copy for copy in leaves if copy.requires_grad]
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            out = [t for t in tensors_of(func(*swap(args, leaf), **swap(kwargs, leaf))) if t.is_floating_point()][place]
+            if not out.requires_grad:
+                return [0.0] * len(leaves)
+            grads = torch.autograd.grad(out, wanted, torch.randn_like(out), allow_unused=True)
+        except RuntimeError:  # not differentiable: nothing is known of the gradient before it
+            return [float("nan")] * len(leaves)
+    found = {id(copy): grad for copy, grad in zip(wanted, grads, strict=True)}
+    squares = [found.get(id(copy)) for copy in leaves]
+    return [0.0 if g is None else float(g.double().square().mean()) for g in squares]

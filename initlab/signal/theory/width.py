@@ -1,0 +1,62 @@
+"""Finite width: how far one draw of a net's weights strays from the mean field, in logarithms.
+
+Each layer multiplies the mean square of the signal by the average of its n channels, which is 1 on average over draws
+and has variance v = k/n, k = 5 for ReLU and one input (Hanin and Rolnick 2018). Logarithms add up over layers, so the
+spread grows with the sum of 1/n and the typical draw lies below the average one.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import digamma, polygamma
+from scipy.stats import binom, norm
+
+RELU = 5.0  # n times the variance of |relu(Wx)|^2 / |x|^2 for one input: E[phi^4] / E[phi^2]^2 - 1
+
+
+@dataclass(frozen=True)
+class LogMoments:
+    """Mean, variance and third cumulant of the logarithm of a positive factor whose own mean is 1."""
+
+    mean: float = 0.0
+    variance: float = 0.0
+    third: float = 0.0
+
+    def __add__(self, other: "LogMoments") -> "LogMoments":
+        return LogMoments(self.mean + other.mean, self.variance + other.variance, self.third + other.third)
+
+    def scaled(self, power: float) -> "LogMoments":
+        """Of the factor to this power."""
+        return LogMoments(self.mean * power, self.variance * power**2, self.third * power**3)
+
+    def quantile(self, share: float) -> float:
+        """Quantile of the logarithm, the normal one corrected for skewness (Cornish and Fisher 1938)."""
+        if self.variance == 0:
+            return self.mean
+        z, sd = float(norm.ppf(share)), math.sqrt(self.variance)
+        return self.mean + sd * (z + (z**2 - 1) / 6 * self.third / sd**3)
+
+
+def gamma_factor(variance: float) -> LogMoments:
+    """Logarithm of a Gamma variable of mean 1: exact for a linear layer and one input, where it is chi^2_n / n."""
+    if variance <= 0:
+        return LogMoments()
+    k = 1 / variance
+    return LogMoments(float(digamma(k)) - math.log(k), float(polygamma(1, k)), float(polygamma(2, k)))
+
+
+def relu_layer(width: int) -> LogMoments:
+    """ln |x_l|^2 / |x_{l-1}|^2 of one input through one He layer of ReLUs, exactly, given that any unit is active.
+
+    With k ~ Binomial(n, 1/2) active units the factor is (2/n) chi^2_k: mean ln(4/n) + E digamma(k/2) and variance
+    E trigamma(k/2) + Var digamma(k/2). 30 layers of width 64 have -1.203258 and 2.489921.
+    """
+    k = np.arange(1, width + 1)
+    p = binom.pmf(k, width, 0.5)
+    p = p / p.sum()
+    psi = digamma(k / 2)
+    mean = float(p @ psi)
+    variance = float(p @ polygamma(1, k / 2) + p @ (psi - mean) ** 2)
+    third = float(p @ (polygamma(2, k / 2) + 3 * polygamma(1, k / 2) * (psi - mean) + (psi - mean) ** 3))
+    return LogMoments(math.log(4 / width) + mean, variance, third)
