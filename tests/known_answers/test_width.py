@@ -87,7 +87,7 @@ def mlp(width: int, depth: int) -> nn.Sequential:
 
 @pytest.mark.parametrize("width", [64, 256])
 def test_the_band_has_the_known_width(width: int) -> None:
-    """hr.var_leading_*: 5/n a layer for one example; exact theory is 6 % and 1.5 % above it, ours within 3 % of that."""
+    """hr.var_leading_*: 5/n a layer for one example; exact theory is a few % above it."""
     theory = initlab.predict(mlp(width, 31), scheme="he", input_shape=(width,), batch_size=1)
     hidden = log_sd(theory, "forward")[29] ** 2  # 29 rectifiers and one linear layer before it
     assert hidden == pytest.approx(29 * relu_layer(width).variance + gamma_factor(2 / width).variance, rel=0.03)

@@ -24,7 +24,7 @@ def total(op: Operation, inputs: list[Signal]) -> Result:
     sign = -1.0 if op.function in DIFFERENCES else 1.0
     if len(inputs) == 1:
         constant = next((v for v in (*op.args, *op.kwargs.values()) if isinstance(v, (Tensor, int, float))), 0.0)
-        square = float(torch.as_tensor(constant).detach().double().square().mean())
+        square = float(torch.as_tensor(constant, dtype=torch.float64).detach().square().mean())
         f = inputs[0].field
         share = f.level / (f.level + square) if f.level + square > 0 else 1.0
         c = clipped(share * f.c + 1 - share)
@@ -92,7 +92,7 @@ def join(op: Operation, inputs: list[Signal], shapes: list[tuple[int, ...]]) -> 
 def times(op: Operation, x: Signal) -> Result:
     """A product with, or quotient by, something that does not depend on the input."""
     other = next((v for v in (*op.args, *op.kwargs.values()) if isinstance(v, (Tensor, int, float))), 1.0)
-    values = torch.as_tensor(other).detach().double()
+    values = torch.as_tensor(other, dtype=torch.float64).detach()
     factor = float((1 / values if op.function in QUOTIENTS else values).square().mean())
     signal = replace(x, field=replace(x.field, q=x.field.q * factor), response=None, normals=None)
     return signal, lambda g: [replace(g, q=g.q * factor)]
