@@ -111,17 +111,22 @@ def summarise(results: "Results", only: Sequence[str] = ()) -> int:
 
 
 def verdict_table(results: "Results") -> str:
-    """One line per (depth, scheme): trials, verdicts, range of validation errors, epochs to the threshold."""
+    """One line per (net, depth, scheme): trials, verdicts, range of validation errors, epochs to the threshold."""
+    from initlab.spec import net_label
+
     trials = results.trials[results.trials.in_study].merge(results.verdicts[["trial", "epoch_reached"]], on="trial")
     wide = max(10, *trials["init.scheme"].str.len())
-    lines = [f"{'net':<10} {'init':<{wide}} {'trials':>6}  {'verdicts':<28} {'best val_error':<16} epochs to threshold"]
-    for (net, depth, scheme), group in trials.groupby(["net.name", "net.depth", "init.scheme"]):
+    net_wide = max(10, *map(len, map(net_label, trials["net.name"], trials["net.depth"])))
+    head = f"{'net':<{net_wide}} {'init':<{wide}} {'trials':>6}  {'verdicts':<28} {'best val_error':<16}"
+    lines = [f"{head} epochs to threshold"]
+    for (_, _, scheme), group in trials.groupby(["net.name", "net.depth", "init.scheme"]):
         counts = group.verdict.fillna(group.state).value_counts()
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
         best, reached = group.best_val_error.dropna(), group.epoch_reached.dropna()
         errors = f"{best.min():.3f} – {best.max():.3f}" if len(best) else "–"
         epochs = f"{reached.min():.3g} – {reached.max():.3g}" if len(reached) else "–"
-        lines.append(f"{f'{net}-{depth}':<10} {scheme:<{wide}} {len(group):>6}  {verdicts:<28} {errors:<16} {epochs}")
+        name = net_label(group["net.name"].iloc[0], group["net.depth"].iloc[0]).ljust(net_wide)
+        lines.append(f"{name} {scheme:<{wide}} {len(group):>6}  {verdicts:<28} {errors:<16} {epochs}")
     return "\n".join(lines)
 
 
@@ -155,7 +160,7 @@ def status(out: Path) -> None:
     results = load(out)
     for trial in results.stored:
         net, init = trial.spec.net, trial.spec.init
-        name = f"{trial.id}  {net.name}-{net.depth} {init.scheme} seed {trial.spec.seed}"
+        name = f"{trial.id}  {net.label} {init.scheme} seed {trial.spec.seed}"
         click.echo(f"{name}: {trial.status['state']}{figures(trial.status)}")
     for problem in results.problems:
         click.echo(problem, err=True)

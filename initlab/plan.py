@@ -8,7 +8,8 @@ from functools import lru_cache
 from statistics import fmean
 
 from initlab.data.facts import FACTS
-from initlab.nets.architecture import Layer, plain, plain_problem
+from initlab.nets.architecture import Layer, plain_problem
+from initlab.nets.catalog import describe_net, size_problem
 from initlab.nets.counts import Counts, count
 from initlab.spec import Net, Train, TrialSpec, is_code
 from initlab.study import Study, varied_mistakes
@@ -132,10 +133,20 @@ def conflicts(spec: TrialSpec) -> Iterable[Mistake]:
     size = data.image_size or facts.size
     if data.shift >= size:
         yield "data.shift", f"moves images out of sight (got {data.shift}); allowed: below their {size} pixels"
-    problem = plain_problem(net.depth, len(net.widths or ()) or net.stages, size) if net.name == "plain" else None
-    if problem:
-        path, text = problem
-        yield "net.widths" if path == "stages" and net.widths else f"net.{path}", text
+    yield from layout_conflicts(net, size)
+
+
+def layout_conflicts(net: Net, size: int) -> Iterable[Mistake]:
+    """A net of the catalog that images of `size` pixels a side do not go through."""
+    if net.name == "plain":
+        problem = plain_problem(net.depth, len(net.widths or ()) or net.stages, size)
+        if problem:
+            path, text = problem
+            yield "net.widths" if path == "stages" and net.widths else f"net.{path}", text
+    elif not is_code(net.name):
+        too_small = size_problem(net.name, size, size)
+        if too_small:
+            yield "data.image_size", too_small
 
 
 def step_conflicts(spec: TrialSpec, examples: int) -> Iterable[Mistake]:
@@ -151,10 +162,10 @@ def step_conflicts(spec: TrialSpec, examples: int) -> Iterable[Mistake]:
 def describe(spec: TrialSpec, num_classes: int, input_shape: tuple[int, int, int]) -> list[Layer]:
     """The layers of a catalog net as the trial asks for it, for images of `input_shape` (channels, height, width)."""
     net = spec.net
-    return plain(
-        net.depth, net.width, num_classes, input_shape, widths=net.widths, stages=net.stages,
-        linear_width=net.linear_width, activation=net.activation, negative_slope=net.negative_slope,
-        downsample=net.downsample, dropout=spec.train.dropout,
+    return describe_net(
+        net.name, num_classes, input_shape, depth=net.depth, width=net.width, widths=net.widths, stages=net.stages,
+        linear_width=net.linear_width, downsample=net.downsample, activation=net.activation,
+        negative_slope=net.negative_slope, dropout=spec.train.dropout, norm=net.norm, skip=net.skip,
     )  # fmt: skip
 
 
