@@ -151,6 +151,21 @@ def plan(study: Path | None, overrides: Sequence[str], out: Path | None, schema:
 
 
 @main.command()
+@click.argument("name", required=False)
+@click.option("--input", "shape", metavar="CxHxW", help="Shape of an image, or its side.  [default: 3x224x224]")
+@click.option("--classes", type=int, help="[default: 1000]")
+@set_option
+def nets(name: str | None, shape: str | None, classes: int | None, overrides: Sequence[str]) -> None:
+    """List the nets of the paper with their counts, or draw the layer table of NAME."""
+    from initlab.layer_tables import catalog_lines, net_lines
+
+    for line in (
+        catalog_lines(shape, classes, overrides) if name is None else net_lines(name, shape, classes, overrides)
+    ):
+        click.echo(line)
+
+
+@main.command()
 @click.argument("out", type=OUT)
 def status(out: Path) -> None:
     """Show how far the trials in OUT are."""
@@ -169,7 +184,9 @@ def status(out: Path) -> None:
 
 @main.command()
 @click.argument("out", type=OUT)
-@click.option("--figure", "names", multiple=True, metavar="NAME", help="convergence, signals or depth; repeatable.")
+@click.option(
+    "--figure", "names", multiple=True, metavar="NAME", help="convergence, signals, depth or prelu; repeatable."
+)
 @click.option("--to", "folder", type=OUT, help="Folder for the files.  [default: OUT/figures]")
 def plot(out: Path, names: Sequence[str], folder: Path | None) -> None:
     """Draw the figures of the results in OUT, each as png, svg and the csv of what it draws."""

@@ -19,6 +19,7 @@ from initlab.unused import drop_unused, probes
 MOST_TRIALS = 1_000_000
 MOST_STEPS = 100_000_000  # of a trial; its rows and probes are laid out in memory
 SCALAR_ROW_BYTES = 260  # one line of scalars.jsonl, measured
+SLOPE_ROW_BYTES = 175  # one line of slopes.jsonl, measured
 SIGNAL_ROW_BYTES = 95  # one layer of one probe in Parquet, measured
 FIXED_BYTES = 12_000  # the trial's JSON files, measured
 
@@ -191,6 +192,12 @@ def count_rows(train: Train, steps_per_epoch: int, steps: int) -> int:
     return len(TrialSpec(train=train).row_steps(steps_per_epoch, steps))
 
 
+@lru_cache(maxsize=1024)
+def count_validations(train: Train, steps_per_epoch: int, steps: int) -> int:
+    """How often a trial validates, and writes what slopes it learned."""
+    return len(TrialSpec(train=train).validation_steps(steps_per_epoch, steps))
+
+
 def cost(spec: TrialSpec, finished: Sequence[Finished] = ()) -> Cost:
     """What a trial will take: the time from finished trials of the same net, else from their rate of multiply-adds."""
     return costs([spec], finished)[0]
@@ -216,6 +223,7 @@ def cost_at(spec: TrialSpec, pace: Pace) -> Cost:
         FIXED_BYTES
         + count_rows(spec.train, steps_per_epoch, steps) * SCALAR_ROW_BYTES
         + len(spec.probe_steps(steps)) * known.weight_layers * SIGNAL_ROW_BYTES
+        + count_validations(spec.train, steps_per_epoch, steps) * known.slope_layers * SLOPE_ROW_BYTES
         + checkpoint
     )
     seconds = expected_seconds(spec, steps, known, pace)
