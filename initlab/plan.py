@@ -11,6 +11,7 @@ from initlab.data.facts import FACTS
 from initlab.nets.architecture import Layer, plain_problem
 from initlab.nets.catalog import describe_net, size_problem
 from initlab.nets.counts import Counts, count
+from initlab.nets.variants import skip_problem
 from initlab.spec import Net, Train, TrialSpec, is_code
 from initlab.study import Study, varied_mistakes
 from initlab.study_file import Mistake, StudyError
@@ -139,15 +140,23 @@ def conflicts(spec: TrialSpec) -> Iterable[Mistake]:
 
 def layout_conflicts(net: Net, size: int) -> Iterable[Mistake]:
     """A net of the catalog that images of `size` pixels a side do not go through."""
+    if is_code(net.name):
+        return
+    problem = too_small = None
     if net.name == "plain":
         problem = plain_problem(net.depth, len(net.widths or ()) or net.stages, size)
-        if problem:
-            path, text = problem
-            yield "net.widths" if path == "stages" and net.widths else f"net.{path}", text
-    elif not is_code(net.name):
+    else:
         too_small = size_problem(net.name, size, size)
-        if too_small:
-            yield "data.image_size", too_small
+    if problem:
+        path, text = problem
+        yield "net.widths" if path == "stages" and net.widths else f"net.{path}", text
+    elif too_small:
+        yield "data.image_size", too_small
+    elif net.skip != "none":
+        without = net.model_copy(update={"skip": "none"})
+        nowhere = skip_problem(describe(TrialSpec(net=without), num_classes=1, input_shape=(1, size, size)))
+        if nowhere:
+            yield "net.skip", nowhere
 
 
 def step_conflicts(spec: TrialSpec, examples: int) -> Iterable[Mistake]:

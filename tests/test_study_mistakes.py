@@ -51,6 +51,9 @@ FIELDS = {
     "net: {skip: identiy}": [
         "net.skip: unknown value (got 'identiy'); allowed: none, identity; did you mean 'identity'?"
     ],
+    "net: {skip: identity, depth: 9}": [
+        "net.skip: no pair to skip (got identity for 6 convolutions); allowed: none, or more layers in a stage"
+    ],
     "net: {norm: layer}": ["net.norm: unknown value (got 'layer'); allowed: none, batch"],
     "net: {name: small-14}": ["data.image_size: too small for small-14 (got 8x8 pixels); allowed: at least 77x77"],
     "data: {name: cifar10}\ngrid: {net.name: [plain, B], data.image_size: [96, 111]}": [

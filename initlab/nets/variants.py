@@ -17,13 +17,16 @@ def variant(layers: Sequence[Layer], *, norm: str = "none", skip: str = "none") 
     """The net with this norm and these skips; with neither, the net as it is.
 
     Raises:
-        ValueError: an unknown norm or skip.
+        ValueError: an unknown norm or skip, or skips for a net that has no place for one.
     """
     for key, value, allowed in (("norm", norm, NORMS), ("skip", skip, SKIPS)):
         if value not in allowed:
             raise ValueError(f"net.{key}: unknown {key} (got {value!r}); allowed: {', '.join(allowed)}")
     layers = list(layers)
     if skip == "identity":
+        problem = skip_problem(layers)
+        if problem:
+            raise ValueError(f"net.skip: {problem}")
         layers = with_skips(layers)
     return with_norms(layers) if norm == "batch" else layers
 
@@ -58,6 +61,14 @@ def with_skips(layers: Sequence[Layer]) -> list[Layer]:
         if layer.name in ends:
             skipping.append(Add("add" + layer.name.removeprefix("conv"), source=ends[layer.name]))
     return skipping
+
+
+def skip_problem(layers: Sequence[Layer]) -> str | None:
+    """Why a net cannot have skips, or None; it would be a plain net that is called residual."""
+    if skipped_pairs(layers):
+        return None
+    convs = sum(isinstance(layer, Conv) for layer in layers)
+    return f"no pair to skip (got identity for {convs} convolutions); allowed: none, or more layers in a stage"
 
 
 def skipped_pairs(layers: Sequence[Layer]) -> list[tuple[str, str]]:

@@ -61,6 +61,10 @@ GOLDEN_NAMES = "ce645393b4a1"
 )  # fmt: skip
 def test_which_pairs_are_skipped(layers, pairs: list[tuple[str, str]]) -> None:
     assert skipped_pairs(layers) == pairs
+    if not pairs:
+        with pytest.raises(ValueError, match=r"net.skip: no pair to skip \(got identity for 6 convolutions\)"):
+            variant(layers, skip="identity")
+        return
     added = [(layer.source, layer.name) for layer in variant(layers, skip="identity") if isinstance(layer, Add)]
     assert added == [(source, second.replace("conv", "add")) for source, second in pairs]
 
