@@ -74,10 +74,17 @@ def build_net(
             f"build_net: give one of input_shape and input_size (got {input_shape}, {input_size}); "
             "input_shape=(channels, height, width), input_size=S means (3, S, S)"
         )
+    shape = input_shape or (3, input_size or 0, input_size or 0)
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(
+            f"build_net: input_shape: not a shape (got {shape}); allowed: (channels, height, width) above 0"
+        )
     if num_classes is None:
         num_classes = 10 if name == "plain" else NUM_CLASSES
+    if num_classes < 1:
+        raise ValueError(f"build_net: num_classes: out of range (got {num_classes}); allowed: at least 1")
     layers = describe_net(
-        name, num_classes, input_shape or (3, input_size or 0, input_size or 0), **own, activation=activation,
+        name, num_classes, shape, **own, activation=activation,
         negative_slope=negative_slope, dropout=dropout, norm=norm, skip=skip,
     )  # fmt: skip
     return to_modules(layers)
