@@ -52,7 +52,7 @@ def with_skips(layers: Sequence[Layer]) -> list[Layer]:
     stands alone without a skip, and so does one that is left over at a stage's end. So no skip has a parameter.
 
     `plain` of depth 30 has 12 skips: of the 9 convolutions of each stage all but the first. Without a norm each adds
-    its branch's variance to the signal: under He init the second moment about doubles from one pair to the next.
+    its branch's variance to the signal: under He init the variance grows two- to threefold from one pair to the next.
     """
     ends = {second: source for source, second in skipped_pairs(layers)}
     skipping: list[Layer] = []

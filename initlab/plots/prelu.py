@@ -23,12 +23,13 @@ from initlab.plots.style import (
     styled,
 )
 
-# learned by small-14: layer, one slope for the layer, mean of one per channel (He et al. 2015, table 1)
+# learned by small-14: layer, channels, one slope for the layer, mean of one per channel (He et al. 2015, table 1)
 TABLE_1 = [
-    ("conv1", 0.681, 0.596), ("conv2_1", 0.103, 0.321), ("conv2_2", 0.099, 0.204), ("conv2_3", 0.228, 0.294),
-    ("conv2_4", 0.561, 0.464), ("conv3_1", 0.126, 0.196), ("conv3_2", 0.089, 0.152), ("conv3_3", 0.124, 0.145),
-    ("conv3_4", 0.062, 0.124), ("conv3_5", 0.008, 0.134), ("conv3_6", 0.210, 0.198), ("fc1", 0.063, 0.074),
-    ("fc2", 0.031, 0.075),
+    ("conv1", 64, 0.681, 0.596), ("conv2_1", 128, 0.103, 0.321), ("conv2_2", 128, 0.099, 0.204),
+    ("conv2_3", 128, 0.228, 0.294), ("conv2_4", 128, 0.561, 0.464), ("conv3_1", 256, 0.126, 0.196),
+    ("conv3_2", 256, 0.089, 0.152), ("conv3_3", 256, 0.124, 0.145), ("conv3_4", 256, 0.062, 0.124),
+    ("conv3_5", 256, 0.008, 0.134), ("conv3_6", 256, 0.210, 0.198), ("fc1", 4096, 0.063, 0.074),
+    ("fc2", 4096, 0.031, 0.075),
 ]  # fmt: skip
 PAPER = "paper, 14 layers (table 1)"
 PAPER_LOOKS = {"shared": Look("#333333", "--", "s"), "channel-wise": Look(GREY, "-", "o")}
@@ -73,12 +74,12 @@ def has_slopes(results: Shown) -> bool:
 
 
 def paper_rows() -> pd.DataFrame:
-    """The paper's table 1 as rows of `prelu_table`."""
-    rows = [
-        {"panel": PAPER, DEPTH: 14, SCHEME: kind, "layer": layer, "name": name, "mean": slopes[column], "start": 0.25}
-        for column, kind in enumerate(PAPER_LOOKS)
-        for layer, (name, *slopes) in enumerate(TABLE_1)
-    ]
+    """The paper's table 1 as rows of `prelu_table`: one run of each kind, of 75 epochs from 0.25 on."""
+    rows = []
+    for layer, (name, channels, shared, channel_wise) in enumerate(TABLE_1):
+        for kind, count, mean in (("shared", 1, shared), ("channel-wise", channels, channel_wise)):
+            row = {"panel": PAPER, DEPTH: 14, SCHEME: kind, "layer": layer, "name": name, "channels": count}
+            rows.append({**row, "epoch": 75.0, "mean": mean, "start": 0.25, "seeds": 1})
     return pd.DataFrame(rows)
 
 

@@ -49,6 +49,7 @@ def test_the_papers_table_stands_beside_it(learned: Fake) -> None:
     assert channel_wise["mean"].sum() == pytest.approx(2.977)
     assert (shared["mean"].iloc[0], channel_wise["mean"].iloc[4]) == (0.681, 0.464)
     assert len(TABLE_1) == 13
+    assert shared.channels.sum() == 13 and channel_wise.channels.sum() == 10_304, "the paper's numbers of slopes"
 
 
 def test_lines_and_whiskers_hold_the_table(learned: Fake) -> None:
