@@ -28,7 +28,7 @@ def catalog_lines(
     as_printed = (shape, classes) == (input_shape(None), NUM_CLASSES)
     rows = [["net", "depth", "parameters", "multiply-adds", "paper", "difference"]]
     for name, net in PAPER_NETS.items():
-        spec = resolved(name, overrides)
+        spec, _ = resolved(name, overrides)
         check_size(spec, shape)
         found = count(describe(spec, classes, shape), shape)
         row = [name, str(found.weight_layers), f"{found.parameters:,}", f"{found.multiply_adds:,}", "–", "–"]
@@ -54,7 +54,7 @@ def net_lines(
     Raises:
         StudyError: unknown name, malformed input, a wrong override, or images that do not go through the net.
     """
-    spec = resolved(name, overrides)
+    spec, dropped = resolved(name, overrides)
     plain = spec.net.name == "plain"
     shape = input_shape(input_text or ("1x16x16" if plain else None))
     classes = class_count(num_classes, default=10 if plain else NUM_CLASSES)
@@ -66,6 +66,8 @@ def net_lines(
     total = ["total", f"{whole.weight_layers} weight layers", "", "", "", "", f"{whole.parameters:,}"]
     yield f"{spec.net.label} on {by(shape)} images, {classes} classes"
     yield from aligned([header, *rows, [*total, f"{whole.multiply_adds:,}"]])
+    for path in sorted(dropped):
+        yield f"{path} has no use in {spec.net.label}; dropped"
 
 
 def layer_row(layer: Layer, output: tuple[int, ...]) -> list[str]:
@@ -91,8 +93,8 @@ def layer_row(layer: Layer, output: tuple[int, ...]) -> list[str]:
     ]  # fmt: skip
 
 
-def resolved(name: str, overrides: Sequence[str]) -> TrialSpec:
-    """The trial of a study with this net and these overrides, what has no use in it left out."""
+def resolved(name: str, overrides: Sequence[str]) -> tuple[TrialSpec, set[str]]:
+    """The trial of a study with this net and these overrides, and the fields set that have no use in it."""
     if is_code(name):
         raise StudyError([f"nets: code has no description (got {name!r}); allowed: {', '.join(CATALOG)}"])
     content: dict[str, Any] = {"name": "nets", "net": {"name": name}}
@@ -100,7 +102,7 @@ def resolved(name: str, overrides: Sequence[str]) -> TrialSpec:
     study, mistakes = validated(content)
     if lines or mistakes or study is None:
         raise StudyError([*lines, *(f"nets: {at}: {text}" for at, text in mistakes)])
-    return drop_unused(study.trial({}))[0]
+    return drop_unused(study.trial({}))
 
 
 def input_shape(text: str | None) -> Shape:

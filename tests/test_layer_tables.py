@@ -59,6 +59,12 @@ def test_plain_has_the_studys_fields() -> None:
     assert any(cells(line)[:3] == ["add1_3", "Add act1_1", "4x8x8"] for line in lines)
 
 
+def test_what_has_no_use_in_a_net_is_named() -> None:
+    lines = list(net_lines("B", overrides=["net.depth=9", "net.activation=prelu", "net.width=16"]))
+    assert lines[-1] == "net.depth has no use in B; dropped"
+    assert cells(lines[-2])[:2] == ["total", "22 weight layers"]
+
+
 @pytest.mark.parametrize(("text", "shape"), [(None, (3, 224, 224)), ("96", (3, 96, 96)), ("1x28x20", (1, 28, 20))])
 def test_an_images_shape(text: str | None, shape: tuple[int, int, int]) -> None:
     assert input_shape(text) == shape
