@@ -111,17 +111,22 @@ def summarise(results: "Results", only: Sequence[str] = ()) -> int:
 
 
 def verdict_table(results: "Results") -> str:
-    """One line per (depth, scheme): trials, verdicts, range of validation errors, epochs to the threshold."""
+    """One line per (net, depth, scheme): trials, verdicts, range of validation errors, epochs to the threshold."""
+    from initlab.spec import net_label
+
     trials = results.trials[results.trials.in_study].merge(results.verdicts[["trial", "epoch_reached"]], on="trial")
     wide = max(10, *trials["init.scheme"].str.len())
-    lines = [f"{'net':<10} {'init':<{wide}} {'trials':>6}  {'verdicts':<28} {'best val_error':<16} epochs to threshold"]
-    for (net, depth, scheme), group in trials.groupby(["net.name", "net.depth", "init.scheme"]):
+    net_wide = max(10, *map(len, map(net_label, trials["net.name"], trials["net.depth"])))
+    head = f"{'net':<{net_wide}} {'init':<{wide}} {'trials':>6}  {'verdicts':<28} {'best val_error':<16}"
+    lines = [f"{head} epochs to threshold"]
+    for (_, _, scheme), group in trials.groupby(["net.name", "net.depth", "init.scheme"]):
         counts = group.verdict.fillna(group.state).value_counts()
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
         best, reached = group.best_val_error.dropna(), group.epoch_reached.dropna()
         errors = f"{best.min():.3f} – {best.max():.3f}" if len(best) else "–"
         epochs = f"{reached.min():.3g} – {reached.max():.3g}" if len(reached) else "–"
-        lines.append(f"{f'{net}-{depth}':<10} {scheme:<{wide}} {len(group):>6}  {verdicts:<28} {errors:<16} {epochs}")
+        name = net_label(group["net.name"].iloc[0], group["net.depth"].iloc[0]).ljust(net_wide)
+        lines.append(f"{name} {scheme:<{wide}} {len(group):>6}  {verdicts:<28} {errors:<16} {epochs}")
     return "\n".join(lines)
 
 
@@ -146,6 +151,21 @@ def plan(study: Path | None, overrides: Sequence[str], out: Path | None, schema:
 
 
 @main.command()
+@click.argument("name", required=False)
+@click.option("--input", "shape", metavar="CxHxW", help="Shape of an image, or its side.  [default: 3x224x224]")
+@click.option("--classes", type=int, help="[default: 1000]")
+@set_option
+def nets(name: str | None, shape: str | None, classes: int | None, overrides: Sequence[str]) -> None:
+    """List the nets of the paper with their counts, or draw the layer table of NAME."""
+    from initlab.layer_tables import catalog_lines, net_lines
+
+    for line in (
+        catalog_lines(shape, classes, overrides) if name is None else net_lines(name, shape, classes, overrides)
+    ):
+        click.echo(line)
+
+
+@main.command()
 @click.argument("out", type=OUT)
 def status(out: Path) -> None:
     """Show how far the trials in OUT are."""
@@ -155,7 +175,7 @@ def status(out: Path) -> None:
     results = load(out)
     for trial in results.stored:
         net, init = trial.spec.net, trial.spec.init
-        name = f"{trial.id}  {net.name}-{net.depth} {init.scheme} seed {trial.spec.seed}"
+        name = f"{trial.id}  {net.label} {init.scheme} seed {trial.spec.seed}"
         click.echo(f"{name}: {trial.status['state']}{figures(trial.status)}")
     for problem in results.problems:
         click.echo(problem, err=True)
@@ -164,7 +184,9 @@ def status(out: Path) -> None:
 
 @main.command()
 @click.argument("out", type=OUT)
-@click.option("--figure", "names", multiple=True, metavar="NAME", help="convergence, signals or depth; repeatable.")
+@click.option(
+    "--figure", "names", multiple=True, metavar="NAME", help="convergence, signals, depth or prelu; repeatable."
+)
 @click.option("--to", "folder", type=OUT, help="Folder for the files.  [default: OUT/figures]")
 def plot(out: Path, names: Sequence[str], folder: Path | None) -> None:
     """Draw the figures of the results in OUT, each as png, svg and the csv of what it draws."""

@@ -8,8 +8,10 @@ from functools import lru_cache
 from statistics import fmean
 
 from initlab.data.facts import FACTS
-from initlab.nets.architecture import Layer, plain, plain_problem
+from initlab.nets.architecture import Layer, plain_problem
+from initlab.nets.catalog import describe_net, size_problem
 from initlab.nets.counts import Counts, count
+from initlab.nets.variants import skip_problem
 from initlab.spec import Net, Train, TrialSpec, is_code
 from initlab.study import Study, varied_mistakes
 from initlab.study_file import Mistake, StudyError
@@ -18,6 +20,7 @@ from initlab.unused import drop_unused, probes
 MOST_TRIALS = 1_000_000
 MOST_STEPS = 100_000_000  # of a trial; its rows and probes are laid out in memory
 SCALAR_ROW_BYTES = 260  # one line of scalars.jsonl, measured
+SLOPE_ROW_BYTES = 175  # one line of slopes.jsonl, measured
 SIGNAL_ROW_BYTES = 95  # one layer of one probe in Parquet, measured
 FIXED_BYTES = 12_000  # the trial's JSON files, measured
 
@@ -132,10 +135,28 @@ def conflicts(spec: TrialSpec) -> Iterable[Mistake]:
     size = data.image_size or facts.size
     if data.shift >= size:
         yield "data.shift", f"moves images out of sight (got {data.shift}); allowed: below their {size} pixels"
-    problem = plain_problem(net.depth, len(net.widths or ()) or net.stages, size) if net.name == "plain" else None
+    yield from layout_conflicts(net, size)
+
+
+def layout_conflicts(net: Net, size: int) -> Iterable[Mistake]:
+    """A net of the catalog that images of `size` pixels a side do not go through."""
+    if is_code(net.name):
+        return
+    problem = too_small = None
+    if net.name == "plain":
+        problem = plain_problem(net.depth, len(net.widths or ()) or net.stages, size)
+    else:
+        too_small = size_problem(net.name, size, size)
     if problem:
         path, text = problem
         yield "net.widths" if path == "stages" and net.widths else f"net.{path}", text
+    elif too_small:
+        yield "data.image_size", too_small
+    elif net.skip != "none":
+        without = net.model_copy(update={"skip": "none"})
+        nowhere = skip_problem(describe(TrialSpec(net=without), num_classes=1, input_shape=(1, size, size)))
+        if nowhere:
+            yield "net.skip", nowhere
 
 
 def step_conflicts(spec: TrialSpec, examples: int) -> Iterable[Mistake]:
@@ -151,10 +172,10 @@ def step_conflicts(spec: TrialSpec, examples: int) -> Iterable[Mistake]:
 def describe(spec: TrialSpec, num_classes: int, input_shape: tuple[int, int, int]) -> list[Layer]:
     """The layers of a catalog net as the trial asks for it, for images of `input_shape` (channels, height, width)."""
     net = spec.net
-    return plain(
-        net.depth, net.width, num_classes, input_shape, widths=net.widths, stages=net.stages,
-        linear_width=net.linear_width, activation=net.activation, negative_slope=net.negative_slope,
-        downsample=net.downsample, dropout=spec.train.dropout,
+    return describe_net(
+        net.name, num_classes, input_shape, depth=net.depth, width=net.width, widths=net.widths, stages=net.stages,
+        linear_width=net.linear_width, downsample=net.downsample, activation=net.activation,
+        negative_slope=net.negative_slope, dropout=spec.train.dropout, norm=net.norm, skip=net.skip,
     )  # fmt: skip
 
 
@@ -178,6 +199,12 @@ def counts_of(net: str, num_classes: int, input_shape: tuple[int, int, int]) -> 
 def count_rows(train: Train, steps_per_epoch: int, steps: int) -> int:
     """Rows of scalars that a trial writes."""
     return len(TrialSpec(train=train).row_steps(steps_per_epoch, steps))
+
+
+@lru_cache(maxsize=1024)
+def count_validations(train: Train, steps_per_epoch: int, steps: int) -> int:
+    """How often a trial validates, and writes what slopes it learned."""
+    return len(TrialSpec(train=train).validation_steps(steps_per_epoch, steps))
 
 
 def cost(spec: TrialSpec, finished: Sequence[Finished] = ()) -> Cost:
@@ -205,6 +232,7 @@ def cost_at(spec: TrialSpec, pace: Pace) -> Cost:
         FIXED_BYTES
         + count_rows(spec.train, steps_per_epoch, steps) * SCALAR_ROW_BYTES
         + len(spec.probe_steps(steps)) * known.weight_layers * SIGNAL_ROW_BYTES
+        + count_validations(spec.train, steps_per_epoch, steps) * known.slope_layers * SLOPE_ROW_BYTES
         + checkpoint
     )
     seconds = expected_seconds(spec, steps, known, pace)

@@ -68,7 +68,7 @@ def cells(trial: PlannedTrial, varying: Sequence[str]) -> list[str]:
     """The trial's id and what sets it apart."""
     spec = trial.spec
     shown = [f"{value:g}" if isinstance(value := getattr_path(spec, path), float) else str(value) for path in varying]
-    return [trial.id, f"{spec.net.name}-{spec.net.depth}", spec.init.scheme, str(spec.seed), *shown]
+    return [trial.id, spec.net.label, spec.init.scheme, str(spec.seed), *shown]
 
 
 def numbers(c: Cost) -> list[str]:

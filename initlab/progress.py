@@ -101,7 +101,7 @@ class Statuses:
 
 def label(trial: PlannedTrial) -> str:
     """A trial in a few words."""
-    return f"{trial.id} {trial.spec.net.name}-{trial.spec.net.depth} {trial.spec.init.scheme} seed {trial.spec.seed}"
+    return f"{trial.id} {trial.spec.net.label} {trial.spec.init.scheme} seed {trial.spec.seed}"
 
 
 class Lines:
@@ -200,7 +200,7 @@ class Table(Lines):
         for trial in self.todo:
             status = now[trial.id]
             if status["state"] == "running" or trial.id in self.recent[-self.ENDED_SHOWN :]:
-                what = f"{trial.spec.net.name}-{trial.spec.net.depth} {trial.spec.init.scheme} {trial.spec.seed}"
+                what = f"{trial.spec.net.label} {trial.spec.init.scheme} {trial.spec.seed}"
                 figures = (number(status, key, FIGURES[key]) for key in shown)
                 table.add_row(trial.id, what, status["state"], *figures, trial_left(status))
         return table

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from initlab.code import well_formed
 from initlab.data.facts import FACTS
-from initlab.nets.architecture import CATALOG
+from initlab.nets.catalog import CATALOG
 from initlab.study_file import short, suggestion
 
 HASH_VERSION = 1
@@ -112,7 +112,10 @@ class DataSection(Data):
 
 
 class Net(Spec):
-    """The net; `depth` counts weight layers, so 30 is 27 convolutions and 3 linear layers."""
+    """The net; `depth` counts weight layers, so 30 is 27 convolutions and 3 linear layers.
+
+    `depth` to `linear_width` are for `plain`; a resolved trial of a net of the paper has that net's depth here.
+    """
 
     name: Annotated[str, known_name("net", CATALOG)] = Field(
         "plain", description=f"{', '.join(CATALOG)}, or pkg.module:callable (needs --allow-code)"
@@ -133,7 +136,16 @@ class Net(Spec):
     negative_slope: Annotated[float, Field(ge=-1, le=1)] | None = Field(
         None, description="slope below zero, at the start for prelu; null = 0.01 for leaky_relu, 0.25 for prelu"
     )
+    norm: Literal["none", "batch"] = Field("none", description="batch: BatchNorm after every convolution")
+    skip: Literal["none", "identity"] = Field(
+        "none", description="identity: skips around pairs of convolutions of a stage, without parameters"
+    )
     options: Options = Field({}, description="keyword arguments of your callable")
+
+    @property
+    def label(self) -> str:
+        """`plain-30`, `small-14`; the name alone of a net that has its own depth."""
+        return net_label(self.name, self.depth)
 
 
 class Init(Spec):
@@ -163,6 +175,9 @@ class Train(Spec):
     lr: Positive = Field(0.003, description="learning rate at the start")
     momentum: Fraction = Field(0.9, description="of stochastic gradient descent")
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(5.0e-4, description="not on PReLU slopes")
+    slope_lr_factor: Annotated[float, Field(ge=0, le=1e6)] = Field(
+        1.0, description="times lr for the slopes that prelu learns; 0 keeps them"
+    )
     dropout: Fraction = Field(0.0, description="in the first two linear layers")
     schedule: Literal["constant", "step", "plateau", "cosine"] = Field("constant", description="of the learning rate")
     milestones: Annotated[tuple[Epochs, ...], Field(strict=False)] = Field(
@@ -243,6 +258,11 @@ def code_names(trial: TrialSpec) -> dict[str, str]:
     """The user's code that a trial names: dotted path -> `pkg.module:callable`."""
     names = {"data.name": trial.data.name, "net.name": trial.net.name, "init.scheme": trial.init.scheme}
     return {path: name for path, name in names.items() if is_code(name)}
+
+
+def net_label(name: str, depth: int) -> str:
+    """What to call a net beside its scheme and seed: of `plain`, which is of any depth, `plain-30`."""
+    return f"{name}-{depth}" if name == "plain" else name
 
 
 def getattr_path(spec: BaseModel, path: str) -> Any:

@@ -2,23 +2,24 @@
 
 from typing import Any
 
+from initlab.nets.catalog import PAPER_NETS
 from initlab.spec import SCHEMES, Init, TrialSpec, getattr_path, is_code
 
 DEFAULT = TrialSpec()
+PLAIN_ALONE = {f"net.{key}" for key in ("depth", "width", "widths", "stages", "downsample", "linear_width")}
 
 
 def unused_paths(trial: TrialSpec) -> set[str]:
     """Dotted paths that this trial's choices make meaningless."""
     unused = set()
     if is_code(trial.net.name):
-        unused |= {
-            f"net.{key}" for key in ("depth", "width", "widths", "stages", "downsample", "linear_width", "activation")
-        }
-        unused |= {"net.negative_slope", "train.dropout"}
+        unused |= PLAIN_ALONE | {"net.activation", "net.negative_slope", "net.norm", "net.skip", "train.dropout"}
     else:
         unused |= {"net.options"}
+        unused |= PLAIN_ALONE if trial.net.name in PAPER_NETS else set()
         unused |= {"net.width", "net.stages"} if trial.net.widths else set()
         unused |= {"net.negative_slope"} if trial.net.activation == "relu" else set()
+        unused |= {"train.slope_lr_factor"} if "prelu" not in trial.net.activation else set()
     unused |= unused_init(trial.init)
     unused |= {
         "constant": {"train.milestones", "train.factor", "train.patience"},
@@ -46,11 +47,19 @@ def probes(trial: TrialSpec) -> bool:
 
 
 def drop_unused(trial: TrialSpec) -> tuple[TrialSpec, set[str]]:
-    """The trial with its unused fields at their defaults, and which of them had been set to something else."""
-    dropped = {path for path in unused_paths(trial) if getattr_path(trial, path) != getattr_path(DEFAULT, path)}
+    """The trial with its unused fields at their resting values, and which had been set to something else.
+
+    That is their default, but for the depth of a net of the paper, which is the net's own.
+    """
+    resting = {path: getattr_path(DEFAULT, path) for path in unused_paths(trial)}
+    dropped = {path for path, value in resting.items() if getattr_path(trial, path) != value}
+    if trial.net.name in PAPER_NETS:
+        resting["net.depth"] = PAPER_NETS[trial.net.name].depth
+        dropped -= {"net.depth"} if trial.net.depth == resting["net.depth"] else set()
     sections: dict[str, dict[str, Any]] = {}
-    for path in dropped:
-        section, key = path.split(".")
-        sections.setdefault(section, {})[key] = getattr_path(DEFAULT, path)
+    for path, value in resting.items():
+        if getattr_path(trial, path) != value:
+            section, key = path.split(".")
+            sections.setdefault(section, {})[key] = value
     changed = {name: getattr(trial, name).model_copy(update=update) for name, update in sections.items()}
     return trial.model_copy(update=changed), dropped

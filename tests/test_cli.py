@@ -83,6 +83,14 @@ def test_failed_trials_are_1_with_a_table_of_which_and_why(tiny: Callable[..., P
         (["plan", "sweeps"], "sweeps: a folder, not a study file"),
         (["status", "sweeps"], "sweeps: not an output folder"),
         (["plot", "absent"], "absent: no such output folder"),
+        (["nets", "small14"], "net.name: unknown net (got 'small14'); allowed: plain, small-14"),
+        (["nets", "a.b:c"], "nets: code has no description (got 'a.b:c'); allowed: plain"),
+        (["nets", "B", "--input", "3x224"], "--input: not an image's shape (got '3x224')"),
+        (["nets", "B", "--input", "64"], "--input: too small for B (got 64x64 pixels); allowed: at least 111x111"),
+        (["nets", "--input", "100"], "--input: too small for A (got 100x100 pixels)"),
+        (["nets", "--classes", "0"], "--classes: out of range (got 0); allowed: at least 1"),
+        (["nets", "B", "--set", "net.activaton=prelu"], "did you mean net.activation?"),
+        (["nets", "plain", "--set", "net.depth=5"], "too small for 3 stages (got 5)"),
         (["nonsense"], "No such command 'nonsense'"),
     ],
 )
@@ -193,6 +201,7 @@ def test_status_tells_of_every_trial(tiny: Callable[..., Path], tmp_path: Path) 
         ("import sys; sys.argv = ['initlab', '--help']; import runpy; runpy.run_module('initlab', run_name='__main__')",
          {"torch", "ray", "pandas", "matplotlib", "numpy"}),
         ("from initlab.cli import main; main(['plan', 'sweeps/demo.yaml'])", {"torch", "ray", "pandas", "matplotlib"}),
+        ("from initlab.cli import main; main(['nets', 'B'])", {"torch", "ray", "pandas", "matplotlib"}),
     ],
 )  # fmt: skip
 def test_light_commands_import_no_heavy_modules(code: str, banned: set[str]) -> None:

@@ -146,12 +146,14 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
         "train.patience": {"train": {"schedule": "plateau"}},
         "data.classes": {"data": {"name": "synthetic"}},
         "data.channels": {"data": {"name": "synthetic"}},
+        "train.slope_lr_factor": {"net": {"activation": "prelu_shared"}},
     }
     values = {
         "data.flip": True, "data.image_size": 16, "data.train_examples": 99, "data.val_examples": 99,
         "net.widths": (8, 8), "net.downsample": "max_pool", "net.activation": "prelu", "net.negative_slope": 0.2,
         "init.scheme": "xavier", "init.mode": "fan_out", "init.distribution": "uniform", "init.linear_std": 0.1,
         "init.last_std": 0.1, "train.dropout": 0.5, "train.momentum": 0.5, "train.factor": 0.5,
+        "net.norm": "batch", "net.skip": "identity",
         "train.schedule": "cosine", "train.milestones": (2.0,), "train.precision": "float64",
     }  # fmt: skip
     base = TrialSpec.model_validate(users.get(path, {}))

@@ -9,7 +9,8 @@ from initlab.study import load_study
 from initlab.study_file import StudyError
 
 TOP = "name, question, data, net, init, train, probe, verdict, run, seed, grid, cases"
-NET = "name, depth, width, widths, stages, downsample, linear_width, activation, negative_slope, options"
+NET = "name, depth, width, widths, stages, downsample, linear_width, activation, negative_slope, norm, skip, options"
+NETS = "plain, small-14, small-30, vgg-16, vgg-19, A, B, C, B+3, B+6, B+9, pkg.module:callable"
 INIT = "scheme, mode, distribution, std, linear_std, last_std, last_factor"
 SETS = "digits, cifar10, cifar100, fashion-mnist, synthetic, pkg.module:callable"
 SCHEMES = (
@@ -44,10 +45,22 @@ FIELDS = {
     "init: {scheme: 'a:b:c'}": [f"init.scheme: not a usable code name (got 'a:b:c'); allowed: {SCHEMES}"],
     "data: {name: digit}": [f"data.name: unknown data set (got 'digit'); allowed: {SETS}; did you mean 'digits'?"],
     "net: {name: plane}": [
-        "net.name: unknown net (got 'plane'); allowed: plain, pkg.module:callable; did you mean 'plain'?"
+        f"net.name: unknown net (got 'plane'); allowed: {NETS}; did you mean 'plain'?"
     ],
-    "net: {name: 'a:b:c'}": ["net.name: not a usable code name (got 'a:b:c'); allowed: plain, pkg.module:callable"],
-    "net: {name: 'x:'}": ["net.name: not a usable code name (got 'x:'); allowed: plain, pkg.module:callable"],
+    "net: {name: 'a:b:c'}": [f"net.name: not a usable code name (got 'a:b:c'); allowed: {NETS}"],
+    "net: {skip: identiy}": [
+        "net.skip: unknown value (got 'identiy'); allowed: none, identity; did you mean 'identity'?"
+    ],
+    "net: {skip: identity, depth: 9}": [
+        "net.skip: no pair to skip (got identity for 6 convolutions); allowed: none, or more layers in a stage"
+    ],
+    "net: {norm: layer}": ["net.norm: unknown value (got 'layer'); allowed: none, batch"],
+    "net: {name: small-14}": ["data.image_size: too small for small-14 (got 8x8 pixels); allowed: at least 77x77"],
+    "data: {name: cifar10}\ngrid: {net.name: [plain, B], data.image_size: [96, 111]}": [
+        "grid.data.image_size: too small for B (got 96x96 pixels); allowed: at least 111x111"
+    ],
+    "train: {slope_lr_factor: -1}": ["train.slope_lr_factor: out of range (got -1); allowed: at least 0"],
+    "net: {name: 'x:'}": [f"net.name: not a usable code name (got 'x:'); allowed: {NETS}"],
     "data: {name: ':x'}": [f"data.name: not a usable code name (got ':x'); allowed: {SETS}"],
     "net: {name: 'a:b', options: {start: 2020-01-01}}": [
         "net.options: not plain data (got 2020-01-01); "
@@ -156,7 +169,7 @@ FIELDS = {
         f"grid.data.name: unknown data set (got 'cifar'); allowed: {SETS}; did you mean 'cifar10'?"
     ],
     "grid: {net.name: ['a:b:c', plain]}": [
-        "grid.net.name: not a usable code name (got 'a:b:c'); allowed: plain, pkg.module:callable"
+        f"grid.net.name: not a usable code name (got 'a:b:c'); allowed: {NETS}"
     ],
     "grid: {train.batch_size: [32, 5000]}": [
         "grid.train.batch_size: larger than the training set (got 5000); allowed: at most 1437"
@@ -175,7 +188,7 @@ FIELDS = {
         "cases[0].net: a section, not a field (got 'net'); allowed: a path in it, e.g. net.name"
     ],
     "cases: [{net.name: plian}]": [
-        "cases[0].net.name: unknown net (got 'plian'); allowed: plain, pkg.module:callable; did you mean 'plain'?"
+        f"cases[0].net.name: unknown net (got 'plian'); allowed: {NETS}; did you mean 'plain'?"
     ],
     "cases: [{net.depth: 22}, {net.depth: 5}]": [
         "cases[1].net.depth: too small for 3 stages (got 5); allowed: at least 6, 3 convolutions and 3 linear layers"

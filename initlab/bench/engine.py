@@ -53,6 +53,7 @@ def for_the_loop(trial: PlannedTrial) -> dict[str, Any]:
     """The fields that the plain loop takes."""
     spec = trial.spec
     fits = spec.data.name == "digits" and spec.net.name == "plain" and spec.net.activation == "relu"
+    fits = fits and (spec.net.norm, spec.net.skip) == ("none", "none")
     if not fits or spec.train.epochs != int(spec.train.epochs) or spec.train.validate_every != 1:
         raise StudyError(
             ["bench engine: the plain loop knows plain relu nets on digits, whole epochs, a validation each"]

@@ -1,12 +1,11 @@
 """Architectures as data: a net is a list of layer descriptions, so it can be counted without torch.
 
-`plain` describes the rectifier nets of the convergence study for small images. `build.py` turns a
-description into modules, `counts.py` into map sizes, parameters and multiply-adds.
+`plain` describes the rectifier nets of the convergence study for small images; `catalog.py` has the paper's own.
+`build.py` turns a description into modules, `counts.py` into map sizes, parameters and multiply-adds.
 """
 
 from dataclasses import dataclass
 
-CATALOG = ("plain",)  # names that a study may give a net
 LINEAR_LAYERS = 3
 
 
@@ -43,6 +42,28 @@ class MaxPool:
 
 
 @dataclass(frozen=True)
+class SPP:
+    """Spatial pyramid pooling: the maxima of n x n bins for each n of `bins`, as one vector (SPP-net, 1406.4729)."""
+
+    name: str
+    bins: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    name: str
+    channels: int
+
+
+@dataclass(frozen=True)
+class Add:
+    """An identity skip: adds what the layer `source` gave, of the same shape, to what the layer before it gave."""
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Flatten:
     name: str
 
@@ -53,7 +74,7 @@ class Dropout:
     p: float
 
 
-Layer = Conv | Linear | Activation | MaxPool | Flatten | Dropout
+Layer = Conv | Linear | Activation | MaxPool | SPP | BatchNorm | Add | Flatten | Dropout
 
 
 # slope below zero at the start of training (He et al. 2015, sec. 2.1)

@@ -2,11 +2,19 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
 from initlab.nets import architecture
-from initlab.nets.layers import StreamDropout
+from initlab.nets import layers as ours
+from initlab.nets.architecture import Add, Layer
+from initlab.nets.catalog import CATALOG, INPUT_SIZE, NUM_CLASSES, describe_net
+
+# what a net of the paper does not leave to choose, with the defaults of `build_net`
+PLAIN_ALONE: dict[str, Any] = {
+    "depth": 30, "width": 16, "widths": None, "stages": 3, "linear_width": 64, "downsample": "stride",
+}  # fmt: skip
 
 
 def build_net(
@@ -14,7 +22,7 @@ def build_net(
     *,
     depth: int = 30,
     width: int = 16,
-    num_classes: int = 10,
+    num_classes: int | None = None,
     input_shape: tuple[int, int, int] | None = None,
     input_size: int | None = None,
     widths: Sequence[int] | None = None,
@@ -24,50 +32,71 @@ def build_net(
     negative_slope: float | None = None,
     downsample: str = "stride",
     dropout: float = 0.0,
+    norm: str = "none",
+    skip: str = "none",
 ) -> nn.Sequential:
     """A net of the catalog, with torch's default initialisation; `initlab.init_` gives it another.
 
     Args:
-        name: catalog name; `plain` is described in `initlab.nets.architecture.plain`.
-        input_shape: (channels, height, width) of one image; or `input_size=S` for (3, S, S).
+        name: `plain`, described in `initlab.nets.architecture.plain`, which alone has a depth, width, widths, stages,
+            linear_width and downsample to choose; or a net of the paper, `initlab.nets.catalog.PAPER_NETS`.
+        num_classes: None is 10 for `plain`, and the paper's 1000 for its nets.
+        input_shape: (channels, height, width) of one image; or `input_size=S` for (3, S, S). The paper's nets take
+            224 where neither is given; those with SPP also run on images of other sizes than they were built for.
+        activation: relu, leaky_relu, prelu (a slope per channel) or prelu_shared (one per layer).
+        dropout: probability in the first two linear layers, 0.5 in the paper.
+        norm: `batch` puts BatchNorm after every convolution.
+        skip: `identity` puts skips around pairs of convolutions; see `initlab.nets.variants.with_skips`.
 
     Returns:
         An `nn.Sequential` of named layers that maps (N, channels, height, width) to logits (N, num_classes).
 
     Raises:
-        ValueError: unknown name, both or neither of input_shape and input_size, or an impossible layout.
+        ValueError: unknown name or choice, both of input_shape and input_size or (plain) neither, a choice that the
+            net does not have, or an impossible layout.
 
-    `build_net("plain", depth=30, input_shape=(1, 16, 16))` has 27 convolutions and 3 linear layers.
+    `build_net("plain", depth=30, input_shape=(1, 16, 16))` has 27 convolutions and 3 linear layers, and
+    `build_net("small-14", activation="prelu_shared")` 74,993,909 parameters.
     """
-    if name != "plain":
-        raise ValueError(f"build_net: unknown net (got {name!r}); allowed: plain")
+    if name not in CATALOG:
+        raise ValueError(f"build_net: unknown net (got {name!r}); allowed: {', '.join(CATALOG)}")
+    own: dict[str, Any] = {
+        "depth": depth, "width": width, "widths": tuple(widths) if widths else None, "stages": stages,
+        "linear_width": linear_width, "downsample": downsample,
+    }  # fmt: skip
+    for key, value in own.items():
+        if name != "plain" and value != PLAIN_ALONE[key]:
+            raise ValueError(f"build_net: {name} has its own {key} (got {value}); it is to be chosen for plain alone")
+    if input_size is None and input_shape is None and name != "plain":
+        input_size = INPUT_SIZE
     if (input_shape is None) == (input_size is None):
         raise ValueError(
             f"build_net: give one of input_shape and input_size (got {input_shape}, {input_size}); "
             "input_shape=(channels, height, width), input_size=S means (3, S, S)"
         )
-    layers = architecture.plain(
-        depth,
-        width,
-        num_classes,
-        input_shape or (3, input_size or 0, input_size or 0),
-        widths=tuple(widths) if widths else None,
-        stages=stages,
-        linear_width=linear_width,
-        activation=activation,
-        negative_slope=negative_slope,
-        downsample=downsample,
-        dropout=dropout,
-    )
+    shape = input_shape or (3, input_size or 0, input_size or 0)
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(
+            f"build_net: input_shape: not a shape (got {shape}); allowed: (channels, height, width) above 0"
+        )
+    if num_classes is None:
+        num_classes = 10 if name == "plain" else NUM_CLASSES
+    if num_classes < 1:
+        raise ValueError(f"build_net: num_classes: out of range (got {num_classes}); allowed: at least 1")
+    layers = describe_net(
+        name, num_classes, shape, **own, activation=activation,
+        negative_slope=negative_slope, dropout=dropout, norm=norm, skip=skip,
+    )  # fmt: skip
     return to_modules(layers)
 
 
-def to_modules(layers: Sequence[architecture.Layer]) -> nn.Sequential:
+def to_modules(layers: Sequence[Layer]) -> nn.Sequential:
     """One module per description, in order, under its name."""
-    return nn.Sequential(OrderedDict((layer.name, to_module(layer)) for layer in layers))
+    modules = OrderedDict((layer.name, to_module(layer)) for layer in layers)
+    return ours.SkipSequential(modules) if any(isinstance(layer, Add) for layer in layers) else nn.Sequential(modules)
 
 
-def to_module(layer: architecture.Layer) -> nn.Module:
+def to_module(layer: Layer) -> nn.Module:
     """The torch module of one description."""
     match layer:
         case architecture.Conv():
@@ -80,10 +109,16 @@ def to_module(layer: architecture.Layer) -> nn.Module:
             return activation_module(layer)
         case architecture.MaxPool():
             return nn.MaxPool2d(layer.kernel, layer.stride)
+        case architecture.SPP():
+            return ours.SpatialPyramidPool(layer.bins)
+        case architecture.BatchNorm():
+            return nn.BatchNorm2d(layer.channels)
+        case architecture.Add():
+            return ours.Add(layer.source)
         case architecture.Flatten():
             return nn.Flatten()
         case architecture.Dropout():
-            return StreamDropout(layer.p, layer.name)
+            return ours.StreamDropout(layer.p, layer.name)
 
 
 def activation_module(layer: architecture.Activation) -> nn.Module:

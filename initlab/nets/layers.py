@@ -1,6 +1,7 @@
-"""Layers of our own: dropout whose masks come from (seed, stream, step)."""
+"""Layers of our own: dropout whose masks come from (seed, stream, step), pyramid pooling, identity skips."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from initlab.streams import stream_seed
@@ -40,3 +41,73 @@ def set_dropout_step(net: nn.Module, seed: int, step: int) -> None:
             if module.generator is None:
                 module.generator = torch.Generator()
             module.generator.manual_seed(stream_seed(seed, "dropout", module.name, step))
+
+
+class SpatialPyramidPool(nn.Module):
+    """Maxima of the n x n bins of a map, for each n of `bins`, as one vector per example (SPP-net, arXiv 1406.4729).
+
+    A level is (channels, n, n) flattened, the levels stand in the order of `bins`: {6, 3, 2, 1} of 256 channels are
+    256 * (36 + 9 + 4 + 1) = 12,800 values, whatever the map's size.
+
+    Bin i of n over a side of m reaches from floor(i m/n) to ceil((i + 1) m/n). Where n divides m this is SPP-net's
+    sliding window of ceil(m/n) and stride floor(m/n). Elsewhere those windows leave the map's end out or are more than
+    n (m = 14, n = 3: windows of 5 at stride 4 never see the last row), and only the bins take in every size whole.
+    """
+
+    def __init__(self, bins: tuple[int, ...]) -> None:
+        super().__init__()
+        self.bins = bins
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, height, width) to (N, channels * sum of n^2).
+
+        Raises:
+            ValueError: a map with fewer rows or columns than bins a side.
+        """
+        if min(x.shape[2:]) < max(self.bins):
+            raise ValueError(
+                f"spp: a map of {x.shape[2]}x{x.shape[3]} is too small (got it from these images); "
+                f"allowed: at least {max(self.bins)} a side; give larger images"
+            )
+        return torch.cat([F.adaptive_max_pool2d(x, n).flatten(1) for n in self.bins], dim=1)
+
+    def extra_repr(self) -> str:
+        return f"bins={self.bins}"
+
+
+class Add(nn.Module):
+    """The sum at the end of an identity skip from the layer `source`, which `SkipSequential` hands over."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source = source
+
+    def forward(self, x: Tensor, skipped: Tensor) -> Tensor:
+        return x + skipped
+
+    def extra_repr(self) -> str:
+        return f"source={self.source}"
+
+
+class SkipSequential(nn.Sequential):
+    """Layers in a row, with identity skips: what an `Add` names as its source is kept until it comes.
+
+    All layers stay side by side under the names that they have without skips. A slice that holds whole skips works as
+    any Sequential's; to go through the layers one by one by hand, hand each `Add` its source.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        sources = {module.source for module in self if isinstance(module, Add)}
+        kept: dict[str, Tensor] = {}
+        x = input
+        for name, module in self.named_children():
+            if isinstance(module, Add):
+                if module.source not in kept:
+                    got = f"no {module.source}"
+                    raise ValueError(f"{name}: its skip starts outside (got {got}); slice around whole skips")
+                x = module(x, kept[module.source])
+            else:
+                x = module(x)
+            if name in sources:
+                kept[name] = x
+        return x

@@ -22,6 +22,7 @@ from initlab.plots.style import (
     add_legend,
     canvas,
     finish,
+    frame_numbers,
     looks,
     scheme_handle,
     seeds_note,
@@ -203,10 +204,7 @@ def frame_layers(ax: Axes, part: pd.DataFrame) -> None:
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100) if decades / step <= 7)
     ax.yaxis.set_major_locator(FixedLocator([10.0**e for e in range(-300, 301, step) if lowest <= e <= top]))
     ax.yaxis.set_minor_locator(NullLocator())
-    last = int(part.layer.max()) + 1
-    ax.set_xlim(0.2, last + 0.8)
-    every = next(every for every in (1, 5, 10, 20, 50, 100, 200) if last / every <= 10)
-    ax.set_xticks(sorted({1, *range(every, last + 1, every)}))
+    frame_numbers(ax, int(part.layer.max()) + 1)
     if has_zeros:
         ax.add_patch(Rectangle((0, 0), 1, 2 * ZERO_ROW, transform=ax.transAxes, color="#EFEFEF", zorder=0, linewidth=0))
         ax.annotate(

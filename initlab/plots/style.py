@@ -127,6 +127,13 @@ def finish(ax: Axes, title: str, xlabel: str, ylabel: str | None) -> None:
     ax.grid(True, axis="y", color=rcParams["grid.color"], linewidth=rcParams["grid.linewidth"])
 
 
+def frame_numbers(ax: Axes, last: int) -> None:
+    """A layer axis from 1 to `last`, few numbers named."""
+    ax.set_xlim(0.2, last + 0.8)
+    every = next(every for every in (1, 5, 10, 20, 50, 100, 200) if last / every <= 10)
+    ax.set_xticks(sorted({1, *range(every, last + 1, every)}))
+
+
 def percent_axis(ax: Axes, lowest: float, highest: float, room: float = 0.0) -> None:
     """An error axis in percent over data that are fractions: 0 to 100 unless all errors are close together.
 

@@ -32,6 +32,9 @@ SIGNAL_COLUMNS = [
     "trial", "attempt", "step", "epoch", "layer", "name", "op", "calls", "forward_mean", "forward_var",
     "backward_mean", "backward_var", "weight_var", "weight_grad_rms", "decay_ratio", "zero_fraction",
 ]  # fmt: skip
+SLOPE_COLUMNS = [
+    "trial", "attempt", "step", "epoch", "layer", "name", "channels", "mean", "std", "min", "max",
+]  # fmt: skip
 VERDICT_COLUMNS = ["trial", "verdict", "reason", "epoch_reached", "censored", "threshold"]
 ALWAYS_SHOWN = ["seed", "net.name", "net.depth", "init.scheme"]
 
@@ -152,18 +155,32 @@ class Results:
     @cached_property
     def scalars(self) -> pd.DataFrame:
         """Loss and error curves, one row per (trial, step)."""
+        return pd.DataFrame(self.line_rows(files.SCALARS), columns=SCALAR_COLUMNS)
+
+    @cached_property
+    def slopes(self) -> pd.DataFrame:
+        """Slopes that PReLU learned, one row per (trial, validated step, PReLU layer); no rows for other nets.
+
+        `layer` is 0-based; mean, std, min and max go over the layer's `channels` slopes (1 where it shares one).
+        """
+        return pd.DataFrame(self.line_rows(files.SLOPES), columns=SLOPE_COLUMNS)
+
+    def line_rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows that count of a JSON-lines file of the attempts, with trial and attempt."""
         rows = []
         for trial in self.stored:
             for counted in trial.chain:
-                attempt, last_step = counted.folder, counted.last_step
+                path = counted.folder / name
                 try:
-                    lines = read_lines(attempt / files.SCALARS) if (attempt / files.SCALARS).exists() else []
+                    lines = read_lines(path) if path.exists() else []
                 except StoreError as error:
                     self.problems.append(str(error))
                     continue
-                number = attempt_number(attempt)
-                rows += [{"trial": trial.id, "attempt": number, **row} for row in lines if row["step"] <= last_step]
-        return pd.DataFrame(rows, columns=SCALAR_COLUMNS)
+                number = attempt_number(counted.folder)
+                rows += [
+                    {"trial": trial.id, "attempt": number, **row} for row in lines if row["step"] <= counted.last_step
+                ]
+        return rows
 
     @cached_property
     def signals(self) -> pd.DataFrame:

@@ -8,7 +8,7 @@ reader that cuts an attempt at the step the next one resumed from misses and dou
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,6 +49,7 @@ class AttemptWriter:
         content = {"resumed_from": resumed_from, "resumed_step": step, "environment": environment, "notes": self.notes}
         write_json(self.folder / files.ATTEMPT, {"host": os.uname().nodename, "pid": os.getpid(), **content})
         self.scalar_file = open(self.folder / files.SCALARS, "ab")  # noqa: SIM115 - open as long as the attempt runs
+        self.slope_file: IO[bytes] | None = None  # none where the net learns no slopes
         self.signal_stream: pa.RecordBatchStreamWriter | None = None
         self.last_status = 0.0
 
@@ -83,6 +84,14 @@ class AttemptWriter:
         self.scalar_file.write((encode(row) + "\n").encode())
         self.scalar_file.flush()
 
+    def slopes(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
+        """Append the learned slopes at one step, a row per layer."""
+        if self.slope_file is None:
+            self.slope_file = open(self.folder / files.SLOPES, "ab")  # noqa: SIM115
+        lines = [encode({"step": step, "epoch": epoch, **row}) + "\n" for row in rows]
+        self.slope_file.write("".join(lines).encode())
+        self.slope_file.flush()
+
     def signals(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
         """Append one probe, a row per layer."""
         if self.signal_stream is None:
@@ -101,6 +110,8 @@ class AttemptWriter:
     def sync(self) -> None:
         """Bring all rows so far to the disk."""
         os.fsync(self.scalar_file.fileno())
+        if self.slope_file is not None:
+            os.fsync(self.slope_file.fileno())
         if self.signal_stream is not None:
             os.fsync(self.signal_file.fileno())
 
@@ -117,6 +128,8 @@ class AttemptWriter:
     def close(self, state: str, status: dict[str, Any], result: dict[str, Any] | None = None) -> None:
         """End the attempt: signals to Parquet, status, and for a finished trial its result, last of all."""
         self.scalar_file.close()
+        if self.slope_file is not None:
+            self.slope_file.close()
         if self.signal_stream is not None:
             self.signal_stream.close()
             self.signal_file.close()

@@ -21,6 +21,7 @@ from initlab.spec import TrialSpec, is_code
 from initlab.streams import stream_seed
 from initlab.train.evaluate import evaluate
 from initlab.train.schedule import Plateau, learning_rate
+from initlab.train.slopes import slope_rows
 
 NAN = math.nan
 
@@ -30,6 +31,7 @@ class Recorder(Protocol):
 
     def scalars(self, row: dict[str, Any]) -> None: ...
     def signals(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None: ...
+    def slopes(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None: ...
     def checkpoint(self, state: dict[str, Any]) -> None: ...
     def running(self, progress: dict[str, Any]) -> None: ...
 
@@ -103,8 +105,9 @@ class Trial:
         images, labels = self.data.train_batch(indices, self.spec.seed, self.step)
         if self.spec.train.dropout:
             set_dropout_step(self.net, self.spec.seed, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr()
+        # of the weights, then of the slopes where there are any; see `sgd`
+        for group, factor in zip(self.optimizer.param_groups, (1.0, self.spec.train.slope_lr_factor), strict=False):
+            group["lr"] = self.lr() * factor
         if is_code(self.spec.net.name):  # it may draw from torch's own generators, as nn.Dropout does
             torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
         self.optimizer.zero_grad(set_to_none=True)
@@ -121,7 +124,7 @@ class Trial:
         return learning_rate(self.spec.train, self.step, self.per_epoch, self.steps, self.plateau.cuts)
 
     def record(self, validate: bool, probe: bool, row: bool = True) -> None:
-        """Write what is due at this step: signals, a row of scalars, progress."""
+        """Write what is due at this step: signals, learned slopes, a row of scalars, progress."""
         epoch = self.step / self.per_epoch
         if probe:
             started = time.perf_counter()
@@ -149,6 +152,9 @@ class Trial:
             "wall_s": self.wall(),
         }
         self.recorder.scalars(scalars)
+        slopes = slope_rows(self.net) if found else []
+        if slopes:
+            self.recorder.slopes(self.step, epoch, slopes)
         self.last.update({key: value for key, value in scalars.items() if value == value or key == "train_loss"})
         if found:
             self.plateau.see(found.error, self.spec.train.patience)
@@ -203,7 +209,10 @@ class Trial:
 
 
 def sgd(net: nn.Module, spec: TrialSpec) -> torch.optim.SGD:
-    """SGD with momentum; no decay on PReLU slopes, which it would pull towards ReLU (He et al. 2015, sec. 2.1)."""
+    """SGD with momentum, in one group or two: all else, and PReLU's slopes.
+
+    No decay on slopes, which it would pull towards ReLU (He et al. 2015, sec. 2.1).
+    """
     slopes = {id(p) for m in net.modules() if isinstance(m, nn.PReLU) for p in m.parameters()}
     decayed: list[Tensor] = [p for p in net.parameters() if id(p) not in slopes]
     others: list[Tensor] = [p for p in net.parameters() if id(p) in slopes]

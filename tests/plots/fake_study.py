@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from initlab.spec import TrialSpec
-from initlab.store.results import SCALAR_COLUMNS, SIGNAL_COLUMNS
+from initlab.store.results import SCALAR_COLUMNS, SIGNAL_COLUMNS, SLOPE_COLUMNS
 
 STEPS_PER_EPOCH = 10
 NAN = math.nan
@@ -25,13 +25,18 @@ class Fake:
     rows: list[dict[str, Any]] = field(default_factory=list)
     curves: list[dict[str, Any]] = field(default_factory=list)
     probes: list[dict[str, Any]] = field(default_factory=list)
+    learned: list[dict[str, Any]] = field(default_factory=list)
 
     def add(
         self, scheme: str, seed: int = 0, depth: int = 30, *, val: dict[float, float] | None = None,
         train: dict[int, tuple[float, float]] | None = None, probes: dict[int, list[tuple[float, float]]] | None = None,
-        verdict: str | None = "slow", state: str = "done", in_study: bool = True, fields: dict[str, Any] | None = None,
+        slopes: dict[int, list[tuple[float, float]]] | None = None, verdict: str | None = "slow", state: str = "done",
+        in_study: bool = True, fields: dict[str, Any] | None = None,
     ) -> str:  # fmt: skip
-        """A trial with validation errors by epoch, (loss, error) by step, and (forward, backward) per layer by step."""
+        """A trial with validation errors by epoch, (loss, error) by step, and (forward, backward) per layer by step.
+
+        `slopes` are (mean, std) per layer by step.
+        """
         trial = f"t{len(self.rows):03d}-{scheme}-{seed}-{depth}"
         val = {} if val is None else val
         last = val[max(val)] if val else NAN
@@ -59,6 +64,13 @@ class Fake:
             }
             for step, layers in (probes or {}).items() for layer, (forward, backward) in enumerate(layers)
         ]  # fmt: skip
+        self.learned += [
+            {
+                "trial": trial, "attempt": 0, "step": step, "epoch": step / STEPS_PER_EPOCH, "layer": layer,
+                "name": f"act{layer}", "channels": 4, "mean": mean, "std": std, "min": mean - std, "max": mean + std,
+            }
+            for step, layers in (slopes or {}).items() for layer, (mean, std) in enumerate(layers)
+        ]  # fmt: skip
         return trial
 
     @property
@@ -72,6 +84,10 @@ class Fake:
     @property
     def signals(self) -> pd.DataFrame:
         return pd.DataFrame(self.probes, columns=SIGNAL_COLUMNS)
+
+    @property
+    def slopes(self) -> pd.DataFrame:
+        return pd.DataFrame(self.learned, columns=SLOPE_COLUMNS)
 
     @property
     def study(self) -> SimpleNamespace:

@@ -16,7 +16,9 @@ def test_each_figure_is_png_svg_and_the_exact_numbers(two_depths: Fake, tmp_path
     assert [path.relative_to(tmp_path / "figures").as_posix() for path in paths] == [
         f"{name}.{ending}" for name in ("convergence", "signals", "depth") for ending in ("png", "svg", "csv")
     ]
-    for name, (table, _) in FIGURES.items():
+    assert set(FIGURES) == {"convergence", "signals", "depth", "prelu"}
+    for name in ("convergence", "signals", "depth"):
+        table, _ = FIGURES[name]
         read = pd.read_csv(tmp_path / "figures" / f"{name}.csv", dtype={"moment": str})
         pd.testing.assert_frame_equal(read, table(two_depths), check_exact=True, check_dtype=False)
     assert paths[0].read_bytes().startswith(b"\x89PNG") and b"<svg" in paths[1].read_bytes()
@@ -78,7 +80,7 @@ def test_nothing_to_draw_raises_and_writes_nothing(fake: Fake, tmp_path: Path) -
 
 
 def test_wrong_names_and_missing_folder_are_told_in_one_line(two_depths: Fake) -> None:
-    with pytest.raises(ValueError, match=r"unknown figure \(got 'loss'\); allowed: convergence, signals, depth"):
+    with pytest.raises(ValueError, match=r"unknown figure \(got 'loss'\); allowed: convergence, signals, depth, prelu"):
         save_figures(two_depths, names=["loss"])
     with pytest.raises(ValueError, match="no folder for figures of 2 studies"):
         save_figures([two_depths, two_depths])

@@ -16,7 +16,7 @@ from initlab.plan import plan
 from initlab.store import files
 from initlab.store.checkpoint import read_checkpoint, write_checkpoint
 from initlab.store.files import StoreError, atomic, decode, encode, read_json, read_lines, write_json
-from initlab.store.results import SCALAR_COLUMNS, SIGNAL_COLUMNS
+from initlab.store.results import SCALAR_COLUMNS, SIGNAL_COLUMNS, SLOPE_COLUMNS
 from initlab.store.writer import AttemptWriter, Superseded
 from initlab.study import Study, dump_study
 
@@ -35,8 +35,13 @@ def make_out(tmp_path: Path, seeds: int = 1) -> tuple[Path, list[Path]]:
     return tmp_path, folders
 
 
-def attempt(folder: Path, steps: range, checkpoint: int | None = None, first_attempt: int = 0) -> AttemptWriter:
-    """A writer that logged these steps, each with a probe of two layers, and kept a checkpoint at one of them."""
+def attempt(
+    folder: Path, steps: range, checkpoint: int | None = None, first_attempt: int = 0, slopes: bool = False
+) -> AttemptWriter:
+    """A writer that logged these steps, each with a probe of two layers, and kept a checkpoint at one of them.
+
+    With `slopes` each even step has those of two PReLU layers.
+    """
     writer = AttemptWriter(folder, first_attempt, {"device": "cpu"})
     for step in steps:
         writer.scalars(
@@ -56,6 +61,9 @@ def attempt(folder: Path, steps: range, checkpoint: int | None = None, first_att
             "zero_fraction": math.nan,
         }
         writer.signals(step, step / 10, [{"layer": i, "name": f"conv{i}", **layer} for i in range(2)])
+        if slopes and step % 2 == 0:
+            learned = {"channels": 3, "mean": 0.1 + step, "std": 0.0, "min": math.nan, "max": 1e-9}
+            writer.slopes(step, step / 10, [{"layer": i, "name": f"act{i}", **learned} for i in range(2)])
         if step == checkpoint:
             writer.checkpoint({"step": step, "net": {"w": torch.ones(2)}})
     return writer
@@ -129,6 +137,40 @@ def test_a_killed_attempts_rows_count_up_to_the_step_resumed_from(tmp_path: Path
     assert results.scalars.attempt.tolist() == [0] * 11 + [1] * 2 + [2] * 7
     assert results.trials.attempts.tolist() == [3]
     assert results.trials.state.tolist() == ["done" if finished else "pending"]
+
+
+def test_slopes_of_a_killed_attempt_count_up_to_the_step_resumed_from(tmp_path: Path) -> None:
+    out, (folder,) = make_out(tmp_path)
+    attempt(folder, range(0, 16), checkpoint=10, slopes=True)  # killed at 15
+    attempt(folder, range(11, 18), slopes=True)
+    slopes = load(out).slopes
+    assert list(slopes.columns) == SLOPE_COLUMNS
+    assert slopes.step.tolist() == [step for step in range(0, 18, 2) for _ in range(2)]
+    assert slopes.attempt.tolist() == [0] * 12 + [1] * 6
+    assert slopes["mean"].tolist() == [0.1 + step for step in range(0, 18, 2) for _ in range(2)]
+    assert slopes["min"].isna().all() and slopes["max"].eq(1e-9).all()
+    assert (slopes.trial == folder.name).all() and slopes.name.tolist() == ["act0", "act1"] * 9
+
+
+def test_a_torn_line_of_slopes_is_dropped_and_a_damaged_one_is_named_with_nothing_else_lost(tmp_path: Path) -> None:
+    out, (folder,) = make_out(tmp_path)
+    attempt(folder, range(0, 3), slopes=True)
+    path = folder / "attempt-000" / files.SLOPES
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    assert load(out).slopes.step.tolist() == [0, 0, 2]
+    path.write_bytes(b"\x00" + whole)
+    results = load(out)
+    assert results.slopes.empty and list(results.slopes.columns) == SLOPE_COLUMNS
+    assert len(results.problems) == 1 and "slopes.jsonl: line 1 is not JSON" in results.problems[0]
+    assert results.scalars.step.tolist() == [0, 1, 2]
+
+
+def test_a_trial_without_slopes_has_no_file_of_them(tmp_path: Path) -> None:
+    out, (folder,) = make_out(tmp_path)
+    attempt(folder, range(0, 3), checkpoint=2).close("done", RESULT, RESULT)
+    assert not (folder / "attempt-000" / files.SLOPES).exists()
+    assert load(out).slopes.empty and load(out).problems == []
 
 
 def test_an_attempt_that_left_no_checkpoint_does_not_count(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ class Memory:
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.probes: list[tuple[int, float, list[dict[str, Any]]]] = []
+        self.slope_rows: list[tuple[int, float, list[dict[str, Any]]]] = []
         self.states: list[dict[str, Any]] = []
 
     def scalars(self, row: dict[str, Any]) -> None:
@@ -35,6 +36,9 @@ class Memory:
 
     def signals(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
         self.probes.append((step, epoch, rows))
+
+    def slopes(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
+        self.slope_rows.append((step, epoch, rows))
 
     def checkpoint(self, state: dict[str, Any]) -> None:
         torch.save(state, "/dev/null")  # must be plain enough to be saved

@@ -1,0 +1,195 @@
+"""The nets of the paper, layer for layer (He et al. 2015, tables 1 and 3), and VGG-16 and 19 beside them.
+
+A description has the convolutions, pools and three linear layers; activation, norm and skips are the caller's choice.
+What the paper leaves open and how it is settled here:
+
+- 2x2 convolutions cannot keep a map's side, so each run of them alternates padding 1 and 0: 37, 36, 37, 36 from 36 and
+  19, 18 from 18, where arXiv 1412.1710 says "mostly 36" and "mostly 18". `conv1` has no padding: 224 becomes 109, and
+  `pool1`, rounding down, 36.
+- The 16 layers that make 30 of 14 layers have 256 filters, so they lengthen stage 3 from 6 to 22 convolutions.
+- B+3, B+6 and B+9 have one, two and three more convolutions in each of B's three stages.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import count as numbers
+
+from initlab.nets.architecture import (
+    DEFAULT_SLOPES,
+    LINEAR_LAYERS,
+    SPP,
+    Activation,
+    Conv,
+    Dropout,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool,
+    plain,
+)
+from initlab.nets.counts import output_shapes
+from initlab.nets.variants import variant
+
+LINEAR_WIDTH = 4096
+INPUT_SIZE = 224
+NUM_CLASSES = 1000
+
+ConvPart = Callable[[int], list[Layer]]  # of the image's channels; ends in a Flatten or an SPP
+
+
+@dataclass(frozen=True)
+class PaperNet:
+    """A net of the catalog: its convolution part, and what the paper prints of its operations."""
+
+    convs: int
+    conv_part: ConvPart
+    printed_multiply_adds: float | None = None  # of one 224 x 224 image and 1000 classes (table 3)
+
+    @property
+    def depth(self) -> int:
+        """Weight layers."""
+        return self.convs + LINEAR_LAYERS
+
+
+def small(stage_3: int, channels: int) -> list[Layer]:
+    """The small model of table 1, with `stage_3` convolutions in its last stage; SPP of 50 bins."""
+    layers: list[Layer] = [Conv("conv1", channels, 64, kernel=7, stride=2), MaxPool("pool1", kernel=3, stride=3)]
+    layers += stage("conv2", 4, 64, 128, kernel=2)
+    layers += [MaxPool("pool2", kernel=2, stride=2), *stage("conv3", stage_3, 128, 256, kernel=2)]
+    return [*layers, SPP("spp", (6, 3, 2, 1))]
+
+
+def large(each: int, widths: Sequence[int], channels: int) -> list[Layer]:
+    """The large models of table 3: 7x7 of stride 2, then three stages of `each` 3x3 convolutions; SPP of 63 bins."""
+    taken = 96
+    layers: list[Layer] = [Conv("conv1", channels, taken, kernel=7, stride=2, padding=3)]
+    for number, width in enumerate(widths, start=2):
+        layers += [MaxPool(f"pool{number - 1}", kernel=2, stride=2), *stage(f"conv{number}", each, taken, width)]
+        taken = width
+    return [*layers, SPP("spp", (7, 3, 2, 1))]
+
+
+def vgg(stages: Sequence[int], channels: int) -> list[Layer]:
+    """VGG (Simonyan and Zisserman 2015, table 1): five stages of 3x3 convolutions, each ending in a 2x2 pool."""
+    layers: list[Layer] = []
+    taken = channels
+    for number, (convs, width) in enumerate(zip(stages, (64, 128, 256, 512, 512), strict=True), start=1):
+        layers += [*stage(f"conv{number}", convs, taken, width), MaxPool(f"pool{number}", kernel=2, stride=2)]
+        taken = width
+    return [*layers, Flatten("flatten")]
+
+
+def stage(name: str, convs: int, channels: int, width: int, kernel: int = 3) -> list[Layer]:
+    """Convolutions on one map size: 3x3 with padding 1, or 2x2 with padding 1 and 0 in turn."""
+    return [
+        Conv(f"{name}_{i + 1}", width if i else channels, width, kernel, padding=1 if kernel == 3 else 1 - i % 2)
+        for i in range(convs)
+    ]
+
+
+def large_net(each: int, widths: Sequence[int] = (256, 512, 512), printed: float | None = None) -> PaperNet:
+    return PaperNet(1 + 3 * each, partial(large, each, widths), printed)
+
+
+PAPER_NETS = {
+    "small-14": PaperNet(11, partial(small, 6)),
+    "small-30": PaperNet(27, partial(small, 22)),
+    "vgg-16": PaperNet(13, partial(vgg, (2, 2, 3, 3, 3))),
+    "vgg-19": PaperNet(16, partial(vgg, (2, 2, 4, 4, 4)), 1.96e10),
+    "A": large_net(5, printed=1.90e10),
+    "B": large_net(6, printed=2.32e10),
+    "C": large_net(6, (384, 768, 896), printed=5.30e10),
+    "B+3": large_net(7),
+    "B+6": large_net(8),
+    "B+9": large_net(9),
+}
+CATALOG = ("plain", *PAPER_NETS)  # names that a study may give a net
+
+
+def describe_net(
+    name: str, num_classes: int, input_shape: tuple[int, int, int], *, depth: int, width: int,
+    widths: tuple[int, ...] | None, stages: int, linear_width: int, downsample: str, activation: str,
+    negative_slope: float | None, dropout: float, norm: str, skip: str,
+) -> list[Layer]:  # fmt: skip
+    """The layers of any net of the catalog; `depth` to `downsample` are for `plain` alone.
+
+    Raises:
+        ValueError: as `plain`, `paper_net` and `variant`.
+    """
+    if name == "plain":
+        layers = plain(
+            depth, width, num_classes, input_shape, widths=widths, stages=stages, linear_width=linear_width,
+            activation=activation, negative_slope=negative_slope, downsample=downsample, dropout=dropout,
+        )  # fmt: skip
+    else:
+        layers = paper_net(
+            name, num_classes, input_shape, activation=activation, negative_slope=negative_slope, dropout=dropout
+        )
+    return variant(layers, norm=norm, skip=skip)
+
+
+def paper_net(
+    name: str,
+    num_classes: int = NUM_CLASSES,
+    input_shape: tuple[int, int, int] = (3, INPUT_SIZE, INPUT_SIZE),
+    *,
+    activation: str = "relu",
+    negative_slope: float | None = None,
+    dropout: float = 0.0,
+) -> list[Layer]:
+    """The layers of a net of `PAPER_NETS`: convolutions, SPP (VGG: flattened), linear layers of 4096, 4096 and classes.
+
+    An activation follows every convolution and the first two linear layers (sec. 2.1).
+
+    Args:
+        input_shape: (channels, height, width) of one image; a net with SPP then takes any larger or smaller ones too.
+        activation: a key of `DEFAULT_SLOPES`.
+        negative_slope: slope below zero (its start for PReLU); None takes that of `DEFAULT_SLOPES`.
+        dropout: probability in the first two linear layers, 0.5 in the paper; 0 leaves the dropout layers out.
+
+    Raises:
+        ValueError: unknown name or activation, or an image too small for the net.
+
+    `paper_net("small-14")` has 11 convolutions, and 74,993,896 parameters with `relu`.
+    """
+    if name not in PAPER_NETS:
+        raise ValueError(f"net.name: unknown net (got {name!r}); allowed: {', '.join(PAPER_NETS)}")
+    if activation not in DEFAULT_SLOPES:
+        raise ValueError(f"{name}: unknown activation (got {activation!r}); allowed: {', '.join(DEFAULT_SLOPES)}")
+    problem = size_problem(name, *input_shape[1:])
+    if problem:
+        raise ValueError(f"{name}: images {problem}")
+    slope = DEFAULT_SLOPES[activation] if negative_slope is None else negative_slope
+    convs = PAPER_NETS[name].conv_part(input_shape[0])
+    layers: list[Layer] = []
+    for layer in convs:
+        layers.append(layer)
+        if isinstance(layer, Conv):
+            layers.append(Activation("act" + layer.name.removeprefix("conv"), activation, layer.out_channels, slope))
+    (features,) = output_shapes(convs, input_shape)[-1]
+    for index in (1, 2):
+        layers.append(Linear(f"fc{index}", features, LINEAR_WIDTH))
+        layers.append(Activation(f"fc_act{index}", activation, LINEAR_WIDTH, slope))
+        if dropout:
+            layers.append(Dropout(f"dropout{index}", dropout))
+        features = LINEAR_WIDTH
+    return [*layers, Linear("fc3", features, num_classes)]
+
+
+def size_problem(name: str, height: int, width: int) -> str | None:
+    """Why images of this size do not go through a net of the paper, or None: `too small (got 8x8 pixels); …`."""
+    if fits(name, height, width):
+        return None
+    least = next(side for side in numbers(1) if fits(name, side, side))
+    return f"too small for {name} (got {height}x{width} pixels); allowed: at least {least}x{least}"
+
+
+@lru_cache(maxsize=1024)
+def fits(name: str, height: int, width: int) -> bool:
+    """Whether every map is as large as the windows and bins that go over it; 77 pixels a side for `small-14`."""
+    try:
+        output_shapes(PAPER_NETS[name].conv_part(1), (1, height, width))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,29 @@
+"""The slopes below zero that PReLU has learned, layer by layer (He et al. 2015, sec. 2.1 and table 1)."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from initlab.init.layers import layer_name
+
+
+@torch.no_grad()
+def slope_rows(net: nn.Module) -> list[dict[str, Any]]:
+    """One row per PReLU in the order of the net's modules: layer (from 0), name, channels and moments of the slopes.
+
+    `channels` is 1 where a layer shares one slope; then `std`, the population's over channels, is 0. A net without
+    PReLU gives no rows, one of the paper's fresh from `build_net` gives 0.25 throughout.
+    """
+    named = [(layer_name(name), module) for name, module in net.named_modules() if isinstance(module, nn.PReLU)]
+    if not named:
+        return []
+    slopes = [module.weight.double() for _, module in named]
+    statistics = torch.stack([torch.stack([s.mean(), s.std(correction=0), s.min(), s.max()]) for s in slopes])
+    return [
+        {
+            "layer": layer, "name": name, "channels": module.num_parameters,
+            **dict(zip(("mean", "std", "min", "max"), row, strict=True)),
+        }
+        for layer, ((name, module), row) in enumerate(zip(named, statistics.tolist(), strict=True))
+    ]  # fmt: skip
