@@ -1,12 +1,15 @@
 """One inspected net: variance of every layer's pre-activation and of its gradient, with the theory's band."""
 
+import math
 import textwrap
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from initlab.plots.signals import NAMES, ZERO_ROW, frame_layers
 from initlab.plots.style import BAND, GREY, Target, add_legend, canvas, finish, styled
@@ -41,9 +44,8 @@ def inspection(table: pd.DataFrame, title: str, ax: Target = None) -> Figure:
             draw_points(axes, ran, direction)
             finish(axes, direction, "weight layer (1 = next to the input)", NAMES[direction])
             frame(axes, ran, direction)
-        if drawn.owned:
-            drawn.figure.suptitle("\n".join(textwrap.wrap(title, 115)), fontsize=8, x=0.01, ha="left")
-        add_legend(drawn, handles(ran), "")
+        # the legend's title: a title of the figure would lie over the legend
+        add_legend(drawn, handles(ran), "\n".join(textwrap.wrap(title, 108)) if drawn.owned else "")
     return drawn.figure
 
 
@@ -55,7 +57,7 @@ def draw_points(ax: Axes, ran: pd.DataFrame, direction: str) -> None:
     for status in ran.status.unique():
         color, marker = STATUS.get(status, STATUS["ok"])
         chosen = ran.status == status
-        style = {"color": color, "marker": marker, "linestyle": "none", "markersize": 3.6, "zorder": 3}
+        style: dict[str, Any] = {"color": color, "marker": marker, "linestyle": "none", "markersize": 3.6, "zorder": 3}
         ax.plot(ran.layer[chosen] + 1, positive[chosen], label=status, **style)
         zero = chosen & (variance == 0)
         if zero.any():
@@ -89,7 +91,7 @@ def frame(ax: Axes, ran: pd.DataFrame, direction: str) -> None:
             0.5, 0.5, "no labels: gradients not measured" if direction == "backward" else "nothing measured",
             transform=ax.transAxes, ha="center", va="center", color=GREY, fontsize=8,
         )  # fmt: skip
-        ax.set_yticks([])
+        ax.set(xticks=[], yticks=[])
         return
     drawn = [variance, *(ran[f"{direction}_{end}"] for end in ("low", "high") if has_theory(ran, direction))]
     shown = pd.concat([values.where((values > 0) & np.isfinite(values)) for values in drawn], axis=1)
@@ -97,6 +99,15 @@ def frame(ax: Axes, ran: pd.DataFrame, direction: str) -> None:
         ax, pd.DataFrame({"layer": ran.layer, "low": shown.min(axis=1), "high": shown.max(axis=1),
                           "zeros": (variance == 0).astype(int)})
     )  # fmt: skip
+    low, high = ax.get_ylim()
+    if high < 1e3 * low:  # too few decades to read a size from
+        ticks = [
+            digit * 10.0**e
+            for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+            for digit in (1, 2, 5)
+        ]
+        ax.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def handles(ran: pd.DataFrame) -> list[Line2D]:

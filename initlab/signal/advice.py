@@ -9,8 +9,8 @@ from initlab.init.activations import NAMES, SLOPES
 from initlab.init.gains import activation_moments
 from initlab.init.layers import first_slope
 from initlab.init.maps import critical_point
-from initlab.signal.diagnosis import Diagnosis, second_moments
-from initlab.signal.drift import HARMLESS
+from initlab.signal.diagnosis import Diagnosis
+from initlab.signal.drift import HARMLESS, second_moments
 
 KNOWN = {1 / 3: "torch's default", 1.0: "LeCun's and Xavier's"}  # fan_in Var[w] of schemes that relu nets get wrongly
 
@@ -32,32 +32,31 @@ def advise(model: nn.Module, table: pd.DataFrame, diagnosis: Diagnosis) -> list[
             return [
                 "norm layers undo any scale of the weights, so no scheme changes this: warm the learning rate up over "
                 "the first epochs",
-                "a skip connection around every two or three layers slows the growth; so does a net without norms under "
-                + call(*wanted(model, ran)[1:]),
+                f"a skip connection around every two or three layers slows the growth; so does {call(model, ran)} in a "
+                "net without norms",
             ]
         case "saturated":
             rms = math.sqrt(second_moments(ran.tail(1), "forward")[0])
             return [
                 f"scale the inputs to unit variance, or start the last layer, `{diagnosis.last}`, at "
-                f"{math.sqrt(2) / rms:.2g} of its size: `initlab.init_(model, {scheme_text(model, ran)}"
-                f", last_factor={math.sqrt(2) / rms:.2g})`"
+                f"{math.sqrt(2) / rms:.2g} of its size: {call(model, ran, f', last_factor={math.sqrt(2) / rms:.2g}')}"
             ]
         case "dead":
             return [
                 f"look at the biases before and the inputs of `{diagnosis.first}`; He's weights and zero biases: "
-                + call(*wanted(model, ran)[1:])
+                + call(model, ran)
             ]
         case "nonfinite":
             return [
                 "look at the batch for numbers that are not finite, and inspect the model in float32: `model.float()`",
-                f"weights that are too large overflow: {call(*wanted(model, ran)[1:])}",
+                f"weights that are too large overflow: {call(model, ran)}",
             ]
     return []
 
 
 def scale_advice(model: nn.Module, ran: pd.DataFrame, diagnosis: Diagnosis) -> list[str]:
     """The scheme that suits the activation, or the news that the weights' scale is not at fault."""
-    name, scheme, gain = wanted(model, ran)
+    name, _, gain = wanted(model, ran)
     place = f"from `{diagnosis.first}` to `{diagnosis.last}`"
     inside = ran[[word == diagnosis.verdict for word in diagnosis.status[: len(ran)]]]
     product = float((inside.fan_in * inside.weight_var).median())
@@ -70,7 +69,7 @@ def scale_advice(model: nn.Module, ran: pd.DataFrame, diagnosis: Diagnosis) -> l
     whose = next((f", as {who}" for value, who in KNOWN.items() if abs(product / value - 1) < 0.05), "")
     advice = [
         f"{place} fan_in·Var[w] is {product:.3g}{whose} (median of {len(inside)} layers); {name} needs "
-        f"{gain**2:.3g}: {call(scheme, gain)}"
+        f"{gain**2:.3g}: {call(model, ran)}"
     ]
     if name not in SLOPES and activation_moments(name).stable is False:
         advice.append(
@@ -81,11 +80,11 @@ def scale_advice(model: nn.Module, ran: pd.DataFrame, diagnosis: Diagnosis) -> l
 
 
 def decay_advice(ran: pd.DataFrame, diagnosis: Diagnosis) -> list[str]:
-    """Weight decay that stalls a vanishing net would not be the cause, so it is named second."""
+    """What decay does meanwhile; it is not the cause of a vanishing signal, so it comes second."""
     if diagnosis.verdict != "vanishing" or not (ran.decay_ratio > 1).any():
         return []
-    worst = ran.loc[ran.decay_ratio.idxmax()]
-    return [f"until then weight decay only shrinks the weights of such layers, most of all `{worst['name']}`"]
+    worst = ran.name[ran.decay_ratio == ran.decay_ratio.max()].iloc[0]
+    return [f"while gradients are this small, weight decay is what moves such layers, most of all `{worst}`"]
 
 
 def wanted(model: nn.Module, ran: pd.DataFrame) -> tuple[str, str, float]:
@@ -118,11 +117,6 @@ def suitable_gain(name: str, depth: int) -> float:
         return moments.gain
 
 
-def scheme_text(model: nn.Module, ran: pd.DataFrame) -> str:
-    """The scheme's part of a call of `init_`."""
-    return wanted(model, ran)[1]
-
-
-def call(scheme: str, gain: float) -> str:
-    """The call of `init_` with this scheme."""
-    return f"`initlab.init_(model, {scheme})`"
+def call(model: nn.Module, ran: pd.DataFrame, more: str = "") -> str:
+    """The call of `init_` with the scheme wanted."""
+    return f"`initlab.init_(model, {wanted(model, ran)[1]}{more})`"

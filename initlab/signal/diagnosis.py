@@ -20,10 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-
 from numpy.typing import NDArray
 
-from initlab.signal.drift import SIGMAS, Drift, chance, drift, second_moments
+from initlab.signal.drift import Drift, drift, second_moments
 
 VERDICTS = ("healthy", "nonfinite", "vanishing", "exploding", "uneven", "dead", "saturated")
 # words of a layer alone: never called; its weights are all 0; no gradient passes those yet
@@ -67,7 +66,10 @@ def diagnose(table: pd.DataFrame, *, num_classes: int | None = None, normed: boo
     if broken.any():
         verdict, rows, reason = "nonfinite", broken, broken_reason(ran, broken)
     elif drifting:
-        verdict, rows = drift_word(drifting, normed), np.logical_or.reduce([among(found, len(ran)) for found in drifting])
+        verdict, rows = (
+            drift_word(drifting, normed),
+            np.logical_or.reduce([among(found, len(ran)) for found in drifting]),
+        )
         reason = drift_reason(verdict, drifts, ran)
     elif dead.any():
         verdict, rows, reason = "dead", dead, dead_reason(ran, dead)
@@ -109,7 +111,7 @@ def find_dead(ran: pd.DataFrame, resting: NDArray[np.str_]) -> Flags:
 
 
 def too_loud(ran: pd.DataFrame, num_classes: int | None) -> str:
-    """The reason if the logits are too large by chance at these widths; else "".
+    """The reason if the logits put the loss above 10 ln K before training; else "".
 
     Gaussian logits of variance v start at a loss of ln K + v/2 up to v = 2 ln K, and of sqrt(2 v ln K) beyond (Derrida
     1981, the random energy model), which is 10 ln K at v = 50 ln K: 115 for K = 10, where He's net has 2.
@@ -118,8 +120,7 @@ def too_loud(ran: pd.DataFrame, num_classes: int | None) -> str:
         return ""
     log_classes = math.log(num_classes)
     moment = float(second_moments(ran.tail(1), "forward")[0])
-    spread = math.sqrt(abs(chance(ran, "forward")[1][-1]))
-    if not moment > 50 * log_classes * math.exp(SIGMAS * spread):
+    if not moment > 50 * log_classes:
         return ""
     return (
         f"logits start with an rms of {math.sqrt(moment):.3g}, so the loss is near "

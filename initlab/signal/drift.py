@@ -84,13 +84,19 @@ def drift(table: pd.DataFrame, direction: str) -> Drift | None:
     spread = np.sqrt(np.abs(variance[None, :] - variance[:, None]))
     allowed = HARMLESS + SIGMAS * spread
     excess = np.where(np.triu(np.ones_like(spread), 1) > 0, np.abs(centred) - allowed, -np.inf)
-    first, last = np.unravel_index(int(np.argmax(excess)), excess.shape)
+    first, last = divmod(int(np.argmax(excess)), len(rows))
     if excess[first, last] <= 0:
         first, last = 0, len(rows) - 1
     return Drift(
-        direction, int(rows[first]), int(rows[last]), float(sign * (level[last] - level[first])), float(centred[first, last]),
-        math.exp(sign * slope(level[first : last + 1])), float(allowed[first, last]), float(spread[first, last]),
-    )  # fmt: skip
+        direction=direction,
+        first=int(rows[first]),
+        last=int(rows[last]),
+        measured=float(sign * (level[last] - level[first])),
+        change=float(centred[first, last]),
+        factor=math.exp(sign * slope(level[first : last + 1])),
+        allowed=float(allowed[first, last]),
+        chance=float(spread[first, last]),
+    )
 
 
 def conventions(rows: pd.DataFrame, level: Array, direction: str) -> list[Array]:
@@ -127,7 +133,7 @@ def chance(rows: pd.DataFrame, direction: str) -> tuple[Array, Array]:
 def smooth(curve: Array) -> Array:
     """Running median over the rows nearby, so that a layer that stands alone does not count; none in a short net."""
     reach = min(SMOOTHING, len(curve) // 8)
-    return np.array([np.median(curve[max(i - reach, 0) : i + reach + 1]) for i in range(len(curve))])
+    return pd.Series(curve).rolling(2 * reach + 1, center=True, min_periods=1).median().to_numpy(dtype=float)
 
 
 def slope(curve: Array) -> float:
