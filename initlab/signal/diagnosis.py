@@ -3,12 +3,12 @@
 The words, the first that holds:
 
 - `nonfinite`: a signal or gradient is NaN or infinite;
+- `dead`: an activation gives only zeros, or no gradient comes to the first layers, and nothing vanishes on the way;
 - `vanishing`, `exploding`: forward or backward, the second moment changes over depth by more than chance at these
   widths and harmless constants explain (`initlab.signal.drift`);
 - `uneven`: so do the gradients, growing towards the input, but norm layers hold the forward signal. A plain BatchNorm
   net's grow pi/(pi - 1) = 1.467 per layer. Such nets do train (a weight before a norm that takes too long a step gets
   longer, so the next one turns it less: Arora, Li and Lyu 2019), with a small learning rate at first;
-- `dead`: an activation gives only zeros, or no gradient comes to the first layers;
 - `saturated`: the logits are so large that the loss starts above 10 ln K, where a trial would count as diverged;
 - `healthy`.
 
@@ -65,14 +65,14 @@ def diagnose(table: pd.DataFrame, *, num_classes: int | None = None, normed: boo
     broken, dead, loud = find_broken(ran), find_dead(ran, resting), too_loud(ran, num_classes)
     if broken.any():
         verdict, rows, reason = "nonfinite", broken, broken_reason(ran, broken)
+    elif dead.any() and all(found.change > 0 for found in drifting):
+        verdict, rows, reason = "dead", dead, dead_reason(ran, dead)
     elif drifting:
         verdict, rows = (
             drift_word(drifting, normed),
             np.logical_or.reduce([among(found, len(ran)) for found in drifting]),
         )
         reason = drift_reason(verdict, drifts, ran)
-    elif dead.any():
-        verdict, rows, reason = "dead", dead, dead_reason(ran, dead)
     elif loud:
         verdict, rows, reason = "saturated", np.arange(len(ran)) == len(ran) - 1, loud
     else:
@@ -165,7 +165,7 @@ def drift_words(found: Drift, ran: pd.DataFrame) -> str:
     verb = "grow" if found.change > 0 else "shrink"
     first, last = f"`{ran.name[found.first]}`", f"`{ran.name[found.last]}`"
     way = f"from {first} to {last}" if found.direction == "forward" else f"from {last} down to {first}"
-    size = f"×{math.exp(found.measured):.2g} in all"
+    size = f"×{math.exp(found.change):.2g} in all"
     if found.steady:
         size = f"×{found.factor:.3g} per layer"
     return f"{SIGNALS[found.direction]} {verb} {size} {way}"

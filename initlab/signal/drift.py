@@ -46,7 +46,9 @@ class Drift:
     @property
     def steady(self) -> bool:
         """Whether the change goes on from layer to layer rather than in a few steps."""
-        return math.log(self.factor) * (self.last - self.first) / self.measured > 0.5 if self.measured else True
+        steps = self.last - self.first
+        share = math.log(self.factor) * steps / self.change if self.change else 1.0
+        return steps > 1 and share > 0.5
 
 
 def second_moments(table: pd.DataFrame, direction: str) -> Array:
@@ -79,11 +81,11 @@ def drift(table: pd.DataFrame, direction: str) -> Drift | None:
     lowest, highest = steps.min(axis=0), steps.max(axis=0)
     change = sign * np.where(lowest > 0, lowest, np.where(highest < 0, highest, 0.0))
     typical, variance = chance(table.iloc[rows], direction)
-    # a typical net is below its mean: e^-1.2 at width 64 and depth 30
-    centred = np.where(change == 0, 0.0, change - (typical[None, :] - typical[:, None]))
+    # a typical net is below the mean of all, e^-1.2 at width 64 and depth 30, so a fall by that much is none
+    change = np.where(change < 0, np.minimum(change - (typical[None, :] - typical[:, None]), 0.0), change)
     spread = np.sqrt(np.abs(variance[None, :] - variance[:, None]))
     allowed = HARMLESS + SIGMAS * spread
-    excess = np.where(np.triu(np.ones_like(spread), 1) > 0, np.abs(centred) - allowed, -np.inf)
+    excess = np.where(np.triu(np.ones_like(spread), 1) > 0, np.abs(change) - allowed, -np.inf)
     first, last = divmod(int(np.argmax(excess)), len(rows))
     if excess[first, last] <= 0:
         first, last = 0, len(rows) - 1
@@ -92,7 +94,7 @@ def drift(table: pd.DataFrame, direction: str) -> Drift | None:
         first=int(rows[first]),
         last=int(rows[last]),
         measured=float(sign * (level[last] - level[first])),
-        change=float(centred[first, last]),
+        change=float(change[first, last]),
         factor=math.exp(sign * slope(level[first : last + 1])),
         allowed=float(allowed[first, last]),
         chance=float(spread[first, last]),

@@ -48,8 +48,8 @@ class Inspection:
 
     @property
     def healthy(self) -> bool:
-        """Whether the verdict is `healthy`."""
-        return self.verdict == "healthy"
+        """Whether training can be expected to start: the verdict is `healthy` or `uneven`."""
+        return self.verdict in ("healthy", "uneven")
 
     def plot(self, ax: Any = None) -> "Figure":
         """Forward and backward variance against the layer, with the theory's band where the table has it.

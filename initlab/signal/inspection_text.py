@@ -19,9 +19,9 @@ COLOURS = {
 
 def as_text(table: pd.DataFrame, verdict: str, reason: str, advice: list[str]) -> str:
     """Verdict, reason, advice and the table, for a terminal."""
-    lines = textwrap.wrap(f"{verdict}: {reason}", WIDTH, break_long_words=False)
+    lines = textwrap.wrap(f"{verdict}: {reason}", WIDTH, break_on_hyphens=False)
     for text in advice:
-        lines += textwrap.wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ", break_long_words=False)
+        lines += textwrap.wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
     if table.empty:
         return "\n".join(lines)
     cells = [HEADS, *rows_of(table)]

@@ -30,9 +30,7 @@ class Population:
             "decay_ratio": math.nan, "backward_mean": 0.0,
         }  # fmt: skip
         return [
-            pd.DataFrame(
-                same | {"forward_mean": np.sqrt(f - v), "forward_var": v, "backward_var": b}
-            )
+            pd.DataFrame(same | {"forward_mean": np.sqrt(f - v), "forward_var": v, "backward_var": b})
             for f, v, b in zip(self.forward, self.forward_var, self.backward, strict=True)
         ]
 
