@@ -37,6 +37,7 @@ def inspection(table: pd.DataFrame, title: str, ax: Target = None) -> Figure:
         UserError: another number of axes.
     """
     ran = table[table.calls > 0]
+    ran = ran.astype({f"{direction}_var": float for direction in NAMES})  # an empty table has no types
     with styled():
         drawn = canvas("inspection", ax, list(NAMES), columns=2, height=2.6, sharey=False)
         for direction, axes in zip(NAMES, drawn.axes, strict=True):

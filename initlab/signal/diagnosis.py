@@ -68,10 +68,7 @@ def diagnose(table: pd.DataFrame, *, num_classes: int | None = None, normed: boo
     elif dead.any() and all(found.change > 0 for found in drifting):
         verdict, rows, reason = "dead", dead, dead_reason(ran, dead)
     elif drifting:
-        verdict, rows = (
-            drift_word(drifting, normed),
-            np.logical_or.reduce([among(found, len(ran)) for found in drifting]),
-        )
+        verdict, rows = drift_word(drifting, normed), among(drifting, len(ran))
         reason = drift_reason(verdict, drifts, ran)
     elif loud:
         verdict, rows, reason = "saturated", np.arange(len(ran)) == len(ran) - 1, loud
@@ -87,9 +84,11 @@ def at_rest(ran: pd.DataFrame) -> NDArray[np.str_]:
     """`closed` for layers of zero weights, `waiting` for those whose gradient is 0 because of them, else `ok`.
 
     A closed layer at the end of a branch leaves layers before it that have a gradient; one in the trunk, as a zero
-    classifier, leaves none, but has one itself: it opens with the first update.
+    classifier, leaves none. It opens with the first update if its weights have a gradient; where none has, as in a net
+    of zeros, nothing ever opens and nothing is called closed.
     """
     closed = (ran.weight_var == 0).to_numpy() & (second_moments(ran, "forward") == 0)
+    closed &= bool((ran.weight_grad_rms[closed] != 0).any())  # NaN, not measured, is not 0
     without = second_moments(ran, "backward") == 0
     first = int(np.argmin(without)) if len(ran) and not without.all() else len(ran)
     opens = closed[first:].any()
@@ -137,10 +136,10 @@ def drift_word(drifting: list[Drift], normed: bool) -> str:
     return "uneven" if held else "exploding"
 
 
-def among(found: Drift, count: int) -> Flags:
-    """The rows from its first layer to its last."""
+def among(drifting: list[Drift], count: int) -> Flags:
+    """The rows from the first layer to the last of any of these."""
     rows = np.arange(count)
-    return (rows >= found.first) & (rows <= found.last)
+    return np.logical_or.reduce([(rows >= found.first) & (rows <= found.last) for found in drifting])
 
 
 OUTLOOKS = {
@@ -174,7 +173,7 @@ def drift_words(found: Drift, ran: pd.DataFrame) -> str:
 def healthy_reason(drifts: tuple[Drift, ...], ran: pd.DataFrame) -> str:
     """What the signals do from end to end, and what chance does at these widths."""
     if not drifts:
-        return "fewer than two layers with a signal: nothing to compare"
+        return "fewer than two layers before the last have a signal: nothing to compare"
     parts = [
         f"{SIGNALS[found.direction]} change ×{math.exp(found.measured):.2g} over {found.last - found.first} layers "
         f"(chance alone: ×{math.exp(1.96 * found.chance):.2g} either way)"

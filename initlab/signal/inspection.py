@@ -81,12 +81,15 @@ def inspect(
 ) -> Inspection:
     """Measure and judge the signals of any `nn.Module` at its first training step; the model is left as it was.
 
-    Arguments and errors are those of `initlab.signal.probe.measure`. Without labels the gradients are not judged, and
-    so is the loss with a `loss` of yours.
+    Arguments and errors are those of `initlab.signal.probe.measure`, and a ValueError for a batch that is no tensor or
+    empty. Without labels the gradients are not judged, nor is the size of the logits under a `loss` of yours.
 
     `inspect(net, images, labels).table.forward_var` of a wide He net on unit-variance inputs is about 2 in every
     layer (He et al. 2015, eq. 10: the first layer has no rectifier before it).
     """
+    if not isinstance(batch, Tensor) or not len(batch):
+        given = "an empty one" if isinstance(batch, Tensor) else type(batch).__name__
+        raise ValueError(f"inspect: the batch is no tensor of examples (got {given}); give one with an example or more")
     table = measured_table(model, measure(model, batch, labels, loss=loss, weight_decay=weight_decay))
     called = table[table.calls > 0]
     classes = int(called.width.iloc[-1]) if labels is not None and loss is None and len(called) else None

@@ -27,7 +27,7 @@ class Population:
         same = {
             "name": [str(i) for i in range(len(self.widths))], "calls": 1, "width": self.widths,
             "outputs": [float(width) for width in self.widths], "weight_var": 1.0, "zero_fraction": 0.5,
-            "decay_ratio": math.nan, "backward_mean": 0.0,
+            "decay_ratio": math.nan, "backward_mean": 0.0, "weight_grad_rms": 1.0,
         }  # fmt: skip
         return [
             pd.DataFrame(same | {"forward_mean": np.sqrt(f - v), "forward_var": v, "backward_var": b})

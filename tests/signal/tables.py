@@ -15,6 +15,7 @@ def table(
         "name": [chr(ord("a") + i % 26) * (1 + i // 26) for i in range(len(forward))], "calls": 1, "width": width,
         "forward_mean": 0.0, "forward_var": list(forward), "backward_mean": 0.0, "backward_var": backward,
         "weight_var": 1.0, "zero_fraction": 0.5, "decay_ratio": math.nan,
+        "weight_grad_rms": 1.0,
     }  # fmt: skip
     rows = pd.DataFrame(columns)
     return rows.assign(outputs=rows.width.astype(float))

@@ -78,6 +78,13 @@ def test_a_classifier_that_starts_at_zero_is_waited_for() -> None:
     assert "`e` starts at 0 and 4 of 5 layers get no gradient in the first step" in found.reason
 
 
+def test_a_net_of_zeros_never_opens() -> None:
+    rows = table([0.0] * 3, backward=[0.0, 0.0, 1.0]).assign(weight_var=0.0, weight_grad_rms=0.0)
+    found = diagnose(rows)
+    assert found.verdict == "dead"
+    assert set(found.status) == {"dead"}
+
+
 def test_a_closed_branch_leaves_the_trunk_its_gradient() -> None:
     rows = table([1.0, 1.0, 0.0, 1.0, 1.0], backward=[1.0, 0.0, 1.0, 1.0, 1.0])
     found = diagnose(rows.assign(weight_var=[1.0, 1.0, 0.0, 1.0, 1.0]))
@@ -116,7 +123,7 @@ def test_a_layer_that_never_ran_is_unused_and_not_judged() -> None:
 
 def test_nothing_to_compare() -> None:
     for rows in (table([]), table([1.0])):
-        assert diagnose(rows, num_classes=2).reason.startswith("fewer than two layers with a signal")
+        assert diagnose(rows, num_classes=2).reason.startswith("fewer than two layers before the last")
 
 
 def test_every_verdict_is_a_status_and_healthy_comes_first() -> None:

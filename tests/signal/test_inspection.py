@@ -161,6 +161,24 @@ def test_plot_draws_the_table() -> None:
     assert seen.reason.split("×")[0] in figure.legends[0].get_title().get_text()
 
 
+@pytest.mark.parametrize(
+    ("given", "words"), [(torch.zeros(0, 64), "got an empty one"), ([[1.0]], "got list"), (None, "got NoneType")]
+)
+def test_what_is_no_batch_is_refused_in_words(given: Tensor, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        inspect(mlp(depth=3), given)
+
+
+def test_a_model_without_layers_and_a_net_of_zeros() -> None:
+    empty = inspect(nn.ReLU(), torch.zeros(2, 3))
+    assert empty.healthy and len(empty.table) == 0
+    assert str(empty) and empty._repr_html_() and empty.plot()
+    zeros = mlp(depth=4)
+    for parameter in zeros.parameters():
+        nn.init.zeros_(parameter)
+    assert inspect(zeros, *batch()).verdict == "dead"
+
+
 def test_an_inspection_can_be_given_more_columns() -> None:
     seen = inspect(init_(mlp(depth=4), "he"), *batch())
     more = dataclasses.replace(seen, table=seen.table.assign(mine=1.0))
