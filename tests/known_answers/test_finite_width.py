@@ -36,7 +36,7 @@ def log_ratios(
 def test_the_log_second_moments_variance_per_layer(
     slope: float, orthogonal: bool, coefficient: float, tolerance: float
 ) -> None:
-    nets = 300 if orthogonal else 1000
+    nets = 200 if orthogonal else 400
     if slope not in (0.0, 1.0):  # Gaussian weights, leading order
         assert coefficient == pytest.approx(6 * (1 + slope**4) / (1 + slope**2) ** 2 - 1, rel=1e-5)
     variance = log_ratios(nets, 64, 10, slope, orthogonal=orthogonal).var() * 64 / 10
