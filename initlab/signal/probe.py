@@ -43,6 +43,7 @@ class Trace:
         self.backward = Moments()
         self.zeros: Tensor | None = None
         self.activations = 0  # numbers in the outputs of its next activations
+        self.activation = ""  # the first of them by its function's name
 
 
 class NextActivation(TorchFunctionMode):
@@ -59,6 +60,7 @@ class NextActivation(TorchFunctionMode):
             for trace in self.waiting:
                 trace.zeros = zeros if trace.zeros is None else trace.zeros + zeros
                 trace.activations += out.numel()
+                trace.activation = trace.activation or func.__name__.rstrip("_")
             self.waiting = []
         return out
 
@@ -83,10 +85,11 @@ def measure(
         weight_decay: for `decay_ratio`; None leaves it NaN.
 
     Returns:
-        One row per layer in order of first call (layers that never ran come last): layer, name, op, calls and the
-        columns of `COLUMNS`, defined in docs of the study format: variances are population variances over batch,
-        channels and positions; `backward_*` belong to the gradient of the summed loss; `weight_grad_rms` to that of
-        the batch mean.
+        One row per layer in order of first call (layers that never ran come last): layer, name, op, calls, `outputs`
+        (numbers in y of one example and call), `activation` (the function that comes next: `relu`, or ""), `reached`
+        (whether a gradient came) and the columns of `COLUMNS`, defined in docs of the study format: variances are
+        population variances over batch, channels and positions; `backward_*` belong to the gradient of the summed
+        loss; `weight_grad_rms` to that of the batch mean.
 
     Raises:
         ValueError: the model's output holds no tensor, or the loss has a wrong shape.
@@ -106,7 +109,7 @@ def measure(
             grads = torch.autograd.grad(total, weights, allow_unused=True)
         statistics = [layer_statistics(t, g, len(images), weight_decay) for t, g in zip(order, grads, strict=True)]
         statistics += [layer_statistics(trace, None, len(images), None) for trace in never_ran]
-        return to_rows([*order, *never_ran], statistics)
+        return to_rows([*order, *never_ran], statistics, len(images))
 
 
 def forward(model: nn.Module, images: Tensor) -> tuple[list[Trace], list[Trace], Tensor]:
@@ -153,7 +156,7 @@ def layer_statistics(trace: Trace, grad: Tensor | None, examples: int, weight_de
     return [*trace.forward.result(), *trace.backward.result(), weight_var, grad_rms, decay_ratio, zero_fraction]
 
 
-def to_rows(traces: list[Trace], statistics: list[list[Tensor]]) -> list[dict[str, Any]]:
+def to_rows(traces: list[Trace], statistics: list[list[Tensor]], examples: int) -> list[dict[str, Any]]:
     """Rows as plain numbers, with one transfer from the device for all of them."""
     if not traces:
         return []
@@ -165,6 +168,9 @@ def to_rows(traces: list[Trace], statistics: list[list[Tensor]]) -> list[dict[st
             "name": trace.name,
             "op": "linear" if isinstance(trace.module, nn.Linear) else "conv",
             "calls": trace.calls,
+            "outputs": trace.forward.count / (examples * max(trace.calls, 1)),
+            "activation": trace.activation,
+            "reached": trace.backward.count > 0,
             **dict(zip(COLUMNS, row, strict=True)),
         }
         for index, (trace, row) in enumerate(zip(traces, numbers, strict=True))

@@ -19,14 +19,14 @@ from initlab.init.layers import weight_layers
 from initlab.init.schemes import Scheme
 from initlab.signal.probe import Loss
 from initlab.signal.theory.cotangent import drawn_gradient, loss_gradient
-from initlab.signal.theory.field import SAME, Array, Field
-from initlab.signal.theory.joins import mixed
-from initlab.signal.theory.meanfield import Context, Gradient, Noise, Pull, Signal
+from initlab.signal.theory.field import Field
+from initlab.signal.theory.local import local_law
+from initlab.signal.theory.meanfield import Context
+from initlab.signal.theory.passes import QUANTILES, Rows, backward, forward, layer_rows
 from initlab.signal.theory.redraw import redrawn
-from initlab.signal.theory.rules import apply, known
+from initlab.signal.theory.rules import known
 from initlab.signal.theory.trace import Trace, record
 
-QUANTILES = {"median": 0.5, "low": 0.025, "high": 0.975}
 PREDICTED = tuple(f"{way}_{what}" for way in ("forward", "backward") for what in ("var", *QUANTILES))
 
 
@@ -70,7 +70,8 @@ def predict(
         forward_var, forward_median, forward_low, forward_high and the same of backward: expectation, median and
         pointwise 95 % band over draws of the weights, of what `initlab.inspect` measures. `correlation` is that of two
         inputs (the c-map). `basis` is `theory`; `measured` where an operation before the layer has no rule, so that its
-        own moments were taken from the run; `redrawn` under `draws`.
+        own moments were taken from the run; `local` where theory can't follow the model: each layer is predicted from
+        the input that it received, and gradients aren't; `redrawn` under `draws`.
 
     Raises:
         ValueError: neither input_shape nor batch, labels without a batch, or a model that fails on its input.
@@ -92,17 +93,25 @@ def predict(
         redraw = None if scheme is None else (scheme, init_arguments)
         return redrawn(model, images, labels, loss=loss, draws=draws, seed=seed, scheme=redraw, quantiles=QUANTILES)
     trace = record(model, images, known)
-    moments = {
-        id(module.weight): std**2 for name, module in trace.modules.items() if (std := stds.get(f"{name}.weight"))
-    }
+    drawn = {id(module.weight): stds.get(f"{name}.weight") for name, module in trace.modules.items()}
+    moments = {weight: std**2 for weight, std in drawn.items() if std is not None}
     context = Context(batch_size if batch is None else len(batch), dropout, moments)
-    signals, pulls = forward(context, trace, trace.input if batch is not None else independent(images, input_moments))
+    start = trace.input if batch is not None else independent(images, input_moments)
+    try:
+        rows = both_ways(context, trace, start, labels, loss)
+    except (ArithmeticError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        rows = local_law(model, images)  # a call that no rule foresaw; the rows say so
+    return to_frame(model, rows, relative=labels is None)
+
+
+def both_ways(context: Context, trace: Trace, start: Field, labels: Tensor | None, loss: Loss | None) -> Rows:
+    """Mean field forward and back through a recorded model, as rows of its weight layers."""
+    signals, pulls = forward(context, trace, start)
     if labels is None:
         first = drawn_gradient(context, signals[trace.output], classes=trace.logits.shape[-1])
     else:
         first = loss_gradient(trace.logits, labels, loss)
-    gradients = backward(trace, first, pulls)
-    return to_frame(model, layer_rows(context, trace, signals, gradients), relative=labels is None)
+    return layer_rows(context, trace, signals, backward(trace, first, pulls))
 
 
 def random_inputs(shape: Sequence[int], size: int, moments: tuple[float, float], seed: int) -> Tensor:
@@ -123,78 +132,7 @@ def independent(images: Tensor, moments: tuple[float, float]) -> Field:
     return Field(torch.full(sides, q, dtype=torch.float64), c, abs(mean) / math.sqrt(q), positions, channels, spread)
 
 
-def forward(context: Context, trace: Trace, start: Field) -> tuple[list[Signal], list[Pull]]:
-    """The signal after each operation, and what carries a gradient back through it."""
-    signals: list[Signal] = []
-    pulls: list[Pull] = []
-    source = Signal(start, {})
-    for op in trace.operations:
-        inputs = [source if i < 0 else signals[i] for i in op.inputs]
-        shapes = [trace.input_shape if i < 0 else trace.operations[i].shape for i in op.inputs]
-        signal, pull = apply(context, op, inputs, shapes)
-        signals.append(signal)
-        pulls.append(pull)
-    return signals, pulls
-
-
-def backward(trace: Trace, first: Gradient, pulls: list[Pull]) -> list[Gradient | None]:
-    """The gradient at each operation's output; None where none arrives. Gradients that meet add their squares."""
-    gradients: list[Gradient | None] = [None] * len(pulls)
-    gradients[trace.output] = first
-    for number in reversed(range(trace.output + 1)):
-        gradient = gradients[number]
-        if gradient is None:
-            continue
-        for source, part in zip(trace.operations[number].inputs, pulls[number](gradient), strict=True):
-            if source >= 0:
-                before = gradients[source]
-                gradients[source] = part if before is None else added(before, part)
-    return gradients
-
-
-def added(a: Gradient, b: Gradient) -> Gradient:
-    """The sum of two gradients whose weights are independent."""
-    q = a.q + b.q if a.q.shape == b.q.shape else a.q.mean() + b.q.mean()
-    total = a.level + b.level
-    shares = [a.level / total, b.level / total] if total > 0 else [0.5, 0.5]
-    c, spread = shares[0] * a.c + shares[1] * b.c, shares[0] ** 2 * a.spread + shares[1] ** 2 * b.spread
-    return Gradient(q, c, spread, mixed([a.noise, b.noise], shares))
-
-
-def layer_rows(
-    context: Context, trace: Trace, signals: list[Signal], gradients: list[Gradient | None]
-) -> dict[str, list[dict[str, Any]]]:
-    """Weight layer -> a row for each of its calls."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    without_rule: set[int] = set()
-    for number, op in enumerate(trace.operations):
-        if op.after is not None or without_rule.intersection(op.inputs):
-            without_rule.add(number)
-        if op.layer is None:
-            continue
-        f, g = signals[number].field, gradients[number]
-        row = quantiles(context, "forward", centred(context, f, f.level, f.c), signals[number].noise)
-        if g is not None:
-            row |= quantiles(context, "backward", centred(context, f, g.level, g.c), g.noise)
-        row["correlation"] = f.c[SAME]
-        row["basis"] = "measured" if number in without_rule else "theory"
-        rows.setdefault(op.layer, []).append(row)
-    return rows
-
-
-def centred(context: Context, f: Field, level: float, c: Array) -> float:
-    """Expected population variance: the mean over independent channels leaves the average product over their number."""
-    return level * (1 - context.average(c, f.positions) / f.channels)
-
-
-def quantiles(context: Context, way: str, expected: float, noise: Noise) -> dict[str, Any]:
-    """Expectation, median and band of one variance."""
-    log = context.scatter(noise)
-    levels = {f"{way}_{name}": expected * math.exp(log.quantile(share)) for name, share in QUANTILES.items()}
-    return {f"{way}_var": expected, **levels}
-
-
-def to_frame(model: nn.Module, rows: dict[str, list[dict[str, Any]]], relative: bool) -> pd.DataFrame:
+def to_frame(model: nn.Module, rows: Rows, relative: bool) -> pd.DataFrame:
     """One row per layer, the mean over its calls; layers that never ran come last."""
     layers = dict(weight_layers(model))
     records = []

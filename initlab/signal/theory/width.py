@@ -7,6 +7,7 @@ spread grows with the sum of 1/n and the typical draw lies below the average one
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy.special import digamma, polygamma
@@ -46,12 +47,19 @@ def gamma_factor(variance: float) -> LogMoments:
     return LogMoments(float(digamma(k)) - math.log(k), float(polygamma(1, k)), float(polygamma(2, k)))
 
 
+@lru_cache(maxsize=4096)
 def relu_layer(width: int) -> LogMoments:
     """ln |x_l|^2 / |x_{l-1}|^2 of one input through one He layer of ReLUs, exactly, given that any unit is active.
 
     With k ~ Binomial(n, 1/2) active units the factor is (2/n) chi^2_k: mean ln(4/n) + E digamma(k/2) and variance
-    E trigamma(k/2) + Var digamma(k/2). 30 layers of width 64 have -1.203258 and 2.489921.
+    E trigamma(k/2) + Var digamma(k/2). 30 layers of width 64 have -1.203258 and 2.489921: half of all such nets keep
+    less than 0.30.
+
+    Raises:
+        ValueError: a width below 1.
     """
+    if width < 1:
+        raise ValueError(f"relu_layer: width is out of range (got {width}); allowed: from 1 on")
     k = np.arange(1, width + 1)
     p = binom.pmf(k, width, 0.5)
     p = p / p.sum()

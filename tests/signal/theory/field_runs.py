@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from initlab.signal.theory.field import Field
 from initlab.signal.theory.meanfield import Context, Gradient, Signal
-from initlab.signal.theory.predict import backward, forward, independent
+from initlab.signal.theory.passes import backward, forward
+from initlab.signal.theory.predict import independent
 from initlab.signal.theory.rules import known
 from initlab.signal.theory.trace import Trace, record
 

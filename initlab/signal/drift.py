@@ -1,0 +1,145 @@
+"""Drift: where between two layers a signal changes by more than chance and harmless constants explain.
+
+A change is the logarithm of a ratio of second moments. What a scheme keeps depends on how it counts: He's fan_in keeps
+the mean square of the responses forward, and backward the sum of squares over an example; fan_out the other way round;
+a max-pool keeps the gradient's sum, an average over positions neither. So a signal is looked at in several
+conventions, and a change is the least of them, 0 where they disagree on its sign: unequal fans and pooling cost
+nothing. What remains is allowed up to `HARMLESS` and `SIGMAS` standard deviations of chance.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from initlab.signal.theory.width import relu_layer
+
+# A net trains to a depth of about 6 depth scales (Schoenholz et al. 2017, sec. 5), so a drift of e^6 = 403 in the
+# second moment is left: it covers zero padding too (e^-3 over 27 layers on 7x7 maps).
+HARMLESS = 6.0
+# On top of HARMLESS: together 5.8 standard deviations at width 64 and depth 30, 3.8 at width 16.
+SIGMAS = 2.0
+SMOOTHING = 2  # rows on either side of a running median, in a net of 16 or more: the layers of a block differ
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The change of one signal that is furthest from what is allowed; `last` is the deeper layer in both directions."""
+
+    direction: str  # forward, or backward: seen from the output to the input
+    first: int  # rows of the table
+    last: int
+    measured: float  # ln of the ratio of mean squares, along the signal's way
+    change: float  # what of it is judged: the least of all conventions, less what is typical of these widths
+    factor: float  # of the second moment per layer, along the signal's way: the median over pairs of layers
+    allowed: float  # |ln| that is still allowed between these layers
+    chance: float  # standard deviation of the ln between these layers over draws of a healthy net
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the change stays within what is allowed."""
+        return abs(self.change) <= self.allowed
+
+    @property
+    def steady(self) -> bool:
+        """Whether the change goes on from layer to layer rather than in a few steps."""
+        steps = self.last - self.first
+        share = math.log(self.factor) * steps / self.change if self.change else 1.0
+        return steps > 1 and share > 0.5
+
+
+def second_moments(table: pd.DataFrame, direction: str) -> Array:
+    """E[y^2] of each layer, or of its gradient: variance plus squared mean."""
+    mean, variance = (table[f"{direction}_{what}"].to_numpy(dtype=float) for what in ("mean", "var"))
+    with np.errstate(over="ignore"):
+        return np.asarray(variance + mean**2)
+
+
+def drift(table: pd.DataFrame, direction: str) -> Drift | None:
+    """The change in this direction that is furthest from what is allowed, healthy or not.
+
+    The last layer is left out: one of small or zero weights gets its own gradient in full and opens by itself.
+
+    Args:
+        table: one row per layer as in `Inspection.table`; rows whose second moment is not above 0 are passed over.
+        direction: `forward` or `backward`.
+
+    Returns:
+        None where fewer than two layers have a signal.
+    """
+    moments = second_moments(table, direction)[:-1]
+    (rows,) = np.nonzero(np.isfinite(moments) & (moments > 0))
+    if len(rows) < 2:
+        return None
+    sign = 1 if direction == "forward" else -1
+    level = np.log(moments[rows])
+    curves = np.array([smooth(curve) for curve in conventions(table.iloc[rows], level, direction)])
+    steps = curves[:, None, :] - curves[:, :, None]  # [convention, from, to]
+    lowest, highest = steps.min(axis=0), steps.max(axis=0)
+    change = sign * np.where(lowest > 0, lowest, np.where(highest < 0, highest, 0.0))
+    typical, variance = chance(table.iloc[rows], direction)
+    # a typical net is below the mean of all, e^-1.2 at width 64 and depth 30, so a fall by that much is none
+    change = np.where(change < 0, np.minimum(change - (typical[None, :] - typical[:, None]), 0.0), change)
+    spread = np.sqrt(np.abs(variance[None, :] - variance[:, None]))
+    allowed = HARMLESS + SIGMAS * spread
+    excess = np.where(np.triu(np.ones_like(spread), 1) > 0, np.abs(change) - allowed, -np.inf)
+    first, last = divmod(int(np.argmax(excess)), len(rows))
+    if excess[first, last] <= 0:
+        first, last = 0, len(rows) - 1
+    return Drift(
+        direction=direction,
+        first=int(rows[first]),
+        last=int(rows[last]),
+        measured=float(sign * (level[last] - level[first])),
+        change=float(change[first, last]),
+        factor=math.exp(sign * slope(level[first : last + 1])),
+        allowed=float(allowed[first, last]),
+        chance=float(spread[first, last]),
+    )
+
+
+def conventions(rows: pd.DataFrame, level: Array, direction: str) -> list[Array]:
+    """ln of the signal's size, counted in each way that some healthy net keeps."""
+    width = np.log(rows.width.to_numpy(dtype=float))
+    if direction == "forward":
+        return [level, level + width]
+    positions = np.log(np.maximum(rows.outputs.to_numpy(dtype=float) / rows.width.to_numpy(dtype=float), 1.0))
+    total = level + positions + width
+    # before a global average: every position has the same part of the gradient, and their sum is what is kept
+    averaged = total.copy()
+    (spatial,) = np.nonzero(positions > 0)
+    if len(spatial):
+        averaged[: spatial[-1] + 1] += positions[spatial[-1]]
+    return [level, total, averaged]
+
+
+def chance(rows: pd.DataFrame, direction: str) -> tuple[Array, Array]:
+    """Typical ln of a healthy net's signal and its variance, each summed over the layers so far.
+
+    The typical net falls along the signal's way in both directions. The variance is that of the theory's band where
+    there is one, else that of a ReLU net of these widths.
+    """
+    layers = [relu_layer(int(width)) for width in rows.width]
+    variances = np.array([layer.variance for layer in layers])
+    typical = np.cumsum([layer.mean for layer in layers])
+    bounds = [f"{direction}_low", f"{direction}_high"]
+    if set(bounds) <= set(rows.columns):
+        low, high = (rows[bound].to_numpy(dtype=float) for bound in bounds)
+        if np.isfinite(low).all() and np.isfinite(high).all() and (low > 0).all():
+            return typical, (np.log(high / low) / (2 * 1.96)) ** 2
+    return typical, np.cumsum(variances)
+
+
+def smooth(curve: Array) -> Array:
+    """Running median over the rows nearby, so that a layer that stands alone does not count; none in a short net."""
+    reach = min(SMOOTHING, len(curve) // 8)
+    return pd.Series(curve).rolling(2 * reach + 1, center=True, min_periods=1).median().to_numpy(dtype=float)
+
+
+def slope(curve: Array) -> float:
+    """Median slope over all pairs of points (Theil 1950; Sen 1968): a few steps and outliers don't move it."""
+    i, j = np.triu_indices(len(curve), 1)
+    return float(np.median((curve[j] - curve[i]) / (j - i)))
