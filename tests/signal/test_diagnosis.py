@@ -16,7 +16,7 @@ def test_a_level_net_is_healthy() -> None:
     found = diagnose(table(LEVEL, backward=LEVEL), num_classes=64)
     assert (found.verdict, found.first) == ("healthy", "")
     assert set(found.status) == {"ok"}
-    assert found.reason.startswith("signals change ×1 over 28 layers (chance alone: ×")
+    assert found.reason.startswith("beyond unequal fans and pooling, signals change ×1 over 28 layers (chance alone: ×")
 
 
 def test_both_directions_are_told_with_their_layers() -> None:
@@ -108,11 +108,16 @@ def test_logits_that_put_the_loss_above_ten_times_chance_are_saturated() -> None
     assert "logits start with an rms of 200, so the loss is near 429 where ln 10 = 2.30 is chance" in found.reason
 
 
-def test_layers_outside_the_band_of_their_theory_are_counted() -> None:
-    rows = table(LEVEL).assign(forward_predicted=1.0, forward_low=0.5, forward_high=2.0)
-    assert "leave the band" not in diagnose(rows).reason
-    rows.loc[:9, "forward_high"] = 0.9
-    assert "signals leave the band of their theory in 10 of 30 layers" in diagnose(rows).reason
+def test_a_signal_far_from_its_own_theory_is_told() -> None:
+    """ln 8 is 5.9 standard deviations of a band from 1/2 to 2; ln 4 is 3.9, which chance may do."""
+    rows = table(LEVEL).assign(forward_predicted=1.0, forward_low=0.5, forward_high=2.0, basis="theory")
+    rows = rows.assign(backward_predicted=1.0, backward_low=0.5, backward_high=2.0)
+    rows.loc[4, "forward_var"] = 4.0
+    assert "off their theory" not in diagnose(rows).reason
+    rows.loc[4, "forward_var"] = 8.0
+    assert f"signals are 5.9 standard deviations off their theory at `{rows.name[4]}`" in diagnose(rows).reason
+    assert "off their theory" not in diagnose(rows, normed=True).reason
+    assert "off their theory" not in diagnose(rows.assign(basis="measured")).reason
 
 
 def test_a_layer_that_never_ran_is_unused_and_not_judged() -> None:

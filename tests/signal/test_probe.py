@@ -213,7 +213,7 @@ def test_half_precision_and_frozen_models_are_measured() -> None:
 def test_inspect_gives_the_columns_of_the_signals_frame() -> None:
     net, (images, labels) = two_layers(), batch(6, 2, 6, 6, classes=5)
     table = inspect(net, images, labels, weight_decay=1e-4).table
-    assert list(table.columns) == [*LAYER, *COLUMNS, "status"]
+    assert list(table.columns) == [*LAYER, *COLUMNS, *PREDICTED, "status"]
     assert len(table) == 2
 
 
@@ -323,7 +323,7 @@ def test_under_inference_mode_and_without_weight_layers() -> None:
     with torch.inference_mode():
         inside = measure(net, images, labels)
     assert str(inside) == str(measure(net, images, labels))
-    assert list(inspect(nn.ReLU(), images).table.columns) == [*LAYER, *COLUMNS, "status"]
+    assert list(inspect(nn.ReLU(), images).table.columns) == [*LAYER, *COLUMNS, *PREDICTED, "status"]
 
 
 @pytest.mark.parametrize(
