@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "initlab"
 
-BOTTOM = {"errors", "streams", "nets", "init", "signal", "data"}
+BOTTOM = {"errors", "streams", "nets", "init", "signal", "data", "faults"}
 ROOMS = [  # from left to right; those in a set stand side by side
     {"code", "study_file", "spec", "study", "unused"},
     {"plan"},
@@ -21,7 +21,19 @@ ROOMS = [  # from left to right; those in a set stand side by side
     {"plots"},
     {"report"},
 ]
-WIRES = {"__init__", "__main__", "cli", "launch", "planning", "settings", "work", "progress", "bench"}
+WIRES = {
+    "__init__",
+    "__main__",
+    "cli",
+    "launch",
+    "planning",
+    "settings",
+    "work",
+    "progress",
+    "bench",
+    "models",
+    "examine",
+}
 PLACE = dict.fromkeys(BOTTOM, 0) | {name: i for i, rooms in enumerate(ROOMS, start=1) for name in rooms}
 
 
