@@ -171,25 +171,40 @@ def orthogonal_first(sites: Sequence[Site]) -> Iterator[Finding]:
 
 
 def slope(sites: Sequence[Site]) -> Iterator[Finding]:
-    """Weights of He's 2/fan after a leaky or parametric rectifier, without its 1/(1 + a^2)."""
+    """Weights of He's 2/fan after a leaky or parametric rectifier, without its 1/(1 + a^2).
+
+    Layers of one slope are judged together, since 16,384 weights alone don't tell 2 from 2/1.0625; else one by one.
+    """
     groups: dict[float, list[Site]] = {}
     for site in sites:
         phi = site.joint.phi
-        if not isinstance(phi, Rectifier) or phi.a_squared == 0 or site.joint.after == "norm":
-            continue
-        fans = (site.fan_in, site.fan_out)
-        right = any(site.drawn_as(site.wanted / fan) for fan in fans)
-        if not right and any(site.drawn_as(2 / fan) for fan in fans):
+        if isinstance(phi, Rectifier) and phi.a_squared > 0 and site.joint.after not in ("norm", "output"):
             groups.setdefault(round(phi.a_squared, 9), []).append(site)
-    for a_squared, found in groups.items():
+    for a_squared, group in groups.items():
+        found = group if lacks_slope(group) else [site for site in group if lacks_slope([site])]
+        if not found:
+            continue
         length = len(longest_chain(found))
         text = (
             f"{called(found)}: ReLU's 2/fan after a rectifier of slope {a_squared**0.5:.3g}: signals grow "
             f"×{1 + a_squared:.4g} per layer, ×{(1 + a_squared) ** length:.3g} over {length} in a row"
         )
-        yield Finding(
-            "slope", "fault", names_of(found), text, scaled(dict.fromkeys(names_of(found), (1 + a_squared) ** -0.5))
-        )
+        fix = scaled(dict.fromkeys(names_of(found), (1 + a_squared) ** -0.5))
+        yield Finding("slope", "fault", names_of(found), text, fix)
+
+
+def lacks_slope(group: Sequence[Site]) -> bool:
+    """Whether layers of one slope have, taken together, the variance 2/fan and not gain^2/fan."""
+    count = sum(site.count for site in group)
+    scatter = SIGMAS * math.sqrt(2 / count) + 1e-3
+
+    def fits(fan: str, *, slope: bool) -> bool:
+        ratios = [site.second * getattr(site, fan) / (site.wanted if slope else 2) for site in group]
+        pooled = sum(site.count * ratio for site, ratio in zip(group, ratios, strict=True)) / count
+        return abs(pooled - 1) <= scatter
+
+    both = ("fan_in", "fan_out")
+    return any(fits(fan, slope=False) for fan in both) and not any(fits(fan, slope=True) for fan in both)
 
 
 def dead(sites: Sequence[Site]) -> Iterator[Finding]:

@@ -76,6 +76,7 @@ def flat(chain: nn.Module) -> Iterator[nn.Module]:
 def joints_of_chain(chain: list[nn.Module], whole: bool, names: dict[WeightLayer, str]) -> dict[str, Joint]:
     """Joints of the weight layers in a chain of modules."""
     found: dict[str, Joint] = {}
+    known: dict[str, Phi | None] = {}  # one for all modules that read alike, since quadrature remembers
     before, phi, source = "input" if whole else "unknown", None, ""
     for index, module in enumerate(chain):
         if isinstance(module, WeightLayer):
@@ -85,11 +86,12 @@ def joints_of_chain(chain: list[nn.Module], whole: bool, names: dict[WeightLayer
         elif isinstance(module, NORMS):
             before, phi, source = "norm", None, ""
         elif not isinstance(module, PASSES):
-            known = elementwise(module)
-            if known is None or phi is not None:
+            key = str(module) if next(module.parameters(), None) is None else str(index)
+            known[key] = known[key] if key in known else elementwise(module)
+            if known[key] is None or phi is not None:
                 before, phi, source = "unknown", None, ""
             else:
-                phi = known
+                phi = known[key]
     return found
 
 

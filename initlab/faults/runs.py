@@ -129,7 +129,7 @@ def hidden_by_biases(sites: Sequence[Site]) -> Iterator[Finding]:
 
     Under torch's default f is 1/6 and the second moment settles on 2/(5 fan_in) (of a wide, square ReLU net).
     """
-    run = longest_chain([site for site in sites if site.homogeneous and site.second > 0])
+    run = longest_chain([site for site in sites if site.homogeneous and inside(site)])
     factors = [site.second * site.fan_in / site.wanted for site in run]
     backward = [site.second * site.fan_out / site.wanted for site in run]
     if not run or max(sum(map(math.log, factors)), sum(map(math.log, backward))) > -2 * TENFOLD:
@@ -152,6 +152,7 @@ def loss_at_start(sites: Sequence[Site], output: Tensor | None) -> Iterator[Find
 
     Measured, it is the expected cross-entropy on random labels, mean(logsumexp - mean logit). Otherwise logits of
     variance v give ln K + v/2 up to v = 2 ln K and sqrt(2 v ln K) beyond (Derrida 1981); He's last layer has v = 2.
+    From 10 ln K on, where a trial counts as diverged, it is a fault.
     """
     ends = [site for site in sites if site.joint.after == "output" and site.module.weight.dim() == 2]
     if len(ends) != 1 or (output is not None and output.dim() != 2):
@@ -175,7 +176,9 @@ def loss_at_start(sites: Sequence[Site], output: Tensor | None) -> Iterator[Find
         f"`{last.name}`: logits have an rms of {rms:.3g} {how}: the loss starts near {loss:.3g}, "
         f"where ln {classes} = {chance:.2f} is chance"
     )
-    yield Finding("loss_at_start", "fault", (last.name,), text, scaled({last.name: 1 / rms}))
+    yield Finding(
+        "loss_at_start", "fault" if loss > 10 * chance else "note", (last.name,), text, scaled({last.name: 1 / rms})
+    )
 
 
 def typical(values: Sequence[float]) -> float:

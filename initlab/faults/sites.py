@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from initlab.faults.graph import joints_that_ran
-from initlab.faults.joints import Joint, joints_in_order
+from initlab.faults.joints import Joint, Phi, joints_in_order
 from initlab.init.expectations import Rectifier
 from initlab.init.layers import WeightLayer, spatial, weight_layers
 from initlab.init.shapes import fans
@@ -39,7 +40,7 @@ class Site:
     @property
     def wanted(self) -> float:
         """gain^2 of the activation before: fan_in E[w^2] that keeps the signal; 1 without one."""
-        return 1 / self.joint.phi.second(1.0) if self.joint.phi is not None else 1.0
+        return gain_squared(self.joint.phi) if self.joint.phi is not None else 1.0
 
     @property
     def homogeneous(self) -> bool:
@@ -53,6 +54,13 @@ class Site:
         weights of a depthwise 3x3 convolution on 16 channels, 2.5 % for 64 x 64 x 3 x 3.
         """
         return abs(self.second / variance - 1) <= SIGMAS * math.sqrt(2 / self.count) + 1e-3
+
+
+@lru_cache(maxsize=64)
+def gain_squared(phi: Phi) -> float:
+    """1 / E[phi(z)^2]; kept, since quadrature takes a while. 1 for an activation that gives only zeros."""
+    second = phi.second(1.0)
+    return 1 / second if second > 0 else 1.0
 
 
 def sites_of(model: nn.Module, batch: Tensor | None) -> tuple[list[Site], Tensor | None]:

@@ -65,7 +65,8 @@ def test_torchs_default_is_found_with_its_sixth_per_layer_and_the_biases_that_hi
     assert math.log(change) == pytest.approx(12 * math.log(1 / 6), abs=0.3)
     hidden = only(found, "hidden_by_biases")
     (floor,) = [float(part.rstrip(",")) for part in hidden.text.split("E[y²] = ")[1].split()[:1]]
-    assert floor == pytest.approx(2 / (5 * 128), rel=0.1)  # default.bias_floor
+    # default.bias_floor; 5 standard errors of the mean square of a layer's 128 uniform biases
+    assert floor == pytest.approx(2 / (5 * 128), rel=5 * math.sqrt(0.8 / 128))
     assert "gradients fall ×0.16" in hidden.text or "gradients fall ×0.17" in hidden.text
     assert default.fix == 'initlab.init_(model, "he")'
     assert lint(mended(net, default)) == []
@@ -80,14 +81,14 @@ def test_normal_weights_of_the_defaults_variance_are_not_taken_for_it() -> None:
     assert "torch_default" not in rules(lint(deep(6, 64, nn.ReLU, gain_of(1 / 3))))
 
 
-def test_the_default_is_recognised_in_every_one_of_2000_draws_and_a_normal_never() -> None:
+def test_the_default_is_recognised_in_every_one_of_500_draws_and_a_normal_never() -> None:
     from initlab.faults.draws import left_at_default
     from initlab.faults.sites import sites_of
 
     layer = nn.Linear(16, 16)
     (site,), _ = sites_of(nn.Sequential(layer), None)
     seen = {"uniform": 0, "normal": 0}
-    for seed in range(2000):
+    for seed in range(500):
         torch.manual_seed(seed)
         for kind in seen:
             nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
@@ -95,13 +96,13 @@ def test_the_default_is_recognised_in_every_one_of_2000_draws_and_a_normal_never
                 nn.init.normal_(layer.weight, std=1 / math.sqrt(48))
             (site,), _ = sites_of(nn.Sequential(layer), None)
             seen[kind] += left_at_default(site)
-    assert seen == {"uniform": 2000, "normal": 0}
+    assert seen == {"uniform": 500, "normal": 0}
 
 
 def test_xavier_under_relu_halves_per_layer() -> None:
     found = only(lint(deep(10, 128, nn.ReLU, gain_of(1))), "gain")
     # 9 of 10 layers follow a ReLU and are not the last
-    assert "(Xavier's) where relu wants 2" in found.text
+    assert "(Xavier's) where ReLU() wants 2" in found.text
     change = float(found.text.split("signals change ×")[1].split()[0])
     assert math.log(change) == pytest.approx(9 * math.log(0.5), abs=0.3)
 
@@ -133,14 +134,14 @@ def test_tanh_under_torchs_gain_is_chaotic_by_1_2098_per_layer() -> None:
 
 @pytest.mark.parametrize(
     ("activation", "squared", "rule"),
-    [(nn.Tanh, 2, "chaotic"), (nn.SELU, 2, "chaotic"), (nn.GELU, 2, "gain"), (nn.Sigmoid, 1, "gain"),
+    [(nn.Tanh, 2.5, "chaotic"), (nn.SELU, 2, "gain"), (nn.GELU, 2, "gain"), (nn.Sigmoid, 1, "gain"),
      (nn.SiLU, 4, "gain")],
 )  # fmt: skip
 def test_gains_that_do_not_fit_a_smooth_activation_are_found(
     activation: Callable[[], nn.Module], squared: float, rule: str
 ) -> None:
-    found = only(lint(deep(16, 128, activation, gain_of(squared))), rule)
-    assert len(found.layers) == 15
+    found = only(lint(deep(21, 128, activation, gain_of(squared))), rule)
+    assert len(found.layers) == 20
 
 
 @pytest.mark.parametrize("activation", [nn.GELU, nn.SiLU])
@@ -278,7 +279,7 @@ def test_dead_layers_but_not_a_branchs_last_or_a_zero_classifier() -> None:
     nn.init.zeros_(net.a.weight)
     assert only(lint(net, images), "dead").layers == ("a",)
     nn.init.constant_(net.a.weight, 0.3)
-    assert "all the same" in only(lint(net, images), "dead").text
+    assert "are the same" in only(lint(net, images), "dead").text
 
 
 def test_weights_that_are_not_finite_are_told_alone() -> None:
@@ -312,8 +313,11 @@ def test_our_own_schemes_raise_no_alarm_on_nets_that_they_fit(scheme: str, seed:
 def test_he_on_the_plain_net_raises_no_alarm(mode: str, distribution: str, activation: str) -> None:
     net = build_net("plain", depth=30, input_shape=(1, 16, 16), activation=activation)
     init_(net, "he", mode=mode, distribution=distribution)
-    assert lint(net) == []
-    assert lint(net, torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))) == []
+    # by fan_out the last layer has 2/10 on 64 inputs: logits of variance 12.8, so that the loss starts above 3 ln 10
+    loud = {("loss_at_start", "note")} if mode == "fan_out" else set()
+    assert {(finding.rule, finding.severity) for finding in lint(net)} == loud
+    images = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert {(finding.rule, finding.severity) for finding in lint(net, images)} <= loud
 
 
 @pytest.mark.parametrize(
@@ -321,7 +325,7 @@ def test_he_on_the_plain_net_raises_no_alarm(mode: str, distribution: str, activ
     [
         ("resnet18", {"torch_default"}),  # fc
         ("mobilenet_v3_small", {"grouped_fan_out"}),  # kaiming_normal_(mode="fan_out") on depthwise convolutions
-        ("vit_b_16", {"torch_default"}),  # the attention's out_proj
+        pytest.param("vit_b_16", {"torch_default"}, marks=pytest.mark.slow),  # the attention's out_proj
         pytest.param("vgg16", set(), marks=pytest.mark.slow),
         pytest.param("densenet121", {"torch_default"}, marks=pytest.mark.slow),  # classifier
     ],
@@ -352,7 +356,7 @@ def test_functions_count_as_their_modules_do_and_unknown_is_said_without_a_batch
     unknown = only(lint(net), "unknown")
     assert len(unknown.layers) == 8
     assert "without a batch" in unknown.text
-    assert only(lint(net, torch.randn(4, 64)), "slope").layers == tuple(f"layers.{i}" for i in range(1, 8))
+    assert only(lint(net, torch.randn(4, 64)), "slope").layers == tuple(f"layers.{i}" for i in range(1, 7))
 
 
 def test_every_rule_is_listed_and_findings_read_as_text() -> None:
