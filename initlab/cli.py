@@ -5,7 +5,6 @@ request, resumable; 4 the output folder is held by another launch.
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -201,15 +200,16 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def subject_of(model: str, options: dict[str, Any], *, double: bool = False, scheme: str | None = None) -> "Subject":
-    """The model and batch that a command line describes, initialised where `scheme` says how."""
+def subject_of(model: str, options: dict[str, Any], *, double: bool = False, also: Sequence[str] = ()) -> "Subject":
+    """The model and batch that a command line describes, initialised where it says how."""
     from initlab.models import initialised, parse_options, parse_shape, resolve_model
 
     text = options["input_text"]
     subject = resolve_model(
         model, input_shape=parse_shape(text) if text else None, options=parse_options(options["texts"]), double=double,
-        **{key: options[key] for key in ("batch_size", "seed", "data", "data_dir", "allow_code")},
+        also=also, **{key: options[key] for key in ("batch_size", "seed", "data", "data_dir", "allow_code")},
     )  # fmt: skip
+    scheme = options["scheme"]
     return initialised(subject, scheme, options["seed"], options["allow_code"]) if scheme else subject
 
 
@@ -231,18 +231,22 @@ def inspect(model: str, weight_decay: float | None, fix: bool, against: str | No
     pkg.module:callable with --allow-code.
     """
     from initlab.examine import VERDICT_WORDS, check_words, examine, fails, json_of, other_init, text_of
+    from initlab.init.schemes import SCHEMES
 
     words = check_words(fail_on, VERDICT_WORDS)
-    double = against is not None  # ratios are exact to 1e-9 only so
-    subject = subject_of(model, options, double=double, scheme=options["scheme"])
+    if figure is not None and figure.suffix not in (".png", ".svg", ".pdf"):
+        raise click.UsageError(f"--figure: not a picture's name (got {figure}); allowed: .png, .svg, .pdf")
+    subject = subject_of(model, options, double=against is not None)  # ratios are exact to 1e-9 only in float64
     other = None
     if against is not None:
         other = other_init(subject, against, options["seed"], options["allow_code"])
-        other = other or subject_of(against, options, double=double, scheme=options["scheme"])
+        other = other or subject_of(against, options, double=True, also=list(SCHEMES))
     found = examine(
         subject, weight_decay=weight_decay, fix=fix, against=other.module if other else None, seed=options["seed"]
     )
-    say(json_of(found) if options["as_json"] else text_of(found))
+    click.echo(json_of(found) if options["as_json"] else text_of(found))
+    for path in filter(None, (html, figure)):
+        path.parent.mkdir(parents=True, exist_ok=True)
     if html is not None:
         html.write_text(found.seen._repr_html_(), encoding="utf-8")
     if figure is not None:
@@ -265,18 +269,13 @@ def lint(model: str, fail_on: str, **options: Any) -> None:
     from initlab.faults.lint import lint as findings_of
 
     words = check_words(fail_on, LINT_WORDS)
-    subject = subject_of(model, options, scheme=options["scheme"])
+    subject = subject_of(model, options)
     found = findings_of(subject.module, subject.images)
-    say(lint_json(subject.name, found) if options["as_json"] else lint_text(found))
+    click.echo(lint_json(subject.name, found) if options["as_json"] else lint_text(found))
     failing = [f for f in found if {"any", f.rule, f.severity} & set(words)]
     if failing:
         click.echo(f"--fail-on {fail_on}: {', '.join(dict.fromkeys(f.rule for f in failing))}", err=True)
         sys.exit(1)
-
-
-def say(text: str) -> None:
-    """Print; without colours where NO_COLOR is set, or into a pipe."""
-    click.echo(text, color=False if os.environ.get("NO_COLOR") else None)
 
 
 @main.group()

@@ -42,7 +42,7 @@ class Subject:
 def resolve_model(
     name: str, *, input_shape: Shape | None = None, batch_size: int = 8, seed: int = 0,
     options: Mapping[str, Any] | None = None, data: str | None = None, data_dir: Path | None = None,
-    allow_code: bool = False, double: bool = False,
+    allow_code: bool = False, double: bool = False, also: Sequence[str] = (),
 ) -> Subject:  # fmt: skip
     """Build the model of a name, and a batch of unit-normal images and random labels, or of a data set's own.
 
@@ -54,6 +54,7 @@ def resolve_model(
         options: arguments for what builds the net, such as depth.
         data: a built-in data set for the batch, at unit standard deviation; None is random numbers.
         double: the model and batch in float64.
+        also: other names that are allowed in its place, for the message.
 
     Raises:
         UserError: unknown name, code without `allow_code`, what gives no module, or an input that does not fit.
@@ -68,7 +69,7 @@ def resolve_model(
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision's on slow or changing initialisations
         torch.manual_seed(stream_seed(seed, "net"))
-        module = build(name, shape, real[2] if real is not None else None, dict(options or {}), allow_code)
+        module = build(name, shape, real[2] if real is not None else None, dict(options or {}), allow_code, also)
     if double:
         module = module.double()
     generator = torch.Generator().manual_seed(stream_seed(seed, "inspect"))
@@ -89,7 +90,9 @@ def default_shape(name: str) -> Shape:
     return {"plain": (1, 16, 16), "inception_v3": (3, 299, 299)}.get(name, (3, 224, 224))
 
 
-def build(name: str, shape: Shape, classes: int | None, options: dict[str, Any], allow_code: bool) -> nn.Module:
+def build(
+    name: str, shape: Shape, classes: int | None, options: dict[str, Any], allow_code: bool, also: Sequence[str] = ()
+) -> nn.Module:
     """The module of a name, for images of this shape; `classes` None leaves their number to the net."""
     given = {} if classes is None else {"num_classes": classes}
     if ":" in name or "/" in name or name.endswith(".py"):
@@ -100,11 +103,11 @@ def build(name: str, shape: Shape, classes: int | None, options: dict[str, Any],
 
     known = vision.list_models(module=vision)
     if name not in known:
-        near = difflib.get_close_matches(name.lower(), [*CATALOG, *known], n=3)
+        near = difflib.get_close_matches(name.lower(), [*also, *CATALOG, *known], n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UserError(
-            f"{name}: no such model{hint}; allowed: {', '.join(CATALOG)}, a classification model of torchvision, or "
-            "pkg.module:callable with --allow-code"
+            f"{name}: no such model{hint}; allowed: {', '.join([*also, *CATALOG])}, a classification model of "
+            "torchvision, or pkg.module:callable with --allow-code"
         )
     return called(name, vision.get_model, {"name": name, "weights": None, **given, **options})
 
@@ -184,8 +187,11 @@ def real_batch(data: str, folder: Path | None, size: int, dtype: torch.dtype) ->
         raise UserError(f"--data: no such data set (got {data!r}); allowed: {', '.join(FACTS)}")
     try:
         raw = load_raw(data, folder=folder)
-    except FileNotFoundError as error:
-        raise UserError(str(error)) from None
+    except FileNotFoundError:
+        raise UserError(
+            f"--data: the files of {data} are not there (got folder {folder or 'none'}); give --data-dir DIR that "
+            "holds them, or --data digits, which needs none"
+        ) from None
     images = prepare(
         raw, scale=1.0, train_examples=None, val_examples=None, flip=None, shift=0, device=torch.device("cpu"),
         dtype=dtype,

@@ -1,5 +1,6 @@
 """A finding of lint, and how it names its layers."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,10 +20,12 @@ class Finding:
     severity: Literal["fault", "note"]
     layers: tuple[str, ...]
     text: str  # one sentence with its figures
-    fix: str  # the call that mends it, with the model under the name `model`; "" where there is none
+    fix: str  # the call that mends it, with the model under the name `model`
 
     def __str__(self) -> str:
-        return f"{self.severity} {self.rule}: {self.text}" + (f"\n    {self.fix}" if self.fix else "")
+        """The text in lines of at most 100 columns, then the fix on one, to be copied."""
+        text = textwrap.fill(f"{self.severity} {self.rule}: {self.text}", 100, subsequent_indent="    ")
+        return f"{text}\n    {self.fix}"
 
 
 def called(sites: Sequence[Site]) -> str:
