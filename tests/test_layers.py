@@ -33,7 +33,8 @@ WIRES = {
     "bench",
     "models",
     "examine",
-, "against"}
+    "against",
+}
 PLACE = dict.fromkeys(BOTTOM, 0) | {name: i for i, rooms in enumerate(ROOMS, start=1) for name in rooms}
 
 

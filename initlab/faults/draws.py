@@ -76,7 +76,7 @@ def truncation(sites: Sequence[Site]) -> Iterator[Finding]:
         if any(site.drawn_as(CUT * t) and reached <= site.peak / (2 * math.sqrt(t)) <= 1.001 for t in targets(site)):
             short.append(site)
         elif any(site.drawn_as(t / CUT) for t in targets(site)) and site.peak > 2.3 * rms:
-            long.append(site)
+            long += [] if of_one_std(site, sites) else [site]
     if short:
         text = (
             f"{called(short)}: a normal cut at ±2 std without correction, so the variance is 0.7737 of what was meant, "
@@ -91,6 +91,15 @@ def truncation(sites: Sequence[Site]) -> Iterator[Finding]:
         yield Finding("truncation", "fault", names_of(long), text, scaled(dict.fromkeys(names_of(long), CUT**0.5)))
 
 
+def of_one_std(site: Site, sites: Sequence[Site]) -> bool:
+    """Whether two or more layers of quite other fans have the same variance: one std for all, as 0.02, explains it."""
+
+    def other(one: Site) -> bool:
+        return not 1 / 4 < one.fan_out * groups_of(one) / (site.fan_out * groups_of(site)) < 4
+
+    return sum(other(one) and site.drawn_as(one.second) for one in sites if one.second > 0) > 1
+
+
 def meant(site: Site) -> set[float]:
     """Gains squared that a scheme may have used here."""
     return {1.0, 2.0, site.wanted}
@@ -103,7 +112,8 @@ def grouped_fan_out(sites: Sequence[Site]) -> Iterator[Finding]:
         if groups_of(site) == 1 or isinstance(site.module, Transposed):
             continue
         true = any(site.drawn_as(gain / fan) for gain in meant(site) for fan in (site.fan_in, site.fan_out))
-        if not true and any(site.drawn_as(gain / (site.fan_out * groups_of(site))) for gain in meant(site)):
+        by_torch = any(site.drawn_as(gain / (site.fan_out * groups_of(site))) for gain in meant(site))
+        if by_torch and not true and not of_one_std(site, sites):
             found.append(site)
     for hidden, part in by_norm(found):
         most = max(groups_of(site) for site in part)

@@ -226,6 +226,19 @@ def test_fan_out_of_a_depthwise_convolution_is_64_times_too_large() -> None:
     assert lint(init_(with_norm, "he", mode="fan_out")) == []
 
 
+def test_one_std_for_all_layers_is_not_taken_for_a_wrong_fan_by_chance() -> None:
+    # 0.02^2 = 1.88 / 4704, where 4704 = 96 * 7^2 is torch's fan_out of the depthwise layer: within 10 % of He's 2
+    net = nn.Sequential(
+        nn.Conv2d(3, 96, 4), nn.GELU(), nn.Conv2d(96, 96, 7, groups=96), nn.GELU(), nn.Conv2d(96, 384, 1), nn.GELU(),
+        nn.Conv2d(384, 96, 1), nn.GELU(),
+    )  # fmt: skip
+    for layer in net:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+    assert rules(lint(net)) & {"grouped_fan_out", "truncation"} == set()
+
+
 def test_torchs_fan_in_of_a_strided_transposed_convolution_leaves_a_quarter() -> None:
     net = nn.Sequential(nn.ConvTranspose2d(32, 32, 4, stride=2), nn.ReLU())
     nn.init.kaiming_normal_(net[0].weight, mode="fan_in")
@@ -326,6 +339,8 @@ def test_he_on_the_plain_net_raises_no_alarm(mode: str, distribution: str, activ
         ("resnet18", {"torch_default"}),  # fc
         ("mobilenet_v3_small", {"grouped_fan_out"}),  # kaiming_normal_(mode="fan_out") on depthwise convolutions
         pytest.param("vit_b_16", {"torch_default"}, marks=pytest.mark.slow),  # the attention's out_proj
+        ("squeezenet1_0", set()),
+        pytest.param("convnext_tiny", set(), marks=pytest.mark.slow),
         pytest.param("vgg16", set(), marks=pytest.mark.slow),
         pytest.param("densenet121", {"torch_default"}, marks=pytest.mark.slow),  # classifier
     ],
