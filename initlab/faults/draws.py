@@ -30,9 +30,11 @@ def left_at_default(site: Site) -> bool:
     if site.count < FEWEST_UNIFORM:
         return False
     bound = 1 / math.sqrt(site.count / site.module.weight.shape[0])  # torch's fan_in, transposed or not
-    reached = 1 + math.log(ERROR) / site.count  # the largest of N uniform numbers is below it with probability 1e-6
+    reached = (
+        0.995 + math.log(ERROR) / site.count
+    )  # half precision rounds by 0.4 %; the largest of N uniform numbers is below it with probability 1e-6
     scatter = SIGMAS * math.sqrt(0.8 / site.count)  # Var[u^2] / E[u^2]^2 = 9/5 - 1
-    return reached <= site.peak / bound <= 1.001 and abs(3 * site.second / bound**2 - 1) <= scatter + 1e-3
+    return reached <= site.peak / bound <= 1.005 and abs(3 * site.second / bound**2 - 1) <= scatter + 1e-3
 
 
 def torch_default(sites: Sequence[Site]) -> Iterator[Finding]:

@@ -46,9 +46,12 @@ def joints_that_ran(model: nn.Module, batch: Tensor) -> tuple[dict[str, Joint], 
     """
     names = {module: name for name, module in weight_layers(model)}
     moments: dict[str, Tensor] = {}
+    layers: dict[Node, str] = {}  # of every call
     calls: dict[str, tuple[Tensor, Node, Node]] = {}  # the input, what made it, and the layer's own node
 
     def seen(module: WeightLayer, args: tuple[Tensor, ...], y: Tensor) -> None:
+        if y.grad_fn is not None:
+            layers[y.grad_fn] = names[module]
         if args:
             calls.setdefault(names[module], (args[0], args[0].grad_fn, y.grad_fn))
             moments.setdefault(names[module], y.detach().double().square().mean())
@@ -60,7 +63,6 @@ def joints_that_ran(model: nn.Module, batch: Tensor) -> tuple[dict[str, Joint], 
         for module in names:
             hooks.callback(module.register_forward_hook(seen).remove)
         output = first_tensor(model(images))
-    layers = {node: name for name, (_, _, node) in calls.items() if node is not None}
     users = users_of(output.grad_fn)
     joints = dict.fromkeys(names.values(), NOWHERE)
     for name, (x, before, node) in calls.items():

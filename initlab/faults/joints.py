@@ -66,10 +66,10 @@ def in_order(module: nn.Module) -> bool:
 
 def flat(chain: nn.Module) -> Iterator[nn.Module]:
     """The modules of a Sequential, those of Sequentials inside it in their place."""
-    for child in chain.children():
-        if in_order(child):
+    for child in chain._modules.values():  # children() leaves out the repeats of a module used twice
+        if child is not None and in_order(child):
             yield from flat(child)
-        else:
+        elif child is not None:
             yield child
 
 

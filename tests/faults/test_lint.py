@@ -77,6 +77,17 @@ def test_the_default_of_a_transposed_and_a_grouped_convolution_is_known_too() ->
     assert only(lint(net), "torch_default").layers == ("0", "2")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_default_is_found_in_every_precision(dtype: torch.dtype) -> None:
+    assert only(lint(deep(4, 64, nn.ReLU).to(dtype)), "torch_default").layers == ("0", "2", "4", "6", "8")
+    assert lint(deep(8, 64, nn.ReLU, gain_of(2)).to(dtype)) == []
+
+
+def test_one_activation_used_all_along_is_seen_each_time() -> None:
+    relu = nn.ReLU()
+    assert only(lint(deep(10, 128, lambda: relu, gain_of(1))), "gain").layers == tuple(str(2 * i) for i in range(1, 10))
+
+
 def test_normal_weights_of_the_defaults_variance_are_not_taken_for_it() -> None:
     assert "torch_default" not in rules(lint(deep(6, 64, nn.ReLU, gain_of(1 / 3))))
 
