@@ -33,7 +33,8 @@ def test_an_activation_that_ran_is_the_one_of_its_module(activation: nn.Module) 
 def test_order_and_graph_agree_on_a_sequential(activation: nn.Module) -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 4, 3), activation, nn.MaxPool2d(2), nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)),
-        activation, nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), activation, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
+        activation, nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), activation, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 2),
     )  # fmt: skip
     ran, _, _ = joints_that_ran(net, torch.randn(2, 3, 14, 14))
     for name, joint in joints_in_order(net).items():
