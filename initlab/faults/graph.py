@@ -7,6 +7,7 @@ from a layer's input and ahead from its output gives its neighbours.
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from initlab.faults.joints import NOWHERE, Joint, Phi
@@ -56,10 +57,10 @@ def joints_that_ran(model: nn.Module, batch: Tensor) -> tuple[dict[str, Joint], 
             calls.setdefault(names[module], (args[0], args[0].grad_fn, y.grad_fn))
             moments.setdefault(names[module], y.detach().double().square().mean())
 
-    with untouched(model, backward=True), ExitStack() as hooks:
+    with torch.inference_mode(False), untouched(model, backward=True), ExitStack() as hooks:
         images, _ = to_model(model, batch, None)
         if images.is_floating_point():
-            images = images.detach().requires_grad_()
+            images = images.detach().clone().requires_grad_()  # a clone, since one made in inference mode can't
         for module in names:
             hooks.callback(module.register_forward_hook(seen).remove)
         output = first_tensor(model(images))

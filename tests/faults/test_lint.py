@@ -394,3 +394,11 @@ def test_every_rule_is_listed_and_findings_read_as_text() -> None:
 def test_a_lazy_model_is_refused_in_words() -> None:
     with pytest.raises(ValueError, match=r"lint: 0.weight is not there yet \(lazy\); run the model on a batch first"):
         lint(nn.Sequential(nn.LazyLinear(4)))
+
+
+def test_under_inference_mode_and_without_weight_layers() -> None:
+    net = init_(deep(12, 64, nn.ReLU), "he")
+    with torch.inference_mode():
+        assert lint(net, torch.randn(4, 64)) == []
+    assert lint(nn.ReLU(), torch.randn(4, 64)) == []
+    assert lint(nn.Sequential(), torch.randn(4, 64)) == []
