@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from initlab import plots
+    from initlab.faults.finding import Finding
+    from initlab.faults.lint import lint
     from initlab.init.apply import init_
     from initlab.init.gains import gain
     from initlab.launch import run
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Finding": "initlab.faults.finding",
     "Inspection": "initlab.signal.inspection",
     "Results": "initlab.store.results",
     "Study": "initlab.study",
@@ -29,6 +32,7 @@ _HOMES = {
     "gain": "initlab.init.gains",
     "init_": "initlab.init.apply",
     "inspect": "initlab.signal.inspection",
+    "lint": "initlab.faults.lint",
     "load": "initlab.store.results",
     "load_study": "initlab.study",
     "plots": "initlab.plots",
@@ -37,6 +41,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Finding",
     "Inspection",
     "Results",
     "Study",
@@ -45,6 +50,7 @@ __all__ = [
     "gain",
     "init_",
     "inspect",
+    "lint",
     "load",
     "load_study",
     "plots",

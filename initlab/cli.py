@@ -6,7 +6,7 @@ request, resumable; 4 the output folder is held by another launch.
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import click
 from initlab import __version__
 
 if TYPE_CHECKING:
+    from initlab.models import Subject
     from initlab.store.results import Results
 
 OUT = click.Path(path_type=Path)
@@ -49,6 +50,7 @@ def main() -> None:
     initlab plan sweeps/demo.yaml      what a study would run, and what it costs
     initlab run sweeps/demo.yaml       run it; again: only what has no result yet
     initlab plot results/demo          its figures, as png, svg and csv
+    initlab inspect resnet18           what goes through a model, and whether it will start to train
     """
 
 
@@ -198,6 +200,104 @@ def plot(out: Path, names: Sequence[str], folder: Path | None) -> None:
         click.echo(path)
     for problem in results.problems:
         click.echo(problem, err=True)
+
+
+MODEL_OPTIONS = (
+    click.option("--input", "input_text", metavar="CxHxW", help="One image.  [default: what the net is made for]"),
+    click.option("--batch-size", type=int, default=8, show_default=True),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of weights, images and labels."),
+    click.option("--init", "scheme", metavar="SCHEME", help="Initialise it so first (a scheme, or your function)."),
+    click.option("--data", metavar="NAME", help="Images of a data set instead of random numbers, e.g. digits."),
+    click.option("--data-dir", type=OUT, envvar="INITLAB_DATA", help="Where data files lie.  [env: INITLAB_DATA]"),
+    click.option("--set", "texts", multiple=True, metavar="KEY=VALUE", help="An argument of the net, e.g. depth=22."),
+    click.option("--allow-code", is_flag=True, help="Import pkg.module:callable."),
+    click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text."),
+)
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options by which MODEL and its batch are given."""
+    for option in reversed(MODEL_OPTIONS):
+        command = option(command)
+    return command
+
+
+def subject_of(model: str, options: dict[str, Any], *, double: bool = False, also: Sequence[str] = ()) -> "Subject":
+    """The model and batch that a command line describes, initialised where it says how."""
+    from initlab.models import initialised, parse_options, parse_shape, resolve_model
+
+    text = options["input_text"]
+    subject = resolve_model(
+        model, input_shape=parse_shape(text) if text else None, options=parse_options(options["texts"]), double=double,
+        also=also, **{key: options[key] for key in ("batch_size", "seed", "data", "data_dir", "allow_code")},
+    )  # fmt: skip
+    scheme = options["scheme"]
+    return initialised(subject, scheme, options["seed"], options["allow_code"]) if scheme else subject
+
+
+@main.command()
+@click.argument("model")
+@model_options
+@click.option("--weight-decay", type=float, help="For the ratio of decay to the loss gradient.")
+@click.option("--fix", is_flag=True, help="Try the advised initialisation on a copy: the table before and after.")
+@click.option("--against", metavar="B", help="Compare with a scheme, or another MODEL of the same layers.")
+@click.option("--fail-on", default="", metavar="WORDS", help="Exit with 1 on such verdicts: any,stalled,exploding...")
+@click.option("--html", type=OUT, help="Write the table as an HTML file.")
+@click.option("--figure", type=OUT, help="Write the figure (png, svg or pdf).")
+def inspect(model: str, weight_decay: float | None, fix: bool, against: str | None, fail_on: str, html: Path | None,
+            figure: Path | None, **options: Any) -> None:  # fmt: skip
+    """Measure and judge the signals of MODEL at its first training step.
+
+    \b
+    MODEL is a net of the catalog (plain), a classification model of torchvision (resnet18), or
+    pkg.module:callable with --allow-code.
+    """
+    from initlab.examine import VERDICT_WORDS, check_words, examine, fails, json_of, other_init, text_of
+    from initlab.init.schemes import SCHEMES
+
+    words = check_words(fail_on, VERDICT_WORDS)
+    if figure is not None and figure.suffix not in (".png", ".svg", ".pdf"):
+        raise click.UsageError(f"--figure: not a picture's name (got {figure}); allowed: .png, .svg, .pdf")
+    subject = subject_of(model, options, double=against is not None)  # ratios are exact to 1e-9 only in float64
+    other = None
+    if against is not None:
+        other = other_init(subject, against, options["seed"], options["allow_code"])
+        other = other or subject_of(against, options, double=True, also=list(SCHEMES))
+    found = examine(
+        subject, weight_decay=weight_decay, fix=fix, against=other.module if other else None, seed=options["seed"]
+    )
+    click.echo(json_of(found) if options["as_json"] else text_of(found))
+    for path in filter(None, (html, figure)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if html is not None:
+        html.write_text(found.seen._repr_html_(), encoding="utf-8")
+    if figure is not None:
+        found.seen.plot().savefig(figure)
+    if fails(found.seen.verdict, words):
+        click.echo(f"--fail-on {fail_on}: the verdict is {found.seen.verdict}", err=True)
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("model")
+@model_options
+@click.option("--fail-on", default="", metavar="WORDS", help="Exit with 1 on such findings: any, fault, or rules.")
+def lint(model: str, fail_on: str, **options: Any) -> None:
+    """Find faults in the initialisation of MODEL: defaults left in, wrong fans, gains that do not fit.
+
+    MODEL is as in `initlab inspect`.
+    """
+    from initlab.examine import LINT_WORDS, check_words, lint_json, lint_text
+    from initlab.faults.lint import lint as findings_of
+
+    words = check_words(fail_on, LINT_WORDS)
+    subject = subject_of(model, options)
+    found = findings_of(subject.module, subject.images)
+    click.echo(lint_json(subject.name, found) if options["as_json"] else lint_text(found))
+    failing = [f for f in found if {"any", f.rule, f.severity} & set(words)]
+    if failing:
+        click.echo(f"--fail-on {fail_on}: {', '.join(dict.fromkeys(f.rule for f in failing))}", err=True)
+        sys.exit(1)
 
 
 @main.group()

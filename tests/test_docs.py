@@ -13,7 +13,7 @@ from initlab.study import Study, load_study
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "docs/schemes.md"]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "docs/schemes.md", "docs/ci.md"]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

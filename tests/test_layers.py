@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "initlab"
 
-BOTTOM = {"errors", "streams", "nets", "init", "signal", "data"}
+BOTTOM = {"errors", "streams", "nets", "init", "signal", "data", "faults"}
 ROOMS = [  # from left to right; those in a set stand side by side
     {"code", "study_file", "spec", "study", "unused"},
     {"plan"},
@@ -22,7 +22,10 @@ ROOMS = [  # from left to right; those in a set stand side by side
     {"plots"},
     {"report"},
 ]
-WIRES = {"__init__", "__main__", "cli", "launch", "planning", "layer_tables", "settings", "work", "progress", "bench"}
+WIRES = {
+    "__init__", "__main__", "against", "bench", "cli", "examine", "launch", "layer_tables", "models", "planning",
+    "progress", "settings", "work",
+}  # fmt: skip
 LAZY = {
     ("signal/inspection.py", "plots")
 }  # Inspection.plot draws: inside that method, so that looking loads no figures
