@@ -8,8 +8,12 @@ import pandas as pd
 
 WIDTH = 100
 LONGEST, SHOWN = 40, 18  # a table of more rows keeps so many at either end
-COLUMNS = ["layer", "name", "shape", "fan_in", "forward_var", "backward_var", "decay_ratio", "zero_fraction", "status"]
-HEADS = ["", "layer", "weight", "fan_in", "forward", "backward", "decay", "zeros", "status"]
+COLUMNS = {  # of the table -> its head; `theory` is the median that is predicted
+    "layer": "", "name": "layer", "shape": "weight", "fan_in": "fan_in", "forward_var": "forward",
+    "forward_predicted": "theory", "backward_var": "backward", "backward_predicted": "theory", "decay_ratio": "decay",
+    "zero_fraction": "zeros", "status": "status",
+}  # fmt: skip
+HEADS = list(COLUMNS.values())
 # mid-tones, to be read on white and on black
 COLOURS = {
     "vanishing": "#4a8fd6", "exploding": "#e0584f", "nonfinite": "#e0584f", "dead": "#8d8d8d", "uneven": "#c08a1e",
@@ -38,7 +42,7 @@ def line(row: list[str], widths: list[int]) -> str:
     name = row[1] if len(row[1]) <= widths[1] else "…" + row[1][1 - widths[1] :]
     cells = [row[0], name, *row[2:]]
     return "  ".join(
-        cell.ljust(width) if i in (1, 2, 8) else cell.rjust(width)
+        cell.ljust(width) if HEADS[i] in ("layer", "weight", "status") else cell.rjust(width)
         for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
     ).rstrip()
 
@@ -46,7 +50,7 @@ def line(row: list[str], widths: list[int]) -> str:
 def rows_of(table: pd.DataFrame) -> list[list[str]]:
     """The cells of the rows that are shown."""
     shown = table if len(table) <= LONGEST else pd.concat([table.head(SHOWN), table.tail(SHOWN)])
-    return [[cell(value) for value in row] for row in shown[COLUMNS].itertuples(index=False)]
+    return [[cell(value) for value in row] for row in shown[list(COLUMNS)].itertuples(index=False)]
 
 
 def cell(value: object) -> str:

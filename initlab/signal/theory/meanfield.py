@@ -216,7 +216,7 @@ def activation(rule: Context, response: Response, x: Signal) -> Result:
     second, growth = response.second(), response.growth()
     pair, squares = response.pair(f.c) / second, response.square_pair(f.c) / second**2
     c = clipped(pair)
-    spread = (response.slope_pair(f.c) * f.level / second) ** 2 * f.spread
+    spread = (response.slope_pair(f.c) * response.q / second) ** 2 * f.spread
     spread = spread + np.maximum(squares - pair**2, 0) * (1 - c**2) / f.channels
     rest = rule.average(squares, f.positions) - 1 - growth**2 * 2 * rule.average(f.c**2, f.positions)
     noise, variance = scaled(x.noise, growth), rest / f.channels
@@ -224,7 +224,7 @@ def activation(rule: Context, response: Response, x: Signal) -> Result:
         noise.pop(x.fresh)
         variance += growth**2 * rule.variances[x.fresh]
     noise[rule.source(variance)] = 1.0
-    q = second_map(response.phi, f.q) if response.mean == 0 else f.q * (second / f.level)
+    q = second_map(response.phi, f.q) if response.mean == 0 else f.q * (second / response.q)
     mean = response.first() / math.sqrt(second)
     signal = Signal(Field(q, c, mean, f.positions, f.channels, spread), noise, None, response, f.c)
 

@@ -56,7 +56,7 @@ def window_pair(values: Array, c: Array) -> Array:
 def max_pool(x: Signal, average: Averaging, counts: Tensor, in_shape: tuple[int, ...]) -> Result:
     """The greatest of each window; `average` averages a map over the same windows, `counts` are their sizes."""
     f = x.field
-    response = x.response or Response(Rectifier("linear", (1.0,)), f.level, f.mean)
+    response = x.response or Response(Rectifier("linear", (1.0,)), max(f.level, 1e-100), f.mean)
     normals = f.c if x.normals is None else x.normals
     near = float(np.clip((response.inner(normals))[NEAR], 0.0, 1 - 1e-6))
     before, slope = response.second(), response.slope_second()
