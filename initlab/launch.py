@@ -75,7 +75,7 @@ def run(
     trials = plan(study, where)
     asked = chosen(trials, [only] if isinstance(only, str) else only)
     settings = resolve(study, engine, jobs, device, gpus_per_trial, address, data_dir, allow_code)
-    check_data(asked, settings)
+    notes = check_data(asked, settings)
     sources = {trial.id: sources_of(trial.spec, allow_code) for trial in trials}
     folder = Path(out) if out else Path("results") / study.name
     with ExitStack() as held:
@@ -84,7 +84,10 @@ def run(
             held.enter_context(lease(folder))
             lines = prepare(folder, study, trials, sources, asked={trial.id for trial in asked}, force=force)
         todo = [trial for trial in asked if not (folder / files.TRIALS / trial.id / files.RESULT).exists()]
-        with progress(folder, asked, todo, show, lines) as say, stop_file_on_signal(folder / files.STOP, say):
+        with (
+            progress(folder, asked, todo, show, [*lines, *notes]) as say,
+            stop_file_on_signal(folder / files.STOP, say),
+        ):
             if todo:
                 answers = run_engine(settings, tasks(folder, todo, settings))
                 record_deaths(folder, answers)
@@ -172,6 +175,7 @@ def tasks(out: Path, todo: Sequence[PlannedTrial], settings: Settings) -> list[d
     shared = {
         "out": str(out.resolve()), "device": settings.device, "threads": settings.threads,
         "download": settings.download, "checkpoint_every_s": settings.checkpoint_every_s, "data_dir": settings.data_dir,
+        "workers": settings.workers, "cache": settings.cache, "keep_decoded": settings.keep_decoded,
         "allow_code": settings.allow_code, "launch": launch,
     }  # fmt: skip
     return [{"trial": trial.id, **shared} for trial in costliest_first(todo)]

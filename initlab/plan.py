@@ -10,7 +10,7 @@ from statistics import fmean
 from initlab.data.facts import FACTS
 from initlab.nets.architecture import Layer, plain, plain_problem
 from initlab.nets.counts import Counts, count
-from initlab.spec import Net, Train, TrialSpec, is_code
+from initlab.spec import Data, Net, Train, TrialSpec, is_code
 from initlab.study import Study, varied_mistakes
 from initlab.study_file import Mistake, StudyError
 from initlab.unused import drop_unused, probes
@@ -119,23 +119,46 @@ def conflicts(spec: TrialSpec) -> Iterable[Mistake]:
         return
     facts = FACTS[data.name]
     for key, most in (("train_examples", facts.train), ("val_examples", facts.val)):
-        if (getattr(data, key) or 0) > most:
+        if most and (getattr(data, key) or 0) > most:
             yield f"data.{key}", f"more than {data.name} has (got {getattr(data, key)}); allowed: at most {most}"
-    examples = min(data.train_examples or facts.train, facts.train)
-    if train.batch_size > examples:
+    examples = planned_examples(data)
+    if examples is not None and train.batch_size > examples:
         yield "train.batch_size", f"larger than the training set (got {train.batch_size}); allowed: at most {examples}"
-    else:
+    elif examples is not None:
         yield from step_conflicts(spec, examples)
-    if probes(spec) and spec.probe.examples > examples:
+    if examples is not None and probes(spec) and spec.probe.examples > examples:
         got = spec.probe.examples
         yield "probe.examples", f"more than the training set has (got {got}); allowed: at most {examples}"
-    size = data.image_size or facts.size
-    if data.shift >= size:
+    size = input_side(data)
+    if facts.pictures:
+        yield from view_conflicts(data, size)
+    elif data.shift >= size:
         yield "data.shift", f"moves images out of sight (got {data.shift}); allowed: below their {size} pixels"
     problem = plain_problem(net.depth, len(net.widths or ()) or net.stages, size) if net.name == "plain" else None
     if problem:
         path, text = problem
         yield "net.widths" if path == "stages" and net.widths else f"net.{path}", text
+
+
+def view_conflicts(data: Data, crop: int) -> Iterable[Mistake]:
+    """Views of pictures that a square of `crop` pixels cannot be cut from."""
+    if data.jitter and data.jitter[0] > data.jitter[1]:
+        yield "data.jitter", f"the wrong way round (got {list(data.jitter)}); allowed: [shortest, longest]"
+    for key, side in (("jitter", data.jitter and data.jitter[0]), ("val_side", data.val_side)):
+        if side is not None and side < crop:
+            yield f"data.{key}", f"smaller than the crop (got {side}); allowed: at least {crop} pixels"
+
+
+def input_side(data: Data) -> int:
+    """The side in pixels of the net's input, for a built-in data set."""
+    facts = FACTS[data.name]
+    return (data.crop if facts.pictures else data.image_size) or facts.size
+
+
+def planned_examples(data: Data) -> int | None:
+    """Training images of a built-in data set; None where only the folder can tell."""
+    known = FACTS[data.name].train
+    return min(data.train_examples or known, known) if known else data.train_examples
 
 
 def step_conflicts(spec: TrialSpec, examples: int) -> Iterable[Mistake]:
@@ -162,9 +185,9 @@ def counts(spec: TrialSpec) -> Counts | None:
     """Parameters and multiply-adds of a trial's net; None where the net or the data is the user's code."""
     if is_code(spec.net.name) or is_code(spec.data.name):
         return None
-    facts, synthetic = FACTS[spec.data.name], spec.data.name == "synthetic"
-    size = spec.data.image_size or facts.size
-    channels, classes = (spec.data.channels, spec.data.classes) if synthetic else (facts.channels, facts.num_classes)
+    facts, synthetic, size = FACTS[spec.data.name], spec.data.name == "synthetic", input_side(spec.data)
+    channels = spec.data.channels if synthetic else facts.channels
+    classes = spec.data.classes if synthetic else facts.num_classes or spec.data.classes
     return counts_of(spec.net.model_dump_json(), classes, (channels, size, size))
 
 
@@ -195,12 +218,14 @@ def cost_at(spec: TrialSpec, pace: Pace) -> Cost:
     """What a trial will take at the pace of finished ones."""
     if is_code(spec.data.name):
         return Cost(None, None, None, None, None, None)
-    steps_per_epoch, steps = spec.steps(spec.data.train_examples or FACTS[spec.data.name].train)
-    known = counts(spec)
+    examples, known = planned_examples(spec.data), counts(spec)
+    steps_per_epoch, steps = spec.steps(examples) if examples else (None, None)
     if known is None:
         return Cost(None, None, steps, None, None, None)
     number = 8 if spec.train.precision == "float64" else 4
     checkpoint = 2 * number * known.parameters  # weights and momentum
+    if steps_per_epoch is None or steps is None:
+        return Cost(known.parameters, known.multiply_adds, None, None, checkpoint, None)
     storage = (
         FIXED_BYTES
         + count_rows(spec.train, steps_per_epoch, steps) * SCALAR_ROW_BYTES

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from initlab.spec import SCHEMES, Init, TrialSpec, getattr_path, is_code
+from initlab.data.facts import is_pictures
+from initlab.spec import SCHEMES, Data, Init, TrialSpec, getattr_path, is_code
 
 DEFAULT = TrialSpec()
 
@@ -21,15 +22,23 @@ def unused_paths(trial: TrialSpec) -> set[str]:
         unused |= {"net.negative_slope"} if trial.net.activation == "relu" else set()
     unused |= unused_init(trial.init)
     unused |= {
-        "constant": {"train.milestones", "train.factor", "train.patience"},
-        "cosine": {"train.milestones", "train.factor", "train.patience"},
-        "step": {"train.patience"},
+        "constant": {"train.milestones", "train.factor", "train.patience", "train.most_cuts"},
+        "cosine": {"train.milestones", "train.factor", "train.patience", "train.most_cuts"},
+        "step": {"train.patience", "train.most_cuts"},
         "plateau": {"train.milestones"},
     }[trial.train.schedule]
     unused |= set() if probes(trial) else {"probe.examples"}
-    unused |= {"data.classes", "data.channels"} if trial.data.name != "synthetic" else set()
-    unused |= {"data.image_size"} if is_code(trial.data.name) else {"data.options"}
-    return unused
+    return unused | unused_data(trial.data)
+
+
+def unused_data(data: Data) -> set[str]:
+    """Paths that the data set has no use for."""
+    unused = {"classes", "channels"} - {"synthetic": {"classes", "channels"}, "imagefolder": {"classes"}}.get(
+        data.name, set()
+    )
+    unused |= {"image_size"} if is_code(data.name) else {"options"}
+    unused |= {"shift"} if is_pictures(data.name) else {"crop", "jitter", "val_side", "color_std"}
+    return {f"data.{key}" for key in unused}
 
 
 def unused_init(init: Init) -> set[str]:

@@ -18,12 +18,13 @@ from torch import nn
 
 from initlab import __version__
 from initlab.code import import_callable, source_hash
-from initlab.data.dataset import ImageSet, prepare
+from initlab.data.dataset import Images, prepare
+from initlab.data.facts import FACTS, is_pictures
 from initlab.data.sources import Raw, load_raw
 from initlab.engine.worker import orphaned
 from initlab.init.apply import init_
 from initlab.nets.build import to_modules
-from initlab.plan import describe
+from initlab.plan import describe, input_side
 from initlab.spec import Data, TrialSpec, code_names, is_code
 from initlab.store.files import RESULT, STOP, TRIAL, read_json
 from initlab.store.writer import AttemptWriter, Superseded
@@ -38,7 +39,8 @@ def run_one(task: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         task: plain data: out, trial (id), device (None = cuda where there is one), threads, checkpoint_every_s,
-            data_dir, download, allow_code, launch (command and commit, for the record).
+            data_dir, download, allow_code, workers (that decode pictures), cache (folder), keep_decoded (pictures in
+            it), launch (command and commit, for the record).
 
     Returns:
         `trial` and `state`, plain data too; `pending` where a stop was asked for before it began.
@@ -60,7 +62,7 @@ def run_one(task: dict[str, Any]) -> dict[str, Any]:
         writer = AttemptWriter(folder, described["first_attempt"], environment(device, spec, task["launch"]))
         check_source(spec, described["source"])
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            data = load_images(spec, device, task, described["source"])
+            data = load_images(spec, device, task, described["source"], writer.doing)
             trial = Trial(spec, build(spec, data, device), data, writer)
             outcome = trial.run(writer.resumed, should_stop, task["checkpoint_every_s"])
         finished = outcome.state in ("done", "diverged")
@@ -100,15 +102,38 @@ def stop_check(out: Path) -> Callable[[], bool]:
     return should_stop
 
 
-def load_images(spec: TrialSpec, device: torch.device, task: dict[str, Any], source: dict[str, str]) -> ImageSet:
+def load_images(
+    spec: TrialSpec, device: torch.device, task: dict[str, Any], source: dict[str, str], say: Callable[[str], None]
+) -> Images:
     """The trial's images on its device; the last few raw sets stay in memory for the next trials."""
     data = spec.data
+    if is_pictures(data.name):
+        return load_pictures(spec, device, task, say)
     raw = cached_raw(
         data.model_dump_json(), task["data_dir"], task["download"], task["allow_code"], source.get("data.name")
     )
     return prepare(
         raw, scale=data.scale, train_examples=data.train_examples, val_examples=data.val_examples, flip=data.flip,
         shift=data.shift, device=device, dtype=DTYPES[spec.train.precision],
+    )  # fmt: skip
+
+
+def load_pictures(spec: TrialSpec, device: torch.device, task: dict[str, Any], say: Callable[[str], None]) -> Images:
+    """The trial's pictures in class folders, listed and measured."""
+    from initlab.data.folder_set import open_folder  # here: torchvision's transforms take seconds to import
+    from initlab.data.views import Views
+
+    data, crop = spec.data, input_side(spec.data)
+    val_side = data.val_side or round(crop * 8 / 7)
+    views = Views(
+        crop=crop, val_side=val_side, jitter=data.jitter or (val_side, val_side),
+        flip=FACTS[data.name].flip if data.flip is None else data.flip, color_std=data.color_std,
+    )  # fmt: skip
+    return open_folder(
+        data.name, Path(task["data_dir"]) if task["data_dir"] else None, classes=data.classes, views=views,
+        side=data.image_size, scale=data.scale, train_examples=data.train_examples, val_examples=data.val_examples,
+        workers=task["workers"], cache=Path(task["cache"]), keep_decoded=task["keep_decoded"], device=device,
+        dtype=DTYPES[spec.train.precision], say=say,
     )  # fmt: skip
 
 
@@ -130,7 +155,7 @@ def cached_raw(data_json: str, data_dir: str | None, download: bool, allow_code:
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "float64": torch.float64}
 
 
-def build(spec: TrialSpec, data: ImageSet, device: torch.device) -> nn.Module:
+def build(spec: TrialSpec, data: Images, device: torch.device) -> nn.Module:
     """The trial's net, initialised, on its device, in its precision."""
     if is_code(spec.net.name):
         make = import_callable("net.name", spec.net.name)

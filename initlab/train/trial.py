@@ -6,7 +6,7 @@ whatever is random comes from (seed, stream, step), and a checkpoint holds the r
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from initlab.data.dataset import ImageSet, epoch_order
+from initlab.data.dataset import Images
 from initlab.nets.layers import set_dropout_step
 from initlab.signal.probe import measure
 from initlab.spec import TrialSpec, is_code
@@ -45,7 +45,7 @@ class Outcome:
 class Trial:
     """The state of one trial between steps; `run` takes it to its end."""
 
-    def __init__(self, spec: TrialSpec, net: nn.Module, data: ImageSet, recorder: Recorder) -> None:
+    def __init__(self, spec: TrialSpec, net: nn.Module, data: Images, recorder: Recorder) -> None:
         self.spec, self.net, self.data, self.recorder = spec, net, data, recorder
         self.per_epoch, self.steps = spec.steps(len(data.train_labels))
         if self.steps < 1:
@@ -62,7 +62,7 @@ class Trial:
         self.probe_s = 0.0  # seconds of them spent in probes
         self.started = self.row_time = time.perf_counter()
         self.last: dict[str, Any] = {}
-        self.order, self.order_epoch = torch.empty(0), -1
+        self.batches: Iterator[tuple[Tensor, Tensor]] = iter(())  # those of the steps to come
 
     def run(
         self, resumed: dict[str, Any] | None, should_stop: Callable[[], bool], checkpoint_every_s: float
@@ -75,6 +75,7 @@ class Trial:
             self.restore(resumed)
         else:
             self.record(validate=True, probe=0 in probes)
+        self.batches = self.data.train_batches(self.spec.seed, self.spec.train.batch_size, self.step, self.steps)
         saved = time.perf_counter()
         self.net.train()
         while self.step < self.steps:
@@ -94,13 +95,7 @@ class Trial:
 
     def update(self) -> None:
         """One step of stochastic gradient descent; nothing here waits for the device."""
-        epoch, position = divmod(self.step, self.per_epoch)
-        if epoch != self.order_epoch:
-            self.order = epoch_order(len(self.data.train_labels), self.spec.seed, epoch).to(self.data.mean.device)
-            self.order_epoch = epoch
-        size = self.spec.train.batch_size
-        indices = self.order[position * size : (position + 1) * size]
-        images, labels = self.data.train_batch(indices, self.spec.seed, self.step)
+        images, labels = next(self.batches)
         if self.spec.train.dropout:
             set_dropout_step(self.net, self.spec.seed, self.step)
         for group in self.optimizer.param_groups:
