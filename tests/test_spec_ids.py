@@ -201,7 +201,9 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
 def test_a_field_without_use_is_dropped_named_and_not_in_the_id(text: str, unused: set[str], tmp_path: Path):
     (trial,) = plan(load(text, tmp_path))
     assert trial.dropped == unused
-    assert {path: getattr_path(trial.spec, path) for path in unused} == {path: getattr_path(TrialSpec(), path) for path in unused}
+    assert {path: getattr_path(trial.spec, path) for path in unused} == {
+        path: getattr_path(TrialSpec(), path) for path in unused
+    }
     assert trial.id == trial.spec.trial_id
 
 

@@ -11,7 +11,7 @@ from initlab.study_file import StudyError
 TOP = "name, question, data, net, init, train, probe, verdict, run, seed, grid, cases"
 NET = "name, depth, width, widths, stages, downsample, linear_width, activation, negative_slope, options"
 INIT = "scheme, mode, distribution, std, linear_std, last_std, last_factor"
-SETS = "digits, cifar10, cifar100, fashion-mnist, synthetic, pkg.module:callable"
+SETS = "digits, cifar10, cifar100, fashion-mnist, synthetic, imagefolder, imagenet, tiny-imagenet, pkg.module:callable"
 SCHEMES = (
     "gaussian, xavier, he, lecun, truncated_normal, orthogonal, delta_orthogonal, torch_default, lsuv, "
     "pkg.module:callable"
