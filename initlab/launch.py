@@ -20,6 +20,7 @@ from initlab.engine.stopping import stop_file_on_signal
 from initlab.plan import PlannedTrial, costliest_first, plan
 from initlab.progress import progress
 from initlab.settings import Settings, check_data, resolve
+from initlab.shallow import waves
 from initlab.spec import TrialSpec, code_names
 from initlab.store import files
 from initlab.store.files import StoreError, atomic, attempt_number, attempts, read_json, writable, write_json
@@ -88,8 +89,8 @@ def run(
             progress(folder, asked, todo, show, [*lines, *notes]) as say,
             stop_file_on_signal(folder / files.STOP, say),
         ):
-            if todo:
-                answers = run_engine(settings, tasks(folder, todo, settings))
+            for wave in waves([trial.spec for trial in todo]):
+                answers = run_engine(settings, tasks(folder, [todo[i] for i in wave], settings))
                 record_deaths(folder, answers)
     return load(folder)
 

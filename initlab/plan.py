@@ -10,6 +10,7 @@ from statistics import fmean
 from initlab.data.facts import FACTS
 from initlab.nets.architecture import Layer, plain, plain_problem
 from initlab.nets.counts import Counts, count
+from initlab.shallow import shallow_of
 from initlab.spec import Data, Net, Train, TrialSpec, is_code
 from initlab.study import Study, varied_mistakes
 from initlab.study_file import Mistake, StudyError
@@ -63,7 +64,8 @@ class Pace:
 def plan(study: Study, where: str | None = None) -> list[PlannedTrial]:
     """The trials of a study, cases outermost, the last path of the grid changing fastest.
 
-    Points that differ only in fields that their scheme, net or schedule does not use are one trial.
+    Points that differ only in fields that their scheme, net or schedule does not use are one trial; a shallow net that
+    trials start from is a trial too, before the first of them.
 
     Raises:
         StudyError: fields that do not fit together, or a trial given twice; lines begin with `where` (the file).
@@ -77,6 +79,8 @@ def plan(study: Study, where: str | None = None) -> list[PlannedTrial]:
         spec, dropped = drop_unused(study.trial(point))
         for path, text in conflicts(spec):
             mistakes[place(study, number // per_case, path), text] = None
+        if shallow := shallow_of(spec):
+            trials.setdefault(shallow.trial_id, PlannedTrial(shallow.trial_id, shallow, frozenset()))
         trial_id = spec.trial_id
         if trial_id in trials:
             dropped |= trials[trial_id].dropped
@@ -134,6 +138,7 @@ def conflicts(spec: TrialSpec) -> Iterable[Mistake]:
         yield from view_conflicts(data, size)
     elif data.shift >= size:
         yield "data.shift", f"moves images out of sight (got {data.shift}); allowed: below their {size} pixels"
+    yield from shallow_conflicts(spec, size)
     problem = plain_problem(net.depth, len(net.widths or ()) or net.stages, size) if net.name == "plain" else None
     if problem:
         path, text = problem
@@ -147,6 +152,19 @@ def view_conflicts(data: Data, crop: int) -> Iterable[Mistake]:
     for key, side in (("jitter", data.jitter and data.jitter[0]), ("val_side", data.val_side)):
         if side is not None and side < crop:
             yield f"data.{key}", f"smaller than the crop (got {side}); allowed: at least {crop} pixels"
+
+
+def shallow_conflicts(spec: TrialSpec, size: int) -> Iterable[Mistake]:
+    """A shallow net that is not one, or cannot be laid out."""
+    net, shallow = spec.net, spec.train.shallow_depth
+    if shallow is None or is_code(net.name):
+        return
+    if net.name != "plain":
+        yield "train.shallow_depth", f"needs a net of any depth (got {net.name}); allowed: plain"
+    elif shallow >= net.depth:
+        yield "train.shallow_depth", f"not below the net's own (got {shallow}); allowed: less than {net.depth}"
+    elif problem := plain_problem(shallow, len(net.widths or ()) or net.stages, size):
+        yield "train.shallow_depth", problem[1]
 
 
 def input_side(data: Data) -> int:

@@ -181,6 +181,10 @@ class Train(Spec):
     factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="of step and plateau")
     patience: Count = Field(5, description="validations without a better error before lr falls (plateau)")
     most_cuts: Count | None = Field(None, description="how often lr may fall, the paper's 2; null = any (plateau)")
+    shallow_depth: Annotated[int, Field(ge=4, le=1000)] | None = Field(
+        None, description="depth of a net trained first, whose first 4 convolutions and linear layers this one takes"
+    )
+    shallow_epochs: Epochs = Field(14.0, description="of that net")
     validate_every: Positive = Field(1.0, description="in epochs; also at step 0 and at the end")
     log_every: Count = Field(50, description="steps between rows of training loss and error")
     precision: Literal["auto", "float32", "float64"] = Field("auto", description="auto is float32")

@@ -15,7 +15,7 @@ def unused_paths(trial: TrialSpec) -> set[str]:
         unused |= {
             f"net.{key}" for key in ("depth", "width", "widths", "stages", "downsample", "linear_width", "activation")
         }
-        unused |= {"net.negative_slope", "train.dropout"}
+        unused |= {"net.negative_slope", "train.dropout", "train.shallow_depth"}
     else:
         unused |= {"net.options"}
         unused |= {"net.width", "net.stages"} if trial.net.widths else set()
@@ -27,6 +27,7 @@ def unused_paths(trial: TrialSpec) -> set[str]:
         "step": {"train.patience", "train.most_cuts"},
         "plateau": {"train.milestones"},
     }[trial.train.schedule]
+    unused |= set() if trial.train.shallow_depth and not is_code(trial.net.name) else {"train.shallow_epochs"}
     unused |= set() if probes(trial) else {"probe.examples"}
     return unused | unused_data(trial.data)
 

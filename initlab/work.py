@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from initlab import __version__
 from initlab.code import import_callable, source_hash
@@ -25,10 +25,13 @@ from initlab.engine.worker import orphaned
 from initlab.init.apply import init_
 from initlab.nets.build import to_modules
 from initlab.plan import describe, input_side
+from initlab.shallow import shallow_of
 from initlab.spec import Data, TrialSpec, code_names, is_code
-from initlab.store.files import RESULT, STOP, TRIAL, read_json
+from initlab.store.checkpoint import read_checkpoint
+from initlab.store.files import CHECKPOINT, RESULT, STOP, TRIAL, attempts, read_json
 from initlab.store.writer import AttemptWriter, Superseded
 from initlab.streams import stream_seed
+from initlab.train.start import start_from
 from initlab.train.trial import Trial
 
 STOP_CHECK_S = 0.2
@@ -63,7 +66,10 @@ def run_one(task: dict[str, Any]) -> dict[str, Any]:
         check_source(spec, described["source"])
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             data = load_images(spec, device, task, described["source"], writer.doing)
-            trial = Trial(spec, build(spec, data, device), data, writer)
+            net = build(spec, data, device)
+            if not writer.resumed and (shallow := shallow_of(spec)):
+                start_from(net, trained(out, shallow.trial_id))
+            trial = Trial(spec, net, data, writer)
             outcome = trial.run(writer.resumed, should_stop, task["checkpoint_every_s"])
         finished = outcome.state in ("done", "diverged")
         writer.close(outcome.state, outcome.figures, outcome.figures if finished else None)
@@ -172,6 +178,19 @@ def build(spec: TrialSpec, data: Images, device: torch.device) -> nn.Module:
         linear_std=init.linear_std, last_std=init.last_std, last_factor=init.last_factor, batch=batch,
     )  # fmt: skip
     return net.to(device)
+
+
+def trained(out: Path, trial: str) -> dict[str, Tensor]:
+    """The weights of a finished trial in the same output folder."""
+    folder = out / "trials" / trial
+    state = read_json(folder / RESULT)["state"] if (folder / RESULT).exists() else "not finished"
+    if state != "done":
+        raise RuntimeError(
+            f"train.shallow_depth: the shallow net's trial {trial} is {state}; run the study without --only, "
+            "or mend what failed there"
+        )
+    weights: dict[str, Tensor] = read_checkpoint(attempts(folder)[-1] / CHECKPOINT)["net"]
+    return weights
 
 
 def check_source(spec: TrialSpec, planned: dict[str, str]) -> None:

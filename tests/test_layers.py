@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "initlab"
 
 BOTTOM = {"errors", "streams", "nets", "init", "signal", "data"}
 ROOMS = [  # from left to right; those in a set stand side by side
-    {"code", "study_file", "spec", "study", "unused"},
+    {"code", "study_file", "spec", "study", "unused", "shallow"},
     {"plan"},
     {"engine"},
     {"train"},
