@@ -8,7 +8,7 @@ from functools import lru_cache
 from statistics import fmean
 
 from initlab.data.facts import FACTS
-from initlab.nets.architecture import Layer, plain, plain_problem
+from initlab.nets.architecture import LINEAR_LAYERS, Layer, plain, plain_problem
 from initlab.nets.counts import Counts, count
 from initlab.shallow import shallow_of
 from initlab.spec import Data, Net, Train, TrialSpec, is_code
@@ -138,6 +138,9 @@ def conflicts(spec: TrialSpec) -> Iterable[Mistake]:
         yield from view_conflicts(data, size)
     elif data.shift >= size:
         yield "data.shift", f"moves images out of sight (got {data.shift}); allowed: below their {size} pixels"
+    if net.name == "plain" and max(train.auxiliary, default=0) > net.depth - LINEAR_LAYERS:
+        got, most = max(train.auxiliary), net.depth - LINEAR_LAYERS
+        yield "train.auxiliary", f"no such convolution (got {got}); allowed: 1 to {most} of this net"
     yield from shallow_conflicts(spec, size)
     problem = plain_problem(net.depth, len(net.widths or ()) or net.stages, size) if net.name == "plain" else None
     if problem:

@@ -12,14 +12,14 @@ from initlab.unused import drop_unused
 
 
 def shallow_of(spec: TrialSpec) -> TrialSpec | None:
-    """The trial whose net this one starts from: alike but for its depth and epochs; None where there is none."""
+    """The trial whose net this one starts from, None where there is none: alike but for depth, epochs and heads."""
     train = spec.train
     if train.shallow_depth is None:
         return None
     changed = spec.model_copy(
         update={
             "net": spec.net.model_copy(update={"depth": train.shallow_depth}),
-            "train": train.model_copy(update={"shallow_depth": None, "epochs": train.shallow_epochs}),
+            "train": train.model_copy(update={"shallow_depth": None, "auxiliary": (), "epochs": train.shallow_epochs}),
         }
     )
     return drop_unused(changed)[0]

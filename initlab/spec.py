@@ -184,6 +184,10 @@ class Train(Spec):
     shallow_depth: Annotated[int, Field(ge=4, le=1000)] | None = Field(
         None, description="depth of a net trained first, whose first 4 convolutions and linear layers this one takes"
     )
+    auxiliary: Annotated[tuple[Count, ...], Field(strict=False)] = Field(
+        (), description="convolutions, 1 the first, that get a linear classifier of their own in training"
+    )
+    auxiliary_weight: Positive = Field(0.3, description="of each of their losses, the net's own being worth 1")
     shallow_epochs: Epochs = Field(14.0, description="of that net")
     validate_every: Positive = Field(1.0, description="in epochs; also at step 0 and at the end")
     log_every: Count = Field(50, description="steps between rows of training loss and error")

@@ -28,6 +28,7 @@ def unused_paths(trial: TrialSpec) -> set[str]:
         "plateau": {"train.milestones"},
     }[trial.train.schedule]
     unused |= set() if trial.train.shallow_depth and not is_code(trial.net.name) else {"train.shallow_epochs"}
+    unused |= set() if trial.train.auxiliary else {"train.auxiliary_weight"}
     unused |= set() if probes(trial) else {"probe.examples"}
     return unused | unused_data(trial.data)
 

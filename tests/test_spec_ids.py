@@ -147,6 +147,7 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
         "train.patience": {"train": {"schedule": "plateau"}},
         "train.most_cuts": {"train": {"schedule": "plateau"}},
         **{f"data.{key}": {"data": {"name": "imagefolder"}} for key in ("crop", "jitter", "val_side", "color_std")},
+        "train.auxiliary_weight": {"train": {"auxiliary": [3]}},
         "train.shallow_epochs": {"train": {"shallow_depth": 11}},
         "data.classes": {"data": {"name": "synthetic"}},
         "data.channels": {"data": {"name": "synthetic"}},
@@ -157,7 +158,8 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
         "init.scheme": "xavier", "init.mode": "fan_out", "init.distribution": "uniform", "init.linear_std": 0.1,
         "init.last_std": 0.1, "train.dropout": 0.5, "train.momentum": 0.5, "train.factor": 0.5,
         "train.schedule": "cosine", "train.milestones": (2.0,), "train.precision": "float64",
-        "train.most_cuts": 2, "train.shallow_depth": 11, "data.crop": 28, "data.jitter": (32, 64), "data.val_side": 32,
+        "train.most_cuts": 2, "train.shallow_depth": 11, "train.auxiliary": (3,),
+        "data.crop": 28, "data.jitter": (32, 64), "data.val_side": 32,
     }  # fmt: skip
     base = TrialSpec.model_validate(users.get(path, {}))
     section, _, key = path.rpartition(".")
@@ -182,7 +184,8 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
         ("train: {schedule: cosine, factor: 0.5}", {"train.factor"}),
         ("train: {schedule: step, milestones: [1], patience: 2}", {"train.patience"}),
         ("train: {schedule: plateau, milestones: [1], patience: 2}", {"train.milestones"}),
-        ("train: {most_cuts: 2, shallow_epochs: 2}", {"train.most_cuts", "train.shallow_epochs"}),
+        ("train: {most_cuts: 2, shallow_epochs: 2, auxiliary_weight: 1}",
+         {"train.most_cuts", "train.shallow_epochs", "train.auxiliary_weight"}),
         ("data: {crop: 8, jitter: [9, 10], val_side: 9, color_std: 0.1}",
          {"data.crop", "data.jitter", "data.val_side", "data.color_std"}),
         ("data: {name: imagefolder, shift: 2, channels: 1, options: {a: 1}}",

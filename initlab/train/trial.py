@@ -7,6 +7,7 @@ whatever is random comes from (seed, stream, step), and a checkpoint holds the r
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from initlab.nets.layers import set_dropout_step
 from initlab.signal.probe import measure
 from initlab.spec import TrialSpec, is_code
 from initlab.streams import stream_seed
+from initlab.train.auxiliary import Auxiliary
 from initlab.train.evaluate import evaluate
 from initlab.train.schedule import Plateau, learning_rate
 
@@ -53,7 +55,9 @@ class Trial:
                 f"train.batch_size: no step to train (got {spec.train.batch_size}, {spec.train.epochs:g} epochs, "
                 f"for {len(data.train_labels)} images); allowed: a smaller batch or more epochs"
             )
-        self.optimizer = sgd(net, spec)
+        auxiliary, weight = spec.train.auxiliary, spec.train.auxiliary_weight
+        self.auxiliary = Auxiliary(net, auxiliary, weight, data.num_classes, spec.seed) if auxiliary else None
+        self.optimizer = sgd(nn.ModuleList([net, self.auxiliary]) if self.auxiliary else net, spec)
         self.plateau = Plateau()
         self.step = 0
         self.sums = torch.zeros(2, dtype=torch.float64, device=data.mean.device)  # loss, errors since the last row
@@ -103,9 +107,10 @@ class Trial:
         if is_code(self.spec.net.name):  # it may draw from torch's own generators, as nn.Dropout does
             torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
         self.optimizer.zero_grad(set_to_none=True)
-        logits = self.net(images)
+        with self.auxiliary.listen() if self.auxiliary else nullcontext():
+            logits = self.net(images)
         loss = F.cross_entropy(logits, labels)
-        loss.backward()
+        (loss + self.auxiliary.loss(labels) if self.auxiliary else loss).backward()
         self.optimizer.step()
         self.step += 1
         self.sums[0] += loss.detach()
@@ -160,6 +165,7 @@ class Trial:
         return {
             "step": self.step,
             "net": self.net.state_dict(),
+            "auxiliary": self.auxiliary.state_dict() if self.auxiliary else {},
             "optimizer": self.optimizer.state_dict(),
             "plateau": self.plateau.state(),
             "sums": self.sums,
@@ -173,6 +179,8 @@ class Trial:
     def restore(self, state: dict[str, Any]) -> None:
         """Take up where a checkpoint left off."""
         self.net.load_state_dict(state["net"])
+        if self.auxiliary:
+            self.auxiliary.load_state_dict(state["auxiliary"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.plateau = Plateau(**state["plateau"])
         self.sums.copy_(state["sums"])
