@@ -326,3 +326,22 @@ def bench_engine(study: Path, jobs: int, repeats: int, overrides: Sequence[str])
 
     for line in measure(study, jobs, repeats, overrides):
         click.echo(line)
+
+
+@bench.command("data")
+@click.argument("study", type=OUT, required=False)
+@click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Timed steps of each arm.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Runs of each arm, alternating.")
+@click.option("--workers", type=click.IntRange(0), multiple=True, help="Processes that decode; repeatable.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda where there is one]")
+@click.option("--data-dir", type=OUT, envvar="INITLAB_DATA", help="Where data files lie.  [env: INITLAB_DATA]")
+@set_option
+def bench_data(study: Path | None, **options: Any) -> None:
+    """Images per second of the loader alone, the net alone and both, for the first trial of STUDY.
+
+    Without a study: pictures of digits, written into a temporary folder.
+    """
+    from initlab.bench.data import bench_data as measure
+
+    for line in measure(study, **options):
+        click.echo(line)

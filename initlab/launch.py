@@ -20,6 +20,7 @@ from initlab.engine.stopping import stop_file_on_signal
 from initlab.plan import PlannedTrial, costliest_first, plan
 from initlab.progress import progress
 from initlab.settings import Settings, check_data, resolve
+from initlab.shallow import waves
 from initlab.spec import TrialSpec, code_names
 from initlab.store import files
 from initlab.store.files import StoreError, atomic, attempt_number, attempts, read_json, writable, write_json
@@ -75,7 +76,7 @@ def run(
     trials = plan(study, where)
     asked = chosen(trials, [only] if isinstance(only, str) else only)
     settings = resolve(study, engine, jobs, device, gpus_per_trial, address, data_dir, allow_code)
-    check_data(asked, settings)
+    notes = check_data(asked, settings)
     sources = {trial.id: sources_of(trial.spec, allow_code) for trial in trials}
     folder = Path(out) if out else Path("results") / study.name
     with ExitStack() as held:
@@ -84,9 +85,12 @@ def run(
             held.enter_context(lease(folder))
             lines = prepare(folder, study, trials, sources, asked={trial.id for trial in asked}, force=force)
         todo = [trial for trial in asked if not (folder / files.TRIALS / trial.id / files.RESULT).exists()]
-        with progress(folder, asked, todo, show, lines) as say, stop_file_on_signal(folder / files.STOP, say):
-            if todo:
-                answers = run_engine(settings, tasks(folder, todo, settings))
+        with (
+            progress(folder, asked, todo, show, [*lines, *notes]) as say,
+            stop_file_on_signal(folder / files.STOP, say),
+        ):
+            for wave in waves([trial.spec for trial in todo]):
+                answers = run_engine(settings, tasks(folder, [todo[i] for i in wave], settings))
                 record_deaths(folder, answers)
     return load(folder)
 
@@ -172,6 +176,7 @@ def tasks(out: Path, todo: Sequence[PlannedTrial], settings: Settings) -> list[d
     shared = {
         "out": str(out.resolve()), "device": settings.device, "threads": settings.threads,
         "download": settings.download, "checkpoint_every_s": settings.checkpoint_every_s, "data_dir": settings.data_dir,
+        "workers": settings.workers, "cache": settings.cache, "keep_decoded": settings.keep_decoded,
         "allow_code": settings.allow_code, "launch": launch,
     }  # fmt: skip
     return [{"trial": trial.id, **shared} for trial in costliest_first(todo)]

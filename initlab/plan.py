@@ -8,11 +8,12 @@ from functools import lru_cache
 from statistics import fmean
 
 from initlab.data.facts import FACTS
-from initlab.nets.architecture import Layer, plain_problem
+from initlab.nets.architecture import LINEAR_LAYERS, Layer, plain_problem
 from initlab.nets.catalog import describe_net, size_problem
 from initlab.nets.counts import Counts, count
 from initlab.nets.variants import skip_problem
-from initlab.spec import Net, Train, TrialSpec, is_code
+from initlab.shallow import shallow_of
+from initlab.spec import Data, Net, Train, TrialSpec, is_code
 from initlab.study import Study, varied_mistakes
 from initlab.study_file import Mistake, StudyError
 from initlab.unused import drop_unused, probes
@@ -66,7 +67,8 @@ class Pace:
 def plan(study: Study, where: str | None = None) -> list[PlannedTrial]:
     """The trials of a study, cases outermost, the last path of the grid changing fastest.
 
-    Points that differ only in fields that their scheme, net or schedule does not use are one trial.
+    Points that differ only in fields that their scheme, net or schedule does not use are one trial; a shallow net that
+    trials start from is a trial too, before the first of them.
 
     Raises:
         StudyError: fields that do not fit together, or a trial given twice; lines begin with `where` (the file).
@@ -80,6 +82,8 @@ def plan(study: Study, where: str | None = None) -> list[PlannedTrial]:
         spec, dropped = drop_unused(study.trial(point))
         for path, text in conflicts(spec):
             mistakes[place(study, number // per_case, path), text] = None
+        if shallow := shallow_of(spec):
+            trials.setdefault(shallow.trial_id, PlannedTrial(shallow.trial_id, shallow, frozenset()))
         trial_id = spec.trial_id
         if trial_id in trials:
             dropped |= trials[trial_id].dropped
@@ -122,24 +126,30 @@ def conflicts(spec: TrialSpec) -> Iterable[Mistake]:
         return
     facts = FACTS[data.name]
     for key, most in (("train_examples", facts.train), ("val_examples", facts.val)):
-        if (getattr(data, key) or 0) > most:
+        if most and (getattr(data, key) or 0) > most:
             yield f"data.{key}", f"more than {data.name} has (got {getattr(data, key)}); allowed: at most {most}"
-    examples = min(data.train_examples or facts.train, facts.train)
-    if train.batch_size > examples:
+    examples = planned_examples(data)
+    if examples is not None and train.batch_size > examples:
         yield "train.batch_size", f"larger than the training set (got {train.batch_size}); allowed: at most {examples}"
-    else:
+    elif examples is not None:
         yield from step_conflicts(spec, examples)
-    if probes(spec) and spec.probe.examples > examples:
+    if examples is not None and probes(spec) and spec.probe.examples > examples:
         got = spec.probe.examples
         yield "probe.examples", f"more than the training set has (got {got}); allowed: at most {examples}"
-    size = data.image_size or facts.size
-    if data.shift >= size:
+    size = input_side(data)
+    if facts.pictures:
+        yield from view_conflicts(data, size)
+    elif data.shift >= size:
         yield "data.shift", f"moves images out of sight (got {data.shift}); allowed: below their {size} pixels"
-    yield from layout_conflicts(net, size)
+    if net.name == "plain" and max(train.auxiliary, default=0) > net.depth - LINEAR_LAYERS:
+        got, most = max(train.auxiliary), net.depth - LINEAR_LAYERS
+        yield "train.auxiliary", f"no such convolution (got {got}); allowed: 1 to {most} of this net"
+    yield from shallow_conflicts(spec, size)
+    yield from layout_conflicts(net, size, "crop" if facts.pictures else "image_size")
 
 
-def layout_conflicts(net: Net, size: int) -> Iterable[Mistake]:
-    """A net of the catalog that images of `size` pixels a side do not go through."""
+def layout_conflicts(net: Net, size: int, key: str) -> Iterable[Mistake]:
+    """A net of the catalog that images of `size` pixels a side, by this key of data, do not go through."""
     if is_code(net.name):
         return
     problem = too_small = None
@@ -151,12 +161,46 @@ def layout_conflicts(net: Net, size: int) -> Iterable[Mistake]:
         path, text = problem
         yield "net.widths" if path == "stages" and net.widths else f"net.{path}", text
     elif too_small:
-        yield "data.image_size", too_small
+        yield f"data.{key}", too_small
     elif net.skip != "none":
         without = net.model_copy(update={"skip": "none"})
         nowhere = skip_problem(describe(TrialSpec(net=without), num_classes=1, input_shape=(1, size, size)))
         if nowhere:
             yield "net.skip", nowhere
+
+
+def view_conflicts(data: Data, crop: int) -> Iterable[Mistake]:
+    """Views of pictures that a square of `crop` pixels cannot be cut from."""
+    if data.jitter and data.jitter[0] > data.jitter[1]:
+        yield "data.jitter", f"the wrong way round (got {list(data.jitter)}); allowed: [shortest, longest]"
+    for key, side in (("jitter", data.jitter and data.jitter[0]), ("val_side", data.val_side)):
+        if side is not None and side < crop:
+            yield f"data.{key}", f"smaller than the crop (got {side}); allowed: at least {crop} pixels"
+
+
+def shallow_conflicts(spec: TrialSpec, size: int) -> Iterable[Mistake]:
+    """A shallow net that is not one, or cannot be laid out."""
+    net, shallow = spec.net, spec.train.shallow_depth
+    if shallow is None or is_code(net.name):
+        return
+    if net.name != "plain":
+        yield "train.shallow_depth", f"needs a net of any depth (got {net.name}); allowed: plain"
+    elif shallow >= net.depth:
+        yield "train.shallow_depth", f"not below the net's own (got {shallow}); allowed: less than {net.depth}"
+    elif problem := plain_problem(shallow, len(net.widths or ()) or net.stages, size):
+        yield "train.shallow_depth", problem[1]
+
+
+def input_side(data: Data) -> int:
+    """The side in pixels of the net's input, for a built-in data set."""
+    facts = FACTS[data.name]
+    return (data.crop if facts.pictures else data.image_size) or facts.size
+
+
+def planned_examples(data: Data) -> int | None:
+    """Training images of a built-in data set; None where only the folder can tell."""
+    known = FACTS[data.name].train
+    return min(data.train_examples or known, known) if known else data.train_examples
 
 
 def step_conflicts(spec: TrialSpec, examples: int) -> Iterable[Mistake]:
@@ -183,9 +227,9 @@ def counts(spec: TrialSpec) -> Counts | None:
     """Parameters and multiply-adds of a trial's net; None where the net or the data is the user's code."""
     if is_code(spec.net.name) or is_code(spec.data.name):
         return None
-    facts, synthetic = FACTS[spec.data.name], spec.data.name == "synthetic"
-    size = spec.data.image_size or facts.size
-    channels, classes = (spec.data.channels, spec.data.classes) if synthetic else (facts.channels, facts.num_classes)
+    facts, synthetic, size = FACTS[spec.data.name], spec.data.name == "synthetic", input_side(spec.data)
+    channels = spec.data.channels if synthetic else facts.channels
+    classes = spec.data.classes if synthetic else facts.num_classes or spec.data.classes
     return counts_of(spec.net.model_dump_json(), classes, (channels, size, size))
 
 
@@ -222,12 +266,14 @@ def cost_at(spec: TrialSpec, pace: Pace) -> Cost:
     """What a trial will take at the pace of finished ones."""
     if is_code(spec.data.name):
         return Cost(None, None, None, None, None, None)
-    steps_per_epoch, steps = spec.steps(spec.data.train_examples or FACTS[spec.data.name].train)
-    known = counts(spec)
+    examples, known = planned_examples(spec.data), counts(spec)
+    steps_per_epoch, steps = spec.steps(examples) if examples else (None, None)
     if known is None:
         return Cost(None, None, steps, None, None, None)
     number = 8 if spec.train.precision == "float64" else 4
     checkpoint = 2 * number * known.parameters  # weights and momentum
+    if steps_per_epoch is None or steps is None:
+        return Cost(known.parameters, known.multiply_adds, None, None, checkpoint, None)
     storage = (
         FIXED_BYTES
         + count_rows(spec.train, steps_per_epoch, steps) * SCALAR_ROW_BYTES

@@ -113,6 +113,7 @@ class Lines:
         self.statuses = Statuses(out, todo)
         self.names = {trial.id: label(trial) for trial in todo}
         self.said = time.monotonic()
+        self.told: dict[str, str] = {}  # what each trial was last said to do before its first step
 
     def __enter__(self) -> "Lines":
         return self
@@ -128,11 +129,19 @@ class Lines:
             status = self.statuses.now[trial]
             if status["state"] in ENDED:
                 self.say(f"{self.names[trial]}: {status['state']}{figures(status)}")
+        self.say_doings()
         if time.monotonic() - self.said > self.INTERVAL_S:
             self.said = time.monotonic()
             states = [status["state"] for status in self.statuses.now.values()]
             ended = sum(state in ENDED for state in states)
             self.say(f"{ended} of {len(states)} trials, {states.count('running')} running, {left(self.statuses)} left")
+
+    def say_doings(self) -> None:
+        """What trials do before their first step, where that takes long enough for them to say so."""
+        for trial, status in self.statuses.now.items():
+            if status["state"] == "running" and "doing" in status and self.told.get(trial) != status["doing"]:
+                self.told[trial] = status["doing"]
+                self.say(f"{self.names[trial]}: {status['doing']}")
 
 
 def figures(status: Status) -> str:
@@ -180,6 +189,7 @@ class Table(Lines):
 
     def update(self) -> None:
         self.recent += [t for t in self.statuses.read() if self.statuses.now[t]["state"] in ENDED]
+        self.say_doings()
         self.live.update(self.render())
 
     def render(self) -> Any:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from initlab.data.facts import absence
+from initlab.data.facts import absence, is_pictures
+from initlab.data.folders import scan
 from initlab.plan import PlannedTrial
 from initlab.spec import is_code
 from initlab.study import Study
@@ -25,9 +26,12 @@ class Settings:
     gpus_per_trial: float
     address: str | None
     threads: int
+    workers: int  # that decode pictures, per trial
     checkpoint_every_s: float
     data_dir: str | None
     download: bool
+    cache: str  # folder for what was computed from pictures
+    keep_decoded: bool
     allow_code: bool
 
 
@@ -54,8 +58,8 @@ def resolve(
     return Settings(
         engine=engine, device=device, jobs=jobs or own.jobs or (None if address else here),
         gpus_per_trial=gpus_per_trial or own.gpus_per_trial, address=address, threads=own.threads,
-        checkpoint_every_s=own.checkpoint_every_s, data_dir=str(folder) if folder else None,
-        download=study.data.download, allow_code=allow_code,
+        workers=own.workers, checkpoint_every_s=own.checkpoint_every_s, data_dir=str(folder) if folder else None,
+        download=study.data.download, cache=str(cache_folder()), keep_decoded=study.data.cache, allow_code=allow_code,
     )  # fmt: skip
 
 
@@ -87,10 +91,31 @@ def gpu_count() -> int:
     return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
-def check_data(trials: Sequence[PlannedTrial], settings: Settings) -> None:
-    """Say before anything starts that files are absent; nodes of a cluster look for themselves."""
-    names = {trial.spec.data.name for trial in trials if not is_code(trial.spec.data.name)}
+def cache_folder() -> Path:
+    """INITLAB_CACHE, or the user's cache folder as the desktop standards have it."""
+    own = os.environ.get("INITLAB_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "initlab"
+
+
+def check_data(trials: Sequence[PlannedTrial], settings: Settings) -> list[str]:
+    """Say before anything starts that files are absent or wrongly laid out; nodes of a cluster look for themselves.
+
+    Returns:
+        What the user should know, a line each: files that are left out.
+    """
+    if settings.address:
+        return []
     folder = Path(settings.data_dir) if settings.data_dir else None
-    lines = [absence(name, folder) for name in sorted(names)]
-    if any(lines) and not settings.address and not (settings.download and folder):
+    named = {trial.spec.data.name for trial in trials if not is_code(trial.spec.data.name)}
+    lines = [absence(name, folder) for name in sorted(named) if is_pictures(name) or not (settings.download and folder)]
+    if any(lines):
         raise StudyError(line for line in lines if line)
+    asked = {(trial.spec.data.name, trial.spec.data.classes) for trial in trials if is_pictures(trial.spec.data.name)}
+    notes = []
+    for name, classes in sorted(asked):
+        skipped = scan(name, folder, classes).skipped
+        if skipped:
+            notes.append(
+                f"{name}: left out {len(skipped)} files that are no pictures by their suffix, e.g. {skipped[0]}"
+            )
+    return notes

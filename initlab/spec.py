@@ -78,6 +78,7 @@ Epochs = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Options = Annotated[dict[str, Any], AfterValidator(plain_data)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Side = Annotated[int, Field(ge=4, le=4096)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -92,14 +93,22 @@ class Data(Spec):
         "digits", description=f"{', '.join(FACTS)}, or pkg.module:callable (needs --allow-code)"
     )
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = Field(
-        None, description="resized once; null = as delivered"
+        None, description="resized once, pictures in folders by their shorter side; null = as delivered"
     )
     scale: Positive = Field(1.0, description="standard deviation of the inputs; the paper's pixels are about 64")
     train_examples: Count | None = Field(None, description="a fixed random subset; null = all")
     val_examples: Count | None = Field(None, description="a fixed random subset, the paper's 3000; null = all")
     flip: bool | None = Field(None, description="mirror half of the training images; null = as fits the set")
     shift: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="training images move by up to this many pixels")
-    classes: Annotated[int, Field(ge=2, le=10**6)] = Field(10, description="synthetic alone")
+    crop: Side | None = Field(None, description="side of the net's input, cut from pictures in folders; null = as fits")
+    jitter: Annotated[tuple[Side, Side], Field(strict=False)] | None = Field(
+        None, description="range of the shorter side in training, the paper's [256, 512]; null = val_side"
+    )
+    val_side: Side | None = Field(None, description="shorter side in validation; null = 8/7 of the crop: 256 for 224")
+    color_std: Annotated[float, Field(ge=0, le=10)] = Field(
+        0.0, description="of the colours' shift along their principal components, the paper's 0.1 (folders)"
+    )
+    classes: Annotated[int, Field(ge=2, le=10**6)] = Field(10, description="of synthetic and imagefolder alone")
     channels: Annotated[int, Field(ge=1, le=16)] = Field(3, description="synthetic alone")
     options: Options = Field({}, description="keyword arguments of your callable")
 
@@ -109,6 +118,7 @@ class DataSection(Data):
 
     folder: str | None = Field(None, description="where the files lie; else --data-dir or INITLAB_DATA")
     download: bool = Field(False, description="fetch absent files into the folder")
+    cache: bool = Field(False, description="keep decoded pictures (as bytes, after image_size) in INITLAB_CACHE")
 
 
 class Net(Spec):
@@ -185,6 +195,15 @@ class Train(Spec):
     )
     factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="of step and plateau")
     patience: Count = Field(5, description="validations without a better error before lr falls (plateau)")
+    most_cuts: Count | None = Field(None, description="how often lr may fall, the paper's 2; null = any (plateau)")
+    shallow_depth: Annotated[int, Field(ge=4, le=1000)] | None = Field(
+        None, description="depth of a net trained first, whose first 4 convolutions and linear layers this one takes"
+    )
+    auxiliary: Annotated[tuple[Count, ...], Field(strict=False)] = Field(
+        (), description="convolutions, 1 the first, that get a linear classifier of their own in training"
+    )
+    auxiliary_weight: Positive = Field(0.3, description="of each of their losses, the net's own being worth 1")
+    shallow_epochs: Epochs = Field(14.0, description="of that net")
     validate_every: Positive = Field(1.0, description="in epochs; also at step 0 and at the end")
     log_every: Count = Field(50, description="steps between rows of training loss and error")
     precision: Literal["auto", "float32", "float64"] = Field("auto", description="auto is float32")
@@ -212,6 +231,9 @@ class Run(Spec):
     device: Literal["cpu", "cuda"] | None = Field(None, description="null = cuda where there is one")
     jobs: Count | None = Field(None, description="trials at once; null = the cores on a CPU, 1 on a GPU")
     threads: Count = Field(1, description="CPU threads per trial")
+    workers: Annotated[int, Field(ge=0, le=256)] = Field(
+        0, description="processes per trial that decode pictures in folders; 0 = the trial's own"
+    )
     gpus_per_trial: Positive = Field(1.0, description="a fraction shares a GPU (ray, cuda)")
     checkpoint_every_s: Positive = Field(60.0, description="seconds between checkpoints")
 

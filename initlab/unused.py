@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from initlab.data.facts import is_pictures
 from initlab.nets.catalog import PAPER_NETS
-from initlab.spec import SCHEMES, Init, TrialSpec, getattr_path, is_code
+from initlab.spec import SCHEMES, Data, Init, TrialSpec, getattr_path, is_code
 
 DEFAULT = TrialSpec()
 PLAIN_ALONE = {f"net.{key}" for key in ("depth", "width", "widths", "stages", "downsample", "linear_width")}
@@ -13,7 +14,8 @@ def unused_paths(trial: TrialSpec) -> set[str]:
     """Dotted paths that this trial's choices make meaningless."""
     unused = set()
     if is_code(trial.net.name):
-        unused |= PLAIN_ALONE | {"net.activation", "net.negative_slope", "net.norm", "net.skip", "train.dropout"}
+        unused |= PLAIN_ALONE | {"net.activation", "net.negative_slope", "net.norm", "net.skip"}
+        unused |= {"train.dropout", "train.shallow_depth"}
     else:
         unused |= {"net.options"}
         unused |= PLAIN_ALONE if trial.net.name in PAPER_NETS else set()
@@ -22,15 +24,25 @@ def unused_paths(trial: TrialSpec) -> set[str]:
         unused |= {"train.slope_lr_factor"} if "prelu" not in trial.net.activation else set()
     unused |= unused_init(trial.init)
     unused |= {
-        "constant": {"train.milestones", "train.factor", "train.patience"},
-        "cosine": {"train.milestones", "train.factor", "train.patience"},
-        "step": {"train.patience"},
+        "constant": {"train.milestones", "train.factor", "train.patience", "train.most_cuts"},
+        "cosine": {"train.milestones", "train.factor", "train.patience", "train.most_cuts"},
+        "step": {"train.patience", "train.most_cuts"},
         "plateau": {"train.milestones"},
     }[trial.train.schedule]
+    unused |= set() if trial.train.shallow_depth and not is_code(trial.net.name) else {"train.shallow_epochs"}
+    unused |= set() if trial.train.auxiliary else {"train.auxiliary_weight"}
     unused |= set() if probes(trial) else {"probe.examples"}
-    unused |= {"data.classes", "data.channels"} if trial.data.name != "synthetic" else set()
-    unused |= {"data.image_size"} if is_code(trial.data.name) else {"data.options"}
-    return unused
+    return unused | unused_data(trial.data)
+
+
+def unused_data(data: Data) -> set[str]:
+    """Paths that the data set has no use for."""
+    unused = {"classes", "channels"} - {"synthetic": {"classes", "channels"}, "imagefolder": {"classes"}}.get(
+        data.name, set()
+    )
+    unused |= {"image_size"} if is_code(data.name) else {"options"}
+    unused |= {"shift"} if is_pictures(data.name) else {"crop", "jitter", "val_side", "color_std"}
+    return {f"data.{key}" for key in unused}
 
 
 def unused_init(init: Init) -> set[str]:

@@ -14,20 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from initlab import __version__
 from initlab.code import import_callable, source_hash
-from initlab.data.dataset import ImageSet, prepare
+from initlab.data.dataset import Images, prepare
+from initlab.data.facts import FACTS, is_pictures
 from initlab.data.sources import Raw, load_raw
 from initlab.engine.worker import orphaned
 from initlab.init.apply import init_
 from initlab.nets.build import to_modules
-from initlab.plan import describe
+from initlab.plan import describe, input_side
+from initlab.shallow import shallow_of
 from initlab.spec import Data, TrialSpec, code_names, is_code
-from initlab.store.files import RESULT, STOP, TRIAL, read_json
+from initlab.store.checkpoint import read_checkpoint
+from initlab.store.files import CHECKPOINT, RESULT, STOP, TRIAL, attempts, read_json
 from initlab.store.writer import AttemptWriter, Superseded
 from initlab.streams import stream_seed
+from initlab.train.start import start_from
 from initlab.train.trial import Trial
 
 STOP_CHECK_S = 0.2
@@ -38,7 +42,8 @@ def run_one(task: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         task: plain data: out, trial (id), device (None = cuda where there is one), threads, checkpoint_every_s,
-            data_dir, download, allow_code, launch (command and commit, for the record).
+            data_dir, download, allow_code, workers (that decode pictures), cache (folder), keep_decoded (pictures in
+            it), launch (command and commit, for the record).
 
     Returns:
         `trial` and `state`, plain data too; `pending` where a stop was asked for before it began.
@@ -60,8 +65,11 @@ def run_one(task: dict[str, Any]) -> dict[str, Any]:
         writer = AttemptWriter(folder, described["first_attempt"], environment(device, spec, task["launch"]))
         check_source(spec, described["source"])
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            data = load_images(spec, device, task, described["source"])
-            trial = Trial(spec, build(spec, data, device), data, writer)
+            data = load_images(spec, device, task, described["source"], writer.doing)
+            net = build(spec, data, device)
+            if not writer.resumed and (shallow := shallow_of(spec)):
+                start_from(net, trained(out, shallow.trial_id))
+            trial = Trial(spec, net, data, writer)
             outcome = trial.run(writer.resumed, should_stop, task["checkpoint_every_s"])
         finished = outcome.state in ("done", "diverged")
         writer.close(outcome.state, outcome.figures, outcome.figures if finished else None)
@@ -100,15 +108,38 @@ def stop_check(out: Path) -> Callable[[], bool]:
     return should_stop
 
 
-def load_images(spec: TrialSpec, device: torch.device, task: dict[str, Any], source: dict[str, str]) -> ImageSet:
+def load_images(
+    spec: TrialSpec, device: torch.device, task: dict[str, Any], source: dict[str, str], say: Callable[[str], None]
+) -> Images:
     """The trial's images on its device; the last few raw sets stay in memory for the next trials."""
     data = spec.data
+    if is_pictures(data.name):
+        return load_pictures(spec, device, task, say)
     raw = cached_raw(
         data.model_dump_json(), task["data_dir"], task["download"], task["allow_code"], source.get("data.name")
     )
     return prepare(
         raw, scale=data.scale, train_examples=data.train_examples, val_examples=data.val_examples, flip=data.flip,
         shift=data.shift, device=device, dtype=DTYPES[spec.train.precision],
+    )  # fmt: skip
+
+
+def load_pictures(spec: TrialSpec, device: torch.device, task: dict[str, Any], say: Callable[[str], None]) -> Images:
+    """The trial's pictures in class folders, listed and measured."""
+    from initlab.data.folder_set import open_folder  # here: torchvision's transforms take seconds to import
+    from initlab.data.views import Views
+
+    data, crop = spec.data, input_side(spec.data)
+    val_side = data.val_side or round(crop * 8 / 7)
+    views = Views(
+        crop=crop, val_side=val_side, jitter=data.jitter or (val_side, val_side),
+        flip=FACTS[data.name].flip if data.flip is None else data.flip, color_std=data.color_std,
+    )  # fmt: skip
+    return open_folder(
+        data.name, Path(task["data_dir"]) if task["data_dir"] else None, classes=data.classes, views=views,
+        side=data.image_size, scale=data.scale, train_examples=data.train_examples, val_examples=data.val_examples,
+        workers=task["workers"], cache=Path(task["cache"]), keep_decoded=task["keep_decoded"], device=device,
+        dtype=DTYPES[spec.train.precision], say=say,
     )  # fmt: skip
 
 
@@ -130,7 +161,7 @@ def cached_raw(data_json: str, data_dir: str | None, download: bool, allow_code:
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "float64": torch.float64}
 
 
-def build(spec: TrialSpec, data: ImageSet, device: torch.device) -> nn.Module:
+def build(spec: TrialSpec, data: Images, device: torch.device) -> nn.Module:
     """The trial's net, initialised, on its device, in its precision."""
     if is_code(spec.net.name):
         make = import_callable("net.name", spec.net.name)
@@ -147,6 +178,19 @@ def build(spec: TrialSpec, data: ImageSet, device: torch.device) -> nn.Module:
         linear_std=init.linear_std, last_std=init.last_std, last_factor=init.last_factor, batch=batch,
     )  # fmt: skip
     return net.to(device)
+
+
+def trained(out: Path, trial: str) -> dict[str, Tensor]:
+    """The weights of a finished trial in the same output folder."""
+    folder = out / "trials" / trial
+    state = read_json(folder / RESULT)["state"] if (folder / RESULT).exists() else "not finished"
+    if state != "done":
+        raise RuntimeError(
+            f"train.shallow_depth: the shallow net's trial {trial} is {state}; run the study without --only, "
+            "or mend what failed there"
+        )
+    weights: dict[str, Tensor] = read_checkpoint(attempts(folder)[-1] / CHECKPOINT)["net"]
+    return weights
 
 
 def check_source(spec: TrialSpec, planned: dict[str, str]) -> None:

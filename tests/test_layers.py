@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "initlab"
 
 BOTTOM = {"errors", "streams", "nets", "init", "signal", "data", "faults"}
 ROOMS = [  # from left to right; those in a set stand side by side
-    {"code", "study_file", "spec", "study", "unused"},
+    {"code", "study_file", "spec", "study", "unused", "shallow"},
     {"plan"},
     {"engine"},
     {"train"},

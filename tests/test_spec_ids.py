@@ -124,7 +124,8 @@ def test_the_way_a_number_is_written_and_the_order_of_keys_do_not_change_an_id(o
         "question: why?",
         "verdict: {threshold: 0.3}",
         "run: {engine: ray, device: cpu, jobs: 3, threads: 2, gpus_per_trial: 0.5, checkpoint_every_s: 1}",
-        "data: {folder: /data, download: true}",
+        "data: {folder: /data, download: true, cache: true}",
+        "run: {workers: 4}",
     ],
 )
 def test_what_does_not_change_the_numbers_is_not_in_the_id(text: str, tmp_path: Path):
@@ -144,6 +145,10 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
         "train.milestones": {"train": {"schedule": "step", "milestones": [1.0]}},
         "train.factor": {"train": {"schedule": "plateau"}},
         "train.patience": {"train": {"schedule": "plateau"}},
+        "train.most_cuts": {"train": {"schedule": "plateau"}},
+        **{f"data.{key}": {"data": {"name": "imagefolder"}} for key in ("crop", "jitter", "val_side", "color_std")},
+        "train.auxiliary_weight": {"train": {"auxiliary": [3]}},
+        "train.shallow_epochs": {"train": {"shallow_depth": 11}},
         "data.classes": {"data": {"name": "synthetic"}},
         "data.channels": {"data": {"name": "synthetic"}},
         "train.slope_lr_factor": {"net": {"activation": "prelu_shared"}},
@@ -155,6 +160,8 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
         "init.last_std": 0.1, "train.dropout": 0.5, "train.momentum": 0.5, "train.factor": 0.5,
         "net.norm": "batch", "net.skip": "identity",
         "train.schedule": "cosine", "train.milestones": (2.0,), "train.precision": "float64",
+        "train.most_cuts": 2, "train.shallow_depth": 11, "train.auxiliary": (3,),
+        "data.crop": 28, "data.jitter": (32, 64), "data.val_side": 32,
     }  # fmt: skip
     base = TrialSpec.model_validate(users.get(path, {}))
     section, _, key = path.rpartition(".")
@@ -179,6 +186,13 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
         ("train: {schedule: cosine, factor: 0.5}", {"train.factor"}),
         ("train: {schedule: step, milestones: [1], patience: 2}", {"train.patience"}),
         ("train: {schedule: plateau, milestones: [1], patience: 2}", {"train.milestones"}),
+        ("train: {most_cuts: 2, shallow_epochs: 2, auxiliary_weight: 1}",
+         {"train.most_cuts", "train.shallow_epochs", "train.auxiliary_weight"}),
+        ("data: {crop: 8, jitter: [9, 10], val_side: 9, color_std: 0.1}",
+         {"data.crop", "data.jitter", "data.val_side", "data.color_std"}),
+        ("data: {name: imagefolder, shift: 2, channels: 1, options: {a: 1}}",
+         {"data.shift", "data.channels", "data.options"}),
+        ("data: {name: tiny-imagenet, classes: 3}", {"data.classes"}),
         ("probe: {every: 0, examples: 8}", {"probe.examples"}),
         ("data: {classes: 3, channels: 1, options: {a: 1}}", {"data.classes", "data.channels", "data.options"}),
         ("data: {name: 'a:b', image_size: 16, options: {a: 1}}", {"data.image_size"}),
@@ -193,7 +207,9 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
 def test_a_field_without_use_is_dropped_named_and_not_in_the_id(text: str, unused: set[str], tmp_path: Path):
     (trial,) = plan(load(text, tmp_path))
     assert trial.dropped == unused
-    assert {path: getattr_path(trial.spec, path) for path in unused} == {path: DEFAULTS_1[path] for path in unused}
+    assert {path: getattr_path(trial.spec, path) for path in unused} == {
+        path: getattr_path(TrialSpec(), path) for path in unused
+    }
     assert trial.id == trial.spec.trial_id
 
 

@@ -12,7 +12,7 @@ TOP = "name, question, data, net, init, train, probe, verdict, run, seed, grid, 
 NET = "name, depth, width, widths, stages, downsample, linear_width, activation, negative_slope, norm, skip, options"
 NETS = "plain, small-14, small-30, vgg-16, vgg-19, A, B, C, B+3, B+6, B+9, pkg.module:callable"
 INIT = "scheme, mode, distribution, std, linear_std, last_std, last_factor"
-SETS = "digits, cifar10, cifar100, fashion-mnist, synthetic, pkg.module:callable"
+SETS = "digits, cifar10, cifar100, fashion-mnist, synthetic, imagefolder, imagenet, tiny-imagenet, pkg.module:callable"
 SCHEMES = (
     "gaussian, xavier, he, lecun, truncated_normal, orthogonal, delta_orthogonal, torch_default, lsuv, "
     "pkg.module:callable"

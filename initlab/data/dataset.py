@@ -6,12 +6,33 @@ they are the same for every scheme and need no saved state.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from initlab.data.sources import Raw
 from initlab.streams import stream_seed
+
+
+class Images(Protocol):
+    """What training needs of a data set; `ImageSet` holds it in memory, `FolderSet` reads it from files."""
+
+    @property
+    def mean(self) -> Tensor: ...  # (C, H, W): its device and type are those of the batches
+    @property
+    def train_labels(self) -> Tensor: ...
+    @property
+    def val_labels(self) -> Tensor: ...
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def chance(self) -> float: ...
+    @property
+    def input_shape(self) -> tuple[int, int, int]: ...
+    def train_batches(self, seed: int, batch_size: int, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def probe_batch(self, examples: int) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -51,6 +72,12 @@ class ImageSet:
             generator = torch.Generator().manual_seed(stream_seed(seed, "augment", step))
             images = augmented(images, self.flip, self.shift, generator)
         return self.normalised(images), self.train_labels[indices]
+
+    def train_batches(self, seed: int, batch_size: int, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """`train_batch` of the steps from `first` to before `last`, in the epochs' orders."""
+        chosen = step_indices(len(self.train_labels), batch_size, seed, first, last, self.mean.device)
+        for step, indices in enumerate(chosen, start=first):
+            yield self.train_batch(indices, seed, step)
 
     def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The validation set in order, normalised, not augmented."""
@@ -120,6 +147,18 @@ def fixed_permutation(size: int, name: str) -> Tensor:
 def epoch_order(examples: int, seed: int, epoch: int) -> Tensor:
     """The order of the training set in one epoch, the same for all schemes."""
     return torch.randperm(examples, generator=torch.Generator().manual_seed(stream_seed(seed, "order", epoch)))
+
+
+def step_indices(
+    examples: int, batch_size: int, seed: int, first: int, last: int, device: torch.device | None = None
+) -> Iterator[Tensor]:
+    """Indices (batch_size,) of the training images of each step from `first` to before `last`."""
+    order, per_epoch = torch.empty(0), examples // batch_size
+    for step in range(first, last):
+        epoch, position = divmod(step, per_epoch)
+        if position == 0 or step == first:
+            order = epoch_order(examples, seed, epoch).to(device or "cpu")
+        yield order[position * batch_size : (position + 1) * batch_size]
 
 
 def augmented(images: Tensor, flip: bool, shift: int, generator: torch.Generator) -> Tensor:

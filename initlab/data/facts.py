@@ -6,7 +6,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Facts:
-    """Images as delivered: `size` is the side in pixels."""
+    """Images as delivered; 0 stands for what only the user's folder can tell.
+
+    `size` is the side in pixels that the net sees: of pictures in folders the crop's.
+    """
 
     train: int
     val: int
@@ -15,6 +18,8 @@ class Facts:
     size: int
     flip: bool  # whether mirrored images keep their class, so that training flips by default
     files: tuple[str, ...] = ()  # below the data folder, in torchvision's layout; none where the set is made here
+    place: str | None = None  # pictures in class folders: the folder that holds train and val, where it has a name
+    pictures: bool = False  # one file per image, of any size, decoded while training
 
 
 CIFAR10_FILES = tuple(f"cifar-10-batches-py/{n}" for n in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"))
@@ -28,11 +33,25 @@ FACTS = {
     "cifar100": Facts(50_000, 10_000, num_classes=100, channels=3, size=32, flip=True, files=CIFAR100_FILES),
     "fashion-mnist": Facts(60_000, 10_000, num_classes=10, channels=1, size=28, flip=True, files=FASHION_FILES),
     "synthetic": Facts(2048, 512, num_classes=10, channels=3, size=32, flip=False),
+    "imagefolder": Facts(0, 0, num_classes=0, channels=3, size=224, flip=False, pictures=True),
+    "imagenet": Facts(
+        1_281_167, 50_000, num_classes=1000, channels=3, size=224, flip=True, place="imagenet", pictures=True
+    ),
+    "tiny-imagenet": Facts(
+        100_000, 10_000, num_classes=200, channels=3, size=56, flip=True, place="tiny-imagenet-200", pictures=True
+    ),
 }
+
+
+def is_pictures(name: str) -> bool:
+    """Whether a data set is pictures in class folders, of any size; the user's code is not."""
+    return name in FACTS and FACTS[name].pictures
 
 
 def absence(name: str, folder: Path | None) -> str | None:
     """What to say where a data set's files are not in `folder`, or None where all are."""
+    if FACTS[name].pictures:
+        return folder_absence(name, folder)
     files = FACTS[name].files
     if files and folder is None:
         return (
@@ -46,3 +65,23 @@ def absence(name: str, folder: Path | None) -> str | None:
             "or INITLAB_DATA at their folder, or add --set data.download=true"
         )
     return None
+
+
+def folder_absence(name: str, folder: Path | None) -> str | None:
+    """`absence` of a set of pictures in class folders."""
+    layout = "train/CLASS/*.jpg and val/CLASS/*.jpg"
+    if folder is None:
+        return f"data.name: {name} needs a folder with {layout} (got none); give --data-dir DIR or set INITLAB_DATA=DIR"
+    absent = [part for part in ("train", "val") if not (picture_root(name, folder) / part).is_dir()]
+    if absent:
+        return (
+            f"data.name: {name} is not in {folder} (wanted the folders {', '.join(absent)}); "
+            f"point --data-dir or INITLAB_DATA at a folder with {layout}"
+        )
+    return None
+
+
+def picture_root(name: str, folder: Path) -> Path:
+    """The folder with train and val: the data folder itself, or the one in it that has the set's name."""
+    place = FACTS[name].place
+    return folder / place if place and (folder / place).is_dir() else folder

@@ -9,7 +9,6 @@ import json
 import os
 import queue
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -30,8 +29,10 @@ def main(function: str) -> None:
 
 
 def read_tasks(tasks: "queue.Queue[dict[str, Any] | None]") -> None:
-    for line in sys.stdin:
-        tasks.put(json.loads(line))
+    # not sys.stdin: a child forked by the data loader closes that, and would wait for ever for this thread's hold on it
+    with os.fdopen(os.dup(0)) as lines:
+        for line in lines:
+            tasks.put(json.loads(line))
     orphaned.set()
     tasks.put(None)
 

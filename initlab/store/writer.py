@@ -125,6 +125,10 @@ class AttemptWriter:
                 self.trial / files.STATUS, {"state": "running", "attempt": self.folder.name, **progress}, sync=False
             )
 
+    def doing(self, line: str) -> None:
+        """Publish what happens before the first step, in words."""
+        self.running({"doing": line})
+
     def close(self, state: str, status: dict[str, Any], result: dict[str, Any] | None = None) -> None:
         """End the attempt: signals to Parquet, status, and for a finished trial its result, last of all."""
         self.scalar_file.close()

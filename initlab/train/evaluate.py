@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from initlab.data.dataset import ImageSet
+from initlab.data.dataset import Images
 
 BATCH = 250
 
@@ -21,7 +21,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(net: nn.Module, data: ImageSet) -> Evaluation:
+def evaluate(net: nn.Module, data: Images) -> Evaluation:
     """Evaluate on the whole validation set in eval mode; the net is in training mode afterwards.
 
     With five classes or fewer the top-5 error is 0.

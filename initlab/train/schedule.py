@@ -36,7 +36,7 @@ def learning_rate(train: Train, step: int, steps_per_epoch: int, steps: int, cut
     if train.schedule == "step":
         return train.lr * train.factor ** sum(round(m * steps_per_epoch) <= step for m in train.milestones)
     if train.schedule == "plateau":
-        return train.lr * train.factor**cuts
+        return train.lr * train.factor ** (cuts if train.most_cuts is None else min(cuts, train.most_cuts))
     if train.schedule == "cosine":
         return train.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
     return train.lr

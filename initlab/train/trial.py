@@ -6,7 +6,8 @@ whatever is random comes from (seed, stream, step), and a checkpoint holds the r
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from initlab.data.dataset import ImageSet, epoch_order
+from initlab.data.dataset import Images
 from initlab.nets.layers import set_dropout_step
 from initlab.signal.probe import measure
 from initlab.spec import TrialSpec, is_code
 from initlab.streams import stream_seed
+from initlab.train.auxiliary import Auxiliary
 from initlab.train.evaluate import evaluate
 from initlab.train.schedule import Plateau, learning_rate
 from initlab.train.slopes import slope_rows
@@ -47,7 +49,7 @@ class Outcome:
 class Trial:
     """The state of one trial between steps; `run` takes it to its end."""
 
-    def __init__(self, spec: TrialSpec, net: nn.Module, data: ImageSet, recorder: Recorder) -> None:
+    def __init__(self, spec: TrialSpec, net: nn.Module, data: Images, recorder: Recorder) -> None:
         self.spec, self.net, self.data, self.recorder = spec, net, data, recorder
         self.per_epoch, self.steps = spec.steps(len(data.train_labels))
         if self.steps < 1:
@@ -55,7 +57,9 @@ class Trial:
                 f"train.batch_size: no step to train (got {spec.train.batch_size}, {spec.train.epochs:g} epochs, "
                 f"for {len(data.train_labels)} images); allowed: a smaller batch or more epochs"
             )
-        self.optimizer = sgd(net, spec)
+        auxiliary, weight = spec.train.auxiliary, spec.train.auxiliary_weight
+        self.auxiliary = Auxiliary(net, auxiliary, weight, data.num_classes, spec.seed) if auxiliary else None
+        self.optimizer = sgd(nn.ModuleList([net, self.auxiliary]) if self.auxiliary else net, spec)
         self.plateau = Plateau()
         self.step = 0
         self.sums = torch.zeros(2, dtype=torch.float64, device=data.mean.device)  # loss, errors since the last row
@@ -64,7 +68,7 @@ class Trial:
         self.probe_s = 0.0  # seconds of them spent in probes
         self.started = self.row_time = time.perf_counter()
         self.last: dict[str, Any] = {}
-        self.order, self.order_epoch = torch.empty(0), -1
+        self.batches: Iterator[tuple[Tensor, Tensor]] = iter(())  # those of the steps to come
 
     def run(
         self, resumed: dict[str, Any] | None, should_stop: Callable[[], bool], checkpoint_every_s: float
@@ -77,6 +81,7 @@ class Trial:
             self.restore(resumed)
         else:
             self.record(validate=True, probe=0 in probes)
+        self.batches = self.data.train_batches(self.spec.seed, self.spec.train.batch_size, self.step, self.steps)
         saved = time.perf_counter()
         self.net.train()
         while self.step < self.steps:
@@ -96,13 +101,7 @@ class Trial:
 
     def update(self) -> None:
         """One step of stochastic gradient descent; nothing here waits for the device."""
-        epoch, position = divmod(self.step, self.per_epoch)
-        if epoch != self.order_epoch:
-            self.order = epoch_order(len(self.data.train_labels), self.spec.seed, epoch).to(self.data.mean.device)
-            self.order_epoch = epoch
-        size = self.spec.train.batch_size
-        indices = self.order[position * size : (position + 1) * size]
-        images, labels = self.data.train_batch(indices, self.spec.seed, self.step)
+        images, labels = next(self.batches)
         if self.spec.train.dropout:
             set_dropout_step(self.net, self.spec.seed, self.step)
         # of the weights, then of the slopes where there are any; see `sgd`
@@ -111,9 +110,10 @@ class Trial:
         if is_code(self.spec.net.name):  # it may draw from torch's own generators, as nn.Dropout does
             torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
         self.optimizer.zero_grad(set_to_none=True)
-        logits = self.net(images)
+        with self.auxiliary.listen() if self.auxiliary else nullcontext():
+            logits = self.net(images)
         loss = F.cross_entropy(logits, labels)
-        loss.backward()
+        (loss + self.auxiliary.loss(labels) if self.auxiliary else loss).backward()
         self.optimizer.step()
         self.step += 1
         self.sums[0] += loss.detach()
@@ -171,6 +171,7 @@ class Trial:
         return {
             "step": self.step,
             "net": self.net.state_dict(),
+            "auxiliary": self.auxiliary.state_dict() if self.auxiliary else {},
             "optimizer": self.optimizer.state_dict(),
             "plateau": self.plateau.state(),
             "sums": self.sums,
@@ -184,6 +185,8 @@ class Trial:
     def restore(self, state: dict[str, Any]) -> None:
         """Take up where a checkpoint left off."""
         self.net.load_state_dict(state["net"])
+        if self.auxiliary:
+            self.auxiliary.load_state_dict(state["auxiliary"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.plateau = Plateau(**state["plateau"])
         self.sums.copy_(state["sums"])

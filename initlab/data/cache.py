@@ -1,0 +1,121 @@
+"""The cache folder: statistics of picture sets, and their decoded pictures as one file of bytes.
+
+Files are named by a key of what they hold, written aside and renamed into place, so that a half-written one is never
+read. A lock lets the first of several trials do the work and the others wait for it.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from initlab.data.pictures import Pictures, in_batches, read
+from initlab.data.progress import Progress
+from initlab.data.statistics import MOST_PROBLEMS, Statistics, refuse
+from initlab.errors import UserError
+
+BATCH = 64
+
+
+class Decoded:
+    """Pictures decoded before, read from a file of bytes that the system maps into memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with np.load(path.with_suffix(".npz"), allow_pickle=False) as index:
+            self.sizes = index["sizes"].astype(np.int64)  # (N, 2): height, width
+        lengths = 3 * self.sizes.prod(axis=1)
+        self.ends = lengths.cumsum()
+        self.bytes = np.memmap(path, dtype=np.uint8, mode="r")
+        if len(self.bytes) != self.ends[-1]:
+            raise UserError(f"{path}: damaged (got {len(self.bytes)} bytes, wanted {self.ends[-1]}); remove the file")
+
+    def __reduce__(self) -> tuple[type["Decoded"], tuple[Path]]:
+        return Decoded, (self.path,)  # a process that is not forked maps the file itself
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> Tensor:
+        height, width = self.sizes[index]
+        end = self.ends[index]
+        return torch.from_numpy(self.bytes[end - 3 * height * width : end].reshape(3, height, width).copy())
+
+
+def decoded(pictures: Pictures, folder: Path, key: str, workers: int, say: Callable[[str], None]) -> Decoded:
+    """The pictures from the cache, decoded into it where they are not there yet; a second use reads no image file.
+
+    Raises:
+        UserError: pictures that cannot be read, or a cache folder that cannot be written.
+    """
+    path = folder / f"pictures-{key}.u8"
+    with locked(path):
+        if not path.with_suffix(".npz").exists():  # written last
+            fill(path, pictures, workers, say)
+    return Decoded(path)
+
+
+def fill(path: Path, pictures: Pictures, workers: int, say: Callable[[str], None]) -> None:
+    """Write all pictures, then their sizes."""
+    progress = Progress("cached", len(pictures), say)
+    sizes: list[tuple[int, int]] = []
+    problems: list[str] = []
+    with atomic(path) as file:
+        for _, shapes, pixels, wrong in read(pictures, in_batches(len(pictures), BATCH), workers, torch.device("cpu")):
+            problems += wrong
+            if len(problems) >= MOST_PROBLEMS:
+                break
+            file.write(pixels.numpy().data)
+            sizes += shapes
+            progress.add(len(shapes))
+        refuse(problems)
+    with atomic(path.with_suffix(".npz")) as file:
+        np.savez(file, sizes=np.array(sizes, dtype=np.int32))
+
+
+def cached_statistics(folder: Path, key: str, make: Callable[[], Statistics]) -> Statistics:
+    """The statistics under a key, made where they are not there yet."""
+    path = folder / f"statistics-{key}.npz"
+    with locked(path):
+        if not path.exists():
+            made = make()
+            with atomic(path) as file:
+                np.savez(file, mean=made.mean.numpy(), std=made.std, components=made.components.numpy())
+    with np.load(path, allow_pickle=False) as found:
+        return Statistics(torch.from_numpy(found["mean"]), float(found["std"]), torch.from_numpy(found["components"]))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock that belongs to a cache file; the system lets it go when the process ends."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path.with_suffix(".lock"), "w")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(
+            f"{path.parent}: not a folder to cache in (got {error.strerror}); "
+            "set INITLAB_CACHE to one that can be written"
+        ) from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears under its name only when it is complete."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        with open(aside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

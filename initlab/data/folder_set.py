@@ -1,0 +1,141 @@
+"""A set of pictures in class folders, ready for training: decoded by worker processes, augmented on the device."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from initlab.data.cache import cached_statistics, decoded
+from initlab.data.dataset import fixed_permutation, step_indices
+from initlab.data.folders import Part, fingerprint, scan
+from initlab.data.pictures import Files, Packed, Pictures, in_batches, read, unpacked
+from initlab.data.statistics import BATCH, CentreViews, Statistics, measure, refuse
+from initlab.data.views import Views, color_shift, draw, training_views
+from initlab.errors import UserError
+
+
+@dataclass(frozen=True)
+class FolderSet:
+    """Pictures of mixed sizes with the interface of `initlab.data.dataset.Images`; labels stay on the CPU."""
+
+    train: Pictures
+    val: Pictures
+    train_labels: Tensor  # (N,) int64
+    val_labels: Tensor
+    num_classes: int
+    mean: Tensor  # (3, crop, crop), on the device
+    components: Tensor  # (3, 3), see `Statistics`
+    factor: float
+    views: Views
+    workers: int
+
+    @property
+    def chance(self) -> float:
+        """Error of the best constant guess on the training set, a fraction."""
+        most = torch.bincount(self.train_labels, minlength=self.num_classes).max()
+        return 1 - most.item() / len(self.train_labels)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one input."""
+        return 3, self.views.crop, self.views.crop
+
+    def train_batches(self, seed: int, batch_size: int, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented, normalised images (B, 3, crop, crop) and labels (B,) of the steps from `first` to before `last`.
+
+        Raises:
+            UserError: a picture that cannot be read any more.
+        """
+        device = self.mean.device
+        chosen = (indices.tolist() for indices in step_indices(len(self.train), batch_size, seed, first, last))
+        for step, batch in enumerate(read(self.train, chosen, self.workers, device), start=first):
+            indices, pictures = unpacked(batch, device)
+            draws = draw(self.views, len(indices), seed, step)
+            images = training_views(pictures, draws, self.views.crop).to(self.mean.dtype)
+            if self.views.color_std:
+                images += color_shift(draws.color.to(device, self.mean.dtype), self.components)
+            yield (images - self.mean) * self.factor, self.train_labels[indices].to(device)
+
+    def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The centre views of the validation set in order, normalised."""
+        views = CentreViews(self.val, self.views.val_side, self.views.crop)
+        for batch in read(views, in_batches(len(views), batch_size), self.workers, self.mean.device):
+            indices, pictures = unpacked(batch, self.mean.device)
+            yield self.normalised(pictures), self.val_labels[indices].to(self.mean.device)
+
+    def probe_batch(self, examples: int) -> tuple[Tensor, Tensor]:
+        """The first `examples` of one fixed permutation of the training set, as validation would see them."""
+        chosen = fixed_permutation(len(self.train), "probe")[:examples]
+        views = CentreViews(self.train, self.views.val_side, self.views.crop)
+        images = self.normalised([views[index].to(self.mean.device) for index in chosen.tolist()])
+        return images, self.train_labels[chosen].to(self.mean.device)
+
+    def normalised(self, pictures: list[Tensor]) -> Tensor:
+        """uint8 squares minus the mean image, at the wanted std, in the mean's floating type."""
+        return (torch.stack(pictures).to(self.mean.dtype) - self.mean) * self.factor
+
+
+def open_folder(
+    name: str, folder: Path | None, *, classes: int, views: Views, side: int | None, scale: float,
+    train_examples: int | None, val_examples: int | None, workers: int, cache: Path, keep_decoded: bool,
+    device: torch.device, dtype: torch.dtype, say: Callable[[str], None] = print,
+) -> FolderSet:  # fmt: skip
+    """List, check and measure a set of pictures; what was computed before comes from the cache folder.
+
+    Every picture is read once before training starts, so that a bad file is named now.
+
+    Args:
+        classes: how many class folders an `imagefolder` must have.
+        side: length that the shorter side of every picture is resized to once; None = as delivered.
+        scale: standard deviation of the inputs, after the mean image is removed.
+        train_examples: a fixed random subset; None = all.
+        workers: processes that decode; 0 = this one.
+        cache: folder for statistics, and with `keep_decoded` for the decoded pictures.
+        say: gets a line now and then while a pass over all pictures takes its time.
+
+    Raises:
+        FileNotFoundError, UserError: as `scan`; pictures that cannot be read; more examples asked for than there are.
+    """
+    listing = scan(name, folder, classes)
+    parts = {
+        "train": subset("train_examples", train_examples, listing.train),
+        "val": subset("val_examples", val_examples, listing.val),
+    }
+    keys = {part: f"{fingerprint(listing.root, parts[part])}-{side or 'full'}" for part in parts}
+    pictures: dict[str, Pictures] = {part: Files(listing.root, parts[part].files, side) for part in parts}
+    if keep_decoded:
+        pictures = {part: decoded(pictures[part], cache, keys[part], workers, say) for part in pictures}
+    seen = {part: CentreViews(pictures[part], views.val_side, views.crop) for part in pictures}
+
+    def make() -> Statistics:
+        if not keep_decoded:
+            check_readable(seen["val"], workers)
+        return measure(seen["train"], workers, say)
+
+    key = f"{keys['train']}-{keys['val']}-{views.val_side}-{views.crop}"
+    found = cached_statistics(cache, key, make)
+    if found.std == 0:
+        raise UserError("data: the training pictures are all alike (got a std of 0 around their mean); use real ones")
+    return FolderSet(
+        train=pictures["train"], val=pictures["val"], train_labels=torch.tensor(parts["train"].labels),
+        val_labels=torch.tensor(parts["val"].labels), num_classes=len(listing.classes),
+        mean=found.mean.to(device, dtype), components=found.components.to(device, dtype), factor=scale / found.std,
+        views=views, workers=workers,
+    )  # fmt: skip
+
+
+def subset(name: str, size: int | None, part: Part) -> Part:
+    """All of a part, or a fixed random subset of it."""
+    if size is None:
+        return part
+    if size > len(part.files):
+        raise UserError(f"data.{name}: more than there are (got {size}); at most {len(part.files)}")
+    return part.chosen(fixed_permutation(len(part.files), name)[:size].tolist())
+
+
+def check_readable(pictures: Pictures, workers: int) -> None:
+    """Read every picture once; raise for those that cannot be."""
+    batches: Iterator[Packed] = read(pictures, in_batches(len(pictures), BATCH), workers, torch.device("cpu"))
+    refuse([problem for *_, problems in batches for problem in problems])

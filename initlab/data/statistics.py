@@ -1,0 +1,97 @@
+"""Statistics of a training set of pictures: mean image, spread, principal components of colour.
+
+They are taken from the centre view of every training picture at validation scale: a random crop has no position of
+its own in the picture, so the mean image is that of the squares which validation sees.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from initlab.data.pictures import Pictures, in_batches, read
+from initlab.data.progress import Progress
+from initlab.data.views import centre_view
+from initlab.errors import UserError
+
+BATCH = 64
+MOST_PROBLEMS = 10  # named; a set with more is not looked at any further
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of training pixels in grey levels, 0 to 255, in float64."""
+
+    mean: Tensor  # (3, crop, crop)
+    std: float  # around the mean image, over all pixels and channels
+    components: Tensor  # (3, 3): column i is the i-th principal component of RGB times its eigenvalue
+
+
+class CentreViews:
+    """The centre view of each picture, cut where the picture is read: in the worker process."""
+
+    def __init__(self, pictures: Pictures, side: int, crop: int) -> None:
+        self.pictures, self.side, self.crop = pictures, side, crop
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return centre_view(self.pictures[index], self.side, self.crop)
+
+
+def measure(train: CentreViews, workers: int, say: Callable[[str], None]) -> Statistics:
+    """Statistics of all training pictures, on the CPU.
+
+    Raises:
+        UserError: pictures that cannot be read; names them.
+    """
+    crop = train.crop
+    total = torch.zeros((3, crop, crop), dtype=torch.float64)
+    products = torch.zeros((3, 3), dtype=torch.float64)
+    progress = Progress("measured", len(train), say)
+    problems: list[str] = []
+    for indices, _, pixels, wrong in read(train, in_batches(len(train), BATCH), workers, torch.device("cpu")):
+        images = pixels.view(len(indices), 3, crop, crop).double()
+        total += images.sum(0)
+        flat = images.transpose(0, 1).flatten(1)  # (3, pixels)
+        products += flat @ flat.T
+        progress.add(len(indices))
+        problems += wrong
+        if len(problems) >= MOST_PROBLEMS:
+            break
+    refuse(problems)
+    return of_sums(total, products, len(train))
+
+
+def refuse(problems: list[str]) -> None:
+    """Raise for pictures that could not be read, a line of one or of the first few."""
+    if problems:
+        more = f" (and {len(problems) - 1} more files: {'; '.join(problems[1:MOST_PROBLEMS])})" if problems[1:] else ""
+        raise UserError(f"data: {problems[0]}{more}")
+
+
+def of_sums(total: Tensor, products: Tensor, count: int) -> Statistics:
+    """Statistics from the sum of `count` images and the sum of x x^T over their pixels, x = (R, G, B)."""
+    mean = total / count
+    pixels = count * total.shape[1] * total.shape[2]
+    squares = products.diagonal().sum().item() - count * (mean**2).sum().item()
+    center = total.sum((1, 2)) / pixels
+    covariance = products / pixels - center[:, None] * center
+    return Statistics(mean, (max(squares, 0.0) / (3 * pixels)) ** 0.5, color_components(covariance))
+
+
+def color_components(covariance: Tensor) -> Tensor:
+    """Principal components of RGB, largest first, each times its eigenvalue: (3, 3), a column each, in grey levels.
+
+    AlexNet's paper gives no unit, and p * eigenvalue depends on it: as usual, the eigenvalue is that of pixels in
+    [0, 1], about 0.2 for the first, so a coefficient of 0.1 moves grey pixels by about 255 * 0.1 * 0.2 / sqrt(3) = 3
+    levels. A component's sign means nothing; its largest entry is made positive, so that all machines agree.
+
+    Args:
+        covariance: (3, 3), of pixels in grey levels.
+    """
+    values, vectors = torch.linalg.eigh(covariance / 255**2)
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    return (vectors * largest.sign() * values.clamp(min=0) * 255).flip(1)

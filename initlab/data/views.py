@@ -1,0 +1,84 @@
+"""Views of pictures: the square that the net sees, cut from a picture of any size.
+
+Training (He et al. 2015, sec. 3): the shorter side is resized to a length drawn for each image, a random square of
+it is cut and half of them are mirrored, and the colours move along the principal components of the training set's
+RGB values (Krizhevsky et al. 2012, sec. 4.1). Validation and the set's statistics take the centre of the picture at
+one scale.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from initlab.data.pictures import resized_shape
+from initlab.streams import stream_seed
+
+
+@dataclass(frozen=True)
+class Views:
+    """How pictures become inputs: lengths in pixels, `jitter` the range of the shorter side in training."""
+
+    crop: int
+    val_side: int
+    jitter: tuple[int, int]
+    flip: bool
+    color_std: float
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one training batch, one row per image."""
+
+    sides: Tensor  # (B,) shorter sides in pixels
+    offsets: Tensor  # (B, 2) in [0, 1): where between top and bottom, left and right, the square lies
+    mirrored: Tensor  # (B,) bool
+    color: Tensor  # (B, 3) coefficients of the principal components
+
+
+def draw(views: Views, count: int, seed: int, step: int) -> Draws:
+    """The draws of a step, on the CPU: all kinds in one order, so that none depends on whether another is in use."""
+    generator = torch.Generator().manual_seed(stream_seed(seed, "augment", step))
+    low, high = views.jitter
+    shares = torch.rand((4, count), generator=generator, dtype=torch.float64)
+    normals = torch.randn((count, 3), generator=generator, dtype=torch.float64)
+    return Draws(
+        sides=(low + shares[0] * (high - low + 1)).long(),
+        offsets=shares[1:3].T,
+        mirrored=(shares[3] < 0.5) & views.flip,
+        color=normals * views.color_std,
+    )
+
+
+def training_views(pictures: Sequence[Tensor], draws: Draws, crop: int) -> Tensor:
+    """Squares (B, 3, crop, crop) uint8 of pictures (3, height, width) uint8, on the pictures' device."""
+    squares = torch.stack([
+        square(picture, side, crop, down, right)
+        for picture, side, (down, right) in zip(pictures, draws.sides.tolist(), draws.offsets.tolist(), strict=True)
+    ])  # fmt: skip
+    return torch.where(draws.mirrored.to(squares.device)[:, None, None, None], squares.flip(3), squares)
+
+
+def centre_view(picture: Tensor, side: int, crop: int) -> Tensor:
+    """The middle of a picture whose shorter side is resized to `side`: (3, crop, crop) uint8."""
+    return square(picture, side, crop, 0.5, 0.5)
+
+
+def square(picture: Tensor, side: int, crop: int, down: float, right: float) -> Tensor:
+    """The crop x crop square at a share (in [0, 1)) of the way down and right, after the shorter side became `side`."""
+    height, width = resized_shape(picture.shape[1], picture.shape[2], side)
+    resized = functional.resize(picture, [height, width], antialias=True)
+    top, left = int(down * (height - crop + 1)), int(right * (width - crop + 1))
+    return functional.crop(resized, top, left, crop, crop)
+
+
+def color_shift(coefficients: Tensor, components: Tensor) -> Tensor:
+    """What is added to every pixel of each image, (B, 3, 1, 1) in grey levels.
+
+    Args:
+        coefficients: (B, 3), drawn from N(0, color_std^2).
+        components: (3, 3), column i the i-th principal component times its eigenvalue, in grey levels.
+    """
+    return (coefficients @ components.T)[:, :, None, None]
