@@ -124,7 +124,7 @@ def class_count(number: int | None, default: int = NUM_CLASSES) -> int:
 
 def check_size(spec: TrialSpec, shape: Shape) -> None:
     """Refuse images that do not go through the net."""
-    mistakes = [text for _, text in layout_conflicts(spec.net, min(shape[1:]))]
+    mistakes = [text for _, text in layout_conflicts(spec.net, min(shape[1:]), "image_size")]
     if mistakes:
         raise StudyError(f"--input: {text}" for text in mistakes)
 
