@@ -227,10 +227,15 @@ def counts(spec: TrialSpec) -> Counts | None:
     """Parameters and multiply-adds of a trial's net; None where the net or the data is the user's code."""
     if is_code(spec.net.name) or is_code(spec.data.name):
         return None
+    return counts_of(spec.net.model_dump_json(), *image_facts(spec))
+
+
+def image_facts(spec: TrialSpec) -> tuple[int, tuple[int, int, int]]:
+    """(classes, (channels, height, width)) of the net's inputs, for a built-in data set."""
     facts, synthetic, size = FACTS[spec.data.name], spec.data.name == "synthetic", input_side(spec.data)
     channels = spec.data.channels if synthetic else facts.channels
     classes = spec.data.classes if synthetic else facts.num_classes or spec.data.classes
-    return counts_of(spec.net.model_dump_json(), classes, (channels, size, size))
+    return classes, (channels, size, size)
 
 
 @lru_cache(maxsize=1024)

@@ -47,6 +47,12 @@ def signals_table(results: Shown, epochs: Sequence[Moment] = (0, "end")) -> pd.D
     Raises:
         UserError: an impossible entry in `epochs`, no probe to draw, or too many panels.
     """
+    table, line = trial_points(results, epochs)
+    return over_seeds(table, line)
+
+
+def trial_points(results: Shown, epochs: Sequence[Moment]) -> tuple[pd.DataFrame, list[str]]:
+    """The variances of every trial by panel, scheme, moment, direction and layer; and the columns that make a line."""
     for moment in epochs:
         if moment != "end" and (isinstance(moment, str) or not (math.isfinite(moment) and moment >= 0)):
             raise UserError(f"signals: epochs: not a moment (got {moment!r}); allowed: a number from 0, or 'end'")
@@ -69,7 +75,7 @@ def signals_table(results: Shown, epochs: Sequence[Moment] = (0, "end")) -> pd.D
     points["direction"] = points.direction.str.removesuffix("_var")
     table = trials[["panel", *settings, SCHEME, "trial"]].merge(points, on="trial", how="inner", sort=False)
     line = ["panel", *settings, SCHEME, "moment", "direction", "layer", "name", "op"]
-    return over_seeds(table, line)
+    return table, line
 
 
 def moment_name(moment: Moment) -> str:
@@ -105,7 +111,9 @@ def over_seeds(table: pd.DataFrame, line: list[str]) -> pd.DataFrame:
     return summary
 
 
-def signals(results: Shown, ax: Target = None, *, epochs: Sequence[Moment] = (0, "end")) -> Figure:
+def signals(
+    results: Shown, ax: Target = None, *, epochs: Sequence[Moment] | None = None, theory: bool = False
+) -> Figure:
     """Draw `signals_table`: a row per depth, forward left and backward right, a line per scheme and epoch.
 
     A variance that underflowed to 0 is a marker in the row named 0 at the bottom of its panel.
@@ -113,16 +121,24 @@ def signals(results: Shown, ax: Target = None, *, epochs: Sequence[Moment] = (0,
     Args:
         results: one Results, or a sequence whose trials are shown together.
         ax: two Axes per depth (forward, backward); None makes a figure.
-        epochs: when to look, the nearest probe each; 0 is before training, "end" the last probe.
+        epochs: when to look, the nearest probe each; 0 is before training, "end" the last probe. None is both, or 0
+            under `theory`.
+        theory: draw what theory says of draws of the same initialisation, median and 95 % band, instead of the range
+            over seeds, and the share of measured points inside. It knows the time before training alone.
 
     Raises:
-        UserError: nothing to draw, or another number of axes.
+        UserError: nothing to draw, another number of axes, or theory for later than epoch 0 or for code of yours.
     """
-    table = signals_table(results, epochs)
+    shown: Sequence[Moment] = epochs or ((0,) if theory else (0, "end"))
+    if theory and list(shown) != [0]:
+        raise UserError(f"signals: theory knows epoch 0 alone (got epochs {list(shown)}); leave epochs out")
+    points, line = trial_points(results, shown)
+    table = over_seeds(points, line)
+    bands = bands_of(results, points) if theory else None
     panels = list(dict.fromkeys(table.panel))
     places = [(panel, direction) for panel in panels for direction in NAMES if has(table, panel, direction)]
     styles = looks(table[SCHEME])
-    moments = [name for name in dict.fromkeys(map(moment_name, epochs)) if (table.moment == name).any()]
+    moments = [name for name in dict.fromkeys(map(moment_name, shown)) if (table.moment == name).any()]
     titles = [f"{panel}, {direction}" for panel, direction in places]
     columns = table.direction.nunique()
     with styled():
@@ -130,12 +146,18 @@ def signals(results: Shown, ax: Target = None, *, epochs: Sequence[Moment] = (0,
         for (panel, direction), title, axes in zip(places, titles, drawn.axes, strict=True):
             part = table[(table.panel == panel) & (table.direction == direction)]
             for (scheme, moment), points in part.groupby([SCHEME, "moment"], sort=False):
-                draw_line(axes, points, styles[scheme], moments.index(moment), len(moments))
+                draw_line(axes, points, styles[scheme], moments.index(moment), len(moments), seeds=not theory)
+            if bands is not None:
+                draw_bands(axes, bands[(bands.panel == panel) & (bands.direction == direction)], styles)
             finish(axes, title, "weight layer (1 = next to the input)", NAMES[direction])
             frame_layers(axes, part)
         handles = [scheme_handle(scheme, look) for scheme, look in styles.items()]
         handles += [moment_handle(table, moment, i, len(moments)) for i, moment in enumerate(moments)]
-        add_legend(drawn, handles, seeds_note(table.seeds, each="", mean="geometric mean"))
+        note = seeds_note(table.seeds, each="", mean="geometric mean")
+        if bands is not None:
+            handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=1.0, label="theory: median, 95 % band"))
+            note = inside_note(bands)
+        add_legend(drawn, handles, note)
     return drawn.figure
 
 
@@ -164,13 +186,50 @@ def moment_handle(table: pd.DataFrame, moment: str, place: int, count: int) -> L
     )  # fmt: skip
 
 
-def draw_line(ax: Axes, points: pd.DataFrame, look: Look, place: int, count: int) -> None:
+def theory_beside(results: Shown, ax: Target = None) -> Figure:
+    """`signals(results, theory=True)`: the figure `theory`."""
+    return signals(results, ax, theory=True)
+
+
+def theory_beside_table(results: Shown) -> pd.DataFrame:
+    """What `theory_beside` draws: the line of `signals_table` before training, with `theory_table`'s band beside it."""
+    points, line = trial_points(results, (0,))
+    bands = bands_of(results, points).rename(columns={name: f"theory_{name}" for name in ("median", "low", "high")})
+    return over_seeds(points, line).merge(bands, on=["panel", SCHEME, "direction", "layer"], how="left")
+
+
+def bands_of(results: Shown, points: pd.DataFrame) -> pd.DataFrame:
+    """`theory_table` of the trials behind these points; torch is loaded here, for theory alone."""
+    from initlab.plots.theory import theory_table
+
+    return theory_table(results, points.drop_duplicates("trial"), points)
+
+
+def inside_note(theory: pd.DataFrame) -> str:
+    """`inside the 95 % band: forward 96 % of 180 points, backward 94 % of 174`."""
+    parts = []
+    for way, part in theory.groupby("direction", sort=False):
+        once = part.drop_duplicates(["panel", SCHEME])
+        share = once.inside.sum() / max(once.points.sum(), 1)
+        parts.append(f"{way} {share:.0%} of {once.points.sum()} points")
+    return "inside the 95 % band: " + ", ".join(parts)
+
+
+def draw_bands(ax: Axes, bands: pd.DataFrame, styles: dict[str, Look]) -> None:
+    """The theory's median and band of each scheme, in its colour."""
+    for scheme, band in bands.groupby(SCHEME, sort=False):
+        number, color = band.layer + 1, styles[str(scheme)].color
+        ax.fill_between(number, band.low, band.high, color=color, alpha=BAND, linewidth=0)
+        ax.plot(number, band["median"], color=color, linestyle="--", linewidth=1.0, zorder=2, label=f"_{scheme} theory")
+
+
+def draw_line(ax: Axes, points: pd.DataFrame, look: Look, place: int, count: int, seeds: bool = True) -> None:
     """One scheme at one moment: the line over layers, the range over seeds, and a marker where it is 0."""
     scheme, moment = points[SCHEME].iloc[0], points.moment.iloc[0]
     opacity, filled = moment_style(place, count)
     points = points.sort_values("layer")
     number = points.layer + 1
-    if (points.seeds > 1).any():
+    if seeds and (points.seeds > 1).any():
         ax.fill_between(number, points.low, points.high, color=look.color, alpha=BAND * opacity, linewidth=0)
     spacing = math.ceil(len(points) / 12)
     marker: dict[str, Any] = {"marker": look.marker, "markersize": 3.2}

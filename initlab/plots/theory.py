@@ -1,0 +1,75 @@
+"""Theory beside a study's measured signals: what draws of the same initialisation give before training."""
+
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from initlab.errors import UserError
+from initlab.nets.build import to_modules
+from initlab.plan import describe, image_facts
+from initlab.plots.panels import SCHEME, Shown, as_list
+from initlab.signal.theory.predict import predict
+from initlab.spec import TrialSpec, is_code
+
+WAYS = ("forward", "backward")
+BAND = ("median", "low", "high")
+
+
+def theory_table(results: Shown, lines: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+    """One row per panel, scheme, direction and layer: median, low and high of the 95 % band, and points inside it.
+
+    Inputs count as independent numbers of the study's scale, in batches of the probe's size. Gradients are relative in
+    theory, so they start from the measured ones of the last layer. `inside` of the line's `points` (layer, seed) lie in
+    the band; the last layer's gradients, where theory starts, do not count.
+
+    Args:
+        lines: panel, `init.scheme` and trial of what is drawn.
+        measured: trial, layer, direction and variance at step 0.
+
+    Raises:
+        UserError: a net, a scheme or data that is the user's code, of which nothing is known before it runs.
+    """
+    specs = {trial.id: trial.spec for one in as_list(results) for trial in one.stored}
+    frames = []
+    for (panel, scheme), line in lines.groupby(["panel", SCHEME], sort=False):
+        seen = measured[measured.trial.isin(line.trial)]
+        theory = of_trial(specs[line.trial.iloc[0]].model_copy(update={"seed": 0}).model_dump_json())
+        for way in WAYS:
+            part = seen[seen.direction == way]
+            if len(part):
+                band = beside(theory, part, way).assign(panel=str(panel), direction=way)
+                band[SCHEME] = str(scheme)
+                frames.append(band)
+    return pd.concat(frames, ignore_index=True)
+
+
+def beside(theory: pd.DataFrame, seen: pd.DataFrame, way: str) -> pd.DataFrame:
+    """The band of one direction in the units of what was measured, with how many points lie inside."""
+    band = theory[["layer", *(f"{way}_{name}" for name in BAND)]].set_axis(["layer", *BAND], axis=1)
+    last = int(band.layer.max())
+    if way == "backward":
+        ends = seen.variance[(seen.layer == last) & (seen.variance > 0)]
+        band[list(BAND)] *= float(np.exp(np.log(ends).mean())) if len(ends) else np.nan
+        seen = seen[seen.layer < last]
+    points = seen.merge(band, on="layer")
+    inside = int(points.variance.between(points.low, points.high).sum())
+    return band.assign(inside=inside, points=len(points))
+
+
+@lru_cache(maxsize=256)
+def of_trial(spec_json: str) -> pd.DataFrame:
+    """`predict` for a trial's net, scheme and inputs."""
+    spec = TrialSpec.model_validate_json(spec_json)
+    init = spec.init
+    for path, name in (("net.name", spec.net.name), ("init.scheme", init.scheme), ("data.name", spec.data.name)):
+        if is_code(name):
+            raise UserError(
+                f"signals: no theory for {path} (got {name}); your own code is predicted by initlab.predict"
+            )
+    classes, shape = image_facts(spec)
+    return predict(
+        to_modules(describe(spec, classes, shape)), scheme=init.scheme, input_shape=shape, mode=init.mode,
+        distribution=init.distribution, std=init.std, linear_std=init.linear_std, last_std=init.last_std,
+        last_factor=init.last_factor, batch_size=spec.probe.examples, input_moments=(0.0, spec.data.scale**2),
+    )  # fmt: skip
