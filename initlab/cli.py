@@ -315,6 +315,21 @@ def bench_probe(repeats: int) -> None:
         click.echo(line)
 
 
+@bench.command("inspect")
+@click.argument("model", default="resnet50")
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images of the batch.")
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Rounds of all arms in turn.")
+@click.option("--draws", type=click.IntRange(0), default=0, show_default=True, help="Time redrawn bands too.")
+@click.option("--allow-code", is_flag=True, help="Import pkg.module:callable.")
+def bench_inspect(model: str, batch_size: int, repeats: int, draws: int, allow_code: bool) -> None:
+    """What inspecting MODEL costs, in plain forward and backward passes of the same run."""
+    from initlab.bench.inspect import bench_inspect as measure
+    from initlab.models import resolve_model
+
+    for line in measure(resolve_model(model, batch_size=batch_size, allow_code=allow_code), repeats, draws):
+        click.echo(line)
+
+
 @bench.command("engine")
 @click.argument("study", type=OUT, default=Path("sweeps/demo.yaml"))
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes in every arm.")
