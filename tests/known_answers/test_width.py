@@ -105,3 +105,10 @@ def test_positions_do_not_average_it_away_either() -> None:
     net = nn.Sequential(*layers, nn.Conv2d(32, 32, 1))
     theory = initlab.predict(net, scheme="he", input_shape=(32, 8, 8), batch_size=1)
     assert log_sd(theory, "forward")[29] ** 2 / (5 * 30 / 32) == pytest.approx(0.67, rel=0.25)
+
+
+@pytest.mark.parametrize("width", [64, 256])
+def test_gradients_scatter_as_signals_do(width: int) -> None:
+    """hr.grad_ratio_64x30, hr.grad_ratio_256x30: 5 L / n for one example; measured 1.07."""
+    theory = initlab.predict(mlp(width, 31), scheme="he", input_shape=(width,), batch_size=1)
+    assert log_sd(theory, "backward")[0] ** 2 / (5 * 30 / width) == pytest.approx(1, rel=0.15)
