@@ -21,7 +21,10 @@ ROOMS = [  # from left to right; those in a set stand side by side
     {"plots"},
     {"report"},
 ]
-WIRES = {"__init__", "__main__", "cli", "launch", "planning", "layer_tables", "settings", "work", "progress", "bench"}
+WIRES = {
+    "__init__", "__main__", "bench", "cli", "launch", "layer_tables", "planning", "progress", "settings", "testing",
+    "work",
+}  # fmt: skip
 PLACE = dict.fromkeys(BOTTOM, 0) | {name: i for i, rooms in enumerate(ROOMS, start=1) for name in rooms}
 
 
