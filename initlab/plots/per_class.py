@@ -72,8 +72,10 @@ def per_class(errors: pd.DataFrame | str | Path, ax: Axes | None = None) -> Figu
             handles.append(Line2D([], [], color=color, linewidth=6, label=label))
             level_line(axes, mean, "", labelled=False)
         finish(axes, "", "class, easiest first" if len(table) <= NAMED else "classes, easiest first", "error (%)")
+        axes.set_xlim(0.2, len(table) + 0.8)
         percent_axis(axes, 0.0, float(table.val_error.max()))
         if len(table) <= NAMED:
             axes.set_xticks(table["rank"], [str(name) for name in table["class"]])
-        add_legend(drawn, handles, f"{len(table)} classes, {table.images.sum():,} images")
+        note = f"{len(table)} classes, {table.images.sum():,} images; dotted: the mean over images"
+        add_legend(drawn, handles, note)
     return drawn.figure

@@ -26,10 +26,10 @@ def dense_scores(
 ) -> Tensor:  # fmt: skip
     """Class scores of whole images, the mean over all windows of the last map, and over the mirrored images too.
 
-    On a net without padding, a window is the crop of `input_size` that its position stands for, so the result equals
-    the mean of `net(crop)` over all crops at the net's total stride. Zero padding parts them: a crop has zeros around
-    it where a window has its neighbours in the image. At the net's own input size there is one window and the result
-    is `net(images)`, whatever the padding.
+    On a net without padding, a window is the crop of `input_size` that its position stands for: where the grids
+    coincide (pooling drops no rest of a crop), the result equals the mean over all crops at the net's total stride.
+    Zero padding parts them: a crop has zeros around it where a window has its neighbours in the image. At the net's
+    own input size there is one window, and the result is that of `net(images)` whatever the padding.
 
     Args:
         net: an `nn.Sequential` of maps, then flatten or pyramid pooling, then linear layers; nested ones are opened.
