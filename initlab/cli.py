@@ -208,7 +208,7 @@ def plot(out: Path, names: Sequence[str], folder: Path | None) -> None:
 )  # fmt: skip
 @click.option(
     "--scales", metavar="S,S,…",
-    help="Shorter sides in pixels, averaged over.  [default: the net's input for center, else 8/7 of it]",
+    help="Shorter sides in pixels, averaged over.  [default: as validated for center, else 8/7 of the net's input]",
 )  # fmt: skip
 @click.option("--flips/--no-flips", default=None, help="Mirrored views too.  [default: as trained; center: no]")
 @click.option("--scores", type=click.Choice(["softmax", "logits"]), default="softmax", show_default=True,

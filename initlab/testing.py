@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from initlab import __version__
 from initlab.data.dataset import ImageSet
 from initlab.data.facts import absence
-from initlab.data.scales import centre_view, mean_at, ten_views, val_at
+from initlab.data.scales import centre_view, mean_at, ten_views
 from initlab.errors import UserError
 from initlab.launch import sources_of
 from initlab.spec import is_code
@@ -81,8 +81,8 @@ def evaluate(
     Args:
         checkpoints: each OUT/trials/ID, an attempt's folder or a checkpoint file; several are an ensemble.
         views: `center` (one crop), `10` (four corners and centre, mirrored too) or `dense` (`initlab.dense_scores`).
-        scales: sides in pixels that the images' shorter side is resized to; None is the net's input for `center`, and
-            8/7 of it, the paper's 256 for 224, for the others.
+        scales: sides in pixels that the images' shorter side is resized to; None is that of validation for `center`,
+            and 8/7 of the net's input, the paper's 256 for 224, for the others.
         flips: mirrored views too; None is no for `center`, and for the others yes where training mirrored images.
         scores: average `softmax` probabilities or `logits`.
         batch_size: images at once; 10 and dense hold several views or large maps of each.
@@ -198,8 +198,7 @@ def restored(
 
 def default_sides(data: ImageSet, views: Views) -> list[int]:
     """The side that validation in training uses; for several views a larger one."""
-    side = min(data.input_shape[1:])
-    return [side if views == "center" else round(side * SCALE)]
+    return [data.val_side if views == "center" else round(min(data.input_shape[1:]) * SCALE)]
 
 
 def check_sides(sides: Sequence[int], data: ImageSet) -> list[int]:
@@ -216,8 +215,8 @@ def scores_at(
 ) -> Tensor:
     """Mean scores (N, classes) in float64 on the CPU of all validation images at one scale."""
     found = torch.full((len(data.val_labels), data.num_classes), torch.nan, dtype=torch.float64)
-    for images, places in val_at(data, side, batch_size):
-        found[places.cpu()] = view_scores(net, images, data, views, flips, scores).cpu()
+    for images, places in data.val_at(side, batch_size):
+        found[places] = view_scores(net, images, data, views, flips, scores).cpu()
     return found
 
 

@@ -1,27 +1,10 @@
-"""Validation images at any scale, and the views of them that testing takes: centre, corners, mirrored.
+"""Images at any scale, and the views of them that testing takes: centre, corners, mirrored.
 
-`val_at` is where every image of a test comes from; the other functions only cut.
+Where the images of a test come from is `ImageSet.val_at`.
 """
 
-from collections.abc import Iterator
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from initlab.data.dataset import ImageSet
-
-
-def val_at(data: ImageSet, side: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The validation set with its shorter side at `side` pixels: every image once, in batches of one size each.
-
-    Yields:
-        Grey levels (B, C, height, width) in the mean's floating type, rounded as stored images are, not normalised; and
-        the images' places (B,) in `data.val_labels`. Images that have this side already come as they are.
-    """
-    for start in range(0, len(data.val_labels), batch_size):
-        images = at_side(data.val_images[start : start + batch_size].to(data.mean.dtype), side)
-        yield images, torch.arange(start, start + len(images), device=images.device)
 
 
 def at_side(images: Tensor, side: int) -> Tensor:

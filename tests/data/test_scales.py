@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from initlab.data.dataset import ImageSet, prepare
-from initlab.data.scales import at_side, centre_view, mean_at, ten_views, val_at
+from initlab.data.scales import at_side, centre_view, mean_at, ten_views
 from initlab.data.sources import Raw
 
 
@@ -60,7 +60,7 @@ def seven() -> ImageSet:
 @pytest.mark.parametrize("side", [4, 6])
 def test_every_validation_image_comes_once_in_grey_levels(seven: ImageSet, side: int) -> None:
     seen = dict[int, float]()
-    for images, places in val_at(seven, side, batch_size=3):
+    for images, places in seven.val_at(side, batch_size=3):
         assert images.shape[1:] == (1, side, side) and images.dtype == torch.float64
         seen |= dict(zip(places.tolist(), images.mean((1, 2, 3)).tolist(), strict=True))
     assert seen == {i: i for i in range(7)}
