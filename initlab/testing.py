@@ -24,7 +24,7 @@ from initlab.spec import is_code
 from initlab.store.files import StoreError, atomic, writable, write_json
 from initlab.store.trained import Trained, load_weights, read_trained
 from initlab.train.dense import Scores, as_scores, check_scores, dense_scores
-from initlab.train.evaluate import hits
+from initlab.train.errors import class_errors, error_rows, mean_scores
 from initlab.work import bare_net, load_images
 
 Views = Literal["center", "10", "dense"]
@@ -100,6 +100,9 @@ def evaluate(
     members = [read_trained(path) for path in paths]
     check_alike(members)
     place = device_of(device)
+    if out is not None:  # before the long part
+        with writable(Path(out)):
+            Path(out).mkdir(parents=True, exist_ok=True)
     ensemble: dict[int, Tensor] = {}
     rows: list[dict[str, Any]] = []
     mirrored: list[bool] = []
@@ -234,37 +237,6 @@ def view_scores(net: nn.Module, images: Tensor, data: ImageSet, views: Views, fl
     return torch.stack([as_scores(net((crop - data.mean) * data.factor), scores) for crop in crops]).mean(0)
 
 
-def mean_scores(found: dict[int, Tensor]) -> Tensor:
-    """The mean over scales."""
-    return torch.stack(list(found.values())).mean(0)
-
-
-def error_rows(name: str, found: dict[int, Tensor], labels: Tensor) -> list[dict[str, Any]]:
-    """A row per scale, and one of their mean where there are several."""
-    shown = {str(side): scores for side, scores in found.items()}
-    if len(found) > 1:
-        shown["+".join(shown)] = mean_scores(found)
-    rows = []
-    for scales, scores in shown.items():
-        top1, top5 = (1 - found.double().mean().item() for found in hits(scores, labels))
-        row = {"checkpoint": name, "scales": scales, "images": len(labels)}
-        rows.append({**row, "val_error": top1, "val_error_top5": top5})
-    return rows
-
-
-def class_errors(scores: Tensor, labels: Tensor) -> pd.DataFrame:
-    """Errors of each class: class, images, val_error, val_error_top5 (fractions; NaN where it has no images).
-
-    Two images of class 0, one of them scored higher for class 1: its `val_error` is 0.5. Of five classes or fewer,
-    `val_error_top5` is 0.
-    """
-    top1, top5 = hits(scores, labels)
-    each = pd.DataFrame({"class": labels, "images": 1, "val_error": ~top1, "val_error_top5": ~top5})
-    table = each.groupby("class").agg({"images": "sum", "val_error": "mean", "val_error_top5": "mean"})
-    table = table.reindex(range(scores.shape[1]))
-    return table.assign(images=table.images.fillna(0).astype(int)).reset_index()
-
-
 def description(
     members: Sequence[Trained], views: str, sides: Sequence[int], mirrored: Sequence[bool], scores: str,
     device: torch.device,
@@ -282,13 +254,12 @@ def description(
 
 
 def write_evaluation(result: Evaluated, folder: Path) -> None:
-    """evaluation.csv, evaluation.json and the figure of errors per class with its numbers."""
+    """Into a folder: evaluation.csv, evaluation.json and the figure of errors per class with its numbers."""
     from initlab.plots.per_class import per_class, per_class_table  # here: matplotlib only where it is drawn
     from initlab.plots.save import write
 
     errors = {"val_error": result.val_error, "val_error_top5": result.val_error_top5}
     with writable(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         with atomic(folder / "evaluation.csv", sync=False) as file:
             file.write(result.table.to_csv(index=False, lineterminator="\n").encode())
         write_json(folder / "evaluation.json", {**result.described, "images": len(result.scores), **errors})

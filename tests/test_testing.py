@@ -20,7 +20,8 @@ from initlab.errors import UserError
 from initlab.spec import Data, Net, TrialSpec
 from initlab.store.checkpoint import write_checkpoint
 from initlab.store.files import write_json
-from initlab.testing import class_errors, error_rows, parse_scales
+from initlab.testing import parse_scales
+from initlab.train.errors import class_errors, error_rows
 from initlab.work import bare_net, load_images
 
 SPEC = TrialSpec(data=Data(name="digits", image_size=16), net=Net(depth=7, width=2, linear_width=4))
@@ -213,6 +214,7 @@ def test_a_checkpoint_that_cannot_be_tested_is_one_line(drawn: Path, tmp_path: P
         (["--scales", "16,16"], "--scales: not a list of sides (got [16, 16])"),
         (["--scales", ""], "--scales: not sides in pixels (got '')"),
         (["--batch-size", "0"], "--batch-size: out of range (got 0)"),
+        (["--out", __file__], "cannot be written"),
         (["--data-dir", "/nowhere"], None),  # digits need no folder
     ],
 )
