@@ -19,16 +19,21 @@ if TYPE_CHECKING:
     from initlab.store.results import Results, load
     from initlab.study import Study, load_study
     from initlab.study_file import StudyError
+    from initlab.testing import Evaluated, evaluate
+    from initlab.train.dense import dense_scores
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Evaluated": "initlab.testing",
     "Finding": "initlab.faults.finding",
     "Inspection": "initlab.signal.inspection",
     "Results": "initlab.store.results",
     "Study": "initlab.study",
     "StudyError": "initlab.study_file",
     "build_net": "initlab.nets.build",
+    "dense_scores": "initlab.train.dense",
+    "evaluate": "initlab.testing",
     "gain": "initlab.init.gains",
     "init_": "initlab.init.apply",
     "inspect": "initlab.signal.inspection",
@@ -41,12 +46,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "Evaluated",
     "Finding",
     "Inspection",
     "Results",
     "Study",
     "StudyError",
     "build_net",
+    "dense_scores",
+    "evaluate",
     "gain",
     "init_",
     "inspect",

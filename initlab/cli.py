@@ -300,6 +300,47 @@ def lint(model: str, fail_on: str, **options: Any) -> None:
         sys.exit(1)
 
 
+@main.command()
+@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
+@click.option(
+    "--views", type=click.Choice(["center", "10", "dense"]), default="center", show_default=True,
+    help="One centre crop; four corners and centre, mirrored too; or every window of the last map of the whole image.",
+)  # fmt: skip
+@click.option(
+    "--scales", metavar="S,S,…",
+    help="Shorter sides in pixels, averaged over.  [default: as validated for center, else 8/7 of the net's input]",
+)  # fmt: skip
+@click.option("--flips/--no-flips", default=None, help="Mirrored views too.  [default: as trained; center: no]")
+@click.option("--scores", type=click.Choice(["softmax", "logits"]), default="softmax", show_default=True,
+              help="What is averaged over views, scales and checkpoints.")  # fmt: skip
+@click.option("--batch-size", type=int, default=100, show_default=True, help="Images at once; fewer need less memory.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda where there is one]")
+@click.option("--data-dir", type=OUT, envvar="INITLAB_DATA", help="Where data files lie.  [env: INITLAB_DATA]")
+@click.option("--out", type=OUT, help="Folder for evaluation.csv and .json, per_class.csv, .png and .svg.")
+@click.option("--allow-code", is_flag=True, help="Import pkg.module:callable names of the trials.")
+def evaluate(checkpoints: Sequence[str], scales: str | None, out: Path | None, **options: Any) -> None:
+    """Test trained nets on the validation set that they were trained with: top-1 and top-5 errors, as fractions.
+
+    CHECKPOINT is OUT/trials/ID, an attempt's folder in it, or a checkpoint.pt with its trial.json beside it. Several
+    are an ensemble: their scores are averaged, and the table ends with what they reach together.
+
+    \b
+    initlab evaluate results/demo/trials/t0123456789ab                       as in training: one centre crop
+    initlab evaluate results/demo/trials/t0123456789ab --views 10            the paper's tables 2 and 5
+    initlab evaluate results/*/trials/t* --views dense --scales 256,384,480 --out results/test    tables 4 and 6
+
+    Dense testing needs layers in a row, as in all nets of the catalog. At larger scales its windows differ from crops
+    in one way: a crop has zero padding at its border where a window has its neighbours in the image.
+    """
+    from initlab.testing import evaluate as test
+    from initlab.testing import parse_scales, table_lines
+
+    result = test(checkpoints, scales=parse_scales(scales) if scales is not None else None, out=out, **options)
+    for line in table_lines(result.table):
+        click.echo(line)
+    click.echo(f"written to {out}" if out else "errors per class: add --out FOLDER")
+
+
 @main.group()
 def bench() -> None:
     """Measure what initlab itself costs on this machine."""

@@ -163,13 +163,7 @@ DTYPES = {"auto": torch.float32, "float32": torch.float32, "float64": torch.floa
 
 def build(spec: TrialSpec, data: Images, device: torch.device) -> nn.Module:
     """The trial's net, initialised, on its device, in its precision."""
-    if is_code(spec.net.name):
-        make = import_callable("net.name", spec.net.name)
-        torch.manual_seed(stream_seed(spec.seed, "net"))  # for parameters that no scheme draws
-        net = make(num_classes=data.num_classes, input_shape=data.input_shape, **spec.net.options)
-    else:
-        net = to_modules(describe(spec, data.num_classes, data.input_shape))
-    net = net.to(DTYPES[spec.train.precision])
+    net = bare_net(spec, data)
     init = spec.init
     scheme = import_callable("init.scheme", init.scheme) if is_code(init.scheme) else init.scheme
     batch = data.probe_batch(spec.probe.examples)[0] if init.scheme == "lsuv" else None
@@ -191,6 +185,17 @@ def trained(out: Path, trial: str) -> dict[str, Tensor]:
         )
     weights: dict[str, Tensor] = read_checkpoint(attempts(folder)[-1] / CHECKPOINT)["net"]
     return weights
+
+
+def bare_net(spec: TrialSpec, data: Images) -> nn.Module:
+    """The trial's net in its precision, on the CPU, before its init."""
+    if is_code(spec.net.name):
+        make = import_callable("net.name", spec.net.name)
+        torch.manual_seed(stream_seed(spec.seed, "net"))  # for parameters that no scheme draws
+        net: nn.Module = make(num_classes=data.num_classes, input_shape=data.input_shape, **spec.net.options)
+    else:
+        net = to_modules(describe(spec, data.num_classes, data.input_shape))
+    return net.to(DTYPES[spec.train.precision])
 
 
 def check_source(spec: TrialSpec, planned: dict[str, str]) -> None:

@@ -24,7 +24,7 @@ ROOMS = [  # from left to right; those in a set stand side by side
 ]
 WIRES = {
     "__init__", "__main__", "against", "bench", "cli", "examine", "launch", "layer_tables", "models", "planning",
-    "progress", "settings", "work",
+    "progress", "settings", "testing", "work",
 }  # fmt: skip
 LAZY = {
     ("signal/inspection.py", "plots")

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from initlab.data.scales import at_side
 from initlab.data.sources import Raw
 from initlab.streams import stream_seed
 
@@ -84,6 +85,21 @@ class ImageSet:
         for start in range(0, len(self.val_labels), batch_size):
             part = slice(start, start + batch_size)
             yield self.normalised(self.val_images[part]), self.val_labels[part]
+
+    @property
+    def val_side(self) -> int:
+        """Shorter side in pixels of the images that `val_batches` takes its views from."""
+        return min(self.input_shape[1:])
+
+    def val_at(self, side: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The validation set with its shorter side at `side` pixels, for testing: every image once.
+
+        Yields:
+            Whole images of one size (B, C, height, width) in grey levels, rounded as stored ones are, in the mean's
+            type; and their places (B,) in `val_labels`.
+        """
+        for places in torch.arange(len(self.val_labels)).split(batch_size):
+            yield at_side(self.val_images[places.to(self.mean.device)].to(self.mean.dtype), side), places
 
     def probe_batch(self, examples: int) -> tuple[Tensor, Tensor]:
         """The first `examples` of one fixed permutation of the training set, the same for all seeds and schemes."""

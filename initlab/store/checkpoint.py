@@ -31,13 +31,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a flipped bit can raise anything in the unpickler
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StoreError(
-            f"{path}: damaged checkpoint ({reason}); the trial starts from an earlier one or anew"
-        ) from None
+        raise StoreError(f"{path}: damaged checkpoint ({reason})") from None
     version = state.get("checkpoint_version") if isinstance(state, dict) else None
     if version != CHECKPOINT_VERSION:
         raise StoreError(
-            f"{path}: checkpoint of another version (got {version!r}); this initlab reads {CHECKPOINT_VERSION}; "
-            "the trial starts from an earlier one or anew"
+            f"{path}: checkpoint of another version (got {version!r}); this initlab reads {CHECKPOINT_VERSION}"
         )
     return state

@@ -60,7 +60,7 @@ class AttemptWriter:
                 try:
                     return read_checkpoint(folder / files.CHECKPOINT), folder.name
                 except StoreError as error:
-                    self.notes.append(str(error))
+                    self.notes.append(f"{error}; the trial starts from an earlier one or anew")
         return None, None
 
     def claim(self) -> Path:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from initlab.data.dataset import Images
 
@@ -30,12 +30,20 @@ def evaluate(net: nn.Module, data: Images) -> Evaluation:
     totals = torch.zeros(3, dtype=torch.float64, device=data.mean.device)  # loss, top-1 misses, top-5 misses
     for images, labels in data.val_batches(BATCH):
         logits = net(images)
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        # the order of NaN logits means nothing: a miss
-        hits = (best == labels[:, None]) & logits.isfinite().all(dim=1, keepdim=True)
+        top1, top5 = hits(logits, labels)
         totals[0] += F.cross_entropy(logits, labels, reduction="sum")
-        totals[1] += (~hits[:, 0]).sum()
-        totals[2] += (~hits.any(dim=1)).sum()
+        totals[1] += (~top1).sum()
+        totals[2] += (~top5).sum()
     net.train()
     loss, error, error_top5 = (totals / len(data.val_labels)).tolist()
     return Evaluation(loss, error, error_top5)
+
+
+def hits(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether the label (N,) has the highest, and one of the five highest, of the scores (N, classes): two bools (N,).
+
+    Scores that are not finite miss: their order means nothing.
+    """
+    best = scores.topk(min(5, scores.shape[1]), dim=1).indices
+    found = (best == labels[:, None]) & scores.isfinite().all(dim=1, keepdim=True)
+    return found[:, 0], found.any(dim=1)

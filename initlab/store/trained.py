@@ -1,0 +1,101 @@
+"""A trained net as the store keeps it: the weights of a checkpoint and the spec in the trial.json that goes with it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from initlab.spec import TrialSpec
+from initlab.store import files
+from initlab.store.checkpoint import read_checkpoint
+from initlab.store.files import StoreError, attempt_number, attempts, read_json
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint: its file, what trial it is of, and the net's weights after `step` updates."""
+
+    path: Path
+    trial: str
+    spec: TrialSpec
+    source: dict[str, str]  # hash of the user's code that the trial names
+    step: int
+    weights: dict[str, Tensor]
+
+
+def read_trained(given: str | Path) -> Trained:
+    """Read a trained net.
+
+    Args:
+        given: OUT/trials/ID (then the newest attempt that has a checkpoint), an attempt's folder, or a checkpoint file
+            with the trial.json beside it or one folder up.
+
+    Raises:
+        StoreError: nothing there, no checkpoint yet, no trial.json, or one of them damaged or of a newer initlab.
+    """
+    path = checkpoint_of(Path(given))
+    described_at = next((at for at in (path.parent, path.parent.parent) if (at / files.TRIAL).exists()), None)
+    if described_at is None:
+        raise StoreError(
+            f"{path}: no {files.TRIAL} beside it (looked in {path.parent} and above); "
+            "keep the one of its trial with it: it says which net and data the weights are for"
+        )
+    described = read_json(described_at / files.TRIAL)
+    try:
+        trial, spec = described["id"], TrialSpec.model_validate(described["spec"])
+    except (KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise StoreError(f"{described_at / files.TRIAL}: not a trial that this initlab reads ({reason})") from None
+    state = read_checkpoint(path)
+    if not isinstance(state.get("net"), dict) or "step" not in state:
+        raise StoreError(f"{path}: no net in it (got {', '.join(state)}); give the checkpoint of a trial")
+    return Trained(path, trial, spec, described.get("source", {}), state["step"], state["net"])
+
+
+def checkpoint_of(given: Path) -> Path:
+    """The checkpoint file that a trial's folder, an attempt's folder or the file itself stands for."""
+    if given.is_file():
+        return given
+    if not given.exists():
+        raise StoreError(f"{given}: no such checkpoint; give OUT/trials/ID, an attempt folder in it or a checkpoint.pt")
+    if (given / files.STUDY).exists():
+        raise StoreError(f"{given}: a whole study; give some of its trials: {given / files.TRIALS}/ID")
+    if (given / files.CHECKPOINT).exists():
+        return given / files.CHECKPOINT
+    first = read_json(given / files.TRIAL).get("first_attempt", 0) if (given / files.TRIAL).exists() else 0
+    for attempt in reversed(attempts(given)):
+        if attempt_number(attempt) >= first and (attempt / files.CHECKPOINT).exists():
+            return attempt / files.CHECKPOINT
+    raise StoreError(f"{given}: no checkpoint in it ({state_of(given)}); a trial that ran to its end has one")
+
+
+def state_of(trial: Path) -> str:
+    """`its state: diverged`, or that this is no trial."""
+    if not (trial / files.STATUS).exists():
+        return "not a trial"
+    state: Any = read_json(trial / files.STATUS).get("state")
+    return f"its state: {state}"
+
+
+def load_weights(net: nn.Module, trained: Trained) -> None:
+    """Put the weights into the net that the spec describes.
+
+    Raises:
+        StoreError: they are another net's; names the first that does not fit.
+    """
+    own: Mapping[str, Tensor] = net.state_dict()
+    for name in dict.fromkeys([*own, *trained.weights]):
+        wanted, got = (shape_in(weights, name) for weights in (own, trained.weights))
+        if wanted != got:
+            raise StoreError(
+                f"{trained.path}: weights of another net than its {files.TRIAL} describes, {trained.spec.net.label} "
+                f"(got {name}: {got}; wanted: {wanted}); give the checkpoint of trial {trained.trial}"
+            )
+    net.load_state_dict(trained.weights)
+
+
+def shape_in(weights: Mapping[str, Tensor], name: str) -> str:
+    """`64x3x7x7`, or `none`."""
+    return "x".join(map(str, weights[name].shape)) or "one value" if name in weights else "none"

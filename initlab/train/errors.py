@@ -1,0 +1,40 @@
+"""Errors of class scores: overall, per scale and per class, as fractions."""
+
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from initlab.train.evaluate import hits
+
+
+def mean_scores(found: dict[int, Tensor]) -> Tensor:
+    """The mean over scales."""
+    return torch.stack(list(found.values())).mean(0)
+
+
+def error_rows(name: str, found: dict[int, Tensor], labels: Tensor) -> list[dict[str, Any]]:
+    """A row per scale, and one of their mean where there are several."""
+    shown = {str(side): scores for side, scores in found.items()}
+    if len(found) > 1:
+        shown["+".join(shown)] = mean_scores(found)
+    rows = []
+    for scales, scores in shown.items():
+        top1, top5 = (1 - found.double().mean().item() for found in hits(scores, labels))
+        row = {"checkpoint": name, "scales": scales, "images": len(labels)}
+        rows.append({**row, "val_error": top1, "val_error_top5": top5})
+    return rows
+
+
+def class_errors(scores: Tensor, labels: Tensor) -> pd.DataFrame:
+    """Errors of each class: class, images, val_error, val_error_top5 (fractions; NaN where it has no images).
+
+    Two images of class 0, one of them scored higher for class 1: its `val_error` is 0.5. Of five classes or fewer,
+    `val_error_top5` is 0.
+    """
+    top1, top5 = hits(scores, labels)
+    each = pd.DataFrame({"class": labels, "images": 1, "val_error": ~top1, "val_error_top5": ~top5})
+    table = each.groupby("class").agg({"images": "sum", "val_error": "mean", "val_error_top5": "mean"})
+    table = table.reindex(range(scores.shape[1]))
+    return table.assign(images=table.images.fillna(0).astype(int)).reset_index()
