@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from initlab import __version__
-from initlab.data.dataset import ImageSet
+from initlab.data.dataset import Images
 from initlab.data.facts import absence
 from initlab.data.scales import centre_view, mean_at, ten_views
 from initlab.errors import UserError
 from initlab.launch import sources_of
+from initlab.settings import cache_folder
 from initlab.spec import is_code
 from initlab.store.files import StoreError, atomic, writable, write_json
 from initlab.store.trained import Trained, load_weights, read_trained
@@ -182,7 +183,7 @@ def device_of(name: str | None) -> torch.device:
 
 def restored(
     trained: Trained, device: torch.device, data_dir: str | Path | None, allow_code: bool
-) -> tuple[nn.Module, ImageSet]:
+) -> tuple[nn.Module, Images]:
     """The net with its weights, in eval mode, and its data, both on the device."""
     spec = trained.spec
     if sources_of(spec, allow_code) != trained.source:
@@ -191,20 +192,23 @@ def restored(
     absent = None if is_code(spec.data.name) else absence(spec.data.name, Path(folder) if folder else None)
     if absent:
         raise UserError(absent)
-    task = {"data_dir": str(folder) if folder else None, "download": False, "allow_code": allow_code}
-    data = load_images(spec, device, task, trained.source)
+    task = {
+        "data_dir": str(folder) if folder else None, "download": False, "allow_code": allow_code,
+        "workers": 0, "cache": str(cache_folder()), "keep_decoded": False,
+    }  # fmt: skip
+    data = load_images(spec, device, task, trained.source, print)
     with torch.random.fork_rng(devices=[]):
         net = bare_net(spec, data)
     load_weights(net, trained)
     return net.to(device).eval(), data
 
 
-def default_sides(data: ImageSet, views: Views) -> list[int]:
+def default_sides(data: Images, views: Views) -> list[int]:
     """The side that validation in training uses; for several views a larger one."""
     return [data.val_side if views == "center" else round(min(data.input_shape[1:]) * SCALE)]
 
 
-def check_sides(sides: Sequence[int], data: ImageSet) -> list[int]:
+def check_sides(sides: Sequence[int], data: Images) -> list[int]:
     """The scales, none smaller than the net's input."""
     least = min(data.input_shape[1:])
     if min(sides) < least:
@@ -214,7 +218,7 @@ def check_sides(sides: Sequence[int], data: ImageSet) -> list[int]:
 
 @torch.no_grad()
 def scores_at(
-    net: nn.Module, data: ImageSet, side: int, views: Views, flips: bool, scores: Scores, batch_size: int
+    net: nn.Module, data: Images, side: int, views: Views, flips: bool, scores: Scores, batch_size: int
 ) -> Tensor:
     """Mean scores (N, classes) in float64 on the CPU of all validation images at one scale."""
     found = torch.full((len(data.val_labels), data.num_classes), torch.nan, dtype=torch.float64)
@@ -223,7 +227,7 @@ def scores_at(
     return found
 
 
-def view_scores(net: nn.Module, images: Tensor, data: ImageSet, views: Views, flips: bool, scores: Scores) -> Tensor:
+def view_scores(net: nn.Module, images: Tensor, data: Images, views: Views, flips: bool, scores: Scores) -> Tensor:
     """Mean scores (B, classes) in float64 over the views of images that are grey levels of one size."""
     height, width = data.input_shape[1:]
     if views == "dense":

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import initlab
 from initlab.cli import main
-from initlab.data.dataset import ImageSet
+from initlab.data.dataset import Images
 from initlab.data.sources import load_raw
 from initlab.errors import UserError
 from initlab.spec import Data, Net, TrialSpec
@@ -30,9 +30,9 @@ COUNTS = [int((load_raw("digits", image_size=8).val_labels == k).sum()) for k in
 assert sum(COUNTS) == 360
 
 
-def images_of(spec: TrialSpec) -> ImageSet:
+def images_of(spec: TrialSpec) -> Images:
     return load_images(
-        spec, torch.device("cpu"), {"data_dir": None, "download": False, "allow_code": False}, {}
+        spec, torch.device("cpu"), {"data_dir": None, "download": False, "allow_code": False}, {}, print
     )  # fmt: skip
 
 

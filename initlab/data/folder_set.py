@@ -12,7 +12,7 @@ from initlab.data.dataset import fixed_permutation, step_indices
 from initlab.data.folders import Part, fingerprint, scan
 from initlab.data.pictures import Files, Packed, Pictures, in_batches, read, unpacked
 from initlab.data.statistics import BATCH, CentreViews, Statistics, measure, refuse
-from initlab.data.views import Views, color_shift, draw, training_views
+from initlab.data.views import Views, at_shorter_side, color_shift, draw, training_views
 from initlab.errors import UserError
 
 
@@ -64,6 +64,28 @@ class FolderSet:
         for batch in read(views, in_batches(len(views), batch_size), self.workers, self.mean.device):
             indices, pictures = unpacked(batch, self.mean.device)
             yield self.normalised(pictures), self.val_labels[indices].to(self.mean.device)
+
+    @property
+    def flip(self) -> bool:
+        """Whether training mirrors pictures."""
+        return self.views.flip
+
+    @property
+    def val_side(self) -> int:
+        """Shorter side in pixels of the pictures that `val_batches` takes its views from."""
+        return self.views.val_side
+
+    def val_at(self, side: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `ImageSet.val_at`: whole pictures, those of one size among `batch_size` read together."""
+        device = self.mean.device
+        for batch in read(self.val, in_batches(len(self.val), batch_size), self.workers, device):
+            same: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+            for index, picture in zip(*unpacked(batch, device), strict=True):
+                whole = at_shorter_side(picture, side)
+                same.setdefault(tuple(whole.shape), []).append((index, whole))
+            for group in same.values():
+                places, pictures = zip(*group, strict=True)
+                yield torch.stack(pictures).to(self.mean.dtype), torch.tensor(places)
 
     def probe_batch(self, examples: int) -> tuple[Tensor, Tensor]:
         """The first `examples` of one fixed permutation of the training set, as validation would see them."""

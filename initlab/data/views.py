@@ -68,10 +68,15 @@ def centre_view(picture: Tensor, side: int, crop: int) -> Tensor:
 
 def square(picture: Tensor, side: int, crop: int, down: float, right: float) -> Tensor:
     """The crop x crop square at a share (in [0, 1)) of the way down and right, after the shorter side became `side`."""
-    height, width = resized_shape(picture.shape[1], picture.shape[2], side)
-    resized = functional.resize(picture, [height, width], antialias=True)
+    resized = at_shorter_side(picture, side)
+    height, width = resized.shape[1:]
     top, left = int(down * (height - crop + 1)), int(right * (width - crop + 1))
     return functional.crop(resized, top, left, crop, crop)
+
+
+def at_shorter_side(picture: Tensor, side: int) -> Tensor:
+    """A picture (3, height, width) uint8 resized so that its shorter side is `side`."""
+    return functional.resize(picture, list(resized_shape(picture.shape[1], picture.shape[2], side)), antialias=True)
 
 
 def color_shift(coefficients: Tensor, components: Tensor) -> Tensor:

@@ -149,3 +149,19 @@ def test_statistics_are_measured_once_for_all_trials(launched: Callable[..., ini
     results = launched("grid", grid={"init.scheme": ["he", "xavier"], "seed": [0, 1]}, train={"epochs": 0.34})
     assert len(list((tmp_path / "cache").glob("statistics-*.npz"))) == 1
     assert [read_json(t.folder / "result.json")["chance"] for t in results.stored] == pytest.approx([2 / 3] * 4)
+
+
+def test_a_trial_on_a_folder_is_tested_as_it_was_validated_and_at_any_scale(
+    launched: Callable[..., initlab.Results], tmp_path: Path
+) -> None:
+    results = launched("out", train={"epochs": 1})
+    (trial,) = results.stored
+    found = initlab.evaluate(trial.folder, data_dir=tmp_path / "set", device="cpu")
+    assert found.described["scales"] == [14], "8/7 of 12, as in validation"
+    assert found.val_error == pytest.approx(results.scalars.val_error.iloc[-1], abs=1e-12)
+    assert found.per_class.images.tolist() == [4, 4, 4]
+    for views in ("10", "dense"):
+        more = initlab.evaluate(trial.folder, views, [12, 17], data_dir=tmp_path / "set", device="cpu")
+        assert more.scores.sum(1).tolist() == pytest.approx([1.0] * 12)
+        few = initlab.evaluate(trial.folder, views, [12, 17], data_dir=tmp_path / "set", device="cpu", batch_size=1)
+        assert torch.allclose(more.scores, few.scores, atol=1e-6), "mixed sizes, together or one by one"
