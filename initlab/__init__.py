@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from initlab.init.gains import gain
     from initlab.launch import run
     from initlab.nets.build import build_net
+    from initlab.signal.forecast import forecast
     from initlab.signal.inspection import Inspection, inspect
     from initlab.store.results import Results, load
     from initlab.study import Study, load_study
@@ -25,6 +26,7 @@ _HOMES = {
     "Study": "initlab.study",
     "StudyError": "initlab.study_file",
     "build_net": "initlab.nets.build",
+    "forecast": "initlab.signal.forecast",
     "gain": "initlab.init.gains",
     "init_": "initlab.init.apply",
     "inspect": "initlab.signal.inspection",
@@ -40,6 +42,7 @@ __all__ = [
     "Study",
     "StudyError",
     "build_net",
+    "forecast",
     "gain",
     "init_",
     "inspect",

@@ -38,7 +38,7 @@ def run_one(task: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         task: plain data: out, trial (id), device (None = cuda where there is one), threads, checkpoint_every_s,
-            data_dir, download, allow_code, launch (command and commit, for the record).
+            data_dir, download, allow_code, skip_hopeless, launch (command and commit, for the record).
 
     Returns:
         `trial` and `state`, plain data too; `pending` where a stop was asked for before it began.
@@ -62,7 +62,7 @@ def run_one(task: dict[str, Any]) -> dict[str, Any]:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             data = load_images(spec, device, task, described["source"])
             trial = Trial(spec, build(spec, data, device), data, writer)
-            outcome = trial.run(writer.resumed, should_stop, task["checkpoint_every_s"])
+            outcome = trial.run(writer.resumed, should_stop, task["checkpoint_every_s"], task["skip_hopeless"])
         finished = outcome.state in ("done", "diverged")
         writer.close(outcome.state, outcome.figures, outcome.figures if finished else None)
         return {"trial": task["trial"], "state": outcome.state}

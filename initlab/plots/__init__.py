@@ -6,9 +6,11 @@ Every function takes one `Results` or a sequence of them; drawing returns a matp
 
 from initlab.plots.convergence import convergence, convergence_table
 from initlab.plots.depth import depth, depth_table
+from initlab.plots.phase import phase, phase_table
 from initlab.plots.save import FIGURES, save_figures
 from initlab.plots.signals import signals, signals_table
 
 __all__ = [
-    "FIGURES", "convergence", "convergence_table", "depth", "depth_table", "save_figures", "signals", "signals_table",
+    "FIGURES", "convergence", "convergence_table", "depth", "depth_table", "phase", "phase_table", "save_figures",
+    "signals", "signals_table",
 ]  # fmt: skip

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from initlab.errors import UserError
 from initlab.plots.convergence import convergence, convergence_table
 from initlab.plots.depth import depth, depth_table
-from initlab.plots.panels import DEPTH, Shown, as_list
+from initlab.plots.panels import DEPTH, Shown, as_list, varying_fields
+from initlab.plots.phase import STD, phase, phase_table
 from initlab.plots.signals import signals, signals_table
 from initlab.plots.style import styled
 from initlab.store.files import atomic, writable
@@ -18,6 +19,7 @@ FIGURES: dict[str, tuple[Callable[[Shown], pd.DataFrame], Callable[[Shown], Figu
     "convergence": (convergence_table, convergence),
     "signals": (signals_table, signals),
     "depth": (depth_table, depth),
+    "phase": (phase_table, phase),
 }
 DPI = 200
 
@@ -30,7 +32,8 @@ def save_figures(
 
     Args:
         results: one Results, or a sequence whose trials are shown together.
-        names: which of `FIGURES`; None takes all for which there is something to draw, depth only for several depths.
+        names: which of `FIGURES`; None takes all for which there is something to draw, depth only for several depths,
+            phase only for several standard deviations.
         folder: where to; None is OUT/figures of the Results (one must be given for several).
         say: takes a line about each figure left out.
 
@@ -43,7 +46,9 @@ def save_figures(
     several = as_list(results)
     if folder is None and len(several) > 1:
         raise UserError(f"plot: no folder for figures of {len(several)} studies (got None); give folder=")
-    drawn, reasons = draw(results, list(FIGURES) if names is None else list(names), asked=names is not None)
+    # most studies compare schemes, and have no phase diagram to miss
+    chosen = list(names or [name for name in FIGURES if name != "phase" or STD in varying_fields(several)])
+    drawn, reasons = draw(results, chosen, asked=bool(names))
     if not drawn:
         raise reasons[0]
     for reason in reasons:
