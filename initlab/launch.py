@@ -87,6 +87,8 @@ def run(
             held.enter_context(lease(folder))
             lines = prepare(folder, study, trials, sources, asked={trial.id for trial in asked}, force=force)
             todo = [trial for trial in asked if not settled(folder / files.TRIALS / trial.id, skip_hopeless)]
+            for trial in todo:
+                reopen(folder / files.TRIALS / trial.id)
         with progress(folder, asked, todo, show, lines) as say, stop_file_on_signal(folder / files.STOP, say):
             if todo:
                 answers = run_engine(settings, tasks(folder, todo, settings, skip_hopeless))
@@ -170,18 +172,22 @@ def spec_of(described: dict[str, Any]) -> TrialSpec | None:
 
 
 def settled(folder: Path, skip_hopeless: bool) -> bool:
-    """Whether a trial has a result, or was stopped as hopeless and may stay so; else a stopped one is to go on."""
-    if (folder / files.RESULT).exists():
-        return True
+    """Whether a trial has a result, or was stopped as hopeless and may stay so."""
+    return (folder / files.RESULT).exists() or (skip_hopeless and stopped(folder))
+
+
+def stopped(folder: Path) -> bool:
+    """Whether a trial was stopped as hopeless; a damaged status says nothing of it."""
     try:
-        status = read_json(folder / files.STATUS)
-    except StoreError:  # a damaged one says nothing of the trial
+        return read_json(folder / files.STATUS).get("state") == "stopped"
+    except StoreError:
         return False
-    if status.get("state") != "stopped":
-        return False
-    if not skip_hopeless:  # not finished any more, whatever happens to this launch
-        write_json(folder / files.STATUS, {**status, "state": "interrupted"}, sync=False)
-    return skip_hopeless
+
+
+def reopen(folder: Path) -> None:
+    """A stopped trial that is to go on is not finished any more, whatever happens to this launch."""
+    if stopped(folder):
+        write_json(folder / files.STATUS, {**read_json(folder / files.STATUS), "state": "interrupted"}, sync=False)
 
 
 def tasks(out: Path, todo: Sequence[PlannedTrial], settings: Settings, skip_hopeless: bool) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import initlab
-from initlab.launch import settled
+from initlab.launch import reopen, settled
 from initlab.signal.hopeless import stop_step
 from tests.test_cli import initlab as command
 from tests.test_launch import assert_same_numbers, run
@@ -73,6 +73,8 @@ def test_a_stopped_trial_that_is_to_go_on_is_no_longer_called_so(study: Path, tm
     results = run(study, tmp_path / "a", skip_hopeless=True)
     first, second = (trial.folder for trial in results.stored)
     assert settled(first, skip_hopeless=True) and settled(second, skip_hopeless=False)
-    assert not settled(first, skip_hopeless=False)  # as a launch does for those it was asked for, before any runs
+    assert not settled(first, skip_hopeless=False)
+    reopen(first)  # as a launch does for those that it was asked for, before any runs
+    reopen(second)
     assert initlab.load(tmp_path / "a").trials.state.tolist() == ["interrupted", "done"]
     assert initlab.load(tmp_path / "a").verdicts.verdict.isna().tolist() == [True, False]

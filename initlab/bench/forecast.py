@@ -113,9 +113,9 @@ def read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def fit(table: pd.DataFrame) -> Fit:
-    """Logistic regression on standardised features, L2-regularised."""
-    features = table[list(FEATURES)].to_numpy(float)
+def fit(table: pd.DataFrame, columns: Sequence[str] = FEATURES) -> Fit:
+    """Logistic regression on standardised columns, L2-regularised."""
+    features = table[list(columns)].to_numpy(float)
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     model = LogisticRegression(C=1 / REGULARISATION, max_iter=10_000, tol=1e-8)
@@ -160,6 +160,15 @@ def theory_sign(known: pd.DataFrame, asked: pd.DataFrame) -> Array:
     return np.where(sides[1].to_numpy()[:, None], above, below)
 
 
+def theory_growth(known: pd.DataFrame, asked: pd.DataFrame) -> Array:
+    """The same regression on one number of theory's, (depth - 1) ln(std / critical), with nothing measured."""
+    known, asked = (
+        trials.assign(growth=(trials["net.depth"] - 1) * np.log(trials[STD] / trials.critical_std))
+        for trials in (known, asked)
+    )
+    return fit(known, ["growth"]).probabilities(asked[["growth"]].to_numpy(float))
+
+
 def shares(trials: pd.DataFrame) -> Array:
     """Share of each of `VERDICTS`."""
     return np.array([(trials.verdict == name).mean() for name in VERDICTS])
@@ -189,7 +198,8 @@ def scores(verdicts: pd.Series, odds: Array) -> tuple[float, float, float]:
 
 
 PREDICTORS: dict[str, Predict] = {
-    "the forecast": regression, "theory's sign": theory_sign, "the most frequent": most_frequent,
+    "the forecast": regression, "theory's growth": theory_growth, "theory's sign": theory_sign,
+    "the most frequent": most_frequent,
 }  # fmt: skip
 
 

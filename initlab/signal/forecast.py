@@ -6,7 +6,7 @@ import pandas as pd
 from torch import Tensor, inference_mode, nn
 
 from initlab.signal.odds import Forecast, features_of, forecast_of
-from initlab.signal.probe import Loss, first_tensor, measure, summed_loss, to_model, untouched
+from initlab.signal.probe import COLUMNS, Loss, first_tensor, measure, summed_loss, to_model, untouched
 
 
 def forecast(
@@ -22,12 +22,14 @@ def forecast(
         weight_decay: as the optimiser takes it.
 
     Raises:
-        ValueError: lr or weight_decay out of range, or no layer with a gradient.
+        ValueError: lr or weight_decay out of range, no labels, fewer than two classes, or no layer with a gradient.
     """
     if not 0 < lr < math.inf:
         raise ValueError(f"forecast: lr: out of range (got {lr}); allowed: above 0")
     if not 0 <= weight_decay < math.inf:
         raise ValueError(f"forecast: weight_decay: out of range (got {weight_decay}); allowed: 0 or above")
+    if labels is None:
+        raise ValueError("forecast: labels: none given; the backward signal needs them")
     rows = measure(model, batch, labels, loss=loss, weight_decay=weight_decay)
     with inference_mode(False), untouched(model, backward=False):
         images, there = to_model(model, batch, labels)
@@ -35,5 +37,11 @@ def forecast(
         output = first_tensor(model(images))
         start = float(summed_loss(output, there, loss)) / (there.numel() if loss is None else len(there))
     return forecast_of(
-        features_of(pd.DataFrame(rows), loss=start, num_classes=output.shape[-1], lr=lr, weight_decay=weight_decay)
+        features_of(
+            pd.DataFrame(rows, columns=COLUMNS),
+            loss=start,
+            num_classes=output.shape[-1],
+            lr=lr,
+            weight_decay=weight_decay,
+        )
     )

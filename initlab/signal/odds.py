@@ -3,9 +3,9 @@
 A multinomial logistic regression on six features of step 0, each with a plain meaning (`MEANINGS`). It was fitted by
 `initlab bench forecast` on the trials of sweeps/phase.yaml: plain relu nets of 6 to 30 layers and equal width on 704
 digits, 220 steps of stochastic gradient descent with momentum 0.9, batches of 32, weight decay 5e-4 and a constant lr
-of 0.002 to 0.025. It speaks of such a start: whether a net of that kind reaches a validation error of 20 % within so
-many steps. docs/forecast.md says how right it is on trials that it did not see. The coefficients are in forecast.json
-beside this file. No torch here: `forecast.py` is the part that measures a model.
+of 0.002 to 0.025. It speaks of such a start: whether a net of that kind reaches half of chance within so many steps.
+docs/forecast.md says how right it is on trials that it did not see. The coefficients are in forecast.json beside this
+file. No torch here: `forecast.py` is the part that measures a model.
 """
 
 import json
@@ -29,6 +29,7 @@ MEANINGS = {
     "loss": "ln of the loss at the start over ln K",
     "depth": "ln of the number of weight layers",
 }
+SLACK = 1e-4  # of a range, for the digits that the committed trials were rounded to
 FLOOR = -20.0  # of ln(decay ratio), where weight decay is 0
 HUGE = 1e300  # for what is infinite, and its inverse for 0, so that every logarithm is finite
 
@@ -61,7 +62,7 @@ class Forecast:
 
     def __str__(self) -> str:
         odds = ", ".join(f"{name} {value:.0%}" for name, value in self.probabilities.items())
-        return odds + "".join(f"; {sentence}" for sentence in self.outside)
+        return odds if self.calibrated else f"{odds}; not calibrated: {'; '.join(self.outside)}"
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,9 @@ class Fit:
     def outside(self, features: NDArray[np.float64]) -> tuple[str, ...]:
         """A sentence for each of the 6 features that lies outside the calibrated range."""
         return tuple(
-            f"not calibrated: {name} {value:.3g} is outside {low:.3g} to {high:.3g} ({MEANINGS[name]})"
+            f"{name} {value:.3g} is outside {low:.3g} to {high:.3g} ({MEANINGS[name]})"
             for name, value, low, high in zip(FEATURES, features, self.low, self.high, strict=True)
-            if not low - 1e-9 <= value <= high + 1e-9
+            if not low - SLACK * (high - low) <= value <= high + SLACK * (high - low)
         )
 
 
@@ -128,7 +129,7 @@ def features_of(
     table = layers[["forward_var", "backward_var", "weight_var", "weight_grad_rms"]].to_numpy(float)
     table = table[~np.isnan(table[:, 2])]  # those that ran
     has_gradient = ~np.isnan(table[:, 3])
-    if math.isfinite(loss) and not has_gradient.any():
+    if not len(table) or (math.isfinite(loss) and not has_gradient.any()):
         raise ValueError("forecast: no weight layer has a gradient; give labels, and a model whose loss reaches one")
     if math.isfinite(loss):
         table = table[has_gradient]
