@@ -82,7 +82,9 @@ class Fit:
 
         Softmax of W z + b with z = (features - mean) / scale.
         """
-        z = (features - self.mean) / self.scale
+        # further than half a range outside, a straight line through the data means nothing: a dead net has ln 0 = -690
+        low, high = np.array(self.low), np.array(self.high)
+        z = (np.clip(features, low - (high - low) / 2, high + (high - low) / 2) - self.mean) / self.scale
         logits = z @ np.array(self.weights).T + self.intercepts
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         found = np.zeros((len(features), len(VERDICTS)))
