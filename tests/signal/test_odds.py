@@ -68,7 +68,7 @@ def test_a_layer_that_never_ran_is_left_out() -> None:
 
 
 def test_zero_gradients_overflow_and_no_decay_give_finite_features() -> None:
-    dead = LAYERS.assign(weight_grad_rms=0.0, forward_var=[1.0, 0.0, 0.0])
+    dead = LAYERS.assign(weight_grad_rms=0.0, forward_var=[1.0, 0.0, 0.0], backward_var=[0.0, 0.0, 1.0])
     overflown = LAYERS.assign(weight_grad_rms=math.nan, forward_var=[1.0, math.inf, math.nan])
     for layers, loss in ((dead, 2.3), (overflown, math.nan)):
         found = features_of(layers, loss=loss, num_classes=10, lr=0.01, weight_decay=0.0)
