@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from initlab.init.gains import gain
     from initlab.launch import run
     from initlab.nets.build import build_net
+    from initlab.signal.forecast import forecast
     from initlab.signal.inspection import Inspection, inspect
     from initlab.signal.theory.predict import predict
     from initlab.store.results import Results, load
@@ -34,6 +35,7 @@ _HOMES = {
     "build_net": "initlab.nets.build",
     "dense_scores": "initlab.train.dense",
     "evaluate": "initlab.testing",
+    "forecast": "initlab.signal.forecast",
     "gain": "initlab.init.gains",
     "init_": "initlab.init.apply",
     "inspect": "initlab.signal.inspection",
@@ -55,6 +57,7 @@ __all__ = [
     "build_net",
     "dense_scores",
     "evaluate",
+    "forecast",
     "gain",
     "init_",
     "inspect",

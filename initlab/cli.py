@@ -73,6 +73,7 @@ out_option = click.option("--out", type=OUT, help="Output folder.  [default: res
 @set_option
 @click.option("--only", multiple=True, metavar="ID", help="Run this trial alone (an id or its beginning); repeatable.")
 @click.option("--force", is_flag=True, help="A fresh attempt at finished trials too.")
+@click.option("--skip-hopeless", is_flag=True, help="Stop trials that have stalled; a run without it goes on.")
 @click.option("--allow-code", is_flag=True, help="Import pkg.module:callable names in the study.")
 @click.option("--data-dir", type=OUT, envvar="INITLAB_DATA", help="Where data files lie.  [env: INITLAB_DATA]")
 def run(study: Path, **options: Any) -> None:
@@ -104,7 +105,12 @@ def summarise(results: "Results", only: Sequence[str] = ()) -> int:
         for trial in failed:
             click.echo(f"  {trial.id}: {trial.status['error']}", err=True)
         return 1
-    unfinished = int((~trials.state.isin(["done", "diverged"])).sum())
+    unfinished = int((~trials.state.isin(["done", "diverged", "stopped"])).sum())
+    stopped = [t.status for t in results.stored if t.status["state"] == "stopped" and t.id in set(trials.trial)]
+    if stopped:
+        steps = sum(t.status.get("steps", 0) for t in results.stored if t.id in set(trials.trial))
+        saved = sum(status["steps"] - status["step"] for status in stopped)
+        click.echo(f"stopped {len(stopped)} hopeless trials, saved {saved:,} of {steps:,} steps")
     if unfinished:
         click.echo(f"stopped with {unfinished} of {len(trials)} trials to go; the same command goes on")
         return 3
@@ -186,9 +192,7 @@ def status(out: Path) -> None:
 
 @main.command()
 @click.argument("out", type=OUT)
-@click.option(
-    "--figure", "names", multiple=True, metavar="NAME", help="convergence, signals, depth or prelu; repeatable."
-)
+@click.option("--figure", "names", multiple=True, metavar="NAME", help="One of the figures, e.g. depth; repeatable.")
 @click.option("--to", "folder", type=OUT, help="Folder for the files.  [default: OUT/figures]")
 def plot(out: Path, names: Sequence[str], folder: Path | None) -> None:
     """Draw the figures of the results in OUT, each as png, svg and the csv of what it draws."""
@@ -400,4 +404,15 @@ def bench_data(study: Path | None, **options: Any) -> None:
     from initlab.bench.data import bench_data as measure
 
     for line in measure(study, **options):
+        click.echo(line)
+
+
+@bench.command("forecast")
+@click.argument("source", type=OUT)
+@click.option("--write", is_flag=True, help="Keep the fit as the forecast that comes with initlab.")
+def bench_forecast(source: Path, write: bool) -> None:
+    """How right the forecast is on held-out trials of SOURCE, a phase study's folder or its figures/forecast.csv."""
+    from initlab.bench.forecast import bench_forecast as measure
+
+    for line in measure(source, write):
         click.echo(line)

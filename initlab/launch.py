@@ -43,6 +43,7 @@ def run(
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
     force: bool = False,
+    skip_hopeless: bool = False,
     allow_code: bool = False,
     data_dir: str | Path | None = None,
     show: Literal["table", "lines", "nothing"] = "lines",
@@ -59,6 +60,8 @@ def run(
         overrides: `dotted.path=value` texts.
         only: trial ids, or beginnings of them, to run alone.
         force: a fresh attempt at trials that are finished.
+        skip_hopeless: stop trials that the evidence says have stalled (`initlab.signal.hopeless`); a later run without
+            it goes on from their checkpoints.
         allow_code: import `pkg.module:callable` names of the study.
         data_dir: where data files lie; default the environment's INITLAB_DATA.
         show: a live table, plain lines, or nothing.
@@ -84,13 +87,15 @@ def run(
             folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(lease(folder))
             lines = prepare(folder, study, trials, sources, asked={trial.id for trial in asked}, force=force)
-        todo = [trial for trial in asked if not (folder / files.TRIALS / trial.id / files.RESULT).exists()]
+            todo = [trial for trial in asked if not settled(folder / files.TRIALS / trial.id, skip_hopeless)]
+            for trial in todo:
+                reopen(folder / files.TRIALS / trial.id)
         with (
             progress(folder, asked, todo, show, [*lines, *notes]) as say,
             stop_file_on_signal(folder / files.STOP, say),
         ):
             for wave in waves([trial.spec for trial in todo]):
-                answers = run_engine(settings, tasks(folder, [todo[i] for i in wave], settings))
+                answers = run_engine(settings, tasks(folder, [todo[i] for i in wave], settings, skip_hopeless))
                 record_deaths(folder, answers)
     return load(folder)
 
@@ -170,14 +175,33 @@ def spec_of(described: dict[str, Any]) -> TrialSpec | None:
         return None
 
 
-def tasks(out: Path, todo: Sequence[PlannedTrial], settings: Settings) -> list[dict[str, Any]]:
+def settled(folder: Path, skip_hopeless: bool) -> bool:
+    """Whether a trial has a result, or was stopped as hopeless and may stay so."""
+    return (folder / files.RESULT).exists() or (skip_hopeless and stopped(folder))
+
+
+def stopped(folder: Path) -> bool:
+    """Whether a trial was stopped as hopeless; a damaged status says nothing of it."""
+    try:
+        return read_json(folder / files.STATUS).get("state") == "stopped"
+    except StoreError:
+        return False
+
+
+def reopen(folder: Path) -> None:
+    """A stopped trial that is to go on is not finished any more, whatever happens to this launch."""
+    if stopped(folder):
+        write_json(folder / files.STATUS, {**read_json(folder / files.STATUS), "state": "interrupted"}, sync=False)
+
+
+def tasks(out: Path, todo: Sequence[PlannedTrial], settings: Settings, skip_hopeless: bool) -> list[dict[str, Any]]:
     """One plain-data task per trial, the costliest first, so that the last ones to run are short."""
     launch = {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "git_commit": git_commit()}
     shared = {
         "out": str(out.resolve()), "device": settings.device, "threads": settings.threads,
         "download": settings.download, "checkpoint_every_s": settings.checkpoint_every_s, "data_dir": settings.data_dir,
         "workers": settings.workers, "cache": settings.cache, "keep_decoded": settings.keep_decoded,
-        "allow_code": settings.allow_code, "launch": launch,
+        "allow_code": settings.allow_code, "skip_hopeless": skip_hopeless, "launch": launch,
     }  # fmt: skip
     return [{"trial": trial.id, **shared} for trial in costliest_first(todo)]
 

@@ -43,7 +43,7 @@ def run_one(task: dict[str, Any]) -> dict[str, Any]:
     Args:
         task: plain data: out, trial (id), device (None = cuda where there is one), threads, checkpoint_every_s,
             data_dir, download, allow_code, workers (that decode pictures), cache (folder), keep_decoded (pictures in
-            it), launch (command and commit, for the record).
+            it), skip_hopeless, launch (command and commit, for the record).
 
     Returns:
         `trial` and `state`, plain data too; `pending` where a stop was asked for before it began.
@@ -70,7 +70,7 @@ def run_one(task: dict[str, Any]) -> dict[str, Any]:
             if not writer.resumed and (shallow := shallow_of(spec)):
                 start_from(net, trained(out, shallow.trial_id))
             trial = Trial(spec, net, data, writer)
-            outcome = trial.run(writer.resumed, should_stop, task["checkpoint_every_s"])
+            outcome = trial.run(writer.resumed, should_stop, task["checkpoint_every_s"], task["skip_hopeless"])
         finished = outcome.state in ("done", "diverged")
         writer.close(outcome.state, outcome.figures, outcome.figures if finished else None)
         return {"trial": task["trial"], "state": outcome.state}

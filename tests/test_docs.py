@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
@@ -13,7 +14,10 @@ from initlab.study import Study, load_study
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "docs/schemes.md", "docs/ci.md"]
+DOCUMENTS = [
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "docs/schemes.md", "docs/signals.md",
+    "docs/ci.md", "docs/forecast.md",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -24,6 +28,8 @@ def test_every_command_named_exists_with_its_options(document: str) -> None:
             assert not rest or name in ("is", "trains", "costs", "measures", "itself", "the"), f"initlab {words}"
             continue
         command = main.commands[name]
+        if isinstance(command, click.Group) and rest:
+            command = command.commands[rest[0]]
         known = {option for parameter in command.params for option in parameter.opts}
         used = {word for word in rest if word.startswith("--")}
         assert used <= known, f"initlab {words}"

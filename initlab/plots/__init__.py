@@ -8,11 +8,12 @@ Figure, or draws into `ax=`.
 from initlab.plots.convergence import convergence, convergence_table
 from initlab.plots.depth import depth, depth_table
 from initlab.plots.per_class import per_class, per_class_table
+from initlab.plots.phase import phase, phase_table
 from initlab.plots.prelu import prelu, prelu_table
 from initlab.plots.save import FIGURES, save_figures
 from initlab.plots.signals import signals, signals_table
 
 __all__ = [
-    "FIGURES", "convergence", "convergence_table", "depth", "depth_table", "per_class", "per_class_table", "prelu",
-    "prelu_table", "save_figures", "signals", "signals_table",
+    "FIGURES", "convergence", "convergence_table", "depth", "depth_table", "per_class", "per_class_table", "phase",
+    "phase_table", "prelu", "prelu_table", "save_figures", "signals", "signals_table",
 ]  # fmt: skip

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from initlab.errors import UserError
 from initlab.plots.convergence import convergence, convergence_table
 from initlab.plots.depth import depth, depth_table
-from initlab.plots.panels import DEPTH, Shown, as_list
+from initlab.plots.panels import DEPTH, Shown, as_list, varying_fields
+from initlab.plots.phase import STD, phase, phase_table
 from initlab.plots.prelu import has_slopes, prelu, prelu_table
 from initlab.plots.signals import signals, signals_table, theory_beside, theory_beside_table
 from initlab.plots.style import styled
@@ -21,6 +22,7 @@ FIGURES: dict[str, tuple[Callable[[Shown], pd.DataFrame], Callable[[Shown], Figu
     "theory": (theory_beside_table, theory_beside),
     "depth": (depth_table, depth),
     "prelu": (prelu_table, prelu),
+    "phase": (phase_table, phase),
 }
 DPI = 200
 
@@ -34,7 +36,8 @@ def save_figures(
     Args:
         results: one Results, or a sequence whose trials are shown together.
         names: which of `FIGURES`; None takes all for which there is something to draw, depth only for several depths,
-            of prelu not a word where no net learns its slopes, and not theory, which needs torch and time.
+            phase only for several standard deviations, prelu only where a net learned its slopes; theory, which needs
+            torch and time, is drawn when asked for.
         folder: where to; None is OUT/figures of the Results (one must be given for several).
         say: takes a line about each figure left out.
 
@@ -47,8 +50,13 @@ def save_figures(
     several = as_list(results)
     if folder is None and len(several) > 1:
         raise UserError(f"plot: no folder for figures of {len(several)} studies (got None); give folder=")
-    unasked = [name for name in FIGURES if name != "theory" and (name != "prelu" or has_slopes(results))]
-    chosen = unasked if names is None else list(names)
+    # most studies compare schemes without PReLU, and have no phase diagram or slopes to miss
+    has = {
+        "phase": lambda: STD in varying_fields(several),
+        "prelu": lambda: has_slopes(results),
+        "theory": lambda: False,
+    }
+    chosen = list(names) if names is not None else [name for name in FIGURES if name not in has or has[name]()]
     drawn, reasons = draw(results, chosen, asked=names is not None)
     if not drawn:
         raise reasons[0]

@@ -17,6 +17,7 @@ import yaml
 
 from initlab.engine.lease import is_held
 from initlab.plan import plan
+from initlab.signal.odds import FEATURES, VERDICTS, features_of, forecast_of
 from initlab.signal.verdict import judge
 from initlab.spec import TrialSpec, getattr_path
 from initlab.store import files
@@ -35,6 +36,7 @@ SIGNAL_COLUMNS = [
 SLOPE_COLUMNS = [
     "trial", "attempt", "step", "epoch", "layer", "name", "channels", "mean", "std", "min", "max",
 ]  # fmt: skip
+FORECAST_COLUMNS = ["trial", "forecast", *VERDICTS, "calibrated", *FEATURES]
 VERDICT_COLUMNS = ["trial", "verdict", "reason", "epoch_reached", "censored", "threshold"]
 ALWAYS_SHOWN = ["seed", "net.name", "net.depth", "init.scheme"]
 
@@ -205,22 +207,46 @@ class Results:
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:
-        """One row per trial; verdict None while unfinished."""
+        """One row per trial; verdict None while unfinished. One stopped as hopeless is judged by what it has."""
         curves = dict(iter(self.scalars.groupby("trial")))
         rows = []
         for trial in self.stored:
             chance = trial.status.get("chance", math.nan)
             threshold = self.study.verdict.threshold or chance / 2
-            if trial.result is None or trial.id not in curves:
+            stopped = trial.status["state"] == "stopped"
+            if trial.id not in curves or (trial.result is None and not stopped):
                 rows.append([trial.id, None, f"{trial.status['state']}, not finished", math.nan, True, threshold])
                 continue
             size = trial.spec.train.batch_size
             found = judge(
-                curves[trial.id], steps_per_epoch=trial.result["train_examples"] // size, batch_size=size,
-                num_classes=trial.result["num_classes"], chance=chance, threshold=threshold,
+                curves[trial.id], steps_per_epoch=trial.status["train_examples"] // size, batch_size=size,
+                num_classes=trial.status["num_classes"], chance=chance, threshold=threshold,
             )  # fmt: skip
-            rows.append([trial.id, found.verdict, found.reason, found.epoch_reached, found.censored, threshold])
+            reason = found.reason
+            if stopped:
+                reason += f"; stopped as hopeless at epoch {trial.status['epoch']:.3g} of {trial.status['epochs']:.3g}"
+            rows.append([trial.id, found.verdict, reason, found.epoch_reached, found.censored, threshold])
         return pd.DataFrame(rows, columns=VERDICT_COLUMNS)
+
+    @cached_property
+    def forecasts(self) -> pd.DataFrame:
+        """One row per trial with a probe at step 0: what it foretells, before any training.
+
+        `forecast` is the most probable verdict, the next four columns are the probabilities; then whether the features
+        lie in the range of the calibration, and the features themselves (`initlab.signal.odds`).
+        """
+        probes = dict(iter(self.signals[self.signals.step == 0].groupby("trial")))
+        start = self.scalars[self.scalars.step == 0].set_index("trial").val_loss
+        rows = []
+        for trial in self.stored:
+            if trial.id in probes and trial.id in start.index and "num_classes" in trial.status:
+                features = features_of(
+                    probes[trial.id], loss=start[trial.id], num_classes=trial.status["num_classes"],
+                    lr=trial.spec.train.lr, weight_decay=trial.spec.train.weight_decay,
+                )  # fmt: skip
+                found = forecast_of(features)
+                rows.append([trial.id, found.verdict, *found.probabilities.values(), found.calibrated, *features])
+        return pd.DataFrame(rows, columns=FORECAST_COLUMNS)
 
     @property
     def figures(self) -> Path:

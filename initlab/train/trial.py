@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from initlab.data.dataset import Images
 from initlab.nets.layers import set_dropout_step
+from initlab.signal.hopeless import Evidence
 from initlab.signal.probe import measure
 from initlab.spec import TrialSpec, is_code
 from initlab.streams import stream_seed
@@ -40,7 +41,8 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended: `done`, `diverged` (non-finite loss) or `interrupted`, with its last figures."""
+    """How a trial ended, with its last figures: `done`, `diverged` (non-finite loss), `interrupted`, or `stopped` as
+    hopeless."""
 
     state: str
     figures: dict[str, Any]
@@ -61,6 +63,7 @@ class Trial:
         self.auxiliary = Auxiliary(net, auxiliary, weight, data.num_classes, spec.seed) if auxiliary else None
         self.optimizer = sgd(nn.ModuleList([net, self.auxiliary]) if self.auxiliary else net, spec)
         self.plateau = Plateau()
+        self.evidence = Evidence()
         self.step = 0
         self.sums = torch.zeros(2, dtype=torch.float64, device=data.mean.device)  # loss, errors since the last row
         self.sums_from = 0  # the step of the last row
@@ -69,11 +72,19 @@ class Trial:
         self.started = self.row_time = time.perf_counter()
         self.last: dict[str, Any] = {}
         self.batches: Iterator[tuple[Tensor, Tensor]] = iter(())  # those of the steps to come
+        self.known = {  # what a reader of its figures needs, from the first row on
+            "steps": self.steps, "epochs": spec.train.epochs, "train_examples": self.per_epoch * spec.train.batch_size,
+            "num_classes": data.num_classes, "chance": data.chance,
+        }  # fmt: skip
 
     def run(
-        self, resumed: dict[str, Any] | None, should_stop: Callable[[], bool], checkpoint_every_s: float
-    ) -> Outcome:
-        """Train from the start or from a checkpoint's state to the end, or until `should_stop()`."""
+        self, resumed: dict[str, Any] | None, should_stop: Callable[[], bool], checkpoint_every_s: float,
+        skip_hopeless: bool = False,
+    ) -> Outcome:  # fmt: skip
+        """Train from the start or from a checkpoint's state to the end, or until `should_stop()`.
+
+        With `skip_hopeless`, also until the evidence says that it has stalled (`initlab.signal.hopeless`).
+        """
         rows = set(self.spec.row_steps(self.per_epoch, self.steps))
         validations = set(self.spec.validation_steps(self.per_epoch, self.steps))
         probes = set(self.spec.probe_steps(self.steps))
@@ -88,6 +99,9 @@ class Trial:
             if should_stop():
                 self.recorder.checkpoint(self.state())
                 return self.outcome("interrupted")
+            if skip_hopeless and self.hopeless():
+                self.recorder.checkpoint(self.state())
+                return self.outcome("stopped")
             self.update()
             if self.step in rows or self.step in probes:
                 self.record(self.step in validations, self.step in probes, row=self.step in rows)
@@ -119,6 +133,10 @@ class Trial:
         self.sums[0] += loss.detach()
         self.sums[1] += (logits.detach().argmax(1) != labels).sum()
 
+    def hopeless(self) -> bool:
+        """Whether an epoch has just ended and the trial may be given up."""
+        return self.step % self.per_epoch == 0 and self.evidence.hopeless(self.step, self.steps)
+
     def lr(self) -> float:
         """Learning rate of the next update."""
         return learning_rate(self.spec.train, self.step, self.per_epoch, self.steps, self.plateau.cuts)
@@ -130,13 +148,16 @@ class Trial:
             started = time.perf_counter()
             images, labels = self.data.probe_batch(self.spec.probe.examples)
             decay = self.spec.train.weight_decay
-            self.recorder.signals(self.step, epoch, measure(self.net, images, labels, weight_decay=decay))
+            signals = measure(self.net, images, labels, weight_decay=decay)
+            self.evidence.see_probe(signals)
+            self.recorder.signals(self.step, epoch, signals)
             self.probe_s += time.perf_counter() - started
         if not row:
             return
         since = self.step - self.sums_from
         examples = since * self.spec.train.batch_size
         loss, errors = self.sums.tolist()
+        self.evidence.see_errors(errors, examples, self.data.chance, epoch_ends=self.step % self.per_epoch == 0)
         row_wall = time.perf_counter() - self.row_time
         found = evaluate(self.net, self.data) if validate else None
         scalars = {
@@ -160,7 +181,7 @@ class Trial:
             self.plateau.see(found.error, self.spec.train.patience)
         self.sums.zero_()
         self.sums_from, self.row_time = self.step, time.perf_counter()
-        self.recorder.running({**self.last, "steps": self.steps, "epochs": self.spec.train.epochs})
+        self.recorder.running({**self.last, **self.known})
 
     def wall(self) -> float:
         """Seconds of this trial so far, all attempts together."""
@@ -174,6 +195,7 @@ class Trial:
             "auxiliary": self.auxiliary.state_dict() if self.auxiliary else {},
             "optimizer": self.optimizer.state_dict(),
             "plateau": self.plateau.state(),
+            "evidence": self.evidence.state(),
             "sums": self.sums,
             "sums_from": self.sums_from,
             "row_s": time.perf_counter() - self.row_time,
@@ -189,6 +211,8 @@ class Trial:
             self.auxiliary.load_state_dict(state["auxiliary"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.plateau = Plateau(**state["plateau"])
+        # a checkpoint of before there was evidence: as if it had learned, so it is never given up
+        self.evidence = Evidence(**state["evidence"]) if "evidence" in state else Evidence(learned=True)
         self.sums.copy_(state["sums"])
         self.step, self.sums_from = state["step"], state["sums_from"]
         self.row_time = time.perf_counter() - state["row_s"]
@@ -200,13 +224,9 @@ class Trial:
             **self.last,
             "step": self.step,
             "epoch": self.step / self.per_epoch,
-            "steps": self.steps,
-            "epochs": self.spec.train.epochs,
+            **self.known,
             "wall_s": self.wall(),
             "probe_s": self.probe_s,
-            "train_examples": self.per_epoch * self.spec.train.batch_size,
-            "num_classes": self.data.num_classes,
-            "chance": self.data.chance,
         }
         return Outcome(state, figures)
 

@@ -95,6 +95,15 @@ def test_numbers_equal_those_of_the_inline_engine(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_hopeless_trial_is_stopped_at_the_same_step_as_inline(tmp_path):
+    asked = study(epochs=4, schemes=["gaussian"])  # std 0.01 at 6 layers stays at chance
+    inline = initlab.run(asked, tmp_path / "inline", engine="inline", jobs=1, show="nothing", skip_hopeless=True)
+    swept = initlab.run(asked, tmp_path / "ray", engine="ray", jobs=1, show="nothing", skip_hopeless=True)
+    assert list(swept.trials.state) == list(inline.trials.state) == ["stopped"]
+    assert list(swept.verdicts.verdict) == ["stalled"] and list(swept.trials.epochs_done) == [2.0]
+    assert_same_numbers(swept, inline)
+
+
 def test_a_trial_killed_once_resumes_and_ends_with_the_same_numbers(tmp_path, launch_with):
     small = study(epochs=20, schemes=["he"], checkpoint_every_s=0.02)
     whole = initlab.run(small, tmp_path / "whole", engine="inline", jobs=1, show="nothing")

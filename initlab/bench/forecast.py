@@ -1,0 +1,250 @@
+"""`initlab bench forecast`: fit the forecast on a phase study and say how right it is on trials that it did not see.
+
+Trials are held out by whole cells, all learning rates and seeds of one (std, depth): trials of one cell have nearly the
+same signals at step 0, so a split by trial or by seed would test on twins of the training set. Every trial is predicted
+once, by a fit on four fifths of the cells. Beside it stand two harder tests, the largest depth and the largest learning
+rate left out whole, and two baselines. The fit that initlab ships is on all trials.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from initlab.errors import UserError
+from initlab.plots.phase import STD, critical_std
+from initlab.signal.hopeless import stop_step
+from initlab.signal.odds import FEATURES, FITTED, VERDICTS, Fit
+from initlab.store.results import Results, load
+
+CELL = [STD, "net.depth"]
+LR = "train.lr"
+COLUMNS = ["trial", *CELL, LR, "seed", "critical_std", "verdict", "steps", "stop_step", *FEATURES]
+FOLDS = 5
+REGULARISATION = 1.0  # L2, of the standardised weights: scikit-learn's default
+BINS = (0.0, 0.5, 0.7, 0.9, 1.0)  # of the highest probability, in the reliability table
+Array = NDArray[np.float64]
+Predict = Callable[[pd.DataFrame, pd.DataFrame], Array]  # (trials to learn from, trials to predict) -> odds (N, 4)
+
+
+def bench_forecast(source: Path, write: bool) -> Iterator[str]:
+    """Lines of text: accuracy, Brier score, log loss and reliability on held-out trials; `write` keeps the fit.
+
+    Args:
+        source: an output folder of a phase study, or the forecast.csv that this command left in its figures.
+
+    Raises:
+        UserError: not such a folder or table, or unfinished trials.
+    """
+    if source.suffix == ".csv":
+        table = read_table(source)
+    else:
+        results = load(source)
+        path = results.figures / "forecast.csv"
+        path.parent.mkdir(exist_ok=True)
+        trial_table(results).to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
+        table = read_table(path)  # so that the file gives the same figures later
+    counts = ", ".join(f"{(table.verdict == name).sum()} {name}" for name in VERDICTS)
+    yield f"{len(table)} trials ({counts}), held out by (std, depth) in {FOLDS} folds"
+    yield ""
+    yield f"{'held out':<24} {'predicted by':<22} {'trials':>6}  accuracy  Brier  log loss"
+    yield from score_lines(table)
+    yield ""
+    yield "highest probability   trials  its mean  share right"
+    yield from reliability_lines(table, held_out(table, regression))
+    yield ""
+    yield "verdict     said converged   slow  stalled  diverged"
+    yield from confusion_lines(table, held_out(table, regression))
+    yield ""
+    yield hopeless_line(table)
+    if write:
+        write_fit(fit(table), len(table))
+        yield f"wrote {FITTED}"
+
+
+def trial_table(results: Results) -> pd.DataFrame:
+    """One row per trial with `COLUMNS`: fields, theory's critical std, verdict, when it would be given up, features.
+
+    Raises:
+        UserError: unfinished trials, or a study without a std per trial.
+    """
+    forecasts = results.forecasts.drop(columns=list(VERDICTS))
+    table = results.trials[results.trials.in_study].merge(forecasts, on="trial")
+    if STD not in table or LR not in table or table.verdict.isna().any() or len(table) < len(results.planned):
+        raise UserError(f"{results.out}: not a finished study over {STD}, net.depth and {LR}; run sweeps/phase.yaml")
+    stored = {trial.id: trial for trial in results.stored}
+    curves, probes = (dict(iter(frame.groupby("trial"))) for frame in (results.scalars, results.signals))
+    rows = []
+    for name in table.trial:
+        spec, status = stored[name].spec, stored[name].status
+        by_step = {int(layers.step.iloc[0]): records(layers) for _, layers in probes[name].groupby("step")}
+        size = spec.train.batch_size
+        stop = stop_step(
+            records(curves[name]), by_step, batch_size=size, steps=status["steps"],
+            steps_per_epoch=status["train_examples"] // size, chance=status["chance"],
+        )  # fmt: skip
+        rows.append({"critical_std": critical_std(spec), "steps": status["steps"], "stop_step": stop})
+    return pd.concat([table.reset_index(drop=True), pd.DataFrame(rows)], axis=1)[COLUMNS]
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame as plain dicts."""
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """The table that an earlier run of this command left.
+
+    Raises:
+        UserError: absent, or without the columns.
+    """
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give what `initlab bench forecast` left") from None
+    if absent := set(COLUMNS) - set(table):
+        raise UserError(f"{path}: no table of a phase study (lacks {', '.join(sorted(absent))}); give forecast.csv")
+    return table
+
+
+def fit(table: pd.DataFrame, columns: Sequence[str] = FEATURES) -> Fit:
+    """Logistic regression on standardised columns, L2-regularised."""
+    features = table[list(columns)].to_numpy(float)
+    mean, scale = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    model = LogisticRegression(C=1 / REGULARISATION, max_iter=10_000, tol=1e-8)
+    model.fit((features - mean) / scale, table.verdict)
+    weights, intercepts = model.coef_, model.intercept_
+    if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
+        weights, intercepts = np.vstack([-weights, weights]) / 2, np.concatenate([-intercepts, intercepts]) / 2
+    return Fit(
+        classes=tuple(model.classes_), mean=tuple(mean), scale=tuple(scale), weights=tuple(map(tuple, weights)),
+        intercepts=tuple(intercepts), low=tuple(features.min(axis=0)), high=tuple(features.max(axis=0)),
+    )  # fmt: skip
+
+
+def write_fit(found: Fit, trials: int) -> None:
+    """Keep a fit as the one that comes with initlab, with nine significant digits."""
+    content = {
+        "study": "sweeps/phase.yaml", "trials": trials, "features": FEATURES, "classes": found.classes,
+        **{key: rounded(getattr(found, key)) for key in ("mean", "scale", "intercepts", "low", "high")},
+        "weights": [rounded(row) for row in found.weights],
+    }  # fmt: skip
+    FITTED.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def rounded(values: Sequence[float]) -> list[float]:
+    return [float(f"{value:.9g}") for value in values]
+
+
+def regression(known: pd.DataFrame, asked: pd.DataFrame) -> Array:
+    """Odds (N, 4) by the forecast's own kind of fit."""
+    return fit(known).probabilities(asked[list(FEATURES)].to_numpy(float))
+
+
+def most_frequent(known: pd.DataFrame, asked: pd.DataFrame) -> Array:
+    """The shares of the verdicts in the known trials, the same for every trial."""
+    return np.tile(shares(known), (len(asked), 1))
+
+
+def theory_sign(known: pd.DataFrame, asked: pd.DataFrame) -> Array:
+    """The shares of the verdicts below, and from the critical std on (He et al. 2015, eq. 10): a 2-row table."""
+    sides = [frame[STD] >= frame.critical_std * 0.999 for frame in (known, asked)]
+    below, above = (shares(known[sides[0] == side]) if (sides[0] == side).any() else shares(known) for side in (0, 1))
+    return np.where(sides[1].to_numpy()[:, None], above, below)
+
+
+def theory_growth(known: pd.DataFrame, asked: pd.DataFrame) -> Array:
+    """The same regression on one number of theory's, (depth - 1) ln(std / critical), with nothing measured."""
+    known, asked = (
+        trials.assign(growth=(trials["net.depth"] - 1) * np.log(trials[STD] / trials.critical_std))
+        for trials in (known, asked)
+    )
+    return fit(known, ["growth"]).probabilities(asked[["growth"]].to_numpy(float))
+
+
+def shares(trials: pd.DataFrame) -> Array:
+    """Share of each of `VERDICTS`."""
+    return np.array([(trials.verdict == name).mean() for name in VERDICTS])
+
+
+def held_out(table: pd.DataFrame, predict: Predict) -> Array:
+    """Odds (N, 4) for every trial, from fits that saw no trial of its (std, depth)."""
+    odds = np.zeros((len(table), len(VERDICTS)))
+    cells = table.groupby(CELL).ngroup().to_numpy()
+    # a fixed shuffle of cells, so that a fold is no row of the grid
+    fold = np.random.default_rng(0).permutation(cells.max() + 1)[cells] % FOLDS
+    for number in range(FOLDS):
+        odds[fold == number] = predict(table[fold != number], table[fold == number])
+    return odds
+
+
+def scores(verdicts: pd.Series, odds: Array) -> tuple[float, float, float]:
+    """(accuracy, Brier score, log loss in nats) of odds (N, 4).
+
+    The Brier score is the mean over trials of the sum over verdicts of (p - outcome)^2: 0 is perfect, odds of 1/4 each
+    give 0.75, certainty of the wrong verdict 2. In the log loss a probability counts as at least 1e-3.
+    """
+    truth = np.array([[verdict == name for name in VERDICTS] for verdict in verdicts], dtype=float)
+    right = odds.argmax(axis=1) == truth.argmax(axis=1)
+    loss = -np.log(np.maximum((odds * truth).sum(axis=1), 1e-3))
+    return float(right.mean()), float(((odds - truth) ** 2).sum(axis=1).mean()), float(loss.mean())
+
+
+PREDICTORS: dict[str, Predict] = {
+    "the forecast": regression, "theory's growth": theory_growth, "theory's sign": theory_sign,
+    "the most frequent": most_frequent,
+}  # fmt: skip
+
+
+def score_lines(table: pd.DataFrame) -> Iterator[str]:
+    """One line per test and predictor."""
+    for name, predict in PREDICTORS.items():
+        yield score_line("cells", name, table.verdict, held_out(table, predict))
+    for field in ("net.depth", LR):
+        largest = table[field] == table[field].max()
+        for name, predict in PREDICTORS.items():
+            odds = predict(table[~largest], table[largest])
+            yield score_line(f"{field} {table[field].max():g}", name, table.verdict[largest], odds)
+
+
+def score_line(test: str, name: str, verdicts: pd.Series, odds: Array) -> str:
+    accuracy, brier, loss = scores(verdicts, odds)
+    return f"{test:<24} {name:<22} {len(verdicts):>6}  {accuracy:>8.3f}  {brier:>5.3f}  {loss:>8.3f}"
+
+
+def reliability_lines(table: pd.DataFrame, odds: Array) -> Iterator[str]:
+    """Per bin of the highest probability: trials, its mean, and the share in which that verdict came true."""
+    best = odds.max(axis=1)
+    right = np.array(VERDICTS)[odds.argmax(axis=1)] == table.verdict.to_numpy()
+    for low, high in pairwise(BINS):
+        inside = (best > low) & (best <= high)
+        if inside.any():
+            mean, share = best[inside].mean(), right[inside].mean()
+            yield f"{f'{low:g} to {high:g}':<21} {inside.sum():>6}  {mean:>8.3f}  {share:>11.3f}"
+
+
+def confusion_lines(table: pd.DataFrame, odds: Array) -> Iterator[str]:
+    """Per verdict that came true, how often each was the most probable."""
+    said = np.array(VERDICTS)[odds.argmax(axis=1)]
+    for verdict in VERDICTS:
+        found = [int(((table.verdict == verdict) & (said == other)).sum()) for other in VERDICTS]
+        yield f"{verdict:<11} {found[0]:>14} {found[1]:>6} {found[2]:>8} {found[3]:>9}"
+
+
+def hopeless_line(table: pd.DataFrame) -> str:
+    """What `--skip-hopeless` would have done to these trials, and what of it wrongly."""
+    stopped = table[table.stop_step.notna()]
+    wrong = stopped.verdict.isin(["converged", "slow"])
+    saved = (stopped.steps - stopped.stop_step).sum() / table.steps.sum()
+    return (
+        f"--skip-hopeless would stop {len(stopped)} trials, {(table.verdict == 'stalled').sum()} stalled, "
+        f"{wrong.sum()} of them wrongly of {table.verdict.isin(['converged', 'slow']).sum()} that learn, "
+        f"and save {saved:.1%} of the steps"
+    )

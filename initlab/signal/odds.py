@@ -1,0 +1,157 @@
+"""The forecast: before any training, the odds that it will converge, be slow, stall or diverge.
+
+A multinomial logistic regression on six features of step 0, each with a plain meaning (`MEANINGS`). It was fitted by
+`initlab bench forecast` on the trials of sweeps/phase.yaml: plain relu nets of 6 to 30 layers and equal width on 704
+digits, 220 steps of stochastic gradient descent with momentum 0.9, batches of 32, weight decay 5e-4 and a constant lr
+of 0.002 to 0.025. It speaks of such a start: whether a net of that kind reaches half of chance within so many steps.
+docs/forecast.md says how right it is on trials that it did not see. The coefficients are in forecast.json beside this
+file. No torch here: `forecast.py` is the part that measures a model.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+FITTED = Path(__file__).with_name("forecast.json")
+VERDICTS = ("converged", "slow", "stalled", "diverged")
+FEATURES = ("forward_change", "backward_change", "update", "decay", "loss", "depth")
+MEANINGS = {
+    "forward_change": "ln of the last layer's forward variance over the first's",
+    "backward_change": "ln of the first layer's backward variance over the last's",
+    "update": "ln of (lr x gradient rms / weight rms), median layer",
+    "decay": "ln of (weight decay x weight rms / gradient rms), median layer",
+    "loss": "ln of the loss at the start over ln K",
+    "depth": "ln of the number of weight layers",
+}
+SLACK = 1e-4  # of a range, for the digits that the committed trials were rounded to
+FLOOR = -20.0  # of ln(decay ratio), where weight decay is 0
+HUGE = 1e300  # for what is infinite, and its inverse for 0, so that every logarithm is finite
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Probabilities of the four verdicts, which sum to 1, and what they were made of."""
+
+    converged: float
+    slow: float
+    stalled: float
+    diverged: float
+    features: dict[str, float]
+    outside: tuple[str, ...]  # one sentence per feature outside the range that the calibration saw
+
+    @property
+    def verdict(self) -> str:
+        """The most probable one."""
+        return max(VERDICTS, key=lambda name: self.probabilities[name])
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """By verdict."""
+        return {name: getattr(self, name) for name in VERDICTS}
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether every feature lies in the range that the calibration saw."""
+        return not self.outside
+
+    def __str__(self) -> str:
+        odds = ", ".join(f"{name} {value:.0%}" for name, value in self.probabilities.items())
+        return odds if self.calibrated else f"{odds}; not calibrated: {'; '.join(self.outside)}"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted regression on standardised features, with the range of each that it saw."""
+
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    weights: tuple[tuple[float, ...], ...]  # one row per class, one number per feature
+    intercepts: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    def probabilities(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Features (N, 6) to probabilities (N, 4) in the order of `VERDICTS`; 0 for a class that the fit never saw.
+
+        Softmax of W z + b with z = (features - mean) / scale.
+        """
+        # further than half a range outside, a straight line through the data means nothing: a dead net has ln 0 = -690
+        low, high = np.array(self.low), np.array(self.high)
+        z = (np.clip(features, low - (high - low) / 2, high + (high - low) / 2) - self.mean) / self.scale
+        logits = z @ np.array(self.weights).T + self.intercepts
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        found = np.zeros((len(features), len(VERDICTS)))
+        found[:, [VERDICTS.index(name) for name in self.classes]] = odds / odds.sum(axis=1, keepdims=True)
+        return found
+
+    def outside(self, features: NDArray[np.float64]) -> tuple[str, ...]:
+        """A sentence for each of the 6 features that lies outside the calibrated range."""
+        return tuple(
+            f"{name} {value:.3g} is outside {low:.3g} to {high:.3g} ({MEANINGS[name]})"
+            for name, value, low, high in zip(FEATURES, features, self.low, self.high, strict=True)
+            if not low - SLACK * (high - low) <= value <= high + SLACK * (high - low)
+        )
+
+
+@cache
+def shipped() -> Fit:
+    """The fit that comes with initlab."""
+    content = json.loads(FITTED.read_text())
+    return Fit(
+        classes=tuple(content["classes"]), weights=tuple(map(tuple, content["weights"])),
+        **{key: tuple(content[key]) for key in ("mean", "scale", "intercepts", "low", "high")},
+    )  # fmt: skip
+
+
+def features_of(
+    layers: pd.DataFrame, *, loss: float, num_classes: int, lr: float, weight_decay: float
+) -> NDArray[np.float64]:
+    """The six numbers of `FEATURES`, meanings in `MEANINGS`, from a probe at step 0.
+
+    Args:
+        layers: one row per weight layer, in order, with forward_var, backward_var, weight_var and weight_grad_rms;
+            those that never ran (NaN) are left out.
+        loss: mean loss at the start, nats.
+
+    Two layers whose variances go from 2 to 1 and weights of rms 0.1 with gradients of 1e-3 at lr 0.01 give
+    forward_change -0.69 and update ln(0.01 * 1e-3 / 0.1) = -9.21.
+
+    Raises:
+        ValueError: no layer with a gradient, or fewer than two classes.
+    """
+    if num_classes < 2:
+        raise ValueError(f"forecast: too few classes in the model's output (got {num_classes}); allowed: at least 2")
+    table = layers[["forward_var", "backward_var", "weight_var", "weight_grad_rms"]].to_numpy(float)
+    table = table[~np.isnan(table[:, 2])]  # those that ran
+    has_gradient = ~np.isnan(table[:, 3])
+    if not len(table) or (math.isfinite(loss) and not has_gradient.any()):
+        raise ValueError("forecast: no weight layer has a gradient; give labels, and a model whose loss reaches one")
+    if math.isfinite(loss):
+        table = table[has_gradient]
+    table = np.clip(np.nan_to_num(table, nan=HUGE), 1 / HUGE, HUGE)  # a net that overflows at once has NaN
+    forward, backward, weight, gradient = np.log(table).T
+    ratio = float(np.median(gradient - weight / 2))
+    decay = math.log(weight_decay) - ratio if weight_decay else FLOOR
+    start = loss if math.isfinite(loss) else HUGE
+    return np.array(
+        [
+            forward[-1] - forward[0], backward[0] - backward[-1], math.log(lr) + ratio, max(FLOOR, decay),
+            math.log(max(start, 1 / HUGE) / math.log(num_classes)), math.log(len(table)),
+        ]
+    )  # fmt: skip
+
+
+def forecast_of(features: NDArray[np.float64], fit: Fit | None = None) -> Forecast:
+    """The forecast for the six numbers of `FEATURES`; None takes the fit that comes with initlab."""
+    fit = fit or shipped()
+    odds = fit.probabilities(features[None])[0]
+    converged, slow, stalled, diverged = map(float, odds)
+    named = dict(zip(FEATURES, map(float, features), strict=True))
+    return Forecast(converged, slow, stalled, diverged, named, fit.outside(features))

@@ -1,0 +1,108 @@
+"""Forecasts of nets whose end is known: the demo's 30-layer He and Xavier; and of a study's trials."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import initlab
+from initlab.data.dataset import ImageSet, prepare
+from initlab.data.sources import load_raw
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageSet:
+    return prepare(
+        load_raw("digits", image_size=16), scale=1.0, train_examples=None, val_examples=None, flip=None, shift=0,
+        device=torch.device("cpu"), dtype=torch.float32,
+    )  # fmt: skip
+
+
+def demo_net(scheme: str, seed: int = 0, **options: float) -> nn.Module:
+    net = initlab.build_net("plain", depth=30, width=16, num_classes=10, input_shape=(1, 16, 16), activation="relu")
+    return initlab.init_(net, scheme, mode="fan_in", seed=seed, **options)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("scheme", "options", "verdict"),
+    [("xavier", {}, "stalled"), ("gaussian", {"std": 0.01}, "stalled"),
+     ("gaussian", {"std": 0.3}, "diverged")],
+    ids=["xavier", "fixed 0.01", "far too large"],
+)  # fmt: skip
+def test_30_layers_as_in_the_demo_where_these_are_the_verdicts(
+    digits: ImageSet, scheme: str, options: dict[str, float], verdict: str, seed: int
+) -> None:
+    images, labels = digits.probe_batch(32)
+    found = initlab.forecast(demo_net(scheme, seed, **options), images, labels, lr=0.004, weight_decay=5e-4)
+    assert found.verdict == verdict, str(found)
+    assert sum(found.probabilities.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("scheme", "verdict"), [("he", "converged"), ("xavier", "stalled")])
+@pytest.mark.parametrize("seed", [2, 3, 4])
+def test_30_equal_layers_as_in_the_calibration_at_seeds_that_it_did_not_see(
+    scheme: str, verdict: str, seed: int
+) -> None:
+    data = prepare(
+        load_raw("digits", image_size=8), scale=1.0, train_examples=704, val_examples=180, flip=None, shift=0,
+        device=torch.device("cpu"), dtype=torch.float32,
+    )  # fmt: skip
+    net = initlab.build_net(
+        "plain", depth=30, widths=(16,), linear_width=144, num_classes=10, input_shape=(1, 8, 8), activation="relu"
+    )
+    initlab.init_(net, scheme, mode="fan_in", seed=seed)
+    found = initlab.forecast(net, *data.probe_batch(32), lr=0.004, weight_decay=5e-4)
+    assert found.verdict == verdict, str(found)
+
+
+def test_the_model_is_as_it_was(digits: ImageSet) -> None:
+    images, labels = digits.probe_batch(8)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(256, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+    before, random = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    initlab.forecast(net, images, labels, lr=0.1)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert net.training and all(p.grad is None for p in net.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_loss_that_gives_a_mean_forecasts_as_the_default(digits: ImageSet) -> None:
+    images, labels = digits.probe_batch(8)
+    net = demo_net("he")
+
+    def mean(output: Tensor, wanted: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(output, wanted)
+
+    default = initlab.forecast(net, images, labels, lr=0.01, weight_decay=1e-4)
+    given = initlab.forecast(net, images, labels, lr=0.01, weight_decay=1e-4, loss=mean)
+    assert given.features == pytest.approx(default.features, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", 0.0), ("lr", float("nan")), ("weight_decay", -1e-4)])
+def test_settings_out_of_range_are_refused(digits: ImageSet, name: str, value: float) -> None:
+    images, labels = digits.probe_batch(4)
+    with pytest.raises(ValueError, match=rf"forecast: {name}: out of range \(got {value}\); allowed"):
+        initlab.forecast(demo_net("he"), images, labels, **{"lr": 0.01, **{name: value}})
+
+
+def test_a_trials_forecast_is_that_of_its_model(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    study = tiny(grid={"init.scheme": ["he", "xavier"]}, data={"val_examples": None})
+    results = initlab.run(study, tmp_path / "a", jobs=1, device="cpu", show="nothing")
+    assert results.forecasts.trial.tolist() == results.trials.trial.tolist()
+    he = results.forecasts.iloc[0]
+    odds = he[["converged", "slow", "stalled", "diverged"]].astype(float)
+    assert odds.sum() == pytest.approx(1) and he.forecast == odds.idxmax()
+    data = prepare(
+        load_raw("digits"), scale=1.0, train_examples=256, val_examples=None, flip=None, shift=0,
+        device=torch.device("cpu"), dtype=torch.float32,
+    )  # fmt: skip
+    net = initlab.build_net(
+        "plain", depth=7, width=4, linear_width=8, num_classes=10, input_shape=(1, 8, 8), activation="relu"
+    )
+    images, labels = data.probe_batch(16)
+    found = initlab.forecast(initlab.init_(net, "he", seed=0), images, labels, lr=0.01, weight_decay=5e-4)
+    for name in ("forward_change", "backward_change", "update", "decay", "depth"):  # the loss is of the validation set
+        assert he[name] == pytest.approx(found.features[name], rel=1e-4)
