@@ -18,12 +18,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from initlab.signal.drift import slope
+
 FITTED = Path(__file__).with_name("forecast.json")
 VERDICTS = ("converged", "slow", "stalled", "diverged")
 FEATURES = ("forward_change", "backward_change", "update", "decay", "loss", "depth")
 MEANINGS = {
-    "forward_change": "ln of the last layer's forward variance over the first's",
-    "backward_change": "ln of the first layer's backward variance over the last's",
+    "forward_change": "ln of the forward variance's typical factor per layer, times the layers after the first",
+    "backward_change": "the same of the backward variance, towards the input",
     "update": "ln of (lr x gradient rms / weight rms), median layer",
     "decay": "ln of (weight decay x weight rms / gradient rms), median layer",
     "loss": "ln of the loss at the start over ln K",
@@ -140,9 +142,10 @@ def features_of(
     ratio = float(np.median(gradient - weight / 2))
     decay = math.log(weight_decay) - ratio if weight_decay else FLOOR
     start = loss if math.isfinite(loss) else HUGE
+    steps = len(table) - 1
     return np.array(
         [
-            forward[-1] - forward[0], backward[0] - backward[-1], math.log(lr) + ratio, max(FLOOR, decay),
+            steps * slope(forward), -steps * slope(backward), math.log(lr) + ratio, max(FLOOR, decay),
             math.log(max(start, 1 / HUGE) / math.log(num_classes)), math.log(len(table)),
         ]
     )  # fmt: skip
