@@ -64,6 +64,7 @@ class Auxiliary(nn.Module):
         """The heads' losses on the last step's maps, summed and weighted; the maps are let go."""
         maps, self.seen = self.seen, {}
         parts = [
-            F.cross_entropy(head(maps[index].relu().mean((2, 3))), labels) for index, head in enumerate(self.heads)
+            F.cross_entropy(head(maps[index].to(head.weight.dtype).relu().mean((2, 3))), labels)
+            for index, head in enumerate(self.heads)
         ]
         return self.weight * torch.stack(parts).sum()

@@ -29,7 +29,7 @@ def evaluate(net: nn.Module, data: Images) -> Evaluation:
     net.eval()
     totals = torch.zeros(3, dtype=torch.float64, device=data.mean.device)  # loss, top-1 misses, top-5 misses
     for images, labels in data.val_batches(BATCH):
-        logits = net(images)
+        logits = net(images).to(data.mean.dtype)  # from bfloat16 where that is the trial's
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
         # the order of NaN logits means nothing: a miss
         hits = (best == labels[:, None]) & logits.isfinite().all(dim=1, keepdim=True)
