@@ -346,3 +346,15 @@ def bench_data(study: Path | None, **options: Any) -> None:
 
     for line in measure(study, **options):
         click.echo(line)
+
+
+@bench.command("gpu")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cuda", show_default=True)
+@click.option("--quick", is_flag=True, help="Tiny nets and images, to try the command; the figures mean nothing.")
+@click.option("--out", type=OUT, default=Path("results/bench/gpu.json"), show_default=True, help="Where figures go.")
+def bench_gpu(device: Any, quick: bool, out: Path) -> None:
+    """Large nets against the GPU's limit, many small trials at once, and what watching costs, within 8 minutes."""
+    from initlab.bench.gpu import bench_gpu as measure
+
+    for line in measure(device, quick, out):
+        click.echo(line)

@@ -2,20 +2,22 @@
 
 import json
 from collections.abc import Sequence
-
-from pydantic.main import IncEx
+from typing import Any
 
 from initlab.data.facts import is_pictures
 from initlab.plan import PlannedTrial
 from initlab.spec import TrialSpec
 
-FREE: IncEx = {  # what the trials of a pack may differ in
-    "init": True, "probe": True, "seed": True, "data": {"scale", "flip", "shift"},
+FREE: dict[str, Any] = {  # what the trials of a pack may differ in
+    "init": True,
+    "probe": True,
+    "seed": True,
+    "data": {"scale", "flip", "shift"},
     "train": {
-        "lr", "momentum", "weight_decay", "slope_lr_factor", "schedule", "milestones", "factor", "patience",
-        "most_cuts", "validate_every", "log_every", "shallow_depth", "shallow_epochs",
+        *("lr", "momentum", "weight_decay", "slope_lr_factor", "schedule", "milestones", "factor", "patience"),
+        *("most_cuts", "validate_every", "log_every", "shallow_depth", "shallow_epochs"),
     },
-}  # fmt: skip
+}
 
 
 def why_alone(spec: TrialSpec) -> str | None:
