@@ -20,7 +20,7 @@ from initlab.bench.gpu_net import Large, ceiling, flop_per_image, host_syncs, ra
 from initlab.bench.gpu_trials import arms, small_trials
 from initlab.errors import UserError
 from initlab.launch import git_commit
-from initlab.store.files import write_json
+from initlab.store.files import writable, write_json
 
 LIMIT_S = 400.0  # no section begins after this; the longest takes less than the rest of 8 minutes
 FIG3_IMAGES = 3 * 9.9 * 1_281_167  # three schemes through the epochs that the figure shows, of ImageNet's training set
@@ -69,7 +69,8 @@ def bench_gpu(device: Literal["cpu", "cuda"], quick: bool, out: Path) -> Iterato
         raise UserError("bench gpu: needs a CUDA GPU (got none); --device cpu --quick tries the same on a CPU")
     if device == "cpu" and not quick:
         raise UserError("bench gpu: too much for a CPU (got --device cpu); add --quick")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with writable(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
     sizes, place = QUICK if quick else FULL, torch.device(device)
     rows: list[dict[str, Any]] = []
     started = time.perf_counter()
@@ -80,7 +81,8 @@ def bench_gpu(device: Literal["cpu", "cuda"], quick: bool, out: Path) -> Iterato
             continue
         rows += section(rows)
         yield f"{time.perf_counter() - started:4.0f} s  {name}"
-    write_json(out, {"rows": rows, "quick": quick, "wall_s": time.perf_counter() - started, **about(place)})
+    with writable(out):
+        write_json(out, {"rows": rows, "quick": quick, "wall_s": time.perf_counter() - started, **about(place)})
     yield from table(rows)
     yield f"written to {out}" + (" (tiny sizes: the figures mean nothing)" if quick else "")
 
