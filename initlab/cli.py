@@ -69,6 +69,7 @@ out_option = click.option("--out", type=OUT, help="Output folder.  [default: res
 @click.option("--jobs", type=int, help="Trials at once.  [default: the cores on a CPU, 1 on a GPU]")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda where there is one]")
 @click.option("--gpus-per-trial", type=float, help="A fraction lets trials share a GPU (ray).")
+@click.option("--pack", type=int, help="Trials of one net that a process trains as one.  [default: the study's, or 1]")
 @click.option("--address", help="A running Ray cluster, host:port or auto (ray).")
 @set_option
 @click.option("--only", multiple=True, metavar="ID", help="Run this trial alone (an id or its beginning); repeatable.")
@@ -415,4 +416,16 @@ def bench_forecast(source: Path, write: bool) -> None:
     from initlab.bench.forecast import bench_forecast as measure
 
     for line in measure(source, write):
+        click.echo(line)
+
+
+@bench.command("gpu")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cuda", show_default=True)
+@click.option("--quick", is_flag=True, help="Tiny nets and images, to try the command; the figures mean nothing.")
+@click.option("--out", type=OUT, default=Path("results/bench/gpu.json"), show_default=True, help="Where figures go.")
+def bench_gpu(device: Any, quick: bool, out: Path) -> None:
+    """Large nets against the GPU's limit, many small trials at once, and what watching costs, within 8 minutes."""
+    from initlab.bench.gpu import bench_gpu as measure
+
+    for line in measure(device, quick, out):
         click.echo(line)

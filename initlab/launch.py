@@ -17,6 +17,7 @@ from initlab.code import source_hash
 from initlab.engine.inline import run_inline
 from initlab.engine.lease import lease
 from initlab.engine.stopping import stop_file_on_signal
+from initlab.packs import packs
 from initlab.plan import PlannedTrial, costliest_first, plan
 from initlab.progress import progress
 from initlab.settings import Settings, check_data, resolve
@@ -28,7 +29,7 @@ from initlab.store.results import Results, load
 from initlab.study import Study, dump_study, load_study
 from initlab.study_file import StudyError
 
-RUN_ONE = "initlab.work:run_one"  # by name, so that the launcher itself needs no torch
+RUN = "initlab.work_pack:run_task"  # by name, so that the launcher itself needs no torch
 
 
 def run(
@@ -39,6 +40,7 @@ def run(
     jobs: int | None = None,
     device: Literal["cpu", "cuda"] | None = None,
     gpus_per_trial: float | None = None,
+    pack: int | None = None,
     address: str | None = None,
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
@@ -56,6 +58,7 @@ def run(
         engine: `inline` (this machine) or `ray`; None takes the study's, which is inline by default.
         jobs: trials at once; None is the cores on a CPU, 1 on a GPU, what the cluster has room for at `address`.
         gpus_per_trial: a fraction lets several trials share a GPU (ray).
+        pack: trials of one net and batch size that one process trains as one; None is the study's, 1 by default.
         address: of a running Ray cluster; None starts a local one.
         overrides: `dotted.path=value` texts.
         only: trial ids, or beginnings of them, to run alone.
@@ -78,7 +81,7 @@ def run(
         raise StudyError(["overrides: go with a study file (got a Study); change the Study instead"])
     trials = plan(study, where)
     asked = chosen(trials, [only] if isinstance(only, str) else only)
-    settings = resolve(study, engine, jobs, device, gpus_per_trial, address, data_dir, allow_code)
+    settings = resolve(study, engine, jobs, device, gpus_per_trial, address, data_dir, allow_code, pack)
     notes = check_data(asked, settings)
     sources = {trial.id: sources_of(trial.spec, allow_code) for trial in trials}
     folder = Path(out) if out else Path("results") / study.name
@@ -95,7 +98,15 @@ def run(
             stop_file_on_signal(folder / files.STOP, say),
         ):
             for wave in waves([trial.spec for trial in todo]):
-                answers = run_engine(settings, tasks(folder, [todo[i] for i in wave], settings, skip_hopeless))
+                together, alone = packs(costliest_first([todo[i] for i in wave]), settings.pack)
+                for line in alone:
+                    say(line)
+                answers = run_engine(settings, tasks(folder, together, settings, skip_hopeless))
+                for answer in answers:
+                    if answer.get("alone"):
+                        say(f"{', '.join(part['trial'] for part in answer['pack'])}: ran alone: {answer['alone']}")
+                if died := in_dead_packs(folder, together, answers):  # one of them may bring down the others: apart
+                    answers += run_engine(settings, tasks(folder, [[trial] for trial in died], settings, skip_hopeless))
                 record_deaths(folder, answers)
     return load(folder)
 
@@ -194,16 +205,32 @@ def reopen(folder: Path) -> None:
         write_json(folder / files.STATUS, {**read_json(folder / files.STATUS), "state": "interrupted"}, sync=False)
 
 
-def tasks(out: Path, todo: Sequence[PlannedTrial], settings: Settings, skip_hopeless: bool) -> list[dict[str, Any]]:
-    """One plain-data task per trial, the costliest first, so that the last ones to run are short."""
+def tasks(
+    out: Path, todo: Sequence[Sequence[PlannedTrial]], settings: Settings, skip_hopeless: bool
+) -> list[dict[str, Any]]:
+    """One plain-data task per pack, under the name of its first trial; `pack` lists them where they are several."""
     launch = {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "git_commit": git_commit()}
     shared = {
         "out": str(out.resolve()), "device": settings.device, "threads": settings.threads,
         "download": settings.download, "checkpoint_every_s": settings.checkpoint_every_s, "data_dir": settings.data_dir,
         "workers": settings.workers, "cache": settings.cache, "keep_decoded": settings.keep_decoded,
-        "allow_code": settings.allow_code, "skip_hopeless": skip_hopeless, "launch": launch,
+        "allow_code": settings.allow_code, "compile": settings.compile, "skip_hopeless": skip_hopeless,
+        "launch": launch,
     }  # fmt: skip
-    return [{"trial": trial.id, **shared} for trial in costliest_first(todo)]
+    return [
+        {"trial": pack[0].id, **({"pack": [trial.id for trial in pack]} if len(pack) > 1 else {}), **shared}
+        for pack in todo
+    ]
+
+
+def in_dead_packs(
+    out: Path, packed: Sequence[Sequence[PlannedTrial]], answers: list[dict[str, Any]]
+) -> list[PlannedTrial]:
+    """The unfinished trials of packs whose process died, whose answers are taken out: of which, nobody can say."""
+    dead = {answer["trial"] for answer in answers if answer.get("error") and "pack" not in answer}
+    lost = [pack for pack in packed if len(pack) > 1 and pack[0].id in dead]
+    answers[:] = [answer for answer in answers if answer["trial"] not in {pack[0].id for pack in lost}]
+    return [trial for pack in lost for trial in pack if not (out / files.TRIALS / trial.id / files.RESULT).exists()]
 
 
 def run_engine(settings: Settings, work: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -213,14 +240,14 @@ def run_engine(settings: Settings, work: list[dict[str, Any]]) -> list[dict[str,
 
         gpus = settings.gpus_per_trial if settings.device != "cpu" else 0.0
         return run_ray(
-            work, RUN_ONE, settings.jobs, threads=settings.threads, gpus_per_trial=gpus, address=settings.address
+            work, RUN, settings.jobs, threads=settings.threads, gpus_per_trial=gpus, address=settings.address
         )
-    return run_inline(work, RUN_ONE, settings.jobs or 1, threads=settings.threads)
+    return run_inline(work, RUN, settings.jobs or 1, threads=settings.threads)
 
 
 def record_deaths(out: Path, answers: Sequence[dict[str, Any]]) -> None:
     """Mark as failed the trials whose process died with them, which could not say so themselves."""
-    for answer in answers:
+    for answer in [part for whole in answers for part in whole.get("pack", [whole])]:
         folder = out / files.TRIALS / answer["trial"]
         if answer.get("error") and not (folder / files.RESULT).exists():
             write_json(folder / files.STATUS, {"state": "failed", "error": answer["error"], "traceback": ""})

@@ -109,5 +109,5 @@ def finished_trials(out: Path) -> list[Finished]:
         except (StoreError, ValidationError, KeyError):
             continue  # `status` names it; here it only means one trial less to learn from
         if content["state"] == "done":
-            found.append(Finished(spec, content["steps"], content["wall_s"]))
+            found.append(Finished(spec, content["steps"], content["wall_s"] / content.get("packed", 1)))
     return found

@@ -26,6 +26,8 @@ class Settings:
     gpus_per_trial: float
     address: str | None
     threads: int
+    pack: int  # trials that one process trains as one
+    compile: bool | None  # None: in long trials
     workers: int  # that decode pictures, per trial
     checkpoint_every_s: float
     data_dir: str | None
@@ -37,7 +39,7 @@ class Settings:
 
 def resolve(
     study: Study, engine: str | None, jobs: int | None, device: str | None, gpus_per_trial: float | None,
-    address: str | None, data_dir: str | Path | None, allow_code: bool,
+    address: str | None, data_dir: str | Path | None, allow_code: bool, pack: int | None = None,
 ) -> Settings:  # fmt: skip
     """The caller's settings over the study's, and what neither says from the machine.
 
@@ -46,7 +48,7 @@ def resolve(
     """
     own = study.run
     engine, device = engine or own.engine, device or own.device
-    check_choices(engine, jobs, device, gpus_per_trial, address)
+    check_choices(engine, jobs, device, gpus_per_trial, address, pack)
     gpus = 0 if device == "cpu" else gpu_count()
     if device == "cuda" and not gpus and not address:
         raise StudyError(["--device: cuda is not available on this machine; allowed here: cpu"])
@@ -58,14 +60,16 @@ def resolve(
     return Settings(
         engine=engine, device=device, jobs=jobs or own.jobs or (None if address else here),
         gpus_per_trial=gpus_per_trial or own.gpus_per_trial, address=address, threads=own.threads,
-        workers=own.workers, checkpoint_every_s=own.checkpoint_every_s, data_dir=str(folder) if folder else None,
+        pack=pack or own.pack, compile=own.compile, workers=own.workers,
+        checkpoint_every_s=own.checkpoint_every_s, data_dir=str(folder) if folder else None,
         download=study.data.download, cache=str(cache_folder()), keep_decoded=study.data.cache, allow_code=allow_code,
     )  # fmt: skip
 
 
 def check_choices(
-    engine: str, jobs: int | None, device: str | None, gpus_per_trial: float | None, address: str | None
-) -> None:
+    engine: str, jobs: int | None, device: str | None, gpus_per_trial: float | None, address: str | None,
+    pack: int | None,
+) -> None:  # fmt: skip
     """Refuse settings that can never work, before anything is written."""
     if engine not in ("inline", "ray"):
         raise StudyError([f"--engine: unknown engine (got {engine!r}); allowed: inline, ray"])
@@ -73,6 +77,8 @@ def check_choices(
         raise StudyError([f"--device: unknown device (got {device!r}); allowed: cpu, cuda"])
     if jobs is not None and jobs < 1:
         raise StudyError([f"--jobs: out of range (got {jobs}); allowed: at least 1"])
+    if pack is not None and pack < 1:
+        raise StudyError([f"--pack: out of range (got {pack}); allowed: at least 1"])
     if gpus_per_trial is not None and not 0 < gpus_per_trial < math.inf:
         raise StudyError([f"--gpus-per-trial: out of range (got {gpus_per_trial}); allowed: above 0"])
     if engine == "ray" and find_spec("ray") is None:

@@ -206,7 +206,9 @@ class Train(Spec):
     shallow_epochs: Epochs = Field(14.0, description="of that net")
     validate_every: Positive = Field(1.0, description="in epochs; also at step 0 and at the end")
     log_every: Count = Field(50, description="steps between rows of training loss and error")
-    precision: Literal["auto", "float32", "float64"] = Field("auto", description="auto is float32")
+    precision: Literal["auto", "float32", "float64", "bfloat16"] = Field(
+        "auto", description="auto is float32; bfloat16 keeps float32 weights and probes"
+    )
 
 
 class Probe(Spec):
@@ -234,6 +236,8 @@ class Run(Spec):
     workers: Annotated[int, Field(ge=0, le=256)] = Field(
         0, description="processes per trial that decode pictures in folders; 0 = the trial's own"
     )
+    pack: Count = Field(1, description="trials of one net and batch size that one process trains as one")
+    compile: bool | None = Field(None, description="torch.compile a trial's step on a GPU; null = in long trials")
     gpus_per_trial: Positive = Field(1.0, description="a fraction shares a GPU (ray, cuda)")
     checkpoint_every_s: Positive = Field(60.0, description="seconds between checkpoints")
 

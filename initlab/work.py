@@ -32,7 +32,7 @@ from initlab.store.files import CHECKPOINT, RESULT, STOP, TRIAL, attempts, read_
 from initlab.store.writer import AttemptWriter, Superseded
 from initlab.streams import stream_seed
 from initlab.train.start import start_from
-from initlab.train.trial import Trial
+from initlab.train.trial import Outcome, Trial
 
 STOP_CHECK_S = 0.2
 
@@ -43,52 +43,84 @@ def run_one(task: dict[str, Any]) -> dict[str, Any]:
     Args:
         task: plain data: out, trial (id), device (None = cuda where there is one), threads, checkpoint_every_s,
             data_dir, download, allow_code, workers (that decode pictures), cache (folder), keep_decoded (pictures in
-            it), skip_hopeless, launch (command and commit, for the record).
+            it), compile (the step; None = in long trials), skip_hopeless, launch (command and commit, for the record).
 
     Returns:
         `trial` and `state`, plain data too; `pending` where a stop was asked for before it began.
     """
-    out = Path(task["out"])
-    folder = out / "trials" / task["trial"]
-    should_stop = stop_check(out)
-    if should_stop():
-        return {"trial": task["trial"], "state": "pending"}
-    if (folder / RESULT).exists():  # an engine may ask twice, e.g. after it lost a node
-        return {"trial": task["trial"], "state": "done"}
+    should_stop = stop_check(Path(task["out"]))
+    if settled := settled_already(task, task["trial"], should_stop):
+        return settled
     writer = None
+    device = device_of(task)
     threads = torch.get_num_threads()
     try:
-        described = read_json(folder / TRIAL)
-        spec = TrialSpec.model_validate(described["spec"])
-        device = torch.device(task["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.set_num_threads(task["threads"])
-        writer = AttemptWriter(folder, described["first_attempt"], environment(device, spec, task["launch"]))
-        check_source(spec, described["source"])
+        described, spec, writer = claim(task, task["trial"], device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            data = load_images(spec, device, task, described["source"], writer.doing)
-            net = build(spec, data, device)
-            if not writer.resumed and (shallow := shallow_of(spec)):
-                start_from(net, trained(out, shallow.trial_id))
-            trial = Trial(spec, net, data, writer)
+            trial = ready(task, described, spec, writer, device, {})
             outcome = trial.run(writer.resumed, should_stop, task["checkpoint_every_s"], task["skip_hopeless"])
-        finished = outcome.state in ("done", "diverged")
-        writer.close(outcome.state, outcome.figures, outcome.figures if finished else None)
-        return {"trial": task["trial"], "state": outcome.state}
-    except Superseded:
-        return {"trial": task["trial"], "state": "superseded"}
+        return finish(task["trial"], writer, outcome)
     except Exception as error:  # the trial's boundary: it is recorded, and the others go on
         return failed(task["trial"], writer, error)
     finally:
         torch.set_num_threads(threads)
 
 
+def settled_already(task: dict[str, Any], trial: str, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
+    """The answer where there is nothing to do: a stop was asked for, or the trial is finished."""
+    if should_stop():
+        return {"trial": trial, "state": "pending"}
+    if (Path(task["out"]) / "trials" / trial / RESULT).exists():  # an engine may ask twice, e.g. after it lost a node
+        return {"trial": trial, "state": "done"}
+    return None
+
+
+def device_of(task: dict[str, Any]) -> torch.device:
+    """Where to compute."""
+    return torch.device(task["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def claim(task: dict[str, Any], trial: str, device: torch.device) -> tuple[dict[str, Any], TrialSpec, AttemptWriter]:
+    """The trial's description and spec, and the writer of a new attempt at it."""
+    folder = Path(task["out"]) / "trials" / trial
+    described = read_json(folder / TRIAL)
+    spec = TrialSpec.model_validate(described["spec"])
+    writer = AttemptWriter(folder, described["first_attempt"], environment(device, spec, task["launch"]))
+    return described, spec, writer
+
+
+def ready(
+    task: dict[str, Any], described: dict[str, Any], spec: TrialSpec, writer: AttemptWriter, device: torch.device,
+    loaded: dict[str, Images],
+) -> Trial:  # fmt: skip
+    """The trial before its first step, or before it takes up a checkpoint; `loaded` keeps images for the next ones."""
+    check_source(spec, described["source"])
+    what = spec.data.model_dump_json()
+    data = loaded[what] if what in loaded else load_images(spec, device, task, described["source"], writer.doing)
+    loaded[what] = data
+    net = build(spec, data, device)
+    if not writer.resumed and (shallow := shallow_of(spec)):
+        start_from(net, trained(Path(task["out"]), shallow.trial_id))
+    return Trial(spec, net, data, writer, task["compile"])
+
+
+def finish(trial: str, writer: AttemptWriter, outcome: Outcome) -> dict[str, Any]:
+    """End the attempt; the answer to the engine."""
+    finished = outcome.state in ("done", "diverged")
+    writer.close(outcome.state, outcome.figures, outcome.figures if finished else None)
+    return {"trial": trial, "state": outcome.state}
+
+
 def failed(trial: str, writer: AttemptWriter | None, error: Exception) -> dict[str, Any]:
     """Record a failure; where no attempt could be made, the launch does, from the answer's `error`."""
+    if isinstance(error, Superseded):
+        return {"trial": trial, "state": "superseded"}
     text = f"{type(error).__name__}: {error}"
     if writer is None:
         return {"trial": trial, "state": "failed", "error": text}
     try:
-        writer.close("failed", {"error": text, "traceback": traceback.format_exc()})
+        writer.close("failed", {"error": text, "traceback": "".join(traceback.format_exception(error))})
     except Superseded:
         return {"trial": trial, "state": "superseded"}
     return {"trial": trial, "state": "failed"}
@@ -158,7 +190,10 @@ def cached_raw(data_json: str, data_dir: str | None, download: bool, allow_code:
     )  # fmt: skip
 
 
-DTYPES = {"auto": torch.float32, "float32": torch.float32, "float64": torch.float64}
+# of weights and images; under bfloat16 the step casts on the way
+DTYPES = {
+    "auto": torch.float32, "float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32,
+}  # fmt: skip
 
 
 def build(spec: TrialSpec, data: Images, device: torch.device) -> nn.Module:
@@ -210,7 +245,7 @@ def environment(device: torch.device, spec: TrialSpec, launch: dict[str, Any]) -
     """Where and with what an attempt ran."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "precision": str(DTYPES[spec.train.precision]).removeprefix("torch."),
+        "precision": "float32" if spec.train.precision == "auto" else spec.train.precision,
         "threads": torch.get_num_threads(),
         "torch_version": torch.__version__,
         "python_version": platform.python_version(),

@@ -12,10 +12,10 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "initlab"
 
-BOTTOM = {"errors", "streams", "nets", "init", "signal", "data", "faults"}
+BOTTOM = {"errors", "streams", "transfer", "nets", "init", "signal", "data", "faults"}
 ROOMS = [  # from left to right; those in a set stand side by side
     {"code", "study_file", "spec", "study", "unused", "shallow"},
-    {"plan"},
+    {"plan", "packs"},
     {"engine"},
     {"train"},
     {"store"},
@@ -24,7 +24,7 @@ ROOMS = [  # from left to right; those in a set stand side by side
 ]
 WIRES = {
     "__init__", "__main__", "against", "bench", "cli", "examine", "launch", "layer_tables", "models", "planning",
-    "progress", "settings", "testing", "work",
+    "progress", "settings", "testing", "work", "work_pack",
 }  # fmt: skip
 LAZY = {
     ("signal/inspection.py", "plots")

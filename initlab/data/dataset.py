@@ -14,6 +14,7 @@ from torch import Tensor
 from initlab.data.scales import at_side
 from initlab.data.sources import Raw
 from initlab.streams import stream_seed
+from initlab.transfer import sent
 
 
 class Images(Protocol):
@@ -180,7 +181,7 @@ def step_indices(
     for step in range(first, last):
         epoch, position = divmod(step, per_epoch)
         if position == 0 or step == first:
-            order = epoch_order(examples, seed, epoch).to(device or "cpu")
+            order = sent(epoch_order(examples, seed, epoch), device or torch.device("cpu"))
         yield order[position * batch_size : (position + 1) * batch_size]
 
 
@@ -191,11 +192,11 @@ def augmented(images: Tensor, flip: bool, shift: int, generator: torch.Generator
     rows = torch.arange(height, device=device).expand(count, height)
     columns = torch.arange(width, device=device).expand(count, width)
     if flip:
-        mirrored = (torch.rand(count, generator=generator) < 0.5).to(device)
+        mirrored = sent(torch.rand(count, generator=generator) < 0.5, device)
         columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     if shift:
         images = torch.nn.functional.pad(images, (shift,) * 4)
-        offsets = torch.randint(0, 2 * shift + 1, (2, count, 1), generator=generator).to(device)
+        offsets = sent(torch.randint(0, 2 * shift + 1, (2, count, 1), generator=generator), device)
         rows, columns = rows + offsets[0], columns + offsets[1]
     index = torch.arange(count, device=device)[:, None, None]
     return images.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,16 +1,20 @@
 """Layers of our own: dropout whose masks come from (seed, stream, step), pyramid pooling, identity skips."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from initlab.streams import stream_seed
+from initlab.transfer import sent
 
 
 class StreamDropout(nn.Module):
     """Dropout that draws its mask from a named stream, so that schemes, resumed and packed trials share masks.
 
-    `set_dropout_step` must be called before each training step; in eval mode it is the identity.
+    `set_dropout_step` must be called before each training step; in eval mode it is the identity. Where `mask` is
+    given, nothing is drawn: a pack of trials hands in what each of them would have drawn.
     """
 
     def __init__(self, p: float, name: str) -> None:
@@ -18,17 +22,22 @@ class StreamDropout(nn.Module):
         self.p = p
         self.name = name
         self.generator: torch.Generator | None = None
+        self.mask: Tensor | None = None  # of x's shape: whether each number is kept
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
+        mask = self.drawn(x.shape, x.device) if self.mask is None else self.mask
+        return x * mask / (1 - self.p)
+
+    def drawn(self, shape: Sequence[int], device: torch.device) -> Tensor:
+        """The mask of the step that `set_dropout_step` named."""
         if self.generator is None:
             raise RuntimeError(
                 f"{self.name}: no dropout stream in training mode; call set_dropout_step(net, seed, step) first"
             )
         # on the CPU: the same masks on every device
-        mask = torch.rand(x.shape, generator=self.generator) >= self.p
-        return x * mask.to(x.device) / (1 - self.p)
+        return sent(torch.rand(*shape, generator=self.generator) >= self.p, device)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

@@ -14,7 +14,16 @@ CHECKPOINT_VERSION = 1
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors and plain data) to `path`, atomically."""
     with atomic(path) as file:
-        torch.save({"checkpoint_version": CHECKPOINT_VERSION, **state}, file)
+        torch.save({"checkpoint_version": CHECKPOINT_VERSION, **compact(state)}, file)
+
+
+def compact(value: Any) -> Any:
+    """Tensors that are parts of larger ones made their own; torch saves a part with all that it is a part of."""
+    if isinstance(value, torch.Tensor):
+        return value.clone() if value.untyped_storage().nbytes() > value.nbytes else value
+    if isinstance(value, dict):
+        return {key: compact(part) for key, part in value.items()}
+    return [compact(part) for part in value] if isinstance(value, list) else value
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

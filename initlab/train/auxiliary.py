@@ -40,7 +40,8 @@ class Auxiliary(nn.Module):
                 head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * STD)
                 head.bias.zero_()
             conv.register_forward_hook(self.hook(index))
-        self.to(convs[0].weight.device, convs[0].weight.dtype)
+        self.dtype = convs[0].weight.dtype  # the maps' own may be bfloat16
+        self.to(convs[0].weight.device, self.dtype)
 
     def hook(self, index: int) -> Hook:
         """Keeps a convolution's output while the net runs for a training step, not for probes or validation."""
@@ -64,6 +65,7 @@ class Auxiliary(nn.Module):
         """The heads' losses on the last step's maps, summed and weighted; the maps are let go."""
         maps, self.seen = self.seen, {}
         parts = [
-            F.cross_entropy(head(maps[index].relu().mean((2, 3))), labels) for index, head in enumerate(self.heads)
+            F.cross_entropy(head(maps[index].to(self.dtype).relu().mean((2, 3))), labels)
+            for index, head in enumerate(self.heads)
         ]
         return self.weight * torch.stack(parts).sum()

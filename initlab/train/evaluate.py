@@ -29,7 +29,7 @@ def evaluate(net: nn.Module, data: Images) -> Evaluation:
     net.eval()
     totals = torch.zeros(3, dtype=torch.float64, device=data.mean.device)  # loss, top-1 misses, top-5 misses
     for images, labels in data.val_batches(BATCH):
-        logits = net(images)
+        logits = net(images).to(data.mean.dtype)  # from bfloat16 where that is the trial's
         top1, top5 = hits(logits, labels)
         totals[0] += F.cross_entropy(logits, labels, reduction="sum")
         totals[1] += (~top1).sum()

@@ -27,6 +27,7 @@ from initlab.train.schedule import Plateau, learning_rate
 from initlab.train.slopes import slope_rows
 
 NAN = math.nan
+COMPILE_STEPS = 20_000  # from which torch.compile, about a minute a net, is taken to pay; not measured on a GPU yet
 
 
 class Recorder(Protocol):
@@ -51,8 +52,14 @@ class Outcome:
 class Trial:
     """The state of one trial between steps; `run` takes it to its end."""
 
-    def __init__(self, spec: TrialSpec, net: nn.Module, data: Images, recorder: Recorder) -> None:
+    def __init__(
+        self, spec: TrialSpec, net: nn.Module, data: Images, recorder: Recorder, compiled: bool | None = False
+    ) -> None:
+        """`compiled`: whether torch.compile makes the step's forward and backward, on CUDA; None is as it pays."""
         self.spec, self.net, self.data, self.recorder = spec, net, data, recorder
+        self.on_gpu = data.mean.device.type == "cuda"
+        if self.on_gpu:
+            net.to(memory_format=torch.channels_last)
         self.per_epoch, self.steps = spec.steps(len(data.train_labels))
         if self.steps < 1:
             raise ValueError(
@@ -60,11 +67,16 @@ class Trial:
                 f"for {len(data.train_labels)} images); allowed: a smaller batch or more epochs"
             )
         auxiliary, weight = spec.train.auxiliary, spec.train.auxiliary_weight
+        worth = compiled or (compiled is None and self.steps >= COMPILE_STEPS)
+        self.forward: Callable[[Tensor], Tensor] = (
+            torch.compile(net, mode="reduce-overhead") if worth and self.on_gpu else net
+        )
         self.auxiliary = Auxiliary(net, auxiliary, weight, data.num_classes, spec.seed) if auxiliary else None
         self.optimizer = sgd(nn.ModuleList([net, self.auxiliary]) if self.auxiliary else net, spec)
         self.plateau = Plateau()
         self.evidence = Evidence()
         self.step = 0
+        self.packed = 1  # trials that took their steps with this one, itself included
         self.sums = torch.zeros(2, dtype=torch.float64, device=data.mean.device)  # loss, errors since the last row
         self.sums_from = 0  # the step of the last row
         self.wall_before = 0.0  # seconds spent by earlier attempts
@@ -77,6 +89,10 @@ class Trial:
             "num_classes": data.num_classes, "chance": data.chance,
         }  # fmt: skip
 
+        self.rows = set(spec.row_steps(self.per_epoch, self.steps))
+        self.validations = set(spec.validation_steps(self.per_epoch, self.steps))
+        self.probes = set(spec.probe_steps(self.steps))
+
     def run(
         self, resumed: dict[str, Any] | None, should_stop: Callable[[], bool], checkpoint_every_s: float,
         skip_hopeless: bool = False,
@@ -85,37 +101,64 @@ class Trial:
 
         With `skip_hopeless`, also until the evidence says that it has stalled (`initlab.signal.hopeless`).
         """
-        rows = set(self.spec.row_steps(self.per_epoch, self.steps))
-        validations = set(self.spec.validation_steps(self.per_epoch, self.steps))
-        probes = set(self.spec.probe_steps(self.steps))
+        self.begin(resumed)
+        return self.go_on(should_stop, checkpoint_every_s, skip_hopeless)
+
+    def begin(self, resumed: dict[str, Any] | None) -> None:
+        """Take up a checkpoint's state, or record step 0."""
         if resumed:
             self.restore(resumed)
         else:
-            self.record(validate=True, probe=0 in probes)
-        self.batches = self.data.train_batches(self.spec.seed, self.spec.train.batch_size, self.step, self.steps)
-        saved = time.perf_counter()
+            self.record(validate=True, probe=0 in self.probes)
         self.net.train()
-        while self.step < self.steps:
+
+    def open_batches(self) -> None:
+        """Make ready the batches of the steps to come."""
+        self.batches = self.data.train_batches(self.spec.seed, self.spec.train.batch_size, self.step, self.steps)
+
+    def go_on(self, should_stop: Callable[[], bool], checkpoint_every_s: float, skip_hopeless: bool = False) -> Outcome:
+        """Train from where `begin`, or a pack, left off."""
+        self.open_batches()
+        saved = time.perf_counter()
+        outcome = self.ended()
+        while outcome is None:
             if should_stop():
-                self.recorder.checkpoint(self.state())
-                return self.outcome("interrupted")
+                return self.interrupted()
             if skip_hopeless and self.hopeless():
                 self.recorder.checkpoint(self.state())
                 return self.outcome("stopped")
             self.update()
-            if self.step in rows or self.step in probes:
-                self.record(self.step in validations, self.step in probes, row=self.step in rows)
-                if not math.isfinite(self.last["train_loss"]) and self.step in rows:
-                    return self.outcome("diverged")
-            if time.perf_counter() - saved > checkpoint_every_s and self.step < self.steps:
+            self.record_due()
+            outcome = self.ended()
+            if outcome is None and time.perf_counter() - saved > checkpoint_every_s:
                 self.recorder.checkpoint(self.state())
                 saved = time.perf_counter()
+        return outcome
+
+    def record_due(self) -> None:
+        """Record what this step is to leave behind."""
+        if self.step in self.rows or self.step in self.probes:
+            self.record(self.step in self.validations, self.step in self.probes, row=self.step in self.rows)
+
+    def ended(self) -> Outcome | None:
+        """Whether this step was the last: of the trial, or before a loss that is not finite in its row."""
+        if self.step and self.step in self.rows and not math.isfinite(self.last["train_loss"]):
+            return self.outcome("diverged")
+        if self.step < self.steps:
+            return None
         self.recorder.checkpoint(self.state())
         return self.outcome("done")
+
+    def interrupted(self) -> Outcome:
+        """Keep a checkpoint to go on from."""
+        self.recorder.checkpoint(self.state())
+        return self.outcome("interrupted")
 
     def update(self) -> None:
         """One step of stochastic gradient descent; nothing here waits for the device."""
         images, labels = next(self.batches)
+        if self.on_gpu:
+            images = images.contiguous(memory_format=torch.channels_last)
         if self.spec.train.dropout:
             set_dropout_step(self.net, self.spec.seed, self.step)
         # of the weights, then of the slopes where there are any; see `sgd`
@@ -124,18 +167,25 @@ class Trial:
         if is_code(self.spec.net.name):  # it may draw from torch's own generators, as nn.Dropout does
             torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
         self.optimizer.zero_grad(set_to_none=True)
-        with self.auxiliary.listen() if self.auxiliary else nullcontext():
-            logits = self.net(images)
+        with self.auxiliary.listen() if self.auxiliary else nullcontext(), self.autocast():
+            logits = self.forward(images)
+        logits = logits.to(self.data.mean.dtype)
         loss = F.cross_entropy(logits, labels)
         (loss + self.auxiliary.loss(labels) if self.auxiliary else loss).backward()
         self.optimizer.step()
         self.step += 1
+        # summed on the device, read where a row is due
         self.sums[0] += loss.detach()
         self.sums[1] += (logits.detach().argmax(1) != labels).sum()
 
     def hopeless(self) -> bool:
         """Whether an epoch has just ended and the trial may be given up."""
         return self.step % self.per_epoch == 0 and self.evidence.hopeless(self.step, self.steps)
+
+    def autocast(self) -> torch.autocast:
+        """Convolutions and products in bfloat16 where asked for; weights, updates and probes keep their own type."""
+        wanted = self.spec.train.precision == "bfloat16"
+        return torch.autocast(self.data.mean.device.type, dtype=torch.bfloat16, enabled=wanted)
 
     def lr(self) -> float:
         """Learning rate of the next update."""
@@ -159,7 +209,8 @@ class Trial:
         loss, errors = self.sums.tolist()
         self.evidence.see_errors(errors, examples, self.data.chance, epoch_ends=self.step % self.per_epoch == 0)
         row_wall = time.perf_counter() - self.row_time
-        found = evaluate(self.net, self.data) if validate else None
+        with self.autocast():
+            found = evaluate(self.net, self.data) if validate else None
         scalars = {
             "step": self.step,
             "epoch": epoch,
@@ -227,6 +278,7 @@ class Trial:
             **self.known,
             "wall_s": self.wall(),
             "probe_s": self.probe_s,
+            **({"packed": self.packed} if self.packed > 1 else {}),
         }
         return Outcome(state, figures)
 

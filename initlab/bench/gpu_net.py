@@ -1,0 +1,146 @@
+"""One large net on a GPU: the ceiling of a matrix product, training steps against it, and what watching costs."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from initlab.bench.data import wait
+from initlab.data.dataset import ImageSet
+from initlab.init.apply import init_
+from initlab.nets.build import to_modules
+from initlab.nets.counts import count
+from initlab.plan import describe
+from initlab.signal.probe import measure
+from initlab.spec import TrialSpec
+from initlab.train.trial import Trial
+
+WARM_UP = 5
+SYNCS = ("cudaStreamSynchronize", "cudaDeviceSynchronize")
+
+
+@dataclass(frozen=True)
+class Large:
+    """A net to measure: its name or fields, images of `side` pixels, classes, and steps to time."""
+
+    net: dict[str, Any]
+    side: int
+    batch: int
+    classes: int
+    steps: int
+
+
+class Silent:
+    """A recorder that keeps nothing."""
+
+    def scalars(self, row: dict[str, Any]) -> None: ...
+    def signals(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None: ...
+    def slopes(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None: ...
+    def checkpoint(self, state: dict[str, Any]) -> None: ...
+    def running(self, progress: dict[str, Any]) -> None: ...
+
+
+def ceiling(side: int, device: torch.device) -> float:
+    """FLOP/s of bfloat16 products of two `side` x `side` matrices, the best of three runs of ten."""
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return 10 * 2 * side**3 / min(seconds(lambda: torch.mm(a, b), 10, device) for _ in range(3))
+
+
+def seconds(do: Callable[[], object], times: int, device: torch.device) -> float:
+    """Wall time of doing it `times` times, after once to warm up, the device's work waited for."""
+    do()
+    wait(device)
+    started = time.perf_counter()
+    for _ in range(times):
+        do()
+    wait(device)
+    return time.perf_counter() - started
+
+
+def large_trial(large: Large, precision: str, compiled: bool, device: torch.device) -> Trial:
+    """A trial on random pictures that lie on the device, before its first step."""
+    shape = (3, large.side, large.side)
+    train = {"batch_size": large.batch, "precision": precision, "lr": 1e-4, "epochs": 1e5}
+    spec = TrialSpec.model_validate({"net": large.net, "train": train, "data": {"flip": True}, "probe": {"every": 0}})
+    net = init_(to_modules(describe(spec, large.classes, shape)), "he", seed=0).to(device)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4 * large.batch, *shape), dtype=torch.uint8, generator=generator).to(device)
+    labels = torch.randint(0, large.classes, (len(images),), generator=generator).to(device)
+    data = ImageSet(
+        train_images=images, train_labels=labels, val_images=images[:1], val_labels=labels[:1],
+        mean=torch.full(shape, 127.5, device=device), factor=1 / 74, num_classes=large.classes, flip=True, shift=0,
+    )  # fmt: skip
+    trial = Trial(spec, net, data, Silent(), compiled)
+    trial.net.train()
+    trial.open_batches()
+    return trial
+
+
+def flop_per_image(large: Large) -> float:
+    """Forward and backward: the backward pass has twice the forward's products, a multiply-add is two operations."""
+    shape = (3, large.side, large.side)
+    spec = TrialSpec.model_validate({"net": large.net})
+    return 6.0 * count(describe(spec, large.classes, shape), shape).multiply_adds
+
+
+def rate(large: Large, precision: str, compiled: bool, device: torch.device) -> float:
+    """Images per second of a trial's own training steps."""
+    trial = large_trial(large, precision, compiled, device)
+    for _ in range(WARM_UP):
+        trial.update()
+    return large.batch * large.steps / seconds(trial.update, large.steps, device)
+
+
+def watching(large: Large, device: torch.device) -> dict[str, float]:
+    """What watching every step costs as a share of the bare step's time, and the probe's share at every 200 steps."""
+    trial = large_trial(large, "bfloat16", False, device)
+    for _ in range(WARM_UP):
+        trial.update()
+    bare = seconds(trial.update, large.steps, device) / large.steps
+    found = {}
+    for name, watch in (("hooks with .var().item()", variance), ("histograms", histogram)):
+        handles = hooked(trial.net, watch)
+        found[name] = seconds(trial.update, large.steps, device) / large.steps / bare - 1
+        for handle in handles:
+            handle.remove()
+    images, labels = trial.data.probe_batch(min(32, large.batch))
+    probe = seconds(lambda: measure(trial.net, images, labels, weight_decay=5e-4), 3, device) / 3
+    return {**found, "initlab's probe every 200 steps": probe / (200 * bare)}
+
+
+def variance(values: Tensor) -> object:
+    """As most people watch a layer today."""
+    return values.detach().var().item()
+
+
+def histogram(values: Tensor) -> object:
+    """As experiment trackers do: 64 bins, brought to the host."""
+    return torch.histc(values.detach().float(), bins=64).tolist()
+
+
+def hooked(net: nn.Module, watch: Callable[[Tensor], object]) -> list[Any]:
+    """Hooks that watch every weight layer's output and the gradient of it."""
+
+    def seen(module: nn.Module, inputs: Any, y: Tensor) -> None:
+        watch(y)
+        if y.requires_grad:
+            y.register_hook(lambda grad: (watch(grad), None)[1])
+
+    layers = [module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    return [layer.register_forward_hook(seen) for layer in layers]
+
+
+def host_syncs(large: Large, device: torch.device) -> int:
+    """Times that the host waits for the device in ten training steps; 0 is what we want."""
+    trial = large_trial(large, "bfloat16", False, device)
+    for _ in range(WARM_UP):
+        trial.update()
+    wait(device)
+    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")) as seen:
+        for _ in range(10):
+            trial.update()
+    return sum(event.count for event in seen.key_averages() if event.key in SYNCS)

@@ -1,0 +1,14 @@
+"""The way from the host to the device, for what is drawn on the CPU at every step."""
+
+import torch
+from torch import Tensor
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`; on CUDA through pinned memory, so that the host does not wait for the device.
+
+    A plain `.to(device)` from pageable memory synchronises the stream.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

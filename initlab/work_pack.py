@@ -1,0 +1,105 @@
+"""The work of a pack: several trials in one process, their steps taken as one, each with a folder of its own."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from initlab.data.dataset import Images
+from initlab.store.writer import AttemptWriter
+from initlab.train.packed import Ended, Pack
+from initlab.train.trial import Outcome, Trial
+from initlab.work import claim, device_of, failed, finish, ready, run_one, settled_already, stop_check
+
+Answer = dict[str, Any]
+
+
+def run_task(task: dict[str, Any]) -> Answer:
+    """Run what an engine was given: a trial, or the `pack` of trials that the task lists."""
+    return run_pack(task) if "pack" in task else run_one(task)
+
+
+def run_pack(task: dict[str, Any]) -> Answer:
+    """Run the trials of `task["pack"]` as one, each to its end, its failure or a stop, and record which.
+
+    Where torch cannot run their net for several at once they run one after another.
+
+    Args:
+        task: as `run_one` takes it, with `pack`: ids of trials that `initlab.packs` put together, `trial` the first.
+
+    Returns:
+        `trial`, `state` (of a stopped trial where there is one), `pack`, an answer of each trial as `run_one` gives
+        it, and `alone`, why they ran one after another, None where they did not.
+    """
+    should_stop = stop_check(Path(task["out"]))
+    device, threads = device_of(task), torch.get_num_threads()
+    answers: dict[str, Answer] = {}
+    begun: dict[Trial, tuple[str, AttemptWriter]] = {}
+
+    def ended(trial: Trial, outcome: Outcome | Exception) -> None:
+        name, writer = begun[trial]
+        answers[name] = ending(name, writer, outcome)
+
+    try:
+        torch.set_num_threads(task["threads"])
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            loaded: dict[str, Images] = {}
+            for name in task["pack"]:
+                begin(task, name, device, should_stop, loaded, begun, answers)
+            why = run_together(list(begun), should_stop, task["checkpoint_every_s"], ended)
+    finally:
+        torch.set_num_threads(threads)
+    parts = [answers[name] for name in task["pack"]]
+    stopped = [part["state"] for part in parts if part["state"] in ("pending", "interrupted")]
+    return {"trial": task["trial"], "state": (stopped or [parts[0]["state"]])[0], "pack": parts, "alone": why}
+
+
+def begin(
+    task: dict[str, Any], name: str, device: torch.device, should_stop: Callable[[], bool], loaded: dict[str, Images],
+    begun: dict[Trial, tuple[str, AttemptWriter]], answers: dict[str, Answer],
+) -> None:  # fmt: skip
+    """Take one trial of the pack to its first step, into `begun`; or into `answers`, where it gets no further."""
+    if settled := settled_already(task, name, should_stop):
+        answers[name] = settled
+        return
+    writer = None
+    try:
+        described, spec, writer = claim(task, name, device)
+        trial = ready(task, described, spec, writer, device, loaded)
+        trial.begin(writer.resumed)
+        begun[trial] = (name, writer)
+    except Exception as error:  # the trial's boundary: it is recorded, and the others go on
+        answers[name] = failed(name, writer, error)
+
+
+def run_together(
+    trials: list[Trial], should_stop: Callable[[], bool], checkpoint_every_s: float, ended: Ended
+) -> str | None:
+    """Run the trials as a pack, or what is left of them one after another; returns why, None for a pack."""
+    if not trials:
+        return None
+    pack = Pack(trials)
+    why = pack.why_alone()
+    if why is None:
+        try:
+            pack.run(should_stop, checkpoint_every_s, ended)
+        except torch.OutOfMemoryError:
+            why = "the device has too little memory for all of them; lower --pack"
+    for trial in pack.trials:
+        trial.packed = 1
+        try:
+            ended(trial, trial.go_on(should_stop, checkpoint_every_s))
+        except Exception as error:  # the trial's boundary
+            ended(trial, error)
+    return why
+
+
+def ending(name: str, writer: AttemptWriter, outcome: Outcome | Exception) -> Answer:
+    """Record how a trial ended; the answer to the engine."""
+    if isinstance(outcome, Exception):
+        return failed(name, writer, outcome)
+    try:
+        return finish(name, writer, outcome)
+    except Exception as error:  # the trial's boundary: the others go on
+        return failed(name, writer, error)

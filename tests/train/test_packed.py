@@ -1,0 +1,234 @@
+"""A packed trial gives the numbers of the trial alone: weights, rows, probes, resumed or beside one that diverges."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from initlab.data.dataset import ImageSet, prepare
+from initlab.data.sources import load_raw
+from initlab.init.apply import init_
+from initlab.nets.build import to_modules
+from initlab.plan import describe
+from initlab.spec import TrialSpec
+from initlab.train.packed import Pack
+from initlab.train.trial import Outcome, Trial
+
+TOLERANCE = 1e-9  # float64 rounds at 1e-16, and 50 steps of these small nets amplify that by far less than 1e7
+TIMES = {"images_per_s", "wall_s"}
+Ends = dict[Trial, Outcome | Exception]
+
+
+class Memory:
+    """A recorder that keeps everything in lists; `full` makes it fail at its second row."""
+
+    def __init__(self, full: bool = False) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.probes: list[dict[str, Any]] = []
+        self.states: list[dict[str, Any]] = []
+        self.full = full
+
+    def scalars(self, row: dict[str, Any]) -> None:
+        if self.full and self.rows:
+            raise OSError("No space left on device")
+        self.rows.append({key: value for key, value in row.items() if key not in TIMES})
+
+    def signals(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
+        self.probes += [{"step": step, **row} for row in rows]
+
+    def slopes(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
+        self.probes += [{"step": step, **row} for row in rows]
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        self.states.append(copied(state))
+
+    def running(self, progress: dict[str, Any]) -> None:
+        pass
+
+
+def copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: copied(part) for key, part in value.items()}
+    return list(map(copied, value)) if isinstance(value, list) else value
+
+
+def spec(seed: int = 0, **train: Any) -> TrialSpec:
+    """50 steps: 5 an epoch."""
+    own = {"epochs": 10, "lr": 0.02, "batch_size": 16, "log_every": 7, "precision": "float64", **train}
+    scheme = own.pop("scheme", "he")
+    data = own.pop("data", {})
+    net = own.pop("net", {})
+    return TrialSpec.model_validate(
+        {
+            "data": {"train_examples": 80, "val_examples": 40, **data},
+            "net": {"depth": 7, "width": 2, "linear_width": 8, **net},
+            "init": {"scheme": scheme},
+            "probe": {"every": 20, "examples": 8},
+            "train": own,
+            "seed": seed,
+        }
+    )
+
+
+def images(asked: TrialSpec) -> ImageSet:
+    return prepare(
+        load_raw("digits"), scale=asked.data.scale, train_examples=asked.data.train_examples,
+        val_examples=asked.data.val_examples, flip=asked.data.flip, shift=asked.data.shift,
+        device=torch.device("cpu"), dtype=torch.float64,
+    )  # fmt: skip
+
+
+def begun(asked: TrialSpec, resumed: dict[str, Any] | None = None, full: bool = False) -> Trial:
+    data = images(asked)
+    net = init_(to_modules(describe(asked, 10, data.input_shape)).double(), asked.init.scheme, seed=asked.seed)
+    trial = Trial(asked, net, data, Memory(full))
+    trial.begin(resumed)
+    return trial
+
+
+def alone(asked: TrialSpec) -> tuple[Trial, Outcome]:
+    trial = begun(asked)
+    return trial, trial.go_on(lambda: False, 1e9)
+
+
+def packed(trials: list[Trial], stop_after: int = 10_000, every_s: float = 1e9) -> Ends:
+    ends: Ends = {}
+    calls = iter(range(100_000))
+    pack = Pack(trials)
+    assert pack.why_alone() is None
+    pack.run(lambda: next(calls) >= stop_after, every_s, ends.__setitem__)
+    return ends
+
+
+def assert_same(one: Trial, other: Trial) -> None:
+    assert one.step == other.step
+    for key, value in one.net.state_dict().items():
+        torch.testing.assert_close(other.net.state_dict()[key], value, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+    for mine, theirs in (
+        (one.recorder.rows, other.recorder.rows), (one.recorder.probes, other.recorder.probes),
+    ):  # fmt: skip
+        assert len(mine) == len(theirs) > 3
+        for row, found in zip(mine, theirs, strict=True):
+            assert found.keys() == row.keys()
+            for key, value in row.items():
+                expected = (
+                    value if isinstance(value, str) else pytest.approx(value, rel=TOLERANCE, abs=1e-15, nan_ok=True)
+                )
+                assert found[key] == expected, (key, row)
+
+
+FOUR = [
+    spec(0),
+    spec(1, lr=0.005, momentum=0.5, weight_decay=1e-2),
+    spec(2, scheme="xavier", schedule="cosine", log_every=3, momentum=0.0),
+    spec(2, data={"flip": True, "shift": 1, "scale": 2.0}, schedule="plateau", patience=1, validate_every=0.5),
+]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"train": {"dropout": 0.3}, "net": {"activation": "prelu"}}, {"net": {"skip": "identity", "depth": 10}}],
+    ids=["plain", "dropout and learned slopes", "identity skips"],
+)
+def test_a_packed_trial_equals_the_trial_alone(changes: dict[str, dict[str, Any]]) -> None:
+    asked = [
+        one.model_copy(update={key: getattr(one, key).model_copy(update=new) for key, new in changes.items()})
+        for one in FOUR
+    ]
+    trials = [begun(one) for one in asked]
+    ends = packed(trials)
+    for trial, one in zip(trials, asked, strict=True):
+        solo, outcome = alone(one)
+        assert_same(solo, trial)
+        assert solo.step == 50
+        assert (ends[trial].state, outcome.state) == ("done", "done")
+
+
+def test_a_trial_that_diverges_leaves_its_neighbours_untouched() -> None:
+    asked = [spec(0), spec(1, lr=1e9), spec(2)]
+    trials = [begun(one) for one in asked]
+    ends = packed(trials)
+    assert [ends[trial].state for trial in trials] == ["done", "diverged", "done"]
+    for i in (0, 2):
+        assert_same(alone(asked[i])[0], trials[i])
+    solo, outcome = alone(asked[1])
+    assert outcome.state == "diverged"
+    assert trials[1].step == solo.step < 50
+
+
+@pytest.mark.parametrize("how", ["packed", "alone"])
+def test_a_stopped_pack_goes_on_packed_or_alone(how: str) -> None:
+    asked = [spec(0, dropout=0.2), spec(1, dropout=0.2, lr=0.01)]
+    first = [begun(one) for one in asked]
+    ends = packed(first, stop_after=23)
+    assert [ends[trial].state for trial in first] == ["interrupted", "interrupted"]
+    second = [begun(one, trial.recorder.states[-1]) for one, trial in zip(asked, first, strict=True)]
+    if how == "packed":
+        packed(second)
+    else:
+        for trial in second:
+            trial.go_on(lambda: False, 1e9)
+    for one, before, after in zip(asked, first, second, strict=True):
+        after.recorder.rows = before.recorder.rows + after.recorder.rows
+        after.recorder.probes = before.recorder.probes + after.recorder.probes
+        assert_same(alone(one)[0], after)
+
+
+def test_trials_at_different_steps_and_of_different_lengths_can_share_a_pack() -> None:
+    asked = [spec(0), spec(1, epochs=4)]
+    ahead = begun(asked[0])
+    packed([ahead], stop_after=9)
+    resumed = begun(asked[0], ahead.recorder.states[-1])
+    assert resumed.step == 9
+    other = begun(asked[1])
+    ends = packed([resumed, other])
+    assert [ends[trial].figures["step"] for trial in (resumed, other)] == [50, 20]
+    assert_same(alone(asked[1])[0], other)
+    solo = alone(asked[0])[0]
+    for key, value in solo.net.state_dict().items():
+        torch.testing.assert_close(resumed.net.state_dict()[key], value, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_a_trial_whose_records_cannot_be_written_ends_alone() -> None:
+    trials = [begun(spec(0), full=True), begun(spec(1))]
+    ends = packed(trials)
+    assert isinstance(ends[trials[0]], OSError)
+    assert ends[trials[1]].state == "done"
+    assert_same(alone(spec(1))[0], trials[1])
+
+
+def test_checkpoints_come_by_time_for_every_trial() -> None:
+    trials = [begun(spec(0)), begun(spec(1))]
+    packed(trials, every_s=0.0)
+    for trial in trials:
+        assert [state["step"] for state in trial.recorder.states] == list(range(1, 51))
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize(
+    ("extra", "why"),
+    [
+        (nn.BatchNorm1d(64), "the net keeps buffers"),
+        (Branching(), "torch cannot run the net for several at once"),
+        (nn.Dropout(0.5), "torch cannot run the net for several at once"),
+    ],
+    ids=["buffers", "branches", "random numbers"],
+)
+def test_nets_that_cannot_be_packed_say_why(extra: nn.Module, why: str) -> None:
+    trials = []
+    for seed in range(2):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), extra, nn.Linear(64, 10)).double()
+        trials.append(Trial(spec(seed), net, images(spec(seed)), Memory()))
+        trials[-1].begin(None)
+    found = Pack(trials).why_alone()
+    assert found is not None
+    assert why in found
+    assert "\n" not in found
+    assert trials[0].go_on(lambda: False, 1e9).state == "done"
