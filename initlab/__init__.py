@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from initlab import plots
+    from initlab.compare import PaperComparison, compare_paper
     from initlab.faults.finding import Finding
     from initlab.faults.lint import lint
     from initlab.init.apply import init_
@@ -25,10 +26,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "Finding": "initlab.faults.finding",
     "Inspection": "initlab.signal.inspection",
+    "PaperComparison": "initlab.compare",
     "Results": "initlab.store.results",
     "Study": "initlab.study",
     "StudyError": "initlab.study_file",
     "build_net": "initlab.nets.build",
+    "compare_paper": "initlab.compare",
     "gain": "initlab.init.gains",
     "init_": "initlab.init.apply",
     "inspect": "initlab.signal.inspection",
@@ -43,10 +46,12 @@ _HOMES = {
 __all__ = [
     "Finding",
     "Inspection",
+    "PaperComparison",
     "Results",
     "Study",
     "StudyError",
     "build_net",
+    "compare_paper",
     "gain",
     "init_",
     "inspect",

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from initlab.errors import UserError
+from initlab.paper.curves import BY_DEPTH, curve, length
 from initlab.plots.panels import DEPTH, SCHEME, SEED, Shown, rows_of, setting_fields, shown_trials, states, with_panels
 from initlab.plots.style import (
     BAND,
@@ -21,6 +22,7 @@ from initlab.plots.style import (
     crosses,
     finish,
     level_line,
+    line_handle,
     looks,
     percent_axis,
     scheme_handle,
@@ -35,6 +37,8 @@ NAMES = {
     "train_error": "training top-1 error (%)",
     "train_loss": "training loss (nats per image)",
 }
+PAPER_LINES = {"he": "-", "xavier": (0, (4, 2))}
+PAPER_GREY = "#9A9A9A"
 
 
 def convergence_table(results: Shown, quantity: Quantity = "val_error") -> pd.DataFrame:
@@ -94,18 +98,22 @@ def training_means(rows: pd.DataFrame) -> pd.DataFrame:
     return means.assign(epoch=means.epoch.clip(upper=float(trained.epoch.max())))
 
 
-def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_error") -> Figure:
+def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_error", paper: bool = False) -> Figure:
     """Draw `convergence_table`: the mean over seeds, each seed as a thin curve, the range over seeds as a band.
 
     Args:
         results: one Results, or a sequence whose trials are shown together.
         ax: one Axes, or as many as there are panels; None makes a figure.
         quantity: `val_error`, `train_error` or `train_loss`.
+        paper: lay the curves of He et al. 2015 beside ours: figure 2 where nets have 22 layers, figure 3 where 30. The
+            errors are on our axis; ImageNet's epochs, which last 800 times as long as those of digits, on one at the top.
 
     Raises:
-        UserError: nothing to draw yet, or another number of axes than panels.
+        UserError: nothing to draw yet, another number of axes than panels, or no curve of the paper for any panel.
     """
     table = convergence_table(results, quantity)
+    if paper:
+        check_paper(table, quantity)
     panels = list(dict.fromkeys(table.panel))
     styles = looks(table[SCHEME])
     with styled():
@@ -120,9 +128,15 @@ def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_
             axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
             if quantity != "train_loss":
                 draw_levels(axes, part, quantity, labelled=axes in drawn.row_ends)
+            if paper and part[DEPTH].iloc[0] in BY_DEPTH:
+                draw_paper(axes, int(part[DEPTH].iloc[0]))
         frame_values(drawn.axes, table, quantity)
         handles = [scheme_handle(scheme, look) for scheme, look in styles.items()]
         handles += [cross_handle("diverged (the mean ends)")] if table.diverged.any() else []
+        if paper:
+            numbers = " and ".join(str(BY_DEPTH[d].number) for d in sorted(BY_DEPTH) if d in set(table[DEPTH]))
+            name = f"He et al. 2015, Fig {numbers}, digitised (ImageNet, top axis)"
+            handles += [line_handle(f"{scheme}: {name}", PAPER_GREY, line) for scheme, line in PAPER_LINES.items()]
         add_legend(drawn, handles, seeds_note(table.seeds))
     return drawn.figure
 
@@ -149,6 +163,30 @@ def draw_scheme(ax: Axes, points: pd.DataFrame, quantity: str, look: Look, order
     crosses(ax, finite.epoch, finite[quantity], look, f"_{scheme} diverged", ax.transData)
     lost = ends[ends[quantity].isna()]
     crosses(ax, lost.epoch, [0.97] * len(lost), look, f"_{scheme} diverged, no value", ax.get_xaxis_transform())
+
+
+def check_paper(table: pd.DataFrame, quantity: str) -> None:
+    """Refuse to lay the paper's curves beside what they do not fit."""
+    if quantity != "val_error":
+        raise UserError(f"convergence: the paper's curves are validation errors (got {quantity}); take val_error")
+    if not set(table[DEPTH]) & set(BY_DEPTH):
+        got = ", ".join(str(depth) for depth in sorted(set(table[DEPTH])))
+        raise UserError(f"convergence: the paper has no curve for this depth (got {got}); allowed: 22, 30")
+
+
+def draw_paper(ax: Axes, depth: int) -> None:
+    """The paper's curves of nets of this depth, thin and grey, their epochs on an axis at the top."""
+    figure = BY_DEPTH[depth]
+    top = ax.twiny()
+    for scheme, style in PAPER_LINES.items():
+        drawn = curve(figure, scheme)
+        top.plot(
+            drawn.epoch, drawn.top1_error, color=PAPER_GREY, linestyle=style, linewidth=0.8, label=f"_paper {scheme}"
+        )
+    top.set_xlim(0, length(figure))
+    top.set_xlabel(f"the paper's epoch ({figure.name})", color=PAPER_GREY, fontsize=7)
+    top.tick_params(axis="x", labelsize=6, colors=PAPER_GREY, length=2)
+    top.grid(False)
 
 
 def draw_levels(ax: Axes, part: pd.DataFrame, quantity: str, labelled: bool) -> None:
