@@ -187,7 +187,7 @@ def status(out: Path) -> None:
 @main.command()
 @click.argument("out", type=OUT)
 @click.option(
-    "--figure", "names", multiple=True, metavar="NAME", help="convergence, signals, depth or prelu; repeatable."
+    "--figure", "names", multiple=True, metavar="NAME", help="convergence, signals, depth, prelu or paper; repeatable."
 )
 @click.option("--to", "folder", type=OUT, help="Folder for the files.  [default: OUT/figures]")
 def plot(out: Path, names: Sequence[str], folder: Path | None) -> None:

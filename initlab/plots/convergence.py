@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from initlab.errors import UserError
-from initlab.paper.curves import BY_DEPTH, curve, length
+from initlab.paper.curves import PaperFigure
 from initlab.plots.panels import DEPTH, SCHEME, SEED, Shown, rows_of, setting_fields, shown_trials, states, with_panels
+from initlab.plots.paper import draw_paper, paper_panels, paper_points, paper_title
 from initlab.plots.style import (
     BAND,
     Look,
@@ -22,7 +23,6 @@ from initlab.plots.style import (
     crosses,
     finish,
     level_line,
-    line_handle,
     looks,
     percent_axis,
     scheme_handle,
@@ -37,8 +37,6 @@ NAMES = {
     "train_error": "training top-1 error (%)",
     "train_loss": "training loss (nats per image)",
 }
-PAPER_LINES = {"he": "-", "xavier": (0, (4, 2))}
-PAPER_GREY = "#9A9A9A"
 
 
 def convergence_table(results: Shown, quantity: Quantity = "val_error") -> pd.DataFrame:
@@ -105,21 +103,26 @@ def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_
         results: one Results, or a sequence whose trials are shown together.
         ax: one Axes, or as many as there are panels; None makes a figure.
         quantity: `val_error`, `train_error` or `train_loss`.
-        paper: lay the curves of He et al. 2015 beside ours: figure 2 where nets have 22 layers, figure 3 where 30. The
-            errors are on our axis; ImageNet's epochs, which last 800 times as long as those of digits, on one at the top.
+        paper: beside each panel of 22 or 30 layers the paper's figure 2 or 3 as a panel of its own, with its own axes;
+            `ax` then holds one more Axes for each of them.
 
     Raises:
         UserError: nothing to draw yet, another number of axes than panels, or no curve of the paper for any panel.
     """
     table = convergence_table(results, quantity)
-    if paper:
-        check_paper(table, quantity)
-    panels = list(dict.fromkeys(table.panel))
+    beside = paper_panels(table, quantity) if paper else {}
+    panels: list[tuple[str, PaperFigure | None]] = []  # ours, each followed by the paper's where it has one
+    for panel in dict.fromkeys(table.panel):
+        panels += [(panel, None), *([(paper_title(beside[panel]), beside[panel])] if panel in beside else [])]
     styles = looks(table[SCHEME])
     with styled():
-        columns = 2 if len(panels) in (2, 4) else 3
-        drawn = canvas("convergence", ax, panels, columns, height=2.35, sharey=True)
-        for place, (panel, axes) in enumerate(zip(panels, drawn.axes, strict=True)):
+        columns = 2 if paper or len(panels) in (2, 4) else 3
+        titles = [title for title, _ in panels]
+        drawn = canvas("convergence", ax, titles, columns, height=2.35, sharey=not paper)
+        for place, ((panel, figure), axes) in enumerate(zip(panels, drawn.axes, strict=True)):
+            if figure:
+                draw_paper(axes, figure)
+                continue
             part = table[table.panel == panel]
             for order, (scheme, look) in enumerate(styles.items()):
                 draw_scheme(axes, part[part[SCHEME] == scheme], quantity, look, order)
@@ -127,18 +130,24 @@ def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_
             axes.set_xlim(left=0)
             axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
             if quantity != "train_loss":
-                draw_levels(axes, part, quantity, labelled=axes in drawn.row_ends)
-            if paper and part[DEPTH].iloc[0] in BY_DEPTH:
-                draw_paper(axes, int(part[DEPTH].iloc[0]))
-        frame_values(drawn.axes, table, quantity)
+                draw_levels(axes, part, quantity, labelled=paper or axes in drawn.row_ends)
+        ours = [axes for (_, figure), axes in zip(panels, drawn.axes, strict=True) if not figure]
+        frame_values(ours, table, quantity)
         handles = [scheme_handle(scheme, look) for scheme, look in styles.items()]
         handles += [cross_handle("diverged (the mean ends)")] if table.diverged.any() else []
-        if paper:
-            numbers = " and ".join(str(BY_DEPTH[d].number) for d in sorted(BY_DEPTH) if d in set(table[DEPTH]))
-            name = f"He et al. 2015, Fig {numbers}, digitised (ImageNet, top axis)"
-            handles += [line_handle(f"{scheme}: {name}", PAPER_GREY, line) for scheme, line in PAPER_LINES.items()]
         add_legend(drawn, handles, seeds_note(table.seeds))
     return drawn.figure
+
+
+def beside_paper(results: Shown) -> Figure:
+    """`convergence` with the paper's panels beside ours."""
+    return convergence(results, paper=True)
+
+
+def beside_paper_table(results: Shown) -> pd.DataFrame:
+    """`convergence_table`, and below it the paper's points, each figure as one more panel."""
+    table = convergence_table(results)
+    return pd.concat([table, paper_points(paper_panels(table, "val_error").values())], ignore_index=True)
 
 
 def draw_scheme(ax: Axes, points: pd.DataFrame, quantity: str, look: Look, order: int) -> None:
@@ -163,30 +172,6 @@ def draw_scheme(ax: Axes, points: pd.DataFrame, quantity: str, look: Look, order
     crosses(ax, finite.epoch, finite[quantity], look, f"_{scheme} diverged", ax.transData)
     lost = ends[ends[quantity].isna()]
     crosses(ax, lost.epoch, [0.97] * len(lost), look, f"_{scheme} diverged, no value", ax.get_xaxis_transform())
-
-
-def check_paper(table: pd.DataFrame, quantity: str) -> None:
-    """Refuse to lay the paper's curves beside what they do not fit."""
-    if quantity != "val_error":
-        raise UserError(f"convergence: the paper's curves are validation errors (got {quantity}); take val_error")
-    if not set(table[DEPTH]) & set(BY_DEPTH):
-        got = ", ".join(str(depth) for depth in sorted(set(table[DEPTH])))
-        raise UserError(f"convergence: the paper has no curve for this depth (got {got}); allowed: 22, 30")
-
-
-def draw_paper(ax: Axes, depth: int) -> None:
-    """The paper's curves of nets of this depth, thin and grey, their epochs on an axis at the top."""
-    figure = BY_DEPTH[depth]
-    top = ax.twiny()
-    for scheme, style in PAPER_LINES.items():
-        drawn = curve(figure, scheme)
-        top.plot(
-            drawn.epoch, drawn.top1_error, color=PAPER_GREY, linestyle=style, linewidth=0.8, label=f"_paper {scheme}"
-        )
-    top.set_xlim(0, length(figure))
-    top.set_xlabel(f"the paper's epoch ({figure.name})", color=PAPER_GREY, fontsize=7)
-    top.tick_params(axis="x", labelsize=6, colors=PAPER_GREY, length=2)
-    top.grid(False)
 
 
 def draw_levels(ax: Axes, part: pd.DataFrame, quantity: str, labelled: bool) -> None:

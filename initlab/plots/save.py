@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from initlab.errors import UserError
-from initlab.plots.convergence import convergence, convergence_table
+from initlab.plots.convergence import beside_paper, beside_paper_table, convergence, convergence_table
 from initlab.plots.depth import depth, depth_table
 from initlab.plots.panels import DEPTH, Shown, as_list
 from initlab.plots.prelu import has_slopes, prelu, prelu_table
@@ -20,6 +20,7 @@ FIGURES: dict[str, tuple[Callable[[Shown], pd.DataFrame], Callable[[Shown], Figu
     "signals": (signals_table, signals),
     "depth": (depth_table, depth),
     "prelu": (prelu_table, prelu),
+    "paper": (beside_paper_table, beside_paper),
 }
 DPI = 200
 
@@ -33,7 +34,7 @@ def save_figures(
     Args:
         results: one Results, or a sequence whose trials are shown together.
         names: which of `FIGURES`; None takes all for which there is something to draw, depth only for several depths,
-            and of prelu not a word where no net learns its slopes.
+            of prelu not a word where no net learns its slopes, and not paper, which is convergence with more panels.
         folder: where to; None is OUT/figures of the Results (one must be given for several).
         say: takes a line about each figure left out.
 
@@ -46,7 +47,8 @@ def save_figures(
     several = as_list(results)
     if folder is None and len(several) > 1:
         raise UserError(f"plot: no folder for figures of {len(several)} studies (got None); give folder=")
-    chosen = list(names) if names is not None else [name for name in FIGURES if name != "prelu" or has_slopes(results)]
+    unasked = [name for name in FIGURES if name != "paper" and (name != "prelu" or has_slopes(results))]
+    chosen = unasked if names is None else list(names)
     drawn, reasons = draw(results, chosen, asked=names is not None)
     if not drawn:
         raise reasons[0]

@@ -16,7 +16,7 @@ def test_each_figure_is_png_svg_and_the_exact_numbers(two_depths: Fake, tmp_path
     assert [path.relative_to(tmp_path / "figures").as_posix() for path in paths] == [
         f"{name}.{ending}" for name in ("convergence", "signals", "depth") for ending in ("png", "svg", "csv")
     ]
-    assert set(FIGURES) == {"convergence", "signals", "depth", "prelu"}
+    assert set(FIGURES) == {"convergence", "signals", "depth", "paper", "prelu"}
     for name in ("convergence", "signals", "depth"):
         table, _ = FIGURES[name]
         read = pd.read_csv(tmp_path / "figures" / f"{name}.csv", dtype={"moment": str})
