@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from initlab import plots
+    from initlab.compare import PaperComparison, compare_paper
     from initlab.faults.finding import Finding
     from initlab.faults.lint import lint
     from initlab.init.apply import init_
@@ -29,10 +30,12 @@ _HOMES = {
     "Evaluated": "initlab.testing",
     "Finding": "initlab.faults.finding",
     "Inspection": "initlab.signal.inspection",
+    "PaperComparison": "initlab.compare",
     "Results": "initlab.store.results",
     "Study": "initlab.study",
     "StudyError": "initlab.study_file",
     "build_net": "initlab.nets.build",
+    "compare_paper": "initlab.compare",
     "dense_scores": "initlab.train.dense",
     "evaluate": "initlab.testing",
     "forecast": "initlab.signal.forecast",
@@ -51,10 +54,12 @@ __all__ = [
     "Evaluated",
     "Finding",
     "Inspection",
+    "PaperComparison",
     "Results",
     "Study",
     "StudyError",
     "build_net",
+    "compare_paper",
     "dense_scores",
     "evaluate",
     "forecast",

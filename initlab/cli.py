@@ -207,6 +207,23 @@ def plot(out: Path, names: Sequence[str], folder: Path | None) -> None:
         click.echo(problem, err=True)
 
 
+@main.command()
+@click.argument("outs", metavar="OUT...", type=OUT, nargs=-1, required=True)
+@click.option("--paper", "figure", required=True, metavar="FIGURE", help="fig2 (22 layers) or fig3 (30 layers).")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def compare(outs: Sequence[Path], figure: str, as_json: bool) -> None:
+    """Does what a figure of He et al. (2015) shows hold in the results in OUT?
+
+    Exit code 0 where every claim agrees, 1 where one does not or is open.
+    """
+    from initlab.compare import compare_paper, json_of, text_of
+    from initlab.store.results import load
+
+    found = compare_paper([load(out) for out in outs], figure)
+    click.echo(json_of(found) if as_json else text_of(found))
+    sys.exit(0 if found.agrees else 1)
+
+
 MODEL_OPTIONS = (
     click.option("--input", "input_text", metavar="CxHxW", help="One image.  [default: what the net is made for]"),
     click.option("--batch-size", type=int, default=8, show_default=True),

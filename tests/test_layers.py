@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "initlab"
 
-BOTTOM = {"errors", "streams", "transfer", "nets", "init", "signal", "data", "faults"}
+BOTTOM = {"errors", "streams", "transfer", "nets", "init", "signal", "data", "faults", "paper"}
 ROOMS = [  # from left to right; those in a set stand side by side
     {"code", "study_file", "spec", "study", "unused", "shallow"},
     {"plan", "packs"},
@@ -23,8 +23,8 @@ ROOMS = [  # from left to right; those in a set stand side by side
     {"report"},
 ]
 WIRES = {
-    "__init__", "__main__", "against", "bench", "cli", "examine", "launch", "layer_tables", "models", "planning",
-    "progress", "settings", "testing", "work", "work_pack",
+    "__init__", "__main__", "against", "bench", "cli", "compare", "examine", "launch", "layer_tables", "models",
+    "planning", "progress", "settings", "testing", "work", "work_pack",
 }  # fmt: skip
 LAZY = {
     ("signal/inspection.py", "plots")

@@ -133,7 +133,7 @@ def test_a_trial_that_fails_to_start_leaves_the_others_of_its_pack(tiny: Callabl
             folder / "trial.json", {"spec": trial.spec.model_dump(mode="json"), "source": source, "first_attempt": 0}
         )
     settings = resolve(study, "inline", 1, "cpu", None, None, None, allow_code=False, pack=3)
-    (task,) = tasks(tmp_path, [pack], settings)
+    (task,) = tasks(tmp_path, [pack], settings, skip_hopeless=False)
     answer = run_task(task)
     assert [part["state"] for part in answer["pack"]] == ["done", "failed", "done"]
     assert (answer["state"], answer["alone"]) == ("done", None)

@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from initlab.errors import UserError
+from initlab.paper.curves import PaperFigure
 from initlab.plots.panels import DEPTH, SCHEME, SEED, Shown, rows_of, setting_fields, shown_trials, states, with_panels
+from initlab.plots.paper import draw_paper, paper_panels, paper_points, paper_title
 from initlab.plots.style import (
     BAND,
     Look,
@@ -94,24 +96,33 @@ def training_means(rows: pd.DataFrame) -> pd.DataFrame:
     return means.assign(epoch=means.epoch.clip(upper=float(trained.epoch.max())))
 
 
-def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_error") -> Figure:
+def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_error", paper: bool = False) -> Figure:
     """Draw `convergence_table`: the mean over seeds, each seed as a thin curve, the range over seeds as a band.
 
     Args:
         results: one Results, or a sequence whose trials are shown together.
         ax: one Axes, or as many as there are panels; None makes a figure.
         quantity: `val_error`, `train_error` or `train_loss`.
+        paper: beside each panel of 22 or 30 layers the paper's figure 2 or 3 as a panel of its own, with its own axes;
+            `ax` then holds one more Axes for each of them.
 
     Raises:
-        UserError: nothing to draw yet, or another number of axes than panels.
+        UserError: nothing to draw yet, another number of axes than panels, or no curve of the paper for any panel.
     """
     table = convergence_table(results, quantity)
-    panels = list(dict.fromkeys(table.panel))
+    beside = paper_panels(table, quantity) if paper else {}
+    panels: list[tuple[str, PaperFigure | None]] = []  # ours, each followed by the paper's where it has one
+    for panel in dict.fromkeys(table.panel):
+        panels += [(panel, None), *([(paper_title(beside[panel]), beside[panel])] if panel in beside else [])]
     styles = looks(table[SCHEME])
     with styled():
-        columns = 2 if len(panels) in (2, 4) else 3
-        drawn = canvas("convergence", ax, panels, columns, height=2.35, sharey=True)
-        for place, (panel, axes) in enumerate(zip(panels, drawn.axes, strict=True)):
+        columns = 2 if paper or len(panels) in (2, 4) else 3
+        titles = [title for title, _ in panels]
+        drawn = canvas("convergence", ax, titles, columns, height=2.35, sharey=not paper)
+        for place, ((panel, figure), axes) in enumerate(zip(panels, drawn.axes, strict=True)):
+            if figure:
+                draw_paper(axes, figure)
+                continue
             part = table[table.panel == panel]
             for order, (scheme, look) in enumerate(styles.items()):
                 draw_scheme(axes, part[part[SCHEME] == scheme], quantity, look, order)
@@ -119,12 +130,24 @@ def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_
             axes.set_xlim(left=0)
             axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
             if quantity != "train_loss":
-                draw_levels(axes, part, quantity, labelled=axes in drawn.row_ends)
-        frame_values(drawn.axes, table, quantity)
+                draw_levels(axes, part, quantity, labelled=paper or axes in drawn.row_ends)
+        ours = [axes for (_, figure), axes in zip(panels, drawn.axes, strict=True) if not figure]
+        frame_values(ours, table, quantity)
         handles = [scheme_handle(scheme, look) for scheme, look in styles.items()]
         handles += [cross_handle("diverged (the mean ends)")] if table.diverged.any() else []
         add_legend(drawn, handles, seeds_note(table.seeds))
     return drawn.figure
+
+
+def beside_paper(results: Shown) -> Figure:
+    """`convergence` with the paper's panels beside ours."""
+    return convergence(results, paper=True)
+
+
+def beside_paper_table(results: Shown) -> pd.DataFrame:
+    """`convergence_table`, and below it the paper's points, each figure as one more panel."""
+    table = convergence_table(results)
+    return pd.concat([table, paper_points(paper_panels(table, "val_error").values())], ignore_index=True)
 
 
 def draw_scheme(ax: Axes, points: pd.DataFrame, quantity: str, look: Look, order: int) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from initlab.errors import UserError
-from initlab.plots.convergence import convergence, convergence_table
+from initlab.plots.convergence import beside_paper, beside_paper_table, convergence, convergence_table
 from initlab.plots.depth import depth, depth_table
 from initlab.plots.panels import DEPTH, Shown, as_list, varying_fields
 from initlab.plots.phase import STD, phase, phase_table
@@ -23,6 +23,7 @@ FIGURES: dict[str, tuple[Callable[[Shown], pd.DataFrame], Callable[[Shown], Figu
     "depth": (depth_table, depth),
     "prelu": (prelu_table, prelu),
     "phase": (phase_table, phase),
+    "paper": (beside_paper_table, beside_paper),
 }
 DPI = 200
 
@@ -37,7 +38,7 @@ def save_figures(
         results: one Results, or a sequence whose trials are shown together.
         names: which of `FIGURES`; None takes all for which there is something to draw, depth only for several depths,
             phase only for several standard deviations, prelu only where a net learned its slopes; theory, which needs
-            torch and time, is drawn when asked for.
+            torch and time, and paper, which is convergence with more panels, are drawn when asked for.
         folder: where to; None is OUT/figures of the Results (one must be given for several).
         say: takes a line about each figure left out.
 
@@ -55,6 +56,7 @@ def save_figures(
         "phase": lambda: STD in varying_fields(several),
         "prelu": lambda: has_slopes(results),
         "theory": lambda: False,
+        "paper": lambda: False,
     }
     chosen = list(names) if names is not None else [name for name in FIGURES if name not in has or has[name]()]
     drawn, reasons = draw(results, chosen, asked=names is not None)

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 
 from initlab.errors import UserError
 from initlab.plots import convergence, convergence_table
+from initlab.plots.convergence import beside_paper_table
 
 
 def line(ax: Axes, label: str) -> Line2D:
@@ -177,3 +178,28 @@ def test_unknown_quantity_and_a_study_without_rows_are_told_in_one_line(fake: Fa
     fake.add("he", verdict=None, state="pending")
     with pytest.raises(ValueError, match=r"plot: no val_error to draw yet \(got 1 pending\)"):
         convergence(fake)
+
+
+def test_the_papers_figures_are_panels_beside_ours(two_depths: Fake) -> None:
+    figure = convergence(two_depths, paper=True)
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    paper = [f"He et al. 2015, Fig {number}, digitised" for number in (2, 3)]
+    assert titles == ["22 layers", paper[0], "30 layers", paper[1]]
+    assert line(figure.axes[3], "paper, xavier").get_ydata() == pytest.approx([0.9991] * 244, abs=2e-4)
+    assert len(line(figure.axes[1], "paper, he").get_xdata()) == 97
+    assert figure.axes[0].get_ylim()[0] < 0.01 < 0.75 < figure.axes[1].get_ylim()[0]
+
+
+def test_the_papers_panels_are_refused_where_they_do_not_fit(two_depths: Fake) -> None:
+    with pytest.raises(UserError, match=r"validation errors \(got train_loss\)"):
+        convergence(two_depths, quantity="train_loss", paper=True)
+    fake = Fake()
+    fake.add("he", depth=14, val={0: 0.9, 1: 0.5})
+    with pytest.raises(UserError, match=r"no curve of this depth \(got 14\); allowed: 22, 30"):
+        convergence(fake, paper=True)
+
+
+def test_the_table_beside_the_paper_holds_its_points_too(two_depths: Fake) -> None:
+    table = beside_paper_table(two_depths)
+    assert len(table) == len(convergence_table(two_depths)) + 684
+    assert table.panel.nunique() == 4
