@@ -19,7 +19,7 @@ from initlab.engine.lease import lease
 from initlab.engine.stopping import stop_file_on_signal
 from initlab.plan import PlannedTrial, costliest_first, plan
 from initlab.progress import progress
-from initlab.settings import Settings, check_data, resolve
+from initlab.settings import Settings, check_data, check_shared, resolve
 from initlab.shallow import waves
 from initlab.spec import TrialSpec, code_names
 from initlab.store import files
@@ -38,6 +38,7 @@ def run(
     engine: Literal["inline", "ray"] | None = None,
     jobs: int | None = None,
     device: Literal["cpu", "cuda"] | None = None,
+    devices: int | None = None,
     gpus_per_trial: float | None = None,
     address: str | None = None,
     overrides: Sequence[str] = (),
@@ -54,6 +55,7 @@ def run(
         out: output folder; default `results/NAME`.
         engine: `inline` (this machine) or `ray`; None takes the study's, which is inline by default.
         jobs: trials at once; None is the cores on a CPU, 1 on a GPU, what the cluster has room for at `address`.
+        devices: processes that train one trial together, in equal slices of its batch; not part of its id (inline).
         gpus_per_trial: a fraction lets several trials share a GPU (ray).
         address: of a running Ray cluster; None starts a local one.
         overrides: `dotted.path=value` texts.
@@ -75,7 +77,8 @@ def run(
         raise StudyError(["overrides: go with a study file (got a Study); change the Study instead"])
     trials = plan(study, where)
     asked = chosen(trials, [only] if isinstance(only, str) else only)
-    settings = resolve(study, engine, jobs, device, gpus_per_trial, address, data_dir, allow_code)
+    settings = resolve(study, engine, jobs, device, gpus_per_trial, address, data_dir, allow_code, devices)
+    check_shared(asked, settings.devices)
     notes = check_data(asked, settings)
     sources = {trial.id: sources_of(trial.spec, allow_code) for trial in trials}
     folder = Path(out) if out else Path("results") / study.name
@@ -174,7 +177,8 @@ def tasks(out: Path, todo: Sequence[PlannedTrial], settings: Settings) -> list[d
     """One plain-data task per trial, the costliest first, so that the last ones to run are short."""
     launch = {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "git_commit": git_commit()}
     shared = {
-        "out": str(out.resolve()), "device": settings.device, "threads": settings.threads,
+        "out": str(out.resolve()), "device": settings.device, "devices": settings.devices,
+        "threads": settings.threads,
         "download": settings.download, "checkpoint_every_s": settings.checkpoint_every_s, "data_dir": settings.data_dir,
         "workers": settings.workers, "cache": settings.cache, "keep_decoded": settings.keep_decoded,
         "allow_code": settings.allow_code, "launch": launch,

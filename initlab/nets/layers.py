@@ -18,6 +18,7 @@ class StreamDropout(nn.Module):
         self.p = p
         self.name = name
         self.generator: torch.Generator | None = None
+        self.rank, self.size = 0, 1  # this process's place among those that share a batch
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
@@ -27,20 +28,25 @@ class StreamDropout(nn.Module):
                 f"{self.name}: no dropout stream in training mode; call set_dropout_step(net, seed, step) first"
             )
         # on the CPU: the same masks on every device
-        mask = torch.rand(x.shape, generator=self.generator) >= self.p
+        whole = torch.rand((self.size * len(x), *x.shape[1:]), generator=self.generator)
+        mask = whole[self.rank * len(x) : (self.rank + 1) * len(x)] >= self.p
         return x * mask.to(x.device) / (1 - self.p)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
-def set_dropout_step(net: nn.Module, seed: int, step: int) -> None:
-    """Seed every dropout layer of `net` for the training step `step`."""
+def set_dropout_step(net: nn.Module, seed: int, step: int, rank: int = 0, size: int = 1) -> None:
+    """Seed every dropout layer of `net` for the training step `step`.
+
+    Masks are drawn for a whole batch; of `size` processes that share it in equal slices, `rank` takes its own.
+    """
     for module in net.modules():
         if isinstance(module, StreamDropout):
             if module.generator is None:
                 module.generator = torch.Generator()
             module.generator.manual_seed(stream_seed(seed, "dropout", module.name, step))
+            module.rank, module.size = rank, size
 
 
 class SpatialPyramidPool(nn.Module):

@@ -22,6 +22,7 @@ from initlab.spec import TrialSpec, is_code
 from initlab.streams import stream_seed
 from initlab.train.auxiliary import Auxiliary
 from initlab.train.evaluate import evaluate
+from initlab.train.group import ALONE, Group
 from initlab.train.schedule import Plateau, learning_rate
 from initlab.train.slopes import slope_rows
 
@@ -49,8 +50,8 @@ class Outcome:
 class Trial:
     """The state of one trial between steps; `run` takes it to its end."""
 
-    def __init__(self, spec: TrialSpec, net: nn.Module, data: Images, recorder: Recorder) -> None:
-        self.spec, self.net, self.data, self.recorder = spec, net, data, recorder
+    def __init__(self, spec: TrialSpec, net: nn.Module, data: Images, recorder: Recorder, group: Group = ALONE) -> None:
+        self.spec, self.net, self.data, self.recorder, self.group = spec, net, data, recorder, group
         self.per_epoch, self.steps = spec.steps(len(data.train_labels))
         if self.steps < 1:
             raise ValueError(
@@ -60,6 +61,7 @@ class Trial:
         auxiliary, weight = spec.train.auxiliary, spec.train.auxiliary_weight
         self.auxiliary = Auxiliary(net, auxiliary, weight, data.num_classes, spec.seed) if auxiliary else None
         self.optimizer = sgd(nn.ModuleList([net, self.auxiliary]) if self.auxiliary else net, spec)
+        self.trained = group.wrap(net)
         self.plateau = Plateau()
         self.step = 0
         self.sums = torch.zeros(2, dtype=torch.float64, device=data.mean.device)  # loss, errors since the last row
@@ -81,11 +83,12 @@ class Trial:
             self.restore(resumed)
         else:
             self.record(validate=True, probe=0 in probes)
-        self.batches = self.data.train_batches(self.spec.seed, self.spec.train.batch_size, self.step, self.steps)
+        size = self.spec.train.batch_size
+        self.batches = self.data.train_batches(self.spec.seed, size, self.step, self.steps, self.group.part(size))
         saved = time.perf_counter()
         self.net.train()
         while self.step < self.steps:
-            if should_stop():
+            if self.group.agree(should_stop()):
                 self.recorder.checkpoint(self.state())
                 return self.outcome("interrupted")
             self.update()
@@ -93,7 +96,8 @@ class Trial:
                 self.record(self.step in validations, self.step in probes, row=self.step in rows)
                 if not math.isfinite(self.last["train_loss"]) and self.step in rows:
                     return self.outcome("diverged")
-            if time.perf_counter() - saved > checkpoint_every_s and self.step < self.steps:
+            due = time.perf_counter() - saved > checkpoint_every_s
+            if self.step < self.steps and self.group.agree(due):
                 self.recorder.checkpoint(self.state())
                 saved = time.perf_counter()
         self.recorder.checkpoint(self.state())
@@ -103,7 +107,7 @@ class Trial:
         """One step of stochastic gradient descent; nothing here waits for the device."""
         images, labels = next(self.batches)
         if self.spec.train.dropout:
-            set_dropout_step(self.net, self.spec.seed, self.step)
+            set_dropout_step(self.net, self.spec.seed, self.step, self.group.rank, self.group.size)
         # of the weights, then of the slopes where there are any; see `sgd`
         for group, factor in zip(self.optimizer.param_groups, (1.0, self.spec.train.slope_lr_factor), strict=False):
             group["lr"] = self.lr() * factor
@@ -111,12 +115,12 @@ class Trial:
             torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
         self.optimizer.zero_grad(set_to_none=True)
         with self.auxiliary.listen() if self.auxiliary else nullcontext():
-            logits = self.net(images)
+            logits = self.trained(images)
         loss = F.cross_entropy(logits, labels)
         (loss + self.auxiliary.loss(labels) if self.auxiliary else loss).backward()
         self.optimizer.step()
         self.step += 1
-        self.sums[0] += loss.detach()
+        self.sums[0] += loss.detach() / self.group.size
         self.sums[1] += (logits.detach().argmax(1) != labels).sum()
 
     def lr(self) -> float:
@@ -126,7 +130,7 @@ class Trial:
     def record(self, validate: bool, probe: bool, row: bool = True) -> None:
         """Write what is due at this step: signals, learned slopes, a row of scalars, progress."""
         epoch = self.step / self.per_epoch
-        if probe:
+        if probe and self.group.leads:
             started = time.perf_counter()
             images, labels = self.data.probe_batch(self.spec.probe.examples)
             decay = self.spec.train.weight_decay
@@ -136,9 +140,10 @@ class Trial:
             return
         since = self.step - self.sums_from
         examples = since * self.spec.train.batch_size
-        loss, errors = self.sums.tolist()
+        loss, errors = self.group.total(self.sums).tolist()
         row_wall = time.perf_counter() - self.row_time
-        found = evaluate(self.net, self.data) if validate else None
+        measured = evaluate(self.net, self.data) if validate and self.group.leads else None
+        found = self.group.share(measured) if validate else None
         scalars = {
             "step": self.step,
             "epoch": epoch,
@@ -174,7 +179,7 @@ class Trial:
             "auxiliary": self.auxiliary.state_dict() if self.auxiliary else {},
             "optimizer": self.optimizer.state_dict(),
             "plateau": self.plateau.state(),
-            "sums": self.sums,
+            "sums": self.group.total(self.sums),
             "sums_from": self.sums_from,
             "row_s": time.perf_counter() - self.row_time,
             "wall_s": self.wall(),
@@ -189,7 +194,8 @@ class Trial:
             self.auxiliary.load_state_dict(state["auxiliary"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.plateau = Plateau(**state["plateau"])
-        self.sums.copy_(state["sums"])
+        if self.group.leads:  # what they hold is summed over the group
+            self.sums.copy_(state["sums"])
         self.step, self.sums_from = state["step"], state["sums_from"]
         self.row_time = time.perf_counter() - state["row_s"]
         self.wall_before, self.probe_s, self.last = state["wall_s"], state["probe_s"], state["last"]
