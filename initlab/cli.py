@@ -68,6 +68,7 @@ out_option = click.option("--out", type=OUT, help="Output folder.  [default: res
 )
 @click.option("--jobs", type=int, help="Trials at once.  [default: the cores on a CPU, 1 on a GPU]")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda where there is one]")
+@click.option("--devices", type=int, help="Processes that train one trial together (inline).")
 @click.option("--gpus-per-trial", type=float, help="A fraction lets trials share a GPU (ray).")
 @click.option("--pack", type=int, help="Trials of one net that a process trains as one.  [default: the study's, or 1]")
 @click.option("--address", help="A running Ray cluster, host:port or auto (ray).")
@@ -445,4 +446,22 @@ def bench_gpu(device: Any, quick: bool, out: Path) -> None:
     from initlab.bench.gpu import bench_gpu as measure
 
     for line in measure(device, quick, out):
+        click.echo(line)
+
+
+@bench.command("ddp")
+@click.argument("study", type=OUT, required=False)
+@click.option("--devices", type=click.IntRange(1), multiple=True, help="Processes; repeatable.  [default: 1, 2, 4, …]")
+@click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Timed steps of each arm.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda where there is one]")
+@click.option("--data-dir", type=OUT, envvar="INITLAB_DATA", help="Where data files lie.  [env: INITLAB_DATA]")
+@set_option
+def bench_ddp(study: Path | None, **options: Any) -> None:
+    """Images per second of one trial over several processes, at one batch (strong) and at a batch each (weak).
+
+    The first trial of STUDY; without one, a plain net on images made for the purpose.
+    """
+    from initlab.bench.ddp import bench_ddp as measure
+
+    for line in measure(study, **options):
         click.echo(line)

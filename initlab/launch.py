@@ -20,7 +20,7 @@ from initlab.engine.stopping import stop_file_on_signal
 from initlab.packs import packs
 from initlab.plan import PlannedTrial, costliest_first, plan
 from initlab.progress import progress
-from initlab.settings import Settings, check_data, resolve
+from initlab.settings import Settings, check_data, check_shared, resolve
 from initlab.shallow import waves
 from initlab.spec import TrialSpec, code_names
 from initlab.store import files
@@ -39,6 +39,7 @@ def run(
     engine: Literal["inline", "ray"] | None = None,
     jobs: int | None = None,
     device: Literal["cpu", "cuda"] | None = None,
+    devices: int | None = None,
     gpus_per_trial: float | None = None,
     pack: int | None = None,
     address: str | None = None,
@@ -57,6 +58,7 @@ def run(
         out: output folder; default `results/NAME`.
         engine: `inline` (this machine) or `ray`; None takes the study's, which is inline by default.
         jobs: trials at once; None is the cores on a CPU, 1 on a GPU, what the cluster has room for at `address`.
+        devices: processes that train one trial together, in equal slices of its batch; not part of its id (inline).
         gpus_per_trial: a fraction lets several trials share a GPU (ray).
         pack: trials of one net and batch size that one process trains as one; None is the study's, 1 by default.
         address: of a running Ray cluster; None starts a local one.
@@ -81,7 +83,8 @@ def run(
         raise StudyError(["overrides: go with a study file (got a Study); change the Study instead"])
     trials = plan(study, where)
     asked = chosen(trials, [only] if isinstance(only, str) else only)
-    settings = resolve(study, engine, jobs, device, gpus_per_trial, address, data_dir, allow_code, pack)
+    settings = resolve(study, engine, jobs, device, gpus_per_trial, address, data_dir, allow_code, pack, devices)
+    check_shared(asked, settings.devices)
     notes = check_data(asked, settings)
     sources = {trial.id: sources_of(trial.spec, allow_code) for trial in trials}
     folder = Path(out) if out else Path("results") / study.name
@@ -98,7 +101,9 @@ def run(
             stop_file_on_signal(folder / files.STOP, say),
         ):
             for wave in waves([trial.spec for trial in todo]):
-                together, alone = packs(costliest_first([todo[i] for i in wave]), settings.pack)
+                together, alone = packs(
+                    costliest_first([todo[i] for i in wave]), 1 if settings.devices > 1 else settings.pack
+                )
                 for line in alone:
                     say(line)
                 answers = run_engine(settings, tasks(folder, together, settings, skip_hopeless))
@@ -211,7 +216,8 @@ def tasks(
     """One plain-data task per pack, under the name of its first trial; `pack` lists them where they are several."""
     launch = {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "git_commit": git_commit()}
     shared = {
-        "out": str(out.resolve()), "device": settings.device, "threads": settings.threads,
+        "out": str(out.resolve()), "device": settings.device, "devices": settings.devices,
+        "threads": settings.threads,
         "download": settings.download, "checkpoint_every_s": settings.checkpoint_every_s, "data_dir": settings.data_dir,
         "workers": settings.workers, "cache": settings.cache, "keep_decoded": settings.keep_decoded,
         "allow_code": settings.allow_code, "compile": settings.compile, "skip_hopeless": skip_hopeless,

@@ -23,6 +23,7 @@ class Settings:
     engine: str
     device: str | None
     jobs: int | None  # None: as many as a cluster has room for
+    devices: int  # processes per trial
     gpus_per_trial: float
     address: str | None
     threads: int
@@ -40,6 +41,7 @@ class Settings:
 def resolve(
     study: Study, engine: str | None, jobs: int | None, device: str | None, gpus_per_trial: float | None,
     address: str | None, data_dir: str | Path | None, allow_code: bool, pack: int | None = None,
+    devices: int | None = None,
 ) -> Settings:  # fmt: skip
     """The caller's settings over the study's, and what neither says from the machine.
 
@@ -49,16 +51,18 @@ def resolve(
     own = study.run
     engine, device = engine or own.engine, device or own.device
     check_choices(engine, jobs, device, gpus_per_trial, address, pack)
+    devices = own.devices if devices is None else devices
     gpus = 0 if device == "cpu" else gpu_count()
     if device == "cuda" and not gpus and not address:
         raise StudyError(["--device: cuda is not available on this machine; allowed here: cpu"])
     if device is None and not address:
         device = "cuda" if gpus else "cpu"
+    check_devices(devices, engine, device, gpus, jobs or own.jobs)
     # inline trials all take the first GPU; Ray gives each its own
-    here = (gpus if engine == "ray" else 1) if device == "cuda" else os.cpu_count() or 1
+    here = (gpus if engine == "ray" else 1) if device == "cuda" else max(1, (os.cpu_count() or 1) // devices)
     folder = data_dir or study.data.folder or os.environ.get("INITLAB_DATA")
     return Settings(
-        engine=engine, device=device, jobs=jobs or own.jobs or (None if address else here),
+        engine=engine, device=device, devices=devices, jobs=jobs or own.jobs or (None if address else here),
         gpus_per_trial=gpus_per_trial or own.gpus_per_trial, address=address, threads=own.threads,
         pack=pack or own.pack, compile=own.compile, workers=own.workers,
         checkpoint_every_s=own.checkpoint_every_s, data_dir=str(folder) if folder else None,
@@ -85,6 +89,39 @@ def check_choices(
         raise StudyError(["--engine: ray is not installed; pip install 'ray[tune]', or use --engine inline"])
     if engine != "ray" and address:
         raise StudyError([f"--address: only for --engine ray (got {address!r} with {engine}); add --engine ray"])
+
+
+def check_devices(devices: int, engine: str, device: str | None, gpus: int, jobs: int | None) -> None:
+    """Refuse more processes per trial than there is room for."""
+    if not 1 <= devices <= 64:
+        raise StudyError([f"--devices: out of range (got {devices}); allowed: 1 to 64"])
+    if devices == 1:
+        return
+    if engine != "inline":
+        raise StudyError([f"--devices: only for --engine inline (got {devices} with {engine}); leave one of them out"])
+    if device == "cuda" and devices > gpus:
+        raise StudyError([f"--devices: too few GPUs here (got {devices}); allowed: up to {gpus}, or --device cpu"])
+    if device == "cuda" and (jobs or 1) > 1:
+        raise StudyError([f"--devices: one trial at a time on several GPUs (got --jobs {jobs}); give --jobs 1"])
+
+
+def check_shared(trials: Sequence[PlannedTrial], devices: int) -> None:
+    """Refuse trials that several processes cannot train as one does."""
+    lines: dict[str, None] = {}
+    for spec in (trial.spec for trial in trials if devices > 1):
+        size = spec.train.batch_size
+        if size % devices:
+            text = f"does not part into {devices} equal slices (got {size}); allowed: a multiple of --devices"
+            lines[f"train.batch_size: {text}"] = None
+        if is_code(spec.net.name):
+            text = "code of yours may draw or normalise over its batch, which --devices cuts"
+            lines[f"net.name: {text} (got {spec.net.name!r}); give --devices 1"] = None
+        if spec.net.norm == "batch":
+            lines["net.norm: its statistics are the whole batch's (got batch); give --devices 1"] = None
+        if spec.train.auxiliary:
+            lines["train.auxiliary: the heads are trained in one process (got some); give --devices 1"] = None
+    if lines:
+        raise StudyError(lines)
 
 
 def gpu_count() -> int:

@@ -4,11 +4,14 @@
 """
 
 import json
+import math
 import os
 import platform
+import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from initlab.code import import_callable, source_hash
 from initlab.data.dataset import Images, prepare
 from initlab.data.facts import FACTS, is_pictures
 from initlab.data.sources import Raw, load_raw
+from initlab.engine.gang import followers
 from initlab.engine.worker import orphaned
 from initlab.init.apply import init_
 from initlab.nets.build import to_modules
@@ -31,10 +35,12 @@ from initlab.store.checkpoint import read_checkpoint
 from initlab.store.files import CHECKPOINT, RESULT, STOP, TRIAL, attempts, read_json
 from initlab.store.writer import AttemptWriter, Superseded
 from initlab.streams import stream_seed
+from initlab.train.group import ALONE, Group, Silent, join, leave
 from initlab.train.start import start_from
 from initlab.train.trial import Outcome, Trial
 
 STOP_CHECK_S = 0.2
+FOLLOW = "initlab.work:follow"  # by name: it runs in processes of its own
 
 
 def run_one(task: dict[str, Any]) -> dict[str, Any]:
@@ -57,9 +63,11 @@ def run_one(task: dict[str, Any]) -> dict[str, Any]:
     try:
         torch.set_num_threads(task["threads"])
         described, spec, writer = claim(task, task["trial"], device)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            trial = ready(task, described, spec, writer, device, {})
-            outcome = trial.run(writer.resumed, should_stop, task["checkpoint_every_s"], task["skip_hopeless"])
+        gpus = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=gpus), gathered(task, device) as group:
+            trial = ready(task, described, spec, writer, device, {}, group)
+            resumed = group.share(writer.resumed)
+            outcome = trial.run(resumed, should_stop, task["checkpoint_every_s"], task["skip_hopeless"])
         return finish(task["trial"], writer, outcome)
     except Exception as error:  # the trial's boundary: it is recorded, and the others go on
         return failed(task["trial"], writer, error)
@@ -92,7 +100,7 @@ def claim(task: dict[str, Any], trial: str, device: torch.device) -> tuple[dict[
 
 def ready(
     task: dict[str, Any], described: dict[str, Any], spec: TrialSpec, writer: AttemptWriter, device: torch.device,
-    loaded: dict[str, Images],
+    loaded: dict[str, Images], group: Group = ALONE,
 ) -> Trial:  # fmt: skip
     """The trial before its first step, or before it takes up a checkpoint; `loaded` keeps images for the next ones."""
     check_source(spec, described["source"])
@@ -102,7 +110,7 @@ def ready(
     net = build(spec, data, device)
     if not writer.resumed and (shallow := shallow_of(spec)):
         start_from(net, trained(Path(task["out"]), shallow.trial_id))
-    return Trial(spec, net, data, writer, task["compile"])
+    return Trial(spec, net, data, writer, task["compile"], group)
 
 
 def finish(trial: str, writer: AttemptWriter, outcome: Outcome) -> dict[str, Any]:
@@ -110,6 +118,39 @@ def finish(trial: str, writer: AttemptWriter, outcome: Outcome) -> dict[str, Any
     finished = outcome.state in ("done", "diverged")
     writer.close(outcome.state, outcome.figures, outcome.figures if finished else None)
     return {"trial": trial, "state": outcome.state}
+
+
+@contextmanager
+def gathered(task: dict[str, Any], device: torch.device) -> Iterator[Group]:
+    """The group of `task["devices"]` processes, led by this one; it is over when the block is left."""
+    size = task.get("devices", 1)
+    if size == 1:
+        yield ALONE
+        return
+    with tempfile.TemporaryDirectory(prefix="initlab-group-") as folder:
+        meeting = Path(folder) / "meeting"
+        tasks = [{**task, "rank": rank, "meeting": str(meeting)} for rank in range(1, size)]
+        with followers(FOLLOW, tasks, task["threads"]):
+            try:
+                yield join(0, size, meeting, device)
+            finally:
+                leave()
+
+
+def follow(task: dict[str, Any]) -> None:
+    """A follower's part of a trial: the same steps as the leader, on its slice of each batch, without records."""
+    described = read_json(Path(task["out"]) / "trials" / task["trial"] / TRIAL)
+    spec = TrialSpec.model_validate(described["spec"])
+    cuda = task["device"] != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda", task["rank"]) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    torch.set_num_threads(task["threads"])
+    group = join(task["rank"], task["devices"], Path(task["meeting"]), device)
+    data = load_images(spec, device, task, described["source"], lambda line: None)
+    trial = Trial(spec, build(spec, data, device), data, Silent(), task["compile"], group)
+    trial.run(group.share(None), lambda: False, math.inf, task["skip_hopeless"])
+    leave()
 
 
 def failed(trial: str, writer: AttemptWriter | None, error: Exception) -> dict[str, Any]:

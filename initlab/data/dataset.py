@@ -16,6 +16,8 @@ from initlab.data.sources import Raw
 from initlab.streams import stream_seed
 from initlab.transfer import sent
 
+WHOLE = slice(None)  # all rows of a batch
+
 
 class Images(Protocol):
     """What training needs of a data set; `ImageSet` holds it in memory, `FolderSet` reads it from files."""
@@ -39,7 +41,9 @@ class Images(Protocol):
     @property
     def val_side(self) -> int: ...
     def val_at(self, side: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]: ...
-    def train_batches(self, seed: int, batch_size: int, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def train_batches(
+        self, seed: int, batch_size: int, first: int, last: int, part: slice = ...
+    ) -> Iterator[tuple[Tensor, Tensor]]: ...
     def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]: ...
     def probe_batch(self, examples: int) -> tuple[Tensor, Tensor]: ...
 
@@ -82,11 +86,14 @@ class ImageSet:
             images = augmented(images, self.flip, self.shift, generator)
         return self.normalised(images), self.train_labels[indices]
 
-    def train_batches(self, seed: int, batch_size: int, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """`train_batch` of the steps from `first` to before `last`, in the epochs' orders."""
+    def train_batches(
+        self, seed: int, batch_size: int, first: int, last: int, part: slice = WHOLE
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rows `part` of `train_batch` of the steps from `first` to before `last`, in the epochs' orders."""
         chosen = step_indices(len(self.train_labels), batch_size, seed, first, last, self.mean.device)
         for step, indices in enumerate(chosen, start=first):
-            yield self.train_batch(indices, seed, step)
+            images, labels = self.train_batch(indices, seed, step)
+            yield images[part], labels[part]
 
     def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The validation set in order, normalised, not augmented."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from initlab.data.cache import cached_statistics, decoded
-from initlab.data.dataset import fixed_permutation, step_indices
+from initlab.data.dataset import WHOLE, fixed_permutation, step_indices
 from initlab.data.folders import Part, fingerprint, scan
 from initlab.data.pictures import Files, Packed, Pictures, in_batches, read, unpacked
 from initlab.data.statistics import BATCH, CentreViews, Statistics, measure, refuse
@@ -42,17 +42,21 @@ class FolderSet:
         """(channels, height, width) of one input."""
         return 3, self.views.crop, self.views.crop
 
-    def train_batches(self, seed: int, batch_size: int, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def train_batches(
+        self, seed: int, batch_size: int, first: int, last: int, part: slice = WHOLE
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented, normalised images (B, 3, crop, crop) and labels (B,) of the steps from `first` to before `last`.
+
+        Of each batch only the rows `part`; the others are not decoded, and the draws are those of the whole batch.
 
         Raises:
             UserError: a picture that cannot be read any more.
         """
         device = self.mean.device
-        chosen = (indices.tolist() for indices in step_indices(len(self.train), batch_size, seed, first, last))
+        chosen = (indices[part].tolist() for indices in step_indices(len(self.train), batch_size, seed, first, last))
         for step, batch in enumerate(read(self.train, chosen, self.workers, device), start=first):
             indices, pictures = unpacked(batch, device)
-            draws = draw(self.views, len(indices), seed, step)
+            draws = draw(self.views, batch_size, seed, step).rows(part)
             images = training_views(pictures, draws, self.views.crop).to(self.mean.dtype)
             if self.views.color_std:
                 images += color_shift(draws.color.to(device, self.mean.dtype), self.components)

@@ -37,6 +37,10 @@ class Draws:
     mirrored: Tensor  # (B,) bool
     color: Tensor  # (B, 3) coefficients of the principal components
 
+    def rows(self, part: slice) -> "Draws":
+        """The draws of some of the images."""
+        return Draws(self.sides[part], self.offsets[part], self.mirrored[part], self.color[part])
+
 
 def draw(views: Views, count: int, seed: int, step: int) -> Draws:
     """The draws of a step, on the CPU: all kinds in one order, so that none depends on whether another is in use."""

@@ -9,7 +9,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import IO, Any
 
 from initlab.engine.worker import named_function
 
@@ -69,6 +69,24 @@ def ended(workers: Sequence["Worker"]) -> Iterator[None]:
                 worker.process.kill()
 
 
+def spawn(code: str, threads: int, errors: IO[str]) -> Any:
+    """A process that runs `code`, with this one's import path, stdin and stdout as pipes and its own session."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        start_new_session=True,
+        # threads are fixed before torch is imported: OpenMP reads this once
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "OMP_NUM_THREADS": str(threads),
+        },
+    )
+
+
 class Worker:
     """One worker process and the task it has in hand."""
 
@@ -78,22 +96,10 @@ class Worker:
         self.start()
 
     def start(self) -> None:
-        """Start the process, with this one's import path, on its own from the terminal's Ctrl-C."""
+        """Start the process, on its own from the terminal's Ctrl-C."""
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
-        self.process: Any = subprocess.Popen(
-            [sys.executable, "-c", f"from initlab.engine.worker import main; main({self.function!r})"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            start_new_session=True,
-            # threads are fixed before torch is imported: OpenMP reads this once
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                "OMP_NUM_THREADS": str(self.threads),
-            },
-        )
+        code = f"from initlab.engine.worker import main; main({self.function!r})"
+        self.process = spawn(code, self.threads, self.errors)
 
     def give(self, todo: deque[Task], selector: selectors.BaseSelector) -> None:
         """Hand over the next task, or rest."""

@@ -23,6 +23,7 @@ class StreamDropout(nn.Module):
         self.name = name
         self.generator: torch.Generator | None = None
         self.mask: Tensor | None = None  # of x's shape: whether each number is kept
+        self.rank, self.size = 0, 1  # this process's place among those that share a batch
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
@@ -37,19 +38,24 @@ class StreamDropout(nn.Module):
                 f"{self.name}: no dropout stream in training mode; call set_dropout_step(net, seed, step) first"
             )
         # on the CPU: the same masks on every device
-        return sent(torch.rand(*shape, generator=self.generator) >= self.p, device)
+        whole = torch.rand(self.size * shape[0], *shape[1:], generator=self.generator)
+        return sent(whole[self.rank * shape[0] : (self.rank + 1) * shape[0]] >= self.p, device)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
-def set_dropout_step(net: nn.Module, seed: int, step: int) -> None:
-    """Seed every dropout layer of `net` for the training step `step`."""
+def set_dropout_step(net: nn.Module, seed: int, step: int, rank: int = 0, size: int = 1) -> None:
+    """Seed every dropout layer of `net` for the training step `step`.
+
+    Masks are drawn for a whole batch; of `size` processes that share it in equal slices, `rank` takes its own.
+    """
     for module in net.modules():
         if isinstance(module, StreamDropout):
             if module.generator is None:
                 module.generator = torch.Generator()
             module.generator.manual_seed(stream_seed(seed, "dropout", module.name, step))
+            module.rank, module.size = rank, size
 
 
 class SpatialPyramidPool(nn.Module):

@@ -23,6 +23,7 @@ from initlab.spec import TrialSpec, is_code
 from initlab.streams import stream_seed
 from initlab.train.auxiliary import Auxiliary
 from initlab.train.evaluate import evaluate
+from initlab.train.group import ALONE, Group
 from initlab.train.schedule import Plateau, learning_rate
 from initlab.train.slopes import slope_rows
 
@@ -53,10 +54,16 @@ class Trial:
     """The state of one trial between steps; `run` takes it to its end."""
 
     def __init__(
-        self, spec: TrialSpec, net: nn.Module, data: Images, recorder: Recorder, compiled: bool | None = False
+        self,
+        spec: TrialSpec,
+        net: nn.Module,
+        data: Images,
+        recorder: Recorder,
+        compiled: bool | None = False,
+        group: Group = ALONE,
     ) -> None:
         """`compiled`: whether torch.compile makes the step's forward and backward, on CUDA; None is as it pays."""
-        self.spec, self.net, self.data, self.recorder = spec, net, data, recorder
+        self.spec, self.net, self.data, self.recorder, self.group = spec, net, data, recorder, group
         self.on_gpu = data.mean.device.type == "cuda"
         if self.on_gpu:
             net.to(memory_format=torch.channels_last)
@@ -69,7 +76,7 @@ class Trial:
         auxiliary, weight = spec.train.auxiliary, spec.train.auxiliary_weight
         worth = compiled or (compiled is None and self.steps >= COMPILE_STEPS)
         self.forward: Callable[[Tensor], Tensor] = (
-            torch.compile(net, mode="reduce-overhead") if worth and self.on_gpu else net
+            torch.compile(net, mode="reduce-overhead") if worth and self.on_gpu else group.wrap(net)
         )
         self.auxiliary = Auxiliary(net, auxiliary, weight, data.num_classes, spec.seed) if auxiliary else None
         self.optimizer = sgd(nn.ModuleList([net, self.auxiliary]) if self.auxiliary else net, spec)
@@ -114,7 +121,8 @@ class Trial:
 
     def open_batches(self) -> None:
         """Make ready the batches of the steps to come."""
-        self.batches = self.data.train_batches(self.spec.seed, self.spec.train.batch_size, self.step, self.steps)
+        size = self.spec.train.batch_size
+        self.batches = self.data.train_batches(self.spec.seed, size, self.step, self.steps, self.group.part(size))
 
     def go_on(self, should_stop: Callable[[], bool], checkpoint_every_s: float, skip_hopeless: bool = False) -> Outcome:
         """Train from where `begin`, or a pack, left off."""
@@ -122,15 +130,15 @@ class Trial:
         saved = time.perf_counter()
         outcome = self.ended()
         while outcome is None:
-            if should_stop():
+            if self.group.agree(should_stop()):
                 return self.interrupted()
-            if skip_hopeless and self.hopeless():
+            if skip_hopeless and self.group.agree(self.hopeless()):
                 self.recorder.checkpoint(self.state())
                 return self.outcome("stopped")
             self.update()
             self.record_due()
             outcome = self.ended()
-            if outcome is None and time.perf_counter() - saved > checkpoint_every_s:
+            if outcome is None and self.group.agree(time.perf_counter() - saved > checkpoint_every_s):
                 self.recorder.checkpoint(self.state())
                 saved = time.perf_counter()
         return outcome
@@ -160,7 +168,7 @@ class Trial:
         if self.on_gpu:
             images = images.contiguous(memory_format=torch.channels_last)
         if self.spec.train.dropout:
-            set_dropout_step(self.net, self.spec.seed, self.step)
+            set_dropout_step(self.net, self.spec.seed, self.step, self.group.rank, self.group.size)
         # of the weights, then of the slopes where there are any; see `sgd`
         for group, factor in zip(self.optimizer.param_groups, (1.0, self.spec.train.slope_lr_factor), strict=False):
             group["lr"] = self.lr() * factor
@@ -175,7 +183,7 @@ class Trial:
         self.optimizer.step()
         self.step += 1
         # summed on the device, read where a row is due
-        self.sums[0] += loss.detach()
+        self.sums[0] += loss.detach() / self.group.size
         self.sums[1] += (logits.detach().argmax(1) != labels).sum()
 
     def hopeless(self) -> bool:
@@ -194,7 +202,7 @@ class Trial:
     def record(self, validate: bool, probe: bool, row: bool = True) -> None:
         """Write what is due at this step: signals, learned slopes, a row of scalars, progress."""
         epoch = self.step / self.per_epoch
-        if probe:
+        if probe and self.group.leads:
             started = time.perf_counter()
             images, labels = self.data.probe_batch(self.spec.probe.examples)
             decay = self.spec.train.weight_decay
@@ -206,11 +214,12 @@ class Trial:
             return
         since = self.step - self.sums_from
         examples = since * self.spec.train.batch_size
-        loss, errors = self.sums.tolist()
+        loss, errors = self.group.total(self.sums).tolist()
         self.evidence.see_errors(errors, examples, self.data.chance, epoch_ends=self.step % self.per_epoch == 0)
         row_wall = time.perf_counter() - self.row_time
         with self.autocast():
-            found = evaluate(self.net, self.data) if validate else None
+            measured = evaluate(self.net, self.data) if validate and self.group.leads else None
+        found = self.group.share(measured) if validate else None
         scalars = {
             "step": self.step,
             "epoch": epoch,
@@ -247,7 +256,7 @@ class Trial:
             "optimizer": self.optimizer.state_dict(),
             "plateau": self.plateau.state(),
             "evidence": self.evidence.state(),
-            "sums": self.sums,
+            "sums": self.group.total(self.sums),
             "sums_from": self.sums_from,
             "row_s": time.perf_counter() - self.row_time,
             "wall_s": self.wall(),
@@ -264,7 +273,8 @@ class Trial:
         self.plateau = Plateau(**state["plateau"])
         # a checkpoint of before there was evidence: as if it had learned, so it is never given up
         self.evidence = Evidence(**state["evidence"]) if "evidence" in state else Evidence(learned=True)
-        self.sums.copy_(state["sums"])
+        if self.group.leads:  # what they hold is summed over the group
+            self.sums.copy_(state["sums"])
         self.step, self.sums_from = state["step"], state["sums_from"]
         self.row_time = time.perf_counter() - state["row_s"]
         self.wall_before, self.probe_s, self.last = state["wall_s"], state["probe_s"], state["last"]

@@ -1,0 +1,96 @@
+"""`initlab bench ddp`: images per second of one trial over N processes, and how that grows with N.
+
+Strong scaling keeps the batch and parts it; weak scaling gives each process the batch. Each arm is a launch of its own;
+steps before the clock starts warm it up. Efficiency is the rate over N times that of one process: 1 where nothing is
+lost to waiting and sending, and at most 1/N where all processes share one core.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from initlab.data.facts import FACTS
+from initlab.launch import run
+from initlab.plan import plan
+from initlab.settings import gpu_count
+from initlab.spec import TrialSpec
+from initlab.study import Study, load_study
+from initlab.study_file import StudyError
+
+SYNTHETIC = {
+    "name": "bench-ddp",
+    "data": {"name": "synthetic"},
+    "net": {"depth": 14, "width": 16},
+    "train": {"batch_size": 64, "dropout": 0.5},
+}
+
+
+def bench_ddp(
+    study: Path | None, devices: Sequence[int], steps: int, device: str | None, data_dir: Path | None,
+    overrides: Sequence[str],
+) -> Iterator[str]:  # fmt: skip
+    """Lines of text: a table with a row per number of processes.
+
+    Args:
+        study: its first trial is measured; None takes a plain net on made images.
+        devices: numbers of processes; empty takes the powers of two up to the GPUs, or the cores, that are here.
+        steps: timed steps of each arm.
+
+    Raises:
+        StudyError: as `run`, or fields without a study.
+    """
+    if study is None and overrides:
+        raise StudyError([f"--set: goes with a study (got {overrides[0]!r} and none); name one"])
+    loaded = load_study(study, overrides) if study else Study.model_validate(SYNTHETIC)
+    spec = plan(loaded, str(study) if study else None)[0].spec
+    here = gpu_count() if device != "cpu" else 0
+    place = device or ("cuda" if here else "cpu")
+    counts = list(devices) or [2**i for i in range(7) if 2**i <= (here or os.cpu_count() or 1)]
+    batch = spec.train.batch_size
+    yield f"{spec.data.name}, {spec.net.label}, {place}, {steps} steps of each arm; batch {batch}, weak: {batch} each"
+    yield f"{'processes':>9}  {'strong':>11}  {'speed-up':>8}  {'efficiency':>10}  {'weak':>11}  {'efficiency':>10}"
+    base: tuple[float, float] | None = None
+    for count in counts:
+        strong = rate(loaded, spec, batch, count, steps, place, data_dir)
+        weak = rate(loaded, spec, batch * count, count, steps, place, data_dir) if count > 1 else strong
+        base = base or (strong / count, weak / count)  # of one process, or a share of the fewest
+        speed_up = strong / base[0]
+        yield (
+            f"{count:>9}  {strong:>9,.0f}/s  {speed_up:>8.2f}  {speed_up / count:>10.2f}  {weak:>9,.0f}/s  "
+            f"{weak / base[1] / count:>10.2f}"
+        )
+
+
+def rate(
+    study: Study, spec: TrialSpec, batch: int, devices: int, steps: int, device: Any, data_dir: Path | None
+) -> float:
+    """Images per second over the last `steps` of twice as many steps."""
+    per_epoch = (spec.data.train_examples or train_examples(spec)) // batch
+    if per_epoch < 1:
+        raise StudyError([f"train.batch_size: more than the training set for {devices} processes (got {batch} in all)"])
+    train = spec.train.model_copy(
+        update={"batch_size": batch, "epochs": 2 * steps / per_epoch, "log_every": steps, "validate_every": 1e6}
+    )
+    alone = Study.model_validate(
+        {
+            "name": "bench-ddp", "data": {**study.data.model_dump(), **spec.data.model_dump()},
+            "net": spec.net.model_dump(), "init": spec.init.model_dump(), "train": train.model_dump(),
+            "probe": {"every": 0}, "run": {**study.run.model_dump(), "engine": "inline"},
+        }
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="initlab-bench-") as out:
+        results = run(alone, out, jobs=1, device=device, devices=devices, data_dir=data_dir, show="nothing")
+        failed = [trial.status["error"] for trial in results.stored if trial.status["state"] == "failed"]
+        if failed:
+            raise StudyError([f"bench ddp: {devices} processes: {failed[0]}"])
+        return float(results.scalars.images_per_s.iloc[-1])
+
+
+def train_examples(spec: TrialSpec) -> int:
+    """Images of the whole training set, as far as it is known before it is loaded."""
+    known = FACTS[spec.data.name].train if spec.data.name in FACTS else 0
+    if not known:
+        raise StudyError([f"data.train_examples: not known for {spec.data.name} (got none); set it for this command"])
+    return known

@@ -1,0 +1,103 @@
+"""The processes that train one trial together: each takes its slice of every batch, and all make the same update.
+
+Gradients are averaged by torch's DistributedDataParallel, which over equal slices is the gradient of the whole batch.
+What one process decides or measures (a stop, a checkpoint's time, the validation error) the leader, rank 0, tells the
+others, so that all take the same way. Small messages go over gloo on the CPU, gradients on a GPU over NCCL.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+PATIENCE = timedelta(hours=2)  # of a follower while the leader validates
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process's place among those of its trial; alone, every method gives back what it got."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes, validates and measures."""
+        return self.rank == 0
+
+    def part(self, batch_size: int) -> slice:
+        """This process's rows of a batch; `batch_size` is a multiple of the group's size."""
+        each = batch_size // self.size
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def wrap(self, net: nn.Module) -> nn.Module:
+        """The net with its gradients averaged over the group, and the leader's parameters in every process."""
+        if self.size == 1:
+            return net
+        device = next(net.parameters()).device
+        return DistributedDataParallel(net, device_ids=[device] if device.type == "cuda" else None)
+
+    def total(self, sums: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.size == 1:
+            return sums
+        summed = sums.to("cpu", copy=True)
+        dist.all_reduce(summed)
+        return summed.to(sums.device)
+
+    def agree(self, answer: bool) -> bool:
+        """The leader's answer."""
+        if self.size == 1:
+            return answer
+        word = torch.tensor([answer])
+        dist.broadcast(word, 0)
+        return bool(word.item())
+
+    def share(self, value: T) -> T:
+        """The leader's value, in every process."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, 0, device=torch.device("cpu"))
+        return values[0]
+
+
+ALONE = Group()
+
+
+def join(rank: int, size: int, meeting: Path, device: torch.device) -> Group:
+    """Wait until all processes have come to the file `meeting`, and be one of the group until `leave`."""
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=size, timeout=PATIENCE)
+    return Group(rank, size)
+
+
+def leave() -> None:
+    """The group is over for this process."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class Silent:
+    """The recorder of a follower: the leader writes."""
+
+    def scalars(self, row: dict[str, Any]) -> None:
+        pass
+
+    def signals(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
+        pass
+
+    def slopes(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
+        pass
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        pass
+
+    def running(self, progress: dict[str, Any]) -> None:
+        pass
