@@ -13,7 +13,10 @@ from initlab.study import Study, load_study
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "docs/schemes.md", "docs/ci.md"]
+DOCUMENTS = [
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "docs/schemes.md", "docs/ci.md",
+    "docs/several-gpus.md",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
