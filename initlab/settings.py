@@ -107,7 +107,7 @@ def check_devices(devices: int, engine: str, device: str | None, gpus: int, jobs
 
 def check_shared(trials: Sequence[PlannedTrial], devices: int) -> None:
     """Refuse trials that several processes cannot train as one does."""
-    lines: dict[str, None] = {}
+    lines: dict[str, None] = {}  # each mistake once
     for spec in (trial.spec for trial in trials if devices > 1):
         size = spec.train.batch_size
         if size % devices:

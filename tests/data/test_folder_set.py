@@ -59,6 +59,15 @@ def test_batches_go_on_from_any_step(opened: Opener) -> None:
     assert same(iter(whole[4:]), data.train_batches(0, 8, 4, 7))
 
 
+def test_parts_of_a_batch_are_rows_of_the_whole(opened: Opener) -> None:
+    data = opened()
+    (images, labels), first, second = (
+        next(data.train_batches(0, 8, 2, 3, part)) for part in (slice(None), slice(0, 4), slice(4, 8))
+    )
+    assert torch.equal(images, torch.cat([first[0], second[0]]))
+    assert torch.equal(labels, torch.cat([first[1], second[1]]))
+
+
 def test_labels_stay_with_their_pictures_and_inputs_have_the_wanted_std(opened: Opener, tmp_path: Path) -> None:
     still = replace(VIEWS, jitter=(16, 16), flip=False, color_std=0.0)
     data = opened(views=still, scale=64.0)

@@ -1,0 +1,34 @@
+"""`initlab bench ddp`: the table's ratios follow from its rates; mistakes are one line."""
+
+import re
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from initlab.bench.ddp import bench_ddp
+from initlab.cli import main
+
+
+def test_the_table_has_both_scalings_and_their_ratios(tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text("name: small\nnet: {depth: 6, width: 2}\ntrain: {batch_size: 16, log_every: 1}\n")
+    first, header, one, two = bench_ddp(path, [1, 2], 3, "cpu", None, ())
+    assert first == "digits, plain-6, cpu, 3 steps of each arm; batch 16, weak: 16 each"
+    assert header.split() == ["processes", "strong", "speed-up", "efficiency", "weak", "efficiency"]
+    assert one.split()[2:4] == ["1.00", "1.00"]
+    count, strong, speed_up, efficiency, weak, weak_efficiency = two.replace(",", "").replace("/s", "").split()
+    rate = float(one.replace(",", "").split()[1].removesuffix("/s"))
+    assert count == "2" and min(float(strong), float(weak)) > 0
+    assert abs(float(speed_up) - float(strong) / rate) < 0.02
+    assert abs(float(efficiency) - float(speed_up) / 2) < 0.02
+    assert abs(float(weak_efficiency) - float(weak) / rate / 2) < 0.02
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    found = CliRunner().invoke(main, ["bench", "ddp", "--set", "train.lr=1"])
+    assert (found.exit_code, found.stderr) == (2, "--set: goes with a study (got 'train.lr=1' and none); name one\n")
+    path = tmp_path / "small.yaml"
+    path.write_text("name: small\ntrain: {batch_size: 1000}\n")
+    found = CliRunner().invoke(main, ["bench", "ddp", str(path), "--devices", "2", "--device", "cpu", "--steps", "1"])
+    assert found.exit_code == 2
+    assert re.fullmatch(r"train.batch_size: .*\n", found.stderr)
