@@ -84,7 +84,7 @@ def launch_with(monkeypatch):
     """Makes `initlab.run` run another function of this module on every trial."""
     from initlab import launch
 
-    return lambda function: monkeypatch.setattr(launch, "RUN_ONE", f"{__name__}:{function.__name__}")
+    return lambda function: monkeypatch.setattr(launch, "RUN", f"{__name__}:{function.__name__}")
 
 
 def test_numbers_equal_those_of_the_inline_engine(tmp_path, capfd):
