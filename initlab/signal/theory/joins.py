@@ -45,7 +45,7 @@ def total(op: Operation, inputs: list[Signal]) -> Result:
     )
 
     def pull(g: Gradient) -> list[Gradient]:
-        return [replace(g, q=as_like(g.q, f.q) if f.q.dim() else g.q.mean(), fresh=None) for f in (a, b)]
+        return [replace(g, q=as_like(g.q, f.q), fresh=None) for f in (a, b)]
 
     return Signal(field, mixed([s.noise for s in inputs], weights)), pull
 
@@ -82,7 +82,7 @@ def join(op: Operation, inputs: list[Signal], shapes: list[tuple[int, ...]]) -> 
     def pull(g: Gradient) -> list[Gradient]:
         levels = g.parts or (1.0,) * len(fields)
         return [
-            replace(g, q=level * (as_like(g.q, f.q) if f.q.dim() else g.q.mean()), fresh=None, parts=())
+            replace(g, q=level * as_like(g.q, f.q), fresh=None, parts=())
             for f, level in zip(fields, levels, strict=True)
         ]
 

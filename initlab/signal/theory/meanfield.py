@@ -14,13 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initlab.init.expectations import Elementwise, Rectifier
 from initlab.signal.theory.field import SELF, Array, Field
 from initlab.signal.theory.response import Response, second_map
 from initlab.signal.theory.trace import Operation
 from initlab.signal.theory.width import LogMoments, gamma_factor
 
-Phi = Rectifier | Elementwise
 Noise = dict[int, float]  # source of finite-width scatter -> the power with which its factor enters
 
 
@@ -138,8 +136,8 @@ TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 
 def taps(rule: Context, op: Operation, in_shape: Sequence[int]) -> Taps:
     """The map of second moments of a convolution's or linear layer's weight."""
-    weight = (op.args[1] if len(op.args) > 1 else op.kwargs["weight"]).detach().double()
-    given = rule.weight_moments.get(id(op.args[1] if len(op.args) > 1 else op.kwargs["weight"]))
+    parameter = op.args[1] if len(op.args) > 1 else op.kwargs["weight"]
+    weight, given = parameter.detach().double(), rule.weight_moments.get(id(parameter))
     if weight.dim() == 2:
         moment = float(weight.square().mean()) if given is None else given
         radial, back = orthogonality(weight)

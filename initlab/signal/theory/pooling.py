@@ -13,7 +13,7 @@ from torch import Tensor
 from initlab.init.expectations import Rectifier
 from initlab.signal.theory.field import ELSEWHERE, NEAR, SAME, WITHIN, Array, Field
 from initlab.signal.theory.meanfield import Gradient, Result, Signal, as_like, as_map, clipped
-from initlab.signal.theory.response import HERMITE, POINTS, Response
+from initlab.signal.theory.response import HERMITE, POINTS, SMALLEST, Response
 from initlab.signal.theory.trace import Operation
 
 Averaging = Callable[[Tensor], Tensor]  # of a map, over windows
@@ -29,14 +29,7 @@ def max_moments(response: Response, members: int, near: float) -> tuple[Array, A
     s = np.linspace(-8.0, 10.0, 18001 if near <= 0 else 361)
     s = s + (s[1] - s[0]) / 2  # a kink at 0 lies between two points
     density = members * np.exp(-(s**2) / 2 + (members - 1) * log_ndtr(s)) / math.sqrt(2 * math.pi) * (s[1] - s[0])
-    x = shared[:, None] + math.sqrt(1 - max(near, 0.0)) * s
-    x = math.sqrt(response.q) * (response.mean + math.sqrt(1 - response.mean**2) * x)
-    if isinstance(response.phi, Rectifier):
-        a = response.phi.a
-        phi, slope = np.where(x > 0, x, a * x), np.where(x > 0, 1.0, a)
-    else:
-        phi = response.phi.finite(x.ravel(), 0).reshape(x.shape)
-        slope = response.phi.finite(x.ravel(), 1).reshape(x.shape)
+    phi, slope = response.at(shared[:, None] + math.sqrt(1 - max(near, 0.0)) * s)
     return phi @ density, phi**2 @ density, slope**2 @ density
 
 
@@ -56,7 +49,7 @@ def window_pair(values: Array, c: Array) -> Array:
 def max_pool(x: Signal, average: Averaging, counts: Tensor, in_shape: tuple[int, ...]) -> Result:
     """The greatest of each window; `average` averages a map over the same windows, `counts` are their sizes."""
     f = x.field
-    response = x.response or Response(Rectifier("linear", (1.0,)), max(f.level, 1e-100), f.mean)
+    response = x.response or Response(Rectifier("linear", (1.0,)), max(f.level, SMALLEST), f.mean)
     normals = f.c if x.normals is None else x.normals
     near = float(np.clip((response.inner(normals))[NEAR], 0.0, 1 - 1e-6))
     before, slope = response.second(), response.slope_second()

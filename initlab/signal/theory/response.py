@@ -17,6 +17,7 @@ from initlab.init.expectations import Elementwise, Rectifier
 
 Array = NDArray[np.float64]
 Phi = Rectifier | Elementwise
+SMALLEST = 1e-100  # second moment: squares of those below underflow, and ratios of a signal of 0 are those at this one
 
 POINTS = np.arange(-12.0, 12.0, 0.005) + 0.0025  # offset, so that a kink at 0 lies between two points
 WEIGHTS = 0.005 * np.exp(-(POINTS**2) / 2) / math.sqrt(2 * math.pi)
@@ -42,11 +43,15 @@ class Response:
     @cached_property
     def levels(self) -> tuple[Array, Array]:
         """(phi, phi') on the grid."""
-        x = math.sqrt(self.q) * (self.mean + math.sqrt(1 - self.mean**2) * POINTS)
+        return self.at(POINTS)
+
+    def at(self, z: Array) -> tuple[Array, Array]:
+        """(phi, phi') where the normals are z standard deviations from their mean; z of any shape."""
+        x = math.sqrt(self.q) * (self.mean + math.sqrt(1 - self.mean**2) * z)
         if isinstance(self.phi, Rectifier):  # pooled over the slopes: exact for every first power, close for squares
             a = self.phi.a
             return np.where(x > 0, x, a * x), np.where(x > 0, 1.0, a)
-        return self.phi.finite(x, 0), self.phi.finite(x, 1)
+        return self.phi.finite(x.ravel(), 0).reshape(x.shape), self.phi.finite(x.ravel(), 1).reshape(x.shape)
 
     def first(self) -> float:
         """E[phi]."""

@@ -14,10 +14,9 @@ from initlab.signal.theory.joins import DIFFERENCES, QUOTIENTS, dropout, join, r
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, activation, weighted
 from initlab.signal.theory.norms import norm
 from initlab.signal.theory.pooling import POOLS, pool
-from initlab.signal.theory.response import Phi, Response
+from initlab.signal.theory.response import SMALLEST, Phi, Response
 from initlab.signal.theory.trace import Operation, Ref
 
-SMALLEST = 1e-100
 WEIGHTED = {
     F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
 }  # fmt: skip
@@ -67,7 +66,6 @@ def apply(rule: Context, op: Operation, inputs: list[Signal], shapes: list[tuple
         return dropout(rule, op, x)
     if function in SHAPES:
         return reshaped(op, x, shapes[0])
-    # its ratios hold for a signal of 0 too, and squares of moments below this one underflow
     level = max(x.field.level, SMALLEST)
     return activation(rule, Response(phi_of(op), level, min(x.field.mean, 1 - 1e-6)), x)
 
