@@ -46,7 +46,9 @@ class Evaluated:
     """What a test found; the headline is the last row of `table`, all checkpoints and scales together."""
 
     table: pd.DataFrame  # checkpoint, scales, images, val_error, val_error_top5: one row per checkpoint and scale
-    per_class: pd.DataFrame  # class, images, val_error, val_error_top5 of the headline; NaN for a class without images
+    per_class: (
+        pd.DataFrame
+    )  # class, name, images, val_error, val_error_top5 of the headline; NaN for a class without images
     scores: Tensor  # (N, classes) float64 of the headline, in the validation set's order
     described: dict[str, Any]  # checkpoints, views and where it ran, as in evaluation.json
 
@@ -120,7 +122,7 @@ def evaluate(
         rows += error_rows(ENSEMBLE, ensemble, labels)
     headline = mean_scores(ensemble)
     result = Evaluated(
-        table=pd.DataFrame(rows), per_class=class_errors(headline, labels), scores=headline,
+        table=pd.DataFrame(rows), per_class=class_errors(headline, labels, data.class_names), scores=headline,
         described=description(members, views, list(ensemble), mirrored, scores, place),
     )  # fmt: skip
     if out is not None:

@@ -71,6 +71,8 @@ def test_errors_of_a_known_score_matrix() -> None:
     labels = torch.tensor([0, 4, 5, 0, 1])
     table = class_errors(scores, labels).set_index("class")
     assert table.images.tolist() == [2, 1, 0, 0, 1, 1, 0]
+    assert table.name.tolist() == list("0123456")
+    assert class_errors(scores, labels, names=list("abcdefg")).name.tolist() == list("abcdefg")
     assert table.val_error[[0, 1, 4, 5]].tolist() == [0.5, 1.0, 1.0, 1.0]
     assert table.val_error_top5[[0, 1, 4, 5]].tolist() == [0.5, 1.0, 0.0, 1.0]
     assert table.val_error[[2, 3, 6]].isna().all() and table.val_error_top5[[2, 3, 6]].isna().all()

@@ -31,6 +31,8 @@ class Images(Protocol):
     @property
     def num_classes(self) -> int: ...
     @property
+    def class_names(self) -> tuple[str, ...]: ...  # none = by their numbers
+    @property
     def chance(self) -> float: ...
     @property
     def input_shape(self) -> tuple[int, int, int]: ...
@@ -61,6 +63,7 @@ class ImageSet:
     num_classes: int
     flip: bool
     shift: int
+    class_names: tuple[str, ...] = ()
 
     @property
     def chance(self) -> float:
@@ -149,6 +152,7 @@ def prepare(
         num_classes=raw.num_classes,
         flip=raw.flip if flip is None else flip,
         shift=shift,
+        class_names=raw.class_names,
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from initlab.data.cache import cached_statistics, decoded
 from initlab.data.dataset import WHOLE, fixed_permutation, step_indices
-from initlab.data.folders import Part, fingerprint, scan
+from initlab.data.folders import Part, class_names, fingerprint, scan
 from initlab.data.pictures import Files, Packed, Pictures, in_batches, read, unpacked
 from initlab.data.statistics import BATCH, CentreViews, Statistics, measure, refuse
 from initlab.data.views import Views, at_shorter_side, color_shift, draw, training_views
@@ -25,6 +25,7 @@ class FolderSet:
     train_labels: Tensor  # (N,) int64
     val_labels: Tensor
     num_classes: int
+    class_names: tuple[str, ...]
     mean: Tensor  # (3, crop, crop), on the device
     components: Tensor  # (3, 3), see `Statistics`
     factor: float
@@ -147,6 +148,7 @@ def open_folder(
     return FolderSet(
         train=pictures["train"], val=pictures["val"], train_labels=torch.tensor(parts["train"].labels),
         val_labels=torch.tensor(parts["val"].labels), num_classes=len(listing.classes),
+        class_names=class_names(listing),
         mean=found.mean.to(device, dtype), components=found.components.to(device, dtype), factor=scale / found.std,
         views=views, workers=workers,
     )  # fmt: skip

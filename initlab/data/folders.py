@@ -15,6 +15,7 @@ from initlab.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
 ANNOTATIONS = "val_annotations.txt"  # Tiny ImageNet's: file, class and four numbers, between tabs
+WORDS = "words.txt"  # ImageNet's and Tiny ImageNet's: class folder, a tab, names with commas between
 MOST_NAMED = 5  # of many, in a message
 
 
@@ -67,6 +68,16 @@ def scan(name: str, folder: Path | None, classes: int | None = None) -> Listing:
     annotated = (root / "val" / ANNOTATIONS).exists()
     val = annotated_val(root, names) if annotated else listed(root, "val", names, skipped)
     return Listing(root, tuple(names), train, val, tuple(skipped))
+
+
+def class_names(listing: Listing) -> tuple[str, ...]:
+    """What to call each class: the first of its names in words.txt where that lies beside train, else its folder."""
+    try:
+        text = (listing.root / WORDS).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return listing.classes
+    words = dict(line.split("\t", 1) for line in text.splitlines() if "\t" in line)
+    return tuple(words.get(name, name).split(",")[0].strip() for name in listing.classes)
 
 
 def class_folders(part: Path) -> list[str]:

@@ -4,7 +4,7 @@ The built-in names are in `initlab.data.facts`; a callable of the user's returns
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Raw:
     val_labels: Tensor
     num_classes: int
     flip: bool = False  # whether training flips by default
+    class_names: tuple[str, ...] = ()  # what to call the classes; none = by their numbers
 
     def __post_init__(self) -> None:
         for part in ("train", "val"):
@@ -47,6 +48,8 @@ class Raw:
                     f"data: {part}_labels out of range (got {int(labels.min())} to {int(labels.max())}); "
                     f"allowed: 0 to {self.num_classes - 1}"
                 )
+        if len(self.class_names) not in (0, self.num_classes):
+            raise ValueError(f"data: class_names: got {len(self.class_names)}; allowed: none, or {self.num_classes}")
 
 
 def load_raw(
@@ -104,7 +107,7 @@ def torchvision_set(name: str, folder: Path | None, download: bool) -> Raw:
     source: Callable = getattr(torchvision.datasets, CLASSES[name])
     train, val = (source(str(folder), train=train, download=download) for train in (True, False))
     facts = FACTS[name]
-    return Raw(*images_and_labels(train), *images_and_labels(val), facts.num_classes, facts.flip)
+    return Raw(*images_and_labels(train), *images_and_labels(val), facts.num_classes, facts.flip, tuple(train.classes))
 
 
 def images_and_labels(split: Any) -> tuple[Tensor, Tensor]:
@@ -120,7 +123,7 @@ def resized(raw: Raw, size: int) -> Raw:
         torch.cat([resize(chunk.float(), size) for chunk in images.split(4096)])
         for images in (raw.train_images, raw.val_images)
     )
-    return Raw(train, raw.train_labels, val, raw.val_labels, raw.num_classes, raw.flip)
+    return replace(raw, train_images=train, val_images=val)
 
 
 def resize(images: Tensor, size: int) -> Tensor:

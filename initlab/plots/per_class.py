@@ -10,13 +10,13 @@ from matplotlib.lines import Line2D
 from initlab.errors import UserError
 from initlab.plots.style import LOOKS, add_legend, canvas, finish, level_line, percent_axis, styled
 
-COLUMNS = ["class", "images", "val_error", "val_error_top5"]
+COLUMNS = ["class", "name", "images", "val_error", "val_error_top5"]
 TOP1, TOP5 = LOOKS["xavier"].color, LOOKS["he"].color
 NAMED = 40  # classes that still have room for their names
 
 
 def per_class_table(errors: pd.DataFrame | str | Path) -> pd.DataFrame:
-    """One row per class with images, easiest first: rank (from 1), class, images, val_error, val_error_top5.
+    """One row per class with images, easiest first: rank (from 1), class, name, images, val_error, val_error_top5.
 
     Sorted by top-1 error, then by top-5 error, then by class; classes without images are left out.
 
@@ -75,7 +75,8 @@ def per_class(errors: pd.DataFrame | str | Path, ax: Axes | None = None) -> Figu
         axes.set_xlim(0.2, len(table) + 0.8)
         percent_axis(axes, 0.0, float(table.val_error.max()))
         if len(table) <= NAMED:
-            axes.set_xticks(table["rank"], [str(name) for name in table["class"]])
+            names = table["name"].astype(str)
+            axes.set_xticks(table["rank"], names, rotation=0 if names.str.len().max() < 4 else 90)
         note = f"{len(table)} classes, {table.images.sum():,} images; dotted: the mean over images"
         add_legend(drawn, handles, note)
     return drawn.figure

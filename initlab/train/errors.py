@@ -1,5 +1,6 @@
 """Errors of class scores: overall, per scale and per class, as fractions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -27,8 +28,10 @@ def error_rows(name: str, found: dict[int, Tensor], labels: Tensor) -> list[dict
     return rows
 
 
-def class_errors(scores: Tensor, labels: Tensor) -> pd.DataFrame:
-    """Errors of each class: class, images, val_error, val_error_top5 (fractions; NaN where it has no images).
+def class_errors(scores: Tensor, labels: Tensor, names: Sequence[str] = ()) -> pd.DataFrame:
+    """Errors of each class: class (its number), name, images, val_error, val_error_top5.
+
+    Errors are fractions, NaN where a class has no images; without names its number is its name.
 
     Two images of class 0, one of them scored higher for class 1: its `val_error` is 0.5. Of five classes or fewer,
     `val_error_top5` is 0.
@@ -37,4 +40,5 @@ def class_errors(scores: Tensor, labels: Tensor) -> pd.DataFrame:
     each = pd.DataFrame({"class": labels, "images": 1, "val_error": ~top1, "val_error_top5": ~top5})
     table = each.groupby("class").agg({"images": "sum", "val_error": "mean", "val_error_top5": "mean"})
     table = table.reindex(range(scores.shape[1]))
+    table.insert(0, "name", names or [str(number) for number in table.index])
     return table.assign(images=table.images.fillna(0).astype(int)).reset_index()

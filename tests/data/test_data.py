@@ -129,6 +129,7 @@ def test_absent_files_are_named_with_the_way_to_get_them(name: str, tmp_path: Pa
         ),
         ({"val_labels": torch.zeros(3, dtype=torch.int64)}, r"val_labels has the wrong form .* for 4 images"),
         ({"train_labels": torch.tensor([0, 1, 2, 3])}, r"train_labels out of range \(got 0 to 3\); allowed: 0 to 2"),
+        ({"class_names": ("cat", "dog")}, "class_names: got 2; allowed: none, or 3"),
     ],
 )
 def test_a_users_data_set_of_the_wrong_form_is_refused(changes: dict, words: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torchvision
 
-from initlab.data.folders import fingerprint, scan
+from initlab.data.folders import class_names, fingerprint, scan
 from initlab.errors import UserError
 from tests.data.pictures import write_folder, write_picture
 
@@ -23,6 +23,13 @@ def test_files_and_labels_are_those_of_torchvisions_image_folder(tmp_path: Path)
             (os.path.relpath(path, tmp_path), label) for path, label in theirs
         )
     assert listing.classes == ("ant", "bee", "cat")
+
+
+def test_classes_are_called_as_words_txt_says_where_there_is_one(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    assert class_names(scan("imagefolder", tmp_path)) == ("ant", "bee", "cat")
+    (tmp_path / "words.txt").write_text("cat\tdomestic cat, Felis catus\nbee\tbee\nyak\tyak\n")
+    assert class_names(scan("imagefolder", tmp_path)) == ("ant", "bee", "domestic cat")
 
 
 def test_files_that_are_no_pictures_are_counted_and_hidden_ones_ignored(tmp_path: Path) -> None:

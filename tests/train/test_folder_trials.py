@@ -160,6 +160,7 @@ def test_a_trial_on_a_folder_is_tested_as_it_was_validated_and_at_any_scale(
     assert found.described["scales"] == [14], "8/7 of 12, as in validation"
     assert found.val_error == pytest.approx(results.scalars.val_error.iloc[-1], abs=1e-12)
     assert found.per_class.images.tolist() == [4, 4, 4]
+    assert found.per_class.name.tolist() == ["ant", "bee", "cat"]
     for views in ("10", "dense"):
         more = initlab.evaluate(trial.folder, views, [12, 17], data_dir=tmp_path / "set", device="cpu")
         assert more.scores.sum(1).tolist() == pytest.approx([1.0] * 12)
