@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from initlab.errors import UserError
 from initlab.paper.curves import PaperFigure
 from initlab.plots.panels import DEPTH, SCHEME, SEED, Shown, rows_of, setting_fields, shown_trials, states, with_panels
-from initlab.plots.paper import draw_paper, paper_panels, paper_points, paper_title
+from initlab.plots.paper import draw_paper, epoch_name, paper_panels, paper_points, paper_title
 from initlab.plots.style import (
     BAND,
     Look,
@@ -46,7 +46,7 @@ def convergence_table(results: Shown, quantity: Quantity = "val_error") -> pd.Da
     diverged, or has not come so far), for a mean over those left would tell of survivors. `diverged` marks the last
     point of a diverged trial; its value is NaN where the trial has no finite one. Training quantities are means over
     an epoch.
-    `chance` and `threshold` are the levels drawn, NaN where there are none.
+    `chance` and `threshold` are the levels drawn, NaN where there are none; `train_examples` are images an epoch.
 
     Raises:
         UserError: an unknown quantity, no point to draw yet, or too many panels.
@@ -60,7 +60,7 @@ def convergence_table(results: Shown, quantity: Quantity = "val_error") -> pd.Da
     trials = trials[trials.trial.isin(points.trial)]
     settings = [DEPTH, *setting_fields(trials, fields)]
     trials = with_panels("convergence", trials, fields, [DEPTH])
-    kept = ["panel", *settings, SCHEME, SEED, "trial", "chance", "threshold"]
+    kept = ["panel", *settings, SCHEME, SEED, "trial", "chance", "threshold", "train_examples"]
     table = trials[kept].merge(points, on="trial", how="inner", sort=False)
     line = ["panel", SCHEME]
     at = table.groupby([*line, "epoch"], sort=False)[quantity]
@@ -68,7 +68,7 @@ def convergence_table(results: Shown, quantity: Quantity = "val_error") -> pd.Da
     complete = at.transform("count") == size
     summary = {"mean": at.transform("mean"), "low": at.transform("min"), "high": at.transform("max")}
     table = table.assign(**{name: values.where(complete) for name, values in summary.items()}, seeds=size)
-    return table[[*kept[:-2], "epoch", quantity, "mean", "low", "high", "seeds", "diverged", "chance", "threshold"]]
+    return table[[*kept[:-3], "epoch", quantity, "mean", "low", "high", "seeds", "diverged", *kept[-3:]]]
 
 
 def curve_points(scalars: pd.DataFrame, trials: pd.DataFrame, quantity: str) -> pd.DataFrame:
@@ -104,7 +104,7 @@ def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_
         ax: one Axes, or as many as there are panels; None makes a figure.
         quantity: `val_error`, `train_error` or `train_loss`.
         paper: beside each panel of 22 or 30 layers the paper's figure 2 or 3 as a panel of its own, with its own axes;
-            `ax` then holds one more Axes for each of them.
+            `ax` then holds one more Axes for each of them. Ours say how many of its images an epoch has.
 
     Raises:
         UserError: nothing to draw yet, another number of axes than panels, or no curve of the paper for any panel.
@@ -126,7 +126,12 @@ def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_
             part = table[table.panel == panel]
             for order, (scheme, look) in enumerate(styles.items()):
                 draw_scheme(axes, part[part[SCHEME] == scheme], quantity, look, order)
-            finish(axes, panel, "epoch", NAMES[quantity] if place % drawn.columns == 0 else None)
+            finish(
+                axes,
+                panel,
+                epoch_name(part) if paper else "epoch",
+                NAMES[quantity] if place % drawn.columns == 0 else None,
+            )
             axes.set_xlim(left=0)
             axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
             if quantity != "train_loss":

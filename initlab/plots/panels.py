@@ -36,7 +36,7 @@ def as_list(results: Shown) -> list[Results]:
 
 
 def shown_trials(results: Shown) -> tuple[pd.DataFrame, list[str]]:
-    """The trials of the studies, one row each with fields, verdict, chance and threshold; and the fields that vary.
+    """The trials of the studies, one row each with fields, verdict, chance, epoch length, threshold; and what varies.
 
     Trials that a study no longer contains are left out. One that lies in several folders counts once, finished before
     unfinished. `threshold` is NaN where the study sets none.
@@ -51,8 +51,8 @@ def shown_trials(results: Shown) -> tuple[pd.DataFrame, list[str]]:
                 frame[path] = [getattr_path(one.stored[0].spec, path)] * len(frame)
             if frame[path].map(lambda value: isinstance(value, (dict, list))).any():
                 frame[path] = frame[path].map(repr)
-        chance = {trial.id: trial.status.get("chance") for trial in one.stored}
-        frame["chance"] = frame.trial.map(chance).astype(float)
+        for fact in ("chance", "train_examples"):
+            frame[fact] = frame.trial.map({trial.id: trial.status.get(fact) for trial in one.stored}).astype(float)
         frame["threshold"] = one.study.verdict.threshold
         frame["source"] = source
         frames.append(frame)

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from initlab.data.facts import FACTS
 from initlab.errors import UserError
 from initlab.paper.curves import BY_DEPTH, CHANCE, PaperFigure, curve, length
 from initlab.plots.panels import DEPTH, SCHEME
@@ -46,6 +47,13 @@ def paper_points(figures: Iterable[PaperFigure]) -> pd.DataFrame:
         for figure in dict.fromkeys(figures) for scheme in ("he", "xavier")
     ]  # fmt: skip
     return pd.concat(parts, ignore_index=True)
+
+
+def epoch_name(part: pd.DataFrame) -> str:
+    """What to call the epochs of a panel of ours: by their share of ImageNet's, where all its trials have the same."""
+    sizes = part.train_examples.dropna().unique()
+    share = f" (1 has {sizes[0] / FACTS['imagenet'].train:.2g} of ImageNet's images)" if len(sizes) == 1 else ""
+    return f"epoch{share}"
 
 
 def draw_paper(ax: Axes, figure: PaperFigure) -> None:

@@ -157,7 +157,7 @@ def level_line(ax: Axes, value: float, name: str, labelled: bool) -> None:
     if labelled:
         ax.annotate(
             name, xy=(1, value), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
-            ha="left", va="center", color=GREY, fontsize=7,
+            ha="left", va="center", color=GREY, fontsize=7, annotation_clip=True,  # outside the panel it takes no room
         )  # fmt: skip
 
 

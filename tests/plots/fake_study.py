@@ -96,7 +96,11 @@ class Fake:
     @property
     def stored(self) -> list[SimpleNamespace]:
         return [
-            SimpleNamespace(id=row["trial"], spec=spec_of(row), status={"state": row["state"], "chance": 0.9})
+            SimpleNamespace(
+                id=row["trial"],
+                spec=spec_of(row),
+                status={"state": row["state"], "chance": 0.9, "train_examples": 1437},
+            )
             for row in self.rows
         ]
 

@@ -1,6 +1,7 @@
 """Convergence: the table against numbers counted by hand, and the lines drawn against the table."""
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -172,6 +173,17 @@ def test_more_panels_than_readable_are_refused(tmp_path) -> None:
         convergence(fake)
 
 
+def test_a_threshold_far_below_the_curves_takes_no_room(tmp_path) -> None:
+    fake = Fake(threshold=0.2, out=tmp_path)
+    fake.add("xavier", val={0: 0.9, 1: 0.906, 2: 0.896})
+    figure = convergence(fake)
+    with warnings.catch_warnings(action="error"):  # matplotlib warns where a layout leaves its panels no room
+        figure.draw_without_rendering()
+    (ax,) = figure.axes
+    (threshold,) = [text for text in ax.texts if text.get_text() == "threshold"]
+    assert ax.get_ylim()[0] > 0.2 and threshold.get_tightbbox().width <= 0
+
+
 def test_unknown_quantity_and_a_study_without_rows_are_told_in_one_line(fake: Fake) -> None:
     with pytest.raises(ValueError, match=r"unknown quantity \(got 'acc'\); allowed: val_error, train_error, "):
         convergence_table(fake, "acc")  # type: ignore[arg-type]
@@ -188,6 +200,13 @@ def test_the_papers_figures_are_panels_beside_ours(two_depths: Fake) -> None:
     assert line(figure.axes[3], "paper, xavier").get_ydata() == pytest.approx([0.9991] * 244, abs=2e-4)
     assert len(line(figure.axes[1], "paper, he").get_xdata()) == 97
     assert figure.axes[0].get_ylim()[0] < 0.01 < 0.75 < figure.axes[1].get_ylim()[0]
+
+
+def test_beside_the_paper_an_epoch_is_told_in_images_of_imagenet(two_depths: Fake) -> None:
+    ours, paper = convergence(two_depths, paper=True).axes[:2]
+    assert ours.get_xlabel() == "epoch (1 has 0.0011 of ImageNet's images)", "1,437 of 1,281,167"
+    assert paper.get_xlabel() == "epoch of ImageNet"
+    assert convergence(two_depths).axes[0].get_xlabel() == "epoch"
 
 
 def test_the_papers_panels_are_refused_where_they_do_not_fit(two_depths: Fake) -> None:
