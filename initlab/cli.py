@@ -209,6 +209,27 @@ def plot(out: Path, names: Sequence[str], folder: Path | None) -> None:
 
 
 @main.command()
+@click.argument("out", type=OUT)
+@click.option("--to", "form", type=click.Choice(["parquet", "csv"]), required=True, help="Form of the files.")
+@click.option("--folder", type=OUT, help="An empty or new folder.  [default: OUT-FORM beside OUT]")
+def export(out: Path, form: str, folder: Path | None) -> None:
+    """Write the results in OUT, without checkpoints, in a few files.
+
+    parquet: small, and read by every command and by initlab.load in place of OUT. csv: a file per frame, for other
+    programs.
+    """
+    from initlab.store.compact import compact, export_csv
+    from initlab.store.results import load
+
+    results = load(out)
+    target = folder or out.with_name(f"{out.name}-{form}")
+    for path in (compact if form == "parquet" else export_csv)(results, target):
+        click.echo(path)
+    for problem in results.problems:
+        click.echo(problem, err=True)
+
+
+@main.command()
 @click.argument("outs", metavar="OUT...", type=OUT, nargs=-1, required=True)
 @click.option("--paper", "figure", required=True, metavar="FIGURE", help="fig2 (22 layers) or fig3 (30 layers).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")

@@ -145,6 +145,8 @@ def prepare(
     for trial in trials:
         if trial.id in asked:
             check_same(out / files.TRIALS / trial.id, trial, sources[trial.id], force)
+    if (out / files.COMPACTED).exists():
+        raise StoreError(f"{out}: holds exported results, which can't be added to; give another --out")
     lines = []
     if (out / files.STOP).exists():
         (out / files.STOP).unlink()

@@ -58,6 +58,15 @@ def test_all_done_is_0_and_what_came_of_it_is_printed(tiny: Callable[..., Path],
     assert "2 of 2 trials to run" in done.stdout
     assert re.search(r"t[0-9a-f]{12} plain-7 he seed 0: done, epoch 2, val_error 0\.\d+", done.stdout)
     assert re.search(r"plain-7 +xavier +1 +1 (slow|stalled)", done.stdout)
+    exported = initlab("export", tmp_path / "a", "--to", "parquet")
+    assert exported.returncode == 0 and f"{tmp_path / 'a-parquet'}/signals.parquet" in exported.stdout
+    assert initlab("status", tmp_path / "a-parquet").stdout == initlab("status", tmp_path / "a").stdout.replace(
+        "/a'", "/a-parquet'"
+    )
+    assert (
+        "a-parquet: not empty"
+        in initlab("export", tmp_path / "a", "--to", "csv", "--folder", tmp_path / "a-parquet").stderr
+    )
     again = initlab("run", tiny(grid={"init.scheme": ["xavier", "he"]}), "--out", tmp_path / "a")
     assert again.returncode == 0
     assert "0 of 2 trials to run (2 finished before)" in again.stdout

@@ -11,6 +11,7 @@ import initlab
 from initlab import Results, StudyError
 from initlab.engine.lease import Held, lease
 from initlab.plan import plan
+from initlab.store.compact import compact
 from initlab.store.files import StoreError
 
 TIMES = ["images_per_s", "wall_s"]
@@ -47,6 +48,16 @@ def test_a_second_run_does_only_what_has_no_result(pair: Path, tmp_path: Path) -
     assert second.trials.attempts.tolist() == [1, 1]
     assert run(pair, tmp_path / "a").trials.attempts.tolist() == [1, 1]
     assert_same_numbers(second, run(pair, tmp_path / "b"))
+
+
+def test_exported_results_are_read_alike_and_not_added_to(pair: Path, tmp_path: Path) -> None:
+    results = run(pair, tmp_path / "a")
+    compact(results, tmp_path / "small")
+    small = initlab.load(tmp_path / "small")
+    assert_same_numbers(results, small)
+    pd.testing.assert_frame_equal(small.forecasts, results.forecasts)
+    with pytest.raises(StoreError, match="small: holds exported results, which can't be added to; give another --out"):
+        run(pair, tmp_path / "small")
 
 
 def test_force_makes_a_fresh_attempt_with_the_same_numbers(pair: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import IO, Any
 from initlab.errors import UserError
 
 SCHEMA = 1
-STUDY, STOP, TRIALS, FIGURES = "study.yaml", "STOP", "trials", "figures"
+STUDY, STOP, TRIALS, FIGURES, COMPACTED = "study.yaml", "STOP", "trials", "figures", "compacted.json"
 TRIAL, STATUS, RESULT = "trial.json", "status.json", "result.json"
 ATTEMPT, SCALARS, SLOPES, STREAM, SIGNALS, CHECKPOINT = (
     "attempt.json", "scalars.jsonl", "slopes.jsonl", "signals.arrows", "signals.parquet", "checkpoint.pt",

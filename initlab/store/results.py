@@ -38,6 +38,7 @@ SLOPE_COLUMNS = [
 ]  # fmt: skip
 FORECAST_COLUMNS = ["trial", "forecast", *VERDICTS, "calibrated", *FEATURES]
 VERDICT_COLUMNS = ["trial", "verdict", "reason", "epoch_reached", "censored", "threshold"]
+ENVIRONMENT = ["device", "precision", "torch_version", "git_commit"]
 ALWAYS_SHOWN = ["seed", "net.name", "net.depth", "init.scheme"]
 
 
@@ -60,6 +61,13 @@ class StoredTrial:
     status: dict[str, Any]
     result: dict[str, Any] | None
     chain: list[CountedAttempt]
+    attempts: int  # those that do not count too
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Where the last attempt that counts ran."""
+        found: dict[str, Any] = self.chain[-1].described["environment"] if self.chain else {}
+        return found
 
 
 class Results:
@@ -114,7 +122,9 @@ class Results:
             self.problems += attempt.described["notes"]
             if result and not (attempt.folder / files.SCALARS).exists():
                 self.problems.append(f"{attempt.folder / files.SCALARS}: absent; its rows are lost")
-        return StoredTrial(folder.name, folder, spec, {**status, **(result or {})}, result, chain)
+        return StoredTrial(
+            folder.name, folder, spec, {**status, **(result or {})}, result, chain, len(attempts(folder))
+        )
 
     def read_status(self, folder: Path) -> dict[str, Any]:
         """A trial's status; a damaged one is named, and says nothing of the trial."""
@@ -138,26 +148,24 @@ class Results:
         best = self.scalars.groupby("trial").val_error.min()
         rows = []
         for t in self.stored:
-            environment = t.chain[-1].described["environment"] if t.chain else {}
             rows.append(
                 {
-                    "trial": t.id, "state": t.status["state"], "attempts": len(attempts(t.folder)),
+                    "trial": t.id, "state": t.status["state"], "attempts": t.attempts,
                     **{path: getattr_path(t.spec, path) for path in fields},
                     "verdict": verdicts.get(t.id), "val_error": t.status.get("val_error", math.nan),
                     "best_val_error": best.get(t.id, math.nan), "epochs_done": t.status.get("epoch", 0.0),
                     "wall_s": t.status.get("wall_s", math.nan),
-                    **{key: environment.get(key) for key in ("device", "precision", "torch_version", "git_commit")},
+                    **{key: t.environment.get(key) for key in ENVIRONMENT},
                     "in_study": t.id in self.planned,
                 }
             )  # fmt: skip
-        ends = ["verdict", "val_error", "best_val_error", "epochs_done", "wall_s", "device", "precision",
-                "torch_version", "git_commit", "in_study"]  # fmt: skip
+        ends = ["verdict", "val_error", "best_val_error", "epochs_done", "wall_s", *ENVIRONMENT, "in_study"]
         return pd.DataFrame(rows, columns=["trial", "state", "attempts", *fields, *ends])
 
     @cached_property
     def scalars(self) -> pd.DataFrame:
         """Loss and error curves, one row per (trial, step)."""
-        return pd.DataFrame(self.line_rows(files.SCALARS), columns=SCALAR_COLUMNS)
+        return self.rows("scalars")
 
     @cached_property
     def slopes(self) -> pd.DataFrame:
@@ -165,7 +173,19 @@ class Results:
 
         `layer` is 0-based; mean, std, min and max go over the layer's `channels` slopes (1 where it shares one).
         """
-        return pd.DataFrame(self.line_rows(files.SLOPES), columns=SLOPE_COLUMNS)
+        return self.rows("slopes")
+
+    @cached_property
+    def signals(self) -> pd.DataFrame:
+        """Probe measurements, one row per (trial, step, layer); columns are defined in the README."""
+        return self.rows("signals")
+
+    def rows(self, name: str) -> pd.DataFrame:
+        """The rows that count of `scalars`, `slopes` or `signals`."""
+        if name == "signals":
+            return self.signal_rows()
+        lines, columns = {"scalars": (files.SCALARS, SCALAR_COLUMNS), "slopes": (files.SLOPES, SLOPE_COLUMNS)}[name]
+        return pd.DataFrame(self.line_rows(lines), columns=columns)
 
     def line_rows(self, name: str) -> list[dict[str, Any]]:
         """The rows that count of a JSON-lines file of the attempts, with trial and attempt."""
@@ -184,9 +204,8 @@ class Results:
                 ]
         return rows
 
-    @cached_property
-    def signals(self) -> pd.DataFrame:
-        """Probe measurements, one row per (trial, step, layer); columns are defined in the README."""
+    def signal_rows(self) -> pd.DataFrame:
+        """Those of the attempts' signal files."""
         parts = []
         for trial in self.stored:
             for counted in trial.chain:
@@ -259,8 +278,13 @@ class Results:
 
 
 def load(out: str | Path) -> Results:
-    """The results in an output folder, finished or not; see `Results` for the frames and errors."""
-    return Results(out)
+    """The results in an output folder, finished or not, or in one of `initlab export`.
+
+    See `Results` for the frames and errors.
+    """
+    from initlab.store.compact import Compacted  # here: it builds on Results
+
+    return Compacted(out) if (Path(out) / files.COMPACTED).exists() else Results(out)
 
 
 def counting(trial: Path) -> list[CountedAttempt]:
