@@ -19,7 +19,7 @@ from initlab.data.sources import load_raw
 from initlab.errors import UserError
 from initlab.spec import Data, Net, TrialSpec
 from initlab.store.checkpoint import write_checkpoint
-from initlab.store.files import write_json
+from initlab.store.files import COMPACTED, write_json
 from initlab.testing import parse_scales
 from initlab.train.errors import class_errors, error_rows
 from initlab.work import bare_net, load_images
@@ -147,6 +147,10 @@ def test_a_trial_of_a_study_has_the_error_of_its_training(tiny: Callable[..., Pa
         initlab.evaluate(tmp_path / "checkpoint.pt")
     shutil.copy(trial.folder / "trial.json", tmp_path)
     assert initlab.evaluate(tmp_path / "checkpoint.pt").val_error == found.val_error
+    (tmp_path / "small").mkdir()
+    write_json(tmp_path / "small" / COMPACTED, {"trials": []})
+    with pytest.raises(UserError, match="small: exported results have no checkpoints"):
+        initlab.evaluate(tmp_path / "small")
     with pytest.raises(UserError, match="a whole study; give some of its trials"):
         initlab.evaluate(tmp_path / "out")
 

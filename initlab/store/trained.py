@@ -60,6 +60,8 @@ def checkpoint_of(given: Path) -> Path:
         return given
     if not given.exists():
         raise StoreError(f"{given}: no such checkpoint; give OUT/trials/ID, an attempt folder in it or a checkpoint.pt")
+    if (given / files.COMPACTED).exists():
+        raise StoreError(f"{given}: exported results have no checkpoints; give trials of the folder they came from")
     if (given / files.STUDY).exists():
         raise StoreError(f"{given}: a whole study; give some of its trials: {given / files.TRIALS}/ID")
     if (given / files.CHECKPOINT).exists():
