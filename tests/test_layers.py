@@ -133,7 +133,7 @@ def test_a_wrong_import_is_found(file: str, line: str, complaint: str, tmp_path:
         ("store/writer.py", "from initlab import __version__"),
         ("engine/inline.py", "from .stopping import asked"),
         ("plots/signals.py", "import pandas\nfrom initlab.store.results import Results"),
-        ("cli.py", "from initlab.store import files\nfrom initlab.launch import run"),
+        ("cli/studies.py", "from initlab.store import files\nfrom initlab.launch import run"),
     ],
 )
 def test_a_right_import_is_left_alone(file: str, line: str, tmp_path: Path):
