@@ -133,7 +133,7 @@ def test_a_wrong_import_is_found(file: str, line: str, complaint: str, tmp_path:
         ("store/writer.py", "from initlab import __version__"),
         ("engine/inline.py", "from .stopping import asked"),
         ("plots/signals.py", "import pandas\nfrom initlab.store.results import Results"),
-        ("cli.py", "from initlab.store import files\nfrom initlab.launch import run"),
+        ("cli/studies.py", "from initlab.store import files\nfrom initlab.launch import run"),
     ],
 )
 def test_a_right_import_is_left_alone(file: str, line: str, tmp_path: Path):
@@ -143,7 +143,7 @@ def test_a_right_import_is_left_alone(file: str, line: str, tmp_path: Path):
 def planted(folder: Path, file: str, text: str) -> Path:
     """A small package with every room, one file of which has this text."""
     package = folder / "initlab"
-    for room in ("nets", "signal", "engine", "train", "store", "plots"):
+    for room in ("nets", "signal", "engine", "train", "store", "plots", "cli"):
         (package / room).mkdir(parents=True)
         (package / room / "__init__.py").touch()
     (package / file).write_text(text)

@@ -1,0 +1,52 @@
+"""The `initlab` command: each subcommand is a few lines over the public Python API.
+
+Exit codes: 0 all done; 1 some trials failed, or the answer asked for is no; 2 bad usage or study; 3 stopped on
+request, resumable; 4 the output folder is held by another launch.
+"""
+
+from typing import Any
+
+import click
+
+from initlab import __version__
+from initlab.cli import bench, models, studies
+
+
+class OneLine(click.Group):
+    """Errors of ours become one line on stderr and an exit code; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from initlab.engine.lease import Held
+        from initlab.errors import UserError
+
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(str(error), err=True)
+            ctx.exit(2)
+        except Held as error:
+            click.echo(str(error), err=True)
+            ctx.exit(4)
+        except KeyboardInterrupt:
+            click.echo("stopped at once; the same command goes on from the last checkpoints", err=True)
+            ctx.exit(3)
+
+
+@click.group(cls=OneLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="initlab")
+def main() -> None:
+    """Will a deep net start to train, under which initialisation, and why?
+
+    \b
+    initlab plan sweeps/demo.yaml      what a study would run, and what it costs
+    initlab run sweeps/demo.yaml       run it; again: only what has no result yet
+    initlab plot results/demo          its figures, as png, svg and csv
+    initlab inspect resnet18           what goes through a model, and whether it will start to train
+    """
+
+
+for command in (
+    studies.run, studies.plan, studies.status, studies.plot, studies.compare,
+    models.nets, models.inspect, models.lint, models.evaluate, bench.bench,
+):  # fmt: skip
+    main.add_command(command)

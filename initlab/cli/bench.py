@@ -1,0 +1,112 @@
+"""Commands that measure what initlab costs: `initlab bench probe`, `inspect`, `engine`, `data`, ..."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from initlab.cli.options import OUT, data_dir_option, device_option, set_option
+
+
+@click.group()
+def bench() -> None:
+    """Measure what initlab itself costs on this machine."""
+
+
+@bench.command("probe")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Runs of each arm, alternating.")
+def bench_probe(repeats: int) -> None:
+    """The probe's share of a trial's wall time, against the same loop with the probe off."""
+    from initlab.bench.probe import bench_probe as measure
+
+    for line in measure(repeats):
+        click.echo(line)
+
+
+@bench.command("inspect")
+@click.argument("model", default="resnet50")
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images of the batch.")
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Rounds of all arms in turn.")
+@click.option("--draws", type=click.IntRange(0), default=0, show_default=True, help="Time redrawn bands too.")
+@click.option("--allow-code", is_flag=True, help="Import pkg.module:callable.")
+def bench_inspect(model: str, batch_size: int, repeats: int, draws: int, allow_code: bool) -> None:
+    """What inspecting MODEL costs, in plain forward and backward passes of the same run."""
+    from initlab.bench.inspect import bench_inspect as measure
+    from initlab.models import resolve_model
+
+    for line in measure(resolve_model(model, batch_size=batch_size, allow_code=allow_code), repeats, draws):
+        click.echo(line)
+
+
+@bench.command("engine")
+@click.argument("study", type=OUT, default=Path("sweeps/demo.yaml"))
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes in every arm.")
+@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Runs of each arm, alternating.")
+@set_option
+def bench_engine(study: Path, jobs: int, repeats: int, overrides: Sequence[str]) -> None:
+    """A study's wall time inline and under Ray, against a plain loop without initlab, as ratios."""
+    from initlab.bench.engine import bench_engine as measure
+
+    for line in measure(study, jobs, repeats, overrides):
+        click.echo(line)
+
+
+@bench.command("data")
+@click.argument("study", type=OUT, required=False)
+@click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Timed steps of each arm.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Runs of each arm, alternating.")
+@click.option("--workers", type=click.IntRange(0), multiple=True, help="Processes that decode; repeatable.")
+@device_option
+@data_dir_option
+@set_option
+def bench_data(study: Path | None, **options: Any) -> None:
+    """Images per second of the loader alone, the net alone and both, for the first trial of STUDY.
+
+    Without a study: pictures of digits, written into a temporary folder.
+    """
+    from initlab.bench.data import bench_data as measure
+
+    for line in measure(study, **options):
+        click.echo(line)
+
+
+@bench.command("forecast")
+@click.argument("source", type=OUT)
+@click.option("--write", is_flag=True, help="Keep the fit as the forecast that comes with initlab.")
+def bench_forecast(source: Path, write: bool) -> None:
+    """How right the forecast is on held-out trials of SOURCE, a phase study's folder or its figures/forecast.csv."""
+    from initlab.bench.forecast import bench_forecast as measure
+
+    for line in measure(source, write):
+        click.echo(line)
+
+
+@bench.command("gpu")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cuda", show_default=True)
+@click.option("--quick", is_flag=True, help="Tiny nets and images, to try the command; the figures mean nothing.")
+@click.option("--out", type=OUT, default=Path("results/bench/gpu.json"), show_default=True, help="Where figures go.")
+def bench_gpu(device: Any, quick: bool, out: Path) -> None:
+    """Large nets against the GPU's limit, many small trials at once, and what watching costs, within 8 minutes."""
+    from initlab.bench.gpu import bench_gpu as measure
+
+    for line in measure(device, quick, out):
+        click.echo(line)
+
+
+@bench.command("ddp")
+@click.argument("study", type=OUT, required=False)
+@click.option("--devices", type=click.IntRange(1), multiple=True, help="Processes; repeatable.  [default: 1, 2, 4, …]")
+@click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Timed steps of each arm.")
+@device_option
+@data_dir_option
+@set_option
+def bench_ddp(study: Path | None, **options: Any) -> None:
+    """Images per second of one trial over several processes, at one batch (strong) and at a batch each (weak).
+
+    The first trial of STUDY; without one, a plain net on images made for the purpose.
+    """
+    from initlab.bench.ddp import bench_ddp as measure
+
+    for line in measure(study, **options):
+        click.echo(line)

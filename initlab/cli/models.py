@@ -1,0 +1,167 @@
+"""Commands on one net, without a study: nets, inspect, lint, and evaluate for trained ones."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from initlab.cli.options import OUT, data_dir_option, device_option, set_option
+
+if TYPE_CHECKING:
+    from initlab.models import Subject
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--input", "shape", metavar="CxHxW", help="Shape of an image, or its side.  [default: 3x224x224]")
+@click.option("--classes", type=int, help="[default: 1000]")
+@set_option
+def nets(name: str | None, shape: str | None, classes: int | None, overrides: Sequence[str]) -> None:
+    """List the nets of the paper with their counts, or draw the layer table of NAME."""
+    from initlab.layer_tables import catalog_lines, net_lines
+
+    for line in (
+        catalog_lines(shape, classes, overrides) if name is None else net_lines(name, shape, classes, overrides)
+    ):
+        click.echo(line)
+
+
+MODEL_OPTIONS = (
+    click.option("--input", "input_text", metavar="CxHxW", help="One image.  [default: what the net is made for]"),
+    click.option("--batch-size", type=int, default=8, show_default=True),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of weights, images and labels."),
+    click.option("--init", "scheme", metavar="SCHEME", help="Initialise it so first (a scheme, or your function)."),
+    click.option("--data", metavar="NAME", help="Images of a data set instead of random numbers, e.g. digits."),
+    data_dir_option,
+    click.option("--set", "texts", multiple=True, metavar="KEY=VALUE", help="An argument of the net, e.g. depth=22."),
+    click.option("--allow-code", is_flag=True, help="Import pkg.module:callable."),
+    click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text."),
+)
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options by which MODEL and its batch are given."""
+    for option in reversed(MODEL_OPTIONS):
+        command = option(command)
+    return command
+
+
+def subject_of(model: str, options: dict[str, Any], *, double: bool = False, also: Sequence[str] = ()) -> "Subject":
+    """The model and batch that a command line describes, initialised where it says how."""
+    from initlab.models import initialised, parse_options, parse_shape, resolve_model
+
+    text = options["input_text"]
+    subject = resolve_model(
+        model, input_shape=parse_shape(text) if text else None, options=parse_options(options["texts"]), double=double,
+        also=also, **{key: options[key] for key in ("batch_size", "seed", "data", "data_dir", "allow_code")},
+    )  # fmt: skip
+    scheme = options["scheme"]
+    return initialised(subject, scheme, options["seed"], options["allow_code"]) if scheme else subject
+
+
+@click.command()
+@click.argument("model")
+@model_options
+@click.option("--weight-decay", type=float, help="For the ratio of decay to the loss gradient.")
+@click.option("--fix", is_flag=True, help="Try the advised initialisation on a copy: the table before and after.")
+@click.option("--against", metavar="B", help="Compare with a scheme, or another MODEL of the same layers.")
+@click.option("--fail-on", default="", metavar="WORDS", help="Exit with 1 on such verdicts: any,stalled,exploding...")
+@click.option("--html", type=OUT, help="Write the table as an HTML file.")
+@click.option("--figure", type=OUT, help="Write the figure (png, svg or pdf).")
+def inspect(model: str, weight_decay: float | None, fix: bool, against: str | None, fail_on: str, html: Path | None,
+            figure: Path | None, **options: Any) -> None:  # fmt: skip
+    """Measure and judge the signals of MODEL at its first training step.
+
+    \b
+    MODEL is a net of the catalog (plain), a classification model of torchvision (resnet18), or
+    pkg.module:callable with --allow-code.
+    """
+    from initlab.examine import VERDICT_WORDS, check_words, examine, fails, json_of, other_init, text_of
+    from initlab.init.schemes import SCHEMES
+
+    words = check_words(fail_on, VERDICT_WORDS)
+    if figure is not None and figure.suffix not in (".png", ".svg", ".pdf"):
+        raise click.UsageError(f"--figure: not a picture's name (got {figure}); allowed: .png, .svg, .pdf")
+    subject = subject_of(model, options, double=against is not None)  # ratios are exact to 1e-9 only in float64
+    other = None
+    if against is not None:
+        other = other_init(subject, against, options["seed"], options["allow_code"])
+        other = other or subject_of(against, options, double=True, also=list(SCHEMES))
+    found = examine(
+        subject, weight_decay=weight_decay, fix=fix, against=other.module if other else None, seed=options["seed"]
+    )
+    click.echo(json_of(found) if options["as_json"] else text_of(found))
+    for path in filter(None, (html, figure)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if html is not None:
+        html.write_text(found.seen._repr_html_(), encoding="utf-8")
+    if figure is not None:
+        found.seen.plot().savefig(figure)
+    if fails(found.seen.verdict, words):
+        click.echo(f"--fail-on {fail_on}: the verdict is {found.seen.verdict}", err=True)
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("model")
+@model_options
+@click.option("--fail-on", default="", metavar="WORDS", help="Exit with 1 on such findings: any, fault, or rules.")
+def lint(model: str, fail_on: str, **options: Any) -> None:
+    """Find faults in the initialisation of MODEL: defaults left in, wrong fans, gains that do not fit.
+
+    MODEL is as in `initlab inspect`.
+    """
+    from initlab.examine import LINT_WORDS, check_words, lint_json, lint_text
+    from initlab.faults.lint import lint as findings_of
+
+    words = check_words(fail_on, LINT_WORDS)
+    subject = subject_of(model, options)
+    found = findings_of(subject.module, subject.images)
+    click.echo(lint_json(subject.name, found) if options["as_json"] else lint_text(found))
+    failing = [f for f in found if {"any", f.rule, f.severity} & set(words)]
+    if failing:
+        click.echo(f"--fail-on {fail_on}: {', '.join(dict.fromkeys(f.rule for f in failing))}", err=True)
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
+@click.option(
+    "--views", type=click.Choice(["center", "10", "dense"]), default="center", show_default=True,
+    help="One centre crop; four corners and centre, mirrored too; or every window of the last map of the whole image.",
+)  # fmt: skip
+@click.option(
+    "--scales", metavar="S,S,…",
+    help="Shorter sides in pixels, averaged over.  [default: as validated for center, else 8/7 of the net's input]",
+)  # fmt: skip
+@click.option("--flips/--no-flips", default=None, help="Mirrored views too.  [default: as trained; center: no]")
+@click.option("--scores", type=click.Choice(["softmax", "logits"]), default="softmax", show_default=True,
+              help="What is averaged over views, scales and checkpoints.")  # fmt: skip
+@click.option("--batch-size", type=int, default=100, show_default=True, help="Images at once; fewer need less memory.")
+@device_option
+@data_dir_option
+@click.option("--out", type=OUT, help="Folder for evaluation.csv and .json, per_class.csv, .png and .svg.")
+@click.option("--allow-code", is_flag=True, help="Import pkg.module:callable names of the trials.")
+def evaluate(checkpoints: Sequence[str], scales: str | None, out: Path | None, **options: Any) -> None:
+    """Test trained nets on the validation set that they were trained with: top-1 and top-5 errors, as fractions.
+
+    CHECKPOINT is OUT/trials/ID, an attempt's folder in it, or a checkpoint.pt with its trial.json beside it. Several
+    are an ensemble: their scores are averaged, and the table ends with what they reach together.
+
+    \b
+    initlab evaluate results/demo/trials/t0123456789ab                       as in training: one centre crop
+    initlab evaluate results/demo/trials/t0123456789ab --views 10            the paper's tables 2 and 5
+    initlab evaluate results/*/trials/t* --views dense --scales 256,384,480 --out results/test    tables 4 and 6
+
+    Dense testing needs layers in a row, as in all nets of the catalog. At larger scales its windows differ from crops
+    in one way: a crop has zero padding at its border where a window has its neighbours in the image.
+    """
+    from initlab.testing import evaluate as test
+    from initlab.testing import parse_scales, table_lines
+
+    result = test(checkpoints, scales=parse_scales(scales) if scales is not None else None, out=out, **options)
+    for line in table_lines(result.table):
+        click.echo(line)
+    click.echo(f"written to {out}" if out else "errors per class: add --out FOLDER")
