@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parent.parent / "initlab"
 
 BOTTOM = {"errors", "streams", "transfer", "nets", "init", "signal", "data", "faults", "paper"}
 ROOMS = [  # from left to right; those in a set stand side by side
-    {"code", "study_file", "spec", "study", "unused", "shallow"},
-    {"plan", "packs"},
+    {"code", "study_file", "spec_values", "spec", "study", "unused", "shallow"},
+    {"layout", "conflicts", "cost", "plan", "packs"},
     {"engine"},
     {"train"},
     {"store"},
