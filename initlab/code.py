@@ -18,6 +18,11 @@ class CodeError(UserError):
     """A `pkg.module:callable` that cannot be used, in one line."""
 
 
+def is_code(name: str) -> bool:
+    """Whether a name is meant as `pkg.module:callable` rather than a built-in one."""
+    return ":" in name
+
+
 def well_formed(name: str) -> bool:
     """Whether a name reads as `pkg.module:callable`, which `a:b:c`, `:x` and `x:` don't."""
     module, _, attribute = name.partition(":")

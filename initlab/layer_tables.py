@@ -4,11 +4,13 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from initlab.code import is_code
+from initlab.conflicts import layout_conflicts
+from initlab.layout import describe
 from initlab.nets.architecture import SPP, Activation, Add, Conv, Dropout, Layer, MaxPool
 from initlab.nets.catalog import CATALOG, INPUT_SIZE, NUM_CLASSES, PAPER_NETS
 from initlab.nets.counts import count, layer_counts, output_shapes
-from initlab.plan import describe, layout_conflicts
-from initlab.spec import TrialSpec, is_code
+from initlab.spec import TrialSpec
 from initlab.study import apply_override, validated
 from initlab.study_file import StudyError
 from initlab.unused import drop_unused

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from initlab.plan import Cost, Finished, PlannedTrial, plan
-from initlab.plan import costs as plan_costs
+from initlab.cost import Cost, Finished
+from initlab.cost import costs as plan_costs
+from initlab.plan import PlannedTrial, plan
 from initlab.spec import TrialSpec, getattr_path
 from initlab.store import files
 from initlab.store.files import StoreError, read_json

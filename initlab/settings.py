@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from initlab.code import is_code
 from initlab.data.facts import absence, is_pictures
 from initlab.data.folders import scan
 from initlab.plan import PlannedTrial
-from initlab.spec import is_code
 from initlab.study import Study
 from initlab.study_file import StudyError
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError
 
-from initlab.spec import Data, DataSection, Init, Net, Probe, Run, Seed, Spec, Train, TrialSpec, Verdict, getattr_path
+from initlab.spec import Data, DataSection, Init, Net, Probe, Run, Spec, Train, TrialSpec, Verdict, getattr_path
+from initlab.spec_values import Seed
 from initlab.study_file import Mistake, StudyError, dotted, explain, parse_yaml, read_yaml, short
 
 Overrides = dict[str, Any]  # dotted path -> value

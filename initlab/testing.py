@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from initlab import __version__
+from initlab.code import is_code
 from initlab.data.dataset import Images
 from initlab.data.facts import absence
 from initlab.data.scales import centre_view, mean_at, ten_views
 from initlab.errors import UserError
 from initlab.launch import sources_of
 from initlab.settings import cache_folder
-from initlab.spec import is_code
 from initlab.store.files import StoreError, atomic, writable, write_json
 from initlab.store.trained import Trained, load_weights, read_trained
 from initlab.train.dense import Scores, as_scores, check_scores, dense_scores

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from initlab.code import is_code
 from initlab.data.facts import is_pictures
 from initlab.nets.catalog import PAPER_NETS
-from initlab.spec import SCHEMES, Data, Init, TrialSpec, getattr_path, is_code
+from initlab.spec import SCHEMES, Data, Init, TrialSpec, getattr_path
 
 DEFAULT = TrialSpec()
 PLAIN_ALONE = {f"net.{key}" for key in ("depth", "width", "widths", "stages", "downsample", "linear_width")}

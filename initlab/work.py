@@ -20,17 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from initlab import __version__
-from initlab.code import import_callable, source_hash
+from initlab.code import import_callable, is_code, source_hash
 from initlab.data.dataset import Images, prepare
 from initlab.data.facts import FACTS, is_pictures
 from initlab.data.sources import Raw, load_raw
 from initlab.engine.gang import followers
 from initlab.engine.worker import orphaned
 from initlab.init.apply import init_
+from initlab.layout import describe, input_side
 from initlab.nets.build import to_modules
-from initlab.plan import describe, input_side
 from initlab.shallow import shallow_of
-from initlab.spec import Data, TrialSpec, code_names, is_code
+from initlab.spec import Data, TrialSpec, code_names
 from initlab.store.checkpoint import read_checkpoint
 from initlab.store.files import CHECKPOINT, RESULT, STOP, TRIAL, attempts, read_json
 from initlab.store.writer import AttemptWriter, Superseded

@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parent.parent / "initlab"
 
 BOTTOM = {"errors", "streams", "transfer", "nets", "init", "signal", "data", "faults", "paper"}
 ROOMS = [  # from left to right; those in a set stand side by side
-    {"code", "study_file", "spec", "study", "unused", "shallow"},
-    {"plan", "packs"},
+    {"code", "study_file", "spec_values", "spec", "study", "unused", "shallow"},
+    {"layout", "conflicts", "cost", "plan", "packs"},
     {"engine"},
     {"train"},
     {"store"},
@@ -143,7 +143,7 @@ def test_a_right_import_is_left_alone(file: str, line: str, tmp_path: Path):
 def planted(folder: Path, file: str, text: str) -> Path:
     """A small package with every room, one file of which has this text."""
     package = folder / "initlab"
-    for room in ("nets", "signal", "engine", "train", "store", "plots"):
+    for room in ("nets", "signal", "engine", "train", "store", "plots", "cli"):
         (package / room).mkdir(parents=True)
         (package / room / "__init__.py").touch()
     (package / file).write_text(text)

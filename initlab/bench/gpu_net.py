@@ -12,9 +12,9 @@ from torch.profiler import ProfilerActivity, profile
 from initlab.bench.data import wait
 from initlab.data.dataset import ImageSet
 from initlab.init.apply import init_
+from initlab.layout import describe
 from initlab.nets.build import to_modules
 from initlab.nets.counts import count
-from initlab.plan import describe
 from initlab.signal.probe import measure
 from initlab.spec import TrialSpec
 from initlab.train.trial import Trial

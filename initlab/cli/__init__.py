@@ -9,9 +9,7 @@ from typing import Any
 import click
 
 from initlab import __version__
-from initlab.cli.bench import bench
-from initlab.cli.models import evaluate, inspect, lint, nets
-from initlab.cli.studies import compare, export, plan, plot, run, status
+from initlab.cli import bench, models, studies
 
 
 class OneLine(click.Group):
@@ -47,5 +45,8 @@ def main() -> None:
     """
 
 
-for command in (run, plan, nets, status, plot, export, compare, inspect, lint, evaluate, bench):
+for command in (
+    studies.run, studies.plan, studies.status, studies.plot, studies.export, studies.compare,
+    models.nets, models.inspect, models.lint, models.evaluate, bench.bench,
+):  # fmt: skip
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""What initlab itself costs, on the command line."""
+"""Commands that measure what initlab costs: `initlab bench probe`, `inspect`, `engine`, `data`, ..."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from initlab.cli.options import OUT, set_option
+from initlab.cli.options import OUT, data_dir_option, device_option, set_option
 
 
 @click.group()
@@ -57,8 +57,8 @@ def bench_engine(study: Path, jobs: int, repeats: int, overrides: Sequence[str])
 @click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Timed steps of each arm.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Runs of each arm, alternating.")
 @click.option("--workers", type=click.IntRange(0), multiple=True, help="Processes that decode; repeatable.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda where there is one]")
-@click.option("--data-dir", type=OUT, envvar="INITLAB_DATA", help="Where data files lie.  [env: INITLAB_DATA]")
+@device_option
+@data_dir_option
 @set_option
 def bench_data(study: Path | None, **options: Any) -> None:
     """Images per second of the loader alone, the net alone and both, for the first trial of STUDY.
@@ -98,8 +98,8 @@ def bench_gpu(device: Any, quick: bool, out: Path) -> None:
 @click.argument("study", type=OUT, required=False)
 @click.option("--devices", type=click.IntRange(1), multiple=True, help="Processes; repeatable.  [default: 1, 2, 4, …]")
 @click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Timed steps of each arm.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda where there is one]")
-@click.option("--data-dir", type=OUT, envvar="INITLAB_DATA", help="Where data files lie.  [env: INITLAB_DATA]")
+@device_option
+@data_dir_option
 @set_option
 def bench_ddp(study: Path | None, **options: Any) -> None:
     """Images per second of one trial over several processes, at one batch (strong) and at a batch each (weak).

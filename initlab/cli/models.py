@@ -1,4 +1,4 @@
-"""Nets on the command line: those of the catalog, inspecting and linting any model, testing trained ones."""
+"""Commands on one net, without a study: nets, inspect, lint, and evaluate for trained ones."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from initlab.cli.options import OUT, set_option
+from initlab.cli.options import OUT, data_dir_option, device_option, set_option
 
 if TYPE_CHECKING:
     from initlab.models import Subject
@@ -34,7 +34,7 @@ MODEL_OPTIONS = (
     click.option("--seed", type=int, default=0, show_default=True, help="Of weights, images and labels."),
     click.option("--init", "scheme", metavar="SCHEME", help="Initialise it so first (a scheme, or your function)."),
     click.option("--data", metavar="NAME", help="Images of a data set instead of random numbers, e.g. digits."),
-    click.option("--data-dir", type=OUT, envvar="INITLAB_DATA", help="Where data files lie.  [env: INITLAB_DATA]"),
+    data_dir_option,
     click.option("--set", "texts", multiple=True, metavar="KEY=VALUE", help="An argument of the net, e.g. depth=22."),
     click.option("--allow-code", is_flag=True, help="Import pkg.module:callable."),
     click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text."),
@@ -140,8 +140,8 @@ def lint(model: str, fail_on: str, **options: Any) -> None:
 @click.option("--scores", type=click.Choice(["softmax", "logits"]), default="softmax", show_default=True,
               help="What is averaged over views, scales and checkpoints.")  # fmt: skip
 @click.option("--batch-size", type=int, default=100, show_default=True, help="Images at once; fewer need less memory.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda where there is one]")
-@click.option("--data-dir", type=OUT, envvar="INITLAB_DATA", help="Where data files lie.  [env: INITLAB_DATA]")
+@device_option
+@data_dir_option
 @click.option("--out", type=OUT, help="Folder for evaluation.csv and .json, per_class.csv, .png and .svg.")
 @click.option("--allow-code", is_flag=True, help="Import pkg.module:callable names of the trials.")
 def evaluate(checkpoints: Sequence[str], scales: str | None, out: Path | None, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Studies on the command line: run, plan, status, plot, export and compare."""
+"""Commands on a study and its output folder: run, plan, status, plot, export, compare."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from initlab.cli.options import OUT, out_option, set_option
+from initlab.cli.options import OUT, data_dir_option, device_option, set_option
 
 if TYPE_CHECKING:
     from initlab.store.results import Results
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("study", type=OUT)
-@out_option
+@click.option("--out", type=OUT, help="Output folder.  [default: results/NAME]")
 @click.option(
     "--engine", type=click.Choice(["inline", "ray"]), help="Where trials run.  [default: the study's, or inline]"
 )
 @click.option("--jobs", type=int, help="Trials at once.  [default: the cores on a CPU, 1 on a GPU]")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda where there is one]")
+@device_option
 @click.option("--devices", type=int, help="Processes that train one trial together (inline).")
 @click.option("--gpus-per-trial", type=float, help="A fraction lets trials share a GPU (ray).")
 @click.option("--pack", type=int, help="Trials of one net that a process trains as one.  [default: the study's, or 1]")
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="A fresh attempt at finished trials too.")
 @click.option("--skip-hopeless", is_flag=True, help="Stop trials that have stalled; a run without it goes on.")
 @click.option("--allow-code", is_flag=True, help="Import pkg.module:callable names in the study.")
-@click.option("--data-dir", type=OUT, envvar="INITLAB_DATA", help="Where data files lie.  [env: INITLAB_DATA]")
+@data_dir_option
 def run(study: Path, **options: Any) -> None:
     """Run the trials of STUDY that have no result yet.
 

@@ -11,8 +11,9 @@ from typing import Any, cast
 
 import pandas as pd
 
+from initlab.code import is_code
 from initlab.errors import UserError
-from initlab.spec import getattr_path, is_code
+from initlab.spec import getattr_path
 from initlab.store.results import Results
 from initlab.study import TRIAL_PATHS
 

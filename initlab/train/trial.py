@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from initlab.code import is_code
 from initlab.data.dataset import Images
 from initlab.nets.layers import set_dropout_step
 from initlab.signal.hopeless import Evidence
 from initlab.signal.probe import measure
-from initlab.spec import TrialSpec, is_code
+from initlab.spec import TrialSpec
 from initlab.streams import stream_seed
 from initlab.train.auxiliary import Auxiliary
 from initlab.train.evaluate import evaluate

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from initlab.data.dataset import ImageSet, prepare
 from initlab.data.sources import load_raw
 from initlab.init.apply import init_
+from initlab.layout import describe
 from initlab.nets.build import to_modules
-from initlab.plan import describe
 from initlab.spec import TrialSpec
 from initlab.train.packed import Pack
 from initlab.train.trial import Outcome, Trial
