@@ -110,6 +110,8 @@ def run(
                 for answer in answers:
                     if answer.get("alone"):
                         say(f"{', '.join(part['trial'] for part in answer['pack'])}: ran alone: {answer['alone']}")
+                    if answer.get("eager"):
+                        say(f"{answer['trial']}: ran uncompiled: {answer['eager']}")
                 if died := in_dead_packs(folder, together, answers):  # one of them may bring down the others: apart
                     answers += run_engine(settings, tasks(folder, [[trial] for trial in died], settings, skip_hopeless))
                 record_deaths(folder, answers)
@@ -220,8 +222,8 @@ def tasks(
         "threads": settings.threads,
         "download": settings.download, "checkpoint_every_s": settings.checkpoint_every_s, "data_dir": settings.data_dir,
         "workers": settings.workers, "cache": settings.cache, "keep_decoded": settings.keep_decoded,
-        "allow_code": settings.allow_code, "compile": settings.compile, "skip_hopeless": skip_hopeless,
-        "launch": launch,
+        "allow_code": settings.allow_code, "compile": settings.compile, "channels_last": settings.channels_last,
+        "skip_hopeless": skip_hopeless, "launch": launch,
     }  # fmt: skip
     return [
         {"trial": pack[0].id, **({"pack": [trial.id for trial in pack]} if len(pack) > 1 else {}), **shared}

@@ -87,7 +87,8 @@ class ImageSet:
         """How augmentation moves the `count` images of a step, see `augmented`; on the CPU. None where it doesn't."""
         if not (self.flip or self.shift):
             return None
-        return drawn_moves(count, self.flip, self.shift, torch.Generator().manual_seed(stream_seed(seed, "augment", step)))
+        generator = torch.Generator().manual_seed(stream_seed(seed, "augment", step))
+        return drawn_moves(count, self.flip, self.shift, generator)
 
     def batch(self, indices: Tensor, moves: Tensor | None) -> tuple[Tensor, Tensor]:
         """Images and labels of a batch whose indices and moves lie on the device; the host neither waits nor draws."""

@@ -15,7 +15,7 @@ Step = Callable[[], None]
 Record = Callable[[Step], Step]  # from a step on fixed tensors to what does the same to them again
 COMPILERS = ("torch._dynamo", "torch._inductor")  # modules of the exceptions that say that torch cannot compile
 WARM_UP = 3  # steps as they are before one is recorded: kernels are loaded and chosen, workspaces allocated
-PART = 0.05  # of a step's change by which a replayed one may differ: kernels add in any order, a stale input differs by 1
+PART = 0.05  # of its change by which a replayed step may differ, as sums are taken in any order; a stale input's by 1
 
 
 @contextmanager
@@ -61,7 +61,7 @@ class Compiled:
             except RuntimeError as error:
                 if not type(error).__module__.startswith(COMPILERS):
                     raise
-                self.why = f"torch.compile: {first_line(error)}"
+                self.why = f"torch.compile: {in_a_line(error)}"
         plain: Tensor = self.net(images)
         return plain
 
@@ -109,7 +109,7 @@ class Captured:
         try:
             self.replay = self.record(self.step)
         except RuntimeError as error:
-            self.why = f"CUDA graph: {first_line(error)}"
+            self.why = f"CUDA graph: {in_a_line(error)}"
 
     def compare(self, replay: Step) -> None:
         """Take one step both ways; where they agree, replays are trusted."""
@@ -130,7 +130,7 @@ def alike(replayed: Tensor, wanted: Tensor, before: Tensor) -> bool:
     return bool(apart <= PART * torch.where(finite, wanted - before, 0.0).norm())
 
 
-def first_line(error: Exception) -> str:
-    """An exception in a line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+def in_a_line(error: Exception) -> str:
+    """An exception in a line; torch's compilers say in the second one what it was."""
+    words = " ".join(str(error).strip().splitlines()[:2])
+    return f"{type(error).__name__}: {words[:300]}"
