@@ -110,8 +110,8 @@ def run(
                 for answer in answers:
                     if answer.get("alone"):
                         say(f"{', '.join(part['trial'] for part in answer['pack'])}: ran alone: {answer['alone']}")
-                    if answer.get("eager"):
-                        say(f"{answer['trial']}: ran uncompiled: {answer['eager']}")
+                    for reason, names in uncompiled(answer).items():
+                        say(f"{', '.join(names)}: ran uncompiled: {reason}")
                 if died := in_dead_packs(folder, together, answers):  # one of them may bring down the others: apart
                     answers += run_engine(settings, tasks(folder, [[trial] for trial in died], settings, skip_hopeless))
                 record_deaths(folder, answers)
@@ -251,6 +251,15 @@ def run_engine(settings: Settings, work: list[dict[str, Any]]) -> list[dict[str,
             work, RUN, settings.jobs, threads=settings.threads, gpus_per_trial=gpus, address=settings.address
         )
     return run_inline(work, RUN, settings.jobs or 1, threads=settings.threads)
+
+
+def uncompiled(answer: dict[str, Any]) -> dict[str, list[str]]:
+    """Reason -> trials whose steps torch could not compile or record as a CUDA graph."""
+    found: dict[str, list[str]] = {}
+    for part in answer.get("pack", [answer]):
+        if part.get("eager"):
+            found.setdefault(part["eager"], []).append(part["trial"])
+    return found
 
 
 def record_deaths(out: Path, answers: Sequence[dict[str, Any]]) -> None:

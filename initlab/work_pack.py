@@ -45,7 +45,7 @@ def run_pack(task: dict[str, Any]) -> Answer:
 
     Returns:
         `trial`, `state` (of a stopped trial where there is one), `pack`, an answer of each trial as `run_one` gives
-        it; `alone`, why they ran one after another, and `eager`, why their step was not replayed: None where it was.
+        it, and `alone`, why they ran one after another, None where they did not.
     """
     should_stop = stop_check(Path(task["out"]))
     device, threads = device_of(task), torch.get_num_threads()
@@ -63,13 +63,13 @@ def run_pack(task: dict[str, Any]) -> Answer:
             for name in task["pack"]:
                 begin(task, name, device, should_stop, loaded, begun, answers)
             record = cuda_graph if device.type == "cuda" and task["compile"] is not False else None
-            alone, eager = run_together(list(begun), should_stop, task["checkpoint_every_s"], ended, record)
+            why = run_together(list(begun), should_stop, task["checkpoint_every_s"], ended, record)
     finally:
         torch.set_num_threads(threads)
     parts = [answers[name] for name in task["pack"]]
     stopped = [part["state"] for part in parts if part["state"] in ("pending", "interrupted")]
     state = (stopped or [parts[0]["state"]])[0]
-    return {"trial": task["trial"], "state": state, "pack": parts, "alone": alone, "eager": eager}
+    return {"trial": task["trial"], "state": state, "pack": parts, "alone": why}
 
 
 def begin(
@@ -93,14 +93,10 @@ def begin(
 def run_together(
     trials: list[Trial], should_stop: Callable[[], bool], checkpoint_every_s: float, ended: Ended,
     record: Record | None = None,
-) -> tuple[str | None, str | None]:  # fmt: skip
-    """Run the trials as a pack, or what is left of them one after another.
-
-    Returns:
-        Why they ran one after another, and why steps of the pack were not replayed though `record` was given.
-    """
+) -> str | None:  # fmt: skip
+    """Run the trials as a pack, or what is left of them one after another; returns why, None for a pack."""
     if not trials:
-        return None, None
+        return None
     pack = Pack(trials, record)
     why = pack.why_alone()
     if why is None:
@@ -114,7 +110,7 @@ def run_together(
             ended(trial, trial.go_on(should_stop, checkpoint_every_s))
         except Exception as error:  # the trial's boundary
             ended(trial, error)
-    return why, pack.eager
+    return why
 
 
 def ending(name: str, writer: AttemptWriter, outcome: Outcome | Exception) -> Answer:

@@ -73,7 +73,8 @@ def cuda_graph(step: Step) -> Step:
         RuntimeError: the step does what a CUDA graph cannot hold, as waiting for the device.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # a stream of its own: cuBLAS has one workspace per stream, and graphs may be replayed at the same time
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream()):
         step()
     return graph.replay
 

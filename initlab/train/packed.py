@@ -39,7 +39,8 @@ class Pack:
         self.eager: str | None = None  # why steps are not replayed although `record` was given
         for trial in trials:
             trial.packed = len(trials)
-        self.stack(trials)
+        sets = list(dict.fromkeys(id(trial.data) for trial in trials))  # those of one set of images side by side
+        self.stack(sorted(trials, key=lambda trial: sets.index(id(trial.data))))
 
     def stack(self, trials: Sequence[Trial]) -> None:
         """Lay the trials' weights, momentum and sums side by side, and make their own views of them.
@@ -107,6 +108,7 @@ class Pack:
             self.eager = self.advance.why
         for trial in self.trials:
             trial.step += 1
+            trial.eager = self.eager
 
     def step(self) -> None:
         """The step on the device: from what `feed` took in to new weights, all in tensors that stay in place."""
@@ -167,15 +169,18 @@ class Pack:
         """
         self.leave(Trial.ended, ended)
         saved = time.perf_counter()
-        while self.trials:
-            if should_stop():
-                self.leave(Trial.interrupted, ended)
-                return
-            self.update()
-            self.leave(recorded, ended)
-            if time.perf_counter() - saved > checkpoint_every_s:
-                self.leave(keep_checkpoint, ended)
-                saved = time.perf_counter()
+        try:
+            while self.trials:
+                if should_stop():
+                    self.leave(Trial.interrupted, ended)
+                    return
+                self.update()
+                self.leave(recorded, ended)
+                if time.perf_counter() - saved > checkpoint_every_s:
+                    self.leave(keep_checkpoint, ended)
+                    saved = time.perf_counter()
+        finally:
+            self.advance = self.step  # a recording holds memory
 
     def leave(self, do: Callable[[Trial], Outcome | None], ended: Ended) -> None:
         """Do this for every trial; those that end by it leave the pack."""

@@ -88,6 +88,7 @@ class Trial:
         self.evidence = Evidence()
         self.step = 0
         self.packed = 1  # trials that took their steps with this one, itself included
+        self.eager: str | None = None  # why a pack's steps, or its own, ran uncompiled against the wish
         self.sums = torch.zeros(2, dtype=torch.float64, device=data.mean.device)  # loss, errors since the last row
         self.sums_from = 0  # the step of the last row
         self.wall_before = 0.0  # seconds spent by earlier attempts
@@ -285,6 +286,8 @@ class Trial:
 
     def outcome(self, state: str) -> Outcome:
         """The end as plain data."""
+        if isinstance(self.forward, Compiled):
+            self.eager = self.forward.why or self.eager
         figures = {
             **self.last,
             "step": self.step,
@@ -293,6 +296,6 @@ class Trial:
             "wall_s": self.wall(),
             "probe_s": self.probe_s,
             **({"packed": self.packed} if self.packed > 1 else {}),
-            **({"eager": self.forward.why} if isinstance(self.forward, Compiled) and self.forward.why else {}),
+            **({"eager": self.eager} if self.eager else {}),
         }
         return Outcome(state, figures)

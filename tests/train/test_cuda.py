@@ -104,7 +104,7 @@ class Waits(TorchDispatchMode):
         devices = {t.device.type for t in tree_leaves((args, kwargs, found)) if isinstance(t, Tensor) and t.dim() > 0}
         if len(devices) > 1:
             self.sent += 1
-            if not (kwargs.get("non_blocking") or name == "copy" and True in args[2:3]):
+            if not (kwargs.get("non_blocking") or (name == "copy" and True in args[2:3])):
                 self.found.append(f"{name} that waits")
         return found
 
@@ -164,9 +164,7 @@ def on_fake_cuda(asked: list[TrialSpec], channels_last: bool | None = None) -> l
             mean=torch.zeros(3, 8, 8), factor=1.0, num_classes=10, flip=True, shift=1,
         )  # fmt: skip
         nets = [to_modules(describe(one, 10, (3, 8, 8))) for one in asked]
-    return [
-        Trial(one, net, data, Memory(), channels_last=channels_last) for one, net in zip(asked, nets, strict=True)
-    ]
+    return [Trial(one, net, data, Memory(), channels_last=channels_last) for one, net in zip(asked, nets, strict=True)]
 
 
 @pytest.mark.parametrize("channels_last", [None, False])
