@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from initlab.train.cuda import Captured, Record, Step
+from initlab.train.evaluate import evaluate_together
 from initlab.train.feed import Feed
 from initlab.train.masks import dropout_shapes, dropouts_of
 from initlab.train.trial import Outcome, Trial
@@ -161,6 +162,26 @@ class Pack:
             return f"torch cannot run the net for several at once ({str(error).splitlines()[0]})"
         return None
 
+    def validate(self) -> None:
+        """Where the trials are due to be validated on the same images, do it for all of them at once."""
+        data = self.trials[0].data
+        if any(trial.data is not data or trial.step not in trial.validations for trial in self.trials):
+            return  # each will do it for itself
+
+        def forward(images: Tensor) -> Tensor:
+            with self.trials[0].autocast():
+                logits: Tensor = vmap(lambda own: functional_call(self.net, own, (images,)))(self.weights)
+            return logits
+
+        self.net.eval()
+        try:
+            for trial, found in zip(self.trials, evaluate_together(forward, len(self.trials), data), strict=True):
+                trial.validated = found
+        except RuntimeError:  # too little memory, or a net of the user's that in testing cannot be run for several
+            pass
+        finally:
+            self.net.train()
+
     def run(self, should_stop: Callable[[], bool], checkpoint_every_s: float, ended: Ended) -> None:
         """Train to the end or until `should_stop()`; `ended` hears how each trial ends, the others go on.
 
@@ -175,6 +196,7 @@ class Pack:
                     self.leave(Trial.interrupted, ended)
                     return
                 self.update()
+                self.validate()
                 self.leave(recorded, ended)
                 if time.perf_counter() - saved > checkpoint_every_s:
                     self.leave(keep_checkpoint, ended)

@@ -23,7 +23,7 @@ from initlab.spec import TrialSpec, is_code
 from initlab.streams import stream_seed
 from initlab.train.auxiliary import Auxiliary
 from initlab.train.cuda import Compiled
-from initlab.train.evaluate import evaluate
+from initlab.train.evaluate import Evaluation, evaluate
 from initlab.train.group import ALONE, Group
 from initlab.train.schedule import Plateau, learning_rate
 from initlab.train.sgd import sgd
@@ -88,6 +88,7 @@ class Trial:
         self.evidence = Evidence()
         self.step = 0
         self.packed = 1  # trials that took their steps with this one, itself included
+        self.validated: Evaluation | None = None  # at this step, by its pack
         self.eager: str | None = None  # why a pack's steps, or its own, ran uncompiled against the wish
         self.sums = torch.zeros(2, dtype=torch.float64, device=data.mean.device)  # loss, errors since the last row
         self.sums_from = 0  # the step of the last row
@@ -223,8 +224,8 @@ class Trial:
         self.evidence.see_errors(errors, examples, self.known["chance"], epoch_ends=self.step % self.per_epoch == 0)
         row_wall = time.perf_counter() - self.row_time
         with self.autocast():
-            measured = evaluate(self.net, self.data) if validate and self.group.leads else None
-        found = self.group.share(measured) if validate else None
+            measured = (self.validated or evaluate(self.net, self.data)) if validate and self.group.leads else None
+        found, self.validated = self.group.share(measured) if validate else None, None
         scalars = {
             "step": self.step,
             "epoch": epoch,
