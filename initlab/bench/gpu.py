@@ -5,6 +5,7 @@ JSON file (with chip, versions and command) is written anew after each, so that 
 """
 
 import gc
+import math
 import platform
 import shlex
 import sys
@@ -19,7 +20,7 @@ from typing import Any, Literal
 import torch
 
 from initlab import __version__
-from initlab.bench.gpu_net import Large, ceiling, flop_per_image, host_syncs, large_trial, rate, watching
+from initlab.bench.gpu_net import Large, ceiling, flop_per_image, host_syncs, large_trial, rate, row_cost, watching
 from initlab.bench.gpu_trials import Arm, arms, small_trials, span
 from initlab.errors import UserError
 from initlab.launch import git_commit
@@ -27,7 +28,6 @@ from initlab.store.files import writable, write_json
 from initlab.train.cuda import cuda_graph, in_a_line, kernels
 from initlab.train.packed import Pack
 
-LIMIT_S = 470.0  # of the whole: a section begins only where its `most_s` is left
 COMPILE_S, ARM_S, SHORT_S = 120.0, 60.0, 30.0  # a compilation and a run, an arm, anything else; not measured on a GPU
 PRODUCT = "bf16 matrix product"
 BASE = "24 small trials, one after another"
@@ -48,6 +48,7 @@ class Sizes:
     trials: dict[str, Any]  # sections of the small trials' study
     processes: int
     streams: int
+    limit_s: float  # of the whole: a section begins only where its `most_s` is left
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ FULL = Sizes(
     matrix=8192, nets={"B": large("B"), "small-30": large("small-30")},
     small=Large({"depth": 22, "width": 16}, side=32, batch=32, classes=10, steps=20), depths=(22, 30),
     trials={"data": {"image_size": 32}, "train": {"epochs": 5.0, "batch_size": 32, "lr": 0.003}},
-    processes=4, streams=4,
+    processes=4, streams=4, limit_s=470.0,
 )  # fmt: skip
 TINY = Large({"depth": 6, "width": 2}, side=16, batch=4, classes=10, steps=2)
 QUICK = Sizes(
@@ -76,7 +77,7 @@ QUICK = Sizes(
         "data": {"train_examples": 64, "val_examples": 16}, "net": {"width": 2},
         "train": {"epochs": 1.0, "batch_size": 8, "lr": 0.003}, "probe": {"examples": 8},
     },
-    processes=2, streams=4,
+    processes=2, streams=4, limit_s=math.inf,
 )  # fmt: skip
 
 
@@ -100,7 +101,7 @@ def bench_gpu(device: Literal["cpu", "cuda"], quick: bool, out: Path) -> Iterato
     started = time.perf_counter()
     with kernels(place):
         for section in sections(sizes, place):
-            rows += measured(section, rows, time.perf_counter() - started)
+            rows += measured(section, rows, time.perf_counter() - started, sizes.limit_s)
             spent = time.perf_counter() - started
             with writable(out):
                 write_json(out, {"rows": rows, "quick": quick, "wall_s": spent, **about(place)})
@@ -109,17 +110,18 @@ def bench_gpu(device: Literal["cpu", "cuda"], quick: bool, out: Path) -> Iterato
     yield f"written to {out}" + (" (tiny sizes: the figures mean nothing)" if quick else "")
 
 
-def measured(section: Section, rows: Rows, spent: float) -> Rows:
+def measured(section: Section, rows: Rows, spent: float, limit_s: float) -> Rows:
     """A section's rows; where there is no time for it, or it fails, one row that says so."""
-    if spent + section.most_s > LIMIT_S:
-        return [row(section.name, None, "", f"left out: {spent:.0f} of {LIMIT_S:.0f} s are gone")]
+    if spent + section.most_s > limit_s:
+        return [row(section.name, None, "", f"left out: {spent:.0f} of {limit_s:.0f} s are gone")]
     try:
         return section.measure(rows)
     except Exception as error:  # a section's boundary: what it could not do is a result, and the others go on
         return [row(section.name, None, "", f"failed: {in_a_line(error)}")]
     finally:
         gc.collect()  # nets and recorded steps that hold the device's memory
-        torch.compiler.reset()
+        if "torch._dynamo" in sys.modules:
+            torch.compiler.reset()
         with suppress(RuntimeError):  # of a device that a failure has left unusable, as every later row then says
             torch.cuda.empty_cache()
 
@@ -186,7 +188,7 @@ def arm_rows(sizes: Sizes, device: torch.device, arm: Arm, rows: Rows) -> Rows:
 
 
 def sync_rows(sizes: Sizes, device: torch.device) -> Rows:
-    """Times that the host waits for the device in steady training steps: of one trial, of a pack, of its replays."""
+    """How often the host waits in steady steps, of one trial, a pack and its replays; and what a row's wait costs."""
     found = {"": large_trial(sizes.nets["B"], "bfloat16", False, device).update}
     recorded = cuda_graph if device.type == "cuda" else None
     for name, record in {" of a pack": None, " of a pack, CUDA graph": recorded}.items():
@@ -195,7 +197,7 @@ def sync_rows(sizes: Sizes, device: torch.device) -> Rows:
     return [
         row(f"host syncs in 10 steps{name}", host_syncs(update, device), "", "target 0")
         for name, update in found.items()
-    ]
+    ] + [row("a row of scalars every 50 steps", row_cost(sizes.nets["B"], device), "of a step")]
 
 
 def watching_rows(sizes: Sizes, device: torch.device) -> Rows:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -148,3 +149,18 @@ def host_syncs(update: Callable[[], None], device: torch.device) -> int:
         for _ in range(10):
             update()
     return sum(event.count for event in seen.key_averages() if event.key in SYNCS)
+
+
+def row_cost(large: Large, device: torch.device) -> float:
+    """What the row of scalars every `log_every` steps, at which the host waits, adds to a step, as a share of it."""
+    trial = large_trial(large, "bfloat16", False, device)
+
+    def steps(row: bool) -> None:
+        for _ in range(large.steps):
+            trial.update()
+        if row:
+            trial.record(validate=False, probe=False)
+
+    steps(row=True)
+    bare, logged = (seconds(partial(steps, row), 2, device) / 2 for row in (False, True))
+    return (logged - bare) * large.steps / (bare * trial.spec.train.log_every)
