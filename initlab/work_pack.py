@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from initlab.data.dataset import Images
 from initlab.packs import why_alone
 from initlab.plan import cost
 from initlab.spec import TrialSpec
-from initlab.store.files import TRIAL, TRIALS, read_json
+from initlab.store.files import TRIAL, TRIALS, StoreError, read_json
 from initlab.store.writer import AttemptWriter
 from initlab.train.cuda import Record, cuda_graph, kernels
 from initlab.train.packed import Ended, Pack
@@ -31,7 +32,10 @@ def replayed(task: dict[str, Any]) -> bool:
     """Whether a trial on its own is run as a pack of one: asked to compile, and too short for torch.compile to pay."""
     if not task["compile"] or device_of(task).type != "cuda" or task["devices"] > 1 or task["skip_hopeless"]:
         return False
-    spec = TrialSpec.model_validate(read_json(Path(task["out"]) / TRIALS / task["trial"] / TRIAL)["spec"])
+    try:
+        spec = TrialSpec.model_validate(read_json(Path(task["out"]) / TRIALS / task["trial"] / TRIAL)["spec"])
+    except (StoreError, ValidationError):
+        return False  # `run_one` records it
     return why_alone(spec) is None and (cost(spec).steps or COMPILE_STEPS) < COMPILE_STEPS
 
 
