@@ -110,6 +110,8 @@ def run(
                 for answer in answers:
                     if answer.get("alone"):
                         say(f"{', '.join(part['trial'] for part in answer['pack'])}: ran alone: {answer['alone']}")
+                    for reason, names in uncompiled(answer).items():
+                        say(f"{', '.join(names)}: ran uncompiled: {reason}")
                 if died := in_dead_packs(folder, together, answers):  # one of them may bring down the others: apart
                     answers += run_engine(settings, tasks(folder, [[trial] for trial in died], settings, skip_hopeless))
                 record_deaths(folder, answers)
@@ -222,8 +224,8 @@ def tasks(
         "threads": settings.threads,
         "download": settings.download, "checkpoint_every_s": settings.checkpoint_every_s, "data_dir": settings.data_dir,
         "workers": settings.workers, "cache": settings.cache, "keep_decoded": settings.keep_decoded,
-        "allow_code": settings.allow_code, "compile": settings.compile, "skip_hopeless": skip_hopeless,
-        "launch": launch,
+        "allow_code": settings.allow_code, "compile": settings.compile, "channels_last": settings.channels_last,
+        "skip_hopeless": skip_hopeless, "launch": launch,
     }  # fmt: skip
     return [
         {"trial": pack[0].id, **({"pack": [trial.id for trial in pack]} if len(pack) > 1 else {}), **shared}
@@ -251,6 +253,15 @@ def run_engine(settings: Settings, work: list[dict[str, Any]]) -> list[dict[str,
             work, RUN, settings.jobs, threads=settings.threads, gpus_per_trial=gpus, address=settings.address
         )
     return run_inline(work, RUN, settings.jobs or 1, threads=settings.threads)
+
+
+def uncompiled(answer: dict[str, Any]) -> dict[str, list[str]]:
+    """Reason -> trials whose steps torch could not compile or record as a CUDA graph."""
+    found: dict[str, list[str]] = {}
+    for part in answer.get("pack", [answer]):
+        if part.get("eager"):
+            found.setdefault(part["eager"], []).append(part["trial"])
+    return found
 
 
 def record_deaths(out: Path, answers: Sequence[dict[str, Any]]) -> None:

@@ -28,7 +28,8 @@ class Settings:
     address: str | None
     threads: int
     pack: int  # trials that one process trains as one
-    compile: bool | None  # None: in long trials
+    compile: bool | None  # None: long trials and packs
+    channels_last: bool | None  # None: on a GPU
     workers: int  # that decode pictures, per trial
     checkpoint_every_s: float
     data_dir: str | None
@@ -64,7 +65,7 @@ def resolve(
     return Settings(
         engine=engine, device=device, devices=devices, jobs=jobs or own.jobs or (None if address else here),
         gpus_per_trial=gpus_per_trial or own.gpus_per_trial, address=address, threads=own.threads,
-        pack=pack or own.pack, compile=own.compile, workers=own.workers,
+        pack=pack or own.pack, compile=own.compile, channels_last=own.channels_last, workers=own.workers,
         checkpoint_every_s=own.checkpoint_every_s, data_dir=str(folder) if folder else None,
         download=study.data.download, cache=str(cache_folder()), keep_decoded=study.data.cache, allow_code=allow_code,
     )  # fmt: skip

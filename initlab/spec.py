@@ -189,7 +189,10 @@ class Run(Spec):
         0, description="processes per trial that decode pictures in folders; 0 = the trial's own"
     )
     pack: Count = Field(1, description="trials of one net and batch size that one process trains as one")
-    compile: bool | None = Field(None, description="torch.compile a trial's step on a GPU; null = in long trials")
+    compile: bool | None = Field(
+        None, description="on a GPU, torch.compile long trials and replay packs from a CUDA graph; true = all trials"
+    )
+    channels_last: bool | None = Field(None, description="on a GPU, maps with their channels last; null = yes")
     gpus_per_trial: Positive = Field(1.0, description="a fraction shares a GPU (ray, cuda)")
     checkpoint_every_s: Positive = Field(60.0, description="seconds between checkpoints")
 

@@ -12,3 +12,11 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def put(tensor: Tensor, place: Tensor) -> None:
+    """Copy `tensor` from the host into `place`, a tensor that stays where it is; the host does not wait for it."""
+    if place.device.type == "cuda":
+        place.copy_(tensor.pin_memory(), non_blocking=True)
+    else:
+        place.copy_(tensor)

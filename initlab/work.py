@@ -35,6 +35,7 @@ from initlab.store.checkpoint import read_checkpoint
 from initlab.store.files import CHECKPOINT, RESULT, STOP, TRIAL, attempts, read_json
 from initlab.store.writer import AttemptWriter, Superseded
 from initlab.streams import stream_seed
+from initlab.train.cuda import kernels
 from initlab.train.group import ALONE, Group, Silent, join, leave
 from initlab.train.start import start_from
 from initlab.train.trial import Outcome, Trial
@@ -49,7 +50,7 @@ def run_one(task: dict[str, Any]) -> dict[str, Any]:
     Args:
         task: plain data: out, trial (id), device (None = cuda where there is one), threads, checkpoint_every_s,
             data_dir, download, allow_code, workers (that decode pictures), cache (folder), keep_decoded (pictures in
-            it), compile (the step; None = in long trials), skip_hopeless, launch (command and commit, for the record).
+            it), compile and channels_last (see `Run`), skip_hopeless, launch (command and commit, for the record).
 
     Returns:
         `trial` and `state`, plain data too; `pending` where a stop was asked for before it began.
@@ -64,7 +65,7 @@ def run_one(task: dict[str, Any]) -> dict[str, Any]:
         torch.set_num_threads(task["threads"])
         described, spec, writer = claim(task, task["trial"], device)
         gpus = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=gpus), gathered(task, device) as group:
+        with torch.random.fork_rng(devices=gpus), kernels(device), gathered(task, device) as group:
             trial = ready(task, described, spec, writer, device, {}, group)
             resumed = group.share(writer.resumed)
             outcome = trial.run(resumed, should_stop, task["checkpoint_every_s"], task["skip_hopeless"])
@@ -110,14 +111,15 @@ def ready(
     net = build(spec, data, device)
     if not writer.resumed and (shallow := shallow_of(spec)):
         start_from(net, trained(Path(task["out"]), shallow.trial_id))
-    return Trial(spec, net, data, writer, task["compile"], group)
+    return Trial(spec, net, data, writer, task["compile"], group, task["channels_last"])
 
 
 def finish(trial: str, writer: AttemptWriter, outcome: Outcome) -> dict[str, Any]:
     """End the attempt; the answer to the engine."""
     finished = outcome.state in ("done", "diverged")
     writer.close(outcome.state, outcome.figures, outcome.figures if finished else None)
-    return {"trial": trial, "state": outcome.state}
+    eager = outcome.figures.get("eager")
+    return {"trial": trial, "state": outcome.state, **({"eager": eager} if eager else {})}
 
 
 @contextmanager
@@ -148,8 +150,9 @@ def follow(task: dict[str, Any]) -> None:
     torch.set_num_threads(task["threads"])
     group = join(task["rank"], task["devices"], Path(task["meeting"]), device)
     data = load_images(spec, device, task, described["source"], lambda line: None)
-    trial = Trial(spec, build(spec, data, device), data, Silent(), task["compile"], group)
-    trial.run(group.share(None), lambda: False, math.inf, task["skip_hopeless"])
+    trial = Trial(spec, build(spec, data, device), data, Silent(), task["compile"], group, task["channels_last"])
+    with kernels(device):
+        trial.run(group.share(None), lambda: False, math.inf, task["skip_hopeless"])
     leave()
 
 

@@ -5,11 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from initlab.data.dataset import Images
+from initlab.packs import why_alone
+from initlab.plan import cost
+from initlab.spec import TrialSpec
+from initlab.store.files import TRIAL, TRIALS, StoreError, read_json
 from initlab.store.writer import AttemptWriter
+from initlab.train.cuda import Record, cuda_graph, kernels
 from initlab.train.packed import Ended, Pack
-from initlab.train.trial import Outcome, Trial
+from initlab.train.trial import COMPILE_STEPS, Outcome, Trial
 from initlab.work import claim, device_of, failed, finish, ready, run_one, settled_already, stop_check
 
 Answer = dict[str, Any]
@@ -17,7 +23,20 @@ Answer = dict[str, Any]
 
 def run_task(task: dict[str, Any]) -> Answer:
     """Run what an engine was given: a trial, or the `pack` of trials that the task lists."""
+    if "pack" not in task and replayed(task):
+        task = {**task, "pack": [task["trial"]]}
     return run_pack(task) if "pack" in task else run_one(task)
+
+
+def replayed(task: dict[str, Any]) -> bool:
+    """Whether a trial on its own is run as a pack of one: asked to compile, and too short for torch.compile to pay."""
+    if not task["compile"] or device_of(task).type != "cuda" or task["devices"] > 1 or task["skip_hopeless"]:
+        return False
+    try:
+        spec = TrialSpec.model_validate(read_json(Path(task["out"]) / TRIALS / task["trial"] / TRIAL)["spec"])
+    except (StoreError, ValidationError):
+        return False  # `run_one` records it
+    return why_alone(spec) is None and (cost(spec).steps or COMPILE_STEPS) < COMPILE_STEPS
 
 
 def run_pack(task: dict[str, Any]) -> Answer:
@@ -43,16 +62,18 @@ def run_pack(task: dict[str, Any]) -> Answer:
 
     try:
         torch.set_num_threads(task["threads"])
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), kernels(device):
             loaded: dict[str, Images] = {}
             for name in task["pack"]:
                 begin(task, name, device, should_stop, loaded, begun, answers)
-            why = run_together(list(begun), should_stop, task["checkpoint_every_s"], ended)
+            record = cuda_graph if device.type == "cuda" and task["compile"] is not False else None
+            why = run_together(list(begun), should_stop, task["checkpoint_every_s"], ended, record)
     finally:
         torch.set_num_threads(threads)
     parts = [answers[name] for name in task["pack"]]
     stopped = [part["state"] for part in parts if part["state"] in ("pending", "interrupted")]
-    return {"trial": task["trial"], "state": (stopped or [parts[0]["state"]])[0], "pack": parts, "alone": why}
+    state = (stopped or [parts[0]["state"]])[0]
+    return {"trial": task["trial"], "state": state, "pack": parts, "alone": why}
 
 
 def begin(
@@ -74,12 +95,13 @@ def begin(
 
 
 def run_together(
-    trials: list[Trial], should_stop: Callable[[], bool], checkpoint_every_s: float, ended: Ended
-) -> str | None:
+    trials: list[Trial], should_stop: Callable[[], bool], checkpoint_every_s: float, ended: Ended,
+    record: Record | None = None,
+) -> str | None:  # fmt: skip
     """Run the trials as a pack, or what is left of them one after another; returns why, None for a pack."""
     if not trials:
         return None
-    pack = Pack(trials)
+    pack = Pack(trials, record)
     why = pack.why_alone()
     if why is None:
         try:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 import initlab
 from initlab import Results, StudyError
-from initlab.launch import in_dead_packs, tasks
+from initlab.launch import in_dead_packs, tasks, uncompiled
 from initlab.packs import packs
 from initlab.plan import PlannedTrial, plan
 from initlab.settings import resolve
 from initlab.store.files import write_json
 from initlab.study import Study
-from initlab.work_pack import run_task
+from initlab.work_pack import replayed, run_task
 
 GRID = {"init.scheme": ["gaussian", "xavier", "he"], "seed": [0, 1, 2, 3], "net.depth": [22, 30]}
 
@@ -200,3 +200,43 @@ def test_a_pack_out_of_range_is_refused(pack: int, tiny: Callable[..., Path], tm
     with pytest.raises(StudyError, match=rf"--pack: out of range \(got {pack}\); allowed: at least 1"):
         run(tiny(), tmp_path / "a", pack=pack)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sections", "expected"),
+    [
+        ({}, {}, True),
+        ({"compile": None}, {}, False),
+        ({"device": "cpu"}, {}, False),
+        ({"skip_hopeless": True}, {}, False),
+        ({"devices": 2}, {}, False),
+        ({}, {"net": {"norm": "batch"}}, False),
+        ({}, {"train": {"epochs": 500}}, False),  # 22,000 steps: torch.compile pays
+    ],
+)
+def test_a_short_trial_alone_that_is_to_be_compiled_runs_as_a_pack_of_one_on_a_gpu(
+    changes: dict[str, object], sections: dict[str, object], expected: bool, tmp_path: Path
+) -> None:
+    (trial,) = trials(**sections)
+    (tmp_path / "trials" / trial.id).mkdir(parents=True)
+    write_json(tmp_path / "trials" / trial.id / "trial.json", {"spec": trial.spec.model_dump(mode="json")})
+    task = {"out": str(tmp_path), "trial": trial.id, "device": "cuda", "compile": True, "devices": 1}
+    assert replayed({**task, "skip_hopeless": False, **changes}) is expected
+
+
+def test_trials_that_ran_uncompiled_are_named_by_reason() -> None:
+    parts = [{"trial": "a", "eager": "no triton"}, {"trial": "b"}, {"trial": "c", "eager": "no triton"}]
+    assert uncompiled({"trial": "a", "pack": parts}) == {"no triton": ["a", "c"]}
+    assert uncompiled({"trial": "d", "state": "done"}) == {}
+
+
+def test_how_a_gpu_is_used_is_not_part_of_a_trial_and_a_cpu_ignores_it(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    plain = initlab.run(tiny(), tmp_path / "a", device="cpu", show="nothing")
+    study = tiny(run={"compile": True, "channels_last": True})
+    asked = initlab.run(study, tmp_path / "b", device="cpu", show="nothing")
+    assert asked.trials.trial.tolist() == plain.trials.trial.tolist()
+    columns = ["trial", "step", "train_loss", "val_loss"]
+    pd.testing.assert_frame_equal(asked.scalars[columns], plain.scalars[columns], check_exact=True)
+    assert all("eager" not in stored.status for stored in asked.stored)

@@ -1,13 +1,17 @@
 """`initlab bench gpu`: how close large nets come to the chip's limit, what probes cost, many small trials at once.
 
-One run, so that ratios mean something; its table comes last, and a JSON file with chip, versions and command.
+One run, so that ratios mean something. Each section leaves rows, a failed or left out one a row that says why; the
+JSON file (with chip, versions and command) is written anew after each, so that a kill loses nothing. The table is last.
 """
 
+import gc
+import math
 import platform
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,14 +20,21 @@ from typing import Any, Literal
 import torch
 
 from initlab import __version__
-from initlab.bench.gpu_net import Large, ceiling, flop_per_image, host_syncs, rate, watching
-from initlab.bench.gpu_trials import arms, small_trials
+from initlab.bench.gpu_net import Large, ceiling, flop_per_image, host_syncs, large_trial, rate, row_cost, watching
+from initlab.bench.gpu_trials import Arm, arms, small_trials, span
 from initlab.errors import UserError
 from initlab.launch import git_commit
 from initlab.store.files import writable, write_json
+from initlab.train.cuda import cuda_graph, in_a_line, kernels
+from initlab.train.packed import Pack
 
-LIMIT_S = 400.0  # no section begins after this; the longest takes less than the rest of 8 minutes
+COMPILE_S, ARM_S, SHORT_S = 120.0, 60.0, 30.0  # a compilation and a run, an arm, anything else; not measured on a GPU
+PRODUCT = "bf16 matrix product"
+BASE = "24 small trials, one after another"
 FIG3_IMAGES = 3 * 9.9 * 1_281_167  # three schemes through the epochs that the figure shows, of ImageNet's training set
+
+Row = dict[str, Any]  # what, value (None where there is none), unit, note
+Rows = list[Row]
 
 
 @dataclass(frozen=True)
@@ -31,10 +42,22 @@ class Sizes:
     """What to measure on."""
 
     matrix: int
-    nets: dict[str, Large]  # the first is watched too; that of Fig 3 is "small-30"
+    nets: dict[str, Large]  # B, and small-30 for Fig 3; B is watched too
+    small: Large  # packed, to look for host syncs
     depths: tuple[int, int]
     trials: dict[str, Any]  # sections of the small trials' study
     processes: int
+    streams: int
+    limit_s: float  # of the whole: a section begins only where its `most_s` is left
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the run: its name, the most that it is thought to take, and what makes its rows from those so far."""
+
+    name: str
+    most_s: float
+    measure: Callable[[Rows], Rows]
 
 
 def large(name: str) -> Large:
@@ -42,17 +65,19 @@ def large(name: str) -> Large:
 
 
 FULL = Sizes(
-    matrix=8192, nets={"B": large("B"), "small-30": large("small-30")}, depths=(22, 30),
-    trials={"data": {"image_size": 32}, "train": {"epochs": 5.0, "batch_size": 32, "lr": 0.003}}, processes=4,
+    matrix=8192, nets={"B": large("B"), "small-30": large("small-30")},
+    small=Large({"depth": 22, "width": 16}, side=32, batch=32, classes=10, steps=20), depths=(22, 30),
+    trials={"data": {"image_size": 32}, "train": {"epochs": 5.0, "batch_size": 32, "lr": 0.003}},
+    processes=4, streams=4, limit_s=470.0,
 )  # fmt: skip
 TINY = Large({"depth": 6, "width": 2}, side=16, batch=4, classes=10, steps=2)
 QUICK = Sizes(
-    matrix=64, nets={"B": TINY, "small-30": TINY}, depths=(6, 8),
+    matrix=64, nets={"B": TINY, "small-30": TINY}, small=TINY, depths=(6, 8),
     trials={
         "data": {"train_examples": 64, "val_examples": 16}, "net": {"width": 2},
-        "train": {"epochs": 5.0, "batch_size": 8, "lr": 0.003}, "probe": {"examples": 8},
+        "train": {"epochs": 1.0, "batch_size": 8, "lr": 0.003}, "probe": {"examples": 8},
     },
-    processes=1,
+    processes=2, streams=4, limit_s=math.inf,
 )  # fmt: skip
 
 
@@ -60,7 +85,7 @@ def bench_gpu(device: Literal["cpu", "cuda"], quick: bool, out: Path) -> Iterato
     """Lines of text as the sections end, then the table; writes `out`.
 
     Args:
-        quick: nets and images so small that a CPU does it in seconds, to try the command; its figures mean nothing.
+        quick: nets and images so small that a CPU does it in a minute, to try the command; its figures mean nothing.
 
     Raises:
         UserError: no GPU, or a CPU asked for without `quick`.
@@ -72,67 +97,112 @@ def bench_gpu(device: Literal["cpu", "cuda"], quick: bool, out: Path) -> Iterato
     with writable(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     sizes, place = QUICK if quick else FULL, torch.device(device)
-    rows: list[dict[str, Any]] = []
+    rows: Rows = []
     started = time.perf_counter()
-    for name, section in sections(sizes, place):
-        at = time.perf_counter() - started
-        if at > LIMIT_S:
-            yield f"{at:4.0f} s  {name}: left out, the time is up"
-            continue
-        rows += section(rows)
-        yield f"{time.perf_counter() - started:4.0f} s  {name}"
-    with writable(out):
-        write_json(out, {"rows": rows, "quick": quick, "wall_s": time.perf_counter() - started, **about(place)})
+    with kernels(place):
+        for section in sections(sizes, place):
+            rows += measured(section, rows, time.perf_counter() - started, sizes.limit_s)
+            spent = time.perf_counter() - started
+            with writable(out):
+                write_json(out, {"rows": rows, "quick": quick, "wall_s": spent, **about(place)})
+            yield f"{spent:4.0f} s  {section.name}"
     yield from table(rows)
     yield f"written to {out}" + (" (tiny sizes: the figures mean nothing)" if quick else "")
 
 
-Section = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+def measured(section: Section, rows: Rows, spent: float, limit_s: float) -> Rows:
+    """A section's rows; where there is no time for it, or it fails, one row that says so."""
+    if spent + section.most_s > limit_s:
+        return [row(section.name, None, "", f"left out: {spent:.0f} of {limit_s:.0f} s are gone")]
+    try:
+        return section.measure(rows)
+    except Exception as error:  # a section's boundary: what it could not do is a result, and the others go on
+        return [row(section.name, None, "", f"failed: {in_a_line(error)}")]
+    finally:
+        gc.collect()  # nets and recorded steps that hold the device's memory
+        if "torch._dynamo" in sys.modules:
+            torch.compiler.reset()
+        with suppress(RuntimeError):  # of a device that a failure has left unusable, as every later row then says
+            torch.cuda.empty_cache()
 
 
-def sections(sizes: Sizes, device: torch.device) -> Iterator[tuple[str, Section]]:
-    """What is measured, in the order of worth: each takes the rows so far and gives its own."""
-    watched = sizes.nets["B"]
-    yield "bf16 matrix product", lambda rows: [row("bf16 matrix product", ceiling(sizes.matrix, device), "FLOP/s")]
-    for compiled in (False, True):
-        for name, net in sizes.nets.items():
-            how = "compiled" if compiled else "eager"
-            yield f"{name}, {how}", partial(net_rows, name=name, net=net, compiled=compiled, device=device)
-    yield "small trials", lambda rows: trial_rows(sizes, device)
-    yield "watching", lambda rows: [row(key, share, "of a step") for key, share in watching(watched, device).items()]
-    yield "host syncs", lambda rows: [row("host syncs in 10 steps", host_syncs(watched, device), "")]
+def sections(sizes: Sizes, device: torch.device) -> Iterator[Section]:
+    """What is measured, in the order of worth."""
+
+    def net(name: str, precision: str = "bfloat16", how: str = "eager") -> Section:
+        most = COMPILE_S if how == "compiled" else SHORT_S
+        return Section(f"{name} {precision} {how}", most, partial(net_rows, sizes, device, name, precision, how))
+
+    trial_arms = [Section(f"24 small trials, {arm.name}", ARM_S, partial(arm_rows, sizes, device, arm))
+                  for arm in arms(sizes.processes, sizes.streams)]  # fmt: skip
+    yield Section(PRODUCT, SHORT_S, lambda rows: [row(PRODUCT, ceiling(sizes.matrix, device), "FLOP/s")])
+    yield net("B")
+    yield net("B", how="compiled")
+    yield net("small-30")
+    yield Section("host syncs", SHORT_S, lambda rows: sync_rows(sizes, device))
+    yield from trial_arms[:7]
+    yield Section("watching", SHORT_S, lambda rows: watching_rows(sizes, device))
+    yield net("small-30", how="compiled")
+    yield from trial_arms[7:]
+    yield net("B", how="contiguous")
+    yield net("B", "float32")
+    yield net("small-30", "float32")
 
 
-def row(what: str, value: float, unit: str, note: str = "") -> dict[str, Any]:
+def row(what: str, value: float | None, unit: str, note: str = "") -> Row:
     return {"what": what, "value": value, "unit": unit, "note": note}
 
 
-def net_rows(
-    rows: list[dict[str, Any]], name: str, net: Large, compiled: bool, device: torch.device
-) -> list[dict[str, Any]]:
-    """Images per second of a net in each precision, its share of the matrix product's, and Fig 3's time."""
-    found = []
-    # float32 is there to compare with, once
-    for precision in ("bfloat16",) if compiled else ("float32", "bfloat16"):
-        speed = rate(net, precision, compiled, device)
-        what = f"{name} {precision} {'compiled' if compiled else 'eager'}"
-        share = speed * flop_per_image(net) / rows[0]["value"]
-        found.append(row(what, speed, "images/s", f"{share:.1%} of the matrix product; the aim for B is 60 %"))
-        if name == "small-30" and precision == "bfloat16":
-            found.append(row(f"Fig 3 by {what}", FIG3_IMAGES / speed / 60, "min", "three schemes; the aim is 50"))
+def value_of(rows: Rows, what: str) -> float | None:
+    """What an earlier row found."""
+    return next((float(entry["value"]) for entry in rows if entry["what"] == what and entry["value"] is not None), None)
+
+
+def net_rows(sizes: Sizes, device: torch.device, name: str, precision: str, how: str, rows: Rows) -> Rows:
+    """Images per second of a net, its share of the matrix product's, and Fig 3's time by it."""
+    net, what, product = sizes.nets[name], f"{name} {precision} {how}", value_of(rows, PRODUCT)
+    layout = False if how == "contiguous" else None
+    speed, uncompiled = rate(net, precision, how == "compiled", device, layout)
+    found = [row(what, speed, "images/s", f"ran uncompiled: {uncompiled}" if uncompiled else "")]
+    if product:
+        target = "target >= 60 %" if (name, precision) == ("B", "bfloat16") else ""
+        share = 100 * speed * flop_per_image(net) / product
+        found.append(row(f"{what}, of the matrix product", share, "%", target))
+    if (name, precision) == ("small-30", "bfloat16"):
+        minutes = FIG3_IMAGES / speed / 60
+        found.append(row(f"Fig 3 by {what}", minutes, "min", "target <= 50 min on one H200, three schemes"))
     return found
 
 
-def trial_rows(sizes: Sizes, device: torch.device) -> list[dict[str, Any]]:
-    """Trials per hour of each arm, and its ratio to one after another."""
-    study = small_trials(sizes.depths, sizes.trials)
+def arm_rows(sizes: Sizes, device: torch.device, arm: Arm, rows: Rows) -> Rows:
+    """Trials per hour of an arm, and its ratio to one after another."""
     kind: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
-    seconds = dict(arms(study, kind, sizes.processes))
-    base = seconds["one after another"]
+    took, uncompiled = span(small_trials(sizes.depths, sizes.trials), kind, arm)
+    rate, base = 24 * 3600 / took, value_of(rows, BASE)
+    notes = [f"{rate / base:.2f} times one after another"] if base else []
+    if arm.graphs and kind == "cpu":
+        notes.append("no graphs on a CPU")
+    if uncompiled:
+        notes.append(f"without graphs: {uncompiled}")
+    return [row(f"24 small trials, {arm.name}", rate, "trials/h", "; ".join(notes))]
+
+
+def sync_rows(sizes: Sizes, device: torch.device) -> Rows:
+    """How often the host waits in steady steps, of one trial, a pack and its replays; and what a row's wait costs."""
+    found = {"": large_trial(sizes.nets["B"], "bfloat16", False, device).update}
+    recorded = cuda_graph if device.type == "cuda" else None
+    for name, record in {" of a pack": None, " of a pack, CUDA graph": recorded}.items():
+        trials = [large_trial(sizes.small, "float32", False, device) for _ in range(4)]
+        found[name] = Pack(trials, record).update
     return [
-        row(f"24 small trials, {name}", 24 * 3600 / took, "trials/h", f"{base / took:.2f} times one after another")
-        for name, took in seconds.items()
-    ]
+        row(f"host syncs in 10 steps{name}", host_syncs(update, device), "", "target 0")
+        for name, update in found.items()
+    ] + [row("a row of scalars every 50 steps", row_cost(sizes.nets["B"], device), "of a step")]
+
+
+def watching_rows(sizes: Sizes, device: torch.device) -> Rows:
+    """What watching costs, as shares of a step."""
+    return [row(key, share, "of a step") for key, share in watching(sizes.nets["B"], device).items()]
 
 
 def about(device: torch.device) -> dict[str, Any]:
@@ -150,9 +220,14 @@ def about(device: torch.device) -> dict[str, Any]:
     }
 
 
-def table(rows: list[dict[str, Any]]) -> Iterator[str]:
+def table(rows: Rows) -> Iterator[str]:
     """One line per figure."""
     wide = max(len(row["what"]) for row in rows)
     for entry in rows:
-        value = f"{entry['value']:>12,.4g}" if entry["value"] < 1e6 else f"{entry['value']:>12.4g}"
-        yield f"{entry['what']:<{wide}}  {value} {entry['unit']:<9}  {entry['note']}".rstrip()
+        value = "–" if entry["value"] is None else shown(entry["value"])
+        yield f"{entry['what']:<{wide}}  {value:>12} {entry['unit']:<9}  {entry['note']}".rstrip()
+
+
+def shown(value: float) -> str:
+    """Four digits."""
+    return f"{value:,.4g}" if value < 1e6 else f"{value:.4g}"

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from initlab.spec import TrialSpec
 from initlab.train.trial import Trial
 
 WARM_UP = 5
-SYNCS = ("cudaStreamSynchronize", "cudaDeviceSynchronize")
+SYNCS = ("cudaStreamSynchronize", "cudaEventSynchronize")  # the profiler itself ends with a cudaDeviceSynchronize
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ def seconds(do: Callable[[], object], times: int, device: torch.device) -> float
     return time.perf_counter() - started
 
 
-def large_trial(large: Large, precision: str, compiled: bool, device: torch.device) -> Trial:
+def large_trial(
+    large: Large, precision: str, compiled: bool, device: torch.device, channels_last: bool | None = None
+) -> Trial:
     """A trial on random pictures that lie on the device, before its first step."""
     shape = (3, large.side, large.side)
     train = {"batch_size": large.batch, "precision": precision, "lr": 1e-4, "epochs": 1e5}
@@ -74,7 +77,7 @@ def large_trial(large: Large, precision: str, compiled: bool, device: torch.devi
         train_images=images, train_labels=labels, val_images=images[:1], val_labels=labels[:1],
         mean=torch.full(shape, 127.5, device=device), factor=1 / 74, num_classes=large.classes, flip=True, shift=0,
     )  # fmt: skip
-    trial = Trial(spec, net, data, Silent(), compiled)
+    trial = Trial(spec, net, data, Silent(), compiled, channels_last=channels_last)
     trial.net.train()
     trial.open_batches()
     return trial
@@ -87,12 +90,15 @@ def flop_per_image(large: Large) -> float:
     return 6.0 * count(describe(spec, large.classes, shape), shape).multiply_adds
 
 
-def rate(large: Large, precision: str, compiled: bool, device: torch.device) -> float:
-    """Images per second of a trial's own training steps."""
-    trial = large_trial(large, precision, compiled, device)
+def rate(
+    large: Large, precision: str, compiled: bool, device: torch.device, channels_last: bool | None = None
+) -> tuple[float, str]:
+    """Images per second of a trial's own training steps, and why they ran uncompiled against the wish."""
+    trial = large_trial(large, precision, compiled, device, channels_last)
     for _ in range(WARM_UP):
         trial.update()
-    return large.batch * large.steps / seconds(trial.update, large.steps, device)
+    found = large.batch * large.steps / seconds(trial.update, large.steps, device)
+    return found, trial.outcome("timed").figures.get("eager", "")
 
 
 def watching(large: Large, device: torch.device) -> dict[str, float]:
@@ -134,13 +140,27 @@ def hooked(net: nn.Module, watch: Callable[[Tensor], object]) -> list[Any]:
     return [layer.register_forward_hook(seen) for layer in layers]
 
 
-def host_syncs(large: Large, device: torch.device) -> int:
+def host_syncs(update: Callable[[], None], device: torch.device) -> int:
     """Times that the host waits for the device in ten training steps; 0 is what we want."""
-    trial = large_trial(large, "bfloat16", False, device)
     for _ in range(WARM_UP):
-        trial.update()
+        update()
     wait(device)
     with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")) as seen:
         for _ in range(10):
-            trial.update()
+            update()
     return sum(event.count for event in seen.key_averages() if event.key in SYNCS)
+
+
+def row_cost(large: Large, device: torch.device) -> float:
+    """What the row of scalars every `log_every` steps, at which the host waits, adds to a step, as a share of it."""
+    trial = large_trial(large, "bfloat16", False, device)
+
+    def steps(row: bool) -> None:
+        for _ in range(large.steps):
+            trial.update()
+        if row:
+            trial.record(validate=False, probe=False)
+
+    steps(row=True)
+    bare, logged = (seconds(partial(steps, row), 2, device) / 2 for row in (False, True))
+    return (logged - bare) * large.steps / (bare * trial.spec.train.log_every)

@@ -1,16 +1,49 @@
-"""Many small trials on one device: one after another, packed, and in several processes."""
+"""Many small trials on one device: the ways to run the same 24, from one after another to packs on CUDA graphs."""
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import initlab
+from initlab.bench.streams import take_turns
+from initlab.launch import prepare, tasks
+from initlab.plan import plan
+from initlab.settings import resolve
 from initlab.store.files import ATTEMPT, RESULT, TRIALS
+from initlab.store.results import Results
 from initlab.study import Study
 
 GRID = {"seed": [0, 1, 2, 3], "init.scheme": ["gaussian", "xavier", "he"]}  # times two depths: 24 trials
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to run trials: so many packed as one, in so many processes, or on so many streams of one process."""
+
+    name: str
+    pack: int = 1
+    processes: int = 1
+    streams: int = 0  # 0: not by turns
+    graphs: bool = False  # whether a step is replayed from a CUDA graph
+
+
+def arms(processes: int, streams: int) -> list[Arm]:
+    """The ways to run a study, in the order of worth; the first is what the others are compared with."""
+    return [
+        Arm("one after another"),
+        Arm("packs of 12, CUDA graphs", pack=12, graphs=True),
+        Arm("packs of 12", pack=12),
+        Arm(f"{processes} processes", processes=processes),
+        Arm(f"{processes} processes, CUDA graphs", processes=processes, graphs=True),
+        Arm(f"{streams} streams, CUDA graphs", streams=streams, graphs=True),
+        Arm(f"{streams} streams", streams=streams),
+        Arm("one after another, CUDA graphs", graphs=True),
+        Arm("2 processes, packs of 12, CUDA graphs", pack=12, processes=2, graphs=True),
+        Arm("packs of 6", pack=6),
+    ]
 
 
 def small_trials(depths: tuple[int, int], fields: dict[str, Any]) -> Study:
@@ -18,31 +51,45 @@ def small_trials(depths: tuple[int, int], fields: dict[str, Any]) -> Study:
     return Study.model_validate({"name": "bench-gpu", **fields, "grid": {**GRID, "net.depth": [*depths]}})
 
 
-def arms(study: Study, device: Literal["cpu", "cuda"], processes: int) -> Iterator[tuple[str, float]]:
-    """(name, seconds) of each way to run the study, one after another first.
+def span(study: Study, device: Literal["cpu", "cuda"], arm: Arm) -> tuple[float, str]:
+    """Seconds from the first trial's claim to the last one's result, and why steps ran uncompiled against the wish.
 
-    From the first trial's claim to the last one's result: processes' imports, the same for a sweep of any length, are
-    not in it.
-    """
-    ways = {"one after another": (1, 1), "packed, 6 at once": (6, 1), "packed, 12 at once": (12, 1)}
-    if processes > 1:
-        ways[f"{processes} processes"] = (1, processes)
-    for name, (pack, jobs) in ways.items():
-        yield name, span(study, device, pack, jobs)
-
-
-def span(study: Study, device: Literal["cpu", "cuda"], pack: int, jobs: int) -> float:
-    """Seconds between the first claim of a trial and the last result.
+    Processes' imports, the same for a sweep of any length, are not in it.
 
     Raises:
         RuntimeError: a trial that failed.
     """
+    study = study.model_copy(update={"run": study.run.model_copy(update={"compile": arm.graphs})})
     out = Path(tempfile.mkdtemp(prefix="initlab-bench-"))
     try:
-        results = initlab.run(study, out, engine="inline", jobs=jobs, pack=pack, device=device, show="nothing")
-        if not results.trials.state.isin(["done", "diverged"]).all():
-            raise RuntimeError(f"bench gpu: trials ended as {sorted(set(results.trials.state))}; wanted: all done")
+        if arm.streams:
+            results = by_turns(study, out, device, arm)
+        else:
+            results = initlab.run(
+                study, out, engine="inline", jobs=arm.processes, pack=arm.pack, device=device, show="nothing"
+            )
+        check(results)
         begun = min(path.stat().st_mtime for path in (out / TRIALS).glob(f"*/*/{ATTEMPT}"))
-        return max(path.stat().st_mtime for path in (out / TRIALS).glob(f"*/{RESULT}")) - begun
+        reasons = {str(stored.status["eager"]) for stored in results.stored if "eager" in stored.status}
+        return max(path.stat().st_mtime for path in (out / TRIALS).glob(f"*/{RESULT}")) - begun, "; ".join(reasons)
     finally:
         shutil.rmtree(out)
+
+
+def by_turns(study: Study, out: Path, device: Literal["cpu", "cuda"], arm: Arm) -> Results:
+    """Run a study in this process, `arm.streams` trials at a time by turns."""
+    trials = plan(study)
+    settings = resolve(study, "inline", 1, device, None, None, None, allow_code=False)
+    prepare(out, study, trials, {trial.id: {} for trial in trials}, {trial.id for trial in trials}, force=False)
+    packs: Sequence[Any] = [trials[at : at + arm.streams] for at in range(0, len(trials), arm.streams)]
+    for task in tasks(out, packs, settings, skip_hopeless=False):
+        take_turns({"pack": [task["trial"]], **task}, arm.graphs)
+    return initlab.load(out)
+
+
+def check(results: Results) -> None:
+    """Refuse a measurement of trials that did not end."""
+    failed = [trial.status for trial in results.stored if trial.status["state"] not in ("done", "diverged")]
+    if failed:
+        why = failed[0].get("error", failed[0]["state"])
+        raise RuntimeError(f"{len(failed)} of {len(results.stored)} trials did not end, the first: {why}")

@@ -83,10 +83,21 @@ class ImageSet:
 
     def train_batch(self, indices: Tensor, seed: int, step: int) -> tuple[Tensor, Tensor]:
         """Augmented, normalised images (B, C, H, W) and labels (B,) of one training step."""
+        moves = self.moves(len(indices), seed, step)
+        return self.batch(indices, None if moves is None else sent(moves, self.mean.device))
+
+    def moves(self, count: int, seed: int, step: int) -> Tensor | None:
+        """How augmentation moves the `count` images of a step, see `augmented`; on the CPU. None where it doesn't."""
+        if not (self.flip or self.shift):
+            return None
+        generator = torch.Generator().manual_seed(stream_seed(seed, "augment", step))
+        return drawn_moves(count, self.flip, self.shift, generator)
+
+    def batch(self, indices: Tensor, moves: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Images and labels of a batch whose indices and moves lie on the device; the host neither waits nor draws."""
         images = self.train_images[indices]
-        if self.flip or self.shift:
-            generator = torch.Generator().manual_seed(stream_seed(seed, "augment", step))
-            images = augmented(images, self.flip, self.shift, generator)
+        if moves is not None:
+            images = augmented(images, self.flip, self.shift, moves)
         return self.normalised(images), self.train_labels[indices]
 
     def train_batches(
@@ -196,18 +207,26 @@ def step_indices(
         yield order[position * batch_size : (position + 1) * batch_size]
 
 
-def augmented(images: Tensor, flip: bool, shift: int, generator: torch.Generator) -> Tensor:
-    """Mirror half of the images and move each by up to `shift` pixels on a border of zeros, on the images' device."""
+def drawn_moves(count: int, flip: bool, shift: int, generator: torch.Generator) -> Tensor:
+    """Rows of (3, count) int64: whether each image is mirrored, its offset down and right, 0 to 2 `shift`."""
+    moves = torch.zeros(3, count, dtype=torch.int64)
+    if flip:
+        moves[0] = torch.rand(count, generator=generator) < 0.5
+    if shift:
+        moves[1:] = torch.randint(0, 2 * shift + 1, (2, count, 1), generator=generator)[:, :, 0]
+    return moves
+
+
+def augmented(images: Tensor, flip: bool, shift: int, moves: Tensor) -> Tensor:
+    """Mirror images and move each by up to `shift` pixels on a border of zeros, as `moves`, on their device, says."""
     count, _, height, width = images.shape
     device = images.device
     rows = torch.arange(height, device=device).expand(count, height)
     columns = torch.arange(width, device=device).expand(count, width)
     if flip:
-        mirrored = sent(torch.rand(count, generator=generator) < 0.5, device)
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+        columns = torch.where(moves[0, :, None] == 1, columns.flip(1), columns)
     if shift:
         images = torch.nn.functional.pad(images, (shift,) * 4)
-        offsets = sent(torch.randint(0, 2 * shift + 1, (2, count, 1), generator=generator), device)
-        rows, columns = rows + offsets[0], columns + offsets[1]
+        rows, columns = rows + moves[1, :, None], columns + moves[2, :, None]
     index = torch.arange(count, device=device)[:, None, None]
     return images.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -14,6 +14,7 @@ from initlab.data.pictures import Files, Packed, Pictures, in_batches, read, unp
 from initlab.data.statistics import BATCH, CentreViews, Statistics, measure, refuse
 from initlab.data.views import Views, at_shorter_side, color_shift, draw, training_views
 from initlab.errors import UserError
+from initlab.transfer import sent
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,15 @@ class FolderSet:
             draws = draw(self.views, batch_size, seed, step).rows(part)
             images = training_views(pictures, draws, self.views.crop).to(self.mean.dtype)
             if self.views.color_std:
-                images += color_shift(draws.color.to(device, self.mean.dtype), self.components)
-            yield (images - self.mean) * self.factor, self.train_labels[indices].to(device)
+                images += color_shift(sent(draws.color.to(self.mean.dtype), device), self.components)
+            yield (images - self.mean) * self.factor, sent(self.train_labels[indices], device)
 
     def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The centre views of the validation set in order, normalised."""
         views = CentreViews(self.val, self.views.val_side, self.views.crop)
         for batch in read(views, in_batches(len(views), batch_size), self.workers, self.mean.device):
             indices, pictures = unpacked(batch, self.mean.device)
-            yield self.normalised(pictures), self.val_labels[indices].to(self.mean.device)
+            yield self.normalised(pictures), sent(self.val_labels[indices], self.mean.device)
 
     @property
     def flip(self) -> bool:

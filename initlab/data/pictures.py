@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from initlab.errors import UserError
+from initlab.transfer import sent
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # of 8 bits a channel
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises on bad files
@@ -116,7 +117,7 @@ def unpacked(batch: Packed, device: torch.device) -> Batch:
     indices, sizes, pixels, problems = batch
     if problems:
         raise UserError(problems[0])
-    parts = pixels.to(device, non_blocking=True).split([3 * height * width for height, width in sizes])
+    parts = sent(pixels, device).split([3 * height * width for height, width in sizes])
     return indices, [part.view(3, *size) for part, size in zip(parts, sizes, strict=True)]
 
 

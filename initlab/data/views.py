@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional
 
 from initlab.data.pictures import resized_shape
 from initlab.streams import stream_seed
+from initlab.transfer import sent
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def training_views(pictures: Sequence[Tensor], draws: Draws, crop: int) -> Tenso
         square(picture, side, crop, down, right)
         for picture, side, (down, right) in zip(pictures, draws.sides.tolist(), draws.offsets.tolist(), strict=True)
     ])  # fmt: skip
-    return torch.where(draws.mirrored.to(squares.device)[:, None, None, None], squares.flip(3), squares)
+    return torch.where(sent(draws.mirrored, squares.device)[:, None, None, None], squares.flip(3), squares)
 
 
 def centre_view(picture: Tensor, side: int, crop: int) -> Tensor:

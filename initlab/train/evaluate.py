@@ -1,5 +1,6 @@
 """Evaluation: loss, top-1 and top-5 error on the validation set, one view per image."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,21 @@ def evaluate(net: nn.Module, data: Images) -> Evaluation:
     net.train()
     loss, error, error_top5 = (totals / len(data.val_labels)).tolist()
     return Evaluation(loss, error, error_top5)
+
+
+@torch.no_grad()
+def evaluate_together(forward: Callable[[Tensor], Tensor], count: int, data: Images) -> list[Evaluation]:
+    """As `evaluate`, of several nets at once: `forward` takes images (N, ...) to logits (count, N, classes)."""
+    totals = torch.zeros(3, count, dtype=torch.float64, device=data.mean.device)
+    for images, labels in data.val_batches(BATCH):
+        logits = forward(images).to(data.mean.dtype).flatten(0, 1)
+        wanted = labels.repeat(count)
+        top1, top5 = hits(logits, wanted)
+        for total, values in zip(
+            totals, (F.cross_entropy(logits, wanted, reduction="none"), ~top1, ~top5), strict=True
+        ):
+            total += values.view(count, -1).double().sum(1)
+    return [Evaluation(*row) for row in (totals.T / len(data.val_labels)).tolist()]
 
 
 def hits(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,8 @@ one). Everything else is the trials' own: data order, dropout masks, learning ra
 validations and checkpoints. Each trial's parameters and momentum are views into the pack's, so that it can be measured,
 saved and taken up alone at any step; its numbers are those of the trial alone to rounding.
 
+A step works on tensors that stay in place, so that on CUDA it is recorded once and replayed (`Captured`).
+
 Suffixes: K trials, N images a batch.
 """
 
@@ -17,7 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from initlab.nets.layers import StreamDropout, set_dropout_step
+from initlab.train.cuda import Captured, Record, Step
+from initlab.train.evaluate import evaluate_together
+from initlab.train.feed import Feed
+from initlab.train.masks import dropout_shapes, dropouts_of
 from initlab.train.trial import Outcome, Trial
 from initlab.transfer import sent
 
@@ -27,11 +32,16 @@ Ended = Callable[[Trial, Outcome | Exception], None]
 class Pack:
     """Trials after `begin`, between steps; `run` takes them all to their ends."""
 
-    def __init__(self, trials: Sequence[Trial]) -> None:
-        self.dropout_shapes = dropout_shapes(trials[0])
+    def __init__(self, trials: Sequence[Trial], record: Record | None = None) -> None:
+        """`record`: makes a recording of a step, `initlab.train.cuda.cuda_graph`; None takes every step as it is."""
+        first = trials[0]
+        self.dropout_shapes = dropout_shapes(first.net, first.data.probe_batch(first.spec.train.batch_size)[0])
+        self.record = record
+        self.eager: str | None = None  # why steps are not replayed although `record` was given
         for trial in trials:
             trial.packed = len(trials)
-        self.stack(trials)
+        sets = list(dict.fromkeys(id(trial.data) for trial in trials))  # those of one set of images side by side
+        self.stack(sorted(trials, key=lambda trial: sets.index(id(trial.data))))
 
     def stack(self, trials: Sequence[Trial]) -> None:
         """Lay the trials' weights, momentum and sums side by side, and make their own views of them.
@@ -57,10 +67,15 @@ class Pack:
         self.momentum = self.spread([(t.spec.train.momentum,) * 2 for t in trials])
         self.decay = self.spread([(t.spec.train.weight_decay, 0.0) for t in trials])
         self.lrs: list[tuple[float, float]] = []
+        self.lr = torch.zeros_like(self.flat)
         self.sums = torch.stack([trial.sums for trial in trials])
         for k, trial in enumerate(trials):
             trial.sums = self.sums[k]
         self.view(columns)
+        self.feed = Feed(self.trials, self.dropout_shapes)
+        self.advance: Step = self.step
+        if self.record and not self.eager:
+            self.advance = Captured(self.step, [self.flat, self.velocity, self.sums], self.record)
 
     def view(self, columns: Mapping[str, Sequence[nn.Parameter]]) -> None:
         """Name the parts of the flat weights and momentum, for the pack and for each of its trials."""
@@ -84,17 +99,27 @@ class Pack:
 
     def update(self) -> None:
         """One step of every trial; nothing here waits for the device."""
-        batches = [next(trial.batches) for trial in self.trials]
-        images_KN = torch.stack([images for images, _ in batches])
-        labels_KN = torch.stack([labels for _, labels in batches])
-        losses_K, logits_KN = self.forward(images_KN, labels_KN, self.masks())
+        self.feed.take()
+        lrs = [(trial.lr(), trial.lr() * trial.spec.train.slope_lr_factor) for trial in self.trials]
+        if lrs != self.lrs:
+            self.lrs = lrs
+            self.lr.copy_(self.spread(lrs))
+        self.advance()
+        if isinstance(self.advance, Captured):
+            self.eager = self.advance.why
+        for trial in self.trials:
+            trial.step += 1
+            trial.eager = self.eager
+
+    def step(self) -> None:
+        """The step on the device: from what `feed` took in to new weights, all in tensors that stay in place."""
+        images_KN, labels_KN = self.feed.batch()
+        losses_K, logits_KN = self.forward(images_KN, labels_KN, self.feed.masks)
         # the sum's gradient by each loss is 1: a loss that is not finite stays with its trial
         grads = torch.autograd.grad(losses_K.sum(), list(self.weights.values()))
         self.descend(torch.cat([grad.reshape(-1) for grad in grads]))
-        self.sums[:, 0] += losses_K.detach()
-        self.sums[:, 1] += (logits_KN.detach().argmax(2) != labels_KN).sum(1)
-        for trial in self.trials:
-            trial.step += 1
+        self.sums[:, 0].add_(losses_K.detach())
+        self.sums[:, 1].add_((logits_KN.detach().argmax(2) != labels_KN).sum(1))
 
     def forward(self, images_KN: Tensor, labels_KN: Tensor, masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Mean losses (K,) and logits (K, N, classes).
@@ -121,22 +146,8 @@ class Pack:
     @torch.no_grad()
     def descend(self, grad: Tensor) -> None:
         """Gradient descent with momentum, as `torch.optim.SGD` does it; gradients laid out as `flat` is."""
-        lrs = [(trial.lr(), trial.lr() * trial.spec.train.slope_lr_factor) for trial in self.trials]
-        if lrs != self.lrs:
-            self.lrs, self.lr = lrs, self.spread(lrs)
         self.velocity.mul_(self.momentum).add_(grad.addcmul_(self.flat, self.decay))
         self.flat.addcmul_(self.velocity, self.lr, value=-1)
-
-    def masks(self) -> list[Tensor]:
-        """The dropout masks of this step, one (K, N, ...) per layer: what each trial alone would draw."""
-        if not self.dropout_shapes:
-            return []
-        drawn = []
-        for trial in self.trials:
-            set_dropout_step(trial.net, trial.spec.seed, trial.step)
-            own = zip(dropouts_of(trial.net), self.dropout_shapes, strict=True)
-            drawn.append([module.drawn(shape, torch.device("cpu")) for module, shape in own])
-        return [sent(torch.stack(layer), self.flat.device) for layer in zip(*drawn, strict=True)]
 
     def why_alone(self) -> str | None:
         """Why the trials cannot be trained as one, as shows once their nets are there; None where they can."""
@@ -144,13 +155,32 @@ class Pack:
             return "the net keeps buffers, as BatchNorm does"
         images, labels = self.trials[0].data.probe_batch(self.trials[0].spec.train.batch_size)
         count = len(self.trials)
-        masks = [torch.ones(count, *shape, device=images.device) for shape in self.dropout_shapes]
         try:
-            losses, _ = self.forward(torch.stack([images] * count), torch.stack([labels] * count), masks)
+            losses, _ = self.forward(torch.stack([images] * count), torch.stack([labels] * count), self.feed.masks)
             torch.autograd.grad(losses.sum(), list(self.weights.values()))
         except RuntimeError as error:
             return f"torch cannot run the net for several at once ({str(error).splitlines()[0]})"
         return None
+
+    def validate(self) -> None:
+        """Where the trials are due to be validated on the same images, do it for all of them at once."""
+        data = self.trials[0].data
+        if any(trial.data is not data or trial.step not in trial.validations for trial in self.trials):
+            return  # each will do it for itself
+
+        def forward(images: Tensor) -> Tensor:
+            with self.trials[0].autocast():
+                logits: Tensor = vmap(lambda own: functional_call(self.net, own, (images,)))(self.weights)
+            return logits
+
+        self.net.eval()
+        try:
+            for trial, found in zip(self.trials, evaluate_together(forward, len(self.trials), data), strict=True):
+                trial.validated = found
+        except RuntimeError:  # too little memory, or a net of the user's that in testing cannot be run for several
+            pass
+        finally:
+            self.net.train()
 
     def run(self, should_stop: Callable[[], bool], checkpoint_every_s: float, ended: Ended) -> None:
         """Train to the end or until `should_stop()`; `ended` hears how each trial ends, the others go on.
@@ -158,19 +188,21 @@ class Pack:
         A trial whose records cannot be written ends with that exception. Where a step cannot be taken, as for want
         of memory, this raises and every trial of `trials` is as it was before that step.
         """
-        for trial in self.trials:
-            trial.open_batches()
         self.leave(Trial.ended, ended)
         saved = time.perf_counter()
-        while self.trials:
-            if should_stop():
-                self.leave(Trial.interrupted, ended)
-                return
-            self.update()
-            self.leave(recorded, ended)
-            if time.perf_counter() - saved > checkpoint_every_s:
-                self.leave(keep_checkpoint, ended)
-                saved = time.perf_counter()
+        try:
+            while self.trials:
+                if should_stop():
+                    self.leave(Trial.interrupted, ended)
+                    return
+                self.update()
+                self.validate()
+                self.leave(recorded, ended)
+                if time.perf_counter() - saved > checkpoint_every_s:
+                    self.leave(keep_checkpoint, ended)
+                    saved = time.perf_counter()
+        finally:
+            self.advance = self.step  # a recording holds memory
 
     def leave(self, do: Callable[[Trial], Outcome | None], ended: Ended) -> None:
         """Do this for every trial; those that end by it leave the pack."""
@@ -205,26 +237,3 @@ def velocity(trial: Trial, parameter: Tensor) -> Tensor:
     """The momentum of a trial's parameter, zeros before its first step."""
     kept: Tensor | None = trial.optimizer.state.get(parameter, {}).get("momentum_buffer")
     return torch.zeros_like(parameter) if kept is None else kept
-
-
-def dropouts_of(net: nn.Module) -> list[StreamDropout]:
-    """The dropout layers in order."""
-    return [module for module in net.modules() if isinstance(module, StreamDropout)]
-
-
-@torch.no_grad()
-def dropout_shapes(trial: Trial) -> list[tuple[int, ...]]:
-    """The shape of what each dropout layer takes in a training step, (N, ...)."""
-    shapes: list[tuple[int, ...]] = []
-    size = trial.spec.train.batch_size
-    hooks = [
-        module.register_forward_pre_hook(lambda _, inputs: shapes.append((size, *inputs[0].shape[1:])))
-        for module in dropouts_of(trial.net)
-    ]
-    if hooks:
-        trial.net.eval()
-        trial.net(trial.data.probe_batch(1)[0])
-        trial.net.train()
-    for hook in hooks:
-        hook.remove()
-    return shapes

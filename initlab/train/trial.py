@@ -23,9 +23,11 @@ from initlab.signal.probe import measure
 from initlab.spec import TrialSpec
 from initlab.streams import stream_seed
 from initlab.train.auxiliary import Auxiliary
-from initlab.train.evaluate import evaluate
+from initlab.train.cuda import Compiled
+from initlab.train.evaluate import Evaluation, evaluate
 from initlab.train.group import ALONE, Group
 from initlab.train.schedule import Plateau, learning_rate
+from initlab.train.sgd import sgd
 from initlab.train.slopes import slope_rows
 
 NAN = math.nan
@@ -62,12 +64,15 @@ class Trial:
         recorder: Recorder,
         compiled: bool | None = False,
         group: Group = ALONE,
+        channels_last: bool | None = None,
     ) -> None:
-        """`compiled`: whether torch.compile makes the step's forward and backward, on CUDA; None is as it pays."""
+        """On CUDA alone, `compiled`: whether torch.compile makes the step's forward and backward, None is as it pays;
+        `channels_last`: whether maps lie in memory with their channels last, None is yes."""
         self.spec, self.net, self.data, self.recorder, self.group = spec, net, data, recorder, group
         self.on_gpu = data.mean.device.type == "cuda"
+        self.layout = torch.contiguous_format if channels_last is False else torch.channels_last
         if self.on_gpu:
-            net.to(memory_format=torch.channels_last)
+            net.to(memory_format=self.layout)
         self.per_epoch, self.steps = spec.steps(len(data.train_labels))
         if self.steps < 1:
             raise ValueError(
@@ -76,15 +81,16 @@ class Trial:
             )
         auxiliary, weight = spec.train.auxiliary, spec.train.auxiliary_weight
         worth = compiled or (compiled is None and self.steps >= COMPILE_STEPS)
-        self.forward: Callable[[Tensor], Tensor] = (
-            torch.compile(net, mode="reduce-overhead") if worth and self.on_gpu else group.wrap(net)
-        )
+        worth = worth and self.on_gpu and group.size == 1  # a group's gradients are averaged by its wrapper
+        self.forward: Callable[[Tensor], Tensor] = Compiled(net) if worth else group.wrap(net)
         self.auxiliary = Auxiliary(net, auxiliary, weight, data.num_classes, spec.seed) if auxiliary else None
         self.optimizer = sgd(nn.ModuleList([net, self.auxiliary]) if self.auxiliary else net, spec)
         self.plateau = Plateau()
         self.evidence = Evidence()
         self.step = 0
         self.packed = 1  # trials that took their steps with this one, itself included
+        self.validated: Evaluation | None = None  # at this step, by its pack
+        self.eager: str | None = None  # why a pack's steps, or its own, ran uncompiled against the wish
         self.sums = torch.zeros(2, dtype=torch.float64, device=data.mean.device)  # loss, errors since the last row
         self.sums_from = 0  # the step of the last row
         self.wall_before = 0.0  # seconds spent by earlier attempts
@@ -167,7 +173,7 @@ class Trial:
         """One step of stochastic gradient descent; nothing here waits for the device."""
         images, labels = next(self.batches)
         if self.on_gpu:
-            images = images.contiguous(memory_format=torch.channels_last)
+            images = images.contiguous(memory_format=self.layout)
         if self.spec.train.dropout:
             set_dropout_step(self.net, self.spec.seed, self.step, self.group.rank, self.group.size)
         # of the weights, then of the slopes where there are any; see `sgd`
@@ -184,8 +190,8 @@ class Trial:
         self.optimizer.step()
         self.step += 1
         # summed on the device, read where a row is due
-        self.sums[0] += loss.detach() / self.group.size
-        self.sums[1] += (logits.detach().argmax(1) != labels).sum()
+        self.sums[0].add_(loss.detach() / self.group.size)
+        self.sums[1].add_((logits.detach().argmax(1) != labels).sum())
 
     def hopeless(self) -> bool:
         """Whether an epoch has just ended and the trial may be given up."""
@@ -216,11 +222,11 @@ class Trial:
         since = self.step - self.sums_from
         examples = since * self.spec.train.batch_size
         loss, errors = self.group.total(self.sums).tolist()
-        self.evidence.see_errors(errors, examples, self.data.chance, epoch_ends=self.step % self.per_epoch == 0)
+        self.evidence.see_errors(errors, examples, self.known["chance"], epoch_ends=self.step % self.per_epoch == 0)
         row_wall = time.perf_counter() - self.row_time
         with self.autocast():
-            measured = evaluate(self.net, self.data) if validate and self.group.leads else None
-        found = self.group.share(measured) if validate else None
+            measured = (self.validated or evaluate(self.net, self.data)) if validate and self.group.leads else None
+        found, self.validated = self.group.share(measured) if validate else None, None
         scalars = {
             "step": self.step,
             "epoch": epoch,
@@ -282,6 +288,8 @@ class Trial:
 
     def outcome(self, state: str) -> Outcome:
         """The end as plain data."""
+        if isinstance(self.forward, Compiled):
+            self.eager = self.forward.why or self.eager
         figures = {
             **self.last,
             "step": self.step,
@@ -290,20 +298,6 @@ class Trial:
             "wall_s": self.wall(),
             "probe_s": self.probe_s,
             **({"packed": self.packed} if self.packed > 1 else {}),
+            **({"eager": self.eager} if self.eager else {}),
         }
         return Outcome(state, figures)
-
-
-def sgd(net: nn.Module, spec: TrialSpec) -> torch.optim.SGD:
-    """SGD with momentum, in one group or two: all else, and PReLU's slopes.
-
-    No decay on slopes, which it would pull towards ReLU (He et al. 2015, sec. 2.1).
-    """
-    slopes = {id(p) for m in net.modules() if isinstance(m, nn.PReLU) for p in m.parameters()}
-    decayed: list[Tensor] = [p for p in net.parameters() if id(p) not in slopes]
-    others: list[Tensor] = [p for p in net.parameters() if id(p) in slopes]
-    train = spec.train
-    groups = [{"params": decayed, "weight_decay": train.weight_decay}]
-    if others:
-        groups.append({"params": others, "weight_decay": 0.0})
-    return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, fused=True)

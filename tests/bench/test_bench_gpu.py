@@ -1,15 +1,25 @@
 """`initlab bench gpu`: without a GPU one line; its code on tiny sizes on a CPU, its counts by hand."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
 
-from initlab.bench.gpu import FIG3_IMAGES, FULL, TINY
+import initlab
+from initlab.bench import gpu, streams
+from initlab.bench.gpu import FIG3_IMAGES, FULL, QUICK, TINY, Section, Sizes, net_rows, row, value_of
 from initlab.bench.gpu_net import Large, flop_per_image, hooked, host_syncs, large_trial, watching
+from initlab.bench.gpu_trials import Arm, arms, by_turns, span
 from initlab.cli import main
+from initlab.study import Study
+from initlab.train.trial import Trial
+from tests.train.tape import tape
 
 CPU = torch.device("cpu")
 
@@ -31,19 +41,87 @@ def test_the_quick_run_has_every_row_and_writes_them(tmp_path: Path) -> None:
     assert found.exit_code == 0, found.output
     content = json.loads(out.read_text())
     rows = {row["what"]: row for row in content["rows"]}
-    assert {"bf16 matrix product", "B float32 eager", "B bfloat16 eager", "B bfloat16 compiled"} <= rows.keys()
-    assert {"24 small trials, one after another", "24 small trials, packed, 12 at once"} <= rows.keys()
+    assert all(row["value"] is not None for row in content["rows"]), content["rows"]
+    assert {f"24 small trials, {arm.name}" for arm in arms(QUICK.processes, QUICK.streams)} <= rows.keys()
+    for name in ("B", "small-30"):
+        runs = {f"{name} bfloat16 eager", f"{name} bfloat16 compiled", f"{name} float32 eager"}
+        assert runs | {f"{run}, of the matrix product" for run in runs} <= rows.keys()
     assert {"Fig 3 by small-30 bfloat16 eager", "initlab's probe every 200 steps"} <= rows.keys()
-    rates = [row for row in content["rows"] if row["unit"] in ("images/s", "trials/h", "FLOP/s", "min")]
-    assert len(rates) == 12
+    assert {"B bfloat16 contiguous", "host syncs in 10 steps of a pack, CUDA graph"} <= rows.keys()
+    rates = [row for row in content["rows"] if row["unit"] in ("images/s", "trials/h", "FLOP/s", "min", "%")]
     assert min(row["value"] for row in rates) > 0
-    speed = rows["small-30 bfloat16 eager"]["value"]
-    assert rows["Fig 3 by small-30 bfloat16 eager"]["value"] == pytest.approx(FIG3_IMAGES / speed / 60)
     assert (content["device"], content["quick"], content["torch_version"]) == ("cpu", True, torch.__version__)
     lines = found.output.splitlines()
     assert lines[-1].startswith("written to ")
-    for row, line in zip(content["rows"], lines[-1 - len(rows) : -1], strict=True):  # the table comes last
-        assert line.startswith(row["what"])
+    for entry, line in zip(content["rows"], lines[-1 - len(rows) : -1], strict=True):  # the table comes last
+        assert line.startswith(entry["what"])
+
+
+def test_a_section_that_fails_or_has_no_time_is_a_row_that_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, written = tmp_path / "gpu.json", []
+
+    def broken(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        written.append([row["what"] for row in json.loads(out.read_text())["rows"]])  # those before are safe
+        raise RuntimeError("CUDA error: an illegal memory access\nwas encountered\nFor debugging")
+
+    def four(sizes: Sizes, device: torch.device) -> list[Section]:
+        return [
+            Section("first", 1.0, lambda rows: [row("first", 2.0, "s"), row("more", 3.0, "s")]),
+            Section("second", 1.0, broken),
+            Section("third", 1e9, broken),
+            Section("fourth", 1.0, lambda rows: [row("fourth", value_of(rows, "first"), "s")]),
+        ]
+
+    monkeypatch.setattr(gpu, "sections", four)
+    monkeypatch.setattr(gpu, "QUICK", replace(QUICK, limit_s=470.0))
+    lines = list(gpu.bench_gpu("cpu", True, out))
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["what"], row["value"]) for row in rows] == [
+        ("first", 2.0), ("more", 3.0), ("second", None), ("third", None), ("fourth", 2.0),
+    ]  # fmt: skip
+    assert rows[2]["note"] == "failed: RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert re.fullmatch("left out: [0-9]+ of 470 s are gone", rows[3]["note"])
+    assert written == [["first", "more"]]
+    assert lines[-4].split() == ["second", "–", *rows[2]["note"].split()]
+
+
+def test_shares_and_projections_are_those_of_the_measured_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    # the paper's table 3: 2.32e10 multiply-adds of B for an image; two operations each, and backward is twice forward
+    monkeypatch.setattr(gpu, "rate", lambda net, *how: (2000.0, "torch.compile: no triton"))
+    product = [row("bf16 matrix product", 400e12, "FLOP/s")]
+    speed, share = net_rows(FULL, CPU, "B", "bfloat16", "compiled", product)
+    assert (speed["value"], speed["note"]) == (2000.0, "ran uncompiled: torch.compile: no triton")
+    assert share["value"] == pytest.approx(100 * 2000 * 6 * 2.32e10 / 400e12, rel=0.005)
+    assert share["note"] == "target >= 60 %"
+    _, fig3 = net_rows(FULL, CPU, "small-30", "bfloat16", "eager", [])  # without the product there is no share
+    assert fig3["value"] == pytest.approx(3 * 9.9 * 1_281_167 / 2000 / 60)
+    assert fig3["note"].startswith("target <= 50 min on one H200")
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["each alone", "recorded packs of one"])
+def test_trials_that_take_turns_give_what_they_give_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    if packed:  # as on a GPU
+        plain = streams.steps
+        monkeypatch.setattr(streams, "steps", lambda trial, ended, record: plain(trial, ended, tape))
+    study = Study.model_validate(
+        {"name": "t", **QUICK.trials, "net": {"depth": 6, "width": 2}, "grid": {"seed": [0, 1, 2]}}
+    )
+    turns = by_turns(study, tmp_path / "turns", "cpu", Arm("2 streams", streams=2))
+    after = initlab.run(study, tmp_path / "after", device="cpu", jobs=1, show="nothing")
+    assert turns.trials.state.tolist() == ["done"] * 3
+    columns = ["trial", "step", "train_loss", "train_error", "val_loss", "val_error"]
+    pd.testing.assert_frame_equal(turns.scalars[columns], after.scalars[columns], rtol=1e-4 if packed else 0)
+
+
+def test_a_trial_that_fails_fails_its_arm_with_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Study.model_validate({"name": "t", **QUICK.trials, "grid": {"net.depth": [6]}})
+    monkeypatch.setattr(Trial, "update", lambda trial: 1 / 0)
+    with pytest.raises(RuntimeError, match="1 of 1 trials did not end, the first: ZeroDivisionError"):
+        span(study, "cpu", Arm("one after another"))
 
 
 def test_operations_are_those_of_the_papers() -> None:
@@ -52,7 +130,7 @@ def test_operations_are_those_of_the_papers() -> None:
 
 
 def test_host_syncs_are_counted_and_a_cpu_has_none() -> None:
-    assert host_syncs(TINY, CPU) == 0
+    assert host_syncs(large_trial(TINY, "bfloat16", False, CPU).update, CPU) == 0
 
 
 def test_watchers_see_every_layer_forward_and_backward_and_are_gone_afterwards() -> None:

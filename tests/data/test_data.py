@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from initlab.data.dataset import ImageSet, augmented, epoch_order, prepare
+from initlab.data.dataset import ImageSet, augmented, drawn_moves, epoch_order, prepare
 from initlab.data.facts import FACTS
 from initlab.data.sources import Raw, load_raw
 
@@ -62,7 +62,7 @@ def test_chance_is_the_error_of_the_best_constant_guess() -> None:
 
 def test_a_flip_mirrors_each_image_or_leaves_it() -> None:
     images = torch.randint(0, 255, (200, 3, 4, 5), dtype=torch.uint8)
-    out = augmented(images, True, 0, torch.Generator().manual_seed(0))
+    out = augmented(images, True, 0, drawn_moves(200, True, 0, torch.Generator().manual_seed(0)))
     mirrored = (out == images.flip(3)).flatten(1).all(1)
     assert ((out == images).flatten(1).all(1) | mirrored).all()
     assert 60 < mirrored.sum() < 140
@@ -70,7 +70,7 @@ def test_a_flip_mirrors_each_image_or_leaves_it() -> None:
 
 def test_a_shift_crops_the_zero_padded_image_within_its_bounds() -> None:
     images = torch.randint(1, 255, (300, 1, 6, 6), dtype=torch.uint8)
-    out = augmented(images, False, 1, torch.Generator().manual_seed(0))
+    out = augmented(images, False, 1, drawn_moves(300, False, 1, torch.Generator().manual_seed(0)))
     padded = torch.nn.functional.pad(images, (1, 1, 1, 1))
     crops = torch.stack([padded[:, :, r : r + 6, c : c + 6] for r in range(3) for c in range(3)])
     matches = (crops == out).flatten(2).all(2)  # 9 x N

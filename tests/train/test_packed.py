@@ -12,6 +12,7 @@ from initlab.init.apply import init_
 from initlab.layout import describe
 from initlab.nets.build import to_modules
 from initlab.spec import TrialSpec
+from initlab.train.evaluate import evaluate
 from initlab.train.packed import Pack
 from initlab.train.trial import Outcome, Trial
 
@@ -205,6 +206,35 @@ def test_checkpoints_come_by_time_for_every_trial() -> None:
     packed(trials, every_s=0.0)
     for trial in trials:
         assert [state["step"] for state in trial.recorder.states] == list(range(1, 51))
+
+
+class BranchingInTests(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.training or x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize(("last", "alone_too"), [(nn.Identity(), 0), (BranchingInTests(), 3 * 2)])
+def test_trials_on_the_same_images_are_validated_at_once_where_torch_can(
+    last: nn.Module, alone_too: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [spec(seed, epochs=2, dropout=0.3) for seed in range(3)]
+    data = images(asked[0])
+
+    def begun_on_data(one: TrialSpec) -> Trial:
+        net = init_(to_modules(describe(one, 10, data.input_shape)).double(), "he", seed=one.seed)
+        trial = Trial(one, nn.Sequential(net, last), data, Memory())
+        trial.begin(None)
+        return trial
+
+    solos = [begun_on_data(one) for one in asked]
+    for trial in solos:
+        trial.go_on(lambda: False, 1e9)
+    trials, calls = [begun_on_data(one) for one in asked], []
+    monkeypatch.setattr("initlab.train.trial.evaluate", lambda *given: (calls.append(1), evaluate(*given))[1])
+    packed(trials)
+    assert len(calls) == alone_too  # two epochs' ends
+    for solo, trial in zip(solos, trials, strict=True):
+        assert_same(solo, trial)
 
 
 class Branching(nn.Module):

@@ -17,7 +17,8 @@ from initlab.nets.layers import StreamDropout, set_dropout_step
 from initlab.spec import Train, TrialSpec
 from initlab.train.evaluate import evaluate
 from initlab.train.schedule import Plateau, learning_rate
-from initlab.train.trial import Outcome, Trial, sgd
+from initlab.train.sgd import sgd
+from initlab.train.trial import Outcome, Trial
 
 TIMES = ("images_per_s", "wall_s")
 

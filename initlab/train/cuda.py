@@ -1,0 +1,137 @@
+"""What makes a step fast on CUDA: cuDNN's settings, torch.compile with a way out, a step recorded as a CUDA graph.
+
+None of it has run on a GPU yet; the CPU never comes here.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from initlab.train.masks import dropout_shapes, dropouts_of
+
+Step = Callable[[], None]
+Record = Callable[[Step], Step]  # from a step on fixed tensors to what does the same to them again
+COMPILERS = ("torch._dynamo", "torch._inductor")  # modules of the exceptions that say that torch cannot compile
+WARM_UP = 3  # steps as they are before one is recorded: kernels are loaded and chosen, workspaces allocated
+PART = 0.05  # of its change by which a replayed step may differ, as sums are taken in any order; a stale input's by 1
+
+
+@contextmanager
+def kernels(device: torch.device) -> Iterator[None]:
+    """How CUDA computes inside: convolutions and products of float32 in float32, cuDNN's algorithms timed per shape.
+
+    torch's default lets convolutions round float32 inputs to TF32's 10 bits. A lab that measures signals through 30
+    layers means what it says; who wants tensor cores says `precision: bfloat16`. On another device nothing changes.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn, before = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with cudnn.flags(enabled=True, benchmark=True, deterministic=cudnn.deterministic, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class Compiled:
+    """A net's forward and backward by torch.compile, in CUDA graphs; plain where torch cannot, and `why` says so.
+
+    Dropout masks are handed in: drawn inside, on the CPU, they would cut what is compiled into pieces.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net, self.dropouts = net, dropouts_of(net)
+        self.shapes: list[tuple[int, ...]] | None = None  # of the masks, known from the first batch on
+        self.run: Callable[[Tensor], Tensor] | None = None  # made when first called: a pack never does
+        self.why: str | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if self.shapes is None:
+            self.shapes = dropout_shapes(self.net, images)
+        for module, shape in zip(self.dropouts, self.shapes, strict=True):
+            module.mask = module.drawn(shape, images.device)
+        if self.why is None:
+            try:
+                self.run = self.run or torch.compile(self.net, mode="reduce-overhead")
+                return self.run(images)
+            except RuntimeError as error:
+                if not type(error).__module__.startswith(COMPILERS):
+                    raise
+                self.why = f"torch.compile: {in_a_line(error)}"
+        plain: Tensor = self.net(images)
+        return plain
+
+
+def cuda_graph(step: Step) -> Step:
+    """Record a step that has run before; nothing of it happens until what is returned is called.
+
+    Raises:
+        RuntimeError: the step does what a CUDA graph cannot hold, as waiting for the device.
+    """
+    graph = torch.cuda.CUDAGraph()
+    # a stream of its own: cuBLAS has one workspace per stream, and graphs may be replayed at the same time
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream()):
+        step()
+    return graph.replay
+
+
+class Captured:
+    """A step on fixed tensors that is recorded once and then replayed, so that its operations start as one.
+
+    The first steps run as they are; the next one after the recording runs both ways from the same state. A recording
+    holds addresses and numbers: where the step depends on anything that has changed since, the two differ, and it
+    runs as it is from then on; `why` says so.
+    """
+
+    def __init__(self, step: Step, state: Sequence[Tensor], record: Record) -> None:
+        """`state`: the tensors that a step changes."""
+        self.step, self.state, self.record = step, state, record
+        self.taken = 0
+        self.replay: Step | None = None
+        self.why: str | None = None
+
+    def __call__(self) -> None:
+        self.taken += 1
+        if self.replay is not None and self.taken > WARM_UP + 2:
+            self.replay()
+        elif self.replay is not None:
+            self.compare(self.replay)
+        else:
+            self.step()
+            if self.taken == WARM_UP + 1:
+                self.try_recording()
+
+    def try_recording(self) -> None:
+        """Record the step; what it needs is in place, but it is not taken."""
+        try:
+            self.replay = self.record(self.step)
+        except RuntimeError as error:
+            self.why = f"CUDA graph: {in_a_line(error)}"
+
+    def compare(self, replay: Step) -> None:
+        """Take one step both ways; where they agree, replays are trusted."""
+        before = [tensor.clone() for tensor in self.state]
+        replay()
+        replayed = [tensor.clone() for tensor in self.state]
+        for tensor, old in zip(self.state, before, strict=True):
+            tensor.copy_(old)
+        self.step()
+        if not all(map(alike, replayed, self.state, before)):
+            self.replay, self.why = None, "CUDA graph: a replayed step differed from the step itself"
+
+
+def alike(replayed: Tensor, wanted: Tensor, before: Tensor) -> bool:
+    """Whether two ways from `before` came to the same; numbers that are not finite say nothing."""
+    finite = wanted.isfinite() & before.isfinite()
+    apart = torch.where(finite, replayed - wanted, 0.0).norm()
+    return bool(apart <= PART * torch.where(finite, wanted - before, 0.0).norm())
+
+
+def in_a_line(error: Exception) -> str:
+    """An exception in a line; torch's compilers say in the second one what it was."""
+    words = " ".join(str(error).strip().splitlines()[:2])
+    return f"{type(error).__name__}: {words[:300]}"

@@ -1,0 +1,35 @@
+"""Dropout masks drawn outside a step, for steps that are compiled, recorded or taken for several trials at once."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from initlab.nets.layers import StreamDropout
+
+
+def dropouts_of(net: nn.Module) -> list[StreamDropout]:
+    """The dropout layers in order."""
+    return [module for module in net.modules() if isinstance(module, StreamDropout)]
+
+
+@torch.no_grad()
+def dropout_shapes(net: nn.Module, images: Tensor) -> list[tuple[int, ...]]:
+    """The shape of what each dropout layer takes in a training step on `images`; the net is in training mode after."""
+    shapes: list[tuple[int, ...]] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda _, inputs: shapes.append((len(images), *inputs[0].shape[1:])))
+        for module in dropouts_of(net)
+    ]
+    if hooks:
+        net.eval()
+        net(images[:1])
+        net.train()
+    for hook in hooks:
+        hook.remove()
+    return shapes
+
+
+def drawn_masks(net: nn.Module, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """The masks, on the CPU, of the step that `set_dropout_step` named: one per layer."""
+    return [m.drawn(shape, torch.device("cpu")) for m, shape in zip(dropouts_of(net), shapes, strict=True)]

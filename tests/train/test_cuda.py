@@ -1,0 +1,259 @@
+"""What a step does on a GPU, as far as a CPU can tell: recordings, waits for the device, ways out of torch.compile."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from initlab.data.dataset import ImageSet
+from initlab.nets.build import to_modules
+from initlab.plan import describe
+from initlab.spec import TrialSpec
+from initlab.train.cuda import WARM_UP, Captured, Compiled, kernels
+from initlab.train.packed import Pack
+from initlab.train.trial import Trial
+from tests.train.tape import tape
+from tests.train.test_packed import FOUR, Memory, alone, assert_same, begun, images, spec
+
+VARIED = [
+    one.model_copy(update={"train": one.train.model_copy(update={"dropout": 0.3})}) for one in FOUR
+]  # a cosine and a plateau schedule, flips and shifts, two data sets, masks
+
+
+@pytest.mark.parametrize("asked", [FOUR, VARIED], ids=["plain", "dropout"])
+def test_a_recorded_pack_gives_the_numbers_of_the_trials_alone(asked: list[Any]) -> None:
+    trials = [begun(one) for one in asked]
+    replays: list[int] = []
+
+    def record(step: Callable[[], None]) -> Callable[[], None]:
+        again = tape(step)
+        return lambda: (replays.append(1), again())[1]
+
+    pack = Pack(trials, record)
+    assert pack.why_alone() is None
+    pack.run(lambda: False, 1e9, lambda trial, outcome: None)
+    assert pack.eager is None
+    assert len(replays) == 50 - WARM_UP - 1  # every step after the recording
+    for trial, one in zip(trials, asked, strict=True):
+        assert_same(alone(one)[0], trial)
+
+
+def test_a_pack_that_a_trial_leaves_is_recorded_anew() -> None:
+    asked = [spec(0), spec(1, lr=1e9), spec(2, epochs=6)]
+    trials = [begun(one) for one in asked]
+    pack = Pack(trials, tape)
+    pack.run(lambda: False, 1e9, lambda trial, outcome: None)
+    assert pack.eager is None
+    for i in (0, 2):
+        assert_same(alone(asked[i])[0], trials[i])
+
+
+def test_a_step_that_cannot_be_recorded_runs_as_it_is_and_says_why() -> None:
+    def record(step: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors\nmight be")
+
+    trials = [begun(spec(0)), begun(spec(1))]
+    pack = Pack(trials, record)
+    pack.run(lambda: False, 1e9, lambda trial, outcome: None)
+    assert pack.eager == "CUDA graph: RuntimeError: operation not permitted when stream is capturing CUDA kernel errors"
+    assert_same(alone(spec(0))[0], trials[0])
+
+
+def test_a_replay_that_differs_is_found_and_undone() -> None:
+    weight, given = torch.zeros(3), torch.ones(3)
+    steps = iter(range(100))
+
+    def step() -> None:
+        weight.add_(given * next(steps))  # a number that a recording holds fast
+
+    captured = Captured(step, [weight], tape)
+    for _ in range(10):
+        captured()
+    # the recording itself drew number 4, the other ten are those of a step each
+    assert weight.tolist() == [sum(range(11)) - 4] * 3
+    assert captured.why == "CUDA graph: a replayed step differed from the step itself"
+
+
+class Waits(TorchDispatchMode):
+    """Operations for which the host waits for a device, and copies between devices that it waits for."""
+
+    NAMES = ("_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "bincount")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.sent = 0
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        found = func(*args, **kwargs)
+        self.count += 1
+        name = func._schema.name.removeprefix("aten::").rstrip("_")
+        masks = name.startswith("index") and any(
+            isinstance(given, Tensor) and given.dtype in (torch.bool, torch.uint8) and given.dim() > 0
+            for given in tree_leaves(args[1:2])
+        )
+        if name.lstrip("_") in [one.lstrip("_") for one in self.NAMES] or masks:
+            self.found.append(name)
+        devices = {t.device.type for t in tree_leaves((args, kwargs, found)) if isinstance(t, Tensor) and t.dim() > 0}
+        if len(devices) > 1:
+            self.sent += 1
+            if not (kwargs.get("non_blocking") or (name == "copy" and True in args[2:3])):
+                self.found.append(f"{name} that waits")
+        return found
+
+
+def bare(asked: TrialSpec) -> nn.Module:
+    return to_modules(describe(asked, 10, (1, 8, 8))).double()
+
+
+HARD = {"data": {"flip": True, "shift": 1}, "dropout": 0.3, "net": {"activation": "prelu"}, "schedule": "cosine"}
+
+
+def test_a_trials_step_waits_for_nothing() -> None:
+    trial = begun(spec(0, **HARD))
+    trial.open_batches()
+    trial.update()
+    with Waits() as waits:
+        for _ in range(3):
+            trial.update()
+    assert waits.found == []
+    with Waits() as waits:  # it does see what waits
+        trial.sums[0].item()
+        trial.sums[trial.sums > 0]
+    assert {"_local_scalar_dense", "index"} <= set(waits.found)
+
+
+def test_a_packs_step_waits_for_nothing_and_grows_little_with_the_pack() -> None:
+    counts, data = [], images(spec(0, **HARD))
+    for size in (2, 8):
+        trials = [Trial(one, bare(one), data, Memory()) for one in (spec(seed, **HARD) for seed in range(size))]
+        pack = Pack(trials)
+        pack.update()
+        with Waits() as waits:
+            pack.update()
+        assert waits.found == []
+        counts.append(waits.count)
+    assert counts[1] < 1.5 * counts[0]  # the draws of each trial on the CPU are not shared
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tensors that say they are on a GPU and hold nothing: any look at their numbers fails."""
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(Tensor, "backward", lambda loss: None)  # torch's engine wants a device that is there
+    monkeypatch.setattr(torch.autograd, "grad", lambda total, weights: [torch.zeros_like(w) for w in weights])
+    monkeypatch.setattr(nn.Module, "to", lambda net, **_: net)  # fake weights cannot be swapped for others
+    monkeypatch.setattr(ImageSet, "chance", 0.9)
+    with FakeTensorMode():
+        yield
+
+
+def on_fake_cuda(asked: list[TrialSpec], channels_last: bool | None = None) -> list[Trial]:
+    """Trials whose images and nets lie on the fake GPU."""
+    with torch.device("cuda"):
+        data = ImageSet(
+            train_images=torch.zeros(80, 3, 8, 8, dtype=torch.uint8), train_labels=torch.zeros(80, dtype=torch.int64),
+            val_images=torch.zeros(40, 3, 8, 8, dtype=torch.uint8), val_labels=torch.zeros(40, dtype=torch.int64),
+            mean=torch.zeros(3, 8, 8), factor=1.0, num_classes=10, flip=True, shift=1,
+        )  # fmt: skip
+        nets = [to_modules(describe(one, 10, (3, 8, 8))) for one in asked]
+    return [Trial(one, net, data, Memory(), channels_last=channels_last) for one, net in zip(asked, nets, strict=True)]
+
+
+@pytest.mark.parametrize("channels_last", [None, False])
+def test_a_trials_step_on_cuda_sends_without_waiting(fake_cuda: None, channels_last: bool | None) -> None:
+    (trial,) = on_fake_cuda([spec(0, **HARD, precision="float32")], channels_last)
+    plain: list[bool] = []
+    trial.net[0].register_forward_pre_hook(lambda _, given: plain.append(given[0].is_contiguous()))
+    trial.open_batches()
+    trial.update()
+    with Waits() as waits:
+        trial.update()
+    assert waits.found == []
+    assert plain == [channels_last is False] * 2
+    assert waits.sent == 1 + 2  # moves, and the masks of two layers; an epoch's order comes in its first step
+    with pytest.raises(DataDependentOutputException):
+        trial.sums[0].item()
+    with Waits() as waits:
+        torch.ones(3).to("cuda")
+    assert waits.found == ["_to_copy that waits"]
+
+
+def test_a_packs_step_on_cuda_sends_once_for_all_its_trials(fake_cuda: None) -> None:
+    pack = Pack(on_fake_cuda([spec(seed, **HARD, precision="float32") for seed in range(4)]))
+    pack.update()
+    with Waits() as waits:
+        pack.update()
+    assert waits.found == []
+    assert waits.sent == 1 + 2 + 1  # moves, masks, and the learning rates of a cosine
+
+
+class Compilations:
+    """A backend for torch.compile that runs what it is given, and counts the pieces."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> None:
+        self.pieces, self.error = 0, error
+        compiled = torch.compile
+        monkeypatch.setattr(torch, "compile", lambda net, mode: compiled(net, backend=self))
+
+    def __call__(self, module: Any, inputs: Any) -> Any:
+        self.pieces += 1
+        if self.error:
+            raise self.error
+        return module
+
+
+def test_a_compiled_net_is_one_piece_and_gives_the_nets_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    compilations = Compilations(monkeypatch)
+    plain, compiled = begun(spec(0, **HARD)), begun(spec(0, **HARD))
+    compiled.forward = Compiled(compiled.net)  # as on a GPU
+    for trial in (plain, compiled):
+        trial.go_on(lambda: False, 1e9)
+    assert (compilations.pieces, compiled.forward.why) == (1, None)  # dropout's masks come from outside
+    assert_same(plain, compiled)
+
+
+def test_where_torch_cannot_compile_the_net_runs_as_it_is_and_the_trial_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Compilations(monkeypatch, ValueError("no triton here\nsecond line"))
+    plain, compiled = begun(spec(0, **HARD)), begun(spec(0, **HARD))
+    compiled.forward = Compiled(compiled.net)
+    outcomes = [trial.go_on(lambda: False, 1e9) for trial in (plain, compiled)]
+    assert_same(plain, compiled)
+    assert "eager" not in outcomes[0].figures
+    assert outcomes[1].figures["eager"].startswith("torch.compile: BackendCompilerFailed: ")
+    assert "no triton here" in outcomes[1].figures["eager"]
+    assert "\n" not in outcomes[1].figures["eager"]
+
+
+def test_an_error_of_the_net_itself_is_no_failure_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda net, mode: net)
+    compiled = Compiled(nn.Linear(3, 2))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        compiled(torch.ones(2, 4))
+    assert compiled.why is None
+
+
+def test_on_cuda_float32_is_float32_and_the_settings_are_the_callers_again_afterwards() -> None:
+    def settings() -> tuple[Any, ...]:
+        backends = torch.backends
+        return backends.cudnn.allow_tf32, torch.get_float32_matmul_precision(), backends.cudnn.benchmark
+
+    torch.set_float32_matmul_precision("high")
+    before = settings()
+    try:
+        with kernels(torch.device("cuda")):
+            assert settings() == (False, "highest", True)
+        assert settings() == before
+        with kernels(torch.device("cpu")):
+            assert settings() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
