@@ -30,6 +30,7 @@ from initlab.study import Study, dump_study, load_study
 from initlab.study_file import StudyError
 
 RUN = "initlab.work_pack:run_task"  # by name, so that the launcher itself needs no torch
+FOLLOW = "initlab.work:follow"
 
 
 def run(
@@ -58,7 +59,7 @@ def run(
         out: output folder; default `results/NAME`.
         engine: `inline` (this machine) or `ray`; None takes the study's, which is inline by default.
         jobs: trials at once; None is the cores on a CPU, 1 on a GPU, what the cluster has room for at `address`.
-        devices: processes that train one trial together, in equal slices of its batch; not part of its id (inline).
+        devices: processes that train one trial together, in equal slices of its batch; not part of its id.
         gpus_per_trial: a fraction lets several trials share a GPU (ray).
         pack: trials of one net and batch size that one process trains as one; None is the study's, 1 by default.
         address: of a running Ray cluster; None starts a local one.
@@ -250,8 +251,9 @@ def run_engine(settings: Settings, work: list[dict[str, Any]]) -> list[dict[str,
 
         gpus = settings.gpus_per_trial if settings.device != "cpu" else 0.0
         return run_ray(
-            work, RUN, settings.jobs, threads=settings.threads, gpus_per_trial=gpus, address=settings.address
-        )
+            work, RUN, settings.jobs, threads=settings.threads, gpus_per_trial=gpus, address=settings.address,
+            devices=settings.devices, follow=FOLLOW,
+        )  # fmt: skip
     return run_inline(work, RUN, settings.jobs or 1, threads=settings.threads)
 
 

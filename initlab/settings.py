@@ -58,9 +58,13 @@ def resolve(
         raise StudyError(["--device: cuda is not available on this machine; allowed here: cpu"])
     if device is None and not address:
         device = "cuda" if gpus else "cpu"
-    check_devices(devices, engine, device, gpus, jobs or own.jobs)
+    check_devices(devices, engine, device, math.inf if address else gpus, jobs or own.jobs)
+    if devices > 1 and engine == "ray" and device != "cpu" and (gpus_per_trial or own.gpus_per_trial) != 1:
+        text = f"each of several processes takes one GPU (got {gpus_per_trial or own.gpus_per_trial:g})"
+        raise StudyError([f"--gpus-per-trial: {text}; leave it out, or give --devices 1"])
     # inline trials all take the first GPU; Ray gives each its own
-    here = (gpus if engine == "ray" else 1) if device == "cuda" else max(1, (os.cpu_count() or 1) // devices)
+    here = (gpus if engine == "ray" else devices) if device == "cuda" else os.cpu_count() or 1
+    here = max(1, here // devices)
     folder = data_dir or study.data.folder or os.environ.get("INITLAB_DATA")
     return Settings(
         engine=engine, device=device, devices=devices, jobs=jobs or own.jobs or (None if address else here),
@@ -92,17 +96,15 @@ def check_choices(
         raise StudyError([f"--address: only for --engine ray (got {address!r} with {engine}); add --engine ray"])
 
 
-def check_devices(devices: int, engine: str, device: str | None, gpus: int, jobs: int | None) -> None:
+def check_devices(devices: int, engine: str, device: str | None, gpus: float, jobs: int | None) -> None:
     """Refuse more processes per trial than there is room for."""
     if not 1 <= devices <= 64:
         raise StudyError([f"--devices: out of range (got {devices}); allowed: 1 to 64"])
     if devices == 1:
         return
-    if engine != "inline":
-        raise StudyError([f"--devices: only for --engine inline (got {devices} with {engine}); leave one of them out"])
     if device == "cuda" and devices > gpus:
         raise StudyError([f"--devices: too few GPUs here (got {devices}); allowed: up to {gpus}, or --device cpu"])
-    if device == "cuda" and (jobs or 1) > 1:
+    if device == "cuda" and engine == "inline" and (jobs or 1) > 1:
         raise StudyError([f"--devices: one trial at a time on several GPUs (got --jobs {jobs}); give --jobs 1"])
 
 

@@ -182,7 +182,7 @@ class Run(Spec):
     device: Literal["cpu", "cuda"] | None = Field(None, description="null = cuda where there is one")
     jobs: Count | None = Field(None, description="trials at once; null = the cores on a CPU, 1 on a GPU")
     devices: Annotated[int, Field(ge=1, le=64)] = Field(
-        1, description="processes that train one trial together, each on a GPU of its own or on the CPU (inline)"
+        1, description="processes that train one trial together, each on a GPU of its own or on the CPU"
     )
     threads: Count = Field(1, description="CPU threads per process of a trial")
     workers: Annotated[int, Field(ge=0, le=256)] = Field(

@@ -36,12 +36,12 @@ from initlab.store.files import CHECKPOINT, RESULT, STOP, TRIAL, attempts, read_
 from initlab.store.writer import AttemptWriter, Superseded
 from initlab.streams import stream_seed
 from initlab.train.cuda import kernels
-from initlab.train.group import ALONE, Group, Silent, join, leave
+from initlab.train.group import ALONE, Group, Silent, join, leave, standing
 from initlab.train.start import start_from
 from initlab.train.trial import Outcome, Trial
 
 STOP_CHECK_S = 0.2
-FOLLOW = "initlab.work:follow"  # by name: it runs in processes of its own
+FOLLOW = "initlab.work:join_and_follow"  # by name: it runs in processes of its own
 
 
 def run_one(task: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +87,10 @@ def settled_already(task: dict[str, Any], trial: str, should_stop: Callable[[], 
 
 def device_of(task: dict[str, Any]) -> torch.device:
     """Where to compute."""
-    return torch.device(task["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
+    name = task["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and standing().size > 1:  # its own of several, which was set before
+        return torch.device(name, torch.cuda.current_device())
+    return torch.device(name)
 
 
 def claim(task: dict[str, Any], trial: str, device: torch.device) -> tuple[dict[str, Any], TrialSpec, AttemptWriter]:
@@ -124,10 +127,14 @@ def finish(trial: str, writer: AttemptWriter, outcome: Outcome) -> dict[str, Any
 
 @contextmanager
 def gathered(task: dict[str, Any], device: torch.device) -> Iterator[Group]:
-    """The group of `task["devices"]` processes, led by this one; it is over when the block is left."""
+    """The group of `task["devices"]` processes, led by this one; it is over when the block is left.
+
+    The others are there already where the engine started them along with this one.
+    """
     size = task.get("devices", 1)
-    if size == 1:
-        yield ALONE
+    group = standing() if size > 1 else ALONE
+    if size == group.size:
+        yield group
         return
     with tempfile.TemporaryDirectory(prefix="initlab-group-") as folder:
         meeting = Path(folder) / "meeting"
@@ -139,21 +146,26 @@ def gathered(task: dict[str, Any], device: torch.device) -> Iterator[Group]:
                 leave()
 
 
+def join_and_follow(task: dict[str, Any]) -> None:
+    """`follow` in a process that the leader started: on a device of its own, in the group that meets in a file."""
+    device = device_of(task)
+    if device.type == "cuda":
+        torch.cuda.set_device(task["rank"])
+    join(task["rank"], task["devices"], Path(task["meeting"]), device)
+    follow(task)
+    leave()
+
+
 def follow(task: dict[str, Any]) -> None:
     """A follower's part of a trial: the same steps as the leader, on its slice of each batch, without records."""
     described = read_json(Path(task["out"]) / "trials" / task["trial"] / TRIAL)
     spec = TrialSpec.model_validate(described["spec"])
-    cuda = task["device"] != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda", task["rank"]) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
+    device, group = device_of(task), standing()
     torch.set_num_threads(task["threads"])
-    group = join(task["rank"], task["devices"], Path(task["meeting"]), device)
     data = load_images(spec, device, task, described["source"], lambda line: None)
     trial = Trial(spec, build(spec, data, device), data, Silent(), task["compile"], group, task["channels_last"])
     with kernels(device):
         trial.run(group.share(None), lambda: False, math.inf, task["skip_hopeless"])
-    leave()
 
 
 def failed(trial: str, writer: AttemptWriter | None, error: Exception) -> dict[str, Any]:

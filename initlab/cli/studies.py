@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 )
 @click.option("--jobs", type=int, help="Trials at once.  [default: the cores on a CPU, 1 on a GPU]")
 @device_option
-@click.option("--devices", type=int, help="Processes that train one trial together (inline).")
+@click.option("--devices", type=int, help="Processes that train one trial together.")
 @click.option("--gpus-per-trial", type=float, help="A fraction lets trials share a GPU (ray).")
 @click.option("--pack", type=int, help="Trials of one net that a process trains as one.  [default: the study's, or 1]")
 @click.option("--address", help="A running Ray cluster, host:port or auto (ray).")

@@ -6,6 +6,7 @@ Measured on two busy cores: `import ray` 1 s, start 4 s, shutdown 1.5 s, 0.04 s 
 """
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -48,6 +49,7 @@ MAX_DEATHS = 2  # times that a trial may take its process down before it is give
 STOPPED = ("pending", "interrupted")  # the states that a trial answers with when a stop was asked for
 CONNECT_S = 5.0
 ADDRESSES = "HOST:PORT of a running cluster's head, or auto on one of its nodes"
+NOTHING = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a trial that needs nothing at all
 OBJECT_STORE = 100 * 2**20  # bytes; nothing large goes through it, and the default takes 30 % of the memory
 
 
@@ -57,7 +59,7 @@ class EngineError(UserError):
 
 def run_ray(
     tasks: Sequence[Task], function: str, jobs: int | None, *, threads: int = 1, gpus_per_trial: float = 0.0,
-    address: str | None = None,
+    address: str | None = None, devices: int = 1, follow: str = "",
 ) -> list[Answer]:  # fmt: skip
     """Run `function` (`pkg.module:name`, of task to answer) on every task.
 
@@ -65,9 +67,11 @@ def run_ray(
 
     Args:
         jobs: tasks at once, as far as the cluster has room; None is as many as it has room for (with an address).
-        threads: CPUs per task.
-        gpus_per_trial: a fraction up to 1, or a whole number; 0 on a CPU.
+        threads: CPUs per process.
+        gpus_per_trial: per process; a fraction up to 1, or a whole number; 0 on a CPU.
         address: of a running cluster (`auto`, `HOST:PORT`), whose nodes share the folder `out` of the tasks.
+        devices: processes per task, which Ray Train starts (`engine/ray_train.py`); they may lie on several nodes.
+        follow: what those but the first run (`pkg.module:name`, of task to nothing).
 
     Returns:
         One answer per task: those that ran as they were begun, then those that were not begun, as `pending`.
@@ -81,16 +85,24 @@ def run_ray(
     if not tasks:
         return []
     queue = TaskQueue(tasks)
-    running = nullcontext() if ray.is_initialized() else ray_running(jobs, threads=threads, address=address)
+    at_once = (jobs or 1) * devices
+    running = nullcontext() if ray.is_initialized() else ray_running(at_once, threads=threads, address=address)
     with running, tune_folder(tasks, address) as folder, handlers_kept():
-        check_fits(threads, gpus_per_trial)
+        places = check_fits(threads, gpus_per_trial, devices)
+        if devices > 1:
+            jobs = min(jobs or places, places)  # Tune can't tell: its own trial holds nothing of what the others need
+            gang = {"function": function, "follow": follow, "size": devices, "threads": threads, "gpus": gpus_per_trial}
+            trainable = tune.with_resources(gang_reporting(gang, folder), NOTHING)
+        else:
+            trainable = tune.with_resources(reporting(function), {"cpu": threads, "gpu": gpus_per_trial})
         if jobs:
             os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(jobs)  # else processes start one after the other
         tuner = tune.Tuner(
-            tune.with_resources(reporting(function), {"cpu": threads, "gpu": gpus_per_trial}),
+            trainable,
             tune_config=tune.TuneConfig(
                 search_alg=queue, num_samples=len(tasks), max_concurrent_trials=jobs,
-                reuse_actors=not gpus_per_trial,  # a process leaves its CUDA cache and flags to the next trial
+                # a process leaves its CUDA cache and flags to the next trial
+                reuse_actors=devices > 1 or not gpus_per_trial,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
@@ -131,6 +143,21 @@ def reporting(function: str) -> Callable[[dict[str, Any]], None]:
     return trial
 
 
+def gang_reporting(gang: dict[str, Any], folder: Path) -> Callable[[dict[str, Any]], None]:
+    """The same where several processes share a task; `gang` says how, as `ray_train.Gang` takes it."""
+
+    def trial(config: dict[str, Any]) -> None:
+        from initlab.engine.ray_train import Gang, run_gang  # here, in a worker: it imports torch
+
+        tune.report({"answer": run_gang(config["task"], Gang(**gang), str(folder))})
+
+    return trial
+
+
+class Died(Exception):
+    """A process of a gang died; which, and how."""
+
+
 def answer_of(result: Any) -> Answer:
     """What the function answered, or how its process ended; neither where Tune got a SIGUSR1, its sign to stop."""
     trial = result.config["task"]["trial"]
@@ -139,17 +166,24 @@ def answer_of(result: Any) -> Answer:
         return answer
     times = f"{MAX_DEATHS + 1} times"
     cause = getattr(result.error, "cause", None)  # an exception has one, a death has not
-    if cause is not None:
+    if isinstance(cause, Died):
+        text = f"its process died {times}, last with: {cause}"
+    elif cause is not None:
         text = f"raised {times}, last with {type(cause).__name__}: {' '.join(str(cause).split())}"
     else:
-        end = str(result.error).strip().splitlines()[-1].rpartition("Worker exit detail: ")[2]
-        text = f"its process died {times}, last with: {end.partition(' Some common causes')[0]}"
+        text = f"its process died {times}, last with: {exit_detail(result.error)}"
     return {"trial": trial, "state": "failed", "error": text}
 
 
+def exit_detail(error: Exception) -> str:
+    """How a process ended, out of Ray's words for it."""
+    end = str(error).strip().splitlines()[-1].rpartition("Worker exit detail: ")[2]
+    return end.partition(" Some common causes")[0]
+
+
 @contextmanager
-def ray_running(jobs: int | None, *, threads: int = 1, address: str | None = None) -> Iterator[float]:
-    """Ray for the length of the block, started here for `jobs` trials at once, or joined at `address`.
+def ray_running(jobs: int, *, threads: int = 1, address: str | None = None) -> Iterator[float]:
+    """Ray for the length of the block, started here for `jobs` processes at once, or joined at `address`.
 
     Yields:
         Seconds that it took to start or join.
@@ -166,7 +200,7 @@ def ray_running(jobs: int | None, *, threads: int = 1, address: str | None = Non
     else:
         # in /tmp: a path of Ray's sockets may have 107 bytes
         folder = tempfile.mkdtemp(prefix="initlab-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
-        options |= {"num_cpus": (jobs or 1) * threads, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+        options |= {"num_cpus": jobs * threads, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
         options |= {"_temp_dir": folder}
     started = time.perf_counter()
     try:
@@ -220,18 +254,27 @@ def check_reachable(address: str) -> None:
         raise EngineError(f"--address: nothing answers (got {address!r}: {error}); allowed: {ADDRESSES}") from None
 
 
-def check_fits(threads: int, gpus: float) -> None:
-    """Refuse what no node has room for; Tune would leave it pending without end."""
+def check_fits(threads: int, gpus: float, devices: int = 1) -> int:
+    """Refuse what the cluster never has room for; Tune would leave it pending without end.
+
+    Returns:
+        How many tasks of `devices` processes it has room for at once, where each process takes whole GPUs or none.
+    """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     rooms = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
-    if any(room[0] >= threads and room[1] >= gpus for room in rooms):
-        return
-    allowed = " or ".join(sorted({f"{cpu:g} CPUs and {gpu:g} GPUs" for cpu, gpu in rooms})) or "nothing, it has no node"
-    where, advice = "run.threads", ""
-    if all(gpu < gpus for _, gpu in rooms):
-        where, advice = "--gpus-per-trial", "; or use --device cpu"
-    got = f"got {threads} CPUs and {gpus:g} GPUs"
-    raise EngineError(f"{where}: no node of the cluster has room for a trial ({got}); allowed: up to {allowed}{advice}")
+    places = [int(min(cpu // threads, gpu // gpus if gpus else math.inf)) for cpu, gpu in rooms]
+    got = f"{threads} CPUs and {gpus:g} GPUs"
+    if not any(places):
+        where, advice = "run.threads", ""
+        if all(gpu < gpus for _, gpu in rooms):
+            where, advice = "--gpus-per-trial", "; or use --device cpu"
+        allowed = " or ".join(sorted({f"{cpu:g} CPUs and {gpu:g} GPUs" for cpu, gpu in rooms})) or "nothing, no node"
+        text = f"no node of the cluster has room for a trial (got {got}); allowed: up to {allowed}{advice}"
+        raise EngineError(f"{where}: {text}")
+    if sum(places) < devices:
+        text = f"the cluster has no room for a trial (got {devices} processes of {got} each)"
+        raise EngineError(f"--devices: {text}; allowed: up to {sum(places)}")
+    return sum(places) // devices
 
 
 @contextmanager

@@ -71,6 +71,11 @@ class Group:
 ALONE = Group()
 
 
+def standing() -> Group:
+    """The group that an engine put this process into, or none but itself."""
+    return Group(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
+
+
 def join(rank: int, size: int, meeting: Path, device: torch.device) -> Group:
     """Wait until all processes have come to the file `meeting`, and be one of the group until `leave`."""
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"

@@ -79,6 +79,29 @@ def killed_if_gaussian(task):
     return run_one(task)
 
 
+def killed_after_first_checkpoint_of_the_leader(task):
+    """`follow`, but the process is gone as soon as the first attempt has a checkpoint."""
+    from initlab.train.group import Group
+    from initlab.work import follow
+
+    first = Path(task["out"], "trials", task["trial"], "attempt-000", "checkpoint.pt")
+    agree = Group.agree
+
+    def agree_or_die(group, answer):
+        if first.exists() and not first.parent.with_name("attempt-001").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return agree(group, answer)
+
+    Group.agree = agree_or_die
+    follow(task)
+
+
+def waits_for_ever(task):
+    from torch import distributed, ones
+
+    distributed.all_reduce(ones(1))
+
+
 @pytest.fixture
 def launch_with(monkeypatch):
     """Makes `initlab.run` run another function of this module on every trial."""
@@ -142,6 +165,102 @@ def test_after_an_answer_that_a_stop_was_asked_for_no_task_is_begun():
     assert states["t29"] == "pending"
 
 
+def test_a_gang_of_ray_train_gives_the_numbers_of_an_inline_one_and_of_one_process(tmp_path, capfd):
+    import torch
+
+    from tests.train.test_group import CONTENT, FIGURES, weights
+
+    shared = initlab.Study.model_validate(CONTENT)  # 20 steps in float64
+    one, inline = (
+        initlab.run(shared, tmp_path / f"{n}", device="cpu", jobs=1, devices=n, show="nothing") for n in (1, 2)
+    )
+    gang = initlab.run(shared, tmp_path / "ray", device="cpu", engine="ray", devices=2, show="nothing")
+    assert list(gang.trials.state) == ["done"] and gang.scalars.step.max() == 20
+    assert_same_numbers(gang, inline)
+    assert torch.equal(weights(gang), weights(inline))
+    assert (weights(gang) - weights(one)).abs().max() <= 1e-12
+    torch.testing.assert_close(
+        torch.tensor(gang.scalars[FIGURES].to_numpy()), torch.tensor(one.scalars[FIGURES].to_numpy()),
+        rtol=0, atol=1e-12, equal_nan=True,
+    )  # fmt: skip
+    assert sorted(path.name for path in gang.out.iterdir()) == [".lease", "study.yaml", "trials"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_gang_that_loses_a_process_is_started_again_and_resumes(tmp_path, monkeypatch):
+    from initlab import launch
+
+    small = study(epochs=20, schemes=["he"], checkpoint_every_s=0.02)
+    whole = initlab.run(small, tmp_path / "whole", engine="inline", jobs=1, devices=2, show="nothing")
+    monkeypatch.setattr(launch, "FOLLOW", f"{__name__}:{killed_after_first_checkpoint_of_the_leader.__name__}")
+    killed = initlab.run(small, tmp_path / "killed", engine="ray", jobs=1, devices=2, show="nothing")
+    assert list(killed.trials.state) == ["done"]
+    assert list(killed.trials.attempts) == [2]
+    assert set(killed.scalars.attempt) == {0, 1}, "it was killed on the way, not at an end"
+    assert_same_numbers(killed, whole, ignore=["attempt"])
+
+
+def test_the_answer_of_the_first_of_a_gang_ends_the_others(tmp_path):
+    from initlab.engine.ray import run_ray
+
+    tasks = [{"trial": f"t{i}", "state": "pending"} for i in range(3)]
+    answers = run_ray(tasks, "copy:copy", jobs=1, devices=2, follow=f"{__name__}:{waits_for_ever.__name__}")
+    assert answers == tasks  # the first answers without the other; those after it are not begun
+
+
+@pytest.mark.parametrize(
+    ("failures", "answered", "found"),
+    [
+        ({}, True, "done"),
+        ({1: ValueError("lost the first")}, True, "done"),  # the first said what went wrong, and ended
+        ({1: ValueError("mine")}, False, "ValueError: mine"),
+        ({0: "killed"}, False, "Died: process 0 of 2: killed"),
+        ({0: ValueError("lost the other"), 1: "killed"}, False, "Died: process 1 of 2: killed"),
+        ({1: "killed"}, True, "Died: process 1 of 2: killed"),  # the first's answer is that it lost the other
+    ],
+)
+def test_what_is_made_of_a_gang_that_failed(failures, answered, found, tmp_path, monkeypatch):
+    from ray.train import WorkerGroupError
+
+    from initlab.engine import ray_train
+
+    class Trainer:
+        def __init__(self, work, *, train_loop_config, **_):
+            self.folder = Path(train_loop_config["folder"])
+
+        def fit(self):
+            if answered:
+                (self.folder / ray_train.ANSWER).write_text('{"state": "done"}')
+            if failures:
+                raise WorkerGroupError("", {rank: of_ray(failure) for rank, failure in failures.items()})
+
+    def of_ray(failure):
+        text = f"The actor died.\nWorker exit detail: {failure} Some common causes include: (1) ..."
+        return ray_train.WorkerHealthCheckFailedError("", RuntimeError(text)) if failure == "killed" else failure
+
+    monkeypatch.setattr(ray_train, "TorchTrainer", Trainer)
+    gang = ray_train.Gang("", "", size=2, threads=1, gpus=0.0)
+    try:
+        outcome = ray_train.run_gang({"trial": "t0"}, gang, str(tmp_path))["state"]
+    except Exception as error:
+        outcome = f"{type(error).__name__}: {error}"
+    assert outcome == found
+
+
+def test_a_gang_that_died_to_the_last_is_answered_in_one_line():
+    from types import SimpleNamespace
+
+    from initlab.engine.ray import Died, answer_of
+
+    error = SimpleNamespace(cause=Died("process 1 of 2: killed"))
+    answer = answer_of(SimpleNamespace(config={"task": {"trial": "t0"}}, error=error))
+    assert answer == {
+        "trial": "t0",
+        "state": "failed",
+        "error": "its process died 3 times, last with: process 1 of 2: killed",
+    }
+
+
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
@@ -150,6 +269,11 @@ def test_after_an_answer_that_a_stop_was_asked_for_no_task_is_begun():
             r"--gpus-per-trial: no node .* \(got 1 CPUs and 1000 GPUs\); allowed: up to 2 CPUs",
         ),
         ({"gpus_per_trial": 1.5}, r"--gpus-per-trial: not whole \(got 1.5\); allowed: a fraction"),
+        (
+            {"devices": 3},
+            r"--devices: the cluster has no room for a trial \(got 3 processes of 1 CPUs and 0 GPUs each\); "
+            "allowed: up to 2$",
+        ),
         ({"threads": 3}, r"run.threads: no node .* \(got 3 CPUs and 0 GPUs\); allowed: up to 2 CPUs"),
     ],
 )

@@ -10,6 +10,7 @@ from torch import Tensor
 import initlab
 from initlab import work
 from initlab.nets.layers import StreamDropout, set_dropout_step
+from initlab.settings import resolve
 from initlab.store.checkpoint import read_checkpoint
 from initlab.store.results import Results
 from initlab.study import Study
@@ -109,7 +110,6 @@ def test_masks_are_drawn_for_the_whole_batch_and_sliced() -> None:
         ({"net": {"norm": "batch"}}, 2, r"net.norm: its statistics are the whole batch's \(got batch\)"),
         ({"train": {"auxiliary": [3]}}, 2, "train.auxiliary: the heads are trained in one process"),
         ({}, 0, r"--devices: out of range \(got 0\); allowed: 1 to 64"),
-        ({"run": {"engine": "ray"}}, 2, r"--devices: only for --engine inline \(got 2 with ray\)"),
     ],
 )
 def test_what_cannot_be_shared_is_refused_before_anything_is_written(
@@ -120,7 +120,28 @@ def test_what_cannot_be_shared_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_several_gpus_need_to_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("initlab.settings.gpu_count", lambda: 1)
-    with pytest.raises(StudyError, match=r"--devices: too few GPUs here \(got 2\); allowed: up to 1"):
-        initlab.run(Study(name="s"), tmp_path / "out", device="cuda", devices=2)
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"devices": 4}, r"--devices: too few GPUs here \(got 4\); allowed: up to 2, or --device cpu"),
+        ({"devices": 2, "jobs": 2}, r"--devices: one trial at a time on several GPUs \(got --jobs 2\)"),
+        (
+            {"devices": 2, "engine": "ray", "gpus_per_trial": 0.5},
+            r"--gpus-per-trial: each of several processes takes one GPU \(got 0.5\); leave it out, or give --devices 1",
+        ),
+    ],
+)
+def test_what_gpus_cannot_do_is_refused(
+    settings: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("initlab.settings.gpu_count", lambda: 2)
+    with pytest.raises(StudyError, match=words):
+        initlab.run(Study(name="s"), tmp_path / "out", device="cuda", **settings)
+
+
+def test_trials_at_once_fill_the_gpus_of_this_machine_under_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("initlab.settings.gpu_count", lambda: 8)
+    study = Study(name="s")
+    asked = [("ray", 2), ("ray", 8), ("ray", 1), ("inline", 2)]
+    found = [resolve(study, engine, None, "cuda", None, None, None, False, devices=n).jobs for engine, n in asked]
+    assert found == [4, 1, 8, 1]
