@@ -1,11 +1,11 @@
-"""Compacted results: what an output folder holds, without its checkpoints, in a few files that `load` reads alike.
+"""Compacted results: what an output folder holds, without its checkpoints, in a few files that `Results` reads alike.
 
-`FOLDER/study.yaml`, `compacted.json` (spec, end and environment of each trial) and one Parquet file per frame of rows:
-of a sweep of 1,000 trials a frame is read in a fifth of a second. Floats stay exact.
+`FOLDER/study.yaml`, `compacted.json` (spec, end and environment of each trial) and one Parquet file per frame of rows,
+so that a large sweep is a handful of files. Floats stay exact.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -13,46 +13,43 @@ import pyarrow.parquet as pq
 
 from initlab.spec import TrialSpec
 from initlab.store import files
-from initlab.store.files import StoreError, atomic, check_schema, read_json, write_json
-from initlab.store.results import (
-    ENVIRONMENT,
-    SCALAR_COLUMNS,
-    SIGNAL_COLUMNS,
-    SLOPE_COLUMNS,
-    CountedAttempt,
-    Results,
-    StoredTrial,
-)
+from initlab.store.files import StoreError, atomic, check_schema, read_json, writable, write_json
+from initlab.store.reader import CountedAttempt, StoredTrial
 
-ROWS = {"scalars": SCALAR_COLUMNS, "signals": SIGNAL_COLUMNS, "slopes": SLOPE_COLUMNS}
+if TYPE_CHECKING:
+    from initlab.store.results import Results
+
+ROWS = ("scalars", "signals", "slopes")
 FRAMES = ("trials", "verdicts", *ROWS)
+KEPT = ("device", "precision", "threads", "torch_version", "python_version", "initlab_version", "git_commit")
 
 
-def compact(results: Results, folder: Path) -> list[Path]:
+def compact(results: "Results", folder: Path) -> list[Path]:
     """Write the results into an empty or new folder; returns the files, which `initlab.load(folder)` reads.
 
     Raises:
         StoreError: the folder holds something, or cannot be written.
     """
     make_empty(folder)
-    trials = [
-        {
-            "id": trial.id, "spec": trial.spec.model_dump(mode="json"), "status": trial.status, "result": trial.result,
-            "attempts": trial.attempts,
-            "environment": {key: trial.environment.get(key) for key in ENVIRONMENT},
-        }
-        for trial in results.stored
-    ]  # fmt: skip
-    with files.writable(folder):
-        with atomic(folder / files.STUDY) as file:
+    paths = [folder / files.STUDY, *(folder / f"{name}.parquet" for name in ROWS), folder / files.COMPACTED]
+    with writable(folder):
+        with atomic(paths[0]) as file:
             file.write((results.out / files.STUDY).read_bytes())
-        for name in ROWS:
-            write_frame(folder / f"{name}.parquet", getattr(results, name))
-        write_json(folder / files.COMPACTED, {"trials": trials})  # last: with it the folder is whole
-    return [folder / name for name in (files.STUDY, files.COMPACTED, *(f"{name}.parquet" for name in ROWS))]
+        for path in paths[1:-1]:
+            write_frame(path, getattr(results, path.stem))
+        write_json(paths[-1], {"trials": [entry(trial) for trial in results.stored]})  # last: the folder is whole
+    return paths
 
 
-def export_csv(results: Results, folder: Path) -> list[Path]:
+def entry(trial: StoredTrial) -> dict[str, Any]:
+    """A trial without its rows, and without what tells of the machine alone."""
+    return {
+        "id": trial.id, "spec": trial.spec.model_dump(mode="json"), "status": trial.status, "result": trial.result,
+        "attempts": trial.attempts, "environment": {key: trial.environment.get(key) for key in KEPT},
+    }  # fmt: skip
+
+
+def export_csv(results: "Results", folder: Path) -> list[Path]:
     """Write the frames as FRAME.csv into an empty or new folder; returns the files.
 
     Raises:
@@ -60,7 +57,7 @@ def export_csv(results: Results, folder: Path) -> list[Path]:
     """
     make_empty(folder)
     paths = [folder / f"{name}.csv" for name in FRAMES]
-    with files.writable(folder):
+    with writable(folder):
         for path in paths:
             with atomic(path) as file:
                 file.write(getattr(results, path.stem).to_csv(index=False, lineterminator="\n").encode())
@@ -69,7 +66,7 @@ def export_csv(results: Results, folder: Path) -> list[Path]:
 
 def make_empty(folder: Path) -> None:
     """Make a folder, or take an empty one."""
-    with files.writable(folder):
+    with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise StoreError(f"{folder}: not empty; give a new folder")
@@ -84,26 +81,32 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
         pq.write_table(table, file, compression="zstd", use_dictionary=False, use_byte_stream_split=floats)
 
 
-class Compacted(Results):
-    """Results read from the files that `compact` wrote."""
+def compacted_trials(folder: Path) -> list[StoredTrial]:
+    """The trials that `compact` wrote, in their order.
 
-    def read_trials(self) -> list[StoredTrial]:
-        return [self.trial_of(entry) for entry in read_json(self.out / files.COMPACTED, figures=True)["trials"]]
+    Raises:
+        StoreError: not readable, or of a newer initlab.
+    """
+    found = []
+    for one in read_json(folder / files.COMPACTED, figures=True)["trials"]:
+        attempt = CountedAttempt(folder, {"environment": one["environment"], "notes": []}, float("inf"))
+        spec = TrialSpec.model_validate(one["spec"])
+        found.append(StoredTrial(one["id"], folder, spec, one["status"], one["result"], [attempt], one["attempts"]))
+    return found
 
-    def trial_of(self, entry: dict[str, Any]) -> StoredTrial:
-        attempt = CountedAttempt(self.out, {"environment": entry["environment"], "notes": []}, float("inf"))
-        spec = TrialSpec.model_validate(entry["spec"])
-        return StoredTrial(
-            entry["id"], self.out, spec, entry["status"], entry["result"], [attempt], attempts=entry["attempts"]
-        )
 
-    def rows(self, name: str) -> pd.DataFrame:
-        path = self.out / f"{name}.parquet"
-        try:
-            table = pq.read_table(path)
-        except (pa.ArrowException, OSError) as error:
-            self.problems.append(f"{path}: damaged Parquet ({' '.join(str(error).split())[:150]}); its rows are lost")
-            return pd.DataFrame(columns=ROWS[name])
-        check_schema(path, int((table.schema.metadata or {}).get(b"initlab.schema", 0)))
-        frame: pd.DataFrame = table.to_pandas()
-        return frame
+def compacted_rows(folder: Path, file: str, columns: list[str], problems: list[str]) -> pd.DataFrame:
+    """The rows of all trials that an output folder has in each attempt's `file`; a damaged file is named in `problems`.
+
+    Raises:
+        StoreError: of a newer initlab.
+    """
+    path = folder / f"{Path(file).stem}.parquet"
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        problems.append(f"{path}: damaged Parquet ({' '.join(str(error).split())[:150]}); its rows are lost")
+        return pd.DataFrame(columns=columns)
+    check_schema(path, int((table.schema.metadata or {}).get(b"initlab.schema", 0)))
+    frame: pd.DataFrame = table.to_pandas()
+    return frame

@@ -1,27 +1,20 @@
-"""`Results`: an output folder as tidy pandas frames.
-
-Of an attempt that a later one resumed, rows count up to the step resumed from, so none is missing, doubled or half.
-A file that cannot be read is named in `problems`, and nothing else is lost with it.
-"""
+"""`Results`: an output folder, or what `initlab export` made of one, as tidy pandas frames."""
 
 import math
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
-from initlab.engine.lease import is_held
 from initlab.plan import plan
 from initlab.signal.odds import FEATURES, VERDICTS, features_of, forecast_of
 from initlab.signal.verdict import judge
-from initlab.spec import TrialSpec, getattr_path
+from initlab.spec import getattr_path
 from initlab.store import files
-from initlab.store.files import StoreError, attempt_number, attempts, check_schema, read_json, read_lines
+from initlab.store.compact import compacted_rows, compacted_trials
+from initlab.store.files import StoreError
+from initlab.store.reader import line_rows, read_trials, signal_frames
 from initlab.study import TRIAL_PATHS, Study
 from initlab.study_file import StudyError
 
@@ -40,34 +33,6 @@ FORECAST_COLUMNS = ["trial", "forecast", *VERDICTS, "calibrated", *FEATURES]
 VERDICT_COLUMNS = ["trial", "verdict", "reason", "epoch_reached", "censored", "threshold"]
 ENVIRONMENT = ["device", "precision", "torch_version", "git_commit"]
 ALWAYS_SHOWN = ["seed", "net.name", "net.depth", "init.scheme"]
-
-
-@dataclass(frozen=True)
-class CountedAttempt:
-    """An attempt whose rows count up to `last_step`, with the content of its attempt.json."""
-
-    folder: Path
-    described: dict[str, Any]
-    last_step: float
-
-
-@dataclass(frozen=True)
-class StoredTrial:
-    """One trial's folder: its spec, status, result (None while unfinished) and the attempts that count."""
-
-    id: str
-    folder: Path
-    spec: TrialSpec
-    status: dict[str, Any]
-    result: dict[str, Any] | None
-    chain: list[CountedAttempt]
-    attempts: int  # those that do not count too
-
-    @property
-    def environment(self) -> dict[str, Any]:
-        """Where the last attempt that counts ran."""
-        found: dict[str, Any] = self.chain[-1].described["environment"] if self.chain else {}
-        return found
 
 
 class Results:
@@ -95,46 +60,10 @@ class Results:
                 f"{self.out / files.STUDY}: not a study that this initlab reads ({reason}); run the study again"
             ) from None
         self.problems: list[str] = []
-        self.stored = self.read_trials()
-
-    def read_trials(self) -> list[StoredTrial]:
-        """Every readable trial, those of the study first and in its order."""
-        order = {trial: index for index, trial in enumerate(self.planned)}
-        folders = sorted((self.out / files.TRIALS).glob("t*"), key=lambda f: (order.get(f.name, len(order)), f.name))
-        found = []
-        for folder in folders:
-            try:
-                found.append(self.read_trial(folder))
-            except (StoreError, OSError, KeyError, ValueError) as error:
-                reason = " ".join(str(error).split())[:200]
-                self.problems.append(reason if isinstance(error, StoreError) else f"{folder}: unreadable ({reason})")
-        return found
-
-    def read_trial(self, folder: Path) -> StoredTrial:
-        spec = TrialSpec.model_validate(read_json(folder / files.TRIAL)["spec"])
-        result = read_json(folder / files.RESULT, figures=True) if (folder / files.RESULT).exists() else None
-        status = self.read_status(folder)
-        unfinished = result is None and status["state"] in ("done", "diverged")  # only the result means finished
-        if unfinished or (status["state"] == "running" and not is_held(self.out)):
-            status = {**status, "state": "interrupted"}
-        chain = counting(folder)
-        for attempt in chain:
-            self.problems += attempt.described["notes"]
-            if result and not (attempt.folder / files.SCALARS).exists():
-                self.problems.append(f"{attempt.folder / files.SCALARS}: absent; its rows are lost")
-        return StoredTrial(
-            folder.name, folder, spec, {**status, **(result or {})}, result, chain, len(attempts(folder))
+        self.compacted = (self.out / files.COMPACTED).exists()
+        self.stored = (
+            compacted_trials(self.out) if self.compacted else read_trials(self.out, self.planned, self.problems)
         )
-
-    def read_status(self, folder: Path) -> dict[str, Any]:
-        """A trial's status; a damaged one is named, and says nothing of the trial."""
-        if not (folder / files.STATUS).exists():
-            return {"state": "pending"}
-        try:
-            return {"state": "interrupted", **read_json(folder / files.STATUS, figures=True)}
-        except StoreError as error:
-            self.problems.append(str(error))
-            return {"state": "interrupted"}
 
     @cached_property
     def trials(self) -> pd.DataFrame:
@@ -165,7 +94,7 @@ class Results:
     @cached_property
     def scalars(self) -> pd.DataFrame:
         """Loss and error curves, one row per (trial, step)."""
-        return self.rows("scalars")
+        return self.line_frame(files.SCALARS, SCALAR_COLUMNS)
 
     @cached_property
     def slopes(self) -> pd.DataFrame:
@@ -173,53 +102,20 @@ class Results:
 
         `layer` is 0-based; mean, std, min and max go over the layer's `channels` slopes (1 where it shares one).
         """
-        return self.rows("slopes")
+        return self.line_frame(files.SLOPES, SLOPE_COLUMNS)
+
+    def line_frame(self, file: str, columns: list[str]) -> pd.DataFrame:
+        """The rows that count of the attempts' JSON-lines files of one name."""
+        if self.compacted:
+            return compacted_rows(self.out, file, columns, self.problems)
+        return pd.DataFrame(line_rows(self.stored, file, self.problems), columns=columns)
 
     @cached_property
     def signals(self) -> pd.DataFrame:
         """Probe measurements, one row per (trial, step, layer); columns are defined in the README."""
-        return self.rows("signals")
-
-    def rows(self, name: str) -> pd.DataFrame:
-        """The rows that count of `scalars`, `slopes` or `signals`."""
-        if name == "signals":
-            return self.signal_rows()
-        lines, columns = {"scalars": (files.SCALARS, SCALAR_COLUMNS), "slopes": (files.SLOPES, SLOPE_COLUMNS)}[name]
-        return pd.DataFrame(self.line_rows(lines), columns=columns)
-
-    def line_rows(self, name: str) -> list[dict[str, Any]]:
-        """The rows that count of a JSON-lines file of the attempts, with trial and attempt."""
-        rows = []
-        for trial in self.stored:
-            for counted in trial.chain:
-                path = counted.folder / name
-                try:
-                    lines = read_lines(path) if path.exists() else []
-                except StoreError as error:
-                    self.problems.append(str(error))
-                    continue
-                number = attempt_number(counted.folder)
-                rows += [
-                    {"trial": trial.id, "attempt": number, **row} for row in lines if row["step"] <= counted.last_step
-                ]
-        return rows
-
-    def signal_rows(self) -> pd.DataFrame:
-        """Those of the attempts' signal files."""
-        parts = []
-        for trial in self.stored:
-            for counted in trial.chain:
-                attempt, last_step = counted.folder, counted.last_step
-                try:
-                    table = read_signals(attempt)
-                except StoreError as error:
-                    self.problems.append(str(error))
-                    continue
-                if table is not None:
-                    frame = table.to_pandas()
-                    frame.insert(0, "trial", trial.id)
-                    frame.insert(1, "attempt", attempt_number(attempt))
-                    parts.append(frame[frame.step <= last_step])
+        if self.compacted:
+            return compacted_rows(self.out, files.SIGNALS, SIGNAL_COLUMNS, self.problems)
+        parts = signal_frames(self.stored, self.problems)
         if not parts:
             return pd.DataFrame(columns=SIGNAL_COLUMNS)
         return pd.concat(parts, ignore_index=True)[SIGNAL_COLUMNS]
@@ -282,55 +178,4 @@ def load(out: str | Path) -> Results:
 
     See `Results` for the frames and errors.
     """
-    from initlab.store.compact import Compacted  # here: it builds on Results
-
-    return Compacted(out) if (Path(out) / files.COMPACTED).exists() else Results(out)
-
-
-def counting(trial: Path) -> list[CountedAttempt]:
-    """The attempts whose rows count, oldest first: the chain of resumptions that ends in the latest."""
-    chain: list[CountedAttempt] = []
-    newest, last_step = math.inf, math.inf
-    for folder in reversed(attempts(trial)):
-        # without its description it was killed right after claiming, and wrote nothing
-        if attempt_number(folder) > newest or not (folder / files.ATTEMPT).exists():
-            continue
-        described = read_json(folder / files.ATTEMPT)
-        chain.append(CountedAttempt(folder, described, last_step))
-        if not described["resumed_from"]:
-            break
-        newest = attempt_number(trial / described["resumed_from"])
-        last_step = min(last_step, described["resumed_step"] or 0)
-    return chain[::-1]
-
-
-def read_signals(attempt: Path) -> pa.Table | None:
-    """The signals of an attempt: its Parquet file, or what the live stream holds so far.
-
-    Raises:
-        StoreError: a Parquet file that is truncated or of a newer initlab.
-    """
-    if (attempt / files.SIGNALS).exists():
-        try:
-            table = pq.read_table(attempt / files.SIGNALS)
-        except (pa.ArrowException, OSError) as error:
-            raise StoreError(
-                f"{attempt / files.SIGNALS}: damaged Parquet ({error}); its signals are left out"
-            ) from None
-        written = (table.schema.metadata or {}).get(b"initlab.schema")
-        check_schema(attempt / files.SIGNALS, int(written) if written else None)
-        return table
-    if not (attempt / files.STREAM).exists():
-        return None
-    batches = []
-    try:
-        with pa.ipc.open_stream(attempt / files.STREAM) as stream:
-            schema = stream.schema
-            while True:
-                batches.append(stream.read_next_batch())
-    except StopIteration:
-        pass
-    except (pa.ArrowException, OSError):  # the torn tail of a live or killed writer
-        if not batches:
-            return None
-    return pa.Table.from_batches(batches, schema=schema)
+    return Results(out)
