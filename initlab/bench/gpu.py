@@ -178,13 +178,13 @@ def arm_rows(sizes: Sizes, device: torch.device, arm: Arm, rows: Rows) -> Rows:
     """Trials per hour of an arm, and its ratio to one after another."""
     kind: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
     took, uncompiled = span(small_trials(sizes.depths, sizes.trials), kind, arm)
-    rate, base = 24 * 3600 / took, value_of(rows, BASE)
-    notes = [f"{rate / base:.2f} times one after another"] if base else []
+    per_hour, base = 24 * 3600 / took, value_of(rows, BASE)
+    notes = [f"{per_hour / base:.2f} times one after another"] if base else []
     if arm.graphs and kind == "cpu":
         notes.append("no graphs on a CPU")
     if uncompiled:
         notes.append(f"without graphs: {uncompiled}")
-    return [row(f"24 small trials, {arm.name}", rate, "trials/h", "; ".join(notes))]
+    return [row(f"24 small trials, {arm.name}", per_hour, "trials/h", "; ".join(notes))]
 
 
 def sync_rows(sizes: Sizes, device: torch.device) -> Rows:

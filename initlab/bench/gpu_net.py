@@ -20,7 +20,7 @@ from initlab.signal.probe import measure
 from initlab.spec import TrialSpec
 from initlab.train.trial import Trial
 
-WARM_UP = 5
+WARM_UP = 8  # steps; more than a recorded one needs until it is trusted
 SYNCS = ("cudaStreamSynchronize", "cudaEventSynchronize")  # the profiler itself ends with a cudaDeviceSynchronize
 
 
