@@ -49,7 +49,7 @@ MAX_DEATHS = 2  # times that a trial may take its process down before it is give
 STOPPED = ("pending", "interrupted")  # the states that a trial answers with when a stop was asked for
 CONNECT_S = 5.0
 ADDRESSES = "HOST:PORT of a running cluster's head, or auto on one of its nodes"
-NOTHING = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a trial that needs nothing at all
+NOTHING: dict[str, float] = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a trial that needs nothing at all
 OBJECT_STORE = 100 * 2**20  # bytes; nothing large goes through it, and the default takes 30 % of the memory
 
 

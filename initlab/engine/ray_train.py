@@ -75,8 +75,8 @@ def run_gang(task: dict[str, Any], gang: Gang, folder: str) -> dict[str, Any]:
         ),
         run_config=ray.train.RunConfig(
             name="train", storage_path=str(own),
-            # nothing is tried again here: Tune does that
-            failure_config=ray.train.FailureConfig(
+            # nothing is tried again here, Tune does that; mypy takes the class for that of Ray Train's first version
+            failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
                 max_failures=0, controller_failure_limit=0, max_preemption_failures=0
             ),
         ),
