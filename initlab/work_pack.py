@@ -9,7 +9,8 @@ import torch
 from initlab.data.dataset import Images
 from initlab.store.writer import AttemptWriter
 from initlab.train.packed import Ended, Pack
-from initlab.train.trial import Outcome, Trial
+from initlab.train.records import Outcome
+from initlab.train.trial import Trial
 from initlab.work import claim, device_of, failed, finish, ready, run_one, settled_already, stop_check
 
 Answer = dict[str, Any]

@@ -26,7 +26,7 @@ from initlab.settings import Settings, check_data, resolve
 from initlab.spec import TrialSpec
 from initlab.study import Study, load_study
 from initlab.study_file import StudyError
-from initlab.train.trial import sgd
+from initlab.train.optimizer import sgd
 from initlab.work import build, load_images
 
 WARM_UP = 2  # steps before the clock starts: first kernels, first processes

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from initlab.nets.layers import StreamDropout, set_dropout_step
-from initlab.train.trial import Outcome, Trial
+from initlab.train.records import Outcome
+from initlab.train.trial import Trial
 from initlab.transfer import sent
 
 Ended = Callable[[Trial, Outcome | Exception], None]
