@@ -12,6 +12,7 @@ from initlab.spec import Net, Train, TrialSpec
 
 SCALAR_ROW_BYTES = 260  # one line of scalars.jsonl, measured
 SLOPE_ROW_BYTES = 175  # one line of slopes.jsonl, measured
+RUNNING_ROW_BYTES = 245  # one line of running.jsonl, measured
 SIGNAL_ROW_BYTES = 95  # one layer of one probe in Parquet, measured
 FIXED_BYTES = 12_000  # the trial's JSON files, measured
 
@@ -68,9 +69,11 @@ def cost_at(spec: TrialSpec, pace: Pace) -> Cost:
     checkpoint = 2 * number * known.parameters  # weights and momentum
     if steps_per_epoch is None or steps is None:
         return Cost(known.parameters, known.multiply_adds, None, None, checkpoint, None)
+    rows, sampled = count_rows(spec.train, steps_per_epoch, steps), spec.probe.running_every
     storage = (
         FIXED_BYTES
-        + count_rows(spec.train, steps_per_epoch, steps) * SCALAR_ROW_BYTES
+        + rows * SCALAR_ROW_BYTES
+        + (min(rows, steps // sampled) * known.weight_layers * RUNNING_ROW_BYTES if sampled else 0)
         + len(spec.probe_steps(steps)) * known.weight_layers * SIGNAL_ROW_BYTES
         + count_validations(spec.train, steps_per_epoch, steps) * known.slope_layers * SLOPE_ROW_BYTES
         + checkpoint

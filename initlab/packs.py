@@ -26,6 +26,8 @@ def why_alone(spec: TrialSpec) -> str | None:
         return "BatchNorm"
     if spec.train.auxiliary:
         return "auxiliary classifiers"
+    if spec.probe.running_every:  # hooks see the pack's step as one
+        return "running moments"
     return "pictures read from files" if is_pictures(spec.data.name) else None
 
 

@@ -161,9 +161,12 @@ class Train(Spec):
 
 
 class Probe(Spec):
-    """Signal measurements, at step 0, every `every` updates and at the end."""
+    """Signal measurements, at step 0, every `every` updates and at the end; running ones are of updates themselves."""
 
     every: Annotated[int, Field(ge=0, le=10**9)] = Field(200, description="updates between probes; 0 = off")
+    running_every: Annotated[int, Field(ge=0, le=10**9)] = Field(
+        0, description="updates between those whose own tensors give running moments; 0 = off"
+    )
     examples: Count = Field(32, description="the same training images for every seed and scheme")
 
 
@@ -233,6 +236,10 @@ class TrialSpec(Spec):
     def probe_steps(self, steps: int) -> list[int]:
         """Steps after which the signals are measured: 0, every `probe.every` and the last; none where it is 0."""
         return sorted({*range(0, steps + 1, self.probe.every), steps}) if self.probe.every else []
+
+    def samples_update(self, step: int) -> bool:
+        """Whether the update after `step` others gives running moments: every `probe.running_every`-th does."""
+        return self.probe.running_every > 0 and (step + 1) % self.probe.running_every == 0
 
 
 def code_names(trial: TrialSpec) -> dict[str, str]:

@@ -36,9 +36,10 @@ from initlab.store.files import CHECKPOINT, RESULT, STOP, TRIAL, attempts, read_
 from initlab.store.writer import AttemptWriter, Superseded
 from initlab.streams import stream_seed
 from initlab.train.cuda import kernels
-from initlab.train.group import ALONE, Group, Silent, join, leave, standing
+from initlab.train.group import ALONE, Group, join, leave, standing
+from initlab.train.records import Outcome, Silent
 from initlab.train.start import start_from
-from initlab.train.trial import Outcome, Trial
+from initlab.train.trial import Trial
 
 STOP_CHECK_S = 0.2
 FOLLOW = "initlab.work:join_and_follow"  # by name: it runs in processes of its own

@@ -15,7 +15,8 @@ from initlab.store.files import TRIAL, TRIALS, StoreError, read_json
 from initlab.store.writer import AttemptWriter
 from initlab.train.cuda import Record, cuda_graph, kernels
 from initlab.train.packed import Ended, Pack
-from initlab.train.trial import COMPILE_STEPS, Outcome, Trial
+from initlab.train.records import Outcome
+from initlab.train.trial import COMPILE_STEPS, Trial
 from initlab.work import claim, device_of, failed, finish, ready, run_one, settled_already, stop_check
 
 Answer = dict[str, Any]

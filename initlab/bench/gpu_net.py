@@ -18,6 +18,7 @@ from initlab.nets.build import to_modules
 from initlab.nets.counts import count
 from initlab.signal.probe import measure
 from initlab.spec import TrialSpec
+from initlab.train.records import Silent
 from initlab.train.trial import Trial
 
 WARM_UP = 8  # steps; more than a recorded one needs until it is trusted
@@ -33,16 +34,6 @@ class Large:
     batch: int
     classes: int
     steps: int
-
-
-class Silent:
-    """A recorder that keeps nothing."""
-
-    def scalars(self, row: dict[str, Any]) -> None: ...
-    def signals(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None: ...
-    def slopes(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None: ...
-    def checkpoint(self, state: dict[str, Any]) -> None: ...
-    def running(self, progress: dict[str, Any]) -> None: ...
 
 
 def ceiling(side: int, device: torch.device) -> float:

@@ -15,7 +15,8 @@ from initlab.data.dataset import Images
 from initlab.store.writer import AttemptWriter
 from initlab.train.cuda import Record, cuda_graph, kernels
 from initlab.train.packed import Ended, Pack, recorded
-from initlab.train.trial import Outcome, Trial
+from initlab.train.records import Outcome
+from initlab.train.trial import Trial
 from initlab.work import device_of
 from initlab.work_pack import begin, ending
 

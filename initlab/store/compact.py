@@ -19,7 +19,7 @@ from initlab.store.reader import CountedAttempt, StoredTrial
 if TYPE_CHECKING:
     from initlab.store.results import Results
 
-ROWS = ("scalars", "signals", "slopes")
+ROWS = ("scalars", "signals", "slopes", "running")
 FRAMES = ("trials", "verdicts", *ROWS)
 KEPT = ("device", "precision", "threads", "torch_version", "python_version", "initlab_version", "git_commit")
 

@@ -1,4 +1,4 @@
-"""File names of the output folder, atomic JSON, and the lines of scalars.jsonl and slopes.jsonl.
+"""File names of the output folder, atomic JSON, and the lines of scalars.jsonl, slopes.jsonl and running.jsonl.
 
 Every JSON file carries `schema`; a reader refuses a newer one. Non-finite floats are not JSON, so they are stored as
 the strings "NaN", "Infinity" and "-Infinity".
@@ -18,8 +18,9 @@ from initlab.errors import UserError
 SCHEMA = 1
 STUDY, STOP, TRIALS, FIGURES, COMPACTED = "study.yaml", "STOP", "trials", "figures", "compacted.json"
 TRIAL, STATUS, RESULT = "trial.json", "status.json", "result.json"
-ATTEMPT, SCALARS, SLOPES, STREAM, SIGNALS, CHECKPOINT = (
-    "attempt.json", "scalars.jsonl", "slopes.jsonl", "signals.arrows", "signals.parquet", "checkpoint.pt",
+ATTEMPT, SCALARS, SLOPES, RUNNING, STREAM, SIGNALS, CHECKPOINT = (
+    "attempt.json", "scalars.jsonl", "slopes.jsonl", "running.jsonl", "signals.arrows", "signals.parquet",
+    "checkpoint.pt",
 )  # fmt: skip
 
 

@@ -29,6 +29,10 @@ SIGNAL_COLUMNS = [
 SLOPE_COLUMNS = [
     "trial", "attempt", "step", "epoch", "layer", "name", "channels", "mean", "std", "min", "max",
 ]  # fmt: skip
+RUNNING_COLUMNS = [
+    "trial", "attempt", "step", "epoch", "layer", "name", "op", "samples", "forward_mean", "forward_var",
+    "backward_mean", "backward_var",
+]  # fmt: skip
 FORECAST_COLUMNS = ["trial", "forecast", *VERDICTS, "calibrated", *FEATURES]
 VERDICT_COLUMNS = ["trial", "verdict", "reason", "epoch_reached", "censored", "threshold"]
 ENVIRONMENT = ["device", "precision", "torch_version", "git_commit"]
@@ -103,6 +107,14 @@ class Results:
         `layer` is 0-based; mean, std, min and max go over the layer's `channels` slopes (1 where it shares one).
         """
         return self.line_frame(files.SLOPES, SLOPE_COLUMNS)
+
+    @cached_property
+    def running(self) -> pd.DataFrame:
+        """Moments of the training steps' own tensors, one row per (trial, row of scalars, layer).
+
+        They are pooled over the `samples` steps sampled since the row before; no rows where `probe.running_every` is 0.
+        """
+        return self.line_frame(files.RUNNING, RUNNING_COLUMNS)
 
     def line_frame(self, file: str, columns: list[str]) -> pd.DataFrame:
         """The rows that count of the attempts' JSON-lines files of one name."""

@@ -49,7 +49,7 @@ class AttemptWriter:
         content = {"resumed_from": resumed_from, "resumed_step": step, "environment": environment, "notes": self.notes}
         write_json(self.folder / files.ATTEMPT, {"host": os.uname().nodename, "pid": os.getpid(), **content})
         self.scalar_file = open(self.folder / files.SCALARS, "ab")  # noqa: SIM115 - open as long as the attempt runs
-        self.slope_file: IO[bytes] | None = None  # none where the net learns no slopes
+        self.layer_files: dict[str, IO[bytes]] = {}  # of slopes and running moments, opened at their first rows
         self.signal_stream: pa.RecordBatchStreamWriter | None = None
         self.last_status = 0.0
 
@@ -86,11 +86,19 @@ class AttemptWriter:
 
     def slopes(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
         """Append the learned slopes at one step, a row per layer."""
-        if self.slope_file is None:
-            self.slope_file = open(self.folder / files.SLOPES, "ab")  # noqa: SIM115
+        self.layer_rows(files.SLOPES, step, epoch, rows)
+
+    def moments(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
+        """Append the running moments since the row before, a row per layer."""
+        self.layer_rows(files.RUNNING, step, epoch, rows)
+
+    def layer_rows(self, name: str, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
+        """Append lines to one of the attempt's files."""
+        if name not in self.layer_files:
+            self.layer_files[name] = open(self.folder / name, "ab")  # noqa: SIM115
         lines = [encode({"step": step, "epoch": epoch, **row}) + "\n" for row in rows]
-        self.slope_file.write("".join(lines).encode())
-        self.slope_file.flush()
+        self.layer_files[name].write("".join(lines).encode())
+        self.layer_files[name].flush()
 
     def signals(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
         """Append one probe, a row per layer."""
@@ -109,9 +117,8 @@ class AttemptWriter:
 
     def sync(self) -> None:
         """Bring all rows so far to the disk."""
-        os.fsync(self.scalar_file.fileno())
-        if self.slope_file is not None:
-            os.fsync(self.slope_file.fileno())
+        for file in (self.scalar_file, *self.layer_files.values()):
+            os.fsync(file.fileno())
         if self.signal_stream is not None:
             os.fsync(self.signal_file.fileno())
 
@@ -131,9 +138,8 @@ class AttemptWriter:
 
     def close(self, state: str, status: dict[str, Any], result: dict[str, Any] | None = None) -> None:
         """End the attempt: signals to Parquet, status, and for a finished trial its result, last of all."""
-        self.scalar_file.close()
-        if self.slope_file is not None:
-            self.slope_file.close()
+        for file in (self.scalar_file, *self.layer_files.values()):
+            file.close()
         if self.signal_stream is not None:
             self.signal_stream.close()
             self.signal_file.close()

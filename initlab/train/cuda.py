@@ -54,16 +54,20 @@ class Compiled:
             self.shapes = dropout_shapes(self.net, images)
         for module, shape in zip(self.dropouts, self.shapes, strict=True):
             module.mask = module.drawn(shape, images.device)
-        if self.why is None:
-            try:
-                self.run = self.run or torch.compile(self.net, mode="reduce-overhead")
-                return self.run(images)
-            except RuntimeError as error:
-                if not type(error).__module__.startswith(COMPILERS):
-                    raise
-                self.why = f"torch.compile: {in_a_line(error)}"
-        plain: Tensor = self.net(images)
-        return plain
+        try:
+            if self.why is None:
+                try:
+                    self.run = self.run or torch.compile(self.net, mode="reduce-overhead")
+                    return self.run(images)
+                except RuntimeError as error:
+                    if not type(error).__module__.startswith(COMPILERS):
+                        raise
+                    self.why = f"torch.compile: {in_a_line(error)}"
+            plain: Tensor = self.net(images)
+            return plain
+        finally:
+            for module in self.dropouts:  # a step that does without `Compiled` draws its own
+                module.mask = None
 
 
 def cuda_graph(step: Step) -> Step:

@@ -8,7 +8,7 @@ others, so that all take the same way. Small messages go over gloo on the CPU, g
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -87,22 +87,3 @@ def leave() -> None:
     """The group is over for this process."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-class Silent:
-    """The recorder of a follower: the leader writes."""
-
-    def scalars(self, row: dict[str, Any]) -> None:
-        pass
-
-    def signals(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
-        pass
-
-    def slopes(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
-        pass
-
-    def checkpoint(self, state: dict[str, Any]) -> None:
-        pass
-
-    def running(self, progress: dict[str, Any]) -> None:
-        pass

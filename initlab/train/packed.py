@@ -23,7 +23,8 @@ from initlab.train.cuda import Captured, Record, Step
 from initlab.train.evaluate import evaluate_together
 from initlab.train.feed import Feed
 from initlab.train.masks import dropout_shapes, dropouts_of
-from initlab.train.trial import Outcome, Trial
+from initlab.train.records import Outcome
+from initlab.train.trial import Trial
 from initlab.transfer import sent
 
 Ended = Callable[[Trial, Outcome | Exception], None]

@@ -8,8 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,37 +19,20 @@ from initlab.data.dataset import Images
 from initlab.nets.layers import set_dropout_step
 from initlab.signal.hopeless import Evidence
 from initlab.signal.probe import measure
+from initlab.signal.running import Running
 from initlab.spec import TrialSpec
 from initlab.streams import stream_seed
 from initlab.train.auxiliary import Auxiliary
 from initlab.train.cuda import Compiled
 from initlab.train.evaluate import Evaluation, evaluate
 from initlab.train.group import ALONE, Group
+from initlab.train.records import Outcome, Recorder
 from initlab.train.schedule import Plateau, learning_rate
 from initlab.train.sgd import sgd
 from initlab.train.slopes import slope_rows
 
 NAN = math.nan
 COMPILE_STEPS = 20_000  # from which torch.compile, about a minute a net, is taken to pay; not measured on a GPU yet
-
-
-class Recorder(Protocol):
-    """Where a trial's records go; the store's AttemptWriter is one."""
-
-    def scalars(self, row: dict[str, Any]) -> None: ...
-    def signals(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None: ...
-    def slopes(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None: ...
-    def checkpoint(self, state: dict[str, Any]) -> None: ...
-    def running(self, progress: dict[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended, with its last figures: `done`, `diverged` (non-finite loss), `interrupted`, or `stopped` as
-    hopeless."""
-
-    state: str
-    figures: dict[str, Any]
 
 
 class Trial:
@@ -81,8 +63,9 @@ class Trial:
             )
         auxiliary, weight = spec.train.auxiliary, spec.train.auxiliary_weight
         worth = compiled or (compiled is None and self.steps >= COMPILE_STEPS)
+        self.plain: Callable[[Tensor], Tensor] = group.wrap(net)
         worth = worth and self.on_gpu and group.size == 1  # a group's gradients are averaged by its wrapper
-        self.forward: Callable[[Tensor], Tensor] = Compiled(net) if worth else group.wrap(net)
+        self.forward = Compiled(net) if worth else self.plain
         self.auxiliary = Auxiliary(net, auxiliary, weight, data.num_classes, spec.seed) if auxiliary else None
         self.optimizer = sgd(nn.ModuleList([net, self.auxiliary]) if self.auxiliary else net, spec)
         self.plateau = Plateau()
@@ -93,6 +76,7 @@ class Trial:
         self.eager: str | None = None  # why a pack's steps, or its own, ran uncompiled against the wish
         self.sums = torch.zeros(2, dtype=torch.float64, device=data.mean.device)  # loss, errors since the last row
         self.sums_from = 0  # the step of the last row
+        self.moments = Running(net, data.mean.device) if spec.probe.running_every else None
         self.wall_before = 0.0  # seconds spent by earlier attempts
         self.probe_s = 0.0  # seconds of them spent in probes
         self.started = self.row_time = time.perf_counter()
@@ -182,11 +166,15 @@ class Trial:
         if is_code(self.spec.net.name):  # it may draw from torch's own generators, as nn.Dropout does
             torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
         self.optimizer.zero_grad(set_to_none=True)
-        with self.auxiliary.listen() if self.auxiliary else nullcontext(), self.autocast():
-            logits = self.forward(images)
+        sample = self.moments if self.spec.samples_update(self.step) else None
+        heads = self.auxiliary.listen() if self.auxiliary else nullcontext()
+        with heads, sample.listen() if sample else nullcontext(), self.autocast():
+            logits = (self.plain if sample else self.forward)(images)  # hooks do not reach into a compiled forward
         logits = logits.to(self.data.mean.dtype)
         loss = F.cross_entropy(logits, labels)
         (loss + self.auxiliary.loss(labels) if self.auxiliary else loss).backward()
+        if sample:
+            sample.sampled(len(labels))
         self.optimizer.step()
         self.step += 1
         # summed on the device, read where a row is due
@@ -207,7 +195,7 @@ class Trial:
         return learning_rate(self.spec.train, self.step, self.per_epoch, self.steps, self.plateau.cuts)
 
     def record(self, validate: bool, probe: bool, row: bool = True) -> None:
-        """Write what is due at this step: signals, learned slopes, a row of scalars, progress."""
+        """Write what is due at this step: signals, running moments, learned slopes, a row of scalars, progress."""
         epoch = self.step / self.per_epoch
         if probe and self.group.leads:
             started = time.perf_counter()
@@ -240,6 +228,9 @@ class Trial:
             "wall_s": self.wall(),
         }
         self.recorder.scalars(scalars)
+        moments = self.moments.take(self.group.total) if self.moments else []
+        if moments:
+            self.recorder.moments(self.step, epoch, moments)
         slopes = slope_rows(self.net) if found else []
         if slopes:
             self.recorder.slopes(self.step, epoch, slopes)
@@ -265,6 +256,7 @@ class Trial:
             "evidence": self.evidence.state(),
             "sums": self.group.total(self.sums),
             "sums_from": self.sums_from,
+            "moments": self.moments.state(self.group.total) if self.moments else None,
             "row_s": time.perf_counter() - self.row_time,
             "wall_s": self.wall(),
             "probe_s": self.probe_s,
@@ -282,6 +274,8 @@ class Trial:
         self.evidence = Evidence(**state["evidence"]) if "evidence" in state else Evidence(learned=True)
         if self.group.leads:  # what they hold is summed over the group
             self.sums.copy_(state["sums"])
+        if self.moments:
+            self.moments.restore(state["moments"], self.group.leads)
         self.step, self.sums_from = state["step"], state["sums_from"]
         self.row_time = time.perf_counter() - state["row_s"]
         self.wall_before, self.probe_s, self.last = state["wall_s"], state["probe_s"], state["last"]

@@ -26,8 +26,9 @@ CONTENT: dict[str, Any] = {
         "epochs": 2.0, "lr": 0.01, "dropout": 0.3, "log_every": 1, "precision": "float64", "schedule": "plateau",
         "patience": 1, "validate_every": 0.5,
     },
-    "probe": {"every": 10, "examples": 8},
+    "probe": {"every": 10, "examples": 8, "running_every": 3},
 }  # fmt: skip
+MOMENTS = ["samples", "forward_mean", "forward_var", "backward_mean", "backward_var"]
 FIGURES = ["train_loss", "train_error", "val_loss", "val_error", "lr"]
 
 
@@ -55,6 +56,12 @@ def test_two_processes_agree_with_one_over_20_steps_in_float64(alone: Results, t
         rtol=0, atol=1e-12, equal_nan=True,
     )  # fmt: skip
     assert len(both.signals) == len(alone.signals) == 3 * 8  # one writer
+    assert_same_moments(both, alone)
+
+
+def assert_same_moments(results: Results, alone: Results) -> None:
+    assert len(results.running) == 6 * 8 and results.running.name.tolist() == alone.running.name.tolist()
+    assert results.running[MOMENTS].to_numpy() == pytest.approx(alone.running[MOMENTS].to_numpy(), rel=1e-9, abs=1e-12)
 
 
 def test_the_first_step_agrees_in_float32(tmp_path: Path) -> None:
@@ -76,6 +83,7 @@ def test_a_trial_goes_on_in_another_number_of_processes(
     assert results.scalars.train_loss.to_numpy()[1:] == pytest.approx(
         alone.scalars.train_loss.to_numpy()[1:], abs=1e-12
     )
+    assert_same_moments(results, alone)
 
 
 def test_a_process_that_dies_fails_the_trial_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from initlab.nets.build import to_modules
 from initlab.spec import TrialSpec
 from initlab.train.evaluate import evaluate
 from initlab.train.packed import Pack
-from initlab.train.trial import Outcome, Trial
+from initlab.train.records import Outcome
+from initlab.train.trial import Trial
 
 TOLERANCE = 1e-9  # float64 rounds at 1e-16, and 50 steps of these small nets amplify that by far less than 1e7
 TIMES = {"images_per_s", "wall_s"}
@@ -40,6 +41,9 @@ class Memory:
 
     def slopes(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
         self.probes += [{"step": step, **row} for row in rows]
+
+    def moments(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
+        raise AssertionError("trials with running moments are in no pack")
 
     def checkpoint(self, state: dict[str, Any]) -> None:
         self.states.append(copied(state))

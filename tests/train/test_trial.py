@@ -16,9 +16,10 @@ from initlab.nets.build import to_modules
 from initlab.nets.layers import StreamDropout, set_dropout_step
 from initlab.spec import Train, TrialSpec
 from initlab.train.evaluate import evaluate
+from initlab.train.records import Outcome
 from initlab.train.schedule import Plateau, learning_rate
 from initlab.train.sgd import sgd
-from initlab.train.trial import Outcome, Trial
+from initlab.train.trial import Trial
 
 TIMES = ("images_per_s", "wall_s")
 
@@ -30,6 +31,7 @@ class Memory:
         self.rows: list[dict[str, Any]] = []
         self.probes: list[tuple[int, float, list[dict[str, Any]]]] = []
         self.slope_rows: list[tuple[int, float, list[dict[str, Any]]]] = []
+        self.moment_rows: list[tuple[int, float, list[dict[str, Any]]]] = []
         self.states: list[dict[str, Any]] = []
 
     def scalars(self, row: dict[str, Any]) -> None:
@@ -40,6 +42,9 @@ class Memory:
 
     def slopes(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
         self.slope_rows.append((step, epoch, rows))
+
+    def moments(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
+        self.moment_rows.append((step, epoch, rows))
 
     def checkpoint(self, state: dict[str, Any]) -> None:
         torch.save(state, "/dev/null")  # must be plain enough to be saved

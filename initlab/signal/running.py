@@ -1,0 +1,142 @@
+"""Running moments: mean and variance of what goes through every weight layer, from the training step's own tensors.
+
+On a sampled step hooks sum y and y^2 of each weight layer's pre-activation y as the step computes it, and the same of
+its gradient: no pass of their own, no wait for the device, no change to the step's numbers. What the probe
+(`initlab.signal.probe`) measures on a fixed batch with dropout off, these are of the batches that are trained on, as
+they are trained: augmented, under dropout, in the step's precision.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from initlab.init.layers import weight_layers
+
+COLUMNS = ("forward_mean", "forward_var", "backward_mean", "backward_var")
+WAYS = FORWARD, BACKWARD = 0, 1
+Pair = tuple[Tensor, Tensor]  # sum and sum of squares
+PIECE = 2**24  # numbers cast to float64 at once: 128 MiB
+
+
+class State(TypedDict):
+    """Open sums as plain data and tensors, as a checkpoint holds them."""
+
+    sums: Tensor
+    counts: Tensor
+    order: list[int]
+    samples: int
+
+
+class Running:
+    """Sums over the steps sampled since the last `take`, one row per weight layer of `net`.
+
+    Sums are float64 like the probe's, since float32 loses the squares of what is below 1e-22: a square of 1e-24 is 0 in
+    it. They aren't centred, which takes a second pass: `forward_var` is right to 1e-16 x (1 + mean^2 / variance).
+    """
+
+    def __init__(self, net: nn.Module, device: torch.device) -> None:
+        """`device`: of the net's activations."""
+        self.layers = weight_layers(net)
+        self.sums = torch.zeros(len(self.layers), 4, dtype=torch.float64, device=device)  # of y, y^2, dy, dy^2
+        self.counts = torch.zeros(len(self.layers), 2, dtype=torch.int64)  # numbers in y, in dy
+        self.order: list[int] = []  # layers by first call
+        self.samples = 0
+        self.step: dict[tuple[int, int], Pair] = {}  # by layer and way, of the step under way
+
+    @contextmanager
+    def listen(self) -> Iterator[None]:
+        """Around the forward pass of a sampled step; its backward pass is heard too, `sampled` ends it.
+
+        The hooks on modules are gone before the backward pass, which runs checkpointed layers a second time.
+        """
+        with ExitStack() as hooks:
+            for layer, (_, module) in enumerate(self.layers):
+                hooks.callback(module.register_forward_hook(partial(self.seen, layer)).remove)
+            yield
+
+    def seen(self, layer: int, module: nn.Module, inputs: Any, y: Tensor) -> None:
+        """A forward hook of one layer."""
+        if layer not in self.order:
+            self.order.append(layer)
+        self.add(layer, FORWARD, y)
+        if y.requires_grad:
+            y.register_hook(partial(self.add, layer, BACKWARD))
+
+    def add(self, layer: int, way: int, values: Tensor) -> None:
+        """Sum a layer's y or its gradient; a layer called several times is one, its moments pooled."""
+        self.counts[layer, way] += values.numel()
+        for piece in in_memory_order(values.detach()).split(PIECE):
+            numbers = piece.double()
+            found = (numbers.sum(), torch.dot(numbers, numbers))
+            before = self.step.get((layer, way))
+            self.step[layer, way] = (before[0] + found[0], before[1] + found[1]) if before else found
+
+    def sampled(self, examples: int) -> None:
+        """End a sampled step whose loss was the mean over this many examples: gradients become the summed loss's."""
+        if not self.step:
+            return
+        nothing = (self.sums.new_zeros(()),) * 2
+        pairs = [self.step.get((layer, way), nothing) for layer in range(len(self.layers)) for way in WAYS]
+        found = torch.stack([number for pair in pairs for number in pair]).view_as(self.sums)
+        found[:, 2] *= examples
+        found[:, 3] *= examples**2
+        self.sums += found
+        self.samples += 1
+        self.step = {}
+
+    def take(self, total: Callable[[Tensor], Tensor]) -> list[dict[str, Any]]:
+        """Rows of what was sampled since the last time, [] where nothing was; the sums begin anew.
+
+        Args:
+            total: gives a tensor's sum over the processes that train the net together.
+
+        Returns:
+            One row per layer in order of first call, those that never ran last: layer, name, op, `samples` (steps),
+            and mean and population variance over the samples' examples, channels and positions, of y (`forward_*`) and
+            of the gradient of the summed loss (`backward_*`), as `probe.measure` defines them; NaN where none came.
+        """
+        if not self.samples:
+            return []
+        counts = total(self.counts).to(self.sums.device)
+        means = total(self.sums).view(-1, 2, 2) / counts[:, :, None]  # (layers, ways, of y and y^2)
+        mean, variance = means[..., 0], (means[..., 1] - means[..., 0].square()).clamp(min=0)
+        numbers = torch.stack((mean, variance), dim=2).flatten(1).tolist()
+        order = [*self.order, *(layer for layer in range(len(self.layers)) if layer not in self.order)]
+        rows = [
+            {
+                "layer": place,
+                "name": self.layers[layer][0],
+                "op": "linear" if isinstance(self.layers[layer][1], nn.Linear) else "conv",
+                "samples": self.samples,
+                **dict(zip(COLUMNS, numbers[layer], strict=True)),
+            }
+            for place, layer in enumerate(order)
+        ]
+        self.sums.zero_()
+        self.counts.zero_()
+        self.order, self.samples = [], 0
+        return rows
+
+    def state(self, total: Callable[[Tensor], Tensor]) -> State:
+        """What a checkpoint holds of them; `total` as `take` has it."""
+        return {
+            "sums": total(self.sums), "counts": total(self.counts), "order": self.order, "samples": self.samples,
+        }  # fmt: skip
+
+    def restore(self, state: State, leads: bool) -> None:
+        """Take up open sums; they are of all processes together, so only the one that `leads` takes them."""
+        if leads:
+            self.sums.copy_(state["sums"])
+            self.counts.copy_(state["counts"])
+        self.order, self.samples = list(state["order"]), state["samples"]
+
+
+def in_memory_order(values: Tensor) -> Tensor:
+    """All numbers of a tensor in one dimension, without a copy where they lie densely, channels first or last."""
+    if values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last):
+        values = values.permute(0, 2, 3, 1)
+    return values.reshape(-1)
