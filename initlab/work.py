@@ -42,6 +42,7 @@ from initlab.train.start import start_from
 from initlab.train.trial import Trial
 
 STOP_CHECK_S = 0.2
+LOSS_S = 10.0  # until an engine has noticed for certain that a process died
 FOLLOW = "initlab.work:join_and_follow"  # by name: it runs in processes of its own
 
 
@@ -132,10 +133,16 @@ def gathered(task: dict[str, Any], device: torch.device) -> Iterator[Group]:
 
     The others are there already where the engine started them along with this one.
     """
-    size = task.get("devices", 1)
-    group = standing() if size > 1 else ALONE
-    if size == group.size:
-        yield group
+    size, group = task.get("devices", 1), standing()
+    if size == 1:
+        yield ALONE
+        return
+    if group.size == size:
+        try:
+            yield group
+        except Exception:
+            time.sleep(LOSS_S)  # if it is that another one died, the engine ends this one too: no failure to record
+            raise
         return
     with tempfile.TemporaryDirectory(prefix="initlab-group-") as folder:
         meeting = Path(folder) / "meeting"

@@ -35,6 +35,7 @@ from initlab.engine.ray import Died, exit_detail  # noqa: E402
 from initlab.engine.worker import named_function  # noqa: E402
 
 SILENCE_S = 7200  # that the others bear while the first validates
+WORD_S = 20.0  # that the first has to say what went wrong, before one of the others does
 PARTING_S = 2.0  # that the others have to end after the first; they end with it, or wait for it in vain
 ANSWER = "answer.json"
 
@@ -100,7 +101,11 @@ def work(shared: dict[str, Any]) -> None:
     task, gang, folder = shared["task"], Gang(**shared["gang"]), Path(shared["folder"])
     rank = ray.train.get_context().get_world_rank()
     if rank > 0:
-        named_function(gang.follow)(task)
+        try:
+            named_function(gang.follow)(task)
+        except Exception:
+            time.sleep(WORD_S)
+            raise
         (folder / f"ended-{rank}").touch()
         return
     answer = named_function(gang.function)(task)

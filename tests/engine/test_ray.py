@@ -79,20 +79,23 @@ def killed_if_gaussian(task):
     return run_one(task)
 
 
-def killed_after_first_checkpoint_of_the_leader(task):
-    """`follow`, but the process is gone as soon as the first attempt has a checkpoint."""
+def dies_then_stops(task):
+    """`follow`, but in attempt 1 it is gone once there is a checkpoint, and in attempt 2 it asks for a stop."""
     from initlab.train.group import Group
     from initlab.work import follow
 
-    first = Path(task["out"], "trials", task["trial"], "attempt-000", "checkpoint.pt")
+    out = Path(task["out"])
+    attempts = out / "trials" / task["trial"]
     agree = Group.agree
 
-    def agree_or_die(group, answer):
-        if first.exists() and not first.parent.with_name("attempt-001").exists():
+    def agree_but(group, answer):
+        if (attempts / "attempt-002").exists():
+            (out / "STOP").touch()
+        elif (attempts / "attempt-001" / "checkpoint.pt").exists():
             os.kill(os.getpid(), signal.SIGKILL)
         return agree(group, answer)
 
-    Group.agree = agree_or_die
+    Group.agree = agree_but
     follow(task)
 
 
@@ -187,17 +190,27 @@ def test_a_gang_of_ray_train_gives_the_numbers_of_an_inline_one_and_of_one_proce
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_gang_that_loses_a_process_is_started_again_and_resumes(tmp_path, monkeypatch):
-    from initlab import launch
+def test_a_gang_goes_on_from_checkpoints_through_a_death_a_stop_and_a_change_of_engine(tmp_path, monkeypatch, capsys):
+    from initlab import launch, work
 
-    small = study(epochs=20, schemes=["he"], checkpoint_every_s=0.02)
-    whole = initlab.run(small, tmp_path / "whole", engine="inline", jobs=1, devices=2, show="nothing")
-    monkeypatch.setattr(launch, "FOLLOW", f"{__name__}:{killed_after_first_checkpoint_of_the_leader.__name__}")
-    killed = initlab.run(small, tmp_path / "killed", engine="ray", jobs=1, devices=2, show="nothing")
-    assert list(killed.trials.state) == ["done"]
-    assert list(killed.trials.attempts) == [2]
-    assert set(killed.scalars.attempt) == {0, 1}, "it was killed on the way, not at an end"
-    assert_same_numbers(killed, whole, ignore=["attempt"])
+    small, out = study(epochs=40, schemes=["he"], every=200, checkpoint_every_s=0.02), tmp_path / "out"
+
+    def run(engine, out=out):
+        return initlab.run(small, out, engine=engine, jobs=1, devices=2, show="lines")
+
+    whole = run("inline", tmp_path / "whole")
+    stops = iter([False] * 4 + [True])
+    with monkeypatch.context() as patched:
+        patched.setattr(work, "stop_check", lambda _: lambda: next(stops))
+        assert list(run("inline").trials.state) == ["interrupted"]
+    monkeypatch.setattr(launch, "FOLLOW", f"{__name__}:{dies_then_stops.__name__}")
+    stopped = run("ray")
+    assert list(stopped.trials.state) == ["interrupted"] and list(stopped.trials.attempts) == [3]
+    assert len(list(out.glob("trials/*/attempt-*/checkpoint.pt"))) >= 2, "the death was after a checkpoint"
+    assert "failed" not in capsys.readouterr().out
+    ended = run("inline")
+    assert list(ended.trials.state) == ["done"] and list(ended.trials.attempts) == [4]
+    assert_same_numbers(ended, whole, ignore=["attempt"])
 
 
 def test_the_answer_of_the_first_of_a_gang_ends_the_others(tmp_path):
