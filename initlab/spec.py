@@ -156,7 +156,7 @@ class Train(Spec):
     validate_every: Positive = Field(1.0, description="in epochs; also at step 0 and at the end")
     log_every: Count = Field(50, description="steps between rows of training loss and error")
     precision: Literal["auto", "float32", "float64", "bfloat16"] = Field(
-        "auto", description="auto is float32; bfloat16 keeps float32 weights and probes"
+        "auto", description="auto is float32; bfloat16 keeps float32 weights and probes, and is float32 on a CPU"
     )
 
 

@@ -307,9 +307,11 @@ def check_source(spec: TrialSpec, planned: dict[str, str]) -> None:
 
 def environment(device: torch.device, spec: TrialSpec, launch: dict[str, Any]) -> dict[str, Any]:
     """Where and with what an attempt ran."""
+    asked = spec.train.precision
+    in_float32 = asked == "auto" or (asked == "bfloat16" and device.type == "cpu")
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "precision": "float32" if spec.train.precision == "auto" else spec.train.precision,
+        "precision": "float32" if in_float32 else asked,
         "threads": torch.get_num_threads(),
         "torch_version": torch.__version__,
         "python_version": platform.python_version(),

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "docs/schemes.md", "docs/signals.md",
-    "docs/ci.md", "docs/forecast.md", "docs/several-gpus.md",
+    "docs/ci.md", "docs/forecast.md", "docs/several-gpus.md", "docs/performance.md",
 ]  # fmt: skip
 
 

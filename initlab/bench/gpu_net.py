@@ -7,16 +7,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from initlab.bench.data import wait
+from initlab.bench.watch import BLOCK, compare
 from initlab.data.dataset import ImageSet
 from initlab.init.apply import init_
 from initlab.layout import describe
 from initlab.nets.build import to_modules
 from initlab.nets.counts import count
-from initlab.signal.probe import measure
 from initlab.spec import TrialSpec
 from initlab.train.records import Silent
 from initlab.train.trial import Trial
@@ -93,42 +92,9 @@ def rate(
 
 
 def watching(large: Large, device: torch.device) -> dict[str, float]:
-    """What watching every step costs as a share of the bare step's time, and the probe's share at every 200 steps."""
-    trial = large_trial(large, "bfloat16", False, device)
-    for _ in range(WARM_UP):
-        trial.update()
-    bare = seconds(trial.update, large.steps, device) / large.steps
-    found = {}
-    for name, watch in (("hooks with .var().item()", variance), ("histograms", histogram)):
-        handles = hooked(trial.net, watch)
-        found[name] = seconds(trial.update, large.steps, device) / large.steps / bare - 1
-        for handle in handles:
-            handle.remove()
-    images, labels = trial.data.probe_batch(min(32, large.batch))
-    probe = seconds(lambda: measure(trial.net, images, labels, weight_decay=5e-4), 3, device) / 3
-    return {**found, "initlab's probe every 200 steps": probe / (200 * bare)}
-
-
-def variance(values: Tensor) -> object:
-    """As most people watch a layer today."""
-    return values.detach().var().item()
-
-
-def histogram(values: Tensor) -> object:
-    """As experiment trackers do: 64 bins, brought to the host."""
-    return torch.histc(values.detach().float(), bins=64).tolist()
-
-
-def hooked(net: nn.Module, watch: Callable[[Tensor], object]) -> list[Any]:
-    """Hooks that watch every weight layer's output and the gradient of it."""
-
-    def seen(module: nn.Module, inputs: Any, y: Tensor) -> None:
-        watch(y)
-        if y.requires_grad:
-            y.register_hook(lambda grad: (watch(grad), None)[1])
-
-    layers = [module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    return [layer.register_forward_hook(seen) for layer in layers]
+    """What ways to watch a net cost, by name and cadence, as shares of the bare step (`initlab.bench.watch`)."""
+    shares, _ = compare(lambda: large_trial(large, "bfloat16", False, device), 1, max(1, large.steps // BLOCK), device)
+    return {f"{one.name}, every {one.every} steps": one.share for one in shares}
 
 
 def host_syncs(update: Callable[[], None], device: torch.device) -> int:

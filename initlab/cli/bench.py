@@ -15,12 +15,16 @@ def bench() -> None:
 
 
 @bench.command("probe")
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Runs of each arm, alternating.")
-def bench_probe(repeats: int) -> None:
-    """The probe's share of a trial's wall time, against the same loop with the probe off."""
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Medians of each way to watch.")
+@click.option("--whole", type=click.IntRange(0), default=1, show_default=True, help="Whole trials of each, in turn.")
+def bench_probe(repeats: int, whole: int) -> None:
+    """What watching signals costs, as shares of a bare step: initlab's ways, hooks, histograms; wandb's if installed.
+
+    BackPACK and Cockpit are measured too where they are installed.
+    """
     from initlab.bench.probe import bench_probe as measure
 
-    for line in measure(repeats):
+    for line in measure(repeats, whole):
         click.echo(line)
 
 

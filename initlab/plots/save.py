@@ -12,6 +12,7 @@ from initlab.plots.depth import depth, depth_table
 from initlab.plots.panels import DEPTH, Shown, as_list, varying_fields
 from initlab.plots.phase import STD, phase, phase_table
 from initlab.plots.prelu import has_slopes, prelu, prelu_table
+from initlab.plots.running import has_running, running, running_table
 from initlab.plots.signals import signals, signals_table, theory_beside, theory_beside_table
 from initlab.plots.style import styled
 from initlab.store.files import atomic, writable
@@ -19,6 +20,7 @@ from initlab.store.files import atomic, writable
 FIGURES: dict[str, tuple[Callable[[Shown], pd.DataFrame], Callable[[Shown], Figure]]] = {
     "convergence": (convergence_table, convergence),
     "signals": (signals_table, signals),
+    "running": (running_table, running),
     "theory": (theory_beside_table, theory_beside),
     "depth": (depth_table, depth),
     "prelu": (prelu_table, prelu),
@@ -37,8 +39,9 @@ def save_figures(
     Args:
         results: one Results, or a sequence whose trials are shown together.
         names: which of `FIGURES`; None takes all for which there is something to draw, depth only for several depths,
-            phase only for several standard deviations, prelu only where a net learned its slopes; theory, which needs
-            torch and time, and paper, which is convergence with more panels, are drawn when asked for.
+            phase only for several standard deviations, prelu only where a net learned its slopes, running only where a
+            trial has running moments; theory, which needs torch and time, and paper, which is convergence with more
+            panels, are drawn when asked for.
         folder: where to; None is OUT/figures of the Results (one must be given for several).
         say: takes a line about each figure left out.
 
@@ -51,10 +54,11 @@ def save_figures(
     several = as_list(results)
     if folder is None and len(several) > 1:
         raise UserError(f"plot: no folder for figures of {len(several)} studies (got None); give folder=")
-    # most studies compare schemes without PReLU, and have no phase diagram or slopes to miss
+    # most studies compare schemes without PReLU, and have no phase diagram, slopes or running moments to miss
     has = {
         "phase": lambda: STD in varying_fields(several),
         "prelu": lambda: has_slopes(results),
+        "running": lambda: has_running(results),
         "theory": lambda: False,
         "paper": lambda: False,
     }

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from initlab.spec import TrialSpec
-from initlab.store.results import SCALAR_COLUMNS, SIGNAL_COLUMNS, SLOPE_COLUMNS
+from initlab.store.results import RUNNING_COLUMNS, SCALAR_COLUMNS, SIGNAL_COLUMNS, SLOPE_COLUMNS
 
 STEPS_PER_EPOCH = 10
 NAN = math.nan
@@ -26,16 +26,18 @@ class Fake:
     curves: list[dict[str, Any]] = field(default_factory=list)
     probes: list[dict[str, Any]] = field(default_factory=list)
     learned: list[dict[str, Any]] = field(default_factory=list)
+    sampled: list[dict[str, Any]] = field(default_factory=list)
 
     def add(
         self, scheme: str, seed: int = 0, depth: int = 30, *, val: dict[float, float] | None = None,
         train: dict[int, tuple[float, float]] | None = None, probes: dict[int, list[tuple[float, float]]] | None = None,
-        slopes: dict[int, list[tuple[float, float]]] | None = None, verdict: str | None = "slow", state: str = "done",
+        slopes: dict[int, list[tuple[float, float]]] | None = None,
+        running: dict[int, list[tuple[float, float]]] | None = None, verdict: str | None = "slow", state: str = "done",
         in_study: bool = True, fields: dict[str, Any] | None = None,
     ) -> str:  # fmt: skip
         """A trial with validation errors by epoch, (loss, error) by step, and (forward, backward) per layer by step.
 
-        `slopes` are (mean, std) per layer by step.
+        `slopes` are (mean, std) per layer by step; `running` as `probes`.
         """
         trial = f"t{len(self.rows):03d}-{scheme}-{seed}-{depth}"
         val = {} if val is None else val
@@ -64,6 +66,13 @@ class Fake:
             }
             for step, layers in (probes or {}).items() for layer, (forward, backward) in enumerate(layers)
         ]  # fmt: skip
+        self.sampled += [
+            {
+                "trial": trial, "attempt": 0, "step": step, "epoch": step / STEPS_PER_EPOCH, "layer": layer,
+                "name": f"layer{layer}", "op": "conv", "samples": 2, "forward_var": forward, "backward_var": backward,
+            }
+            for step, layers in (running or {}).items() for layer, (forward, backward) in enumerate(layers)
+        ]  # fmt: skip
         self.learned += [
             {
                 "trial": trial, "attempt": 0, "step": step, "epoch": step / STEPS_PER_EPOCH, "layer": layer,
@@ -84,6 +93,10 @@ class Fake:
     @property
     def signals(self) -> pd.DataFrame:
         return pd.DataFrame(self.probes, columns=SIGNAL_COLUMNS)
+
+    @property
+    def running(self) -> pd.DataFrame:
+        return pd.DataFrame(self.sampled, columns=RUNNING_COLUMNS)
 
     @property
     def slopes(self) -> pd.DataFrame:

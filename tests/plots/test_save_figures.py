@@ -16,7 +16,7 @@ def test_each_figure_is_png_svg_and_the_exact_numbers(two_depths: Fake, tmp_path
     assert [path.relative_to(tmp_path / "figures").as_posix() for path in paths] == [
         f"{name}.{ending}" for name in ("convergence", "signals", "depth") for ending in ("png", "svg", "csv")
     ]
-    assert set(FIGURES) == {"convergence", "signals", "theory", "depth", "prelu", "phase", "paper"}
+    assert set(FIGURES) == {"convergence", "signals", "running", "theory", "depth", "prelu", "phase", "paper"}
     for name in ("convergence", "signals", "depth"):
         read = pd.read_csv(tmp_path / "figures" / f"{name}.csv", dtype={"moment": str})
         pd.testing.assert_frame_equal(read, FIGURES[name][0](two_depths), check_exact=True, check_dtype=False)

@@ -7,8 +7,8 @@ import pytest
 
 import initlab
 from initlab import work
+from initlab.cost import RUNNING_ROW_BYTES, cost
 from initlab.packs import why_alone
-from initlab.plan import RUNNING_ROW_BYTES, cost
 from initlab.spec import TrialSpec
 from initlab.store.results import RUNNING_COLUMNS, Results
 from initlab.study import Study
