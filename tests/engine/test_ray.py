@@ -190,6 +190,7 @@ def test_a_gang_of_ray_train_gives_the_numbers_of_an_inline_one_and_of_one_proce
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_gang_goes_on_from_checkpoints_through_a_death_a_stop_and_a_change_of_engine(tmp_path, monkeypatch, capsys):
     from initlab import launch, work
 
