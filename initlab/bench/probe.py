@@ -28,7 +28,7 @@ WHOLE: dict[str, dict[str, Any]] = {
     "probe": {"probe.every": PROBE_EVERY},
     "running": {"probe.every": 0, "probe.running_every": RUNNING_EVERY},
 }
-ROUNDS = 5  # blocks of every arm behind one median
+ROUNDS = 3  # blocks of every arm behind one median
 CPU = torch.device("cpu")
 
 

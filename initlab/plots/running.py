@@ -15,6 +15,7 @@ from initlab.plots.style import styled as in_style
 
 PLACES = {"first": 0.0, "middle": 0.5, "last": 1.0}  # of the weight layers, 0 next to the input
 WIDTHS = {"first": 0.8, "middle": 1.4, "last": 2.2}
+LABELS = {"first": "first layer", "middle": "middle", "last": "last"}
 OPACITY = 0.85
 
 
@@ -83,7 +84,7 @@ def running(results: Shown, ax: Target = None) -> Figure:
             axes.yaxis.set_minor_locator(NullLocator())
             axes.set_xlim(0, part.epoch.max())
         handles = [scheme_handle(scheme, Look(look.color, look.line, "")) for scheme, look in styles.items()]
-        handles += [Line2D([], [], color=GREY, linewidth=WIDTHS[place], label=f"{place} layer") for place in PLACES]
+        handles += [Line2D([], [], color=GREY, linewidth=WIDTHS[place], label=LABELS[place]) for place in PLACES]
         add_legend(drawn, handles, seeds_note(table.seeds, each="", mean="geometric mean"))
     return drawn.figure
 

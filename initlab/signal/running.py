@@ -19,7 +19,8 @@ from initlab.init.layers import weight_layers
 COLUMNS = ("forward_mean", "forward_var", "backward_mean", "backward_var")
 WAYS = FORWARD, BACKWARD = 0, 1
 Pair = tuple[Tensor, Tensor]  # sum and sum of squares
-PIECE = 2**24  # numbers cast to float64 at once: 128 MiB
+# numbers cast to float64 at once: 256 KiB, which a core's cache holds, or 128 MiB, against many small kernels
+CPU_PIECE, GPU_PIECE = 2**15, 2**24
 
 
 class State(TypedDict):
@@ -45,6 +46,7 @@ class Running:
         self.counts = torch.zeros(len(self.layers), 2, dtype=torch.int64)  # numbers in y, in dy
         self.order: list[int] = []  # layers by first call
         self.samples = 0
+        self.piece = CPU_PIECE if device.type == "cpu" else GPU_PIECE
         self.step: dict[tuple[int, int], Pair] = {}  # by layer and way, of the step under way
 
     @contextmanager
@@ -69,7 +71,7 @@ class Running:
     def add(self, layer: int, way: int, values: Tensor) -> None:
         """Sum a layer's y or its gradient; a layer called several times is one, its moments pooled."""
         self.counts[layer, way] += values.numel()
-        for piece in in_memory_order(values.detach()).split(PIECE):
+        for piece in in_memory_order(values.detach()).split(self.piece):
             numbers = piece.double()
             found = (numbers.sum(), torch.dot(numbers, numbers))
             before = self.step.get((layer, way))

@@ -12,9 +12,9 @@ import torch
 from click.testing import CliRunner
 
 import initlab
-from initlab.bench import gpu, streams
+from initlab.bench import gpu, streams, watch
 from initlab.bench.gpu import FIG3_IMAGES, FULL, QUICK, TINY, Section, Sizes, net_rows, row, value_of
-from initlab.bench.gpu_net import Large, flop_per_image, hooked, host_syncs, large_trial, watching
+from initlab.bench.gpu_net import Large, flop_per_image, host_syncs, large_trial, watching
 from initlab.bench.gpu_trials import Arm, arms, by_turns, span
 from initlab.cli import main
 from initlab.study import Study
@@ -46,7 +46,7 @@ def test_the_quick_run_has_every_row_and_writes_them(tmp_path: Path) -> None:
     for name in ("B", "small-30"):
         runs = {f"{name} bfloat16 eager", f"{name} bfloat16 compiled", f"{name} float32 eager"}
         assert runs | {f"{run}, of the matrix product" for run in runs} <= rows.keys()
-    assert {"Fig 3 by small-30 bfloat16 eager", "initlab's probe every 200 steps"} <= rows.keys()
+    assert {"Fig 3 by small-30 bfloat16 eager", "initlab's probe, every 200 steps"} <= rows.keys()
     assert {"B bfloat16 contiguous", "host syncs in 10 steps of a pack, CUDA graph"} <= rows.keys()
     rates = [row for row in content["rows"] if row["unit"] in ("images/s", "trials/h", "FLOP/s", "min", "%")]
     assert min(row["value"] for row in rates) > 0
@@ -133,19 +133,11 @@ def test_host_syncs_are_counted_and_a_cpu_has_none() -> None:
     assert host_syncs(large_trial(TINY, "bfloat16", False, CPU).update, CPU) == 0
 
 
-def test_watchers_see_every_layer_forward_and_backward_and_are_gone_afterwards() -> None:
-    trial = large_trial(TINY, "bfloat16", False, CPU)
-    seen: list[torch.Tensor] = []
-    handles = hooked(trial.net, seen.append)
-    trial.update()
-    assert len(seen) == 2 * 6  # 6 weight layers
-    for handle in handles:
-        handle.remove()
-    trial.update()
-    assert len(seen) == 12
-    assert watching(Large({"depth": 6, "width": 2}, side=16, batch=4, classes=10, steps=1), CPU).keys() == {
-        "hooks with .var().item()", "histograms", "initlab's probe every 200 steps",
-    }  # fmt: skip
+def test_ways_to_watch_are_rows_by_name_and_cadence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "ARMS", [arm for arm in watch.ARMS if not arm.package])
+    found = watching(Large({"depth": 6, "width": 2}, side=16, batch=4, classes=10, steps=1), CPU)
+    assert {"initlab's probe, every 200 steps", "initlab's running moments, every 20 steps"} <= found.keys()
+    assert {"hooks with .var().item(), every 1 steps", "hooks with histograms, every 100 steps"} <= found.keys()
 
 
 def test_bfloat16_keeps_float32_weights_updates_and_probes() -> None:

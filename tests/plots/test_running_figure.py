@@ -49,7 +49,7 @@ def test_lines_hold_the_table(sampled: Fake) -> None:
             assert pd.Series(y).equals(part["mean"].reset_index(drop=True))
     (legend,) = figure.legends
     assert {text.get_text() for text in legend.get_texts()} == {
-        "he", "xavier", "first layer", "middle layer", "last layer",
+        "he", "xavier", "first layer", "middle", "last",
     }  # fmt: skip
 
 

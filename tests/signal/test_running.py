@@ -144,7 +144,7 @@ def test_in_pieces_and_channels_last_it_is_the_same(monkeypatch: pytest.MonkeyPa
     net = init_(build_net("plain", depth=7, width=4, input_shape=(3, 8, 8)), "he", seed=0).double()
     images, labels = batch((4, 3, 8, 8))
     whole = moments(net, images, labels)
-    monkeypatch.setattr(running, "PIECE", 50)
+    monkeypatch.setattr(running, "CPU_PIECE", 50)
     pieces = moments(net.to(memory_format=torch.channels_last), images, labels)
     for row, other in zip(whole, pieces, strict=True):
         assert [row[c] for c in COLUMNS] == pytest.approx([other[c] for c in COLUMNS], rel=1e-12, abs=1e-15)
