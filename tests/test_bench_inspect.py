@@ -9,7 +9,7 @@ from initlab.cli import main
 
 def test_cost_in_passes() -> None:
     result = CliRunner().invoke(
-        main, ["bench", "inspect", "resnet18", "--batch-size", "2", "--repeats", "2", "--draws", "2"]
+        main, ["bench", "inspect", "squeezenet1_1", "--batch-size", "2", "--repeats", "2", "--draws", "2"]
     )
     assert result.exit_code == 0, result.output
     passes = {

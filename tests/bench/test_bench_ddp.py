@@ -1,12 +1,15 @@
 """`initlab bench ddp`: the table's ratios follow from its rates; mistakes are one line."""
 
-import re
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
-from initlab.bench.ddp import bench_ddp
+from initlab.bench.ddp import bench_ddp, rate
 from initlab.cli import main
+from initlab.plan import plan
+from initlab.study import Study
+from initlab.study_file import StudyError
 
 
 def test_the_table_has_both_scalings_and_their_ratios(tmp_path: Path) -> None:
@@ -24,11 +27,9 @@ def test_the_table_has_both_scalings_and_their_ratios(tmp_path: Path) -> None:
     assert abs(float(weak_efficiency) - float(weak) / rate / 2) < 0.02
 
 
-def test_mistakes_are_one_line(tmp_path: Path) -> None:
+def test_mistakes_are_one_line() -> None:
     found = CliRunner().invoke(main, ["bench", "ddp", "--set", "train.lr=1"])
     assert (found.exit_code, found.stderr) == (2, "--set: goes with a study (got 'train.lr=1' and none); name one\n")
-    path = tmp_path / "small.yaml"
-    path.write_text("name: small\ntrain: {batch_size: 1000}\n")
-    found = CliRunner().invoke(main, ["bench", "ddp", str(path), "--devices", "2", "--device", "cpu", "--steps", "1"])
-    assert found.exit_code == 2
-    assert re.fullmatch(r"train.batch_size: .*\n", found.stderr)
+    study = Study.model_validate({"name": "small"})
+    with pytest.raises(StudyError, match=r"^train.batch_size: more than the training set for 2 processes \(got 2000"):
+        rate(study, plan(study)[0].spec, 2000, 2, 1, "cpu", None)

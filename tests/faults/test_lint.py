@@ -345,22 +345,22 @@ def test_he_on_the_plain_net_raises_no_alarm(mode: str, distribution: str, activ
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "size", "expected"),
     [
-        ("resnet18", {"torch_default"}),  # fc
-        ("mobilenet_v3_small", {"grouped_fan_out"}),  # kaiming_normal_(mode="fan_out") on depthwise convolutions
-        pytest.param("vit_b_16", {"torch_default"}, marks=pytest.mark.slow),  # the attention's out_proj
-        ("squeezenet1_0", set()),
-        pytest.param("convnext_tiny", set(), marks=pytest.mark.slow),
-        pytest.param("vgg16", set(), marks=pytest.mark.slow),
-        pytest.param("densenet121", {"torch_default"}, marks=pytest.mark.slow),  # classifier
+        ("resnet18", 64, {"torch_default"}),  # fc
+        ("mobilenet_v3_small", 64, {"grouped_fan_out"}),  # kaiming_normal_(mode="fan_out") on depthwise convolutions
+        pytest.param("vit_b_16", 224, {"torch_default"}, marks=pytest.mark.slow),  # the attention's out_proj
+        ("squeezenet1_0", 64, set()),
+        pytest.param("convnext_tiny", 224, set(), marks=pytest.mark.slow),
+        pytest.param("vgg16", 224, set(), marks=pytest.mark.slow),
+        pytest.param("densenet121", 224, {"torch_default"}, marks=pytest.mark.slow),  # classifier
     ],
 )
-def test_torchvisions_nets_give_notes_of_what_is_there_and_no_fault(name: str, expected: set[str]) -> None:
+def test_torchvisions_nets_give_notes_of_what_is_there_and_no_fault(name: str, size: int, expected: set[str]) -> None:
     torch.manual_seed(0)
     net = torchvision.models.get_model(name, weights=None)
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    found = lint(net, torch.randn(2, 3, 224, 224))
+    found = lint(net, torch.randn(2, 3, size, size))
     assert {finding.severity for finding in found} <= {"note"}
     assert rules(found) == expected
     assert net.training

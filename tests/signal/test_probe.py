@@ -221,10 +221,10 @@ def test_inspect_gives_the_columns_of_the_signals_frame() -> None:
 def test_inspect_measures_torchvision_models(name: str) -> None:
     import torchvision
 
-    size = 224 if name == "vit_b_16" else 64
-    net = torchvision.models.get_model(name, num_classes=7)
+    options = {"image_size": 64} if name == "vit_b_16" else {}  # it takes images of one size
+    net = torchvision.models.get_model(name, num_classes=7, **options)
     before = copy.deepcopy(net.state_dict())
-    images, labels = batch(4, 3, size, size, classes=7)
+    images, labels = batch(4, 3, 64, 64, classes=7)
     table = inspect(net, images, labels, weight_decay=1e-4).table
     ran = table[table.calls > 0]
     assert ran.name.iloc[0] in ("conv1", "features.0", "features.conv0", "features.0.0", "conv_proj")
