@@ -1,6 +1,7 @@
 """Small real things that several test files use: a study that trains in a second, and its parts."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,25 @@ TINY: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here and in every process that a test starts: two workers of pytest share the cores already."""
     import torch
 
     torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def write_tiny(folder: Path, **changes: Any) -> Path:
+    """The tiny study in `folder` with some sections changed, e.g. write_tiny(folder, train={"epochs": 1})."""
+    content = {key: value.copy() if isinstance(value, dict) else value for key, value in TINY.items()}
+    for key, value in changes.items():
+        content[key] = {**content.get(key, {}), **value} if isinstance(content.get(key), dict) else value
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., Path]:
     """Writes the tiny study with some sections changed, e.g. tiny(train={"epochs": 1}, grid={"seed": [0, 1]})."""
-
-    def write(**changes: Any) -> Path:
-        content = {key: value.copy() if isinstance(value, dict) else value for key, value in TINY.items()}
-        for key, value in changes.items():
-            content[key] = {**content.get(key, {}), **value} if isinstance(content.get(key), dict) else value
-        path = tmp_path / "tiny.yaml"
-        path.write_text(yaml.safe_dump(content))
-        return path
-
-    return write
+    return partial(write_tiny, tmp_path)

@@ -1,7 +1,7 @@
-"""The paper's pattern is really there: 30 layers train under He alone, 22 under Xavier too, but later.
+"""The paper's pattern is really there: 30 layers train under He alone, fewer under Xavier too, but later.
 
-The ordinary test has the 30-layer nets on 8 x 8 digits and one pair of 22-layer nets; the slow one is ten seeds of
-`sweeps/demo.yaml`, where every seed must show it.
+The ordinary test has nets of half the demo's width, and 12 layers for the later Xavier, which at 22 needs 16 to 25
+epochs; the slow one is ten seeds of `sweeps/demo.yaml`, where every seed must show it.
 """
 
 from pathlib import Path
@@ -16,15 +16,15 @@ DEMO = Path(__file__).parent.parent / "sweeps" / "demo.yaml"
 SMALL = {
     "name": "pattern",
     "verdict": {"threshold": 0.2},
+    "data": {"image_size": 16},
+    "net": {"width": 8},
     "cases": [
         *(
-            {"net.depth": 30, "train.lr": 0.004, "init.scheme": scheme, "data.image_size": 8, "seed": seed}
-            for scheme in ("he", "xavier", "gaussian")
-            for seed in (0, 2)
+            {"net.depth": 30, "train.epochs": 12.0, "train.schedule": "cosine", "init.scheme": scheme, "seed": seed}
+            for scheme, seed in (("he", 0), ("he", 1), ("xavier", 0), ("gaussian", 0))
         ),
         *(
-            {"net.depth": 22, "train.epochs": 20.0, "init.scheme": scheme, "data.image_size": 16, "data.scale": 16.0,
-             "init.mode": "fan_out", "init.last_factor": 0.0625}
+            {"net.depth": 12, "train.epochs": 8.0, "train.validate_every": 0.25, "init.scheme": scheme}
             for scheme in ("he", "xavier")
         ),
     ],
@@ -38,21 +38,22 @@ def judged(results: initlab.Results) -> pd.DataFrame:
     return frame.set_index(["net.depth", "init.scheme", "seed"]).sort_index()
 
 
-def assert_pattern(frame: pd.DataFrame) -> None:
+def assert_pattern(frame: pd.DataFrame, both_train: int) -> None:
+    """`both_train` is a depth at which He and Xavier learn."""
     he = frame.loc[(30, "he")]
     assert (he.val_error <= 0.15).all(), he.val_error
     for scheme in ("xavier", "gaussian"):
         stalled = frame.loc[(30, scheme)]
         assert (stalled.verdict == "stalled").all()
         assert (stalled.lowest >= 0.85).all(), stalled.lowest
-    early, late = frame.loc[(22, "he")].epoch_reached, frame.loc[(22, "xavier")].epoch_reached
+    early, late = frame.loc[(both_train, "he")].epoch_reached, frame.loc[(both_train, "xavier")].epoch_reached
     assert (early <= 6).all(), early
     assert (late >= 2 * early).all(), (early, late)
 
 
-def test_he_trains_30_layers_xavier_and_fixed_std_stall_and_xavier_is_late_at_22(tmp_path: Path) -> None:
+def test_he_trains_30_layers_xavier_and_fixed_std_stall_and_xavier_is_late_where_it_learns(tmp_path: Path) -> None:
     results = initlab.run(Study.model_validate(SMALL), tmp_path / "out", jobs=2, device="cpu", show="nothing")
-    assert_pattern(judged(results))
+    assert_pattern(judged(results), both_train=12)
     signals = results.signals[results.signals.step == 0].merge(
         results.trials[["trial", "net.depth", "init.scheme", "seed"]]
     )
@@ -72,5 +73,5 @@ def test_ten_seeds_of_ten_show_the_demos_pattern(tmp_path: Path) -> None:
     )
     frame = judged(results)
     assert len(frame) == 60
-    assert_pattern(frame)
+    assert_pattern(frame, both_train=22)
     assert (frame.loc[(22, "xavier")].verdict == "converged").all()

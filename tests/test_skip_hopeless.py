@@ -9,7 +9,7 @@ import pytest
 import initlab
 from initlab.launch import reopen, settled
 from initlab.signal.hopeless import stop_step
-from tests.test_cli import initlab as command
+from tests.test_cli import here as command
 from tests.test_launch import assert_same_numbers, run
 
 
@@ -62,7 +62,7 @@ def test_the_replay_of_a_finished_trial_says_when_the_flag_stops_it(study: Path,
 def test_the_command_counts_what_was_saved_and_ends_with_0(study: Path, tmp_path: Path) -> None:
     out = tmp_path / "a"
     ran = command("run", study, "--out", out, "--jobs", 1, "--device", "cpu", "--skip-hopeless")
-    assert ran.returncode == 0, ran.stderr
+    assert ran.exit_code == 0, ran.stderr
     assert "stopped 1 hopeless trials, saved 32 of 128 steps" in ran.stdout
     assert re.search(r"plain-7 gaussian seed 0: stopped, epoch 4", ran.stdout)
     shown = command("status", out)
