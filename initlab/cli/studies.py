@@ -154,14 +154,15 @@ def plot(out: Path, names: Sequence[str], folder: Path | None) -> None:
 def export(out: Path, form: str, folder: Path | None) -> None:
     """Write the results in OUT, without checkpoints, in a few files.
 
-    parquet: small, and read by every command and by initlab.load in place of OUT. csv: a file per frame, for other
-    programs.
+    parquet: small, and read by initlab.load, status, plot and compare in place of OUT. csv: a file per frame, for
+    other programs.
     """
     from initlab.store.compact import compact, export_csv
     from initlab.store.results import load
 
     results = load(out)
-    target = folder or out.with_name(f"{out.name}-{form}")
+    whole = out.resolve()  # of `.` too
+    target = folder or whole.with_name(f"{whole.name}-{form}")
     for path in (compact if form == "parquet" else export_csv)(results, target):
         click.echo(path)
     for problem in results.problems:

@@ -107,7 +107,7 @@ def title(setting: dict[str, Any], net: str) -> str:
 
 
 def rows_of(results: Shown, trials: pd.DataFrame, frame: str) -> pd.DataFrame:
-    """Rows of each Results' `frame` (`scalars` or `signals`) that belong to the trials, in the trials' order."""
+    """Rows of each Results' `frame` (`scalars`, `signals`, ...) that belong to the trials, in the trials' order."""
     parts = []
     for source, one in enumerate(as_list(results)):
         rows: pd.DataFrame = getattr(one, frame)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from initlab.spec import TrialSpec
 from initlab.store import files
@@ -43,8 +44,10 @@ def compact(results: "Results", folder: Path) -> list[Path]:
 
 def entry(trial: StoredTrial) -> dict[str, Any]:
     """A trial without its rows, and without what tells of the machine alone."""
+    state = trial.status["state"]
+    status = {**trial.status, "state": "interrupted" if state == "running" else state}
     return {
-        "id": trial.id, "spec": trial.spec.model_dump(mode="json"), "status": trial.status, "result": trial.result,
+        "id": trial.id, "spec": trial.spec.model_dump(mode="json"), "status": status, "result": trial.result,
         "attempts": trial.attempts, "environment": {key: trial.environment.get(key) for key in KEPT},
     }  # fmt: skip
 
@@ -88,10 +91,14 @@ def compacted_trials(folder: Path) -> list[StoredTrial]:
         StoreError: not readable, or of a newer initlab.
     """
     found = []
-    for one in read_json(folder / files.COMPACTED, figures=True)["trials"]:
-        attempt = CountedAttempt(folder, {"environment": one["environment"], "notes": []}, float("inf"))
-        spec = TrialSpec.model_validate(one["spec"])
-        found.append(StoredTrial(one["id"], folder, spec, one["status"], one["result"], [attempt], one["attempts"]))
+    try:
+        for one in read_json(folder / files.COMPACTED, figures=True)["trials"]:
+            attempt = CountedAttempt(folder, {"environment": one["environment"], "notes": []}, float("inf"))
+            spec = TrialSpec.model_validate(one["spec"])
+            found.append(StoredTrial(one["id"], folder, spec, one["status"], one["result"], [attempt], one["attempts"]))
+    except (KeyError, TypeError, ValidationError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise StoreError(f"{folder / files.COMPACTED}: not what export writes ({reason}); export again") from None
     return found
 
 
@@ -108,5 +115,4 @@ def compacted_rows(folder: Path, file: str, columns: list[str], problems: list[s
         problems.append(f"{path}: damaged Parquet ({' '.join(str(error).split())[:150]}); its rows are lost")
         return pd.DataFrame(columns=columns)
     check_schema(path, int((table.schema.metadata or {}).get(b"initlab.schema", 0)))
-    frame: pd.DataFrame = table.to_pandas()
-    return frame
+    return table.to_pandas().reindex(columns=columns)  # an older export lacks columns of today

@@ -1,6 +1,6 @@
 """What makes a step fast on CUDA: cuDNN's settings, torch.compile with a way out, a step recorded as a CUDA graph.
 
-None of it has run on a GPU yet; the CPU never comes here.
+None of it has run on a GPU yet; on a CPU it does nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from initlab.train.masks import dropout_shapes, dropouts_of
+from initlab.train.masks import drawn_masks, dropout_shapes, dropouts_of
+from initlab.transfer import put
 
 Step = Callable[[], None]
 Record = Callable[[Step], Step]  # from a step on fixed tensors to what does the same to them again
@@ -45,15 +46,19 @@ class Compiled:
 
     def __init__(self, net: nn.Module) -> None:
         self.net, self.dropouts = net, dropouts_of(net)
-        self.shapes: list[tuple[int, ...]] | None = None  # of the masks, known from the first batch on
+        # made at the first batch: a graph reads the masks of every step at the same addresses
+        self.masks: list[Tensor] | None = None
         self.run: Callable[[Tensor], Tensor] | None = None  # made when first called: a pack never does
         self.why: str | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
-        if self.shapes is None:
-            self.shapes = dropout_shapes(self.net, images)
-        for module, shape in zip(self.dropouts, self.shapes, strict=True):
-            module.mask = module.drawn(shape, images.device)
+        if self.masks is None:
+            shapes = dropout_shapes(self.net, images)
+            self.masks = [torch.ones(shape, dtype=torch.bool, device=images.device) for shape in shapes]
+        drawn = drawn_masks(self.net, [tuple(place.shape) for place in self.masks])
+        for module, place, mask in zip(self.dropouts, self.masks, drawn, strict=True):
+            put(mask, place)
+            module.mask = place
         try:
             if self.why is None:
                 try:
@@ -119,10 +124,12 @@ class Captured:
     def compare(self, replay: Step) -> None:
         """Take one step both ways; where they agree, replays are trusted."""
         before = [tensor.clone() for tensor in self.state]
-        replay()
-        replayed = [tensor.clone() for tensor in self.state]
-        for tensor, old in zip(self.state, before, strict=True):
-            tensor.copy_(old)
+        try:
+            replay()
+            replayed = [tensor.clone() for tensor in self.state]
+        finally:  # where memory runs out too, the step has not been taken
+            for tensor, old in zip(self.state, before, strict=True):
+                tensor.copy_(old)
         self.step()
         if not all(map(alike, replayed, self.state, before)):
             self.replay, self.why = None, "CUDA graph: a replayed step differed from the step itself"
