@@ -19,9 +19,9 @@ from tests.test_launch import assert_same_numbers, run
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 300  # seconds until something hangs, on a machine that has much else to do
-# two trials of seconds each, so that they can be stopped in the middle: 384 steps, a row every 10
+# two trials of seconds each, so that they can be stopped in the middle: 640 steps, a row every 10
 LONG = {
-    "train": {"epochs": 48, "log_every": 10, "validate_every": 5.0},
+    "train": {"epochs": 80, "log_every": 10, "validate_every": 5.0},
     "probe": {"every": 50},
     "grid": {"seed": [0, 1]},
 }
