@@ -6,15 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from initlab.conflicts import conflicts
-from initlab.cost import Cost, Finished, cost, costs, counts
-from initlab.layout import describe
+from initlab.cost import cost
 from initlab.shallow import shallow_of
 from initlab.spec import TrialSpec
 from initlab.study import Study, varied_mistakes
 from initlab.study_file import Mistake, StudyError
 from initlab.unused import drop_unused
-
-__all__ = ["Cost", "Finished", "PlannedTrial", "cost", "costliest_first", "costs", "counts", "describe", "plan"]
 
 MOST_TRIALS = 1_000_000
 

@@ -32,7 +32,7 @@ from initlab.nets.build import to_modules
 from initlab.shallow import shallow_of
 from initlab.spec import Data, TrialSpec, code_names
 from initlab.store.checkpoint import read_checkpoint
-from initlab.store.files import CHECKPOINT, RESULT, STOP, TRIAL, attempts, read_json
+from initlab.store.files import CHECKPOINT, RESULT, STOP, TRIAL, TRIALS, attempts, read_json
 from initlab.store.writer import AttemptWriter, Superseded
 from initlab.streams import stream_seed
 from initlab.train.cuda import kernels
@@ -82,7 +82,7 @@ def settled_already(task: dict[str, Any], trial: str, should_stop: Callable[[], 
     """The answer where there is nothing to do: a stop was asked for, or the trial is finished."""
     if should_stop():
         return {"trial": trial, "state": "pending"}
-    if (Path(task["out"]) / "trials" / trial / RESULT).exists():  # an engine may ask twice, e.g. after it lost a node
+    if (Path(task["out"]) / TRIALS / trial / RESULT).exists():  # an engine may ask twice, e.g. after it lost a node
         return {"trial": trial, "state": "done"}
     return None
 
@@ -97,7 +97,7 @@ def device_of(task: dict[str, Any]) -> torch.device:
 
 def claim(task: dict[str, Any], trial: str, device: torch.device) -> tuple[dict[str, Any], TrialSpec, AttemptWriter]:
     """The trial's description and spec, and the writer of a new attempt at it."""
-    folder = Path(task["out"]) / "trials" / trial
+    folder = Path(task["out"]) / TRIALS / trial
     described = read_json(folder / TRIAL)
     spec = TrialSpec.model_validate(described["spec"])
     writer = AttemptWriter(folder, described["first_attempt"], environment(device, spec, task["launch"]))
@@ -166,7 +166,7 @@ def join_and_follow(task: dict[str, Any]) -> None:
 
 def follow(task: dict[str, Any]) -> None:
     """A follower's part of a trial: the same steps as the leader, on its slice of each batch, without records."""
-    described = read_json(Path(task["out"]) / "trials" / task["trial"] / TRIAL)
+    described = read_json(Path(task["out"]) / TRIALS / task["trial"] / TRIAL)
     spec = TrialSpec.model_validate(described["spec"])
     device, group = device_of(task), standing()
     torch.set_num_threads(task["threads"])
@@ -275,7 +275,7 @@ def build(spec: TrialSpec, data: Images, device: torch.device) -> nn.Module:
 
 def trained(out: Path, trial: str) -> dict[str, Tensor]:
     """The weights of a finished trial in the same output folder."""
-    folder = out / "trials" / trial
+    folder = out / TRIALS / trial
     state = read_json(folder / RESULT)["state"] if (folder / RESULT).exists() else "not finished"
     if state != "done":
         raise RuntimeError(

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from initlab.cost import cost
 from initlab.data.dataset import Images
 from initlab.packs import why_alone
-from initlab.plan import cost
 from initlab.spec import TrialSpec
 from initlab.store.files import TRIAL, TRIALS, StoreError, read_json
 from initlab.store.writer import AttemptWriter

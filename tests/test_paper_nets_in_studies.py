@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from initlab import load, run
+from initlab.cost import cost
 from initlab.nets.catalog import PAPER_NETS
-from initlab.plan import cost, plan
+from initlab.plan import plan
 from initlab.planning import plan_lines
 from initlab.study import Study, load_study
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from initlab.cost import Cost, Finished, cost, costs, counts
 from initlab.data.facts import FACTS
-from initlab.plan import Cost, Finished, cost, costs, counts, plan
+from initlab.plan import plan
 from initlab.spec import TrialSpec
 from initlab.study import Study
 from initlab.study_file import StudyError
@@ -190,7 +191,8 @@ def test_ten_thousand_trials_are_planned_and_costed_in_seconds(capsys):
 
 def test_a_plan_with_costs_imports_nothing_heavy():
     script = (
-        "import sys; from initlab.plan import cost, plan; from initlab.study import load_study, study_schema\n"
+        "import sys; from initlab.cost import cost; from initlab.plan import plan\n"
+        "from initlab.study import load_study, study_schema\n"
         f"trials = plan(load_study({str(DEMO)!r}, ['seed=3']))\n"
         "assert trials and all(cost(t.spec).steps for t in trials)\n"
         "study_schema()\n"

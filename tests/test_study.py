@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from initlab.plan import costs, plan
+from initlab.cost import costs
+from initlab.plan import plan
 from initlab.spec import TrialSpec, getattr_path
 from initlab.study import SETTABLE, TRIAL_PATHS, Study, dump_study, load_study, study_schema
 from initlab.study_file import StudyError

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from initlab.data.dataset import ImageSet
+from initlab.layout import describe
 from initlab.nets.build import to_modules
-from initlab.plan import describe
 from initlab.spec import TrialSpec
 from initlab.train.cuda import WARM_UP, Captured, Compiled, kernels
 from initlab.train.packed import Pack
