@@ -219,7 +219,7 @@ def tasks(
     out: Path, todo: Sequence[Sequence[PlannedTrial]], settings: Settings, skip_hopeless: bool
 ) -> list[dict[str, Any]]:
     """One plain-data task per pack, under the name of its first trial; `pack` lists them where they are several."""
-    launch = {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "git_commit": git_commit()}
+    launch = {"command": command_line(), "git_commit": git_commit()}
     shared = {
         "out": str(out.resolve()), "device": settings.device, "devices": settings.devices,
         "threads": settings.threads,
@@ -272,6 +272,13 @@ def record_deaths(out: Path, answers: Sequence[dict[str, Any]]) -> None:
         folder = out / files.TRIALS / answer["trial"]
         if answer.get("error") and not (folder / files.RESULT).exists():
             write_json(folder / files.STATUS, {"state": "failed", "error": answer["error"], "traceback": ""})
+
+
+def command_line() -> str:
+    """What started this process, without the folder that its program lies in: `initlab run sweeps/demo.yaml`."""
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name  # python -m initlab
+    return shlex.join([name, *sys.argv[1:]])
 
 
 def git_commit() -> str | None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -101,7 +102,12 @@ def duration(seconds: float) -> str:
 
 
 def finished_trials(out: Path) -> list[Finished]:
-    """What the finished trials in an output folder took, for `plan` to expect the time of others from."""
+    """What finished trials in an output folder, or an export, took, for `plan` to expect the time of others from."""
+    if (out / files.COMPACTED).exists():
+        from initlab.store.compact import compacted_trials  # here: pandas takes a while to import
+
+        ends = [(trial.spec, trial.result) for trial in compacted_trials(out)]
+        return [taken(spec, result) for spec, result in ends if result and result["state"] == "done"]
     found = []
     for result in sorted((out / files.TRIALS).glob(f"t*/{files.RESULT}")):
         try:
@@ -110,5 +116,10 @@ def finished_trials(out: Path) -> list[Finished]:
         except (StoreError, ValidationError, KeyError):
             continue  # `status` names it; here it only means one trial less to learn from
         if content["state"] == "done":
-            found.append(Finished(spec, content["steps"], content["wall_s"] / content.get("packed", 1)))
+            found.append(taken(spec, content))
     return found
+
+
+def taken(spec: TrialSpec, result: dict[str, Any]) -> Finished:
+    """What a finished trial took; in a pack, its share of the time."""
+    return Finished(spec, result["steps"], result["wall_s"] / result.get("packed", 1))

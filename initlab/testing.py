@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from initlab import __version__
+from initlab.assemble import bare_net, load_images
 from initlab.code import is_code
 from initlab.data.dataset import Images
 from initlab.data.facts import absence
@@ -26,7 +27,6 @@ from initlab.store.files import StoreError, atomic, writable, write_json
 from initlab.store.trained import Trained, load_weights, read_trained
 from initlab.train.dense import Scores, as_scores, check_scores, dense_scores
 from initlab.train.errors import class_errors, error_rows, mean_scores
-from initlab.work import bare_net, load_images
 
 Views = Literal["center", "10", "dense"]
 ENSEMBLE = "ensemble"

@@ -31,7 +31,7 @@ def run_task(task: dict[str, Any]) -> Answer:
 
 def replayed(task: dict[str, Any]) -> bool:
     """Whether a trial on its own is run as a pack of one: asked to compile, and too short for torch.compile to pay."""
-    if not task["compile"] or device_of(task).type != "cuda" or task["devices"] > 1 or task["skip_hopeless"]:
+    if not task["compile"] or device_of(task).type != "cuda" or task["devices"] > 1:
         return False
     try:
         spec = TrialSpec.model_validate(read_json(Path(task["out"]) / TRIALS / task["trial"] / TRIAL)["spec"])
@@ -50,7 +50,7 @@ def run_pack(task: dict[str, Any]) -> Answer:
 
     Returns:
         `trial`, `state` (of a stopped trial where there is one), `pack`, an answer of each trial as `run_one` gives
-        it, and `alone`, why they ran one after another, None where they did not.
+        it, and `alone`, why several ran one after another, None where they did not.
     """
     should_stop = stop_check(Path(task["out"]))
     device, threads = device_of(task), torch.get_num_threads()
@@ -68,13 +68,15 @@ def run_pack(task: dict[str, Any]) -> Answer:
             for name in task["pack"]:
                 begin(task, name, device, should_stop, loaded, begun, answers)
             record = cuda_graph if device.type == "cuda" and task["compile"] is not False else None
-            why = run_together(list(begun), should_stop, task["checkpoint_every_s"], ended, record)
+            why = run_together(
+                list(begun), should_stop, task["checkpoint_every_s"], ended, record, task["skip_hopeless"]
+            )
     finally:
         torch.set_num_threads(threads)
     parts = [answers[name] for name in task["pack"]]
     stopped = [part["state"] for part in parts if part["state"] in ("pending", "interrupted")]
     state = (stopped or [parts[0]["state"]])[0]
-    return {"trial": task["trial"], "state": state, "pack": parts, "alone": why}
+    return {"trial": task["trial"], "state": state, "pack": parts, "alone": why if len(parts) > 1 else None}
 
 
 def begin(
@@ -97,7 +99,7 @@ def begin(
 
 def run_together(
     trials: list[Trial], should_stop: Callable[[], bool], checkpoint_every_s: float, ended: Ended,
-    record: Record | None = None,
+    record: Record | None = None, skip_hopeless: bool = False,
 ) -> str | None:  # fmt: skip
     """Run the trials as a pack, or what is left of them one after another; returns why, None for a pack."""
     if not trials:
@@ -106,13 +108,13 @@ def run_together(
     why = pack.why_alone()
     if why is None:
         try:
-            pack.run(should_stop, checkpoint_every_s, ended)
+            pack.run(should_stop, checkpoint_every_s, ended, skip_hopeless)
         except torch.OutOfMemoryError:
             why = "the device has too little memory for all of them; lower --pack"
     for trial in pack.trials:
         trial.packed = 1
         try:
-            ended(trial, trial.go_on(should_stop, checkpoint_every_s))
+            ended(trial, trial.go_on(should_stop, checkpoint_every_s, skip_hopeless))
         except Exception as error:  # the trial's boundary
             ended(trial, error)
     return why

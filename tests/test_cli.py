@@ -19,12 +19,8 @@ from tests.test_launch import assert_same_numbers, run
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 300  # seconds until something hangs, on a machine that has much else to do
-# two trials of seconds each, so that they can be stopped in the middle: 640 steps, a row every 10
-LONG = {
-    "train": {"epochs": 80, "log_every": 10, "validate_every": 5.0},
-    "probe": {"every": 50},
-    "grid": {"seed": [0, 1]},
-}
+# two trials of 64 steps, a row every 5, that wait in the middle to be stopped: see `Held`
+HELD = {"net": {"name": "tests.engine.mine:held"}, "train": {"epochs": 8, "log_every": 5}, "grid": {"seed": [0, 1]}}
 
 
 def initlab(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -142,29 +138,39 @@ def test_a_held_output_folder_is_4(tiny: Callable[..., Path], tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """The long study run at a stretch."""
+    """The study run at a stretch."""
     folder = tmp_path_factory.mktemp("whole")
-    return run(write_tiny(folder, **LONG), folder / "out")
+    return run(write_tiny(folder, **HELD), folder / "out", allow_code=True)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "STOP"])
+@pytest.fixture
+def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """While this file is there, trials of the study wait in their 25th step."""
+    file = tmp_path / "hold"
+    file.touch()
+    monkeypatch.setenv("HELD", str(file))
+    return file
+
+
+@pytest.mark.parametrize(("how", "jobs"), [("SIGINT", 1), ("SIGINT", 2), ("SIGTERM", 2), ("STOP", 1)])
 def test_a_stopped_run_is_3_and_the_same_command_goes_on_to_the_same_numbers(
-    tiny: Callable[..., Path], tmp_path: Path, whole: Results, jobs: int, how: str
+    how: str, jobs: int, tiny: Callable[..., Path], tmp_path: Path, whole: Results, hold: Path
 ) -> None:
     out = tmp_path / "a"
-    command = ("run", tiny(**LONG), "--out", out, "--jobs", jobs)
-    process = start(*command)
+    command = ("run", tiny(**HELD), "--out", out, "--allow-code")
+    process = start(*command, "--jobs", jobs)
     wait_until(lambda: steps_done(out) > 2)
     if how == "STOP":
         (out / "STOP").touch()
     else:
         process.send_signal(getattr(signal, how))
+        wait_until((out / "STOP").exists)
+    hold.unlink()
     stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 3, stderr
     assert "the same command goes on" in stdout
     assert "interrupted" in load(out).trials.state.tolist()
-    resumed = here(*command)
+    resumed = here(*command, "--jobs", 1)
     assert resumed.exit_code == 0, resumed.stderr
     assert ("removed" in resumed.stdout) == (how == "STOP")
     assert_same_numbers(load(out), whole)
@@ -172,17 +178,18 @@ def test_a_stopped_run_is_3_and_the_same_command_goes_on_to_the_same_numbers(
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_killed_launch_loses_nothing_and_its_workers_end(
-    tiny: Callable[..., Path], tmp_path: Path, whole: Results, jobs: int
+    tiny: Callable[..., Path], tmp_path: Path, whole: Results, jobs: int, hold: Path
 ) -> None:
     out = tmp_path / "a"
-    command = ("run", tiny(**LONG, run={"checkpoint_every_s": 0.2}), "--out", out, "--jobs", jobs)
-    process = start(*command)
+    command = ("run", tiny(**HELD, run={"checkpoint_every_s": 0.01}), "--out", out, "--allow-code")
+    process = start(*command, "--jobs", jobs)
     wait_until(lambda: bool(list(out.glob("trials/*/attempt-000/checkpoint.pt"))))
     wait_until(lambda: steps_done(out) > 4)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    hold.unlink()
     wait_until(lambda: not workers_of(out), seconds=20)
-    resumed = here(*command)
+    resumed = here(*command, "--jobs", 1)
     assert resumed.exit_code == 0, resumed.stderr
     results = load(out)
     assert results.trials.attempts.max() == 2
@@ -211,14 +218,17 @@ def test_plan_lines_begin_with_ids_and_tell_the_time_once_trials_finished(
     assert len(lines) == 2
     assert all(line.endswith("–") for line in lines)
     assert any(line.startswith("init.mode has no use in 1 of 2 trials") for line in before)
-    assert here("run", study, "--out", tmp_path / "a", "--only", lines[0].split()[0]).exit_code == 0
+    assert here("run", study, "--out", tmp_path / "a", "--jobs", 1, "--only", lines[0].split()[0]).exit_code == 0
     after = here("plan", study, "--out", tmp_path / "a").stdout.splitlines()
     assert sum(bool(re.match(r"t[0-9a-f]{12} .* \d+ s$", line)) for line in after) == 2
+    here("export", tmp_path / "a", "--to", "parquet", "--folder", tmp_path / "exported")
+    assert here("plan", study, "--out", tmp_path / "exported").stdout.splitlines() == after
 
 
 def test_status_tells_of_every_trial(tiny: Callable[..., Path], tmp_path: Path) -> None:
     study = tiny(grid={"seed": [0, 1]})
-    here("run", study, "--out", tmp_path / "a", "--only", here("plan", study).stdout.splitlines()[1].split()[0])
+    first = here("plan", study).stdout.splitlines()[1].split()[0]
+    here("run", study, "--out", tmp_path / "a", "--jobs", 1, "--only", first)
     shown = here("status", tmp_path / "a").stdout
     assert "seed 0: done, epoch 2" in shown
     assert "seed 1: pending" in shown

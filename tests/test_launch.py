@@ -10,6 +10,7 @@ import pytest
 import initlab
 from initlab import Results, StudyError
 from initlab.engine.lease import Held, lease
+from initlab.launch import command_line
 from initlab.plan import plan
 from initlab.store.compact import compact
 from initlab.store.files import StoreError
@@ -302,3 +303,11 @@ def test_an_output_folder_that_cannot_be_made_is_refused_in_words(tiny: Callable
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"cannot be written \(Not a directory\); give another folder"):
         run(tiny(), tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("program", ["/opt/bin/initlab", "/opt/lib/initlab/__main__.py"])
+def test_the_recorded_command_names_no_folder_and_is_the_same_by_module(
+    program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [program, "run", "a b.yaml", "--jobs", "2"])
+    assert command_line() == "initlab run 'a b.yaml' --jobs 2"

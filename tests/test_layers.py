@@ -23,8 +23,8 @@ ROOMS = [  # from left to right; those in a set stand side by side
     {"report"},
 ]
 WIRES = {
-    "__init__", "__main__", "against", "bench", "cli", "compare", "examine", "launch", "layer_tables", "models",
-    "planning", "progress", "settings", "testing", "work", "work_pack",
+    "__init__", "__main__", "against", "assemble", "bench", "cli", "compare", "examine", "launch", "layer_tables",
+    "models", "planning", "progress", "settings", "testing", "work", "work_pack",
 }  # fmt: skip
 LAZY = {
     ("signal/inspection.py", "plots")

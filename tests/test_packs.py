@@ -208,7 +208,6 @@ def test_a_pack_out_of_range_is_refused(pack: int, tiny: Callable[..., Path], tm
         ({}, {}, True),
         ({"compile": None}, {}, False),
         ({"device": "cpu"}, {}, False),
-        ({"skip_hopeless": True}, {}, False),
         ({"devices": 2}, {}, False),
         ({}, {"net": {"norm": "batch"}}, False),
         ({}, {"train": {"epochs": 500}}, False),  # 22,000 steps: torch.compile pays
@@ -221,7 +220,7 @@ def test_a_short_trial_alone_that_is_to_be_compiled_runs_as_a_pack_of_one_on_a_g
     (tmp_path / "trials" / trial.id).mkdir(parents=True)
     write_json(tmp_path / "trials" / trial.id / "trial.json", {"spec": trial.spec.model_dump(mode="json")})
     task = {"out": str(tmp_path), "trial": trial.id, "device": "cuda", "compile": True, "devices": 1}
-    assert replayed({**task, "skip_hopeless": False, **changes}) is expected
+    assert replayed({**task, **changes}) is expected
 
 
 def test_trials_that_ran_uncompiled_are_named_by_reason() -> None:
@@ -233,9 +232,8 @@ def test_trials_that_ran_uncompiled_are_named_by_reason() -> None:
 def test_how_a_gpu_is_used_is_not_part_of_a_trial_and_a_cpu_ignores_it(
     tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
-    plain = initlab.run(tiny(), tmp_path / "a", device="cpu", show="nothing")
-    study = tiny(run={"compile": True, "channels_last": True})
-    asked = initlab.run(study, tmp_path / "b", device="cpu", show="nothing")
+    plain = run(tiny(), tmp_path / "a")
+    asked = run(tiny(run={"compile": True, "channels_last": True}), tmp_path / "b")
     assert asked.trials.trial.tolist() == plain.trials.trial.tolist()
     columns = ["trial", "step", "train_loss", "val_loss"]
     pd.testing.assert_frame_equal(asked.scalars[columns], plain.scalars[columns], check_exact=True)

@@ -21,7 +21,7 @@ SMALL = {
     "cases": [
         *(
             {"net.depth": 30, "train.epochs": 12.0, "train.schedule": "cosine", "init.scheme": scheme, "seed": seed}
-            for scheme, seed in (("he", 0), ("he", 1), ("xavier", 0), ("gaussian", 0))
+            for scheme, seed in (("he", 0), ("xavier", 0), ("gaussian", 0))
         ),
         *(
             {"net.depth": 12, "train.epochs": 8.0, "train.validate_every": 0.25, "init.scheme": scheme}
@@ -52,7 +52,7 @@ def assert_pattern(frame: pd.DataFrame, both_train: int) -> None:
 
 
 def test_he_trains_30_layers_xavier_and_fixed_std_stall_and_xavier_is_late_where_it_learns(tmp_path: Path) -> None:
-    results = initlab.run(Study.model_validate(SMALL), tmp_path / "out", jobs=2, device="cpu", show="nothing")
+    results = initlab.run(Study.model_validate(SMALL), tmp_path / "out", jobs=1, device="cpu", show="nothing")
     assert_pattern(judged(results), both_train=12)
     signals = results.signals[results.signals.step == 0].merge(
         results.trials[["trial", "net.depth", "init.scheme", "seed"]]

@@ -39,6 +39,14 @@ def test_a_stalled_trial_is_stopped_at_half_and_a_run_without_the_flag_ends_it_b
     assert_same_numbers(ended, whole)
 
 
+def test_in_a_pack_the_stalled_trial_leaves_where_it_is_stopped_alone(study: Path, tmp_path: Path) -> None:
+    alone = run(study, tmp_path / "a", skip_hopeless=True)
+    packed = run(study, tmp_path / "b", skip_hopeless=True, pack=2)
+    assert packed.trials.state.tolist() == ["stopped", "done"]
+    assert packed.trials.epochs_done.tolist() == [4.0, 8.0]
+    assert packed.scalars.step.tolist() == alone.scalars.step.tolist()
+
+
 def test_the_flag_changes_no_id_and_no_number_of_a_trial_that_learns(study: Path, tmp_path: Path) -> None:
     plain, skipping = run(study, tmp_path / "a"), run(study, tmp_path / "b", skip_hopeless=True)
     assert plain.trials.trial.tolist() == skipping.trials.trial.tolist()

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from torch import Tensor
 
 import initlab
+from initlab.assemble import bare_net, load_images
 from initlab.cli import main
 from initlab.data.dataset import Images
 from initlab.data.sources import load_raw
@@ -22,7 +23,6 @@ from initlab.store.checkpoint import write_checkpoint
 from initlab.store.files import COMPACTED, write_json
 from initlab.testing import parse_scales
 from initlab.train.errors import class_errors, error_rows
-from initlab.work import bare_net, load_images
 
 SPEC = TrialSpec(data=Data(name="digits", image_size=16), net=Net(depth=7, width=2, linear_width=4))
 # the labels of the 360 images, counted in another way than by the code under test

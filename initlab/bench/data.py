@@ -19,6 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
+from initlab.assemble import build, load_images
 from initlab.data.dataset import Images
 from initlab.nets.layers import set_dropout_step
 from initlab.plan import PlannedTrial, plan
@@ -27,7 +28,6 @@ from initlab.spec import TrialSpec
 from initlab.study import Study, load_study
 from initlab.study_file import StudyError
 from initlab.train.sgd import sgd
-from initlab.work import build, load_images
 
 WARM_UP = 2  # steps before the clock starts: first kernels, first processes
 DIGITS = {  # without a study: pictures of digits, of all sizes, in a folder that lasts as long as the measurement

@@ -7,7 +7,6 @@ JSON file (with chip, versions and command) is written anew after each, so that 
 import gc
 import math
 import platform
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from initlab import __version__
 from initlab.bench.gpu_net import Large, ceiling, flop_per_image, host_syncs, large_trial, rate, row_cost, watching
 from initlab.bench.gpu_trials import Arm, arms, small_trials, span
 from initlab.errors import UserError
-from initlab.launch import git_commit
+from initlab.launch import command_line, git_commit
 from initlab.store.files import writable, write_json
 from initlab.train.cuda import cuda_graph, in_a_line, kernels
 from initlab.train.packed import Pack
@@ -201,8 +200,10 @@ def sync_rows(sizes: Sizes, device: torch.device) -> Rows:
 
 
 def watching_rows(sizes: Sizes, device: torch.device) -> Rows:
-    """What watching costs, as shares of a step."""
-    return [row(key, share, "of a step") for key, share in watching(sizes.nets["B"], device).items()]
+    """What watching costs, as shares of a step; a tracker that is not there is a row that says so."""
+    shares, left_out = watching(sizes.nets["B"], device)
+    found = [row(f"{one.name}, every {one.every} steps", one.share, "of a step") for one in shares]
+    return found + [row(name, None, "", f"left out: {reason}") for name, reason in left_out]
 
 
 def about(device: torch.device) -> dict[str, Any]:
@@ -216,7 +217,7 @@ def about(device: torch.device) -> dict[str, Any]:
         "python_version": platform.python_version(),
         "initlab_version": __version__,
         "git_commit": git_commit(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from initlab.assemble import build, load_images
 from initlab.bench.watch import PROBE_EVERY, RUNNING_EVERY, Share, compare
 from initlab.launch import run
 from initlab.plan import plan
@@ -17,7 +18,6 @@ from initlab.store.files import RESULT, TRIALS, read_json
 from initlab.study import Study
 from initlab.train.records import Silent
 from initlab.train.trial import Trial
-from initlab.work import build, load_images
 
 CASES: dict[int, dict[str, Any]] = {  # the He trials of sweeps/demo.yaml
     30: {"train.epochs": 14.0, "init.mode": "fan_in"},
@@ -44,7 +44,7 @@ def bench_probe(repeats: int, whole: int) -> Iterator[str]:
         yield f"{depth} layers: shares of a bare step, median of {repeats} (their range); the demo's He trial, a thread"
         shares, left_out = compare(partial(endless, {**case, "net.depth": depth}), repeats, ROUNDS, CPU)
         yield from map(line, shares)
-        yield from (f"  {reason}" for reason in left_out)
+        yield from (f"  {name}: {reason}" for name, reason in left_out)
     for depth, case in CASES.items() if whole else ():
         yield whole_line(depth, case, whole)
 

@@ -19,6 +19,7 @@ from initlab.bench.trackers import backpack_steps, cockpit_steps, missing, wandb
 from initlab.init.layers import weight_layers
 from initlab.signal.probe import measure
 from initlab.signal.running import Running
+from initlab.train.cuda import in_a_line
 from initlab.train.trial import Trial
 
 PROBE_EVERY, RUNNING_EVERY = 200, 20  # a probe's default, and what docs/performance.md recommends
@@ -49,8 +50,8 @@ class Share:
 
 def compare(
     make: Callable[[], Trial], repeats: int, rounds: int, device: torch.device
-) -> tuple[list[Share], list[str]]:
-    """Every arm's share of the bare step, and why some are left out.
+) -> tuple[list[Share], list[tuple[str, str]]]:
+    """Every arm's share of the bare step; and those that are left out, each with the reason.
 
     Args:
         make: a new trial before its first step, its batches open.
@@ -61,7 +62,7 @@ def compare(
     with ExitStack() as opened:
         for arm in ARMS:
             if arm.package and missing(arm.package):
-                left_out.append(f"{arm.name}: {arm.package} is not installed")
+                left_out.append((arm.name, f"{arm.package} is not installed"))
                 continue
             try:
                 step = opened.enter_context(arm.steps(make()))
@@ -70,7 +71,7 @@ def compare(
                 if not arm.package:
                     raise
                 # other people's code on a torch or net that it may not know: the rest is measured
-                left_out.append(f"{arm.name}: fails here ({type(error).__name__}: {str(error).splitlines()[0]})")
+                left_out.append((arm.name, f"fails here ({in_a_line(error)})"))
                 continue
             arms.append(arm)
             steps.append(step)

@@ -15,6 +15,12 @@ from initlab.engine.worker import named_function
 
 READY = "ready"
 PATIENCE_S = 30.0
+SILENCE_S = 7200.0  # that followers bear while the leader validates
+
+
+def backend(gpus: bool) -> str:
+    """How torch's processes talk: small messages over gloo on the CPU, gradients on a GPU over NCCL."""
+    return "cpu:gloo,cuda:nccl" if gpus else "gloo"
 
 
 @contextmanager

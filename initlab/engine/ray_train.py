@@ -31,10 +31,10 @@ from ray.train.v2._internal.exceptions import (  # noqa: E402 - Ray has no other
     WorkerHealthCheckTimeoutError,
 )
 
+from initlab.engine.gang import SILENCE_S, backend  # noqa: E402
 from initlab.engine.ray import Died, exit_detail  # noqa: E402
 from initlab.engine.worker import named_function  # noqa: E402
 
-SILENCE_S = 7200  # that the others bear while the first validates
 WORD_S = 20.0  # that the first has to say what went wrong, before one of the others does
 PARTING_S = 2.0  # that the others have to end after the first; they end with it, or wait for it in vain
 ANSWER = "answer.json"
@@ -69,8 +69,7 @@ def run_gang(task: dict[str, Any], gang: Gang, folder: str) -> dict[str, Any]:
     resources = {"CPU": float(gang.threads)} | ({"GPU": gang.gpus} if gang.gpus else {})
     trainer = TorchTrainer(
         work, train_loop_config={"task": task, "gang": asdict(gang), "folder": str(own)},
-        # gradients on a GPU over NCCL, small messages on the CPU
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gang.gpus else "gloo", timeout_s=SILENCE_S),
+        torch_config=TorchConfig(backend=backend(gang.gpus > 0), timeout_s=int(SILENCE_S)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=gang.size, use_gpu=gang.gpus > 0, resources_per_worker=resources
         ),

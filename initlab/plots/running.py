@@ -8,8 +8,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 from initlab.errors import UserError
-from initlab.plots.panels import DEPTH, SCHEME, Shown, rows_of, setting_fields, shown_trials, states, with_panels
-from initlab.plots.signals import NAMES, has, over_seeds
+from initlab.plots.panels import SCHEME, Shown, rows_of, shown_trials, states
+from initlab.plots.signals import NAMES, by_panel, has, over_seeds
 from initlab.plots.style import BAND, GREY, Look, Target, add_legend, canvas, finish, looks, scheme_handle, seeds_note
 from initlab.plots.style import styled as in_style
 
@@ -42,13 +42,8 @@ def running_table(results: Shown) -> pd.DataFrame:
             f"plot: no running moments to draw (got {states(trials)}, {len(rows)} rows of them); "
             "run the study with probe.running_every above 0"
         )
-    trials = trials[trials.trial.isin(points.trial)]
-    settings = [DEPTH, *setting_fields(trials, fields)]
-    trials = with_panels("running", trials, fields, [DEPTH])
-    points["direction"] = points.direction.str.removesuffix("_var")
-    table = trials[["panel", *settings, SCHEME, "trial"]].merge(points, on="trial", how="inner", sort=False)
-    line = ["panel", *settings, SCHEME, "direction", "place", "layer", "name", "op", "step"]
-    return over_seeds(table, line)
+    line = ["direction", "place", "layer", "name", "op", "step"]
+    return over_seeds(*by_panel("running", points, trials, fields, line))
 
 
 def has_running(results: Shown) -> bool:

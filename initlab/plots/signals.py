@@ -69,13 +69,19 @@ def trial_points(results: Shown, epochs: Sequence[Moment]) -> tuple[pd.DataFrame
             f"plot: no signals to draw (got {states(trials)}, {len(rows)} rows of signals); "
             "run the study with probe.every above 0"
         )
+    return by_panel("signals", points, trials, fields, ["moment", "direction", "layer", "name", "op"])
+
+
+def by_panel(
+    figure: str, points: pd.DataFrame, trials: pd.DataFrame, fields: list[str], line: list[str]
+) -> tuple[pd.DataFrame, list[str]]:
+    """The points with their trials' panel, settings and scheme; and the columns that make a line, `line` the last."""
     trials = trials[trials.trial.isin(points.trial)]
     settings = [DEPTH, *setting_fields(trials, fields)]
-    trials = with_panels("signals", trials, fields, [DEPTH])
-    points["direction"] = points.direction.str.removesuffix("_var")
+    trials = with_panels(figure, trials, fields, [DEPTH])
+    points = points.assign(direction=points.direction.str.removesuffix("_var"))
     table = trials[["panel", *settings, SCHEME, "trial"]].merge(points, on="trial", how="inner", sort=False)
-    line = ["panel", *settings, SCHEME, "moment", "direction", "layer", "name", "op"]
-    return table, line
+    return table, ["panel", *settings, SCHEME, *line]
 
 
 def moment_name(moment: Moment) -> str:

@@ -15,7 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-PATIENCE = timedelta(hours=2)  # of a follower while the leader validates
+from initlab.engine.gang import SILENCE_S, backend
+
 T = TypeVar("T")
 
 
@@ -78,8 +79,10 @@ def standing() -> Group:
 
 def join(rank: int, size: int, meeting: Path, device: torch.device) -> Group:
     """Wait until all processes have come to the file `meeting`, and be one of the group until `leave`."""
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=size, timeout=PATIENCE)
+    dist.init_process_group(
+        backend(device.type == "cuda"), init_method=f"file://{meeting}", rank=rank, world_size=size,
+        timeout=timedelta(seconds=SILENCE_S),
+    )  # fmt: skip
     return Group(rank, size)
 
 

@@ -39,6 +39,7 @@ class Pack:
         self.dropout_shapes = dropout_shapes(first.net, first.data.probe_batch(first.spec.train.batch_size)[0])
         self.record = record
         self.eager: str | None = None  # why steps are not replayed although `record` was given
+        self.apart = False  # whether the trials cannot be validated together
         for trial in trials:
             trial.packed = len(trials)
         sets = list(dict.fromkeys(id(trial.data) for trial in trials))  # those of one set of images side by side
@@ -166,7 +167,8 @@ class Pack:
     def validate(self) -> None:
         """Where the trials are due to be validated on the same images, do it for all of them at once."""
         data = self.trials[0].data
-        if any(trial.data is not data or trial.step not in trial.validations for trial in self.trials):
+        alike = all(trial.data is data and trial.step in trial.validations for trial in self.trials)
+        if self.apart or not alike:
             return  # each will do it for itself
 
         def forward(images: Tensor) -> Tensor:
@@ -179,12 +181,16 @@ class Pack:
             for trial, found in zip(self.trials, evaluate_together(forward, len(self.trials), data), strict=True):
                 trial.validated = found
         except RuntimeError:  # too little memory, or a net of the user's that in testing cannot be run for several
-            pass
+            self.apart = True  # each does it for itself, now and from here on
         finally:
             self.net.train()
 
-    def run(self, should_stop: Callable[[], bool], checkpoint_every_s: float, ended: Ended) -> None:
+    def run(
+        self, should_stop: Callable[[], bool], checkpoint_every_s: float, ended: Ended, skip_hopeless: bool = False
+    ) -> None:
         """Train to the end or until `should_stop()`; `ended` hears how each trial ends, the others go on.
+
+        With `skip_hopeless`, a trial also ends where the evidence says that it has stalled (`initlab.signal.hopeless`).
 
         A trial whose records cannot be written ends with that exception. Where a step cannot be taken, as for want
         of memory, this raises and every trial of `trials` is as it was before that step.
@@ -196,6 +202,10 @@ class Pack:
                 if should_stop():
                     self.leave(Trial.interrupted, ended)
                     return
+                if skip_hopeless:
+                    self.leave(Trial.given_up, ended)
+                    if not self.trials:
+                        return
                 self.update()
                 self.validate()
                 self.leave(recorded, ended)

@@ -123,9 +123,8 @@ class Trial:
         while outcome is None:
             if self.group.agree(should_stop()):
                 return self.interrupted()
-            if skip_hopeless and self.group.agree(self.hopeless()):
-                self.recorder.checkpoint(self.state())
-                return self.outcome("stopped")
+            if skip_hopeless and (outcome := self.given_up()):
+                return outcome
             self.update()
             self.record_due()
             outcome = self.ended()
@@ -181,9 +180,13 @@ class Trial:
         self.sums[0].add_(loss.detach() / self.group.size)
         self.sums[1].add_((logits.detach().argmax(1) != labels).sum())
 
-    def hopeless(self) -> bool:
-        """Whether an epoch has just ended and the trial may be given up."""
-        return self.step % self.per_epoch == 0 and self.evidence.hopeless(self.step, self.steps)
+    def given_up(self) -> Outcome | None:
+        """Whether an epoch has just ended and the evidence says that it has stalled."""
+        hopeless = self.step % self.per_epoch == 0 and self.evidence.hopeless(self.step, self.steps)
+        if not self.group.agree(hopeless):
+            return None
+        self.recorder.checkpoint(self.state())
+        return self.outcome("stopped")
 
     def autocast(self) -> torch.autocast:
         """Convolutions and products in bfloat16 where asked for; weights, updates and probes keep their own type.

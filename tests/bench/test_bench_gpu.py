@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 import initlab
 from initlab.bench import gpu, streams, watch
-from initlab.bench.gpu import FIG3_IMAGES, FULL, QUICK, TINY, Section, Sizes, net_rows, row, value_of
-from initlab.bench.gpu_net import Large, flop_per_image, host_syncs, large_trial, watching
+from initlab.bench.gpu import FIG3_IMAGES, FULL, QUICK, TINY, Section, Sizes, net_rows, row, value_of, watching_rows
+from initlab.bench.gpu_net import flop_per_image, host_syncs, large_trial
 from initlab.bench.gpu_trials import Arm, arms, by_turns, span
 from initlab.cli import main
 from initlab.study import Study
@@ -134,10 +134,15 @@ def test_host_syncs_are_counted_and_a_cpu_has_none() -> None:
 
 
 def test_ways_to_watch_are_rows_by_name_and_cadence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "ARMS", [arm for arm in watch.ARMS if not arm.package])
-    found = watching(Large({"depth": 6, "width": 2}, side=16, batch=4, classes=10, steps=1), CPU)
+    absent = replace(watch.ARMS[-1], name="a tracker", package="no_such_package")
+    monkeypatch.setattr(watch, "ARMS", [*(arm for arm in watch.ARMS if not arm.package), absent])
+    rows = watching_rows(replace(QUICK, nets={"B": replace(TINY, steps=1)}), CPU)
+    found = {entry["what"]: entry["value"] for entry in rows}
     assert {"initlab's probe, every 200 steps", "initlab's running moments, every 20 steps"} <= found.keys()
     assert {"hooks with .var().item(), every 1 steps", "hooks with histograms, every 100 steps"} <= found.keys()
+    assert rows[-1] == {
+        "what": "a tracker", "value": None, "unit": "", "note": "left out: no_such_package is not installed",
+    }  # fmt: skip
 
 
 def test_bfloat16_keeps_float32_weights_updates_and_probes() -> None:

@@ -40,8 +40,9 @@ def test_shares_are_the_medians_over_repeats_by_cadence_and_what_fails_is_named(
     shares, left_out = compare(make, 3, 1, CPU)
     assert shares == [Share("ours", 10, 0.05, 0.025, 0.2), Share("ours", 1, 0.5, 0.25, 2.0)]
     assert left_out == [
-        "broken: fails here (RuntimeError: another torch)", "absent: no_such_package is not installed",
-    ]  # fmt: skip
+        ("broken", "fails here (RuntimeError: another torch and a long story)"),
+        ("absent", "no_such_package is not installed"),
+    ]
 
 
 def test_our_own_arms_may_not_fail(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 import initlab
 
+ROOT = Path(__file__).parents[2]
 TIMES = ["images_per_s", "wall_s"]
 
 
@@ -27,12 +28,12 @@ def local_ray():
         yield
 
 
-def study(epochs=2, schemes=("gaussian", "he"), every=10, **run):
+def study(epochs=2, schemes=("gaussian", "he"), every=10, net=None, **run):
     return initlab.Study.model_validate(
         {
             "name": "small",
             "data": {"name": "digits", "image_size": 8, "train_examples": 256, "val_examples": 64},
-            "net": {"depth": 6, "width": 4, "stages": 2, "linear_width": 8},
+            "net": net or {"depth": 6, "width": 4, "stages": 2, "linear_width": 8},
             "train": {"epochs": epochs, "batch_size": 32, "lr": 0.01},
             "probe": {"every": every, "examples": 8},
             "grid": {"init.scheme": list(schemes)},
@@ -214,6 +215,7 @@ def test_a_gang_goes_on_from_checkpoints_through_a_death_a_stop_and_a_change_of_
     assert_same_numbers(ended, whole, ignore=["attempt"])
 
 
+@pytest.mark.slow
 def test_the_answer_of_the_first_of_a_gang_ends_the_others(tmp_path):
     from initlab.engine.ray import run_ray
 
@@ -316,23 +318,30 @@ def test_an_address_without_a_cluster_is_refused_at_once_in_one_line(address, wo
 
 
 def test_ctrl_c_keeps_checkpoints_and_a_second_run_ends_with_the_same_numbers(tmp_path):
-    long = study(epochs=150, every=200)
-    (tmp_path / "study.yaml").write_text(json.dumps(long.model_dump(mode="json", exclude_unset=True)))
-    script = "import initlab; print(initlab.run('study.yaml', 'out', engine='ray', jobs=1, show='nothing'))"
+    held = study(epochs=8, net={"name": "tests.engine.mine:held"})
+    (tmp_path / "study.yaml").write_text(json.dumps(held.model_dump(mode="json", exclude_unset=True)))
+    (tmp_path / "hold").touch()
+    how = {"jobs": 1, "allow_code": True, "show": "nothing"}
+    script = f"import initlab; print(initlab.run('study.yaml', 'out', engine='ray', **{how}))"
+    env = {**os.environ, "HELD": str(tmp_path / "hold"), "PYTHONPATH": str(ROOT)}
     launched = subprocess.Popen(
         [sys.executable, "-c", script], cwd=tmp_path, start_new_session=True, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
     )  # fmt: skip
     wait_for_a_trial_on_its_way(tmp_path / "out", launched)
     os.killpg(launched.pid, signal.SIGINT)  # as a terminal does, to every process of the launch
+    while not (tmp_path / "out" / "STOP").exists():
+        assert launched.poll() is None, launched.communicate()
+        time.sleep(0.02)
+    (tmp_path / "hold").unlink()
     said = launched.communicate(timeout=60)
     stopped = initlab.load(tmp_path / "out")
     assert launched.returncode == 0, said
     assert said[1] == ""
     assert sorted(stopped.trials.state) == ["interrupted", "pending"], said
     assert len(list((tmp_path / "out").glob("trials/*/attempt-000/checkpoint.pt"))) == 1
-    resumed = initlab.run(long, tmp_path / "out", engine="ray", jobs=1, show="nothing")
-    whole = initlab.run(long, tmp_path / "whole", engine="inline", jobs=1, show="nothing")
+    resumed = initlab.run(held, tmp_path / "out", engine="ray", **how)
+    whole = initlab.run(held, tmp_path / "whole", engine="inline", **how)
     assert list(resumed.trials.state) == ["done", "done"]
     assert sorted(resumed.trials.attempts) == [1, 2]
     assert_same_numbers(resumed, whole, ignore=["attempt"])
