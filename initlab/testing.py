@@ -19,16 +19,17 @@ from initlab.assemble import bare_net, load_images
 from initlab.code import is_code
 from initlab.data.dataset import Images
 from initlab.data.facts import absence
-from initlab.data.scales import centre_view, mean_at, ten_views
 from initlab.errors import UserError
 from initlab.launch import sources_of
+from initlab.scoring import Views, check_sides, default_sides, scores_at
 from initlab.settings import cache_folder
+from initlab.spec import getattr_path
 from initlab.store.files import StoreError, atomic, writable, write_json
 from initlab.store.trained import Trained, load_weights, read_trained
-from initlab.train.dense import Scores, as_scores, check_scores, dense_scores
+from initlab.study import TRIAL_PATHS
+from initlab.train.dense import Scores, check_scores
 from initlab.train.errors import class_errors, error_rows, mean_scores
 
-Views = Literal["center", "10", "dense"]
 ENSEMBLE = "ensemble"
 SAME = (
     "name",
@@ -38,14 +39,15 @@ SAME = (
     "channels",
     "options",
 )  # fields of data that an ensemble shares
-SCALE = 8 / 7  # of the net's input, where many views need room to move: 256 for 224 (sec. 3)
 
 
 @dataclass(frozen=True)
 class Evaluated:
     """What a test found; the headline is the last row of `table`, all checkpoints and scales together."""
 
-    table: pd.DataFrame  # checkpoint, scales, images, val_error, val_error_top5: one row per checkpoint and scale
+    # one row per checkpoint and scale: checkpoint, the fields of trials in which they differ, scales, images,
+    # val_error, val_error_top5
+    table: pd.DataFrame
     per_class: (
         pd.DataFrame
     )  # class, name, images, val_error, val_error_top5 of the headline; NaN for a class without images
@@ -109,20 +111,23 @@ def evaluate(
     ensemble: dict[int, Tensor] = {}
     rows: list[dict[str, Any]] = []
     mirrored: list[bool] = []
-    for path, trained in zip(paths, members, strict=True):
+    apart = differing(members)
+    for path, trained, fields in zip(paths, members, apart.to_dict("records"), strict=True):
         net, data = restored(trained, place, data_dir, allow_code)
         sides = check_sides(scales or default_sides(data, views), data)
         mirrored.append(flips if flips is not None else views != "center" and data.flip)
         found = {side: scores_at(net, data, side, views, mirrored[-1], scores, batch_size) for side in sides}
         labels = data.val_labels.cpu()
-        rows += error_rows(str(path), found, labels)
+        named = {"checkpoint": str(path), **{str(name): value for name, value in fields.items()}}
+        rows += error_rows(named, found, labels)
         for side in sides:
             ensemble[side] = ensemble.get(side, 0) + found[side] / len(members)
     if len(members) > 1:
-        rows += error_rows(ENSEMBLE, ensemble, labels)
+        rows += error_rows({"checkpoint": ENSEMBLE}, ensemble, labels)
     headline = mean_scores(ensemble)
     result = Evaluated(
-        table=pd.DataFrame(rows), per_class=class_errors(headline, labels, data.class_names), scores=headline,
+        table=pd.DataFrame(rows).astype(apart.dtypes),
+        per_class=class_errors(headline, labels, data.class_names), scores=headline,
         described=description(members, views, list(ensemble), mirrored, scores, place),
     )  # fmt: skip
     if out is not None:
@@ -174,6 +179,13 @@ def check_alike(members: Sequence[Trained]) -> None:
                 )
 
 
+def differing(members: Sequence[Trained]) -> pd.DataFrame:
+    """A row per member with the fields in which their trials differ, of types that leave room for none."""
+    values = {path: [getattr_path(m.spec, path) for m in members] for path in TRIAL_PATHS}
+    apart = {path: found for path, found in values.items() if len(set(map(repr, found))) > 1}
+    return pd.DataFrame(apart, index=range(len(members))).convert_dtypes()
+
+
 def device_of(name: str | None) -> torch.device:
     """The device to test on."""
     if name not in (None, "cpu", "cuda"):
@@ -203,44 +215,6 @@ def restored(
         net = bare_net(spec, data)
     load_weights(net, trained)
     return net.to(device).eval(), data
-
-
-def default_sides(data: Images, views: Views) -> list[int]:
-    """The side that validation in training uses; for several views a larger one."""
-    return [data.val_side if views == "center" else round(min(data.input_shape[1:]) * SCALE)]
-
-
-def check_sides(sides: Sequence[int], data: Images) -> list[int]:
-    """The scales, none smaller than the net's input."""
-    least = min(data.input_shape[1:])
-    if min(sides) < least:
-        raise UserError(f"--scales: smaller than the net's input (got {min(sides)}); allowed: at least {least}")
-    return list(sides)
-
-
-@torch.no_grad()
-def scores_at(
-    net: nn.Module, data: Images, side: int, views: Views, flips: bool, scores: Scores, batch_size: int
-) -> Tensor:
-    """Mean scores (N, classes) in float64 on the CPU of all validation images at one scale."""
-    found = torch.full((len(data.val_labels), data.num_classes), torch.nan, dtype=torch.float64)
-    for images, places in data.val_at(side, batch_size):
-        found[places] = view_scores(net, images, data, views, flips, scores).cpu()
-    return found
-
-
-def view_scores(net: nn.Module, images: Tensor, data: Images, views: Views, flips: bool, scores: Scores) -> Tensor:
-    """Mean scores (B, classes) in float64 over the views of images that are grey levels of one size."""
-    height, width = data.input_shape[1:]
-    if views == "dense":
-        whole = (images - mean_at(data.mean, images.shape[2], images.shape[3])) * data.factor
-        return dense_scores(net, whole, (height, width), flips, scores=scores).double()
-    if views == "10":
-        crops = ten_views(images, height, width, flips)
-    else:
-        centre = centre_view(images, height, width)
-        crops = [centre, centre.flip(3)] if flips else [centre]
-    return torch.stack([as_scores(net((crop - data.mean) * data.factor), scores) for crop in crops]).mean(0)
 
 
 def description(
@@ -274,11 +248,15 @@ def write_evaluation(result: Evaluated, folder: Path) -> None:
 
 def table_lines(table: pd.DataFrame) -> list[str]:
     """The table as text, a line per row; errors are fractions."""
-    wide = max(10, *table.checkpoint.str.len())
-    scales_wide = max(6, *table.scales.str.len())
-    head = f"{'checkpoint':<{wide}}  {'scales':<{scales_wide}}  {'images':>6}  {'val_error':>9}  {'val_error_top5':>14}"
-    return [head] + [
-        f"{row.checkpoint:<{wide}}  {row.scales:<{scales_wide}}  {row.images:>6}  {row.val_error:>9.4f}  "
-        f"{row.val_error_top5:>14.4f}"
-        for row in table.itertuples()
+    errors = ["val_error", "val_error_top5"]
+    texts = table.assign(**{name: table[name].map("{:.4f}".format) for name in errors}).astype(object)
+    columns = [[str(name), *map(str, texts[name].where(texts[name].notna(), "–"))] for name in texts]
+    numbers = len(columns) - 3  # images and errors are set to the right
+    widths = [max(map(len, column)) for column in columns]
+    return [
+        "  ".join(
+            cell.rjust(wide) if place >= numbers else cell.ljust(wide)
+            for place, (cell, wide) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in zip(*columns, strict=True)
     ]

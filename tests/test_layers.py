@@ -24,7 +24,7 @@ ROOMS = [  # from left to right; those in a set stand side by side
 ]
 WIRES = {
     "__init__", "__main__", "against", "assemble", "bench", "cli", "compare", "examine", "launch", "layer_tables",
-    "models", "planning", "progress", "settings", "testing", "work", "work_pack",
+    "models", "planning", "progress", "scoring", "settings", "testing", "work", "work_pack",
 }  # fmt: skip
 LAZY = {
     ("signal/inspection.py", "plots")

@@ -21,7 +21,7 @@ from initlab.errors import UserError
 from initlab.spec import Data, Net, TrialSpec
 from initlab.store.checkpoint import write_checkpoint
 from initlab.store.files import COMPACTED, write_json
-from initlab.testing import parse_scales
+from initlab.testing import parse_scales, table_lines
 from initlab.train.errors import class_errors, error_rows
 
 SPEC = TrialSpec(data=Data(name="digits", image_size=16), net=Net(depth=7, width=2, linear_width=4))
@@ -76,7 +76,7 @@ def test_errors_of_a_known_score_matrix() -> None:
     assert table.val_error[[0, 1, 4, 5]].tolist() == [0.5, 1.0, 1.0, 1.0]
     assert table.val_error_top5[[0, 1, 4, 5]].tolist() == [0.5, 1.0, 0.0, 1.0]
     assert table.val_error[[2, 3, 6]].isna().all() and table.val_error_top5[[2, 3, 6]].isna().all()
-    (row,) = error_rows("a", {32: scores}, labels)
+    (row,) = error_rows({"checkpoint": "a"}, {32: scores}, labels)
     assert row["checkpoint"] == "a" and (row["scales"], row["images"]) == ("32", 5)
     assert (row["val_error"], row["val_error_top5"]) == (pytest.approx(4 / 5), pytest.approx(3 / 5))
 
@@ -85,7 +85,7 @@ def test_scales_are_averaged_after_each_has_its_row() -> None:
     # image 0: 32 says class 1, 48 says class 0 more surely; image 1: both wrong
     at_32 = torch.tensor([[0.4, 0.6], [0.9, 0.1]], dtype=torch.float64)
     at_48 = torch.tensor([[0.8, 0.2], [0.6, 0.4]], dtype=torch.float64)
-    rows = error_rows("a", {32: at_32, 48: at_48}, torch.tensor([0, 1]))
+    rows = error_rows({"checkpoint": "a"}, {32: at_32, 48: at_48}, torch.tensor([0, 1]))
     assert [row["scales"] for row in rows] == ["32", "48", "32+48"]
     assert [row["val_error"] for row in rows] == [1.0, 0.5, 0.5]
 
@@ -185,6 +185,17 @@ def test_the_command_prints_a_table_and_writes_the_files(tmp_path: Path) -> None
     table = pd.read_csv(out / "evaluation.csv")
     assert table.val_error.tolist() == pytest.approx([1 - COUNTS[0] / 360] * 3)
     assert pd.read_csv(out / "per_class.csv")["class"].tolist()[0] == 0
+
+
+def test_members_are_told_apart_by_the_fields_in_which_they_differ(tmp_path: Path) -> None:
+    described = [SPEC, SPEC.model_copy(update={"seed": 1})]
+    paths = [known(tmp_path / f"{spec.seed}", {spec.seed: 0.9}, spec) for spec in described]
+    found = initlab.evaluate(paths)
+    assert found.table.columns.tolist()[:3] == ["checkpoint", "seed", "scales"]
+    assert found.table.seed.tolist()[:2] == [0, 1] and found.table.seed.isna().tolist() == [False, False, True]
+    lines = table_lines(found.table)
+    assert [line.split()[1] for line in lines] == ["seed", "0", "1", "–"]
+    assert len(set(map(len, lines))) == 1, "columns are aligned"
 
 
 def test_a_checkpoint_that_cannot_be_tested_is_one_line(drawn: Path, tmp_path: Path) -> None:

@@ -15,15 +15,15 @@ def mean_scores(found: dict[int, Tensor]) -> Tensor:
     return torch.stack(list(found.values())).mean(0)
 
 
-def error_rows(name: str, found: dict[int, Tensor], labels: Tensor) -> list[dict[str, Any]]:
-    """A row per scale, and one of their mean where there are several."""
+def error_rows(named: dict[str, Any], found: dict[int, Tensor], labels: Tensor) -> list[dict[str, Any]]:
+    """A row per scale, and one of their mean where there are several; `named` says of what."""
     shown = {str(side): scores for side, scores in found.items()}
     if len(found) > 1:
         shown["+".join(shown)] = mean_scores(found)
     rows = []
     for scales, scores in shown.items():
         top1, top5 = (1 - found.double().mean().item() for found in hits(scores, labels))
-        row = {"checkpoint": name, "scales": scales, "images": len(labels)}
+        row = {**named, "scales": scales, "images": len(labels)}
         rows.append({**row, "val_error": top1, "val_error_top5": top5})
     return rows
 
