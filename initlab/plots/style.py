@@ -17,7 +17,7 @@ from matplotlib import rcParams, style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import Transform
 
 from initlab.errors import UserError
@@ -148,7 +148,7 @@ def percent_axis(ax: Axes, lowest: float, highest: float, room: float = 0.0) -> 
     ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     ax.set_yticks([tick for tick in ticks if bottom <= tick <= min(top, 1.0)])
     ax.set_ylim(bottom, max(top, high + room * span))
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 * error:g}"))
 
 
 def level_line(ax: Axes, value: float, name: str, labelled: bool) -> None:
