@@ -29,7 +29,7 @@ def bench_engine(study: Path, jobs: int, repeats: int, overrides: Sequence[str])
     Raises:
         StudyError: a study that the plain loop cannot run (it knows digits and plain relu nets).
     """
-    from initlab.engine.ray import ray_running  # here: only this command needs Ray at once
+    from initlab.engine.cluster import ray_running  # here: only this command needs Ray at once
 
     trials = costliest_first(plan(load_study(study, overrides), str(study)))
     lines = [json.dumps(for_the_loop(trial)) for trial in trials]

@@ -2,59 +2,31 @@
 
 Tune schedules, packs GPUs and tries a trial again whose process or node died; it decides nothing else. Whether a trial
 is finished is for the store to say: Tune calls a trial that a signal ended a success.
-Measured on two busy cores: `import ray` 1 s, start 4 s, shutdown 1.5 s, 0.04 s a trial once workers have started.
 """
 
-import logging
-import math
 import os
 import shutil
-import signal
-import socket
-import sys
 import tempfile
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-SETTINGS = {  # read by Ray when it is imported
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else workers under `uv run` are started anew through uv
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same as inline
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box and a path even when told to be quiet
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns
-    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # else a preempted trial is tried again without end
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # five files a trial that the store has already
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the launch's: see engine/stopping.py
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's own state is never resumed from
-}
-for name, value in SETTINGS.items():
-    os.environ.setdefault(name, value)
+from initlab.engine.cluster import EngineError, check_fits, handlers_kept, ray_running
+from initlab.engine.worker import named_function
 
-import ray  # noqa: E402 - after its settings
-from ray import tune  # noqa: E402
-from ray.tune.search import Searcher  # noqa: E402
-
-from initlab.engine.worker import named_function  # noqa: E402
-from initlab.errors import UserError  # noqa: E402
+# Ray is imported after its settings, which `cluster` makes
+# isort: split
+import ray
+from ray import tune
+from ray.tune.search import Searcher
 
 Task = dict[str, Any]  # plain data with at least `trial`; `out` too with an address
 Answer = dict[str, Any]  # `trial`, `state`, and `error` where a process died
 MAX_DEATHS = 2  # times that a trial may take its process down before it is given up
 STOPPED = ("pending", "interrupted")  # the states that a trial answers with when a stop was asked for
-CONNECT_S = 5.0
-ADDRESSES = "HOST:PORT of a running cluster's head, or auto on one of its nodes"
 NOTHING: dict[str, float] = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a trial that needs nothing at all
-OBJECT_STORE = 100 * 2**20  # bytes; nothing large goes through it, and the default takes 30 % of the memory
-
-
-class EngineError(UserError):
-    """A request that Ray cannot fulfil, in one line."""
 
 
 def run_ray(
@@ -182,102 +154,6 @@ def exit_detail(error: Exception) -> str:
 
 
 @contextmanager
-def ray_running(jobs: int, *, threads: int = 1, address: str | None = None) -> Iterator[float]:
-    """Ray for the length of the block, started here for `jobs` processes at once, or joined at `address`.
-
-    Yields:
-        Seconds that it took to start or join.
-
-    Raises:
-        EngineError: it cannot be started or reached.
-    """
-    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    # OMP_NUM_THREADS: OpenMP reads it once, before a trial could set its threads
-    options: dict[str, Any] = {"runtime_env": {"env_vars": {"PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads)}}}
-    folder = None
-    if address:
-        check_reachable(address)
-    else:
-        # in /tmp: a path of Ray's sockets may have 107 bytes
-        folder = tempfile.mkdtemp(prefix="initlab-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
-        options |= {"num_cpus": jobs * threads, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
-        options |= {"_temp_dir": folder}
-    started = time.perf_counter()
-    try:
-        start(address or "local", options)  # None would join a cluster where RAY_ADDRESS names one
-        yield time.perf_counter() - started
-    finally:
-        ray.shutdown()
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def start(address: str, options: dict[str, Any]) -> None:
-    """`ray.init`, quietly, with its errors in one line."""
-    # prints "(raylet) A worker died ..." between our lines; the answers say it
-    ray._private.worker.print_to_stdstream = lambda *_, **__: None
-    try:
-        with handlers_kept(), stderr_dropped():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        why = " ".join(str(error).split())[:300]
-        if "AuthToken" in str(error.__cause__):
-            why = "it asks for a token; set RAY_AUTH_MODE=token and provide what `ray get-auth-token` prints there"
-        if address == "local":
-            raise EngineError(f"--engine: Ray does not start ({why}); use --engine inline") from error
-        raise EngineError(f"--address: cannot join (got {address!r}: {why}); allowed: {ADDRESSES}") from error
-
-
-@contextmanager
-def stderr_dropped() -> Iterator[None]:
-    """No stderr for the block, whose C++ half writes there past Python; what goes wrong is raised too."""
-    before = os.dup(2)
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
-
-
-def check_reachable(address: str) -> None:
-    """Refuse an address that nothing answers at; Ray would try for minutes, then end the process."""
-    if address == "auto":  # Ray looks for it on this machine, and says at once
-        return
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "/" in host:
-        raise EngineError(f"--address: not an address of a Ray cluster (got {address!r}); allowed: {ADDRESSES}")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        raise EngineError(f"--address: nothing answers (got {address!r}: {error}); allowed: {ADDRESSES}") from None
-
-
-def check_fits(threads: int, gpus: float, devices: int = 1) -> int:
-    """Refuse what the cluster never has room for; Tune would leave it pending without end.
-
-    Returns:
-        How many tasks of `devices` processes it has room for at once, where each process takes whole GPUs or none.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    rooms = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
-    places = [int(min(cpu // threads, gpu // gpus if gpus else math.inf)) for cpu, gpu in rooms]
-    got = f"{threads} CPUs and {gpus:g} GPUs"
-    if not any(places):
-        where, advice = "run.threads", ""
-        if all(gpu < gpus for _, gpu in rooms):
-            where, advice = "--gpus-per-trial", "; or use --device cpu"
-        allowed = " or ".join(sorted({f"{cpu:g} CPUs and {gpu:g} GPUs" for cpu, gpu in rooms})) or "nothing, no node"
-        text = f"no node of the cluster has room for a trial (got {got}); allowed: up to {allowed}{advice}"
-        raise EngineError(f"{where}: {text}")
-    if sum(places) < devices:
-        text = f"the cluster has no room for a trial (got {devices} processes of {got} each)"
-        raise EngineError(f"--devices: {text}; allowed: up to {sum(places)}")
-    return sum(places) // devices
-
-
-@contextmanager
 def tune_folder(tasks: Sequence[Task], address: str | None) -> Iterator[Path]:
     """A folder for Tune's own files, gone at the end; a cluster's nodes share it, so there it lies in the output."""
     folder = Path(tasks[0]["out"], ".tune") if address else Path(tempfile.mkdtemp(prefix="initlab-tune-"))
@@ -285,17 +161,3 @@ def tune_folder(tasks: Sequence[Task], address: str | None) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def handlers_kept() -> Iterator[None]:
-    """Put back the signal handlers that Ray (SIGTERM) and Tune (SIGUSR1) install for good."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -22,7 +22,7 @@ TIMES = ["images_per_s", "wall_s"]
 @pytest.fixture(scope="module", autouse=True)
 def local_ray():
     """One Ray for all tests of this module."""
-    from initlab.engine.ray import ray_running
+    from initlab.engine.cluster import ray_running
 
     with ray_running(2):
         yield
@@ -294,7 +294,8 @@ def test_a_gang_that_died_to_the_last_is_answered_in_one_line():
     ],
 )
 def test_a_request_that_never_fits_is_refused_in_one_line(request_, words):
-    from initlab.engine.ray import EngineError, run_ray
+    from initlab.engine.cluster import EngineError
+    from initlab.engine.ray import run_ray
 
     with pytest.raises(EngineError, match=words) as error:
         run_ray([{"trial": "t0"}], "copy:copy", jobs=1, **request_)
@@ -310,7 +311,7 @@ def test_a_request_that_never_fits_is_refused_in_one_line(request_, words):
     ],
 )
 def test_an_address_without_a_cluster_is_refused_at_once_in_one_line(address, words):
-    from initlab.engine.ray import EngineError, check_reachable
+    from initlab.engine.cluster import EngineError, check_reachable
 
     with pytest.raises(EngineError, match=f"--address: {words}.*allowed: HOST:PORT") as error:
         check_reachable(address)
