@@ -41,7 +41,8 @@ def test_the_quick_run_has_every_row_and_writes_them(tmp_path: Path) -> None:
     assert found.exit_code == 0, found.output
     content = json.loads(out.read_text())
     rows = {row["what"]: row for row in content["rows"]}
-    assert all(row["value"] is not None for row in content["rows"]), content["rows"]
+    without = {row["what"] for row in content["rows"] if row["value"] is None}
+    assert without <= {arm.name for arm in watch.ARMS if arm.package}, content["rows"]  # what is not installed
     assert {f"24 small trials, {arm.name}" for arm in arms(QUICK.processes, QUICK.streams)} <= rows.keys()
     for name in ("B", "small-30"):
         runs = {f"{name} bfloat16 eager", f"{name} bfloat16 compiled", f"{name} float32 eager"}
