@@ -13,7 +13,7 @@ demo: $(INSTALLED)
 test: check
 	$(BIN)/python -m pytest -n 2
 
-# ten seeds of the demo, wide theory bands, gangs of Ray Train: minutes long
+# ten seeds of the demo, wide theory bands, gangs of Ray Train: an hour or two on two cores
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 -m slow
 
