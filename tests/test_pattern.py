@@ -1,6 +1,6 @@
 """The paper's pattern is really there: 30 layers train under He alone, fewer under Xavier too, but later.
 
-The ordinary test has nets of half the demo's width, and 12 layers for the later Xavier, which at 22 needs 16 to 25
+The ordinary test has nets of half the demo's width, and 12 layers for the later Xavier, which at 22 needs 16 to 36
 epochs; the slow one is ten seeds of `sweeps/demo.yaml`, where every seed must show it.
 """
 
