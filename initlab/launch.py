@@ -89,6 +89,8 @@ def run(
     notes = check_data(asked, settings)
     sources = {trial.id: sources_of(trial.spec, allow_code) for trial in trials}
     folder = Path(out) if out else Path("results") / study.name
+    if (folder / files.COMPACTED).exists():
+        raise StoreError(f"{folder}: holds exported results, which can't be added to; give another --out")
     with ExitStack() as held:
         with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -148,8 +150,6 @@ def prepare(
     for trial in trials:
         if trial.id in asked:
             check_same(out / files.TRIALS / trial.id, trial, sources[trial.id], force)
-    if (out / files.COMPACTED).exists():
-        raise StoreError(f"{out}: holds exported results, which can't be added to; give another --out")
     lines = []
     if (out / files.STOP).exists():
         (out / files.STOP).unlink()

@@ -203,7 +203,8 @@ def restored(
     if sources_of(spec, allow_code) != trained.source:
         raise StoreError(f"{trained.path}: the code of {', '.join(trained.source)} changed since this net was trained")
     folder = data_dir or os.environ.get("INITLAB_DATA")
-    absent = None if is_code(spec.data.name) else absence(spec.data.name, Path(folder) if folder else None)
+    where = Path(folder) if folder else None
+    absent = None if is_code(spec.data.name) else absence(spec.data.name, where, downloads=False)
     if absent:
         raise UserError(absent)
     task = {

@@ -59,6 +59,7 @@ def test_exported_results_are_read_alike_and_not_added_to(pair: Path, tmp_path: 
     pd.testing.assert_frame_equal(small.forecasts, results.forecasts)
     with pytest.raises(StoreError, match="small: holds exported results, which can't be added to; give another --out"):
         run(pair, tmp_path / "small")
+    assert not (tmp_path / "small" / ".lease").exists()
 
 
 def test_force_makes_a_fresh_attempt_with_the_same_numbers(pair: Path, tmp_path: Path) -> None:

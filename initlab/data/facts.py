@@ -48,21 +48,24 @@ def is_pictures(name: str) -> bool:
     return name in FACTS and FACTS[name].pictures
 
 
-def absence(name: str, folder: Path | None) -> str | None:
-    """What to say where a data set's files are not in `folder`, or None where all are."""
+def absence(name: str, folder: Path | None, downloads: bool = True) -> str | None:
+    """What to say where a data set's files are not in `folder`, or None where all are.
+
+    `downloads`: whether who reads it can ask for them to be fetched.
+    """
     if FACTS[name].pictures:
         return folder_absence(name, folder)
     files = FACTS[name].files
     if files and folder is None:
         return (
-            f"data.name: {name} needs a folder (got none); give --data-dir DIR or set INITLAB_DATA=DIR, "
-            "and add --set data.download=true to fetch the files into it"
+            f"data.name: {name} needs a folder (got none); give --data-dir DIR or set INITLAB_DATA=DIR"
+            + ", and add --set data.download=true to fetch the files into it" * downloads
         )
     absent = [file for file in files if folder and not (folder / file).exists()]
     if absent:
         return (
-            f"data.name: {name} is not in {folder} (wanted {', '.join(absent)}); put the files there, point --data-dir "
-            "or INITLAB_DATA at their folder, or add --set data.download=true"
+            f"data.name: {name} is not in {folder} (wanted {', '.join(absent)}); put the files there, or point "
+            "--data-dir or INITLAB_DATA at their folder" + ", or add --set data.download=true" * downloads
         )
     return None
 
