@@ -13,7 +13,7 @@ from initlab.plan import PlannedTrial, plan
 from initlab.spec import TrialSpec, getattr_path
 from initlab.store import files
 from initlab.store.files import StoreError, read_json
-from initlab.study import TRIAL_PATHS, load_study
+from initlab.study import differing_paths, load_study
 
 NUMBERS = 6  # columns at the right
 ALWAYS = ("net.name", "net.depth", "init.scheme", "seed")
@@ -31,7 +31,7 @@ def plan_lines(study: str | Path, overrides: Sequence[str] = (), out: str | Path
     trials = plan(loaded, str(study))
     finished = finished_trials(Path(out) if out else Path("results") / loaded.name)
     costs = list(plan_costs((trial.spec for trial in trials), finished))
-    varying = [path for path in TRIAL_PATHS if path not in ALWAYS and varies(trials, path)]
+    varying = [path for path in differing_paths([trial.spec for trial in trials]) if path not in ALWAYS]
     rows = [[*cells(trial, varying), *numbers(c)] for trial, c in zip(trials, costs, strict=True)]
     header = [
         "trial",
@@ -59,11 +59,6 @@ def plan_lines(study: str | Path, overrides: Sequence[str] = (), out: str | Path
     points = sum(1 for _ in loaded.points())
     if points > len(trials):
         yield f"{points} points of cases and grid are {len(trials)} trials: some differ only in what has no use in them"
-
-
-def varies(trials: Sequence[PlannedTrial], path: str) -> bool:
-    """Whether a field differs between trials."""
-    return len({repr(getattr_path(trial.spec, path)) for trial in trials}) > 1
 
 
 def cells(trial: PlannedTrial, varying: Sequence[str]) -> list[str]:

@@ -19,6 +19,11 @@ SECTIONS: dict[str, type[Spec]] = {"data": Data, "net": Net, "init": Init, "trai
 TRIAL_PATHS = [f"{name}.{key}" for name, section in SECTIONS.items() for key in section.model_fields] + ["seed"]
 
 
+def differing_paths(specs: Sequence[TrialSpec]) -> list[str]:
+    """Dotted paths of the fields in which trials differ, in the order of `TRIAL_PATHS`."""
+    return [path for path in TRIAL_PATHS if len({repr(getattr_path(spec, path)) for spec in specs}) > 1]
+
+
 class Study(Spec):
     """A study file. Each point of `cases` x `grid` overrides the shared fields and makes one trial."""
 

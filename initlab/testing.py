@@ -24,21 +24,15 @@ from initlab.launch import sources_of
 from initlab.scoring import Views, check_sides, default_sides, scores_at
 from initlab.settings import cache_folder
 from initlab.spec import getattr_path
-from initlab.store.files import StoreError, atomic, writable, write_json
+from initlab.store.files import StoreError, writable, write_csv, write_json
 from initlab.store.trained import Trained, load_weights, read_trained
-from initlab.study import TRIAL_PATHS
+from initlab.study import differing_paths
 from initlab.train.dense import Scores, check_scores
 from initlab.train.errors import class_errors, error_rows, mean_scores
 
 ENSEMBLE = "ensemble"
-SAME = (
-    "name",
-    "image_size",
-    "val_examples",
-    "classes",
-    "channels",
-    "options",
-)  # fields of data that an ensemble shares
+# fields of data that an ensemble shares
+SAME = ("name", "image_size", "val_examples", "classes", "channels", "options")
 
 
 @dataclass(frozen=True)
@@ -48,9 +42,8 @@ class Evaluated:
     # one row per checkpoint and scale: checkpoint, the fields of trials in which they differ, scales, images,
     # val_error, val_error_top5
     table: pd.DataFrame
-    per_class: (
-        pd.DataFrame
-    )  # class, name, images, val_error, val_error_top5 of the headline; NaN for a class without images
+    # class, name, images, val_error, val_error_top5 of the headline; NaN for a class without images
+    per_class: pd.DataFrame
     scores: Tensor  # (N, classes) float64 of the headline, in the validation set's order
     described: dict[str, Any]  # checkpoints, views and where it ran, as in evaluation.json
 
@@ -181,8 +174,8 @@ def check_alike(members: Sequence[Trained]) -> None:
 
 def differing(members: Sequence[Trained]) -> pd.DataFrame:
     """A row per member with the fields in which their trials differ, of types that leave room for none."""
-    values = {path: [getattr_path(m.spec, path) for m in members] for path in TRIAL_PATHS}
-    apart = {path: found for path, found in values.items() if len(set(map(repr, found))) > 1}
+    specs = [member.spec for member in members]
+    apart = {path: [getattr_path(spec, path) for spec in specs] for path in differing_paths(specs)}
     return pd.DataFrame(apart, index=range(len(members))).convert_dtypes()
 
 
@@ -241,8 +234,7 @@ def write_evaluation(result: Evaluated, folder: Path) -> None:
 
     errors = {"val_error": result.val_error, "val_error_top5": result.val_error_top5}
     with writable(folder):
-        with atomic(folder / "evaluation.csv", sync=False) as file:
-            file.write(result.table.to_csv(index=False, lineterminator="\n").encode())
+        write_csv(folder / "evaluation.csv", result.table)
         write_json(folder / "evaluation.json", {**result.described, "images": len(result.scores), **errors})
         write(folder, "per_class", per_class_table(result.per_class), per_class(result.per_class))
 

@@ -15,7 +15,7 @@ from initlab.code import is_code
 from initlab.errors import UserError
 from initlab.spec import getattr_path
 from initlab.store.results import Results
-from initlab.study import TRIAL_PATHS
+from initlab.study import TRIAL_PATHS, differing_paths
 
 Shown = Results | Sequence[Results]
 SCHEME, DEPTH, SEED = "init.scheme", "net.depth", "seed"
@@ -67,8 +67,7 @@ def varying_fields(several: Sequence[Results]) -> list[str]:
     """Dotted paths that differ between trials, of one study or between studies, with depth, scheme and net's name."""
     columns = {path for one in several for path in one.trials.columns if path in TRIAL_PATHS}
     if len(several) > 1:
-        first = [one.stored[0].spec for one in several if one.stored]
-        columns |= {path for path in TRIAL_PATHS if len({repr(getattr_path(spec, path)) for spec in first}) > 1}
+        columns |= set(differing_paths([one.stored[0].spec for one in several if one.stored]))
     return [path for path in TRIAL_PATHS if path in columns and path != SEED]
 
 

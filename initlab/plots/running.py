@@ -1,6 +1,5 @@
 """Running moments: how the variances of a first, a middle and the last layer go while the net trains, on a log axis."""
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,7 +8,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from initlab.errors import UserError
 from initlab.plots.panels import SCHEME, Shown, rows_of, shown_trials, states
-from initlab.plots.signals import NAMES, by_panel, has, over_seeds
+from initlab.plots.signals import NAMES, by_panel, has, over_seeds, variances
 from initlab.plots.style import BAND, GREY, Look, Target, add_legend, canvas, finish, looks, scheme_handle, seeds_note
 from initlab.plots.style import styled as in_style
 
@@ -32,11 +31,7 @@ def running_table(results: Shown) -> pd.DataFrame:
     rows = rows_of(results, trials, "running")
     last = rows.groupby("trial").layer.transform("max")
     placed = [rows[rows.layer == (last * share).astype(int)].assign(place=name) for name, share in PLACES.items()]
-    points = pd.concat(placed).melt(
-        id_vars=["trial", "place", "layer", "name", "op", "step", "epoch"], value_vars=["forward_var", "backward_var"],
-        var_name="direction", value_name="variance",
-    )  # fmt: skip
-    points = points[np.isfinite(points.variance.to_numpy(dtype=float))]
+    points = variances(pd.concat(placed), ["trial", "place", "layer", "name", "op", "step", "epoch"])
     if points.empty:
         raise UserError(
             f"plot: no running moments to draw (got {states(trials)}, {len(rows)} rows of them); "

@@ -15,7 +15,7 @@ from initlab.plots.prelu import has_slopes, prelu, prelu_table
 from initlab.plots.running import has_running, running, running_table
 from initlab.plots.signals import signals, signals_table, theory_beside, theory_beside_table
 from initlab.plots.style import styled
-from initlab.store.files import atomic, writable
+from initlab.store.files import atomic, writable, write_csv
 
 FIGURES: dict[str, tuple[Callable[[Shown], pd.DataFrame], Callable[[Shown], Figure]]] = {
     "convergence": (convergence_table, convergence),
@@ -102,6 +102,5 @@ def write(folder: Path, name: str, table: pd.DataFrame, figure: Figure) -> list[
             figure.savefig(file, format="png", dpi=DPI)
         with atomic(svg, sync=False) as file:
             figure.savefig(file, format="svg", metadata={"Date": None})
-    with atomic(csv, sync=False) as file:
-        file.write(table.to_csv(index=False, lineterminator="\n").encode())
+    write_csv(csv, table)
     return [png, svg, csv]

@@ -59,17 +59,20 @@ def trial_points(results: Shown, epochs: Sequence[Moment]) -> tuple[pd.DataFrame
     trials, fields = shown_trials(results)
     rows = rows_of(results, trials, "signals")
     chosen = at_moments(rows, epochs)
-    points = chosen.melt(
-        id_vars=["trial", "moment", "epoch", "layer", "name", "op"], value_vars=["forward_var", "backward_var"],
-        var_name="direction", value_name="variance",
-    )  # fmt: skip
-    points = points[np.isfinite(points.variance.to_numpy(dtype=float))]
+    points = variances(chosen, ["trial", "moment", "epoch", "layer", "name", "op"])
     if points.empty:
         raise UserError(
             f"plot: no signals to draw (got {states(trials)}, {len(rows)} rows of signals); "
             "run the study with probe.every above 0"
         )
     return by_panel("signals", points, trials, fields, ["moment", "direction", "layer", "name", "op"])
+
+
+def variances(rows: pd.DataFrame, kept: list[str]) -> pd.DataFrame:
+    """The finite variances of rows of moments, one row per direction, with the columns `kept`."""
+    ways = rows.rename(columns={f"{way}_var": way for way in NAMES})
+    points = ways.melt(id_vars=kept, value_vars=[*NAMES], var_name="direction", value_name="variance")
+    return points[np.isfinite(points.variance.to_numpy(dtype=float))]
 
 
 def by_panel(
@@ -79,7 +82,6 @@ def by_panel(
     trials = trials[trials.trial.isin(points.trial)]
     settings = [DEPTH, *setting_fields(trials, fields)]
     trials = with_panels(figure, trials, fields, [DEPTH])
-    points = points.assign(direction=points.direction.str.removesuffix("_var"))
     table = trials[["panel", *settings, SCHEME, "trial"]].merge(points, on="trial", how="inner", sort=False)
     return table, ["panel", *settings, SCHEME, *line]
 

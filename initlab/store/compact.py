@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from initlab.spec import TrialSpec
 from initlab.store import files
-from initlab.store.files import StoreError, atomic, check_schema, read_json, writable, write_json
+from initlab.store.files import StoreError, atomic, check_schema, read_json, writable, write_csv, write_json
 from initlab.store.reader import CountedAttempt, StoredTrial
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ def export_csv(results: "Results", folder: Path) -> list[Path]:
     paths = [folder / f"{name}.csv" for name in FRAMES]
     with writable(folder):
         for path in paths:
-            with atomic(path) as file:
-                file.write(getattr(results, path.stem).to_csv(index=False, lineterminator="\n").encode())
+            write_csv(path, getattr(results, path.stem), sync=True)
     return paths
 
 

@@ -11,9 +11,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from initlab.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 1
 STUDY, STOP, TRIALS, FIGURES, COMPACTED = "study.yaml", "STOP", "trials", "figures", "compacted.json"
@@ -56,6 +59,12 @@ def writable(path: Path) -> Iterator[None]:
     except OSError as error:  # a file in its place, no permission, a full disk
         at = error.filename or path
         raise StoreError(f"{at}: cannot be written ({error.strerror}); give another folder") from error
+
+
+def write_csv(path: Path, table: "pd.DataFrame", sync: bool = False) -> None:
+    """A frame without its index, its floats exact, renamed into place whole."""
+    with atomic(path, sync) as file:
+        file.write(table.to_csv(index=False, lineterminator="\n").encode())
 
 
 def write_json(path: Path, content: dict[str, Any], sync: bool = True) -> None:

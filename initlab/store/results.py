@@ -15,7 +15,7 @@ from initlab.store import files
 from initlab.store.compact import compacted_rows, compacted_trials
 from initlab.store.files import StoreError
 from initlab.store.reader import line_rows, read_trials, signal_frames
-from initlab.study import TRIAL_PATHS, Study
+from initlab.study import Study, differing_paths
 from initlab.study_file import StudyError
 
 SCALAR_COLUMNS = [
@@ -72,10 +72,7 @@ class Results:
     @cached_property
     def trials(self) -> pd.DataFrame:
         """One row per trial: state, its fields that vary, verdict, last and best validation error, where it ran."""
-        varying = [
-            path for path in TRIAL_PATHS
-            if path in ALWAYS_SHOWN or len({repr(getattr_path(t.spec, path)) for t in self.stored}) > 1
-        ]  # fmt: skip
+        varying = differing_paths([trial.spec for trial in self.stored])
         fields = ALWAYS_SHOWN + [path for path in varying if path not in ALWAYS_SHOWN]
         verdicts = self.verdicts.set_index("trial").verdict
         best = self.scalars.groupby("trial").val_error.min()

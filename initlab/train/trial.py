@@ -144,13 +144,16 @@ class Trial:
             return self.outcome("diverged")
         if self.step < self.steps:
             return None
-        self.recorder.checkpoint(self.state())
-        return self.outcome("done")
+        return self.kept("done")
 
     def interrupted(self) -> Outcome:
         """Keep a checkpoint to go on from."""
+        return self.kept("interrupted")
+
+    def kept(self, state: str) -> Outcome:
+        """An end with a checkpoint of all that led to it."""
         self.recorder.checkpoint(self.state())
-        return self.outcome("interrupted")
+        return self.outcome(state)
 
     def update(self) -> None:
         """One step of stochastic gradient descent; nothing here waits for the device."""
@@ -183,10 +186,7 @@ class Trial:
     def given_up(self) -> Outcome | None:
         """Whether an epoch has just ended and the evidence says that it has stalled."""
         hopeless = self.step % self.per_epoch == 0 and self.evidence.hopeless(self.step, self.steps)
-        if not self.group.agree(hopeless):
-            return None
-        self.recorder.checkpoint(self.state())
-        return self.outcome("stopped")
+        return self.kept("stopped") if self.group.agree(hopeless) else None
 
     def autocast(self) -> torch.autocast:
         """Convolutions and products in bfloat16 where asked for; weights, updates and probes keep their own type.
