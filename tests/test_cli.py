@@ -159,7 +159,7 @@ def test_a_stopped_run_is_3_and_the_same_command_goes_on_to_the_same_numbers(
     out = tmp_path / "a"
     command = ("run", tiny(**HELD), "--out", out, "--allow-code")
     process = start(*command, "--jobs", jobs)
-    wait_until(lambda: steps_done(out) > 2)
+    wait_until((hold.parent / "reached").exists)
     if how == "STOP":
         (out / "STOP").touch()
     else:
@@ -184,7 +184,8 @@ def test_a_killed_launch_loses_nothing_and_its_workers_end(
     command = ("run", tiny(**HELD, run={"checkpoint_every_s": 0.01}), "--out", out, "--allow-code")
     process = start(*command, "--jobs", jobs)
     wait_until(lambda: bool(list(out.glob("trials/*/attempt-000/checkpoint.pt"))))
-    wait_until(lambda: steps_done(out) > 4)
+    wait_until((hold.parent / "reached").exists)
+    assert steps_done(out) > 4
     process.send_signal(signal.SIGKILL)
     process.communicate()
     hold.unlink()

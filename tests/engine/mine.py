@@ -29,7 +29,10 @@ def net(
 
 
 class Held(nn.Module):
-    """Passes on what it gets; in its 25th training step it waits while there is a file that HELD names."""
+    """Passes on what it gets; in its 25th training step it waits while there is a file that HELD names.
+
+    A file beside it, `reached`, says that it does.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +41,8 @@ class Held(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.steps += self.training
         if self.steps == 25:
-            while Path(os.environ.get("HELD", "")).is_file():
+            while (hold := Path(os.environ.get("HELD", ""))).is_file():
+                (hold.parent / "reached").touch()
                 time.sleep(0.3)  # longer than from one look for a stop to the next
         return x
 

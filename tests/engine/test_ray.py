@@ -329,7 +329,9 @@ def test_ctrl_c_keeps_checkpoints_and_a_second_run_ends_with_the_same_numbers(tm
         [sys.executable, "-c", script], cwd=tmp_path, start_new_session=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
     )  # fmt: skip
-    wait_for_a_trial_on_its_way(tmp_path / "out", launched)
+    while not (tmp_path / "reached").exists():
+        assert launched.poll() is None, launched.communicate()
+        time.sleep(0.02)
     os.killpg(launched.pid, signal.SIGINT)  # as a terminal does, to every process of the launch
     while not (tmp_path / "out" / "STOP").exists():
         assert launched.poll() is None, launched.communicate()
@@ -346,13 +348,6 @@ def test_ctrl_c_keeps_checkpoints_and_a_second_run_ends_with_the_same_numbers(tm
     assert list(resumed.trials.state) == ["done", "done"]
     assert sorted(resumed.trials.attempts) == [1, 2]
     assert_same_numbers(resumed, whole, ignore=["attempt"])
-
-
-def wait_for_a_trial_on_its_way(out, launched):
-    """Until a trial has written a row after its first."""
-    while not any(path.read_text().count("\n") > 1 for path in out.glob("trials/*/attempt-000/scalars.jsonl")):
-        assert launched.poll() is None, launched.communicate()
-        time.sleep(0.02)
 
 
 def test_ray_is_imported_by_neither_initlab_nor_an_inline_run(tmp_path):
