@@ -6,83 +6,66 @@ Public names are imported on first use, so that `import initlab` costs nothing o
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from initlab.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from initlab import plots
-    from initlab.compare import PaperComparison, compare_paper
-    from initlab.faults.finding import Finding
-    from initlab.faults.lint import lint
-    from initlab.init.apply import init_
-    from initlab.init.gains import gain
-    from initlab.launch import run
-    from initlab.nets.build import build_net
-    from initlab.signal.forecast import forecast
-    from initlab.signal.inspection import Inspection, inspect
-    from initlab.signal.theory.predict import predict
-    from initlab.store.results import Results, load
-    from initlab.study import Study, load_study
-    from initlab.study_file import StudyError
-    from initlab.testing import Evaluated, evaluate
-    from initlab.train.dense import dense_scores
+    from initlab import plots as plots
+    from initlab.analysis.claims import PaperComparison as PaperComparison
+    from initlab.analysis.claims import compare_paper as compare_paper
+    from initlab.init.apply import init_ as init_
+    from initlab.init.gains import gain as gain
+    from initlab.inspection.inspect import Inspection as Inspection
+    from initlab.inspection.inspect import inspect as inspect
+    from initlab.inspection.lint.finding import Finding as Finding
+    from initlab.inspection.lint.lint import lint as lint
+    from initlab.launch.run import run as run
+    from initlab.nets.build import build_net as build_net
+    from initlab.signal.theory.predict import predict as predict
+    from initlab.store.results import Results as Results
+    from initlab.store.results import load as load
+    from initlab.study.study import Study as Study
+    from initlab.study.study import load_study as load_study
+    from initlab.study.study_file import StudyError as StudyError
+    from initlab.testing.dense import dense_scores as dense_scores
+    from initlab.testing.evaluate import Evaluated as Evaluated
+    from initlab.testing.evaluate import evaluate as evaluate
+    from initlab.verdict.forecast import forecast as forecast
 
-__version__ = "0.1.0"
-
-_HOMES = {
-    "Evaluated": "initlab.testing",
-    "Finding": "initlab.faults.finding",
-    "Inspection": "initlab.signal.inspection",
-    "PaperComparison": "initlab.compare",
+HOMES = {  # public name -> the module that it lives in
+    "Evaluated": "initlab.testing.evaluate",
+    "Finding": "initlab.inspection.lint.finding",
+    "Inspection": "initlab.inspection.inspect",
+    "PaperComparison": "initlab.analysis.claims",
     "Results": "initlab.store.results",
-    "Study": "initlab.study",
-    "StudyError": "initlab.study_file",
+    "Study": "initlab.study.study",
+    "StudyError": "initlab.study.study_file",
     "build_net": "initlab.nets.build",
-    "compare_paper": "initlab.compare",
-    "dense_scores": "initlab.train.dense",
-    "evaluate": "initlab.testing",
-    "forecast": "initlab.signal.forecast",
+    "compare_paper": "initlab.analysis.claims",
+    "dense_scores": "initlab.testing.dense",
+    "evaluate": "initlab.testing.evaluate",
+    "forecast": "initlab.verdict.forecast",
     "gain": "initlab.init.gains",
     "init_": "initlab.init.apply",
-    "inspect": "initlab.signal.inspection",
-    "lint": "initlab.faults.lint",
+    "inspect": "initlab.inspection.inspect",
+    "lint": "initlab.inspection.lint.lint",
     "load": "initlab.store.results",
-    "load_study": "initlab.study",
+    "load_study": "initlab.study.study",
     "plots": "initlab.plots",
     "predict": "initlab.signal.theory.predict",
-    "run": "initlab.launch",
+    "run": "initlab.launch.run",
 }
 
-__all__ = [
-    "Evaluated",
-    "Finding",
-    "Inspection",
-    "PaperComparison",
-    "Results",
-    "Study",
-    "StudyError",
-    "build_net",
-    "compare_paper",
-    "dense_scores",
-    "evaluate",
-    "forecast",
-    "gain",
-    "init_",
-    "inspect",
-    "lint",
-    "load",
-    "load_study",
-    "plots",
-    "predict",
-    "run",
-]
+__all__ = list(HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'initlab' has no attribute {name!r}; it has {', '.join(__all__)}")
-    home = import_module(_HOMES[name])
+    if name not in HOMES:
+        raise AttributeError(f"module 'initlab' has no attribute {name!r}; it has {', '.join(HOMES)}")
+    home = import_module(HOMES[name])
     value = home if name == "plots" else getattr(home, name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*HOMES, "__version__"]

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from initlab.cli import main
-from initlab.plan import plan
+from initlab.plan.plan import plan
 from initlab.store.results import SIGNAL_COLUMNS
-from initlab.study import Study, load_study
+from initlab.study.study import Study, load_study
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

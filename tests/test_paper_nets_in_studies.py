@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from initlab import load, run
-from initlab.cost import cost
 from initlab.nets.catalog import PAPER_NETS
-from initlab.plan import plan
-from initlab.planning import plan_lines
-from initlab.study import Study, load_study
+from initlab.plan.cost import cost
+from initlab.plan.plan import plan
+from initlab.report.plan_table import plan_lines
+from initlab.study.study import Study, load_study
 
 
 def study(**content: object) -> Study:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import initlab
-from initlab.study import Study
+from initlab.study.study import Study
 
 DEMO = Path(__file__).parent.parent / "sweeps" / "demo.yaml"
 SMALL = {

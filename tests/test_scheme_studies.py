@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from initlab import init_
 from initlab.init.lsuv import TOLERANCE
 from initlab.init.schemes import SCHEMES
-from initlab.launch import run
-from initlab.plan import plan
+from initlab.launch.run import run
+from initlab.plan.plan import plan
 from initlab.store.files import StoreError, read_json
-from initlab.study import load_study, study_schema
-from initlab.study_file import StudyError
+from initlab.study.study import load_study, study_schema
+from initlab.study.study_file import StudyError
 
 DOC = Path(__file__).parent.parent / "docs" / "schemes.md"
 SHORT = {"epochs": 0.5, "lr": 0.001}

@@ -19,14 +19,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
-from initlab.assemble import build, load_images
+from initlab.attempt.assemble import build, load_images
 from initlab.data.dataset import Images
+from initlab.launch.settings import Settings, check_data, resolve
 from initlab.nets.layers import set_dropout_step
-from initlab.plan import PlannedTrial, plan
-from initlab.settings import Settings, check_data, resolve
-from initlab.spec import TrialSpec
-from initlab.study import Study, load_study
-from initlab.study_file import StudyError
+from initlab.plan.plan import PlannedTrial, plan
+from initlab.study.spec import TrialSpec
+from initlab.study.study import Study, load_study
+from initlab.study.study_file import StudyError
 from initlab.train.sgd import sgd
 
 WARM_UP = 2  # steps before the clock starts: first kernels, first processes

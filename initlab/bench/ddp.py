@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from initlab.data.facts import FACTS
-from initlab.launch import run
-from initlab.plan import plan
-from initlab.settings import gpu_count
-from initlab.spec import TrialSpec
-from initlab.study import Study, load_study
-from initlab.study_file import StudyError
+from initlab.launch.run import run
+from initlab.launch.settings import gpu_count
+from initlab.plan.plan import plan
+from initlab.study.spec import TrialSpec
+from initlab.study.study import Study, load_study
+from initlab.study.study_file import StudyError
 
 SYNTHETIC = {
     "name": "bench-ddp",

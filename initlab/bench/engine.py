@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from initlab.launch import run
-from initlab.plan import PlannedTrial, costliest_first, plan
-from initlab.study import load_study
-from initlab.study_file import StudyError
+from initlab.launch.run import run
+from initlab.plan.plan import PlannedTrial, costliest_first, plan
+from initlab.study.study import load_study
+from initlab.study.study_file import StudyError
 
 
 def bench_engine(study: Path, jobs: int, repeats: int, overrides: Sequence[str]) -> Iterator[str]:

@@ -19,9 +19,9 @@ from sklearn.linear_model import LogisticRegression
 
 from initlab.errors import UserError
 from initlab.plots.phase import STD, critical_std
-from initlab.signal.hopeless import stop_step
-from initlab.signal.odds import FEATURES, FITTED, VERDICTS, Fit
 from initlab.store.results import Results, load
+from initlab.verdict.hopeless import stop_step
+from initlab.verdict.odds import FEATURES, FITTED, VERDICTS, Fit
 
 CELL = [STD, "net.depth"]
 LR = "train.lr"

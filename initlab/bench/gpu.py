@@ -18,14 +18,14 @@ from typing import Any, Literal
 
 import torch
 
-from initlab import __version__
 from initlab.bench.gpu_net import Large, ceiling, flop_per_image, host_syncs, large_trial, rate, row_cost, watching
 from initlab.bench.gpu_trials import Arm, arms, small_trials, span
 from initlab.errors import UserError
-from initlab.launch import command_line, git_commit
+from initlab.launch.run import command_line, git_commit
 from initlab.store.files import writable, write_json
 from initlab.train.cuda import cuda_graph, in_a_line, kernels
 from initlab.train.packed import Pack
+from initlab.version import __version__
 
 COMPILE_S, ARM_S, SHORT_S = 120.0, 60.0, 30.0  # a compilation and a run, an arm, anything else; not measured on a GPU
 PRODUCT = "bf16 matrix product"

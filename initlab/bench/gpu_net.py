@@ -13,10 +13,10 @@ from initlab.bench.data import wait
 from initlab.bench.watch import BLOCK, Share, compare
 from initlab.data.dataset import ImageSet
 from initlab.init.apply import init_
-from initlab.layout import describe
 from initlab.nets.build import to_modules
 from initlab.nets.counts import count
-from initlab.spec import TrialSpec
+from initlab.plan.dimensions import describe
+from initlab.study.spec import TrialSpec
 from initlab.train.records import Silent
 from initlab.train.trial import Trial
 

@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 import initlab
 from initlab.bench.streams import take_turns
-from initlab.launch import prepare, tasks
-from initlab.plan import plan
-from initlab.settings import resolve
+from initlab.launch.run import prepare, tasks
+from initlab.launch.settings import resolve
+from initlab.plan.plan import plan
 from initlab.store.files import ATTEMPT, RESULT, TRIALS
 from initlab.store.results import Results
-from initlab.study import Study
+from initlab.study.study import Study
 
 GRID = {"seed": [0, 1, 2, 3], "init.scheme": ["gaussian", "xavier", "he"]}  # times two depths: 24 trials
 

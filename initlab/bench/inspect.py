@@ -6,9 +6,10 @@ from statistics import median
 
 import torch
 
-from initlab.models import Subject
-from initlab.signal.inspection import inspect
-from initlab.signal.probe import first_tensor, measure, summed_loss, untouched
+from initlab.inspection.inspect import inspect
+from initlab.inspection.subject import Subject
+from initlab.nets.undisturbed import first_tensor, untouched
+from initlab.signal.probe import measure, summed_loss
 from initlab.signal.theory.predict import predict
 
 

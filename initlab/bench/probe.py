@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from initlab.assemble import build, load_images
+from initlab.attempt.assemble import build, load_images
 from initlab.bench.watch import PROBE_EVERY, RUNNING_EVERY, Share, compare
-from initlab.launch import run
-from initlab.plan import plan
-from initlab.spec import TrialSpec
+from initlab.launch.run import run
+from initlab.plan.plan import plan
 from initlab.store.files import RESULT, TRIALS, read_json
-from initlab.study import Study
+from initlab.study.spec import TrialSpec
+from initlab.study.study import Study
 from initlab.train.records import Silent
 from initlab.train.trial import Trial
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from initlab.attempt.work import device_of
+from initlab.attempt.work_pack import begin, ending
 from initlab.bench.data import wait
 from initlab.data.dataset import Images
 from initlab.store.writer import AttemptWriter
@@ -17,12 +19,10 @@ from initlab.train.cuda import Record, cuda_graph, kernels
 from initlab.train.packed import Ended, Pack, recorded
 from initlab.train.records import Outcome
 from initlab.train.trial import Trial
-from initlab.work import device_of
-from initlab.work_pack import begin, ending
 
 
 def take_turns(task: dict[str, Any], graphs: bool) -> None:
-    """Run the trials of `task["pack"]` (see `initlab.work_pack.run_pack`) to their ends, by turns.
+    """Run the trials of `task["pack"]` (see `initlab.attempt.work_pack.run_pack`) to their ends, by turns.
 
     Args:
         graphs: on CUDA, replay each trial's step from a CUDA graph of its own.

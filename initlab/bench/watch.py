@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from initlab.bench.data import wait
 from initlab.bench.trackers import backpack_steps, cockpit_steps, missing, wandb_steps
-from initlab.init.layers import weight_layers
+from initlab.nets.any_module import weight_layers
 from initlab.signal.probe import measure
 from initlab.signal.running import Running
 from initlab.train.cuda import in_a_line

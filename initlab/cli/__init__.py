@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from initlab import __version__
 from initlab.cli import bench, models, studies
+from initlab.version import __version__
 
 
 class OneLine(click.Group):

@@ -37,7 +37,7 @@ def bench_probe(repeats: int, whole: int) -> None:
 def bench_inspect(model: str, batch_size: int, repeats: int, draws: int, allow_code: bool) -> None:
     """What inspecting MODEL costs, in plain forward and backward passes of the same run."""
     from initlab.bench.inspect import bench_inspect as measure
-    from initlab.models import resolve_model
+    from initlab.inspection.subject import resolve_model
 
     for line in measure(resolve_model(model, batch_size=batch_size, allow_code=allow_code), repeats, draws):
         click.echo(line)

@@ -10,7 +10,7 @@ import click
 from initlab.cli.options import OUT, data_dir_option, device_option, set_option
 
 if TYPE_CHECKING:
-    from initlab.models import Subject
+    from initlab.inspection.subject import Subject
 
 
 @click.command()
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @set_option
 def nets(name: str | None, shape: str | None, classes: int | None, overrides: Sequence[str]) -> None:
     """List the nets of the paper with their counts, or draw the layer table of NAME."""
-    from initlab.layer_tables import catalog_lines, net_lines
+    from initlab.report.layer_tables import catalog_lines, net_lines
 
     for line in (
         catalog_lines(shape, classes, overrides) if name is None else net_lines(name, shape, classes, overrides)
@@ -50,7 +50,7 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def subject_of(model: str, options: dict[str, Any], *, double: bool = False, also: Sequence[str] = ()) -> "Subject":
     """The model and batch that a command line describes, initialised where it says how."""
-    from initlab.models import initialised, parse_options, parse_shape, resolve_model
+    from initlab.inspection.subject import initialised, parse_options, parse_shape, resolve_model
 
     text = options["input_text"]
     subject = resolve_model(
@@ -78,8 +78,16 @@ def inspect(model: str, weight_decay: float | None, fix: bool, against: str | No
     MODEL is a net of the catalog (plain), a classification model of torchvision (resnet18), or
     pkg.module:callable with --allow-code.
     """
-    from initlab.examine import VERDICT_WORDS, check_words, examine, fails, json_of, other_init, text_of
     from initlab.init.schemes import SCHEMES
+    from initlab.report.inspection_report import (
+        VERDICT_WORDS,
+        check_words,
+        examine,
+        fails,
+        json_of,
+        other_init,
+        text_of,
+    )
 
     words = check_words(fail_on, VERDICT_WORDS)
     if figure is not None and figure.suffix not in (".png", ".svg", ".pdf"):
@@ -113,8 +121,8 @@ def lint(model: str, fail_on: str, **options: Any) -> None:
 
     MODEL is as in `initlab inspect`.
     """
-    from initlab.examine import LINT_WORDS, check_words, lint_json, lint_text
-    from initlab.faults.lint import lint as findings_of
+    from initlab.inspection.lint.lint import lint as findings_of
+    from initlab.report.inspection_report import LINT_WORDS, check_words, lint_json, lint_text
 
     words = check_words(fail_on, LINT_WORDS)
     subject = subject_of(model, options)
@@ -158,8 +166,8 @@ def evaluate(checkpoints: Sequence[str], scales: str | None, out: Path | None, *
     Dense testing needs layers in a row, as in all nets of the catalog. At larger scales its windows differ from crops
     in one way: a crop has zero padding at its border where a window has its neighbours in the image.
     """
-    from initlab.testing import evaluate as test
-    from initlab.testing import parse_scales, table_lines
+    from initlab.testing.evaluate import evaluate as test
+    from initlab.testing.evaluate import parse_scales, table_lines
 
     result = test(checkpoints, scales=parse_scales(scales) if scales is not None else None, out=out, **options)
     for line in table_lines(result.table):

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -37,8 +37,8 @@ def run(study: Path, **options: Any) -> None:
 
     Ctrl-C, or a file STOP in the output folder, stops with a checkpoint in every trial; the same command goes on.
     """
-    from initlab.launch import run as launch
-    from initlab.progress import on_terminal
+    from initlab.launch.progress import on_terminal
+    from initlab.launch.run import run as launch
 
     results = launch(study, show="table" if on_terminal() else "lines", **options)
     sys.exit(summarise(results, options["only"]))
@@ -76,7 +76,7 @@ def summarise(results: "Results", only: Sequence[str] = ()) -> int:
 
 def verdict_table(results: "Results") -> str:
     """One line per (net, depth, scheme): trials, verdicts, range of validation errors, epochs to the threshold."""
-    from initlab.spec import net_label
+    from initlab.study.spec import net_label
 
     trials = results.trials[results.trials.in_study].merge(results.verdicts[["trial", "epoch_reached"]], on="trial")
     wide = max(10, *trials["init.scheme"].str.len())
@@ -102,13 +102,13 @@ def verdict_table(results: "Results") -> str:
 def plan(study: Path | None, overrides: Sequence[str], out: Path | None, schema: bool) -> None:
     """List the trials of STUDY with their ids and what each costs."""
     if schema:
-        from initlab.study import study_schema
+        from initlab.study.study import study_schema
 
         click.echo(json.dumps(study_schema(), indent=2))
         return
     if study is None:
         raise click.UsageError("give a STUDY file, or --schema")
-    from initlab.planning import plan_lines
+    from initlab.report.plan_table import plan_lines
 
     for line in plan_lines(study, overrides, out):
         click.echo(line)
@@ -118,7 +118,7 @@ def plan(study: Path | None, overrides: Sequence[str], out: Path | None, schema:
 @click.argument("out", type=OUT)
 def status(out: Path) -> None:
     """Show how far the trials in OUT are."""
-    from initlab.progress import figures
+    from initlab.launch.progress import figures
     from initlab.store.results import load
 
     results = load(out)
@@ -151,19 +151,18 @@ def plot(out: Path, names: Sequence[str], folder: Path | None) -> None:
 @click.argument("out", type=OUT)
 @click.option("--to", "form", type=click.Choice(["parquet", "csv"]), required=True, help="Form of the files.")
 @click.option("--folder", type=OUT, help="An empty or new folder.  [default: OUT-FORM beside OUT]")
-def export(out: Path, form: str, folder: Path | None) -> None:
+def export(out: Path, form: Literal["parquet", "csv"], folder: Path | None) -> None:
     """Write the results in OUT, without checkpoints, in a few files.
 
     parquet: small, and read by initlab.load, status, plot and compare in place of OUT. csv: a file per frame, for
     other programs.
     """
-    from initlab.store.compact import compact, export_csv
     from initlab.store.results import load
 
     results = load(out)
     whole = out.resolve()  # of `.` too
     target = folder or whole.with_name(f"{whole.name}-{form}")
-    for path in (compact if form == "parquet" else export_csv)(results, target):
+    for path in results.export(form, target):
         click.echo(path)
     for problem in results.problems:
         click.echo(problem, err=True)
@@ -178,7 +177,7 @@ def compare(outs: Sequence[Path], figure: str, as_json: bool) -> None:
 
     Exit code 0 where every claim agrees, 1 where one does not or is open.
     """
-    from initlab.compare import compare_paper, json_of, text_of
+    from initlab.analysis.claims import compare_paper, json_of, text_of
     from initlab.store.results import load
 
     found = compare_paper([load(out) for out in outs], figure)

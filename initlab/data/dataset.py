@@ -13,8 +13,8 @@ from torch import Tensor
 
 from initlab.data.scales import at_side
 from initlab.data.sources import Raw
-from initlab.streams import stream_seed
-from initlab.transfer import sent
+from initlab.random_streams import stream_seed
+from initlab.to_device import sent
 
 WHOLE = slice(None)  # all rows of a batch
 

@@ -14,7 +14,7 @@ from initlab.data.pictures import Files, Packed, Pictures, in_batches, read, unp
 from initlab.data.statistics import BATCH, CentreViews, Statistics, measure, refuse
 from initlab.data.views import Views, at_shorter_side, color_shift, draw, training_views
 from initlab.errors import UserError
-from initlab.transfer import sent
+from initlab.to_device import sent
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from initlab.data.facts import FACTS, absence
-from initlab.streams import stream_seed
+from initlab.random_streams import stream_seed
 
 CLASSES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}  # in torchvision.datasets
 

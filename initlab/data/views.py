@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from initlab.data.pictures import resized_shape
-from initlab.streams import stream_seed
-from initlab.transfer import sent
+from initlab.random_streams import stream_seed
+from initlab.to_device import sent
 
 
 @dataclass(frozen=True)

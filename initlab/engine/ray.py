@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from initlab.engine.cluster import EngineError, check_fits, handlers_kept, ray_running
+from initlab.engine.deaths import Died, exit_detail
 from initlab.engine.worker import named_function
 
 # Ray is imported after its settings, which `cluster` makes
@@ -126,10 +127,6 @@ def gang_reporting(gang: dict[str, Any], folder: Path) -> Callable[[dict[str, An
     return trial
 
 
-class Died(Exception):
-    """A process of a gang died; which, and how."""
-
-
 def answer_of(result: Any) -> Answer:
     """What the function answered, or how its process ended; neither where Tune got a SIGUSR1, its sign to stop."""
     trial = result.config["task"]["trial"]
@@ -145,12 +142,6 @@ def answer_of(result: Any) -> Answer:
     else:
         text = f"its process died {times}, last with: {exit_detail(result.error)}"
     return {"trial": trial, "state": "failed", "error": text}
-
-
-def exit_detail(error: Exception) -> str:
-    """How a process ended, out of Ray's words for it."""
-    end = str(error).strip().splitlines()[-1].rpartition("Worker exit detail: ")[2]
-    return end.partition(" Some common causes")[0]
 
 
 @contextmanager

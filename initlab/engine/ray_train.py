@@ -31,8 +31,8 @@ from ray.train.v2._internal.exceptions import (  # noqa: E402 - Ray has no other
     WorkerHealthCheckTimeoutError,
 )
 
+from initlab.engine.deaths import Died, exit_detail  # noqa: E402
 from initlab.engine.gang import SILENCE_S, backend  # noqa: E402
-from initlab.engine.ray import Died, exit_detail  # noqa: E402
 from initlab.engine.worker import named_function  # noqa: E402
 
 WORD_S = 20.0  # that the first has to say what went wrong, before one of the others does

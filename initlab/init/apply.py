@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initlab.init.layers import WeightLayer, first_slope, layer_name, layer_shapes, weight_layers
+from initlab.init.layers import layer_shapes
 from initlab.init.lsuv import unit_variance_
 from initlab.init.schemes import BIASES, STDS, Scheme, draws, scheme_function
 from initlab.init.shapes import LayerShape
-from initlab.streams import stream_seed
+from initlab.nets.any_module import WeightLayer, first_slope, layer_name, weight_layers
+from initlab.random_streams import stream_seed
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)

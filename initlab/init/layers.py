@@ -1,4 +1,4 @@
-"""The weight layers of a model: which modules they are, under which names, and their shapes for a scheme."""
+"""The shapes of a model's weight layers, as a scheme takes them."""
 
 from typing import Any
 
@@ -6,31 +6,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from initlab.init.shapes import LayerShape, fans
-
-Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-WeightLayer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | Transposed
-
-
-def weight_layers(model: nn.Module) -> list[tuple[str, WeightLayer]]:
-    """(name, module) of every convolution and linear layer, names without those of DDP and compile wrappers."""
-    return [(layer_name(name), module) for name, module in model.named_modules() if isinstance(module, WeightLayer)]
-
-
-def layer_name(name: str) -> str:
-    """`module._orig_mod.features.0` is `features.0`."""
-    while name.startswith(("module.", "_orig_mod.")):
-        name = name.split(".", 1)[1]
-    return name
-
-
-def first_slope(model: nn.Module) -> float:
-    """Slope below zero of the model's first leaky or parametric rectifier; 0 where it has none."""
-    for module in model.modules():
-        if isinstance(module, nn.LeakyReLU):
-            return float(module.negative_slope)
-        if isinstance(module, nn.PReLU):
-            return float(module.weight.detach().mean())
-    return 0.0
+from initlab.nets.any_module import Transposed, WeightLayer
 
 
 def layer_shapes(

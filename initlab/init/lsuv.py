@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initlab.init.layers import WeightLayer, weight_layers
-from initlab.signal.probe import to_model, untouched
+from initlab.nets.any_module import WeightLayer, weight_layers
+from initlab.nets.undisturbed import to_model, untouched
 
 TOLERANCE = 0.01  # of the variance; the paper's is 0.1, but here a closer one costs nothing
 MOST_PASSES = 10  # a weight that is used before and after another layer may need more than two

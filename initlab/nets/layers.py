@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from initlab.streams import stream_seed
-from initlab.transfer import sent
+from initlab.random_streams import stream_seed
+from initlab.to_device import sent
 
 
 class StreamDropout(nn.Module):

@@ -29,7 +29,7 @@ from initlab.plots.style import (
     seeds_note,
     styled,
 )
-from initlab.signal.verdict import epoch_means
+from initlab.verdict.judge import epoch_means
 
 Quantity = Literal["val_error", "train_error", "train_loss"]
 NAMES = {

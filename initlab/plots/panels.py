@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import pandas as pd
 
-from initlab.code import is_code
 from initlab.errors import UserError
-from initlab.spec import getattr_path
 from initlab.store.results import Results
-from initlab.study import TRIAL_PATHS, differing_paths
+from initlab.study.spec import getattr_path
+from initlab.study.study import TRIAL_PATHS, differing_paths
+from initlab.user_code import is_code
 
 Shown = Results | Sequence[Results]
 SCHEME, DEPTH, SEED = "init.scheme", "net.depth", "seed"

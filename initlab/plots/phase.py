@@ -19,13 +19,13 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
-from initlab.code import is_code
 from initlab.errors import UserError
-from initlab.layout import describe
 from initlab.nets.architecture import Activation, Conv, Linear
+from initlab.plan.dimensions import describe
 from initlab.plots.panels import ALL, DEPTH, Shown, as_list, rows_of, setting_fields, shown_trials, states, with_panels
 from initlab.plots.style import GREY, Canvas, Target, canvas, finish, fitting_columns, styled
-from initlab.spec import TrialSpec
+from initlab.study.spec import TrialSpec
+from initlab.user_code import is_code
 
 STD = "init.std"
 # lightness and hatching tell them apart in grey too

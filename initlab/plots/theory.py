@@ -5,13 +5,13 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from initlab.code import is_code
 from initlab.errors import UserError
-from initlab.layout import describe, image_facts
 from initlab.nets.build import to_modules
+from initlab.plan.dimensions import describe, image_facts
 from initlab.plots.panels import SCHEME, Shown, as_list
 from initlab.signal.theory.predict import predict
-from initlab.spec import TrialSpec
+from initlab.study.spec import TrialSpec
+from initlab.user_code import is_code
 
 WAYS = ("forward", "backward")
 BAND = ("median", "low", "high")

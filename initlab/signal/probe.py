@@ -5,9 +5,8 @@ dy = d(sum over examples of the loss)/dy, all in float64; see `measure`. It leav
 buffers, mode, gradients and the global random state.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from initlab.init.layers import WeightLayer, layer_name
+from initlab.nets.any_module import WeightLayer, layer_name
+from initlab.nets.undisturbed import first_tensor, to_model, untouched
 from initlab.signal.moments import Moments
 
 ACTIVATIONS = {
@@ -192,60 +192,3 @@ def summed_loss(output: Tensor, labels: Tensor, loss: Loss | None) -> Tensor:
             "return one value per example, or their mean"
         )
     return values.sum()
-
-
-def first_tensor(output: Any) -> Tensor:
-    """The tensor itself, or the first one of a tuple, list, mapping or dataclass."""
-    if isinstance(output, Tensor):
-        return output
-    if is_dataclass(output):
-        output = {field.name: getattr(output, field.name) for field in fields(output)}
-    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
-    for value in values:
-        if isinstance(value, Tensor):
-            return value
-    raise ValueError(f"inspect: the model's output holds no tensor (got {type(output).__name__}); return logits first")
-
-
-def to_model(model: nn.Module, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The batch on the model's device, floating images in its floating type."""
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if parameter is None:
-        return images, labels
-    dtype = parameter.dtype if images.is_floating_point() else images.dtype
-    return images.to(parameter.device, dtype), None if labels is None else labels.to(parameter.device)
-
-
-@contextmanager
-def untouched(model: nn.Module, backward: bool) -> Iterator[None]:
-    """Probe mode inside (dropout off, BatchNorm on the batch's statistics, gradients for all parameters or none).
-
-    Everything is as it was afterwards.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    tracked = [norm for norm in norms if norm.track_running_stats]
-    wants_grad = [(p, p.requires_grad) for p in model.parameters()]
-    buffers = [
-        (m._buffers, key, b, b.clone()) for m in model.modules() for key, b in m._buffers.items() if b is not None
-    ]
-    devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=devices), torch.set_grad_enabled(backward):
-        try:
-            for parameter, _ in wants_grad:
-                parameter.requires_grad_(backward and parameter.is_floating_point())
-            model.eval()
-            for norm in norms:  # in training, but not tracking: the batch's statistics, buffers not updated
-                norm.training, norm.track_running_stats = True, False
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
-            for norm in tracked:
-                norm.track_running_stats = True
-            for parameter, required in wants_grad:
-                parameter.requires_grad_(required)
-            with torch.no_grad():
-                for home, key, buffer, before in buffers:
-                    buffer.copy_(before)
-                    home[key] = buffer  # a model may have put another in its place

@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
-from initlab.init.layers import weight_layers
+from initlab.nets.any_module import weight_layers
 
 COLUMNS = ("forward_mean", "forward_var", "backward_mean", "backward_var")
 WAYS = FORWARD, BACKWARD = 0, 1

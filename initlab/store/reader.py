@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from initlab.engine.lease import is_held
-from initlab.spec import TrialSpec
 from initlab.store import files
 from initlab.store.files import StoreError, attempt_number, attempts, check_schema, read_json, read_lines
+from initlab.study.spec import TrialSpec
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,21 @@
 import math
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import yaml
 
-from initlab.plan import plan
-from initlab.signal.odds import FEATURES, VERDICTS, features_of, forecast_of
-from initlab.signal.verdict import judge
-from initlab.spec import getattr_path
+from initlab.plan.plan import plan
 from initlab.store import files
-from initlab.store.compact import compacted_rows, compacted_trials
+from initlab.store.export import FRAMES, ROWS, compacted_rows, compacted_trials, export_csv, export_parquet
 from initlab.store.files import StoreError
 from initlab.store.reader import line_rows, read_trials, signal_frames
-from initlab.study import Study, differing_paths
-from initlab.study_file import StudyError
+from initlab.study.spec import getattr_path
+from initlab.study.study import Study, differing_paths
+from initlab.study.study_file import StudyError
+from initlab.verdict.judge import judge
+from initlab.verdict.odds import FEATURES, VERDICTS, features_of, forecast_of
 
 SCALAR_COLUMNS = [
     "trial", "attempt", "step", "epoch", "train_loss", "train_error", "val_loss", "val_error", "val_error_top5", "lr",
@@ -157,7 +158,7 @@ class Results:
         """One row per trial with a probe at step 0: what it foretells, before any training.
 
         `forecast` is the most probable verdict, the next four columns are the probabilities; then whether the features
-        lie in the range of the calibration, and the features themselves (`initlab.signal.odds`).
+        lie in the range of the calibration, and the features themselves (`initlab.verdict.odds`).
         """
         probes = dict(iter(self.signals[self.signals.step == 0].groupby("trial")))
         start = self.scalars[self.scalars.step == 0].set_index("trial").val_loss
@@ -176,6 +177,20 @@ class Results:
     def figures(self) -> Path:
         """Where figures of this study go."""
         return self.out / files.FIGURES
+
+    def export(self, form: Literal["parquet", "csv"], folder: Path) -> list[Path]:
+        """Write all frames into an empty or new folder: files that `initlab.load` reads alike, or a csv each.
+
+        Returns:
+            The files.
+
+        Raises:
+            StoreError: the folder holds something, or cannot be written.
+        """
+        if form == "csv":
+            return export_csv(folder, {name: getattr(self, name) for name in FRAMES})
+        study = (self.out / files.STUDY).read_bytes()
+        return export_parquet(folder, study, self.stored, {name: getattr(self, name) for name in ROWS})
 
     def __repr__(self) -> str:
         states = pd.Series([t.status["state"] for t in self.stored], dtype=str).value_counts()

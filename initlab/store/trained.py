@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from initlab.spec import TrialSpec
 from initlab.store import files
 from initlab.store.checkpoint import read_checkpoint
 from initlab.store.files import StoreError, attempt_number, attempts, read_json
+from initlab.study.spec import TrialSpec
 
 
 @dataclass(frozen=True)

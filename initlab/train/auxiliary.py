@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from initlab.streams import stream_seed
+from initlab.random_streams import stream_seed
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 STD = 0.01  # of the heads' weights, the same under every scheme

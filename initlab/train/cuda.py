@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from initlab.to_device import put
 from initlab.train.masks import drawn_masks, dropout_shapes, dropouts_of
-from initlab.transfer import put
 
 Step = Callable[[], None]
 Record = Callable[[Step], Step]  # from a step on fixed tensors to what does the same to them again

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from initlab.data.dataset import ImageSet, step_indices
 from initlab.nets.layers import set_dropout_step
+from initlab.to_device import put
 from initlab.train.masks import drawn_masks
 from initlab.train.trial import Trial
-from initlab.transfer import put
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Feed:
         for _, group in groupby(trials, key=lambda trial: id(trial.data)):
             own = list(group)
             data, start = own[0].data, self.parts[-1].rows.stop if self.parts else 0
-            assert isinstance(data, ImageSet)  # `initlab.packs` takes no pictures from files
+            assert isinstance(data, ImageSet)  # `initlab.plan.packs` takes no pictures from files
             count = len(own) * self.size
             moves = torch.zeros(3, count, dtype=torch.int64, device=device) if data.flip or data.shift else None
             self.parts.append(Part(data, own, slice(start, start + count), moves))

@@ -19,13 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from initlab.to_device import sent
 from initlab.train.cuda import Captured, Record, Step
 from initlab.train.evaluate import evaluate_together
 from initlab.train.feed import Feed
 from initlab.train.masks import dropout_shapes, dropouts_of
 from initlab.train.records import Outcome
 from initlab.train.trial import Trial
-from initlab.transfer import sent
 
 Ended = Callable[[Trial, Outcome | Exception], None]
 
@@ -190,7 +190,7 @@ class Pack:
     ) -> None:
         """Train to the end or until `should_stop()`; `ended` hears how each trial ends, the others go on.
 
-        With `skip_hopeless`, a trial also ends where the evidence says that it has stalled (`initlab.signal.hopeless`).
+        With `skip_hopeless`, a trial also ends where the evidence says that it has stalled (`verdict/hopeless.py`).
 
         A trial whose records cannot be written ends with that exception. Where a step cannot be taken, as for want
         of memory, this raises and every trial of `trials` is as it was before that step.

@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict, dataclass
 
-from initlab.spec import Train
+from initlab.study.spec import Train
 
 
 @dataclass

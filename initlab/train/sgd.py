@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from initlab.spec import TrialSpec
+from initlab.study.spec import TrialSpec
 
 
 def sgd(net: nn.Module, spec: TrialSpec) -> torch.optim.SGD:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from initlab.init.layers import layer_name
+from initlab.nets.any_module import layer_name
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The start of a deep net from a trained shallow one, as VGG's were (see `initlab.shallow`)."""
+"""The start of a deep net from a trained shallow one, as VGG's were (see `initlab.plan.pretraining`)."""
 
 from collections.abc import Mapping
 

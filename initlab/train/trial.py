@@ -14,14 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from initlab.code import is_code
 from initlab.data.dataset import Images
 from initlab.nets.layers import set_dropout_step
-from initlab.signal.hopeless import Evidence
+from initlab.random_streams import stream_seed
 from initlab.signal.probe import measure
 from initlab.signal.running import Running
-from initlab.spec import TrialSpec
-from initlab.streams import stream_seed
+from initlab.study.spec import TrialSpec
 from initlab.train.auxiliary import Auxiliary
 from initlab.train.cuda import Compiled
 from initlab.train.evaluate import Evaluation, evaluate
@@ -30,6 +28,8 @@ from initlab.train.records import Outcome, Recorder
 from initlab.train.schedule import Plateau, learning_rate
 from initlab.train.sgd import sgd
 from initlab.train.slopes import slope_rows
+from initlab.user_code import is_code
+from initlab.verdict.hopeless import Evidence
 
 NAN = math.nan
 COMPILE_STEPS = 20_000  # from which torch.compile, about a minute a net, is taken to pay; not measured on a GPU yet
@@ -97,7 +97,7 @@ class Trial:
     ) -> Outcome:  # fmt: skip
         """Train from the start or from a checkpoint's state to the end, or until `should_stop()`.
 
-        With `skip_hopeless`, also until the evidence says that it has stalled (`initlab.signal.hopeless`).
+        With `skip_hopeless`, also until the evidence says that it has stalled (`initlab.verdict.hopeless`).
         """
         self.begin(resumed)
         return self.go_on(should_stop, checkpoint_every_s, skip_hopeless)

@@ -21,7 +21,7 @@ from initlab.bench.forecast import (
     scores,
     theory_sign,
 )
-from initlab.signal.odds import FEATURES, VERDICTS, shipped
+from initlab.verdict.odds import FEATURES, VERDICTS, shipped
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "results" / "reference" / "phase" / "forecast.csv"

@@ -17,7 +17,7 @@ from initlab.bench.gpu import FIG3_IMAGES, FULL, QUICK, TINY, Section, Sizes, ne
 from initlab.bench.gpu_net import flop_per_image, host_syncs, large_trial
 from initlab.bench.gpu_trials import Arm, arms, by_turns, span
 from initlab.cli import main
-from initlab.study import Study
+from initlab.study.study import Study
 from initlab.train.trial import Trial
 from tests.train.tape import tape
 

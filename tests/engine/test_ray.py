@@ -54,8 +54,8 @@ def assert_same_numbers(results, expected, ignore=()):
 
 def killed_after_first_checkpoint(task):
     """`run_one`, but the process of the first attempt is gone as soon as it has a checkpoint."""
+    from initlab.attempt.work import run_one
     from initlab.store.writer import AttemptWriter
-    from initlab.work import run_one
 
     checkpoint = AttemptWriter.checkpoint
 
@@ -75,15 +75,15 @@ def killed_if_gaussian(task):
     described = json.loads(Path(task["out"], "trials", task["trial"], "trial.json").read_text())
     if described["spec"]["init"]["scheme"] == "gaussian":
         os.kill(os.getpid(), signal.SIGKILL)
-    from initlab.work import run_one
+    from initlab.attempt.work import run_one
 
     return run_one(task)
 
 
 def dies_then_stops(task):
     """`follow`, but in attempt 1 it is gone once there is a checkpoint, and in attempt 2 it asks for a stop."""
+    from initlab.attempt.work import follow
     from initlab.train.group import Group
-    from initlab.work import follow
 
     out = Path(task["out"])
     attempts = out / "trials" / task["trial"]
@@ -109,7 +109,7 @@ def waits_for_ever(task):
 @pytest.fixture
 def launch_with(monkeypatch):
     """Makes `initlab.run` run another function of this module on every trial."""
-    from initlab import launch
+    from initlab.launch import run as launch
 
     return lambda function: monkeypatch.setattr(launch, "RUN", f"{__name__}:{function.__name__}")
 
@@ -193,7 +193,8 @@ def test_a_gang_of_ray_train_gives_the_numbers_of_an_inline_one_and_of_one_proce
 
 @pytest.mark.slow
 def test_a_gang_goes_on_from_checkpoints_through_a_death_a_stop_and_a_change_of_engine(tmp_path, monkeypatch, capsys):
-    from initlab import launch, work
+    from initlab.attempt import work
+    from initlab.launch import run as launch
 
     small, out = study(epochs=40, schemes=["he"], every=200, checkpoint_every_s=0.02), tmp_path / "out"
 

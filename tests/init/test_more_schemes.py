@@ -10,7 +10,7 @@ from initlab import build_net, init_
 from initlab.init.orthogonal import haar
 from initlab.init.schemes import SCHEMES, scheme_std
 from initlab.init.shapes import LayerShape, fans
-from initlab.spec import SCHEMES as NAMES
+from initlab.study.spec import SCHEMES as NAMES
 
 RELU_GAIN = math.sqrt(2)
 

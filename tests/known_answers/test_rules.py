@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from initlab import init_, inspect
-from initlab.signal.diagnosis import diagnose
+from initlab.inspection.diagnosis import diagnose
 from initlab.signal.drift import drift
 from initlab.signal.theory.width import relu_layer
 from tests.known_answers.populations import Population, plain_nets

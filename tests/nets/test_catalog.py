@@ -11,7 +11,8 @@ import torchvision
 from torch import nn
 
 from initlab import build_net, init_
-from initlab.init.layers import layer_shapes, weight_layers
+from initlab.init.layers import layer_shapes
+from initlab.nets.any_module import weight_layers
 from initlab.nets.architecture import Conv, Linear
 from initlab.nets.build import to_modules
 from initlab.nets.catalog import CATALOG, PAPER_NETS, paper_net

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from initlab.spec import TrialSpec
 from initlab.store.results import RUNNING_COLUMNS, SCALAR_COLUMNS, SIGNAL_COLUMNS, SLOPE_COLUMNS
+from initlab.study.spec import TrialSpec
 
 STEPS_PER_EPOCH = 10
 NAN = math.nan

@@ -8,7 +8,7 @@ from fake_study import Fake
 
 from initlab.plots import phase, phase_table, save_figures
 from initlab.plots.phase import COLORS, critical_std, edges
-from initlab.spec import TrialSpec
+from initlab.study.spec import TrialSpec
 
 NET = {"net.widths": (16,), "net.linear_width": 144}
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from initlab import load
-from initlab.plan import plan
+from initlab.plan.plan import plan
 from initlab.store import files
 from initlab.store.checkpoint import read_checkpoint, write_checkpoint
 from initlab.store.files import StoreError, atomic, decode, encode, read_json, read_lines, write_json
 from initlab.store.results import SCALAR_COLUMNS, SIGNAL_COLUMNS, SLOPE_COLUMNS
 from initlab.store.writer import AttemptWriter, Superseded
-from initlab.study import Study, dump_study
+from initlab.study.study import Study, dump_study
 
 
 def make_out(tmp_path: Path, seeds: int = 1) -> tuple[Path, list[Path]]:

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from initlab.data.dataset import step_indices
-from initlab.plan import plan
-from initlab.study import Study
-from initlab.study_file import StudyError
+from initlab.plan.plan import plan
+from initlab.study.study import Study
+from initlab.study.study_file import StudyError
 from initlab.train.auxiliary import Auxiliary
 from tests.train.test_trial import parts, same_weights, spec, train
 

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from initlab.data.dataset import ImageSet
-from initlab.layout import describe
 from initlab.nets.build import to_modules
-from initlab.spec import TrialSpec
+from initlab.plan.dimensions import describe
+from initlab.study.spec import TrialSpec
 from initlab.train.cuda import WARM_UP, Captured, Compiled, kernels
 from initlab.train.packed import Pack
 from initlab.train.trial import Trial

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import initlab
-from initlab.plan import plan
-from initlab.spec import TrialSpec
+from initlab.plan.plan import plan
 from initlab.store.files import CHECKPOINT, STOP, read_json
-from initlab.study import Study
-from initlab.study_file import StudyError
+from initlab.study.spec import TrialSpec
+from initlab.study.study import Study
+from initlab.study.study_file import StudyError
 from tests.data.pictures import write_folder
 
 FOLDER: dict[str, Any] = {
@@ -67,7 +67,7 @@ def test_a_resumed_trial_ends_bit_identical(
         if trial.step == 5:  # in the middle of the second of four epochs of three steps
             (tmp_path / "cut" / STOP).touch()
 
-    monkeypatch.setattr("initlab.work.STOP_CHECK_S", -1.0)
+    monkeypatch.setattr("initlab.attempt.work.STOP_CHECK_S", -1.0)
     with monkeypatch.context() as patched:
         patched.setattr(Trial, "update", stopping)
         cut = launched("cut", run={"workers": workers})

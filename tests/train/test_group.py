@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 import initlab
-from initlab import work
+from initlab.attempt import work
+from initlab.launch.settings import resolve
 from initlab.nets.layers import StreamDropout, set_dropout_step
-from initlab.settings import resolve
 from initlab.store.checkpoint import read_checkpoint
 from initlab.store.results import Results
-from initlab.study import Study
-from initlab.study_file import StudyError
+from initlab.study.study import Study
+from initlab.study.study_file import StudyError
 from initlab.train.group import ALONE, Group
 
 # 20 steps that need everything shared: dropout masks, shifts, a learning rate that falls, slopes, a probe
@@ -142,13 +142,13 @@ def test_what_cannot_be_shared_is_refused_before_anything_is_written(
 def test_what_gpus_cannot_do_is_refused(
     settings: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("initlab.settings.gpu_count", lambda: 2)
+    monkeypatch.setattr("initlab.launch.settings.gpu_count", lambda: 2)
     with pytest.raises(StudyError, match=words):
         initlab.run(Study(name="s"), tmp_path / "out", device="cuda", **settings)
 
 
 def test_trials_at_once_fill_the_gpus_of_this_machine_under_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("initlab.settings.gpu_count", lambda: 8)
+    monkeypatch.setattr("initlab.launch.settings.gpu_count", lambda: 8)
     study = Study(name="s")
     asked = [("ray", 2), ("ray", 8), ("ray", 1), ("inline", 2)]
     found = [resolve(study, engine, None, "cuda", None, None, None, False, devices=n).jobs for engine, n in asked]

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from initlab.data.dataset import ImageSet, prepare
 from initlab.data.sources import load_raw
 from initlab.init.apply import init_
-from initlab.layout import describe
 from initlab.nets.build import to_modules
-from initlab.spec import TrialSpec
+from initlab.plan.dimensions import describe
+from initlab.study.spec import TrialSpec
 from initlab.train.evaluate import evaluate
 from initlab.train.packed import Pack
 from initlab.train.records import Outcome

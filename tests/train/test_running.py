@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 import initlab
-from initlab import work
-from initlab.cost import RUNNING_ROW_BYTES, cost
-from initlab.packs import why_alone
-from initlab.spec import TrialSpec
+from initlab.attempt import work
+from initlab.plan.cost import RUNNING_ROW_BYTES, cost
+from initlab.plan.packs import why_alone
 from initlab.store.results import RUNNING_COLUMNS, Results
-from initlab.study import Study
+from initlab.study.spec import TrialSpec
+from initlab.study.study import Study
 from tests.train.test_trial import HARD, same_weights, spec, train
 
 MOMENTS = ["forward_mean", "forward_var", "backward_mean", "backward_var"]

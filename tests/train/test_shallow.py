@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from initlab.launch import run
+from initlab.launch.run import run
 from initlab.nets.build import build_net
-from initlab.plan import plan
-from initlab.shallow import shallow_of
+from initlab.plan.plan import plan
+from initlab.plan.pretraining import shallow_of
 from initlab.store.files import CHECKPOINT
-from initlab.study import load_study
-from initlab.study_file import StudyError
+from initlab.study.study import load_study
+from initlab.study.study_file import StudyError
 from initlab.train.start import start_from
 
 DEEP = {"depth": 14}

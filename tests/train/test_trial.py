@@ -11,10 +11,10 @@ from torch import nn
 from initlab.data.dataset import ImageSet, epoch_order, prepare
 from initlab.data.sources import load_raw
 from initlab.init.apply import init_
-from initlab.layout import describe
 from initlab.nets.build import to_modules
 from initlab.nets.layers import StreamDropout, set_dropout_step
-from initlab.spec import Train, TrialSpec
+from initlab.plan.dimensions import describe
+from initlab.study.spec import Train, TrialSpec
 from initlab.train.evaluate import evaluate
 from initlab.train.records import Outcome
 from initlab.train.schedule import Plateau, learning_rate

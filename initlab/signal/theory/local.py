@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initlab.init.layers import WeightLayer, layer_name
-from initlab.signal.probe import first_tensor, to_model, untouched
+from initlab.nets.any_module import WeightLayer, layer_name
+from initlab.nets.undisturbed import first_tensor, to_model, untouched
 from initlab.signal.theory.meanfield import Context
 from initlab.signal.theory.passes import Rows, forward, layer_rows
 from initlab.signal.theory.rules import known

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from initlab.init.apply import init_
-from initlab.init.layers import weight_layers
 from initlab.init.schemes import Scheme
+from initlab.nets.any_module import weight_layers
 from initlab.signal.probe import Loss
 from initlab.signal.theory.cotangent import drawn_gradient, loss_gradient
 from initlab.signal.theory.field import Field

@@ -12,9 +12,10 @@ from scipy.stats import t as student
 from torch import Tensor, nn
 
 from initlab.init.apply import init_, standard_normals
-from initlab.init.layers import layer_name, weight_layers
 from initlab.init.schemes import Scheme
-from initlab.signal.probe import Loss, first_tensor, measure, to_model, untouched
+from initlab.nets.any_module import layer_name, weight_layers
+from initlab.nets.undisturbed import first_tensor, to_model, untouched
+from initlab.signal.probe import Loss, measure
 
 WAYS = ("forward", "backward")
 

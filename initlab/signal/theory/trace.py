@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from initlab.init.layers import WeightLayer, layer_name
-from initlab.signal.probe import first_tensor, to_model, untouched
+from initlab.nets.any_module import WeightLayer, layer_name
+from initlab.nets.undisturbed import first_tensor, to_model, untouched
 from initlab.signal.theory.field import Field, field_of
 
 Known = Callable[[Any, int], bool]  # (function, how many of its inputs depend on the model's) -> whether a rule holds

@@ -1,0 +1,1 @@
+"""Attempt: the worker's side, one attempt at a trial or a pack."""

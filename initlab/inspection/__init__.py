@@ -1,0 +1,1 @@
+"""Inspection: what the signals of one model say on one batch."""

@@ -1,0 +1,128 @@
+"""`inspect`: the signals of any model on one batch, with a verdict on them and advice.
+
+`measured_table` is where the probe's rows become the table; further columns by layer are joined there.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from torch import Tensor, nn
+
+from initlab.init.apply import NORMS
+from initlab.init.layers import spatial
+from initlab.init.shapes import fans
+from initlab.inspection.advice import advise
+from initlab.inspection.diagnosis import Diagnosis, diagnose
+from initlab.inspection.text import as_html, as_text
+from initlab.nets.any_module import Transposed, WeightLayer, weight_layers
+from initlab.signal.probe import COLUMNS, Loss, measure
+from initlab.signal.theory.predict import predict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PREDICTED = [f"{way}_{what}" for way in ("forward", "backward") for what in ("predicted", "low", "high")] + ["basis"]
+LAYER = ["layer", "name", "op", "calls", "shape", "fan_in", "fan_out", "width", "outputs", "activation"]
+
+
+@dataclass(frozen=True, repr=False)
+class Inspection:
+    """What one batch showed.
+
+    `table` has one row per weight layer: layer, name, op, calls, shape (of the weight), fan_in, fan_out, width
+    (channels or features of y), outputs (numbers in y of one example and call), activation (the function that comes
+    next), the measured columns; forward_predicted (the median over draws), forward_low, forward_high (the 95 % band),
+    the same of backward, and basis, as `initlab.predict` gives them; and status, a word per layer.
+    """
+
+    table: pd.DataFrame
+    diagnosis: Diagnosis
+    advice: list[str]
+
+    @property
+    def verdict(self) -> str:
+        """One word of `initlab.inspection.diagnosis.VERDICTS`."""
+        return self.diagnosis.verdict
+
+    @property
+    def reason(self) -> str:
+        """The sentence that justifies the verdict, with its figures."""
+        return self.diagnosis.reason
+
+    @property
+    def healthy(self) -> bool:
+        """Whether training can be expected to start: the verdict is `healthy` or `uneven`."""
+        return self.verdict in ("healthy", "uneven")
+
+    def plot(self, ax: Any = None) -> "Figure":
+        """Forward and backward variance against the layer, with the theory's band where the table has it.
+
+        Args:
+            ax: two matplotlib Axes (forward, backward); None makes a figure.
+
+        Raises:
+            UserError: another number of axes.
+        """
+        from initlab.plots.inspection import inspection  # matplotlib is loaded only here
+
+        return inspection(self.table, f"{self.verdict}: {self.reason}", ax)
+
+    def __repr__(self) -> str:
+        return as_text(self.table, self.verdict, self.reason, self.advice)
+
+    def _repr_html_(self) -> str:
+        return as_html(self.table, self.verdict, self.reason, self.advice)
+
+
+def inspect(
+    model: nn.Module,
+    batch: Tensor,
+    labels: Tensor | None = None,
+    *,
+    loss: Loss | None = None,
+    weight_decay: float | None = None,
+) -> Inspection:
+    """Measure and judge the signals of any `nn.Module` at its first training step; the model is left as it was.
+
+    Arguments and errors are those of `initlab.signal.probe.measure`, and a ValueError for a batch that is no tensor or
+    empty. Without labels the gradients are not judged, nor is the size of the logits under a `loss` of yours.
+
+    `inspect(net, images, labels).table.forward_var` of a wide He net on unit-variance inputs is about 2 in every
+    layer (He et al. 2015, eq. 10: the first layer has no rectifier before it).
+    """
+    if not isinstance(batch, Tensor) or not len(batch):
+        given = "an empty one" if isinstance(batch, Tensor) else type(batch).__name__
+        raise ValueError(f"inspect: the batch is no tensor of examples (got {given}); give one with an example or more")
+    table = measured_table(model, measure(model, batch, labels, loss=loss, weight_decay=weight_decay))
+    table = table.merge(predicted_columns(model, batch, labels, loss), on="name", how="left", validate="1:1")
+    called = table[table.calls > 0]
+    classes = int(called.width.iloc[-1]) if labels is not None and loss is None and len(called) else None
+    diagnosis = diagnose(table, num_classes=classes, normed=any(isinstance(m, NORMS) for m in model.modules()))
+    table = table.assign(status=list(diagnosis.status)).drop(columns="reached")
+    return Inspection(table, diagnosis, advise(model, table, diagnosis))
+
+
+def measured_table(model: nn.Module, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The probe's rows with what each layer is: `LAYER`, the measured columns, and `reached`."""
+    modules = dict(weight_layers(model))
+    facts = [layer_facts(modules[row["name"]]) | row for row in rows]
+    return pd.DataFrame(facts, columns=[*LAYER, *COLUMNS, "reached"])
+
+
+def predicted_columns(model: nn.Module, batch: Tensor, labels: Tensor | None, loss: Loss | None) -> pd.DataFrame:
+    """What `predict` says of draws with the same second moments: median and band, by layer name."""
+    theory = predict(model, batch=batch, labels=labels, loss=loss)
+    if labels is None:  # relative to the last layer, and there is nothing measured beside it
+        theory = theory.assign(**{f"backward_{what}": math.nan for what in ("median", "low", "high")})
+    names = {f"{way}_median": f"{way}_predicted" for way in ("forward", "backward")}
+    return theory.rename(columns=names)[["name", *PREDICTED]]
+
+
+def layer_facts(module: WeightLayer) -> dict[str, Any]:
+    """Shape of the weight, its fans, and the channels or features of the layer's output."""
+    shape, conv = tuple(module.weight.shape), spatial(module)
+    fan_in, fan_out = fans(shape, **conv)
+    width = shape[1] * conv["groups"] if isinstance(module, Transposed) else shape[0]
+    return {"shape": shape, "fan_in": fan_in, "fan_out": fan_out, "width": width}

@@ -1,0 +1,1 @@
+"""Lint: faults that weights and layers give away."""

@@ -1,0 +1,238 @@
+"""Rules on how single weights were drawn: defaults left in, wrong fans, cuts without correction.
+
+A weight is taken for a draw by its second moment, and bounds where it has them, each with an error of about 1e-6
+(`Site.drawn_as`); where two explanations fit, the harmless one holds.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from initlab.init.expectations import Rectifier
+from initlab.init.schemes import truncated_std
+from initlab.inspection.lint.finding import Finding, called, names_of, scaled
+from initlab.inspection.lint.sites import SIGMAS, Site, longest_chain
+from initlab.inspection.remedy import remedy_for
+from initlab.nets.any_module import Transposed
+
+ERROR = 1e-6
+CUT = truncated_std(2.0) ** 2  # 0.77374: variance of a standard normal cut at +-2
+FEWEST_UNIFORM = 160  # (P[|z| < sqrt(3)] = 0.917)^160 = 1e-6: so many normals hardly ever look uniform
+FEWEST_CUT = 600  # P[|z| < 2.274]^600 = 1e-6
+
+
+def left_at_default(site: Site) -> bool:
+    """Whether a weight is U(+-1/sqrt(fan_in)), torch's kaiming_uniform_(a=sqrt(5)): bounded there, variance 1/3 of it.
+
+    It misses a default weight with a probability of 2e-6, and takes a normal one for it with 1e-6.
+    """
+    if site.count < FEWEST_UNIFORM:
+        return False
+    bound = 1 / math.sqrt(site.count / site.module.weight.shape[0])  # torch's fan_in, transposed or not
+    reached = (
+        0.995 + math.log(ERROR) / site.count
+    )  # half precision rounds by 0.4 %; the largest of N uniform numbers is below it with probability 1e-6
+    scatter = SIGMAS * math.sqrt(0.8 / site.count)  # Var[u^2] / E[u^2]^2 = 9/5 - 1
+    return reached <= site.peak / bound <= 1.005 and abs(3 * site.second / bound**2 - 1) <= scatter + 1e-3
+
+
+def torch_default(sites: Sequence[Site]) -> Iterator[Finding]:
+    """torch's default left in: variance 1/(3 fan_in), a factor 1/6 per ReLU layer."""
+    found = [site for site in sites if left_at_default(site)]
+    if not found:
+        return
+    chain = longest_chain([site for site in found if site.joint.before == "layer"])
+    change = math.prod(site.second * site.fan_in / site.wanted for site in chain)
+    effect = f": signals change ×{change:.2g} over {len(chain)} of them in a row" if chain else ""
+    yield Finding(
+        "torch_default",
+        "fault" if change < 0.1 else "note",
+        names_of(found),
+        f"{called(found)}: torch's default left in, U(±1/√fan_in) of kaiming_uniform_ with a=√5, fan_in·E[w²] = 1/3"
+        f"{effect}",
+        remedy_for(sites).call,
+    )
+
+
+def targets(site: Site) -> set[float]:
+    """Variances that a scheme may have meant: 1, 2 or the activation's gain^2 over either fan, torch's way too."""
+    weight = site.module.weight
+    receptive = math.prod(weight.shape[2:])
+    every = {site.fan_in, site.fan_out, weight.shape[0] * receptive, weight.shape[1] * receptive}
+    return {gain / fan for gain in (1.0, 2.0, site.wanted) for fan in every}
+
+
+def truncation(sites: Sequence[Site]) -> Iterator[Finding]:
+    """A normal cut at +-2 std without the correction 1/0.8796, or corrected but never cut.
+
+    The second is what trunc_normal_(std=...) gives with its bounds a=-2, b=2, which are absolute. Without a correction
+    such a weight is a plain normal one, of which nothing tells that a cut was meant.
+    """
+    short, long = [], []
+    for site in sites:
+        if site.count < FEWEST_CUT or site.second == 0 or any(site.drawn_as(target) for target in targets(site)):
+            continue
+        rms = math.sqrt(site.second)
+        reached = 1 - 61 / site.count  # P[none of N beyond 2 (1 - 61/N) std] = 1e-6
+        if any(site.drawn_as(CUT * t) and reached <= site.peak / (2 * math.sqrt(t)) <= 1.001 for t in targets(site)):
+            short.append(site)
+        elif any(site.drawn_as(t / CUT) for t in targets(site)) and site.peak > 2.3 * rms:
+            long += [] if of_one_std(site, sites) else [site]
+    if short:
+        text = (
+            f"{called(short)}: a normal cut at ±2 std without correction, so the variance is 0.7737 of what was meant, "
+            f"×{CUT ** len(short):.2g} over all"
+        )
+        yield Finding("truncation", "fault", names_of(short), text, scaled(dict.fromkeys(names_of(short), CUT**-0.5)))
+    if long:
+        text = (
+            f"{called(long)}: corrected by 1/0.8796 for a cut at ±2 std that was not done (trunc_normal_'s bounds are "
+            f"absolute), so the variance is 1.292 of what was meant, ×{CUT ** -len(long):.2g} over all"
+        )
+        yield Finding("truncation", "fault", names_of(long), text, scaled(dict.fromkeys(names_of(long), CUT**0.5)))
+
+
+def of_one_std(site: Site, sites: Sequence[Site]) -> bool:
+    """Whether two or more layers of quite other fans have the same variance: one std for all, as 0.02, explains it."""
+
+    def other(one: Site) -> bool:
+        return not 1 / 4 < one.fan_out * groups_of(one) / (site.fan_out * groups_of(site)) < 4
+
+    return sum(other(one) and site.drawn_as(one.second) for one in sites if one.second > 0) > 1
+
+
+def meant(site: Site) -> set[float]:
+    """Gains squared that a scheme may have used here."""
+    return {1.0, 2.0, site.wanted}
+
+
+def grouped_fan_out(sites: Sequence[Site]) -> Iterator[Finding]:
+    """Grouped convolutions drawn by torch's fan_out, which ignores the groups: a depthwise one gets 1/C of it."""
+    found = []
+    for site in sites:
+        if groups_of(site) == 1 or isinstance(site.module, Transposed):
+            continue
+        true = any(site.drawn_as(gain / fan) for gain in meant(site) for fan in (site.fan_in, site.fan_out))
+        by_torch = any(site.drawn_as(gain / (site.fan_out * groups_of(site))) for gain in meant(site))
+        if by_torch and not true and not of_one_std(site, sites):
+            found.append(site)
+    for hidden, part in by_norm(found):
+        most = max(groups_of(site) for site in part)
+        text = (
+            f"{called(part)}: drawn by torch's fan_out, which ignores the groups, so the variance is 1/groups of what "
+            f"was meant, down to 1/{most}{hidden}"
+        )
+        fix = scaled({site.name: math.sqrt(groups_of(site)) for site in part})
+        yield Finding("grouped_fan_out", "note" if hidden else "fault", names_of(part), text, fix)
+
+
+def groups_of(site: Site) -> int:
+    """A convolution's groups; 1 for a linear layer."""
+    return int(getattr(site.module, "groups", 1))
+
+
+def strides(site: Site) -> tuple[int, ...]:
+    """A convolution's strides; () for a linear layer."""
+    return tuple(getattr(site.module, "stride", ()))
+
+
+def by_norm(sites: Sequence[Site]) -> Iterator[tuple[str, list[Site]]]:
+    """The layers without and with a norm after them, where there are such, with what to say of the norm."""
+    for hidden, words in ((False, ""), (True, " (the norm after it makes up for that)")):
+        if part := [site for site in sites if (site.joint.after == "norm") == hidden]:
+            yield words, part
+
+
+def transposed_fan_in(sites: Sequence[Site]) -> Iterator[Finding]:
+    """Strided transposed convolutions drawn by what torch calls their fan_in, which is the fan_out."""
+    found = []
+    for site in sites:
+        if isinstance(site.module, Transposed) and math.prod(strides(site)) > 1:
+            right = any(site.drawn_as(gain / site.fan_in) for gain in meant(site))
+            if not right and any(site.drawn_as(gain / site.fan_out) for gain in meant(site)):
+                found.append(site)
+    for hidden, part in by_norm(found):
+        change = math.prod(site.fan_in / site.fan_out for site in part)
+        text = (
+            f"{called(part)}: drawn by what torch calls fan_in, {part[0].fan_out:g}, but with stride "
+            f"{strides(part[0])[0]} a response sums {part[0].fan_in:g} products: the signal changes "
+            f"×{change:.3g}{hidden}"
+        )
+        fix = scaled({site.name: math.sqrt(site.fan_out / site.fan_in) for site in part})
+        yield Finding("transposed_fan_in", "note" if hidden else "fault", names_of(part), text, fix)
+
+
+def orthogonal_first(sites: Sequence[Site]) -> Iterator[Finding]:
+    """An orthogonal first layer with more responses than inputs keeps in k^2/out of the signal: 27/64 in VGG's."""
+    for site in sites:
+        weight = site.module.weight.detach().flatten(1).double()
+        rows, columns = weight.shape
+        if site.joint.before != "input" or site.joint.after == "norm" or rows <= columns or columns < 2:
+            continue
+        gram = weight.T @ weight
+        scale = gram.diagonal().mean()
+        if scale == 0 or (gram - scale * torch.eye(columns, device=gram.device)).abs().max() > 1e-3 * scale:
+            continue
+        text = (
+            f"`{site.name}`: orthogonal with {rows} responses on {columns} inputs, whose columns, not rows, have the "
+            f"norm {scale.item() ** 0.5:.4g}: it keeps {columns}/{rows} = {columns / rows:.4g} of the signal"
+        )
+        fix = scaled({site.name: math.sqrt(rows / columns)})
+        yield Finding("orthogonal_first", "note", (site.name,), text, fix)
+
+
+def slope(sites: Sequence[Site]) -> Iterator[Finding]:
+    """Weights of He's 2/fan after a leaky or parametric rectifier, without its 1/(1 + a^2).
+
+    Layers of one slope are judged together, since 16,384 weights alone don't tell 2 from 2/1.0625; else one by one.
+    """
+    groups: dict[float, list[Site]] = {}
+    for site in sites:
+        phi = site.joint.phi
+        if isinstance(phi, Rectifier) and phi.a_squared > 0 and site.joint.after not in ("norm", "output"):
+            groups.setdefault(round(phi.a_squared, 9), []).append(site)
+    for a_squared, group in groups.items():
+        found = group if lacks_slope(group) else [site for site in group if lacks_slope([site])]
+        if not found:
+            continue
+        length = len(longest_chain(found))
+        text = (
+            f"{called(found)}: ReLU's 2/fan after a rectifier of slope {a_squared**0.5:.3g}: signals grow "
+            f"×{1 + a_squared:.4g} per layer, ×{(1 + a_squared) ** length:.3g} over {length} in a row"
+        )
+        fix = scaled(dict.fromkeys(names_of(found), (1 + a_squared) ** -0.5))
+        yield Finding("slope", "fault", names_of(found), text, fix)
+
+
+def lacks_slope(group: Sequence[Site]) -> bool:
+    """Whether layers of one slope have, taken together, the variance 2/fan and not gain^2/fan."""
+    count = sum(site.count for site in group)
+    scatter = SIGMAS * math.sqrt(2 / count) + 1e-3
+
+    def fits(fan: str, *, slope: bool) -> bool:
+        ratios = [site.second * getattr(site, fan) / (site.wanted if slope else 2) for site in group]
+        pooled = sum(site.count * ratio for site, ratio in zip(group, ratios, strict=True)) / count
+        return abs(pooled - 1) <= scatter
+
+    both = ("fan_in", "fan_out")
+    return any(fits(fan, slope=False) for fan in both) and not any(fits(fan, slope=True) for fan in both)
+
+
+def dead(sites: Sequence[Site]) -> Iterator[Finding]:
+    """Layers whose weights are all 0, or all alike, so that their units learn the same or nothing.
+
+    A zero layer that ends a residual branch, or the model, opens with the first update and is none of these.
+    """
+    zeros = [site for site in sites if site.second == 0 and site.joint.after in ("activation", "layer", "norm")]
+    if zeros:
+        text = f"{called(zeros)}: all weights are 0, so nothing passes and no gradient comes to what lies before"
+        yield Finding("dead", "fault", names_of(zeros), text, remedy_for(sites).call)
+    alike = [
+        site for site in sites
+        if site.second > 0 and site.module.weight.shape[0] > 1 and site.module.weight[0].numel() > 1
+        and bool((site.module.weight == site.module.weight.flatten()[0]).all())
+    ]  # fmt: skip
+    if alike:
+        text = f"{called(alike)}: all weights are the same, so the units of a layer can only learn the same"
+        yield Finding("dead", "fault", names_of(alike), text, remedy_for(sites).call)

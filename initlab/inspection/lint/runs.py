@@ -1,0 +1,192 @@
+"""Rules on runs of layers: what gain and activation do to signals together over a depth, in mean field.
+
+A run is the longest row of layers in which each takes the output of the one before, through an activation and nothing
+that mixes or normalises. A rule speaks where a run changes a signal more than tenfold.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from initlab.init.expectations import Elementwise
+from initlab.init.maps import ZERO, settled
+from initlab.inspection.lint.draws import left_at_default
+from initlab.inspection.lint.finding import Finding, called, names_of, scaled
+from initlab.inspection.lint.sites import Site, longest_chain
+from initlab.inspection.remedy import remedy_for
+
+TENFOLD = math.log(10)
+CHAOTIC = 1.1  # chi_1 from which gradients grow tenfold within 24 layers; SELU's own is 1.0716
+
+
+def gain(sites: Sequence[Site]) -> Iterator[Finding]:
+    """Gains of rectifier and linear layers in a run that multiply to a tenfold loss or growth, forward and backward.
+
+    Xavier under ReLU is a factor 1/2 per layer. Layers right by fan_in or by fan_out, and last ones, which are often
+    small on purpose, don't count; nor do runs whose signal on the batch stays level, as scaled on data.
+    """
+    run = longest_chain([site for site in sites if site.homogeneous and site.second > 0])
+    off = [site for site in run if inside(site) and not right(site) and not left_at_default(site)]
+    forward, backward = log_change(off, "fan_in"), log_change(off, "fan_out")
+    if forward * backward <= 0 or min(abs(forward), abs(backward)) < TENFOLD or level(run):
+        return
+    names = {site.joint.phi.name if site.joint.phi else "linear" for site in off}
+    measured, wanted = typical([s.second * s.fan_in for s in off]), typical([s.wanted for s in off])
+    text = (
+        f"{called(off)}: fan_in·E[w²] = {measured:.3g}{known(measured)} where {' and '.join(sorted(names))} wants "
+        f"{wanted:.3g}, so signals change ×{math.exp(forward):.2g} over them, gradients ×{math.exp(backward):.2g}"
+    )
+    yield Finding("gain", "fault", names_of(off), text, remedy_for(sites).call)
+
+
+def inside(site: Site) -> bool:
+    """Whether a layer is known not to be the last, which is often small on purpose, and has weights."""
+    return site.second > 0 and site.joint.after not in ("output", "unknown")
+
+
+def right(site: Site) -> bool:
+    """Whether a layer's weights keep the signal, or its gradient."""
+    return any(site.drawn_as(site.wanted / fan) for fan in (site.fan_in, site.fan_out))
+
+
+def log_change(sites: Sequence[Site], fan: str) -> float:
+    """ln of what the layers do to a second moment, forward by `fan_in` or backward by `fan_out`."""
+    return sum(math.log(site.second * getattr(site, fan) / site.wanted) for site in sites)
+
+
+def level(run: Sequence[Site]) -> bool:
+    """Whether the signal on the batch, if there was one, is as large after the run as before, within sqrt(10)."""
+    first, last = run[0].signal, run[-1].signal
+    return first > 0 and last > 0 and abs(math.log(last / first)) < TENFOLD / 2
+
+
+def smooth(sites: Sequence[Site]) -> Iterator[Finding]:
+    """Runs of one activation that is no rectifier: chaotic, vanishing, exploding, or on an unstable fixed point.
+
+    tanh under torch's gain 5/3 has chi_1 = 1.209831, and GELU at its own gain departs from 1 by 1.144 per layer.
+    """
+    groups: dict[str, list[Site]] = {}
+    for site in sites:
+        if isinstance(site.joint.phi, Elementwise) and site.joint.before == "layer" and inside(site):
+            groups.setdefault(site.joint.phi.name, []).append(site)
+    for found in groups.values():
+        run = longest_chain(found)
+        phi = run[0].joint.phi
+        if isinstance(phi, Elementwise) and len(run) > 1 and not phi.jumps:
+            yield from smooth_run(sites, run, phi)
+
+
+def smooth_run(sites: Sequence[Site], run: Sequence[Site], phi: Elementwise) -> Iterator[Finding]:
+    """What one run does, from second moment 1, under the geometric mean of its layers' weights."""
+    g2, depth = typical([site.second * site.fan_in for site in run]), len(run)
+    bias = sum(site.bias_second for site in run) / depth
+    own, steepness = 1 / phi.second(1.0), phi.second_growth(1.0) / phi.second(1.0)
+    head = f"{called(run)}: fan_in·E[w²] = {g2:.4g}{known(g2)} under {phi.name}"
+    fix = remedy_for(sites).call
+    if abs(g2 / own - 1) < 0.05 and depth * math.log(steepness) > TENFOLD and bias == 0:
+        low, high = (second_after(phi, g2=own, q=start, depth=depth) for start in (0.9, 1.1))
+        text = (
+            f"{head}, its own gain, where second moment 1 is an unstable fixed point (slope {steepness:.4g}): from 0.9 "
+            f"it goes to {low:.2g} in {depth} layers, from 1.1 to {high:.2g}; add norms, or scale on data"
+        )
+        yield Finding("unstable_gain", "fault", names_of(run), text, fix)
+        return
+    q = settled(lambda q: g2 * phi.second(q) + bias, 1.0)
+    if q == math.inf:
+        if (grown := second_after(phi, g2=g2, q=1.0, depth=depth, bias=bias)) > 10:
+            text = f"{head}, which wants {own:.3g}: the second moment grows from 1 to {grown:.2g}"
+            yield Finding("gain", "fault", names_of(run), text, fix)
+        return
+    chi_1 = g2 * phi.slope_second(q or ZERO)
+    change = chi_1**depth
+    if chi_1 > CHAOTIC and change > 10:
+        text = (
+            f"{head} is chaotic: gradients grow ×{chi_1:.4g} per layer, ×{change:.3g} over {depth}, "
+            f"at the second moment {q:.4g}"
+        )
+        yield Finding("chaotic", "fault", names_of(run), text, fix)
+    elif change < 0.1:
+        text = (
+            f"{head}, so gradients shrink ×{chi_1:.3g} per layer, ×{change:.2g} over {depth}, "
+            f"at the second moment {q:.3g}"
+        )
+        yield Finding("gain", "fault", names_of(run), text, fix)
+
+
+def second_after(phi: Elementwise, *, g2: float, q: float, depth: int, bias: float = 0.0) -> float:
+    """The second moment after some layers, inf or 0 where it leaves all bounds."""
+    for _ in range(depth):
+        if not 1e-12 < q < 1e12:
+            break
+        q = g2 * phi.second(q) + bias
+    return q
+
+
+def hidden_by_biases(sites: Sequence[Site]) -> Iterator[Finding]:
+    """Biases that keep a signal where the weights lose it: q = f q + b settles on b/(1 - f), while gradients fall by f.
+
+    Under torch's default f is 1/6 and the second moment settles on 2/(5 fan_in) (of a wide, square ReLU net).
+    """
+    run = longest_chain([site for site in sites if site.homogeneous and inside(site)])
+    factors = [site.second * site.fan_in / site.wanted for site in run]
+    backward = [site.second * site.fan_out / site.wanted for site in run]
+    if not run or max(sum(map(math.log, factors)), sum(map(math.log, backward))) > -2 * TENFOLD:
+        return
+    weights_alone = with_biases = 1.0
+    for site, factor in zip(run, factors, strict=True):
+        weights_alone, with_biases = weights_alone * factor, with_biases * factor + site.bias_second
+    if with_biases < 100 * weights_alone:
+        return
+    text = (
+        f"{called(run)}: biases hide a vanishing signal, which settles on E[y²] = {with_biases:.3g}, and would fall "
+        f"without them to {weights_alone:.2g}; gradients fall ×{typical(backward):.3g} per layer, "
+        f"×{math.prod(backward):.2g} in all"
+    )
+    yield Finding("hidden_by_biases", "fault", names_of(run), text, remedy_for(sites).call)
+
+
+def loss_at_start(sites: Sequence[Site], output: Tensor | None) -> Iterator[Finding]:
+    """A last layer whose logits make the loss start above 3 ln K: on the batch, or for inputs of second moment 1.
+
+    Measured, it is the expected cross-entropy on random labels, mean(logsumexp - mean logit). Otherwise logits of
+    variance v give ln K + v/2 up to v = 2 ln K and sqrt(2 v ln K) beyond (Derrida 1981); He's last layer has v = 2.
+    From 10 ln K on, where a trial counts as diverged, it is a fault.
+    """
+    ends = [site for site in sites if site.joint.after == "output" and site.module.weight.dim() == 2]
+    if len(ends) != 1 or (output is not None and output.dim() != 2):
+        return
+    last = ends[0]
+    classes = last.module.weight.shape[0]
+    if classes < 2 or last.second == 0:
+        return
+    chance = math.log(classes)
+    if output is not None:
+        logits = output.double()
+        loss = (logits.logsumexp(1) - logits.mean(1)).mean().item()
+        rms, how = logits.var(dim=1, correction=0).mean().sqrt().item(), "on this batch"
+    else:
+        variance = last.second * last.fan_in
+        loss = chance + variance / 2 if variance < 2 * chance else math.sqrt(2 * variance * chance)
+        rms, how = math.sqrt(variance), "for inputs of second moment 1"
+    if not loss > 3 * chance or not torch.isfinite(torch.tensor(loss)):
+        return
+    text = (
+        f"`{last.name}`: logits have an rms of {rms:.3g} {how}: the loss starts near {loss:.3g}, "
+        f"where ln {classes} = {chance:.2f} is chance"
+    )
+    yield Finding(
+        "loss_at_start", "fault" if loss > 10 * chance else "note", (last.name,), text, scaled({last.name: 1 / rms})
+    )
+
+
+def typical(values: Sequence[float]) -> float:
+    """Geometric mean."""
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def known(g2: float) -> str:
+    """Whose fan_in E[w^2] this is, within 3 %."""
+    whose = {2.0: "He's", 1.0: "Xavier's", 25 / 9: "torch's gain 5/3 squared", 1 / 3: "torch's default"}
+    return next((f" ({name})" for value, name in whose.items() if abs(g2 / value - 1) < 0.03), "")

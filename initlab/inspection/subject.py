@@ -1,0 +1,252 @@
+"""MODEL on the command line: a net of the catalog, of torchvision, or of the user's code, with a batch that fits it."""
+
+import difflib
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from initlab.data.dataset import prepare
+from initlab.data.facts import FACTS
+from initlab.data.sources import load_raw
+from initlab.errors import UserError
+from initlab.init.apply import init_
+from initlab.init.schemes import SCHEMES
+from initlab.nets.any_module import weight_layers
+from initlab.nets.build import build_net
+from initlab.nets.catalog import CATALOG
+from initlab.nets.undisturbed import first_tensor, to_model, untouched
+from initlab.random_streams import stream_seed
+from initlab.study.study_file import parse_yaml
+from initlab.user_code import import_callable, well_formed
+
+Shape = tuple[int, int, int]  # channels, height, width
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to look at, and a batch for it."""
+
+    name: str
+    module: nn.Module
+    images: Tensor  # (N, channels, height, width)
+    labels: Tensor | None  # class indices, (N,) or as the output has positions; None where the output has no classes
+
+
+def resolve_model(
+    name: str, *, input_shape: Shape | None = None, batch_size: int = 8, seed: int = 0,
+    options: Mapping[str, Any] | None = None, data: str | None = None, data_dir: Path | None = None,
+    allow_code: bool = False, double: bool = False, also: Sequence[str] = (),
+) -> Subject:  # fmt: skip
+    """Build the model of a name, and a batch of unit-normal images and random labels, or of a data set's own.
+
+    Args:
+        name: a net of the catalog (`plain`), a classification model of torchvision (`resnet18`, without weights), or
+            `pkg.module:callable`, which gives an `nn.Module` or is one.
+        input_shape: of one image; None is 1x16x16 for `plain`, 3x299x299 for inception_v3, else 3x224x224.
+        seed: of the model's own random numbers and of the batch.
+        options: arguments for what builds the net, such as depth.
+        data: a built-in data set for the batch, at unit standard deviation; None is random numbers.
+        double: the model and batch in float64.
+        also: other names that are allowed in its place, for the message.
+
+    Raises:
+        UserError: unknown name, code without `allow_code`, what gives no module, or an input that does not fit.
+    """
+    if batch_size < 1:
+        raise UserError(f"--batch-size: out of range (got {batch_size}); allowed: from 1 on")
+    dtype = torch.float64 if double else torch.float32
+    real = None if data is None else real_batch(data, data_dir, batch_size, dtype)
+    if real is not None and input_shape not in (None, image_shape(real[0])):
+        raise UserError(f"--input: not the shape of {data} (got {shown(input_shape)}); leave it out beside --data")
+    shape = image_shape(real[0]) if real is not None else input_shape or default_shape(name)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchvision's on slow or changing initialisations
+        torch.manual_seed(stream_seed(seed, "net"))
+        module = build(name, shape, real[2] if real is not None else None, dict(options or {}), allow_code, also)
+    if double:
+        module = module.double()
+    generator = torch.Generator().manual_seed(stream_seed(seed, "inspect"))
+    images = torch.randn(batch_size, *shape, generator=generator).to(dtype) if real is None else real[0]
+    output = fitting_output(name, module, images)
+    labels = random_labels(output, batch_size, generator) if real is None else real[1]
+    return Subject(name, module, images, labels)
+
+
+def image_shape(images: Tensor) -> Shape:
+    """(channels, height, width) of one image of a batch."""
+    channels, height, width = images.shape[1:]
+    return channels, height, width
+
+
+def default_shape(name: str) -> Shape:
+    """The shape of one image that a model takes."""
+    return {"plain": (1, 16, 16), "inception_v3": (3, 299, 299)}.get(name, (3, 224, 224))
+
+
+def build(
+    name: str, shape: Shape, classes: int | None, options: dict[str, Any], allow_code: bool, also: Sequence[str] = ()
+) -> nn.Module:
+    """The module of a name, for images of this shape; `classes` None leaves their number to the net."""
+    given = {} if classes is None else {"num_classes": classes}
+    if ":" in name or "/" in name or name.endswith(".py"):
+        return from_code(name, {**given, "input_shape": shape}, options, allow_code)
+    if name in CATALOG:
+        return called(name, build_net, {"name": name, "input_shape": shape, **given, **options})
+    from torchvision import models as vision  # half a second
+
+    known = vision.list_models(module=vision)
+    if name not in known:
+        near = difflib.get_close_matches(name.lower(), [*also, *CATALOG, *known], n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(
+            f"{name}: no such model{hint}; allowed: {', '.join([*also, *CATALOG])}, a classification model of "
+            "torchvision, or pkg.module:callable with --allow-code"
+        )
+    return called(name, vision.get_model, {"name": name, "weights": None, **given, **options})
+
+
+def from_code(name: str, given: dict[str, Any], options: dict[str, Any], allow_code: bool) -> nn.Module:
+    """The module that the user's callable gives, or is; it is handed what it has parameters for."""
+    if not well_formed(name):
+        raise UserError(f"{name}: not a usable code name; allowed: pkg.module:callable, as in mypkg.mymodel:build")
+    if not allow_code:
+        raise UserError(f"{name}: is your code, which would be run; add --allow-code to import it")
+    found = import_callable("MODEL", name)
+    if isinstance(found, nn.Module):
+        return found
+    try:
+        takes = set(inspect.signature(found).parameters)
+    except ValueError:  # builtins have none
+        takes = set()
+    module = called(name, found, {**{key: value for key, value in given.items() if key in takes}, **options})
+    if not isinstance(module, nn.Module):
+        raise UserError(f"{name}: gives no nn.Module (got {type(module).__name__}); return the model itself")
+    return module
+
+
+def called(name: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """What a builder gives, its complaint as one line."""
+    try:
+        return function(**arguments)
+    except Exception as error:  # the user's code or torchvision's, which may raise anything
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        raise UserError(f"{name}: cannot be built (got {type(error).__name__}: {reason}); see --set") from error
+
+
+def fitting_output(name: str, module: nn.Module, images: Tensor) -> Tensor:
+    """The model's output for two images of the batch; where they don't fit, the layer and the shapes that don't."""
+    entered: list[tuple[str, nn.Module, Any]] = []
+    names = {inner: path for path, inner in module.named_modules()}
+
+    def note(inner: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if next(inner.children(), None) is None:
+            entered.append((names[inner], inner, inputs[0] if inputs else None))
+
+    hooks = [inner.register_forward_pre_hook(note) for inner in names]
+    try:
+        with untouched(module, backward=False):
+            return first_tensor(module(to_model(module, images[:2], None)[0]))
+    except Exception as error:  # the user's forward, which may raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        at = ""
+        if entered and isinstance(entered[-1][2], Tensor):
+            path, inner, x = entered[-1]
+            at = f"`{path}`, {describe(inner)}, takes no {'x'.join(map(str, x.shape[1:]))}: "
+        raise UserError(
+            f"{name}: an input of {shown(tuple(images.shape[1:]))} does not fit (got {at}{reason}); give --input CxHxW"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def describe(module: nn.Module) -> str:
+    """`Linear(in_features=512, ...)` on one line."""
+    return " ".join(str(module).split())
+
+
+def random_labels(output: Tensor, examples: int, generator: torch.Generator) -> Tensor | None:
+    """Random classes for an output (n, K), a label per token for (n, T, K), per pixel for (n, K, H, W); else None."""
+    if not 2 <= output.dim() <= 4:
+        return None
+    classes = output.shape[-1] if output.dim() == 3 else output.shape[1]
+    positions = {2: (), 3: output.shape[1:2], 4: output.shape[2:]}[output.dim()]
+    return torch.randint(classes, (examples, *positions), generator=generator)
+
+
+def real_batch(data: str, folder: Path | None, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, int]:
+    """The first images of a built-in data set's probe order, their labels, and the number of classes."""
+    if data not in FACTS:
+        raise UserError(f"--data: no such data set (got {data!r}); allowed: {', '.join(FACTS)}")
+    try:
+        raw = load_raw(data, folder=folder)
+    except FileNotFoundError:
+        raise UserError(
+            f"--data: the files of {data} are not there (got folder {folder or 'none'}); give --data-dir DIR that "
+            "holds them, or --data digits, which needs none"
+        ) from None
+    images = prepare(
+        raw, scale=1.0, train_examples=None, val_examples=None, flip=None, shift=0, device=torch.device("cpu"),
+        dtype=dtype,
+    )  # fmt: skip
+    return *images.probe_batch(size), raw.num_classes
+
+
+def parse_shape(text: str) -> Shape:
+    """`3x224x224` as (3, 224, 224)."""
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise UserError(f"--input: not a shape (got {text!r}); allowed: channels x height x width, as in 3x224x224")
+    channels, height, width = map(int, match.groups())
+    return channels, height, width
+
+
+def shown(shape: Sequence[int] | None) -> str:
+    """`3x224x224`."""
+    return "x".join(map(str, shape or ()))
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """`depth=22` texts as arguments of what builds the net; values as in YAML, a prefix `net.` is dropped."""
+    options = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key = key.strip().removeprefix("net.")
+        if not equals or not key.isidentifier():
+            raise UserError(f"--set: not an assignment (got {text!r}); allowed: ARGUMENT=VALUE, e.g. depth=22")
+        options[key], mistakes = parse_yaml(value, f"--set {key}")
+        if mistakes:
+            raise UserError(f"--set {key}: {mistakes[0][1]}")
+    return options
+
+
+def initialised(subject: Subject, scheme: str, seed: int, allow_code: bool) -> Subject:
+    """The subject, its model drawn in place under a scheme: a name, or `pkg.module:callable`.
+
+    Raises:
+        UserError: no such scheme, code without `allow_code`, or a model that it cannot set.
+    """
+    if not weight_layers(subject.module):
+        raise UserError(f"{subject.name}: has no convolution or linear layer to initialise; give another model")
+    if ":" in scheme and not allow_code:
+        raise UserError(f"--init: {scheme} is your code, which would be run; add --allow-code to import it")
+    if ":" not in scheme and scheme not in SCHEMES:
+        near = difflib.get_close_matches(scheme.lower(), SCHEMES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        allowed = f"{', '.join(SCHEMES)}, or pkg.module:callable with --allow-code"
+        raise UserError(f"--init: no such scheme (got {scheme!r}{hint}); allowed: {allowed}")
+    try:
+        init_(
+            subject.module, import_callable("--init", scheme) if ":" in scheme else scheme, seed=seed,
+            batch=subject.images if scheme == "lsuv" else None,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(f"{subject.name}: {error}") from error
+    return subject

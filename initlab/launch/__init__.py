@@ -1,0 +1,1 @@
+"""Launch: the launcher's side, without torch."""

@@ -1,0 +1,28 @@
+"""The weight layers of any module: which of its parts they are, and under which names."""
+
+from torch import nn
+
+Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+WeightLayer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | Transposed
+
+
+def weight_layers(model: nn.Module) -> list[tuple[str, WeightLayer]]:
+    """(name, module) of every convolution and linear layer, names without those of DDP and compile wrappers."""
+    return [(layer_name(name), module) for name, module in model.named_modules() if isinstance(module, WeightLayer)]
+
+
+def layer_name(name: str) -> str:
+    """`module._orig_mod.features.0` is `features.0`."""
+    while name.startswith(("module.", "_orig_mod.")):
+        name = name.split(".", 1)[1]
+    return name
+
+
+def first_slope(model: nn.Module) -> float:
+    """Slope below zero of the model's first leaky or parametric rectifier; 0 where it has none."""
+    for module in model.modules():
+        if isinstance(module, nn.LeakyReLU):
+            return float(module.negative_slope)
+        if isinstance(module, nn.PReLU):
+            return float(module.weight.detach().mean())
+    return 0.0

@@ -1,0 +1,1 @@
+"""Plan: the trials of a study, what each takes, and which go together."""

@@ -1,0 +1,36 @@
+"""What a trial's spec tells of its images and its net before anything is loaded: sizes, counts of examples, layers."""
+
+from initlab.data.facts import FACTS
+from initlab.nets.architecture import Layer
+from initlab.nets.catalog import describe_net
+from initlab.study.spec import Data, TrialSpec
+
+
+def input_side(data: Data) -> int:
+    """The side in pixels of the net's input, for a built-in data set."""
+    facts = FACTS[data.name]
+    return (data.crop if facts.pictures else data.image_size) or facts.size
+
+
+def planned_examples(data: Data) -> int | None:
+    """Training images of a built-in data set; None where only the folder can tell."""
+    known = FACTS[data.name].train
+    return min(data.train_examples or known, known) if known else data.train_examples
+
+
+def image_facts(spec: TrialSpec) -> tuple[int, tuple[int, int, int]]:
+    """(classes, (channels, height, width)) of the net's inputs, for a built-in data set."""
+    facts, synthetic, size = FACTS[spec.data.name], spec.data.name == "synthetic", input_side(spec.data)
+    channels = spec.data.channels if synthetic else facts.channels
+    classes = spec.data.classes if synthetic else facts.num_classes or spec.data.classes
+    return classes, (channels, size, size)
+
+
+def describe(spec: TrialSpec, num_classes: int, input_shape: tuple[int, int, int]) -> list[Layer]:
+    """The layers of a catalog net as the trial asks for it, for images of `input_shape` (channels, height, width)."""
+    net = spec.net
+    return describe_net(
+        net.name, num_classes, input_shape, depth=net.depth, width=net.width, widths=net.widths, stages=net.stages,
+        linear_width=net.linear_width, downsample=net.downsample, activation=net.activation,
+        negative_slope=net.negative_slope, dropout=spec.train.dropout, norm=net.norm, skip=net.skip,
+    )  # fmt: skip

@@ -1,0 +1,88 @@
+"""The plan: the trials of a study with their ids, in the order of its grid."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from initlab.plan.conflicts import conflicts
+from initlab.plan.cost import cost
+from initlab.plan.pretraining import shallow_of
+from initlab.study.spec import TrialSpec
+from initlab.study.study import Study, varied_mistakes
+from initlab.study.study_file import Mistake, StudyError
+from initlab.study.unused_fields import drop_unused
+
+MOST_TRIALS = 1_000_000
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial to run: its id, its resolved spec, and the paths that were set but do not matter to it."""
+
+    id: str
+    spec: TrialSpec
+    dropped: frozenset[str]
+
+
+def plan(study: Study, where: str | None = None) -> list[PlannedTrial]:
+    """The trials of a study, cases outermost, the last path of the grid changing fastest.
+
+    Points that differ only in fields that their scheme, net or schedule does not use are one trial; a shallow net that
+    trials start from is a trial too, before the first of them.
+
+    Raises:
+        StudyError: fields that do not fit together, or a trial given twice; lines begin with `where` (the file).
+    """
+    per_case = math.prod(len(values) for values in study.grid.values())
+    mistakes = dict.fromkeys([*varied_mistakes(study.grid, study.cases), *too_many(study, per_case)])
+    if not mistakes:
+        mistakes |= dict.fromkeys(duplicate_cases(study))
+    trials: dict[str, PlannedTrial] = {}
+    for number, point in enumerate([] if mistakes else study.points()):
+        spec, dropped = drop_unused(study.trial(point))
+        for path, text in conflicts(spec):
+            mistakes[place(study, number // per_case, path), text] = None
+        if shallow := shallow_of(spec):
+            trials.setdefault(shallow.trial_id, PlannedTrial(shallow.trial_id, shallow, frozenset()))
+        trial_id = spec.trial_id
+        if trial_id in trials:
+            dropped |= trials[trial_id].dropped
+        trials[trial_id] = PlannedTrial(trial_id, spec, frozenset(dropped))
+    if mistakes:
+        raise StudyError(f"{where}: {path}: {text}" if where else f"{path}: {text}" for path, text in mistakes)
+    return list(trials.values())
+
+
+def too_many(study: Study, per_case: int) -> Iterable[Mistake]:
+    """A grid that multiplies beyond what can be planned."""
+    size = per_case * max(1, len(study.cases))
+    if size > MOST_TRIALS:
+        yield "grid", f"too many trials (got {size:,}); allowed: at most {MOST_TRIALS:,}"
+
+
+def duplicate_cases(study: Study) -> Iterable[Mistake]:
+    """Cases that give the same trials as an earlier one; doubles within the grid are found where its values are."""
+    first: dict[str, int] = {}
+    for index, case in enumerate(study.cases):
+        content = json.dumps(study.trial(case).model_dump(), sort_keys=True)
+        earlier = first.setdefault(content, index)
+        if earlier != index:
+            yield f"cases[{index}]", f"duplicate trial (got the same as cases[{earlier}]); keep one"
+
+
+def place(study: Study, case: int, path: str) -> str:
+    """Where the user gave a field the value that it has in a case: `grid.PATH`, `cases[0].PATH` or `PATH`."""
+    if path in study.grid:
+        return f"grid.{path}"
+    return f"cases[{case}].{path}" if study.cases and path in study.cases[case] else path
+
+
+def costliest_first(trials: Iterable[PlannedTrial]) -> list[PlannedTrial]:
+    """Trials by falling steps x batch x multiply-adds, those of unknown cost last."""
+
+    def size(trial: PlannedTrial) -> int:
+        known = cost(trial.spec)
+        return -(known.steps or 0) * trial.spec.train.batch_size * (known.multiply_adds or 0)
+
+    return sorted(trials, key=size)

@@ -1,0 +1,32 @@
+"""Shallow pre-training: the trial that must end before another can start from its weights.
+
+Simonyan and Zisserman (2014, sec. 3.1) trained their net of 8 convolutions from random weights and initialised the
+first four convolutions and the three linear layers of deeper nets from it, the layers between at random. Here the
+shallow net is a trial like any other, with an id of its own, so that all deeper ones of a study share it.
+"""
+
+from collections.abc import Sequence
+
+from initlab.study.spec import TrialSpec
+from initlab.study.unused_fields import drop_unused
+
+
+def shallow_of(spec: TrialSpec) -> TrialSpec | None:
+    """The trial whose net this one starts from, None where there is none: alike but for depth, epochs and heads."""
+    train = spec.train
+    if train.shallow_depth is None:
+        return None
+    changed = spec.model_copy(
+        update={
+            "net": spec.net.model_copy(update={"depth": train.shallow_depth}),
+            "train": train.model_copy(update={"shallow_depth": None, "auxiliary": (), "epochs": train.shallow_epochs}),
+        }
+    )
+    return drop_unused(changed)[0]
+
+
+def waves(specs: Sequence[TrialSpec]) -> list[list[int]]:
+    """Positions of the trials that can run at once, those that start from others after them."""
+    first = [i for i, spec in enumerate(specs) if spec.train.shallow_depth is None]
+    second = [i for i, spec in enumerate(specs) if spec.train.shallow_depth is not None]
+    return [wave for wave in (first, second) if wave]

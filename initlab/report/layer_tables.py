@@ -1,0 +1,147 @@
+"""What `initlab nets` prints: the catalog with its counts, or the layer table of one net. No torch."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from initlab.nets.architecture import SPP, Activation, Add, Conv, Dropout, Layer, MaxPool
+from initlab.nets.catalog import CATALOG, INPUT_SIZE, NUM_CLASSES, PAPER_NETS
+from initlab.nets.counts import count, layer_counts, output_shapes
+from initlab.plan.conflicts import layout_conflicts
+from initlab.plan.dimensions import describe
+from initlab.study.spec import TrialSpec
+from initlab.study.study import apply_override, validated
+from initlab.study.study_file import StudyError
+from initlab.study.unused_fields import drop_unused
+from initlab.user_code import is_code
+
+Shape = tuple[int, int, int]
+
+
+def catalog_lines(
+    input_text: str | None = None, num_classes: int | None = None, overrides: Sequence[str] = ()
+) -> Iterator[str]:
+    """Name, depth, parameters and multiply-adds of each net of the paper, and how far the paper's figure is from ours.
+
+    Raises:
+        StudyError: as `net_lines`.
+    """
+    shape, classes = input_shape(input_text), class_count(num_classes)
+    as_printed = (shape, classes) == (input_shape(None), NUM_CLASSES)
+    rows = [["net", "depth", "parameters", "multiply-adds", "paper", "difference"]]
+    for name, net in PAPER_NETS.items():
+        spec, _ = resolved(name, overrides)
+        check_size(spec, shape)
+        found = count(describe(spec, classes, shape), shape)
+        row = [name, str(found.weight_layers), f"{found.parameters:,}", f"{found.multiply_adds:,}", "–", "–"]
+        if as_printed and net.printed_multiply_adds:
+            row[4] = f"{net.printed_multiply_adds / 1e10:.2f}e10"
+            row[5] = f"{found.multiply_adds / net.printed_multiply_adds - 1:+.1%}"
+        rows.append(row)
+    yield from aligned(rows)
+    yield f"of one {by(shape)} image and {classes} classes; plain is of any depth, see: initlab nets plain"
+
+
+def net_lines(
+    name: str, input_text: str | None = None, num_classes: int | None = None, overrides: Sequence[str] = ()
+) -> Iterator[str]:
+    """The layer table of one net: name, kind, kernel, stride, padding, output, parameters, multiply-adds.
+
+    Args:
+        name: a name of the catalog.
+        input_text: `224` or `3x224x224`; None is 224, and for `plain` 1x16x16.
+        num_classes: None is 1000, and for `plain` 10.
+        overrides: `net.activation=prelu` and the like, as in a study.
+
+    Raises:
+        StudyError: unknown name, malformed input, a wrong override, or images that do not go through the net.
+    """
+    spec, dropped = resolved(name, overrides)
+    plain = spec.net.name == "plain"
+    shape = input_shape(input_text or ("1x16x16" if plain else None))
+    classes = class_count(num_classes, default=10 if plain else NUM_CLASSES)
+    check_size(spec, shape)
+    layers = describe(spec, classes, shape)
+    header = ["layer", "kind", "kernel", "stride", "padding", "output", "parameters", "multiply-adds"]
+    rows = [layer_row(layer, output) for layer, output in zip(layers, output_shapes(layers, shape), strict=True)]
+    whole = count(layers, shape)
+    total = ["total", f"{whole.weight_layers} weight layers", "", "", "", "", f"{whole.parameters:,}"]
+    yield f"{spec.net.label} on {by(shape)} images, {classes} classes"
+    yield from aligned([header, *rows, [*total, f"{whole.multiply_adds:,}"]])
+    for path in sorted(dropped):
+        yield f"{path} has no use in {spec.net.label}; dropped"
+
+
+def layer_row(layer: Layer, output: tuple[int, ...]) -> list[str]:
+    """The cells of one layer; empty where it has nothing of the kind."""
+    kind, window = type(layer).__name__, ["", "", ""]
+    match layer:
+        case Conv():
+            window = [f"{layer.kernel}x{layer.kernel}", str(layer.stride), str(layer.padding)]
+        case MaxPool():
+            window = [f"{layer.kernel}x{layer.kernel}", str(layer.stride), "0"]
+        case Activation():
+            kind = layer.kind
+        case SPP():
+            kind = f"SPP {','.join(map(str, layer.bins))}"
+        case Add():
+            kind = f"Add {layer.source}"
+        case Dropout():
+            kind = f"Dropout {layer.p:g}"
+    own = layer_counts(layer, output)
+    return [
+        layer.name, kind, *window, by(output), f"{own.parameters:,}" if own.parameters else "",
+        f"{own.multiply_adds:,}" if own.multiply_adds else "",
+    ]  # fmt: skip
+
+
+def resolved(name: str, overrides: Sequence[str]) -> tuple[TrialSpec, set[str]]:
+    """The trial of a study with this net and these overrides, and the fields set that have no use in it."""
+    if is_code(name):
+        raise StudyError([f"nets: code has no description (got {name!r}); allowed: {', '.join(CATALOG)}"])
+    content: dict[str, Any] = {"name": "nets", "net": {"name": name}}
+    lines = [f"--set {at}: {text}" for override in overrides for at, text in apply_override(content, override)]
+    study, mistakes = validated(content)
+    if lines or mistakes or study is None:
+        raise StudyError([*lines, *(f"nets: {at}: {text}" for at, text in mistakes)])
+    return drop_unused(study.trial({}))
+
+
+def input_shape(text: str | None) -> Shape:
+    """`3x224x224` or `224`; None is the paper's."""
+    if text is None:
+        return (3, INPUT_SIZE, INPUT_SIZE)
+    if not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4}){2}|[1-9]\d{0,4}", text):
+        raise StudyError([f"--input: not an image's shape (got {text!r}); allowed: CHANNELSxHEIGHTxWIDTH or SIDE"])
+    numbers = [int(number) for number in text.split("x")]
+    return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else (3, numbers[0], numbers[0])
+
+
+def class_count(number: int | None, default: int = NUM_CLASSES) -> int:
+    """The number of classes, at least 1."""
+    if number is not None and number < 1:
+        raise StudyError([f"--classes: out of range (got {number}); allowed: at least 1"])
+    return default if number is None else number
+
+
+def check_size(spec: TrialSpec, shape: Shape) -> None:
+    """Refuse images that do not go through the net."""
+    mistakes = [text for _, text in layout_conflicts(spec.net, min(shape[1:]), "image_size")]
+    if mistakes:
+        raise StudyError(f"--input: {text}" for text in mistakes)
+
+
+def by(shape: tuple[int, ...]) -> str:
+    """`3x224x224`."""
+    return "x".join(map(str, shape))
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows as lines: the first two columns to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if place < 2 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()

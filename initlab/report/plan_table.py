@@ -1,0 +1,120 @@
+"""What `initlab plan` prints: a line per trial with its cost, and what a reader should know of the whole."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from initlab.plan.cost import Cost, Finished
+from initlab.plan.cost import costs as plan_costs
+from initlab.plan.plan import PlannedTrial, plan
+from initlab.store import files
+from initlab.store.files import StoreError, read_json
+from initlab.study.spec import TrialSpec, getattr_path
+from initlab.study.study import differing_paths, load_study
+
+NUMBERS = 6  # columns at the right
+ALWAYS = ("net.name", "net.depth", "init.scheme", "seed")
+
+
+def plan_lines(study: str | Path, overrides: Sequence[str] = (), out: str | Path | None = None) -> Iterator[str]:
+    """Lines of text: header, one per trial beginning with its id, totals, and notes.
+
+    The time comes from finished trials in `out` (default `results/NAME`), `–` where there is none.
+
+    Raises:
+        StudyError: as `load_study` and `plan`.
+    """
+    loaded = load_study(study, overrides)
+    trials = plan(loaded, str(study))
+    finished = finished_trials(Path(out) if out else Path("results") / loaded.name)
+    costs = list(plan_costs((trial.spec for trial in trials), finished))
+    varying = [path for path in differing_paths([trial.spec for trial in trials]) if path not in ALWAYS]
+    rows = [[*cells(trial, varying), *numbers(c)] for trial, c in zip(trials, costs, strict=True)]
+    header = [
+        "trial",
+        "net",
+        "init",
+        "seed",
+        *varying,
+        "parameters",
+        "multiply-adds",
+        "steps",
+        "checkpoint",
+        "storage",
+        "time",
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in [header, *rows]:
+        texts = [
+            cell.ljust(w) if i < len(row) - NUMBERS else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(texts).rstrip()
+    yield total(costs)
+    for path, count in sorted(Counter(path for trial in trials for path in trial.dropped).items()):
+        yield f"{path} has no use in {count} of {len(trials)} trials (scheme, net or schedule); dropped from them"
+    points = sum(1 for _ in loaded.points())
+    if points > len(trials):
+        yield f"{points} points of cases and grid are {len(trials)} trials: some differ only in what has no use in them"
+
+
+def cells(trial: PlannedTrial, varying: Sequence[str]) -> list[str]:
+    """The trial's id and what sets it apart."""
+    spec = trial.spec
+    shown = [f"{value:g}" if isinstance(value := getattr_path(spec, path), float) else str(value) for path in varying]
+    return [trial.id, spec.net.label, spec.init.scheme, str(spec.seed), *shown]
+
+
+def numbers(c: Cost) -> list[str]:
+    """A trial's cost as text, `–` for what is not known."""
+    return [
+        "–" if c.parameters is None else f"{c.parameters:,}",
+        "–" if c.multiply_adds is None else f"{c.multiply_adds:,}",
+        "–" if c.steps is None else f"{c.steps:,}",
+        "–" if c.checkpoint_bytes is None else f"{c.checkpoint_bytes / 1e6:.1f} MB",
+        "–" if c.storage_bytes is None else f"{c.storage_bytes / 1e6:.1f} MB",
+        "–" if c.seconds is None else duration(c.seconds),
+    ]
+
+
+def total(costs: Sequence[Cost]) -> str:
+    """Trials, steps, storage and time of all, one after another."""
+    storage = sum(c.storage_bytes or 0 for c in costs)
+    parts = [f"{len(costs)} trials", f"{sum(c.steps or 0 for c in costs):,} steps", f"{storage / 1e6:.1f} MB"]
+    if all(c.seconds is not None for c in costs):
+        parts.append(f"{duration(sum(c.seconds or 0 for c in costs))} one after another")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`15 s`, `3.6 min` or `2.1 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def finished_trials(out: Path) -> list[Finished]:
+    """What finished trials in an output folder, or an export, took, for `plan` to expect the time of others from."""
+    if (out / files.COMPACTED).exists():
+        from initlab.store.export import compacted_trials  # here: pandas takes a while to import
+
+        ends = [(trial.spec, trial.result) for trial in compacted_trials(out)]
+        return [taken(spec, result) for spec, result in ends if result and result["state"] == "done"]
+    found = []
+    for result in sorted((out / files.TRIALS).glob(f"t*/{files.RESULT}")):
+        try:
+            content = read_json(result, figures=True)
+            spec = TrialSpec.model_validate(read_json(result.parent / files.TRIAL)["spec"])
+        except (StoreError, ValidationError, KeyError):
+            continue  # `status` names it; here it only means one trial less to learn from
+        if content["state"] == "done":
+            found.append(taken(spec, content))
+    return found
+
+
+def taken(spec: TrialSpec, result: dict[str, Any]) -> Finished:
+    """What a finished trial took; in a pack, its share of the time."""
+    return Finished(spec, result["steps"], result["wall_s"] / result.get("packed", 1))

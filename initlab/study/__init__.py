@@ -1,0 +1,1 @@
+"""Study: what a study file says, read, checked and resolved."""

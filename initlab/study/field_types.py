@@ -1,0 +1,54 @@
+"""The kinds of values that fields of a spec take: counts, fractions, names of built-in things or of the user's code."""
+
+import math
+from collections.abc import Collection
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from initlab.study.study_file import short, suggestion
+from initlab.user_code import is_code, well_formed
+
+
+def known_name(what: str, known: Collection[str]) -> AfterValidator:
+    """Check that a name is a known one or well-formed code; whether the code exists shows when it may be imported."""
+
+    def check(name: str) -> str:
+        if name in known or (is_code(name) and well_formed(name)):
+            return name
+        problem = "not a usable code name" if is_code(name) else f"unknown {what}"
+        text = (
+            f"{problem} (got {short(name)}); allowed: {', '.join(known)}, pkg.module:callable{suggestion(name, known)}"
+        )
+        raise PydanticCustomError("unknown_name", "{text}", {"text": text})
+
+    return AfterValidator(check)
+
+
+def plain_data(value: Any) -> Any:
+    """Check that a value means the same after a way through JSON, as the id and trial.json need.
+
+    Dates, sets and bytes don't (YAML has them), nor do nan and keys that are not text.
+    """
+    match value:
+        case dict() if all(isinstance(key, str) for key in value):
+            return {key: plain_data(item) for key, item in value.items()}
+        case list() | tuple():
+            return [plain_data(item) for item in value]
+        case None | bool() | str() | int():
+            return value
+        case float() if math.isfinite(value):
+            return value
+    text = f"not plain data (got {short(value)}); allowed: text, finite numbers, true, false, null, lists and mappings"
+    raise PydanticCustomError("not_plain_data", "{text}", {"text": text})
+
+
+# the upper bounds are far beyond use; they keep counts of steps and parameters within reach of floats and loops
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Epochs = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Options = Annotated[dict[str, Any], AfterValidator(plain_data)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Side = Annotated[int, Field(ge=4, le=4096)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]

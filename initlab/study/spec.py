@@ -1,0 +1,261 @@
+"""The spec of a trial: frozen sections, every default visible, cheap to build (no torch, no data).
+
+What is computed is `TrialSpec`, and its id is made of it; how and where it runs is `Run`. Defaults are frozen for
+`HASH_VERSION`: changing one needs a new version, adding a field does not.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from initlab.data.facts import FACTS
+from initlab.nets.catalog import CATALOG
+from initlab.study.field_types import Count, Epochs, Fraction, Options, Positive, Seed, Side, known_name
+from initlab.user_code import is_code
+
+HASH_VERSION = 1
+
+# scheme -> which of the keys mode, distribution and std it has a use for; the functions are in initlab.init.schemes
+SCHEMES: dict[str, set[str]] = {
+    "gaussian": {"distribution", "std"},
+    "xavier": {"mode", "distribution"},
+    "he": {"mode", "distribution"},
+    "lecun": {"distribution"},
+    "truncated_normal": {"mode"},
+    "orthogonal": set(),
+    "delta_orthogonal": set(),
+    "torch_default": set(),
+    "lsuv": set(),
+}
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Data(Spec):
+    """The images: a built-in set or a callable of yours that returns an `initlab.data.sources.Raw`."""
+
+    name: Annotated[str, known_name("data set", FACTS)] = Field(
+        "digits", description=f"{', '.join(FACTS)}, or pkg.module:callable (needs --allow-code)"
+    )
+    image_size: Annotated[int, Field(ge=4, le=1024)] | None = Field(
+        None, description="resized once, pictures in folders by their shorter side; null = as delivered"
+    )
+    scale: Positive = Field(1.0, description="standard deviation of the inputs; the paper's pixels are about 64")
+    train_examples: Count | None = Field(None, description="a fixed random subset; null = all")
+    val_examples: Count | None = Field(None, description="a fixed random subset, the paper's 3000; null = all")
+    flip: bool | None = Field(None, description="mirror half of the training images; null = as fits the set")
+    shift: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="training images move by up to this many pixels")
+    crop: Side | None = Field(None, description="side of the net's input, cut from pictures in folders; null = as fits")
+    jitter: Annotated[tuple[Side, Side], Field(strict=False)] | None = Field(
+        None, description="range of the shorter side in training, the paper's [256, 512]; null = val_side"
+    )
+    val_side: Side | None = Field(None, description="shorter side in validation; null = 8/7 of the crop: 256 for 224")
+    color_std: Annotated[float, Field(ge=0, le=10)] = Field(
+        0.0, description="of the colours' shift along their principal components, the paper's 0.1 (folders)"
+    )
+    classes: Annotated[int, Field(ge=2, le=10**6)] = Field(10, description="of synthetic and imagefolder alone")
+    channels: Annotated[int, Field(ge=1, le=16)] = Field(3, description="synthetic alone")
+    options: Options = Field({}, description="keyword arguments of your callable")
+
+
+class DataSection(Data):
+    """The data section of a study file: what is computed, and where the files come from."""
+
+    folder: str | None = Field(None, description="where the files lie; else --data-dir or INITLAB_DATA")
+    download: bool = Field(False, description="fetch absent files into the folder")
+    cache: bool = Field(False, description="keep decoded pictures (as bytes, after image_size) in INITLAB_CACHE")
+
+
+class Net(Spec):
+    """The net; `depth` counts weight layers, so 30 is 27 convolutions and 3 linear layers.
+
+    `depth` to `linear_width` are for `plain`; a resolved trial of a net of the paper has that net's depth here.
+    """
+
+    name: Annotated[str, known_name("net", CATALOG)] = Field(
+        "plain", description=f"{', '.join(CATALOG)}, or pkg.module:callable (needs --allow-code)"
+    )
+    depth: Annotated[int, Field(ge=4, le=1000)] = Field(30, description="weight layers: convolutions and 3 linear ones")
+    width: Annotated[int, Field(ge=1, le=8192)] = Field(
+        16, description="channels of the first stage; doubles per stage"
+    )
+    widths: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] | None = Field(
+        None, description="channels of each stage, instead of width and stages"
+    )
+    stages: Annotated[int, Field(ge=1, le=8)] = Field(3, description="the map halves between stages")
+    downsample: Literal["stride", "max_pool"] = Field("stride", description="how the map halves between stages")
+    linear_width: Count = Field(64, description="width of the first two linear layers")
+    activation: Literal["relu", "leaky_relu", "prelu", "prelu_shared"] = Field(
+        "relu", description="prelu learns a slope per channel, prelu_shared one per layer"
+    )
+    negative_slope: Annotated[float, Field(ge=-1, le=1)] | None = Field(
+        None, description="slope below zero, at the start for prelu; null = 0.01 for leaky_relu, 0.25 for prelu"
+    )
+    norm: Literal["none", "batch"] = Field("none", description="batch: BatchNorm after every convolution")
+    skip: Literal["none", "identity"] = Field(
+        "none", description="identity: skips around pairs of convolutions of a stage, without parameters"
+    )
+    options: Options = Field({}, description="keyword arguments of your callable")
+
+    @property
+    def label(self) -> str:
+        """`plain-30`, `small-14`; the name alone of a net that has its own depth."""
+        return net_label(self.name, self.depth)
+
+
+class Init(Spec):
+    """How weights are drawn; a key that the scheme doesn't use is dropped when the trial is resolved."""
+
+    scheme: Annotated[str, known_name("scheme", SCHEMES)] = Field(
+        "he", description=f"{', '.join(SCHEMES)}, or pkg.module:callable (needs --allow-code); see docs/schemes.md",
+        json_schema_extra={"anyOf": [{"enum": [*SCHEMES]}, {"pattern": "^[^:]+:[^:]+$"}]},
+    )  # fmt: skip
+    mode: Literal["fan_in", "fan_out"] = Field(
+        "fan_in", description="which signal keeps its variance (xavier, he, truncated_normal)"
+    )
+    distribution: Literal["normal", "uniform"] = Field(
+        "normal", description="of the same variance (gaussian, xavier, he, lecun)"
+    )
+    std: Positive = Field(0.01, description="of every weight (gaussian)")
+    linear_std: Positive | None = Field(None, description="of the linear layers but the last; null = the scheme's")
+    last_std: Positive | None = Field(None, description="of the last linear layer; null = the scheme's")
+    last_factor: Positive = Field(1.0, description="factor on the last linear layer's weights")
+
+
+class Train(Spec):
+    """Stochastic gradient descent with momentum; epochs and intervals in epochs may be fractions."""
+
+    epochs: Epochs = Field(14.0, description="passes over the training set")
+    batch_size: Count = Field(32, description="examples per step; the short last batch of an epoch is dropped")
+    lr: Positive = Field(0.003, description="learning rate at the start")
+    momentum: Fraction = Field(0.9, description="of stochastic gradient descent")
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(5.0e-4, description="not on PReLU slopes")
+    slope_lr_factor: Annotated[float, Field(ge=0, le=1e6)] = Field(
+        1.0, description="times lr for the slopes that prelu learns; 0 keeps them"
+    )
+    dropout: Fraction = Field(0.0, description="in the first two linear layers")
+    schedule: Literal["constant", "step", "plateau", "cosine"] = Field("constant", description="of the learning rate")
+    milestones: Annotated[tuple[Epochs, ...], Field(strict=False)] = Field(
+        (), description="epochs at which lr is multiplied by factor (step)"
+    )
+    factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="of step and plateau")
+    patience: Count = Field(5, description="validations without a better error before lr falls (plateau)")
+    most_cuts: Count | None = Field(None, description="how often lr may fall, the paper's 2; null = any (plateau)")
+    shallow_depth: Annotated[int, Field(ge=4, le=1000)] | None = Field(
+        None, description="depth of a net trained first, whose first 4 convolutions and linear layers this one takes"
+    )
+    auxiliary: Annotated[tuple[Count, ...], Field(strict=False)] = Field(
+        (), description="convolutions, 1 the first, that get a linear classifier of their own in training"
+    )
+    auxiliary_weight: Positive = Field(0.3, description="of each of their losses, the net's own being worth 1")
+    shallow_epochs: Epochs = Field(14.0, description="of that net")
+    validate_every: Positive = Field(1.0, description="in epochs; also at step 0 and at the end")
+    log_every: Count = Field(50, description="steps between rows of training loss and error")
+    precision: Literal["auto", "float32", "float64", "bfloat16"] = Field(
+        "auto", description="auto is float32; bfloat16 keeps float32 weights and probes, and is float32 on a CPU"
+    )
+
+
+class Probe(Spec):
+    """Signal measurements, at step 0, every `every` updates and at the end; running ones are of updates themselves."""
+
+    every: Annotated[int, Field(ge=0, le=10**9)] = Field(200, description="updates between probes; 0 = off")
+    running_every: Annotated[int, Field(ge=0, le=10**9)] = Field(
+        0, description="updates between those whose own tensors give running moments; 0 = off"
+    )
+    examples: Count = Field(32, description="the same training images for every seed and scheme")
+
+
+class Verdict(Spec):
+    """How trials are judged when they are read; not part of their id."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="validation error that counts as converged; null = half of chance"
+    )
+
+
+class Run(Spec):
+    """How and where trials run; not part of their id."""
+
+    engine: Literal["inline", "ray"] = Field("inline", description="inline: this machine; ray: a cluster")
+    device: Literal["cpu", "cuda"] | None = Field(None, description="null = cuda where there is one")
+    jobs: Count | None = Field(None, description="trials at once; null = the cores on a CPU, 1 on a GPU")
+    devices: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="processes that train one trial together, each on a GPU of its own or on the CPU"
+    )
+    threads: Count = Field(1, description="CPU threads per process of a trial")
+    workers: Annotated[int, Field(ge=0, le=256)] = Field(
+        0, description="processes per trial that decode pictures in folders; 0 = the trial's own"
+    )
+    pack: Count = Field(1, description="trials of one net and batch size that one process trains as one")
+    compile: bool | None = Field(
+        None, description="on a GPU, torch.compile long trials and replay packs from a CUDA graph; true = all trials"
+    )
+    channels_last: bool | None = Field(None, description="on a GPU, maps with their channels last; null = yes")
+    gpus_per_trial: Positive = Field(1.0, description="a fraction shares a GPU (ray, cuda)")
+    checkpoint_every_s: Positive = Field(60.0, description="seconds between checkpoints")
+
+
+class TrialSpec(Spec):
+    """A fully resolved trial."""
+
+    data: Data = Data()
+    net: Net = Net()
+    init: Init = Init()
+    train: Train = Train()
+    probe: Probe = Probe()
+    seed: Seed = Field(0, description="of weights, data order, augmentation and dropout")
+
+    @property
+    def trial_id(self) -> str:
+        """`t` and 12 hex digits over the fields that differ from their default."""
+        content = {"hash_version": HASH_VERSION, **self.model_dump(mode="json", exclude_defaults=True)}
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return "t" + hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def steps(self, train_examples: int) -> tuple[int, int]:
+        """(steps per epoch, steps in all): the short last batch is dropped, epochs may be a fraction."""
+        per_epoch = train_examples // self.train.batch_size
+        return per_epoch, round(self.train.epochs * per_epoch)
+
+    def validation_steps(self, per_epoch: int, steps: int) -> list[int]:
+        """Steps after which the net is validated, 0 and the last among them."""
+        interval = max(1.0, self.train.validate_every * per_epoch)  # below a step it is every step
+        inner = (round(i * interval) for i in range(1, int(steps / interval) + 1))
+        return sorted({0, steps, *(step for step in inner if 0 < step < steps)})
+
+    def row_steps(self, per_epoch: int, steps: int) -> list[int]:
+        """Steps with a row of scalars: every validation, every `log_every` steps and every epoch's end."""
+        logged = range(self.train.log_every, steps + 1, self.train.log_every)
+        return sorted({*self.validation_steps(per_epoch, steps), *logged, *range(per_epoch, steps + 1, per_epoch)})
+
+    def probe_steps(self, steps: int) -> list[int]:
+        """Steps after which the signals are measured: 0, every `probe.every` and the last; none where it is 0."""
+        return sorted({*range(0, steps + 1, self.probe.every), steps}) if self.probe.every else []
+
+    def samples_update(self, step: int) -> bool:
+        """Whether the update after `step` others gives running moments: every `probe.running_every`-th does."""
+        return self.probe.running_every > 0 and (step + 1) % self.probe.running_every == 0
+
+
+def code_names(trial: TrialSpec) -> dict[str, str]:
+    """The user's code that a trial names: dotted path -> `pkg.module:callable`."""
+    names = {"data.name": trial.data.name, "net.name": trial.net.name, "init.scheme": trial.init.scheme}
+    return {path: name for path, name in names.items() if is_code(name)}
+
+
+def net_label(name: str, depth: int) -> str:
+    """What to call a net beside its scheme and seed: of `plain`, which is of any depth, `plain-30`."""
+    return f"{name}-{depth}" if name == "plain" else name
+
+
+def getattr_path(spec: BaseModel, path: str) -> Any:
+    """`getattr_path(trial, "init.scheme")`."""
+    value: Any = spec
+    for key in path.split("."):
+        value = getattr(value, key)
+    return value

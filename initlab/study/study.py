@@ -1,0 +1,214 @@
+"""The study: a question, the fields that all its trials share, and the grid and cases that set them apart."""
+
+import difflib
+import itertools
+import json
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from initlab.study.field_types import Seed
+from initlab.study.spec import Data, DataSection, Init, Net, Probe, Run, Spec, Train, TrialSpec, Verdict, getattr_path
+from initlab.study.study_file import Mistake, StudyError, dotted, explain, parse_yaml, read_yaml, short
+
+Overrides = dict[str, Any]  # dotted path -> value
+SECTIONS: dict[str, type[Spec]] = {"data": Data, "net": Net, "init": Init, "train": Train, "probe": Probe}
+TRIAL_PATHS = [f"{name}.{key}" for name, section in SECTIONS.items() for key in section.model_fields] + ["seed"]
+
+
+def differing_paths(specs: Sequence[TrialSpec]) -> list[str]:
+    """Dotted paths of the fields in which trials differ, in the order of `TRIAL_PATHS`."""
+    return [path for path in TRIAL_PATHS if len({repr(getattr_path(spec, path)) for spec in specs}) > 1]
+
+
+class Study(Spec):
+    """A study file. Each point of `cases` x `grid` overrides the shared fields and makes one trial."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100)] = Field(
+        description="names the default output folder"
+    )
+    question: str = Field("", description="what the study is to answer, in a sentence")
+    data: DataSection = DataSection()
+    net: Net = Net()
+    init: Init = Init()
+    train: Train = Train()
+    probe: Probe = Probe()
+    verdict: Verdict = Verdict()
+    run: Run = Run()
+    seed: Seed = Field(0, description="of weights, data order, augmentation and dropout")
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
+        {}, description="dotted path -> its values; trials are their cross product",
+        json_schema_extra={"propertyNames": {"enum": [*TRIAL_PATHS]}},
+    )  # fmt: skip
+    cases: list[Overrides] = Field(
+        [], description="override sets (dotted path -> value), crossed with the grid",
+        json_schema_extra={"items": {"type": "object", "propertyNames": {"enum": [*TRIAL_PATHS]}}},
+    )  # fmt: skip
+
+    def points(self) -> Iterator[Overrides]:
+        """Each case crossed with each point of the grid, cases outermost."""
+        for case in self.cases or [{}]:
+            for values in itertools.product(*self.grid.values()):
+                yield {**case, **dict(zip(self.grid, values, strict=True))}
+
+    def trial(self, overrides: Overrides) -> TrialSpec:
+        """The spec of one point, before unused fields are dropped."""
+        changed: dict[str, Overrides] = {"data": {}}  # always made anew, without the folder and the download
+        for path, value in overrides.items():
+            section, _, key = path.rpartition(".")
+            changed.setdefault(section, {})[key] = value
+        fields: dict[str, Any] = {"seed": self.seed, **changed.pop("", {})}
+        for name, section_type in SECTIONS.items():
+            fields[name] = own = getattr(self, name)
+            if name in changed:
+                shared = {key: getattr(own, key) for key in section_type.model_fields}
+                fields[name] = section_type.model_validate({**shared, **changed[name]})
+        return TrialSpec.model_validate(fields)
+
+
+ALL_SECTIONS: dict[str, type[Spec]] = {**SECTIONS, "data": DataSection, "verdict": Verdict, "run": Run}
+SETTABLE = [f"{name}.{key}" for name, section in ALL_SECTIONS.items() for key in section.model_fields]  # by --set
+SETTABLE += [name for name in Study.model_fields if name not in ALL_SECTIONS]
+
+
+def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
+    """Read and validate a study file.
+
+    Args:
+        overrides: `dotted.path=value` texts, values as in YAML; one of a path that grid or cases vary fixes it, one
+            of `grid.PATH` replaces the values that the grid gives it.
+
+    Raises:
+        StudyError: every mistake found, one line each.
+    """
+    content, mistakes = read_yaml(Path(path))
+    lines = [f"--set {at}: {text}" for override in overrides for at, text in apply_override(content, override)]
+    study, found = validated(content)
+    lines += [f"{path}: {at}: {text}" for at, text in mistakes + found]
+    if lines or study is None:
+        raise StudyError(lines)
+    return study
+
+
+def validated(content: dict[str, Any]) -> tuple[Study | None, list[Mistake]]:
+    """The study that the content of a file describes, None where it describes none, and every mistake in it."""
+    empty = [key for key in ("grid", "cases") if key in content and content[key] in (None, {}, [])]
+    hint = "give it something to vary, or remove it"
+    mistakes: list[Mistake] = [(key, f"empty (got {short(content[key])}); {hint}") for key in empty]
+    study = None
+    try:
+        study = Study.model_validate({key: value for key, value in content.items() if key not in empty})
+    except ValidationError as error:
+        mistakes += explain(error, Study)
+    return study, mistakes + varied_mistakes(content.get("grid"), content.get("cases"))
+
+
+def apply_override(content: dict[str, Any], text: str) -> list[Mistake]:
+    """Set one `dotted.path=value` in the raw content of a study file; where it is wrong, say how and leave it."""
+    path, equals, value = text.partition("=")
+    path = path.strip()
+    if not equals or not path:
+        return [(short(text), "not an assignment; allowed: dotted.path=value, e.g. train.lr=0.01")]
+    if path not in SETTABLE and not path.startswith("grid."):
+        return [(path, no_such_path(path, SETTABLE))]
+    parsed, mistakes = parse_yaml(value, f"--set {path}")
+    alone: dict[str, Any] = {"name": "any"}
+    set_field(alone, path, parsed)
+    mistakes += validated(alone)[1]
+    if not mistakes:
+        fix(content, path)
+        set_field(content, path, parsed)
+    return mistakes
+
+
+def fix(content: dict[str, Any], path: str) -> None:
+    """Take a path out of grid and cases; cases that it alone set apart become one."""
+    grid, cases = content.get("grid"), content.get("cases")
+    if isinstance(grid, dict) and path in grid:
+        content["grid"] = {key: values for key, values in grid.items() if key != path}
+        if not content["grid"]:
+            del content["grid"]
+    if isinstance(cases, list) and any(isinstance(case, dict) and path in case for case in cases):
+        content["cases"] = kept = []
+        for case in cases:
+            left = {key: value for key, value in case.items() if key != path} if isinstance(case, dict) else case
+            if left not in kept:
+                kept.append(left)
+        if kept == [{}]:
+            del content["cases"]
+
+
+def set_field(content: dict[str, Any], path: str, value: Any) -> None:
+    """`set_field(d, "net.depth", 22)` sets d["net"]["depth"]; a section that is no mapping stays, and is a mistake."""
+    section, dot, key = path.partition(".")
+    inside = content.setdefault(section, {}) if dot else content
+    if isinstance(inside, dict):
+        inside[key or section] = value
+
+
+def varied_mistakes(grid: Any, cases: Any) -> list[Mistake]:
+    """What is wrong with paths and values in grid and cases, each at the place where it was written.
+
+    Where one of them is no mapping or list, the validation of the study says so.
+    """
+    grid = grid if isinstance(grid, dict) else {}
+    mistakes: list[Mistake] = []
+    for path, values in grid.items():
+        place, seen = dotted(["grid", str(path)]), set()
+        if path not in TRIAL_PATHS:
+            mistakes.append((place, no_such_path(path, TRIAL_PATHS)))
+            continue
+        for value in values if isinstance(values, list) else []:
+            resolved, found = resolve(path, value)
+            mistakes += [(place, text) for text in found]
+            if resolved in seen:
+                mistakes.append((place, f"duplicate trial (got {short(value)} twice); keep one"))
+            seen.add(resolved or object())
+    for index, case in enumerate(cases if isinstance(cases, list) else []):
+        for path, value in case.items() if isinstance(case, dict) else []:
+            place = dotted(["cases", index, str(path)])
+            found = resolve(path, value)[1] if path in TRIAL_PATHS else [no_such_path(path, TRIAL_PATHS)]
+            mistakes += [(place, text) for text in found]
+            if path in grid:
+                mistakes.append((place, f"set by the grid too (got {short(value)}); vary a path in one of them"))
+    return mistakes
+
+
+def resolve(path: str, value: Any) -> tuple[str | None, list[str]]:
+    """The value that a field takes, as text to compare by (14 and 14.0 are one), or what is wrong with it."""
+    alone: dict[str, Any] = {}
+    set_field(alone, path, value)
+    try:
+        return json.dumps(getattr_path(TrialSpec.model_validate(alone), path), sort_keys=True), []
+    except ValidationError as error:
+        return None, [text for _, text in explain(error, TrialSpec)]
+
+
+def no_such_path(path: Any, allowed: Collection[str]) -> str:
+    """What to say of a path that is not among the allowed ones, which are those of trials or of a whole study."""
+    inside = [name for name in allowed if name.startswith(f"{path}.")]
+    if inside:
+        return f"a section, not a field (got {short(path)}); allowed: a path in it, e.g. {inside[0]}"
+    if any(name == path or name.startswith(f"{path}.") for name in SETTABLE):
+        return f"not part of a trial (got {short(path)}); allowed: to set it once, for the whole study"
+    near = difflib.get_close_matches(str(path), allowed, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    section = str(path).partition(".")[0]
+    beside = [name for name in allowed if name.startswith(f"{section}.")]
+    paths = ", ".join(beside) or "a path in " + ", ".join(dict.fromkeys(name.partition(".")[0] for name in allowed))
+    return f"no such field (got {short(path)}); allowed: {paths}{hint}"
+
+
+def dump_study(study: Study) -> str:
+    """The study as YAML with every field visible; a grid or cases that vary nothing are left out, as a file must."""
+    content = study.model_dump(mode="json")
+    content = {key: value for key, value in content.items() if key not in ("grid", "cases") or value}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def study_schema() -> dict[str, Any]:
+    """JSON schema of study files, for editors that complete and check YAML."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Study.model_json_schema()}

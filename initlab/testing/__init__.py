@@ -1,0 +1,1 @@
+"""Testing: the paper's testing procedure for trained nets."""

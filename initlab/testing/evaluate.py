@@ -1,0 +1,255 @@
+"""The testing procedure (He et al. 2015, sec. 3 and 4): trained nets on their validation set, by one or many views.
+
+`evaluate` wires store, data and nets together: read checkpoints, score every validation image by views and scales,
+average, count errors overall and per class, write.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from initlab.attempt.assemble import bare_net, load_images
+from initlab.data.dataset import Images
+from initlab.data.facts import absence
+from initlab.errors import UserError
+from initlab.launch.run import sources_of
+from initlab.launch.settings import cache_folder
+from initlab.store.files import StoreError, writable, write_csv, write_json
+from initlab.store.trained import Trained, load_weights, read_trained
+from initlab.study.spec import getattr_path
+from initlab.study.study import differing_paths
+from initlab.testing.dense import Scores, check_scores
+from initlab.testing.error_rates import class_errors, error_rows, mean_scores
+from initlab.testing.views import Views, check_sides, default_sides, scores_at
+from initlab.user_code import is_code
+from initlab.version import __version__
+
+ENSEMBLE = "ensemble"
+# fields of data that an ensemble shares
+SAME = ("name", "image_size", "val_examples", "classes", "channels", "options")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What a test found; the headline is the last row of `table`, all checkpoints and scales together."""
+
+    # one row per checkpoint and scale: checkpoint, the fields of trials in which they differ, scales, images,
+    # val_error, val_error_top5
+    table: pd.DataFrame
+    # class, name, images, val_error, val_error_top5 of the headline; NaN for a class without images
+    per_class: pd.DataFrame
+    scores: Tensor  # (N, classes) float64 of the headline, in the validation set's order
+    described: dict[str, Any]  # checkpoints, views and where it ran, as in evaluation.json
+
+    @property
+    def val_error(self) -> float:
+        """Top-1 error of the headline, a fraction."""
+        return float(self.table.val_error.iloc[-1])
+
+    @property
+    def val_error_top5(self) -> float:
+        """Top-5 error of the headline, a fraction."""
+        return float(self.table.val_error_top5.iloc[-1])
+
+
+def evaluate(
+    checkpoints: str | Path | Sequence[str | Path],
+    views: Views = "center",
+    scales: Sequence[int] | None = None,
+    *,
+    flips: bool | None = None,
+    scores: Scores = "softmax",
+    batch_size: int = 100,
+    data_dir: str | Path | None = None,
+    out: str | Path | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
+    allow_code: bool = False,
+) -> Evaluated:
+    """Test trained nets on the validation set that their trial.json names.
+
+    Scores are averaged over the views of an image, then over scales, then over checkpoints. `center` without flips at
+    the default scale is the validation of training: the same errors.
+
+    Args:
+        checkpoints: each OUT/trials/ID, an attempt's folder or a checkpoint file; several are an ensemble.
+        views: `center` (one crop), `10` (four corners and centre, mirrored too) or `dense` (`initlab.dense_scores`).
+        scales: sides in pixels that the images' shorter side is resized to; None is that of validation for `center`,
+            and 8/7 of the net's input, the paper's 256 for 224, for the others.
+        flips: mirrored views too; None is no for `center`, and for the others yes where training mirrored images.
+        scores: average `softmax` probabilities or `logits`.
+        batch_size: images at once; 10 and dense hold several views or large maps of each.
+        data_dir: where data files lie; default the environment's INITLAB_DATA.
+        out: folder for evaluation.csv, evaluation.json and per_class.csv, .png and .svg; None writes nothing.
+        device: None is cuda where there is one.
+        allow_code: import `pkg.module:callable` names of the trials.
+
+    Raises:
+        UserError: a checkpoint that cannot be read or is another net's, an ensemble of different data, scales smaller
+            than a net's input, absent data, or a net that cannot be tested densely.
+    """
+    paths = [checkpoints] if isinstance(checkpoints, (str, Path)) else list(checkpoints)
+    check_choices(paths, views, scores, scales, batch_size)
+    members = [read_trained(path) for path in paths]
+    check_alike(members)
+    place = device_of(device)
+    if out is not None:  # before the long part
+        with writable(Path(out)):
+            Path(out).mkdir(parents=True, exist_ok=True)
+    ensemble: dict[int, Tensor] = {}
+    rows: list[dict[str, Any]] = []
+    mirrored: list[bool] = []
+    apart = differing(members)
+    for path, trained, fields in zip(paths, members, apart.to_dict("records"), strict=True):
+        net, data = restored(trained, place, data_dir, allow_code)
+        sides = check_sides(scales or default_sides(data, views), data)
+        mirrored.append(flips if flips is not None else views != "center" and data.flip)
+        found = {side: scores_at(net, data, side, views, mirrored[-1], scores, batch_size) for side in sides}
+        labels = data.val_labels.cpu()
+        named = {"checkpoint": str(path), **{str(name): value for name, value in fields.items()}}
+        rows += error_rows(named, found, labels)
+        for side in sides:
+            ensemble[side] = ensemble.get(side, 0) + found[side] / len(members)
+    if len(members) > 1:
+        rows += error_rows({"checkpoint": ENSEMBLE}, ensemble, labels)
+    headline = mean_scores(ensemble)
+    result = Evaluated(
+        table=pd.DataFrame(rows).astype(apart.dtypes),
+        per_class=class_errors(headline, labels, data.class_names), scores=headline,
+        described=description(members, views, list(ensemble), mirrored, scores, place),
+    )  # fmt: skip
+    if out is not None:
+        write_evaluation(result, Path(out))
+    return result
+
+
+def check_choices(
+    paths: Sequence[str | Path], views: str, scores: str, scales: Sequence[int] | None, batch_size: int
+) -> None:
+    """Refuse what can never work, before anything is read."""
+    if not paths:
+        raise UserError("evaluate: no checkpoint (got none); give OUT/trials/ID, an attempt folder or a checkpoint.pt")
+    if views not in get_args(Views):
+        raise UserError(f"--views: unknown (got {views!r}); allowed: {', '.join(get_args(Views))}")
+    check_scores(scores)
+    if batch_size < 1:
+        raise UserError(f"--batch-size: out of range (got {batch_size}); allowed: at least 1")
+    if scales is not None and (not scales or min(scales) < 1 or len(set(scales)) < len(scales)):
+        raise UserError(
+            f"--scales: not a list of sides (got {scales}); allowed: different numbers of pixels, at least 1"
+        )
+
+
+def parse_scales(text: str) -> list[int]:
+    """`256,384,480` as numbers.
+
+    Raises:
+        UserError: something else between the commas.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(
+            f"--scales: not sides in pixels (got {text!r}); allowed: whole numbers with commas between, 256,384"
+        ) from None
+
+
+def check_alike(members: Sequence[Trained]) -> None:
+    """Refuse an ensemble over different validation sets."""
+    first = members[0]
+    for other in members[1:]:
+        for field in SAME:
+            ours, theirs = getattr(first.spec.data, field), getattr(other.spec.data, field)
+            if ours != theirs:
+                raise UserError(
+                    f"{other.path}: data.{field} differs in the ensemble (got {theirs!r}, {first.path} has {ours!r}); "
+                    "give checkpoints of the same data, or test them one by one"
+                )
+
+
+def differing(members: Sequence[Trained]) -> pd.DataFrame:
+    """A row per member with the fields in which their trials differ, of types that leave room for none."""
+    specs = [member.spec for member in members]
+    apart = {path: [getattr_path(spec, path) for spec in specs] for path in differing_paths(specs)}
+    return pd.DataFrame(apart, index=range(len(members))).convert_dtypes()
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device to test on."""
+    if name not in (None, "cpu", "cuda"):
+        raise UserError(f"--device: unknown device (got {name!r}); allowed: cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: cuda is not available on this machine; allowed here: cpu")
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def restored(
+    trained: Trained, device: torch.device, data_dir: str | Path | None, allow_code: bool
+) -> tuple[nn.Module, Images]:
+    """The net with its weights, in eval mode, and its data, both on the device."""
+    spec = trained.spec
+    if sources_of(spec, allow_code) != trained.source:
+        raise StoreError(f"{trained.path}: the code of {', '.join(trained.source)} changed since this net was trained")
+    folder = data_dir or os.environ.get("INITLAB_DATA")
+    where = Path(folder) if folder else None
+    absent = None if is_code(spec.data.name) else absence(spec.data.name, where, downloads=False)
+    if absent:
+        raise UserError(absent)
+    task = {
+        "data_dir": str(folder) if folder else None, "download": False, "allow_code": allow_code,
+        "workers": 0, "cache": str(cache_folder()), "keep_decoded": False,
+    }  # fmt: skip
+    data = load_images(spec, device, task, trained.source, print)
+    with torch.random.fork_rng(devices=[]):
+        net = bare_net(spec, data)
+    load_weights(net, trained)
+    return net.to(device).eval(), data
+
+
+def description(
+    members: Sequence[Trained], views: str, sides: Sequence[int], mirrored: Sequence[bool], scores: str,
+    device: torch.device,
+) -> dict[str, Any]:  # fmt: skip
+    """What was tested, how and where, as plain data."""
+    return {
+        "checkpoints": [
+            {"path": str(m.path), "trial": m.trial, "net": m.spec.net.label, "step": m.step, "flips": flips}
+            for m, flips in zip(members, mirrored, strict=True)
+        ],
+        "data": members[0].spec.data.model_dump(mode="json"), "views": views, "scales": list(sides), "scores": scores,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "torch_version": torch.__version__, "initlab_version": __version__,
+    }  # fmt: skip
+
+
+def write_evaluation(result: Evaluated, folder: Path) -> None:
+    """Into a folder: evaluation.csv, evaluation.json and the figure of errors per class with its numbers."""
+    from initlab.plots.per_class import per_class, per_class_table  # here: matplotlib only where it is drawn
+    from initlab.plots.save import write
+
+    errors = {"val_error": result.val_error, "val_error_top5": result.val_error_top5}
+    with writable(folder):
+        write_csv(folder / "evaluation.csv", result.table)
+        write_json(folder / "evaluation.json", {**result.described, "images": len(result.scores), **errors})
+        write(folder, "per_class", per_class_table(result.per_class), per_class(result.per_class))
+
+
+def table_lines(table: pd.DataFrame) -> list[str]:
+    """The table as text, a line per row; errors are fractions."""
+    errors = ["val_error", "val_error_top5"]
+    texts = table.assign(**{name: table[name].map("{:.4f}".format) for name in errors}).astype(object)
+    columns = [[str(name), *map(str, texts[name].where(texts[name].notna(), "–"))] for name in texts]
+    numbers = len(columns) - 3  # images and errors are set to the right
+    widths = [max(map(len, column)) for column in columns]
+    return [
+        "  ".join(
+            cell.rjust(wide) if place >= numbers else cell.ljust(wide)
+            for place, (cell, wide) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in zip(*columns, strict=True)
+    ]

@@ -1,0 +1,53 @@
+"""A net's scores of validation images by views and scales (He et al. 2015, sec. 3 and 4)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from initlab.data.dataset import Images
+from initlab.data.scales import centre_view, mean_at, ten_views
+from initlab.errors import UserError
+from initlab.testing.dense import Scores, as_scores, dense_scores
+
+Views = Literal["center", "10", "dense"]
+SCALE = 8 / 7  # of the net's input, where many views need room to move: 256 for 224 (sec. 3)
+
+
+def default_sides(data: Images, views: Views) -> list[int]:
+    """The side that validation in training uses; for several views a larger one."""
+    return [data.val_side if views == "center" else round(min(data.input_shape[1:]) * SCALE)]
+
+
+def check_sides(sides: Sequence[int], data: Images) -> list[int]:
+    """The scales, none smaller than the net's input."""
+    least = min(data.input_shape[1:])
+    if min(sides) < least:
+        raise UserError(f"--scales: smaller than the net's input (got {min(sides)}); allowed: at least {least}")
+    return list(sides)
+
+
+@torch.no_grad()
+def scores_at(
+    net: nn.Module, data: Images, side: int, views: Views, flips: bool, scores: Scores, batch_size: int
+) -> Tensor:
+    """Mean scores (N, classes) in float64 on the CPU of all validation images at one scale."""
+    found = torch.full((len(data.val_labels), data.num_classes), torch.nan, dtype=torch.float64)
+    for images, places in data.val_at(side, batch_size):
+        found[places] = view_scores(net, images, data, views, flips, scores).cpu()
+    return found
+
+
+def view_scores(net: nn.Module, images: Tensor, data: Images, views: Views, flips: bool, scores: Scores) -> Tensor:
+    """Mean scores (B, classes) in float64 over the views of images that are grey levels of one size."""
+    height, width = data.input_shape[1:]
+    if views == "dense":
+        whole = (images - mean_at(data.mean, images.shape[2], images.shape[3])) * data.factor
+        return dense_scores(net, whole, (height, width), flips, scores=scores).double()
+    if views == "10":
+        crops = ten_views(images, height, width, flips)
+    else:
+        centre = centre_view(images, height, width)
+        crops = [centre, centre.flip(3)] if flips else [centre]
+    return torch.stack([as_scores(net((crop - data.mean) * data.factor), scores) for crop in crops]).mean(0)

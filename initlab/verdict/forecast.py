@@ -1,0 +1,48 @@
+"""`forecast`: what training of a model will come to, told from one batch before its first step."""
+
+import math
+
+import pandas as pd
+from torch import Tensor, inference_mode, nn
+
+from initlab.nets.undisturbed import first_tensor, to_model, untouched
+from initlab.signal.probe import COLUMNS, Loss, measure, summed_loss
+from initlab.verdict.odds import Forecast, features_of, forecast_of
+
+
+def forecast(
+    model: nn.Module, batch: Tensor, labels: Tensor, *, lr: float, weight_decay: float = 0.0, loss: Loss | None = None
+) -> Forecast:
+    """What training of `model` as it is now will come to, from one batch; the model is left as it was.
+
+    `initlab.load(out).forecasts` has the same for the trials of a study, from their probes at step 0.
+
+    Args:
+        batch, labels, loss: as `initlab.inspect` takes them; the model's output has the classes in its last dimension.
+        lr: learning rate at the start.
+        weight_decay: as the optimiser takes it.
+
+    Raises:
+        ValueError: lr or weight_decay out of range, no labels, fewer than two classes, or no layer with a gradient.
+    """
+    if not 0 < lr < math.inf:
+        raise ValueError(f"forecast: lr: out of range (got {lr}); allowed: above 0")
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(f"forecast: weight_decay: out of range (got {weight_decay}); allowed: 0 or above")
+    if labels is None:
+        raise ValueError("forecast: labels: none given; the backward signal needs them")
+    rows = measure(model, batch, labels, loss=loss, weight_decay=weight_decay)
+    with inference_mode(False), untouched(model, backward=False):
+        images, there = to_model(model, batch, labels)
+        assert there is not None
+        output = first_tensor(model(images))
+        start = float(summed_loss(output, there, loss)) / (there.numel() if loss is None else len(there))
+    return forecast_of(
+        features_of(
+            pd.DataFrame(rows, columns=COLUMNS),
+            loss=start,
+            num_classes=output.shape[-1],
+            lr=lr,
+            weight_decay=weight_decay,
+        )
+    )
