@@ -15,9 +15,17 @@ from initlab.study.study import Study, load_study
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [
-    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "docs/schemes.md", "docs/signals.md",
-    "docs/ci.md", "docs/forecast.md", "docs/several-gpus.md", "docs/performance.md",
-]  # fmt: skip
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "results/README.md",
+    "docs/schemes.md",
+    "docs/signals.md",
+    "docs/ci.md",
+    "docs/forecast.md",
+    "docs/several-gpus.md",
+    "docs/performance.md",
+]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

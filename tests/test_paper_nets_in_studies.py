@@ -56,9 +56,11 @@ def test_slopes_have_a_rate_of_their_own_only_where_they_are_learned() -> None:
 def test_plan_tells_counts_with_the_classes_of_the_data(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     content = {
-        "name": "x", "data": {"name": "cifar100", "image_size": 224}, "train": {"epochs": 1},
+        "name": "x",
+        "data": {"name": "cifar100", "image_size": 224},
+        "train": {"epochs": 1},
         "grid": {"net.name": ["small-14", "plain"], "net.activation": ["relu", "prelu"]},
-    }  # fmt: skip
+    }
     path.write_text(yaml.safe_dump(content))
     lines = list(plan_lines(path))
     small = [line.split() for line in lines if " small-14 " in line]

@@ -28,7 +28,7 @@ SMALL = {
             for scheme in ("he", "xavier")
         ),
     ],
-}  # fmt: skip
+}
 
 
 def judged(results: initlab.Results) -> pd.DataFrame:

@@ -15,9 +15,25 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "initlab"
 TOP = ["__main__", "cli", "bench", "__init__"]
 ROOMS = [
-    "report", "testing", "launch", "attempt", "inspection", "analysis", "plots", "train", "store", "verdict", "plan",
-    "study", "engine", "signal", "init", "nets", "data", "paper",
-]  # fmt: skip
+    "report",
+    "testing",
+    "launch",
+    "attempt",
+    "inspection",
+    "analysis",
+    "plots",
+    "train",
+    "store",
+    "verdict",
+    "plan",
+    "study",
+    "engine",
+    "signal",
+    "init",
+    "nets",
+    "data",
+    "paper",
+]
 GROUND = ["random_streams", "to_device", "user_code", "errors", "version"]
 ORDER = [*TOP, *ROOMS, *GROUND]  # from the roof to the ground
 
@@ -123,9 +139,19 @@ def planted(folder: Path, file: str, text: str) -> Path:
     """A small package with a few rooms, one file of which has this text."""
     package = folder / "initlab"
     for module in (
-        "__init__.py", "version.py", "nets/__init__.py", "nets/build.py", "signal/__init__.py", "engine/__init__.py",
-        "store/__init__.py", "store/results.py", "plots/__init__.py", "plots/signals.py", "cli/__init__.py", file,
-    ):  # fmt: skip
+        "__init__.py",
+        "version.py",
+        "nets/__init__.py",
+        "nets/build.py",
+        "signal/__init__.py",
+        "engine/__init__.py",
+        "store/__init__.py",
+        "store/results.py",
+        "plots/__init__.py",
+        "plots/signals.py",
+        "cli/__init__.py",
+        file,
+    ):
         (package / module).parent.mkdir(parents=True, exist_ok=True)
         (package / module).touch()
     (package / file).write_text(text)

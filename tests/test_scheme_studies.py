@@ -117,17 +117,23 @@ def test_the_docs_fixup_makes_every_block_an_identity_and_scales_its_branch(mysc
 @pytest.mark.parametrize(
     ("text", "unused"),
     [
-        *((f"init: {{scheme: {name}, mode: fan_out, distribution: uniform, std: 0.5}}",
-           {"init.mode", "init.distribution", "init.std"})
-          for name in ("orthogonal", "delta_orthogonal", "torch_default", "lsuv")),
+        *(
+            (
+                f"init: {{scheme: {name}, mode: fan_out, distribution: uniform, std: 0.5}}",
+                {"init.mode", "init.distribution", "init.std"},
+            )
+            for name in ("orthogonal", "delta_orthogonal", "torch_default", "lsuv")
+        ),
         ("init: {scheme: lecun, mode: fan_out, distribution: uniform, std: 0.5}", {"init.mode", "init.std"}),
-        ("init: {scheme: truncated_normal, mode: fan_out, distribution: uniform, std: 0.5}",
-         {"init.distribution", "init.std"}),
+        (
+            "init: {scheme: truncated_normal, mode: fan_out, distribution: uniform, std: 0.5}",
+            {"init.distribution", "init.std"},
+        ),
         ("init: {scheme: orthogonal, distribution: uniform, linear_std: 0.1}", set()),
         ("init: {scheme: 'a:b', mode: fan_out, distribution: uniform, std: 0.5}", set()),
         ("init: {scheme: lsuv}\nprobe: {every: 0, examples: 8}", set()),
     ],
-)  # fmt: skip
+)
 def test_a_key_that_a_scheme_has_no_use_for_is_dropped(text: str, unused: set[str], tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(f"name: x\n{text}")

@@ -85,9 +85,11 @@ def compare_paper(results: Shown, figure: str = "fig3") -> PaperComparison:
             times.append(found)
     at_threshold = next((one for one in times if one.level == threshold), None)
     claims = [
-        learns(paper, arms["he"]), learns(paper, arms["xavier"]) if figure == "fig2" else stalls(arms["xavier"]),
-        order(paper, times), slower(paper, at_threshold, threshold),
-    ]  # fmt: skip
+        learns(paper, arms["he"]),
+        learns(paper, arms["xavier"]) if figure == "fig2" else stalls(arms["xavier"]),
+        order(paper, times),
+        slower(paper, at_threshold, threshold),
+    ]
     return PaperComparison(figure, paper.depth, [int(seed) for seed in seeds], claims, times)
 
 
@@ -144,9 +146,11 @@ def learns(paper: PaperFigure, arm: pd.DataFrame) -> Claim:
     scheme = arm[SCHEME].iloc[0]
     end = curve(paper, scheme).top1_error.iloc[-1]
     return Claim(
-        f"{scheme} learns", f"{CHANCE} down to {end:.3f} in {length(paper):.1f} epochs", verdicts(arm),
+        f"{scheme} learns",
+        f"{CHANCE} down to {end:.3f} in {length(paper):.1f} epochs",
+        verdicts(arm),
         bool(arm.verdict.isin(["converged", "slow"]).all()),
-    )  # fmt: skip
+    )
 
 
 def stalls(arm: pd.DataFrame) -> Claim:
@@ -170,9 +174,11 @@ def order(paper: PaperFigure, times: Sequence[LevelRatio]) -> Claim:
     ahead = [level for level in reached if time_to(paper, "he", level) < time_to(paper, "xavier", level)]
     ours = [one for one in times if one.ratio.low > 1]
     return Claim(
-        "he ahead at every level", f"{len(ahead)} of {len(reached)} levels", f"{len(ours)} of {len(times)} levels",
+        "he ahead at every level",
+        f"{len(ahead)} of {len(reached)} levels",
+        f"{len(ours)} of {len(times)} levels",
         len(ours) == len(times) if times else None,
-    )  # fmt: skip
+    )
 
 
 def slower(paper: PaperFigure, ours: LevelRatio | None, threshold: float) -> Claim:

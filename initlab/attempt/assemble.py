@@ -31,9 +31,15 @@ def load_images(
         data.model_dump_json(), task["data_dir"], task["download"], task["allow_code"], source.get("data.name")
     )
     return prepare(
-        raw, scale=data.scale, train_examples=data.train_examples, val_examples=data.val_examples, flip=data.flip,
-        shift=data.shift, device=device, dtype=DTYPES[spec.train.precision],
-    )  # fmt: skip
+        raw,
+        scale=data.scale,
+        train_examples=data.train_examples,
+        val_examples=data.val_examples,
+        flip=data.flip,
+        shift=data.shift,
+        device=device,
+        dtype=DTYPES[spec.train.precision],
+    )
 
 
 def load_pictures(spec: TrialSpec, device: torch.device, task: dict[str, Any], say: Callable[[str], None]) -> Images:
@@ -44,15 +50,28 @@ def load_pictures(spec: TrialSpec, device: torch.device, task: dict[str, Any], s
     data, crop = spec.data, input_side(spec.data)
     val_side = data.val_side or round(crop * 8 / 7)
     views = Views(
-        crop=crop, val_side=val_side, jitter=data.jitter or (val_side, val_side),
-        flip=FACTS[data.name].flip if data.flip is None else data.flip, color_std=data.color_std,
-    )  # fmt: skip
+        crop=crop,
+        val_side=val_side,
+        jitter=data.jitter or (val_side, val_side),
+        flip=FACTS[data.name].flip if data.flip is None else data.flip,
+        color_std=data.color_std,
+    )
     return open_folder(
-        data.name, Path(task["data_dir"]) if task["data_dir"] else None, classes=data.classes, views=views,
-        side=data.image_size, scale=data.scale, train_examples=data.train_examples, val_examples=data.val_examples,
-        workers=task["workers"], cache=Path(task["cache"]), keep_decoded=task["keep_decoded"], device=device,
-        dtype=DTYPES[spec.train.precision], say=say,
-    )  # fmt: skip
+        data.name,
+        Path(task["data_dir"]) if task["data_dir"] else None,
+        classes=data.classes,
+        views=views,
+        side=data.image_size,
+        scale=data.scale,
+        train_examples=data.train_examples,
+        val_examples=data.val_examples,
+        workers=task["workers"],
+        cache=Path(task["cache"]),
+        keep_decoded=task["keep_decoded"],
+        device=device,
+        dtype=DTYPES[spec.train.precision],
+        say=say,
+    )
 
 
 @lru_cache(maxsize=2)
@@ -65,15 +84,17 @@ def cached_raw(data_json: str, data_dir: str | None, download: bool, allow_code:
         return import_callable("data.name", data.name)(**data.options)
     folder = Path(data_dir) if data_dir else None
     return load_raw(
-        data.name, folder=folder, download=download, image_size=data.image_size, classes=data.classes,
+        data.name,
+        folder=folder,
+        download=download,
+        image_size=data.image_size,
+        classes=data.classes,
         channels=data.channels,
-    )  # fmt: skip
+    )
 
 
 # of weights and images; under bfloat16 the step casts on the way
-DTYPES = {
-    "auto": torch.float32, "float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32,
-}  # fmt: skip
+DTYPES = {"auto": torch.float32, "float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 
 def build(spec: TrialSpec, data: Images, device: torch.device) -> nn.Module:
@@ -83,9 +104,17 @@ def build(spec: TrialSpec, data: Images, device: torch.device) -> nn.Module:
     scheme = import_callable("init.scheme", init.scheme) if is_code(init.scheme) else init.scheme
     batch = data.probe_batch(spec.probe.examples)[0] if init.scheme == "lsuv" else None
     init_(
-        net, scheme, mode=init.mode, distribution=init.distribution, std=init.std, seed=spec.seed,
-        linear_std=init.linear_std, last_std=init.last_std, last_factor=init.last_factor, batch=batch,
-    )  # fmt: skip
+        net,
+        scheme,
+        mode=init.mode,
+        distribution=init.distribution,
+        std=init.std,
+        seed=spec.seed,
+        linear_std=init.linear_std,
+        last_std=init.last_std,
+        last_factor=init.last_factor,
+        batch=batch,
+    )
     return net.to(device)
 
 

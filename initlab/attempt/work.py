@@ -97,9 +97,14 @@ def claim(task: dict[str, Any], trial: str, device: torch.device) -> tuple[dict[
 
 
 def ready(
-    task: dict[str, Any], described: dict[str, Any], spec: TrialSpec, writer: AttemptWriter, device: torch.device,
-    loaded: dict[str, Images], group: Group = ALONE,
-) -> Trial:  # fmt: skip
+    task: dict[str, Any],
+    described: dict[str, Any],
+    spec: TrialSpec,
+    writer: AttemptWriter,
+    device: torch.device,
+    loaded: dict[str, Images],
+    group: Group = ALONE,
+) -> Trial:
     """The trial before its first step, or before it takes up a checkpoint; `loaded` keeps images for the next ones."""
     check_source(spec, described["source"])
     what = spec.data.model_dump_json()

@@ -80,9 +80,14 @@ def run_pack(task: dict[str, Any]) -> Answer:
 
 
 def begin(
-    task: dict[str, Any], name: str, device: torch.device, should_stop: Callable[[], bool], loaded: dict[str, Images],
-    begun: dict[Trial, tuple[str, AttemptWriter]], answers: dict[str, Answer],
-) -> None:  # fmt: skip
+    task: dict[str, Any],
+    name: str,
+    device: torch.device,
+    should_stop: Callable[[], bool],
+    loaded: dict[str, Images],
+    begun: dict[Trial, tuple[str, AttemptWriter]],
+    answers: dict[str, Answer],
+) -> None:
     """Take one trial of the pack to its first step, into `begun`; or into `answers`, where it gets no further."""
     if settled := settled_already(task, name, should_stop):
         answers[name] = settled
@@ -98,9 +103,13 @@ def begin(
 
 
 def run_together(
-    trials: list[Trial], should_stop: Callable[[], bool], checkpoint_every_s: float, ended: Ended,
-    record: Record | None = None, skip_hopeless: bool = False,
-) -> str | None:  # fmt: skip
+    trials: list[Trial],
+    should_stop: Callable[[], bool],
+    checkpoint_every_s: float,
+    ended: Ended,
+    record: Record | None = None,
+    skip_hopeless: bool = False,
+) -> str | None:
     """Run the trials as a pack, or what is left of them one after another; returns why, None for a pack."""
     if not trials:
         return None

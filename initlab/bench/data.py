@@ -39,9 +39,14 @@ DIGITS = {  # without a study: pictures of digits, of all sizes, in a folder tha
 
 
 def bench_data(
-    study: Path | None, steps: int, repeats: int, workers: Sequence[int], device: str | None, data_dir: Path | None,
+    study: Path | None,
+    steps: int,
+    repeats: int,
+    workers: Sequence[int],
+    device: str | None,
+    data_dir: Path | None,
     overrides: Sequence[str],
-) -> Iterator[str]:  # fmt: skip
+) -> Iterator[str]:
     """Lines of text: a table with a row per number of decoding processes, each arm's median images per second.
 
     The last column is the rate of both over that of the slower one alone: 1 where loading hides behind training.
@@ -83,9 +88,13 @@ def rates(
     device = torch.device(settings.device or "cpu")
     with tempfile.TemporaryDirectory(prefix="initlab-bench-") as cache:
         task: dict[str, Any] = {
-            "data_dir": settings.data_dir, "download": False, "allow_code": False, "workers": workers,
-            "cache": settings.cache if settings.keep_decoded else cache, "keep_decoded": settings.keep_decoded,
-        }  # fmt: skip
+            "data_dir": settings.data_dir,
+            "download": False,
+            "allow_code": False,
+            "workers": workers,
+            "cache": settings.cache if settings.keep_decoded else cache,
+            "keep_decoded": settings.keep_decoded,
+        }
         data = load_images(trial.spec, device, task, {}, lambda line: None)
         net = build(trial.spec, data, device)
         seconds: dict[str, list[float]] = {"loader": [], "net": [], "both": []}

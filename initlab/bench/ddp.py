@@ -28,9 +28,13 @@ SYNTHETIC = {
 
 
 def bench_ddp(
-    study: Path | None, devices: Sequence[int], steps: int, device: str | None, data_dir: Path | None,
+    study: Path | None,
+    devices: Sequence[int],
+    steps: int,
+    device: str | None,
+    data_dir: Path | None,
     overrides: Sequence[str],
-) -> Iterator[str]:  # fmt: skip
+) -> Iterator[str]:
     """Lines of text: a table with a row per number of processes.
 
     Args:
@@ -75,11 +79,15 @@ def rate(
     )
     alone = Study.model_validate(
         {
-            "name": "bench-ddp", "data": {**study.data.model_dump(), **spec.data.model_dump()},
-            "net": spec.net.model_dump(), "init": spec.init.model_dump(), "train": train.model_dump(),
-            "probe": {"every": 0}, "run": {**study.run.model_dump(), "engine": "inline"},
+            "name": "bench-ddp",
+            "data": {**study.data.model_dump(), **spec.data.model_dump()},
+            "net": spec.net.model_dump(),
+            "init": spec.init.model_dump(),
+            "train": train.model_dump(),
+            "probe": {"every": 0},
+            "run": {**study.run.model_dump(), "engine": "inline"},
         }
-    )  # fmt: skip
+    )
     with tempfile.TemporaryDirectory(prefix="initlab-bench-") as out:
         results = run(alone, out, jobs=1, device=device, devices=devices, data_dir=data_dir, show="nothing")
         failed = [trial.status["error"] for trial in results.stored if trial.status["state"] == "failed"]

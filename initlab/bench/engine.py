@@ -59,11 +59,20 @@ def for_the_loop(trial: PlannedTrial) -> dict[str, Any]:
             ["bench engine: the plain loop knows plain relu nets on digits, whole epochs, a validation each"]
         )
     return {
-        "image_size": spec.data.image_size, "scale": spec.data.scale, "seed": spec.seed, "depth": spec.net.depth,
-        "width": spec.net.width, "scheme": spec.init.scheme, "mode": spec.init.mode,
-        "last_factor": spec.init.last_factor, "lr": spec.train.lr, "momentum": spec.train.momentum,
-        "weight_decay": spec.train.weight_decay, "batch_size": spec.train.batch_size, "epochs": int(spec.train.epochs),
-    }  # fmt: skip
+        "image_size": spec.data.image_size,
+        "scale": spec.data.scale,
+        "seed": spec.seed,
+        "depth": spec.net.depth,
+        "width": spec.net.width,
+        "scheme": spec.init.scheme,
+        "mode": spec.init.mode,
+        "last_factor": spec.init.last_factor,
+        "lr": spec.train.lr,
+        "momentum": spec.train.momentum,
+        "weight_decay": spec.train.weight_decay,
+        "batch_size": spec.train.batch_size,
+        "epochs": int(spec.train.epochs),
+    }
 
 
 def plain_loop(lines: Sequence[str], jobs: int) -> float:

@@ -86,9 +86,13 @@ def trial_table(results: Results) -> pd.DataFrame:
         by_step = {int(layers.step.iloc[0]): records(layers) for _, layers in probes[name].groupby("step")}
         size = spec.train.batch_size
         stop = stop_step(
-            records(curves[name]), by_step, batch_size=size, steps=status["steps"],
-            steps_per_epoch=status["train_examples"] // size, chance=status["chance"],
-        )  # fmt: skip
+            records(curves[name]),
+            by_step,
+            batch_size=size,
+            steps=status["steps"],
+            steps_per_epoch=status["train_examples"] // size,
+            chance=status["chance"],
+        )
         rows.append({"critical_std": critical_std(spec), "steps": status["steps"], "stop_step": stop})
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(rows)], axis=1)[COLUMNS]
 
@@ -124,18 +128,26 @@ def fit(table: pd.DataFrame, columns: Sequence[str] = FEATURES) -> Fit:
     if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
         weights, intercepts = np.vstack([-weights, weights]) / 2, np.concatenate([-intercepts, intercepts]) / 2
     return Fit(
-        classes=tuple(model.classes_), mean=tuple(mean), scale=tuple(scale), weights=tuple(map(tuple, weights)),
-        intercepts=tuple(intercepts), low=tuple(features.min(axis=0)), high=tuple(features.max(axis=0)),
-    )  # fmt: skip
+        classes=tuple(model.classes_),
+        mean=tuple(mean),
+        scale=tuple(scale),
+        weights=tuple(map(tuple, weights)),
+        intercepts=tuple(intercepts),
+        low=tuple(features.min(axis=0)),
+        high=tuple(features.max(axis=0)),
+    )
 
 
 def write_fit(found: Fit, trials: int) -> None:
     """Keep a fit as the one that comes with initlab, with nine significant digits."""
     content = {
-        "study": "sweeps/phase.yaml", "trials": trials, "features": FEATURES, "classes": found.classes,
+        "study": "sweeps/phase.yaml",
+        "trials": trials,
+        "features": FEATURES,
+        "classes": found.classes,
         **{key: rounded(getattr(found, key)) for key in ("mean", "scale", "intercepts", "low", "high")},
         "weights": [rounded(row) for row in found.weights],
-    }  # fmt: skip
+    }
     FITTED.write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -198,9 +210,11 @@ def scores(verdicts: pd.Series, odds: Array) -> tuple[float, float, float]:
 
 
 PREDICTORS: dict[str, Predict] = {
-    "the forecast": regression, "theory's growth": theory_growth, "theory's sign": theory_sign,
+    "the forecast": regression,
+    "theory's growth": theory_growth,
+    "theory's sign": theory_sign,
     "the most frequent": most_frequent,
-}  # fmt: skip
+}
 
 
 def score_lines(table: pd.DataFrame) -> Iterator[str]:

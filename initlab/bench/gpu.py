@@ -132,8 +132,10 @@ def sections(sizes: Sizes, device: torch.device) -> Iterator[Section]:
         most = COMPILE_S if how == "compiled" else SHORT_S
         return Section(f"{name} {precision} {how}", most, partial(net_rows, sizes, device, name, precision, how))
 
-    trial_arms = [Section(f"24 small trials, {arm.name}", ARM_S, partial(arm_rows, sizes, device, arm))
-                  for arm in arms(sizes.processes, sizes.streams)]  # fmt: skip
+    trial_arms = [
+        Section(f"24 small trials, {arm.name}", ARM_S, partial(arm_rows, sizes, device, arm))
+        for arm in arms(sizes.processes, sizes.streams)
+    ]
     yield Section(PRODUCT, SHORT_S, lambda rows: [row(PRODUCT, ceiling(sizes.matrix, device), "FLOP/s")])
     yield net("B")
     yield net("B", how="compiled")

@@ -66,9 +66,16 @@ def large_trial(
     images = torch.randint(0, 256, (4 * large.batch, *shape), dtype=torch.uint8, generator=generator).to(device)
     labels = torch.randint(0, large.classes, (len(images),), generator=generator).to(device)
     data = ImageSet(
-        train_images=images, train_labels=labels, val_images=images[:1], val_labels=labels[:1],
-        mean=torch.full(shape, 127.5, device=device), factor=1 / 74, num_classes=large.classes, flip=True, shift=0,
-    )  # fmt: skip
+        train_images=images,
+        train_labels=labels,
+        val_images=images[:1],
+        val_labels=labels[:1],
+        mean=torch.full(shape, 127.5, device=device),
+        factor=1 / 74,
+        num_classes=large.classes,
+        flip=True,
+        shift=0,
+    )
     trial = Trial(spec, net, data, Silent(), compiled, channels_last=channels_last)
     trial.net.train()
     trial.open_batches()

@@ -46,7 +46,16 @@ def main() -> None:
 
 
 for command in (
-    studies.run, studies.plan, studies.status, studies.plot, studies.export, studies.compare,
-    models.nets, models.inspect, models.lint, models.evaluate, bench.bench,
-):  # fmt: skip
+    studies.run,
+    studies.plan,
+    studies.status,
+    studies.plot,
+    studies.export,
+    studies.compare,
+    models.nets,
+    models.inspect,
+    models.lint,
+    models.evaluate,
+    bench.bench,
+):
     main.add_command(command)

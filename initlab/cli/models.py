@@ -54,9 +54,13 @@ def subject_of(model: str, options: dict[str, Any], *, double: bool = False, als
 
     text = options["input_text"]
     subject = resolve_model(
-        model, input_shape=parse_shape(text) if text else None, options=parse_options(options["texts"]), double=double,
-        also=also, **{key: options[key] for key in ("batch_size", "seed", "data", "data_dir", "allow_code")},
-    )  # fmt: skip
+        model,
+        input_shape=parse_shape(text) if text else None,
+        options=parse_options(options["texts"]),
+        double=double,
+        also=also,
+        **{key: options[key] for key in ("batch_size", "seed", "data", "data_dir", "allow_code")},
+    )
     scheme = options["scheme"]
     return initialised(subject, scheme, options["seed"], options["allow_code"]) if scheme else subject
 
@@ -70,8 +74,16 @@ def subject_of(model: str, options: dict[str, Any], *, double: bool = False, als
 @click.option("--fail-on", default="", metavar="WORDS", help="Exit with 1 on such verdicts: any,stalled,exploding...")
 @click.option("--html", type=OUT, help="Write the table as an HTML file.")
 @click.option("--figure", type=OUT, help="Write the figure (png, svg or pdf).")
-def inspect(model: str, weight_decay: float | None, fix: bool, against: str | None, fail_on: str, html: Path | None,
-            figure: Path | None, **options: Any) -> None:  # fmt: skip
+def inspect(
+    model: str,
+    weight_decay: float | None,
+    fix: bool,
+    against: str | None,
+    fail_on: str,
+    html: Path | None,
+    figure: Path | None,
+    **options: Any,
+) -> None:
     """Measure and judge the signals of MODEL at its first training step.
 
     \b
@@ -137,16 +149,25 @@ def lint(model: str, fail_on: str, **options: Any) -> None:
 @click.command()
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
 @click.option(
-    "--views", type=click.Choice(["center", "10", "dense"]), default="center", show_default=True,
+    "--views",
+    type=click.Choice(["center", "10", "dense"]),
+    default="center",
+    show_default=True,
     help="One centre crop; four corners and centre, mirrored too; or every window of the last map of the whole image.",
-)  # fmt: skip
+)
 @click.option(
-    "--scales", metavar="S,S,…",
+    "--scales",
+    metavar="S,S,…",
     help="Shorter sides in pixels, averaged over.  [default: as validated for center, else 8/7 of the net's input]",
-)  # fmt: skip
+)
 @click.option("--flips/--no-flips", default=None, help="Mirrored views too.  [default: as trained; center: no]")
-@click.option("--scores", type=click.Choice(["softmax", "logits"]), default="softmax", show_default=True,
-              help="What is averaged over views, scales and checkpoints.")  # fmt: skip
+@click.option(
+    "--scores",
+    type=click.Choice(["softmax", "logits"]),
+    default="softmax",
+    show_default=True,
+    help="What is averaged over views, scales and checkpoints.",
+)
 @click.option("--batch-size", type=int, default=100, show_default=True, help="Images at once; fewer need less memory.")
 @device_option
 @data_dir_option

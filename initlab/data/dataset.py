@@ -137,9 +137,16 @@ class ImageSet:
 
 
 def prepare(
-    raw: Raw, *, scale: float, train_examples: int | None, val_examples: int | None, flip: bool | None, shift: int,
-    device: torch.device, dtype: torch.dtype,
-) -> ImageSet:  # fmt: skip
+    raw: Raw,
+    *,
+    scale: float,
+    train_examples: int | None,
+    val_examples: int | None,
+    flip: bool | None,
+    shift: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> ImageSet:
     """Put a raw set on the device, with the statistics of its training part.
 
     `scale` is the standard deviation of the inputs after the per-pixel mean is removed. `train_examples` and

@@ -106,10 +106,22 @@ class FolderSet:
 
 
 def open_folder(
-    name: str, folder: Path | None, *, classes: int, views: Views, side: int | None, scale: float,
-    train_examples: int | None, val_examples: int | None, workers: int, cache: Path, keep_decoded: bool,
-    device: torch.device, dtype: torch.dtype, say: Callable[[str], None] = print,
-) -> FolderSet:  # fmt: skip
+    name: str,
+    folder: Path | None,
+    *,
+    classes: int,
+    views: Views,
+    side: int | None,
+    scale: float,
+    train_examples: int | None,
+    val_examples: int | None,
+    workers: int,
+    cache: Path,
+    keep_decoded: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+    say: Callable[[str], None] = print,
+) -> FolderSet:
     """List, check and measure a set of pictures; what was computed before comes from the cache folder.
 
     Every picture is read once before training starts, so that a bad file is named now.
@@ -147,12 +159,18 @@ def open_folder(
     if found.std == 0:
         raise UserError("data: the training pictures are all alike (got a std of 0 around their mean); use real ones")
     return FolderSet(
-        train=pictures["train"], val=pictures["val"], train_labels=torch.tensor(parts["train"].labels),
-        val_labels=torch.tensor(parts["val"].labels), num_classes=len(listing.classes),
+        train=pictures["train"],
+        val=pictures["val"],
+        train_labels=torch.tensor(parts["train"].labels),
+        val_labels=torch.tensor(parts["val"].labels),
+        num_classes=len(listing.classes),
         class_names=class_names(listing),
-        mean=found.mean.to(device, dtype), components=found.components.to(device, dtype), factor=scale / found.std,
-        views=views, workers=workers,
-    )  # fmt: skip
+        mean=found.mean.to(device, dtype),
+        components=found.components.to(device, dtype),
+        factor=scale / found.std,
+        views=views,
+        workers=workers,
+    )
 
 
 def subset(name: str, size: int | None, part: Part) -> Part:

@@ -53,9 +53,14 @@ class Raw:
 
 
 def load_raw(
-    name: str, *, folder: Path | None = None, download: bool = False, image_size: int | None = None,
-    classes: int = 10, channels: int = 3,
-) -> Raw:  # fmt: skip
+    name: str,
+    *,
+    folder: Path | None = None,
+    download: bool = False,
+    image_size: int | None = None,
+    classes: int = 10,
+    channels: int = 3,
+) -> Raw:
     """Load a built-in data set; `classes` and `channels` shape `synthetic` alone.
 
     Raises:

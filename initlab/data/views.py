@@ -59,10 +59,12 @@ def draw(views: Views, count: int, seed: int, step: int) -> Draws:
 
 def training_views(pictures: Sequence[Tensor], draws: Draws, crop: int) -> Tensor:
     """Squares (B, 3, crop, crop) uint8 of pictures (3, height, width) uint8, on the pictures' device."""
-    squares = torch.stack([
-        square(picture, side, crop, down, right)
-        for picture, side, (down, right) in zip(pictures, draws.sides.tolist(), draws.offsets.tolist(), strict=True)
-    ])  # fmt: skip
+    squares = torch.stack(
+        [
+            square(picture, side, crop, down, right)
+            for picture, side, (down, right) in zip(pictures, draws.sides.tolist(), draws.offsets.tolist(), strict=True)
+        ]
+    )
     return torch.where(sent(draws.mirrored, squares.device)[:, None, None, None], squares.flip(3), squares)
 
 

@@ -79,11 +79,7 @@ def spawn(code: str, threads: int, errors: IO[str]) -> Any:
         text=True,
         start_new_session=True,
         # threads are fixed before torch is imported: OpenMP reads this once
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "OMP_NUM_THREADS": str(threads),
-        },
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": str(threads)},
     )
 
 

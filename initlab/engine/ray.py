@@ -31,9 +31,16 @@ NOTHING: dict[str, float] = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a 
 
 
 def run_ray(
-    tasks: Sequence[Task], function: str, jobs: int | None, *, threads: int = 1, gpus_per_trial: float = 0.0,
-    address: str | None = None, devices: int = 1, follow: str = "",
-) -> list[Answer]:  # fmt: skip
+    tasks: Sequence[Task],
+    function: str,
+    jobs: int | None,
+    *,
+    threads: int = 1,
+    gpus_per_trial: float = 0.0,
+    address: str | None = None,
+    devices: int = 1,
+    follow: str = "",
+) -> list[Answer]:
     """Run `function` (`pkg.module:name`, of task to answer) on every task.
 
     A task whose process dies is tried again, twice. Once an answer says that a stop was asked for, none is begun.
@@ -73,16 +80,20 @@ def run_ray(
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=queue, num_samples=len(tasks), max_concurrent_trials=jobs,
+                search_alg=queue,
+                num_samples=len(tasks),
+                max_concurrent_trials=jobs,
                 # a process leaves its CUDA cache and flags to the next trial
                 reuse_actors=devices > 1 or not gpus_per_trial,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
-                storage_path=str(folder), name="tune", verbose=0,
+                storage_path=str(folder),
+                name="tune",
+                verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
             ),
-        )  # fmt: skip
+        )
         results = tuner.fit()
         answers = [answer_of(results[i]) for i in range(len(results))]
     return answers + [{"trial": task["trial"], "state": "pending"} for task in queue.tasks]

@@ -26,10 +26,7 @@ for name, value in SETTINGS.items():
 
 import ray.train  # noqa: E402 - after its settings
 from ray.train.torch import TorchConfig, TorchTrainer  # noqa: E402
-from ray.train.v2._internal.exceptions import (  # noqa: E402 - Ray has no other name for a process that died
-    WorkerHealthCheckFailedError,
-    WorkerHealthCheckTimeoutError,
-)
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError  # noqa: E402 - Ray has no other name for a process that died
 
 from initlab.engine.deaths import Died, exit_detail  # noqa: E402
 from initlab.engine.gang import SILENCE_S, backend  # noqa: E402
@@ -68,19 +65,21 @@ def run_gang(task: dict[str, Any], gang: Gang, folder: str) -> dict[str, Any]:
     own = Path(tempfile.mkdtemp(prefix="gang-", dir=folder))  # a name that was used before would be resumed
     resources = {"CPU": float(gang.threads)} | ({"GPU": gang.gpus} if gang.gpus else {})
     trainer = TorchTrainer(
-        work, train_loop_config={"task": task, "gang": asdict(gang), "folder": str(own)},
+        work,
+        train_loop_config={"task": task, "gang": asdict(gang), "folder": str(own)},
         torch_config=TorchConfig(backend=backend(gang.gpus > 0), timeout_s=int(SILENCE_S)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=gang.size, use_gpu=gang.gpus > 0, resources_per_worker=resources
         ),
         run_config=ray.train.RunConfig(
-            name="train", storage_path=str(own),
+            name="train",
+            storage_path=str(own),
             # nothing is tried again here, Tune does that; mypy takes the class for that of Ray Train's first version
             failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
                 max_failures=0, controller_failure_limit=0, max_preemption_failures=0
             ),
         ),
-    )  # fmt: skip
+    )
     try:
         trainer.fit()
     except ray.train.ControllerError as error:

@@ -25,10 +25,21 @@ def layer_shapes(
         fan_in, fan_out = fans(shape, **conv)
         shapes.append(
             LayerShape(
-                shape, fan_in, fan_out, name, index, len(layers), isinstance(module, nn.Linear), module is last,
-                conv.get("groups", 1), mode, distribution, std, negative_slope,
+                shape,
+                fan_in,
+                fan_out,
+                name,
+                index,
+                len(layers),
+                isinstance(module, nn.Linear),
+                module is last,
+                conv.get("groups", 1),
+                mode,
+                distribution,
+                std,
+                negative_slope,
             )
-        )  # fmt: skip
+        )
     return shapes
 
 

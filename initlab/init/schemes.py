@@ -40,8 +40,11 @@ def lecun_std(layer: LayerShape) -> float:
 
 # of the schemes whose weights are draws of `layer.distribution` times one standard deviation
 STDS: dict[str, Callable[[LayerShape], float]] = {
-    "gaussian": gaussian_std, "xavier": xavier_std, "he": he_std, "lecun": lecun_std,
-}  # fmt: skip
+    "gaussian": gaussian_std,
+    "xavier": xavier_std,
+    "he": he_std,
+    "lecun": lecun_std,
+}
 
 
 def of_std(std: Callable[[LayerShape], float]) -> Scheme:

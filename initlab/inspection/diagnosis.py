@@ -144,10 +144,14 @@ def among(drifting: list[Drift], count: int) -> Flags:
 
 
 OUTLOOKS = {
-    "healthy": "", "nonfinite": ": it can't train", "vanishing": ": expect a stall or a slow start",
-    "exploding": ": expect it to diverge unless the learning rate is small", "dead": ": these layers can't learn",
-    "uneven": ": it trains with a small learning rate at first", "saturated": ": expect wild first steps",
-}  # fmt: skip
+    "healthy": "",
+    "nonfinite": ": it can't train",
+    "vanishing": ": expect a stall or a slow start",
+    "exploding": ": expect it to diverge unless the learning rate is small",
+    "dead": ": these layers can't learn",
+    "uneven": ": it trains with a small learning rate at first",
+    "saturated": ": expect wild first steps",
+}
 
 
 def drift_reason(verdict: str, drifts: tuple[Drift, ...], ran: pd.DataFrame) -> str:

@@ -40,10 +40,18 @@ class Subject:
 
 
 def resolve_model(
-    name: str, *, input_shape: Shape | None = None, batch_size: int = 8, seed: int = 0,
-    options: Mapping[str, Any] | None = None, data: str | None = None, data_dir: Path | None = None,
-    allow_code: bool = False, double: bool = False, also: Sequence[str] = (),
-) -> Subject:  # fmt: skip
+    name: str,
+    *,
+    input_shape: Shape | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    allow_code: bool = False,
+    double: bool = False,
+    also: Sequence[str] = (),
+) -> Subject:
     """Build the model of a name, and a batch of unit-normal images and random labels, or of a data set's own.
 
     Args:
@@ -193,9 +201,15 @@ def real_batch(data: str, folder: Path | None, size: int, dtype: torch.dtype) ->
             "holds them, or --data digits, which needs none"
         ) from None
     images = prepare(
-        raw, scale=1.0, train_examples=None, val_examples=None, flip=None, shift=0, device=torch.device("cpu"),
+        raw,
+        scale=1.0,
+        train_examples=None,
+        val_examples=None,
+        flip=None,
+        shift=0,
+        device=torch.device("cpu"),
         dtype=dtype,
-    )  # fmt: skip
+    )
     return *images.probe_batch(size), raw.num_classes
 
 
@@ -244,9 +258,11 @@ def initialised(subject: Subject, scheme: str, seed: int, allow_code: bool) -> S
         raise UserError(f"--init: no such scheme (got {scheme!r}{hint}); allowed: {allowed}")
     try:
         init_(
-            subject.module, import_callable("--init", scheme) if ":" in scheme else scheme, seed=seed,
+            subject.module,
+            import_callable("--init", scheme) if ":" in scheme else scheme,
+            seed=seed,
             batch=subject.images if scheme == "lsuv" else None,
-        )  # fmt: skip
+        )
     except ValueError as error:
         raise UserError(f"{subject.name}: {error}") from error
     return subject

@@ -9,16 +9,29 @@ import pandas as pd
 WIDTH = 100
 LONGEST, SHOWN = 40, 18  # a table of more rows keeps so many at either end
 COLUMNS = {  # of the table -> its head; `theory` is the median that is predicted
-    "layer": "", "name": "layer", "shape": "weight", "fan_in": "fan_in", "forward_var": "forward",
-    "forward_predicted": "theory", "backward_var": "backward", "backward_predicted": "theory", "decay_ratio": "decay",
-    "zero_fraction": "zeros", "status": "status",
-}  # fmt: skip
+    "layer": "",
+    "name": "layer",
+    "shape": "weight",
+    "fan_in": "fan_in",
+    "forward_var": "forward",
+    "forward_predicted": "theory",
+    "backward_var": "backward",
+    "backward_predicted": "theory",
+    "decay_ratio": "decay",
+    "zero_fraction": "zeros",
+    "status": "status",
+}
 HEADS = list(COLUMNS.values())
 # mid-tones, to be read on white and on black
 COLOURS = {
-    "vanishing": "#4a8fd6", "exploding": "#e0584f", "nonfinite": "#e0584f", "dead": "#8d8d8d", "uneven": "#c08a1e",
-    "saturated": "#c08a1e", "healthy": "#3f9d63",
-}  # fmt: skip
+    "vanishing": "#4a8fd6",
+    "exploding": "#e0584f",
+    "nonfinite": "#e0584f",
+    "dead": "#8d8d8d",
+    "uneven": "#c08a1e",
+    "saturated": "#c08a1e",
+    "healthy": "#3f9d63",
+}
 
 
 def as_text(table: pd.DataFrame, verdict: str, reason: str, advice: list[str]) -> str:

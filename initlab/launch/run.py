@@ -143,9 +143,13 @@ def sources_of(spec: TrialSpec, allow_code: bool) -> dict[str, str]:
 
 
 def prepare(
-    out: Path, study: Study, trials: Sequence[PlannedTrial], sources: dict[str, dict[str, str]], asked: set[str],
+    out: Path,
+    study: Study,
+    trials: Sequence[PlannedTrial],
+    sources: dict[str, dict[str, str]],
+    asked: set[str],
     force: bool,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Write the study and each trial's spec, checked against what lies there; returns what the user should know."""
     for trial in trials:
         if trial.id in asked:
@@ -221,13 +225,22 @@ def tasks(
     """One plain-data task per pack, under the name of its first trial; `pack` lists them where they are several."""
     launch = {"command": command_line(), "git_commit": git_commit()}
     shared = {
-        "out": str(out.resolve()), "device": settings.device, "devices": settings.devices,
+        "out": str(out.resolve()),
+        "device": settings.device,
+        "devices": settings.devices,
         "threads": settings.threads,
-        "download": settings.download, "checkpoint_every_s": settings.checkpoint_every_s, "data_dir": settings.data_dir,
-        "workers": settings.workers, "cache": settings.cache, "keep_decoded": settings.keep_decoded,
-        "allow_code": settings.allow_code, "compile": settings.compile, "channels_last": settings.channels_last,
-        "skip_hopeless": skip_hopeless, "launch": launch,
-    }  # fmt: skip
+        "download": settings.download,
+        "checkpoint_every_s": settings.checkpoint_every_s,
+        "data_dir": settings.data_dir,
+        "workers": settings.workers,
+        "cache": settings.cache,
+        "keep_decoded": settings.keep_decoded,
+        "allow_code": settings.allow_code,
+        "compile": settings.compile,
+        "channels_last": settings.channels_last,
+        "skip_hopeless": skip_hopeless,
+        "launch": launch,
+    }
     return [
         {"trial": pack[0].id, **({"pack": [trial.id for trial in pack]} if len(pack) > 1 else {}), **shared}
         for pack in todo
@@ -251,9 +264,15 @@ def run_engine(settings: Settings, work: list[dict[str, Any]]) -> list[dict[str,
 
         gpus = settings.gpus_per_trial if settings.device != "cpu" else 0.0
         return run_ray(
-            work, RUN, settings.jobs, threads=settings.threads, gpus_per_trial=gpus, address=settings.address,
-            devices=settings.devices, follow=FOLLOW,
-        )  # fmt: skip
+            work,
+            RUN,
+            settings.jobs,
+            threads=settings.threads,
+            gpus_per_trial=gpus,
+            address=settings.address,
+            devices=settings.devices,
+            follow=FOLLOW,
+        )
     return run_inline(work, RUN, settings.jobs or 1, threads=settings.threads)
 
 
@@ -287,8 +306,10 @@ def git_commit() -> str | None:
     try:
         described = subprocess.run(
             ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            capture_output=True, text=True, timeout=10,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return described.stdout.strip() or None

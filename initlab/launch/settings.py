@@ -40,10 +40,17 @@ class Settings:
 
 
 def resolve(
-    study: Study, engine: str | None, jobs: int | None, device: str | None, gpus_per_trial: float | None,
-    address: str | None, data_dir: str | Path | None, allow_code: bool, pack: int | None = None,
+    study: Study,
+    engine: str | None,
+    jobs: int | None,
+    device: str | None,
+    gpus_per_trial: float | None,
+    address: str | None,
+    data_dir: str | Path | None,
+    allow_code: bool,
+    pack: int | None = None,
     devices: int | None = None,
-) -> Settings:  # fmt: skip
+) -> Settings:
     """The caller's settings over the study's, and what neither says from the machine.
 
     Raises:
@@ -67,18 +74,34 @@ def resolve(
     here = max(1, here // devices)
     folder = data_dir or study.data.folder or os.environ.get("INITLAB_DATA")
     return Settings(
-        engine=engine, device=device, devices=devices, jobs=jobs or own.jobs or (None if address else here),
-        gpus_per_trial=gpus_per_trial or own.gpus_per_trial, address=address, threads=own.threads,
-        pack=pack or own.pack, compile=own.compile, channels_last=own.channels_last, workers=own.workers,
-        checkpoint_every_s=own.checkpoint_every_s, data_dir=str(folder) if folder else None,
-        download=study.data.download, cache=str(cache_folder()), keep_decoded=study.data.cache, allow_code=allow_code,
-    )  # fmt: skip
+        engine=engine,
+        device=device,
+        devices=devices,
+        jobs=jobs or own.jobs or (None if address else here),
+        gpus_per_trial=gpus_per_trial or own.gpus_per_trial,
+        address=address,
+        threads=own.threads,
+        pack=pack or own.pack,
+        compile=own.compile,
+        channels_last=own.channels_last,
+        workers=own.workers,
+        checkpoint_every_s=own.checkpoint_every_s,
+        data_dir=str(folder) if folder else None,
+        download=study.data.download,
+        cache=str(cache_folder()),
+        keep_decoded=study.data.cache,
+        allow_code=allow_code,
+    )
 
 
 def check_choices(
-    engine: str, jobs: int | None, device: str | None, gpus_per_trial: float | None, address: str | None,
+    engine: str,
+    jobs: int | None,
+    device: str | None,
+    gpus_per_trial: float | None,
+    address: str | None,
     pack: int | None,
-) -> None:  # fmt: skip
+) -> None:
     """Refuse settings that can never work, before anything is written."""
     if engine not in ("inline", "ray"):
         raise StudyError([f"--engine: unknown engine (got {engine!r}); allowed: inline, ray"])

@@ -13,8 +13,13 @@ from initlab.nets.catalog import CATALOG, INPUT_SIZE, NUM_CLASSES, describe_net
 
 # what a net of the paper does not leave to choose, with the defaults of `build_net`
 PLAIN_ALONE: dict[str, Any] = {
-    "depth": 30, "width": 16, "widths": None, "stages": 3, "linear_width": 64, "downsample": "stride",
-}  # fmt: skip
+    "depth": 30,
+    "width": 16,
+    "widths": None,
+    "stages": 3,
+    "linear_width": 64,
+    "downsample": "stride",
+}
 
 
 def build_net(
@@ -61,9 +66,13 @@ def build_net(
     if name not in CATALOG:
         raise ValueError(f"build_net: unknown net (got {name!r}); allowed: {', '.join(CATALOG)}")
     own: dict[str, Any] = {
-        "depth": depth, "width": width, "widths": tuple(widths) if widths else None, "stages": stages,
-        "linear_width": linear_width, "downsample": downsample,
-    }  # fmt: skip
+        "depth": depth,
+        "width": width,
+        "widths": tuple(widths) if widths else None,
+        "stages": stages,
+        "linear_width": linear_width,
+        "downsample": downsample,
+    }
     for key, value in own.items():
         if name != "plain" and value != PLAIN_ALONE[key]:
             raise ValueError(f"build_net: {name} has its own {key} (got {value}); it is to be chosen for plain alone")
@@ -84,9 +93,16 @@ def build_net(
     if num_classes < 1:
         raise ValueError(f"build_net: num_classes: out of range (got {num_classes}); allowed: at least 1")
     layers = describe_net(
-        name, num_classes, shape, **own, activation=activation,
-        negative_slope=negative_slope, dropout=dropout, norm=norm, skip=skip,
-    )  # fmt: skip
+        name,
+        num_classes,
+        shape,
+        **own,
+        activation=activation,
+        negative_slope=negative_slope,
+        dropout=dropout,
+        norm=norm,
+        skip=skip,
+    )
     return to_modules(layers)
 
 

@@ -108,10 +108,22 @@ CATALOG = ("plain", *PAPER_NETS)  # names that a study may give a net
 
 
 def describe_net(
-    name: str, num_classes: int, input_shape: tuple[int, int, int], *, depth: int, width: int,
-    widths: tuple[int, ...] | None, stages: int, linear_width: int, downsample: str, activation: str,
-    negative_slope: float | None, dropout: float, norm: str, skip: str,
-) -> list[Layer]:  # fmt: skip
+    name: str,
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    *,
+    depth: int,
+    width: int,
+    widths: tuple[int, ...] | None,
+    stages: int,
+    linear_width: int,
+    downsample: str,
+    activation: str,
+    negative_slope: float | None,
+    dropout: float,
+    norm: str,
+    skip: str,
+) -> list[Layer]:
     """The layers of any net of the catalog; `depth` to `downsample` are for `plain` alone.
 
     Raises:
@@ -119,9 +131,18 @@ def describe_net(
     """
     if name == "plain":
         layers = plain(
-            depth, width, num_classes, input_shape, widths=widths, stages=stages, linear_width=linear_width,
-            activation=activation, negative_slope=negative_slope, downsample=downsample, dropout=dropout,
-        )  # fmt: skip
+            depth,
+            width,
+            num_classes,
+            input_shape,
+            widths=widths,
+            stages=stages,
+            linear_width=linear_width,
+            activation=activation,
+            negative_slope=negative_slope,
+            downsample=downsample,
+            dropout=dropout,
+        )
     else:
         layers = paper_net(
             name, num_classes, input_shape, activation=activation, negative_slope=negative_slope, dropout=dropout

@@ -63,9 +63,15 @@ def level_ratio(level: float, share: float, pairs: Sequence[Sequence[Crossing]])
     skipped, coverage = order_statistics(len(spans))
     he, xavier = (median(pair[arm].epoch for pair in pairs) for arm in (0, 1))
     return LevelRatio(
-        level, share, he, xavier, Span(median(lows), median(highs)), Span(lows[skipped], highs[-1 - skipped]),
-        coverage, len(spans),
-    )  # fmt: skip
+        level,
+        share,
+        he,
+        xavier,
+        Span(median(lows), median(highs)),
+        Span(lows[skipped], highs[-1 - skipped]),
+        coverage,
+        len(spans),
+    )
 
 
 def pair_ratio(he: Crossing, xavier: Crossing) -> Span | None:

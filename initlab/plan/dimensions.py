@@ -30,7 +30,18 @@ def describe(spec: TrialSpec, num_classes: int, input_shape: tuple[int, int, int
     """The layers of a catalog net as the trial asks for it, for images of `input_shape` (channels, height, width)."""
     net = spec.net
     return describe_net(
-        net.name, num_classes, input_shape, depth=net.depth, width=net.width, widths=net.widths, stages=net.stages,
-        linear_width=net.linear_width, downsample=net.downsample, activation=net.activation,
-        negative_slope=net.negative_slope, dropout=spec.train.dropout, norm=net.norm, skip=net.skip,
-    )  # fmt: skip
+        net.name,
+        num_classes,
+        input_shape,
+        depth=net.depth,
+        width=net.width,
+        widths=net.widths,
+        stages=net.stages,
+        linear_width=net.linear_width,
+        downsample=net.downsample,
+        activation=net.activation,
+        negative_slope=net.negative_slope,
+        dropout=spec.train.dropout,
+        norm=net.norm,
+        skip=net.skip,
+    )

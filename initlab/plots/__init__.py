@@ -15,6 +15,20 @@ from initlab.plots.save import FIGURES, save_figures
 from initlab.plots.signals import signals, signals_table
 
 __all__ = [
-    "FIGURES", "convergence", "convergence_table", "depth", "depth_table", "per_class", "per_class_table", "phase",
-    "phase_table", "prelu", "prelu_table", "running", "running_table", "save_figures", "signals", "signals_table",
-]  # fmt: skip
+    "FIGURES",
+    "convergence",
+    "convergence_table",
+    "depth",
+    "depth_table",
+    "per_class",
+    "per_class_table",
+    "phase",
+    "phase_table",
+    "prelu",
+    "prelu_table",
+    "running",
+    "running_table",
+    "save_figures",
+    "signals",
+    "signals_table",
+]

@@ -169,9 +169,15 @@ def draw_scheme(ax: Axes, points: pd.DataFrame, quantity: str, look: Look, order
         ax.fill_between(mean.epoch, mean.low, mean.high, color=look.color, alpha=BAND, linewidth=0)
     spacing = max(1, math.ceil(len(mean) / 8))
     ax.plot(
-        mean.epoch, mean["mean"], color=look.color, linestyle=look.line, marker=look.marker, label=scheme,
-        markevery=(order * spacing // 3 % spacing, spacing), zorder=3 - order / 10,
-    )  # fmt: skip
+        mean.epoch,
+        mean["mean"],
+        color=look.color,
+        linestyle=look.line,
+        marker=look.marker,
+        label=scheme,
+        markevery=(order * spacing // 3 % spacing, spacing),
+        zorder=3 - order / 10,
+    )
     ends = points[points.diverged]
     finite = ends.dropna(subset=quantity)
     crosses(ax, finite.epoch, finite[quantity], look, f"_{scheme} diverged", ax.transData)

@@ -37,10 +37,7 @@ from initlab.plots.style import (
     styled,
 )
 
-NAMES = {
-    "train_error": "training, mean of the last epoch",
-    "val_error": "validation, at the end",
-}
+NAMES = {"train_error": "training, mean of the last epoch", "val_error": "validation, at the end"}
 DODGE = 5.0  # points between schemes at one depth
 TOP = 0.96  # height of the row of diverged trials, a fraction of the panel
 
@@ -71,9 +68,12 @@ def depth_table(results: Shown) -> pd.DataFrame:
     point = ["panel", "quantity", DEPTH, SCHEME]
     survived = table.assign(value=table.value.where(~table.diverged)).groupby(point, sort=False).value
     table = table.assign(
-        mean=survived.transform("mean"), low=survived.transform("min"), high=survived.transform("max"),
-        seeds=survived.transform("count"), diverged_seeds=table.groupby(point, sort=False).diverged.transform("sum"),
-    )  # fmt: skip
+        mean=survived.transform("mean"),
+        low=survived.transform("min"),
+        high=survived.transform("max"),
+        seeds=survived.transform("count"),
+        diverged_seeds=table.groupby(point, sort=False).diverged.transform("sum"),
+    )
     return table.sort_values(DEPTH, kind="stable", ignore_index=True)
 
 
@@ -126,23 +126,44 @@ def draw_scheme(ax: Axes, points: pd.DataFrame, look: Look, shift: float, lower:
     per_depth = points.drop_duplicates(DEPTH)
     drawn = per_depth.dropna(subset="mean")
     ax.plot(
-        single[DEPTH], single.value, color=look.color, marker=".", linestyle="none", markersize=4, alpha=0.55,
-        markeredgewidth=0, transform=ax.transData + beside, label=f"_{scheme} seeds", zorder=2.5,
-    )  # fmt: skip
+        single[DEPTH],
+        single.value,
+        color=look.color,
+        marker=".",
+        linestyle="none",
+        markersize=4,
+        alpha=0.55,
+        markeredgewidth=0,
+        transform=ax.transData + beside,
+        label=f"_{scheme} seeds",
+        zorder=2.5,
+    )
     ax.vlines(drawn[DEPTH], drawn.low, drawn.high, color=look.color, linewidth=1.0, transform=ax.transData + beside)
     ax.plot(
-        drawn[DEPTH], drawn["mean"], color=look.color, linestyle=look.line, marker=look.marker, label=scheme,
-        transform=ax.transData + beside, zorder=3,
-    )  # fmt: skip
+        drawn[DEPTH],
+        drawn["mean"],
+        color=look.color,
+        linestyle=look.line,
+        marker=look.marker,
+        label=scheme,
+        transform=ax.transData + beside,
+        zorder=3,
+    )
     lost = per_depth[per_depth.diverged_seeds > 0]
     crosses(ax, lost[DEPTH], [TOP] * len(lost), look, f"_{scheme} diverged", ax.get_xaxis_transform() + beside)
     for at, count, rest in zip(lost[DEPTH], lost.diverged_seeds, lost.seeds, strict=True):
         if rest:
             ax.annotate(
-                f"{count} of {count + rest}", xy=(at, TOP), xycoords=ax.get_xaxis_transform(),
-                xytext=(shift, -12 if lower else -5), textcoords="offset points", ha="center", va="top", fontsize=6,
+                f"{count} of {count + rest}",
+                xy=(at, TOP),
+                xycoords=ax.get_xaxis_transform(),
+                xytext=(shift, -12 if lower else -5),
+                textcoords="offset points",
+                ha="center",
+                va="top",
+                fontsize=6,
                 color=look.color,
-            )  # fmt: skip
+            )
 
 
 def frame_depths(ax: Axes, table: pd.DataFrame) -> None:

@@ -16,10 +16,16 @@ from initlab.plots.style import BAND, GREY, Target, add_legend, canvas, finish, 
 
 # colour and marker of a status; what isn't listed is drawn as ok
 STATUS = {
-    "ok": ("#3A6EA5", "o"), "vanishing": ("#D99A00", "v"), "exploding": ("#B5122B", "^"), "uneven": ("#C45BAA", "D"),
-    "nonfinite": ("#B5122B", "X"), "dead": ("#333333", "X"), "saturated": ("#B5122B", "P"), "closed": (GREY, "s"),
+    "ok": ("#3A6EA5", "o"),
+    "vanishing": ("#D99A00", "v"),
+    "exploding": ("#B5122B", "^"),
+    "uneven": ("#C45BAA", "D"),
+    "nonfinite": ("#B5122B", "X"),
+    "dead": ("#333333", "X"),
+    "saturated": ("#B5122B", "P"),
+    "closed": (GREY, "s"),
     "waiting": (GREY, "o"),
-}  # fmt: skip
+}
 
 
 def inspection(table: pd.DataFrame, title: str, ax: Target = None) -> Figure:
@@ -63,9 +69,13 @@ def draw_points(ax: Axes, ran: pd.DataFrame, direction: str) -> None:
         zero = chosen & (variance == 0)
         if zero.any():
             ax.plot(
-                ran.layer[zero] + 1, [ZERO_ROW] * int(zero.sum()), transform=ax.get_xaxis_transform(), clip_on=False,
-                label=f"_{status} zero", **style,
-            )  # fmt: skip
+                ran.layer[zero] + 1,
+                [ZERO_ROW] * int(zero.sum()),
+                transform=ax.get_xaxis_transform(),
+                clip_on=False,
+                label=f"_{status} zero",
+                **style,
+            )
 
 
 def draw_band(ax: Axes, ran: pd.DataFrame, direction: str) -> None:
@@ -89,17 +99,30 @@ def frame(ax: Axes, ran: pd.DataFrame, direction: str) -> None:
     variance = ran[f"{direction}_var"]
     if variance.isna().all():
         ax.text(
-            0.5, 0.5, "no labels: gradients not measured" if direction == "backward" else "nothing measured",
-            transform=ax.transAxes, ha="center", va="center", color=GREY, fontsize=8,
-        )  # fmt: skip
+            0.5,
+            0.5,
+            "no labels: gradients not measured" if direction == "backward" else "nothing measured",
+            transform=ax.transAxes,
+            ha="center",
+            va="center",
+            color=GREY,
+            fontsize=8,
+        )
         ax.set(xticks=[], yticks=[])
         return
     drawn = [variance, *(ran[f"{direction}_{end}"] for end in ("low", "high") if has_theory(ran, direction))]
     shown = pd.concat([values.where((values > 0) & np.isfinite(values)) for values in drawn], axis=1)
     frame_layers(
-        ax, pd.DataFrame({"layer": ran.layer, "low": shown.min(axis=1), "high": shown.max(axis=1),
-                          "zeros": (variance == 0).astype(int)})
-    )  # fmt: skip
+        ax,
+        pd.DataFrame(
+            {
+                "layer": ran.layer,
+                "low": shown.min(axis=1),
+                "high": shown.max(axis=1),
+                "zeros": (variance == 0).astype(int),
+            }
+        ),
+    )
     low, high = ax.get_ylim()
     if high < 1e3 * low:  # too few decades to read a size from
         ticks = [

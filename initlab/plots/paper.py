@@ -41,11 +41,12 @@ def paper_title(figure: PaperFigure) -> str:
 def paper_points(figures: Iterable[PaperFigure]) -> pd.DataFrame:
     """The points of these figures under the names of `convergence_table`, each figure once."""
     parts = [
-        curve(figure, scheme).rename(columns={"top1_error": "val_error"}).assign(
-            panel=paper_title(figure), chance=CHANCE, **{DEPTH: figure.depth, SCHEME: scheme}
-        )
-        for figure in dict.fromkeys(figures) for scheme in ("he", "xavier")
-    ]  # fmt: skip
+        curve(figure, scheme)
+        .rename(columns={"top1_error": "val_error"})
+        .assign(panel=paper_title(figure), chance=CHANCE, **{DEPTH: figure.depth, SCHEME: scheme})
+        for figure in dict.fromkeys(figures)
+        for scheme in ("he", "xavier")
+    ]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -62,9 +63,13 @@ def draw_paper(ax: Axes, figure: PaperFigure) -> None:
     for scheme, points in drawn.items():
         look = LOOKS[scheme]
         ax.plot(
-            points.epoch, points.top1_error, color=look.color, linestyle=look.line, linewidth=0.9,
+            points.epoch,
+            points.top1_error,
+            color=look.color,
+            linestyle=look.line,
+            linewidth=0.9,
             label=f"paper, {scheme}",
-        )  # fmt: skip
+        )
     finish(ax, paper_title(figure), "epoch of ImageNet", None)
     level_line(ax, CHANCE, "chance", labelled=True)
     percent_axis(ax, float(min(points.top1_error.min() for points in drawn.values())), CHANCE)

@@ -134,10 +134,15 @@ def draw_cells(ax: Axes, part: pd.DataFrame) -> None:
             if row[name]:
                 ax.add_patch(
                     Rectangle(
-                        (x, bottoms[j]), row[name] * width, height, facecolor=color, hatch=HATCHES[name],
-                        edgecolor="white", linewidth=0.4,
+                        (x, bottoms[j]),
+                        row[name] * width,
+                        height,
+                        facecolor=color,
+                        hatch=HATCHES[name],
+                        edgecolor="white",
+                        linewidth=0.4,
                     )
-                )  # fmt: skip
+                )
                 x += row[name] * width
     ax.set_yscale("log")
     ax.set_xlim(lefts[0], lefts[-1])
@@ -159,12 +164,14 @@ def add_key(drawn: Canvas, table: pd.DataFrame) -> None:
     """One legend: the verdicts that occur, and the lines that are drawn."""
     handles: list[Patch | Line2D] = [
         Patch(facecolor=color, hatch=HATCHES[name], edgecolor="white", label=name)
-        for name, color in COLORS.items() if table[name].any()
-    ]  # fmt: skip
+        for name, color in COLORS.items()
+        if table[name].any()
+    ]
     handles += [
         Line2D([], [], color="black", linestyle=style, linewidth=1.3, label=label)
-        for name, (style, label) in LINES.items() if table[name].notna().any()
-    ]  # fmt: skip
+        for name, (style, label) in LINES.items()
+        if table[name].notna().any()
+    ]
     seeds = table.seeds.max()
     note = "1 seed per cell" if seeds == 1 else f"{seeds} seeds per cell; one with several verdicts is split"
     if drawn.owned:

@@ -62,9 +62,14 @@ def prelu_table(results: Shown) -> pd.DataFrame:
     points = trials[["panel", *settings, SCHEME, "trial"]].merge(last, on="trial", how="inner", sort=False)
     line = ["panel", *settings, SCHEME, "layer", "name", "channels"]
     table = points.groupby(line, sort=False, dropna=False, as_index=False).agg(
-        epoch=("epoch", "mean"), mean=("mean", "mean"), low=("mean", "min"), high=("mean", "max"),
-        spread=("std", "mean"), start=("start", "mean"), seeds=("trial", "nunique"),
-    )  # fmt: skip
+        epoch=("epoch", "mean"),
+        mean=("mean", "mean"),
+        low=("mean", "min"),
+        high=("mean", "max"),
+        spread=("std", "mean"),
+        start=("start", "mean"),
+        seeds=("trial", "nunique"),
+    )
     return pd.concat([table, paper_rows()], ignore_index=True)
 
 
@@ -128,6 +133,11 @@ def draw_line(ax: Axes, points: pd.DataFrame, look: Look) -> None:
     if np.any(spread > 0):
         ax.vlines(number, points["mean"] - spread, points["mean"] + spread, color=look.color, linewidth=0.7, alpha=0.6)
     ax.plot(
-        number, points["mean"], color=look.color, linestyle=look.line, marker=look.marker, markersize=3.2,
+        number,
+        points["mean"],
+        color=look.color,
+        linestyle=look.line,
+        marker=look.marker,
+        markersize=3.2,
         label=str(points[SCHEME].iloc[0]),
-    )  # fmt: skip
+    )

@@ -85,6 +85,12 @@ def draw_line(ax: Axes, points: pd.DataFrame, look: Look, place: str) -> None:
     if (points.seeds > 1).any():
         ax.fill_between(points.epoch, points.low, points.high, color=look.color, alpha=BAND, linewidth=0)
     ax.plot(
-        points.epoch, points["mean"], color=look.color, linestyle=look.line, linewidth=WIDTHS[place], marker="",
-        alpha=OPACITY, label=f"{points[SCHEME].iloc[0]} {place}",
-    )  # fmt: skip
+        points.epoch,
+        points["mean"],
+        color=look.color,
+        linestyle=look.line,
+        linewidth=WIDTHS[place],
+        marker="",
+        alpha=OPACITY,
+        label=f"{points[SCHEME].iloc[0]} {place}",
+    )

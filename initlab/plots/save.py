@@ -31,9 +31,11 @@ DPI = 200
 
 
 def save_figures(
-    results: Shown, names: Sequence[str] | None = None, folder: str | Path | None = None,
+    results: Shown,
+    names: Sequence[str] | None = None,
+    folder: str | Path | None = None,
     say: Callable[[str], object] = print,
-) -> list[Path]:  # fmt: skip
+) -> list[Path]:
     """Write figures as NAME.png, NAME.svg and NAME.csv; returns the paths written.
 
     Args:

@@ -30,10 +30,7 @@ from initlab.plots.style import (
 )
 
 Moment = float | Literal["end"]
-NAMES = {
-    "forward": "variance of pre-activation,\nforward_var",
-    "backward": "variance of its gradient,\nbackward_var",
-}
+NAMES = {"forward": "variance of pre-activation,\nforward_var", "backward": "variance of its gradient,\nbackward_var"}
 ZERO_ROW = 0.045  # height of the row of zeros, a fraction of the panel
 
 
@@ -111,9 +108,13 @@ def over_seeds(table: pd.DataFrame, line: list[str]) -> pd.DataFrame:
     table = table.assign(log=np.log(positive), positive=positive, zero=table.variance == 0)
     groups = table.groupby(line, sort=False, dropna=False)
     summary = groups.agg(
-        epoch=("epoch", "mean"), mean=("log", "mean"), low=("positive", "min"), high=("positive", "max"),
-        seeds=("trial", "nunique"), zeros=("zero", "sum"),
-    ).reset_index()  # fmt: skip
+        epoch=("epoch", "mean"),
+        mean=("log", "mean"),
+        low=("positive", "min"),
+        high=("positive", "max"),
+        seeds=("trial", "nunique"),
+        zeros=("zero", "sum"),
+    ).reset_index()
     # within the range, which rounding of exp(log v) would leave by a last digit where all seeds agree
     summary["mean"] = np.exp(summary["mean"]).clip(summary.low, summary.high)
     return summary
@@ -189,9 +190,15 @@ def moment_handle(table: pd.DataFrame, moment: str, place: int, count: int) -> L
     elif epochs.max() == 0:
         name = "before training"
     return Line2D(
-        [], [], color=GREY, linewidth=1.6 if filled else 1.0, alpha=opacity, marker="o",
-        markerfacecolor=GREY if filled else "white", label=name,
-    )  # fmt: skip
+        [],
+        [],
+        color=GREY,
+        linewidth=1.6 if filled else 1.0,
+        alpha=opacity,
+        marker="o",
+        markerfacecolor=GREY if filled else "white",
+        label=name,
+    )
 
 
 def theory_beside(results: Shown, ax: Target = None) -> Figure:
@@ -243,16 +250,30 @@ def draw_line(ax: Axes, points: pd.DataFrame, look: Look, place: int, count: int
     marker: dict[str, Any] = {"marker": look.marker, "markersize": 3.2}
     marker["markerfacecolor"] = look.color if filled else "white"
     ax.plot(
-        number, points["mean"], color=look.color, linestyle=look.line if filled else "-", alpha=opacity, **marker,
-        linewidth=1.4 if filled else 0.9, markevery=(place * spacing // 2 % spacing, spacing),
-        zorder=3 if filled else 2, label=f"{scheme} {moment}",
-    )  # fmt: skip
+        number,
+        points["mean"],
+        color=look.color,
+        linestyle=look.line if filled else "-",
+        alpha=opacity,
+        **marker,
+        linewidth=1.4 if filled else 0.9,
+        markevery=(place * spacing // 2 % spacing, spacing),
+        zorder=3 if filled else 2,
+        label=f"{scheme} {moment}",
+    )
     zero = points[points.zeros > 0]
     if len(zero):
         ax.plot(
-            zero.layer + 1, [ZERO_ROW] * len(zero), color=look.color, linestyle="none", alpha=opacity, **marker,
-            transform=ax.get_xaxis_transform(), clip_on=False, label=f"_{scheme} {moment} zero",
-        )  # fmt: skip
+            zero.layer + 1,
+            [ZERO_ROW] * len(zero),
+            color=look.color,
+            linestyle="none",
+            alpha=opacity,
+            **marker,
+            transform=ax.get_xaxis_transform(),
+            clip_on=False,
+            label=f"_{scheme} {moment} zero",
+        )
 
 
 def frame_layers(ax: Axes, part: pd.DataFrame) -> None:
@@ -275,6 +296,12 @@ def frame_layers(ax: Axes, part: pd.DataFrame) -> None:
     if has_zeros:
         ax.add_patch(Rectangle((0, 0), 1, 2 * ZERO_ROW, transform=ax.transAxes, color="#EFEFEF", zorder=0, linewidth=0))
         ax.annotate(
-            "0", xy=(1, ZERO_ROW), xycoords="axes fraction", xytext=(4, 0), textcoords="offset points", va="center",
-            color=GREY, fontsize=7,
-        )  # fmt: skip
+            "0",
+            xy=(1, ZERO_ROW),
+            xycoords="axes fraction",
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            color=GREY,
+            fontsize=7,
+        )

@@ -47,9 +47,12 @@ LOOKS = {
     "lsuv": Look("#2A9D78", (0, (8, 1.5)), "v"),
 }
 SPARE = [
-    Look("#333333", "-", "P"), Look("#C45BAA", "--", "X"), Look("#7A5C3A", "-.", "<"), Look("#4FA7C9", ":", ">"),
+    Look("#333333", "-", "P"),
+    Look("#C45BAA", "--", "X"),
+    Look("#7A5C3A", "-.", "<"),
+    Look("#4FA7C9", ":", ">"),
     Look("#8A9A2B", "-", "h"),
-]  # fmt: skip
+]
 
 
 def looks(schemes: Iterable[str]) -> dict[str, Look]:
@@ -121,9 +124,14 @@ def finish(ax: Axes, title: str, xlabel: str, ylabel: str | None) -> None:
     if ylabel:
         ax.set_ylabel(ylabel)
     ax.tick_params(
-        axis="both", which="major", length=rcParams["xtick.major.size"], width=rcParams["xtick.major.width"],
-        labelsize=rcParams["xtick.labelsize"], color=rcParams["xtick.color"], labelcolor=rcParams["xtick.labelcolor"],
-    )  # fmt: skip
+        axis="both",
+        which="major",
+        length=rcParams["xtick.major.size"],
+        width=rcParams["xtick.major.width"],
+        labelsize=rcParams["xtick.labelsize"],
+        color=rcParams["xtick.color"],
+        labelcolor=rcParams["xtick.labelcolor"],
+    )
     ax.grid(True, axis="y", color=rcParams["grid.color"], linewidth=rcParams["grid.linewidth"])
 
 
@@ -156,9 +164,17 @@ def level_line(ax: Axes, value: float, name: str, labelled: bool) -> None:
     ax.axhline(value, color=GREY, linestyle=":", linewidth=1.0, zorder=1.5, label=f"_{name}")
     if labelled:
         ax.annotate(
-            name, xy=(1, value), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
-            ha="left", va="center", color=GREY, fontsize=7, annotation_clip=True,  # outside the panel it takes no room
-        )  # fmt: skip
+            name,
+            xy=(1, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            ha="left",
+            va="center",
+            color=GREY,
+            fontsize=7,
+            annotation_clip=True,  # outside the panel it takes no room
+        )
 
 
 def scheme_handle(scheme: str, look: Look) -> Line2D:
@@ -176,9 +192,18 @@ def crosses(ax: Axes, x: Any, y: Any, look: Look, label: str, transform: Transfo
     """The × that mark diverged trials, above all else; none where x is empty."""
     if len(x):
         ax.plot(
-            x, y, color=look.color, linestyle="none", marker="x", markersize=5.5, markeredgewidth=1.5, zorder=4,
-            label=label, transform=transform, clip_on=False,
-        )  # fmt: skip
+            x,
+            y,
+            color=look.color,
+            linestyle="none",
+            marker="x",
+            markersize=5.5,
+            markeredgewidth=1.5,
+            zorder=4,
+            label=label,
+            transform=transform,
+            clip_on=False,
+        )
 
 
 def fitting_columns(labels: Sequence[str], width: float) -> int:

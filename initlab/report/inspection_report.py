@@ -38,9 +38,13 @@ class Examination:
 
 
 def examine(
-    subject: Subject, *, weight_decay: float | None = None, fix: bool = False, against: nn.Module | None = None,
+    subject: Subject,
+    *,
+    weight_decay: float | None = None,
+    fix: bool = False,
+    against: nn.Module | None = None,
     seed: int = 0,
-) -> Examination:  # fmt: skip
+) -> Examination:
     """Inspect and lint a model; compare it with another initialisation, and try the advised one on a copy.
 
     Raises:
@@ -129,8 +133,10 @@ def json_of(found: Examination) -> str:
     content["lint"] = [asdict(finding) for finding in found.findings]
     if found.comparison is not None:
         content["against"] = {
-            "exact": found.comparison.exact, "why": found.comparison.why, "layers": rows(found.comparison.table),
-        }  # fmt: skip
+            "exact": found.comparison.exact,
+            "why": found.comparison.why,
+            "layers": rows(found.comparison.table),
+        }
     if found.fixed is not None:
         content["fix"] = {"call": found.fix, **seen_fields(found.fixed)}
     return json.dumps(plain(content), allow_nan=False)
@@ -144,9 +150,12 @@ def lint_json(model: str, findings: Sequence[Finding]) -> str:
 def seen_fields(seen: Inspection) -> dict[str, Any]:
     """An inspection as plain data."""
     return {
-        "verdict": seen.verdict, "healthy": seen.healthy, "reason": seen.reason, "advice": list(seen.advice),
+        "verdict": seen.verdict,
+        "healthy": seen.healthy,
+        "reason": seen.reason,
+        "advice": list(seen.advice),
         "layers": rows(seen.table),
-    }  # fmt: skip
+    }
 
 
 def rows(table: pd.DataFrame) -> list[dict[str, Any]]:

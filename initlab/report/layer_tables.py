@@ -90,9 +90,13 @@ def layer_row(layer: Layer, output: tuple[int, ...]) -> list[str]:
             kind = f"Dropout {layer.p:g}"
     own = layer_counts(layer, output)
     return [
-        layer.name, kind, *window, by(output), f"{own.parameters:,}" if own.parameters else "",
+        layer.name,
+        kind,
+        *window,
+        by(output),
+        f"{own.parameters:,}" if own.parameters else "",
         f"{own.multiply_adds:,}" if own.multiply_adds else "",
-    ]  # fmt: skip
+    ]
 
 
 def resolved(name: str, overrides: Sequence[str]) -> tuple[TrialSpec, set[str]]:

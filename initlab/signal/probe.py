@@ -26,9 +26,15 @@ ACTIVATIONS = {
     Tensor.sigmoid, Tensor.sigmoid_, F.tanh, F.sigmoid,
 }  # fmt: skip
 COLUMNS = (
-    "forward_mean", "forward_var", "backward_mean", "backward_var",
-    "weight_var", "weight_grad_rms", "decay_ratio", "zero_fraction",
-)  # fmt: skip
+    "forward_mean",
+    "forward_var",
+    "backward_mean",
+    "backward_var",
+    "weight_var",
+    "weight_grad_rms",
+    "decay_ratio",
+    "zero_fraction",
+)
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 

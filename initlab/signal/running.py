@@ -125,9 +125,7 @@ class Running:
 
     def state(self, total: Callable[[Tensor], Tensor]) -> State:
         """What a checkpoint holds of them; `total` as `take` has it."""
-        return {
-            "sums": total(self.sums), "counts": total(self.counts), "order": self.order, "samples": self.samples,
-        }  # fmt: skip
+        return {"sums": total(self.sums), "counts": total(self.counts), "order": self.order, "samples": self.samples}
 
     def restore(self, state: State, leads: bool) -> None:
         """Take up open sums; they are of all processes together, so only the one that `leads` takes them."""

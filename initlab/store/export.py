@@ -47,9 +47,13 @@ def entry(trial: StoredTrial) -> dict[str, Any]:
     state = trial.status["state"]
     status = {**trial.status, "state": "interrupted" if state == "running" else state}
     return {
-        "id": trial.id, "spec": trial.spec.model_dump(mode="json"), "status": status, "result": trial.result,
-        "attempts": trial.attempts, "environment": {key: trial.environment.get(key) for key in KEPT},
-    }  # fmt: skip
+        "id": trial.id,
+        "spec": trial.spec.model_dump(mode="json"),
+        "status": status,
+        "result": trial.result,
+        "attempts": trial.attempts,
+        "environment": {key: trial.environment.get(key) for key in KEPT},
+    }
 
 
 def export_csv(folder: Path, frames: Mapping[str, pd.DataFrame]) -> list[Path]:

@@ -22,9 +22,14 @@ SCHEMA = 1
 STUDY, STOP, TRIALS, FIGURES, COMPACTED = "study.yaml", "STOP", "trials", "figures", "compacted.json"
 TRIAL, STATUS, RESULT = "trial.json", "status.json", "result.json"
 ATTEMPT, SCALARS, SLOPES, RUNNING, STREAM, SIGNALS, CHECKPOINT = (
-    "attempt.json", "scalars.jsonl", "slopes.jsonl", "running.jsonl", "signals.arrows", "signals.parquet",
+    "attempt.json",
+    "scalars.jsonl",
+    "slopes.jsonl",
+    "running.jsonl",
+    "signals.arrows",
+    "signals.parquet",
     "checkpoint.pt",
-)  # fmt: skip
+)
 
 
 class StoreError(UserError):

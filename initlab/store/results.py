@@ -27,9 +27,7 @@ SIGNAL_COLUMNS = [
     "trial", "attempt", "step", "epoch", "layer", "name", "op", "calls", "forward_mean", "forward_var",
     "backward_mean", "backward_var", "weight_var", "weight_grad_rms", "decay_ratio", "zero_fraction",
 ]  # fmt: skip
-SLOPE_COLUMNS = [
-    "trial", "attempt", "step", "epoch", "layer", "name", "channels", "mean", "std", "min", "max",
-]  # fmt: skip
+SLOPE_COLUMNS = ["trial", "attempt", "step", "epoch", "layer", "name", "channels", "mean", "std", "min", "max"]
 RUNNING_COLUMNS = [
     "trial", "attempt", "step", "epoch", "layer", "name", "op", "samples", "forward_mean", "forward_var",
     "backward_mean", "backward_var",
@@ -81,15 +79,19 @@ class Results:
         for t in self.stored:
             rows.append(
                 {
-                    "trial": t.id, "state": t.status["state"], "attempts": t.attempts,
+                    "trial": t.id,
+                    "state": t.status["state"],
+                    "attempts": t.attempts,
                     **{path: getattr_path(t.spec, path) for path in fields},
-                    "verdict": verdicts.get(t.id), "val_error": t.status.get("val_error", math.nan),
-                    "best_val_error": best.get(t.id, math.nan), "epochs_done": t.status.get("epoch", 0.0),
+                    "verdict": verdicts.get(t.id),
+                    "val_error": t.status.get("val_error", math.nan),
+                    "best_val_error": best.get(t.id, math.nan),
+                    "epochs_done": t.status.get("epoch", 0.0),
                     "wall_s": t.status.get("wall_s", math.nan),
                     **{key: t.environment.get(key) for key in ENVIRONMENT},
                     "in_study": t.id in self.planned,
                 }
-            )  # fmt: skip
+            )
         ends = ["verdict", "val_error", "best_val_error", "epochs_done", "wall_s", *ENVIRONMENT, "in_study"]
         return pd.DataFrame(rows, columns=["trial", "state", "attempts", *fields, *ends])
 
@@ -144,9 +146,13 @@ class Results:
                 continue
             size = trial.spec.train.batch_size
             found = judge(
-                curves[trial.id], steps_per_epoch=trial.status["train_examples"] // size, batch_size=size,
-                num_classes=trial.status["num_classes"], chance=chance, threshold=threshold,
-            )  # fmt: skip
+                curves[trial.id],
+                steps_per_epoch=trial.status["train_examples"] // size,
+                batch_size=size,
+                num_classes=trial.status["num_classes"],
+                chance=chance,
+                threshold=threshold,
+            )
             reason = found.reason
             if stopped:
                 reason += f"; stopped as hopeless at epoch {trial.status['epoch']:.3g} of {trial.status['epochs']:.3g}"
@@ -166,9 +172,12 @@ class Results:
         for trial in self.stored:
             if trial.id in probes and trial.id in start.index and "num_classes" in trial.status:
                 features = features_of(
-                    probes[trial.id], loss=start[trial.id], num_classes=trial.status["num_classes"],
-                    lr=trial.spec.train.lr, weight_decay=trial.spec.train.weight_decay,
-                )  # fmt: skip
+                    probes[trial.id],
+                    loss=start[trial.id],
+                    num_classes=trial.status["num_classes"],
+                    lr=trial.spec.train.lr,
+                    weight_decay=trial.spec.train.weight_decay,
+                )
                 found = forecast_of(features)
                 rows.append([trial.id, found.verdict, *found.probabilities.values(), found.calibrated, *features])
         return pd.DataFrame(rows, columns=FORECAST_COLUMNS)

@@ -157,7 +157,10 @@ class AttemptWriter:
         floats = [field.name for field in SIGNAL_SCHEMA if field.type == pa.float64()]
         with files.atomic(self.folder / files.SIGNALS) as file:
             pq.write_table(
-            table, file, compression="zstd", column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
-            use_dictionary=["name", "op"],
-        )  # fmt: skip
+                table,
+                file,
+                compression="zstd",
+                column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
+                use_dictionary=["name", "op"],
+            )
         (self.folder / files.STREAM).unlink()

@@ -111,9 +111,10 @@ class Init(Spec):
     """How weights are drawn; a key that the scheme doesn't use is dropped when the trial is resolved."""
 
     scheme: Annotated[str, known_name("scheme", SCHEMES)] = Field(
-        "he", description=f"{', '.join(SCHEMES)}, or pkg.module:callable (needs --allow-code); see docs/schemes.md",
+        "he",
+        description=f"{', '.join(SCHEMES)}, or pkg.module:callable (needs --allow-code); see docs/schemes.md",
         json_schema_extra={"anyOf": [{"enum": [*SCHEMES]}, {"pattern": "^[^:]+:[^:]+$"}]},
-    )  # fmt: skip
+    )
     mode: Literal["fan_in", "fan_out"] = Field(
         "fan_in", description="which signal keeps its variance (xavier, he, truncated_normal)"
     )

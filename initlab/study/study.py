@@ -40,13 +40,15 @@ class Study(Spec):
     run: Run = Run()
     seed: Seed = Field(0, description="of weights, data order, augmentation and dropout")
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
-        {}, description="dotted path -> its values; trials are their cross product",
+        {},
+        description="dotted path -> its values; trials are their cross product",
         json_schema_extra={"propertyNames": {"enum": [*TRIAL_PATHS]}},
-    )  # fmt: skip
+    )
     cases: list[Overrides] = Field(
-        [], description="override sets (dotted path -> value), crossed with the grid",
+        [],
+        description="override sets (dotted path -> value), crossed with the grid",
         json_schema_extra={"items": {"type": "object", "propertyNames": {"enum": [*TRIAL_PATHS]}}},
-    )  # fmt: skip
+    )
 
     def points(self) -> Iterator[Overrides]:
         """Each case crossed with each point of the grid, cases outermost."""

@@ -47,9 +47,7 @@ class StudyLoader(yaml.SafeLoader):
 
 # YAML 1.1 wants a dot and a sign in floats; people write 1e-3
 StudyLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 
 
@@ -196,9 +194,11 @@ def explain_value(value: Any, kind: str, ctx: dict[str, Any], message: str) -> s
 
 
 BOUNDS = {
-    "greater_than": ("gt", "above"), "greater_than_equal": ("ge", "at least"),
-    "less_than": ("lt", "below"), "less_than_equal": ("le", "at most"),
-}  # fmt: skip
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "at most"),
+}
 TYPES = {
     "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
     "bool_type": "true or false", "string_type": "text", "string_unicode": "text", "invalid_key": "text",
@@ -214,10 +214,12 @@ def unknown_key(loc: list[str], model: type[BaseModel]) -> str:
         section = section.model_fields[part].annotation
     key, prefix = loc[-1], "".join(f"{part}." for part in loc[:-1])
     elsewhere = [
-        f"{name}.{key}" for name, field in model.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        f"{name}.{key}"
+        for name, field in model.model_fields.items()
+        if isinstance(field.annotation, type)
+        and issubclass(field.annotation, BaseModel)
         and key in field.annotation.model_fields
-    ]  # fmt: skip
+    ]
     near = [prefix + name for name in difflib.get_close_matches(key, section.model_fields, n=1)]
     near = elsewhere if len(elsewhere) == 1 else near
     hint = f"; did you mean {near[0]}?" if near else ""

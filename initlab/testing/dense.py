@@ -21,9 +21,13 @@ CHUNK = 2**24  # values of windows that go through the linear layers at once: 64
 
 @torch.no_grad()
 def dense_scores(
-    net: nn.Module, images: Tensor, input_size: int | tuple[int, int] = 224, flips: bool = True,
-    *, scores: Scores = "softmax",
-) -> Tensor:  # fmt: skip
+    net: nn.Module,
+    images: Tensor,
+    input_size: int | tuple[int, int] = 224,
+    flips: bool = True,
+    *,
+    scores: Scores = "softmax",
+) -> Tensor:
     """Class scores of whole images, the mean over all windows of the last map, and over the mirrored images too.
 
     On a net without padding, a window is the crop of `input_size` that its position stands for: where the grids

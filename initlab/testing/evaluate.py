@@ -120,9 +120,10 @@ def evaluate(
     headline = mean_scores(ensemble)
     result = Evaluated(
         table=pd.DataFrame(rows).astype(apart.dtypes),
-        per_class=class_errors(headline, labels, data.class_names), scores=headline,
+        per_class=class_errors(headline, labels, data.class_names),
+        scores=headline,
         described=description(members, views, list(ensemble), mirrored, scores, place),
-    )  # fmt: skip
+    )
     if out is not None:
         write_evaluation(result, Path(out))
     return result
@@ -201,9 +202,13 @@ def restored(
     if absent:
         raise UserError(absent)
     task = {
-        "data_dir": str(folder) if folder else None, "download": False, "allow_code": allow_code,
-        "workers": 0, "cache": str(cache_folder()), "keep_decoded": False,
-    }  # fmt: skip
+        "data_dir": str(folder) if folder else None,
+        "download": False,
+        "allow_code": allow_code,
+        "workers": 0,
+        "cache": str(cache_folder()),
+        "keep_decoded": False,
+    }
     data = load_images(spec, device, task, trained.source, print)
     with torch.random.fork_rng(devices=[]):
         net = bare_net(spec, data)
@@ -212,19 +217,27 @@ def restored(
 
 
 def description(
-    members: Sequence[Trained], views: str, sides: Sequence[int], mirrored: Sequence[bool], scores: str,
+    members: Sequence[Trained],
+    views: str,
+    sides: Sequence[int],
+    mirrored: Sequence[bool],
+    scores: str,
     device: torch.device,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """What was tested, how and where, as plain data."""
     return {
         "checkpoints": [
             {"path": str(m.path), "trial": m.trial, "net": m.spec.net.label, "step": m.step, "flips": flips}
             for m, flips in zip(members, mirrored, strict=True)
         ],
-        "data": members[0].spec.data.model_dump(mode="json"), "views": views, "scales": list(sides), "scores": scores,
+        "data": members[0].spec.data.model_dump(mode="json"),
+        "views": views,
+        "scales": list(sides),
+        "scores": scores,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "torch_version": torch.__version__, "initlab_version": __version__,
-    }  # fmt: skip
+        "torch_version": torch.__version__,
+        "initlab_version": __version__,
+    }
 
 
 def write_evaluation(result: Evaluated, folder: Path) -> None:

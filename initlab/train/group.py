@@ -80,9 +80,12 @@ def standing() -> Group:
 def join(rank: int, size: int, meeting: Path, device: torch.device) -> Group:
     """Wait until all processes have come to the file `meeting`, and be one of the group until `leave`."""
     dist.init_process_group(
-        backend(device.type == "cuda"), init_method=f"file://{meeting}", rank=rank, world_size=size,
+        backend(device.type == "cuda"),
+        init_method=f"file://{meeting}",
+        rank=rank,
+        world_size=size,
         timeout=timedelta(seconds=SILENCE_S),
-    )  # fmt: skip
+    )
     return Group(rank, size)
 
 

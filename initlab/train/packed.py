@@ -63,8 +63,9 @@ class Pack:
         # the group of every number: 2 k for the weights of trial k, 2 k + 1 for its slopes
         groups = [
             torch.full((p.numel(),), 2 * k + (id(column[0]) in slopes))
-            for column in columns.values() for k, p in enumerate(column)
-        ]  # fmt: skip
+            for column in columns.values()
+            for k, p in enumerate(column)
+        ]
         self.group = torch.cat(groups).to(self.flat.device)
         self.momentum = self.spread([(t.spec.train.momentum,) * 2 for t in trials])
         self.decay = self.spread([(t.spec.train.weight_decay, 0.0) for t in trials])

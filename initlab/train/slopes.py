@@ -22,8 +22,10 @@ def slope_rows(net: nn.Module) -> list[dict[str, Any]]:
     statistics = torch.stack([torch.stack([s.mean(), s.std(correction=0), s.min(), s.max()]) for s in slopes])
     return [
         {
-            "layer": layer, "name": name, "channels": module.num_parameters,
+            "layer": layer,
+            "name": name,
+            "channels": module.num_parameters,
             **dict(zip(("mean", "std", "min", "max"), row, strict=True)),
         }
         for layer, ((name, module), row) in enumerate(zip(named, statistics.tolist(), strict=True))
-    ]  # fmt: skip
+    ]

@@ -83,18 +83,24 @@ class Trial:
         self.last: dict[str, Any] = {}
         self.batches: Iterator[tuple[Tensor, Tensor]] = iter(())  # those of the steps to come
         self.known = {  # what a reader of its figures needs, from the first row on
-            "steps": self.steps, "epochs": spec.train.epochs, "train_examples": self.per_epoch * spec.train.batch_size,
-            "num_classes": data.num_classes, "chance": data.chance,
-        }  # fmt: skip
+            "steps": self.steps,
+            "epochs": spec.train.epochs,
+            "train_examples": self.per_epoch * spec.train.batch_size,
+            "num_classes": data.num_classes,
+            "chance": data.chance,
+        }
 
         self.rows = set(spec.row_steps(self.per_epoch, self.steps))
         self.validations = set(spec.validation_steps(self.per_epoch, self.steps))
         self.probes = set(spec.probe_steps(self.steps))
 
     def run(
-        self, resumed: dict[str, Any] | None, should_stop: Callable[[], bool], checkpoint_every_s: float,
+        self,
+        resumed: dict[str, Any] | None,
+        should_stop: Callable[[], bool],
+        checkpoint_every_s: float,
         skip_hopeless: bool = False,
-    ) -> Outcome:  # fmt: skip
+    ) -> Outcome:
         """Train from the start or from a checkpoint's state to the end, or until `should_stop()`.
 
         With `skip_hopeless`, also until the evidence says that it has stalled (`initlab.verdict.hopeless`).

@@ -59,9 +59,14 @@ class Evidence:
 
 
 def stop_step(
-    scalars: Iterable[Mapping[str, Any]], probes: Mapping[int, list[dict[str, Any]]], *,
-    batch_size: int, steps_per_epoch: int, steps: int, chance: float,
-) -> int | None:  # fmt: skip
+    scalars: Iterable[Mapping[str, Any]],
+    probes: Mapping[int, list[dict[str, Any]]],
+    *,
+    batch_size: int,
+    steps_per_epoch: int,
+    steps: int,
+    chance: float,
+) -> int | None:
     """The step after which a trial that ran to its end would have been given up; None where never.
 
     Args:

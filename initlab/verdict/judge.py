@@ -22,9 +22,14 @@ class Judgement:
 
 
 def judge(
-    scalars: pd.DataFrame, *, steps_per_epoch: int, batch_size: int, num_classes: int, chance: float,
+    scalars: pd.DataFrame,
+    *,
+    steps_per_epoch: int,
+    batch_size: int,
+    num_classes: int,
+    chance: float,
     threshold: float | None = None,
-) -> Judgement:  # fmt: skip
+) -> Judgement:
     """Judge a finished trial by its rows of scalars, the first rule that holds:
 
     1. diverged: a non-finite loss, or an epoch's mean loss above 10 max(ln K, the first epoch's);

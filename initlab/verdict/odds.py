@@ -107,9 +107,10 @@ def shipped() -> Fit:
     """The fit that comes with initlab."""
     content = json.loads(FITTED.read_text())
     return Fit(
-        classes=tuple(content["classes"]), weights=tuple(map(tuple, content["weights"])),
+        classes=tuple(content["classes"]),
+        weights=tuple(map(tuple, content["weights"])),
         **{key: tuple(content[key]) for key in ("mean", "scale", "intercepts", "low", "high")},
-    )  # fmt: skip
+    )
 
 
 def features_of(
@@ -145,10 +146,14 @@ def features_of(
     steps = len(table) - 1
     return np.array(
         [
-            steps * slope(forward), -steps * slope(backward), math.log(lr) + ratio, max(FLOOR, decay),
-            math.log(max(start, 1 / HUGE) / math.log(num_classes)), math.log(len(table)),
+            steps * slope(forward),
+            -steps * slope(backward),
+            math.log(lr) + ratio,
+            max(FLOOR, decay),
+            math.log(max(start, 1 / HUGE) / math.log(num_classes)),
+            math.log(len(table)),
         ]
-    )  # fmt: skip
+    )
 
 
 def forecast_of(features: NDArray[np.float64], fit: Fit | None = None) -> Forecast:

@@ -129,8 +129,11 @@ def test_json_has_the_claims_and_null_for_never() -> None:
 
 def test_spans_in_words() -> None:
     assert [str(s) for s in (Span(1, 1), Span(1, 2), Span(3, math.inf), Span(0, 2))] == [
-        "1", "1–2", "at least 3", "at most 2",
-    ]  # fmt: skip
+        "1",
+        "1–2",
+        "at least 3",
+        "at most 2",
+    ]
 
 
 def test_the_commands_mistakes_are_one_line(tmp_path: Path) -> None:

@@ -79,8 +79,9 @@ def test_the_documented_tables_are_what_the_command_prints_on_the_committed_tria
 
 def test_the_forecast_beats_both_baselines_and_is_reliable(table: pd.DataFrame) -> None:
     odds = held_out(table, lambda known, asked: fit(known).probabilities(asked[list(FEATURES)].to_numpy(float)))
-    ours, theory, frequent = (scores(table.verdict, o) for o in (
-        odds, held_out(table, theory_sign), held_out(table, most_frequent)))  # fmt: skip
+    ours, theory, frequent = (
+        scores(table.verdict, o) for o in (odds, held_out(table, theory_sign), held_out(table, most_frequent))
+    )
     assert ours[0] > max(theory[0], frequent[0]) + 0.2
     assert ours[1] < 0.6 * min(theory[1], frequent[1]) and ours[2] < 0.6 * min(theory[2], frequent[2])
     for line in reliability_lines(table, odds):

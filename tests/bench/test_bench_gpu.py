@@ -80,8 +80,12 @@ def test_a_section_that_fails_or_has_no_time_is_a_row_that_says_why(
     lines = list(gpu.bench_gpu("cpu", True, out))
     rows = json.loads(out.read_text())["rows"]
     assert [(row["what"], row["value"]) for row in rows] == [
-        ("first", 2.0), ("more", 3.0), ("second", None), ("third", None), ("fourth", 2.0),
-    ]  # fmt: skip
+        ("first", 2.0),
+        ("more", 3.0),
+        ("second", None),
+        ("third", None),
+        ("fourth", 2.0),
+    ]
     assert rows[2]["note"] == "failed: RuntimeError: CUDA error: an illegal memory access was encountered"
     assert re.fullmatch("left out: [0-9]+ of 470 s are gone", rows[3]["note"])
     assert written == [["first", "more"]]
@@ -142,8 +146,11 @@ def test_ways_to_watch_are_rows_by_name_and_cadence(monkeypatch: pytest.MonkeyPa
     assert {"initlab's probe, every 200 steps", "initlab's running moments, every 20 steps"} <= found.keys()
     assert {"hooks with .var().item(), every 1 steps", "hooks with histograms, every 100 steps"} <= found.keys()
     assert rows[-1] == {
-        "what": "a tracker", "value": None, "unit": "", "note": "left out: no_such_package is not installed",
-    }  # fmt: skip
+        "what": "a tracker",
+        "value": None,
+        "unit": "",
+        "note": "left out: no_such_package is not installed",
+    }
 
 
 def test_bfloat16_keeps_float32_weights_updates_and_probes() -> None:

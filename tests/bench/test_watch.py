@@ -31,9 +31,11 @@ def test_shares_are_the_medians_over_repeats_by_cadence_and_what_fails_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     arms = (
-        Arm("bare step", bare_steps), Arm("ours", bare_steps, (10, 1)), Arm("broken", broken, (1,), "torch"),
+        Arm("bare step", bare_steps),
+        Arm("ours", bare_steps, (10, 1)),
+        Arm("broken", broken, (1,), "torch"),
         Arm("absent", broken, (1,), "no_such_package"),
-    )  # fmt: skip
+    )
     times = iter([[2.0, 3.0], [1.0, 3.0], [4.0, 5.0]])  # a busy machine: 1.5, 3 and 1.25 times
     monkeypatch.setattr(watch, "ARMS", arms)
     monkeypatch.setattr(watch, "medians", lambda steps, rounds, device: next(times))
@@ -93,8 +95,11 @@ def test_bench_probe_prints_a_line_per_way_and_cadence(monkeypatch: pytest.Monke
     assert first.startswith("6 layers: shares of a bare step") and last.startswith("6 layers, 1 whole trials")
     names = [line.split("  ")[1] for line in lines]
     assert names == [
-        "initlab's probe, every 200 steps", "initlab's running moments, every 20 steps",
-        "initlab's running moments, every 10 steps", "initlab's running moments, every step",
-        "hooks with .var().item(), every step", "hooks with histograms, every 100 steps",
+        "initlab's probe, every 200 steps",
+        "initlab's running moments, every 20 steps",
+        "initlab's running moments, every 10 steps",
+        "initlab's running moments, every step",
+        "hooks with .var().item(), every step",
+        "hooks with histograms, every 100 steps",
         "hooks with histograms, every step",
-    ]  # fmt: skip
+    ]

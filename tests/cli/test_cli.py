@@ -37,7 +37,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "initlab", *map(str, arguments)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
-    )  # fmt: skip
+    )
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
@@ -239,12 +239,14 @@ def test_status_tells_of_every_trial(tiny: Callable[..., Path], tmp_path: Path) 
     ("code", "banned"),
     [
         ("import initlab", {"torch", "ray", "pandas", "matplotlib", "pydantic", "click", "yaml", "numpy"}),
-        ("import sys; sys.argv = ['initlab', '--help']; import runpy; runpy.run_module('initlab', run_name='__main__')",
-         {"torch", "ray", "pandas", "matplotlib", "numpy"}),
+        (
+            "import runpy, sys; sys.argv = ['initlab', '--help']; runpy.run_module('initlab', run_name='__main__')",
+            {"torch", "ray", "pandas", "matplotlib", "numpy"},
+        ),
         ("from initlab.cli import main; main(['plan', 'sweeps/demo.yaml'])", {"torch", "ray", "pandas", "matplotlib"}),
         ("from initlab.cli import main; main(['nets', 'B'])", {"torch", "ray", "pandas", "matplotlib"}),
     ],
-)  # fmt: skip
+)
 def test_light_commands_import_no_heavy_modules(code: str, banned: set[str]) -> None:
     traced = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, cwd=ROOT)
     imported = {

@@ -170,8 +170,10 @@ def test_a_seed_gives_the_same_model_and_batch_and_leaves_the_global_numbers() -
 
 def test_options_are_values_as_in_yaml() -> None:
     assert parse_options(["net.depth=22", "widths=[4, 8]", "negative_slope=1e-1"]) == {
-        "depth": 22, "widths": [4, 8], "negative_slope": 0.1,
-    }  # fmt: skip
+        "depth": 22,
+        "widths": [4, 8],
+        "negative_slope": 0.1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -179,36 +181,50 @@ def test_options_are_values_as_in_yaml() -> None:
     [
         (["resnet81"], "resnet81: no such model; did you mean resnet18 or resnet152 or resnet101?; allowed: "),
         (["plain", "--against", "hee"], "hee: no such model; did you mean he"),
-        (["lintmodels:build"],
-         "lintmodels:build: is your code, which would be run; add --allow-code to import it"),
-        (["lintmodels:nothing", *CODE],
-         "MODEL: lintmodels has no callable 'nothing' (got 'lintmodels:nothing'); allowed: pkg.module:callable"),
-        (["lintmodels:number", *CODE],
-         "lintmodels:number: gives no nn.Module (got int); return the model itself"),
-        (["lintmodels:broken", *CODE],
-         "lintmodels:broken: cannot be built (got RuntimeError: no data here); see --set"),
-        (["lintmodels:build", *CODE, "--set", "hiden=3"],
-         "lintmodels:build: cannot be built (got TypeError: build() got an unexpected keyword argument 'hiden'); "
-         "see --set"),
-        (["lintmodels:Head", *CODE],
-         "lintmodels:Head: an input of 3x8x8 does not fit (got `fc`, Linear(in_features=4, out_features=2, bias=True), "
-         "takes no 3x8x8: "),
-        (["plain", "--input", "3,8,8"],
-         "--input: not a shape (got '3,8,8'); allowed: channels x height x width, as in 3x224x224"),
+        (["lintmodels:build"], "lintmodels:build: is your code, which would be run; add --allow-code to import it"),
+        (
+            ["lintmodels:nothing", *CODE],
+            "MODEL: lintmodels has no callable 'nothing' (got 'lintmodels:nothing'); allowed: pkg.module:callable",
+        ),
+        (["lintmodels:number", *CODE], "lintmodels:number: gives no nn.Module (got int); return the model itself"),
+        (
+            ["lintmodels:broken", *CODE],
+            "lintmodels:broken: cannot be built (got RuntimeError: no data here); see --set",
+        ),
+        (
+            ["lintmodels:build", *CODE, "--set", "hiden=3"],
+            "lintmodels:build: cannot be built (got TypeError: build() got an unexpected keyword argument 'hiden'); "
+            "see --set",
+        ),
+        (
+            ["lintmodels:Head", *CODE],
+            "lintmodels:Head: an input of 3x8x8 does not fit (got `fc`, "
+            "Linear(in_features=4, out_features=2, bias=True), takes no 3x8x8: ",
+        ),
+        (
+            ["plain", "--input", "3,8,8"],
+            "--input: not a shape (got '3,8,8'); allowed: channels x height x width, as in 3x224x224",
+        ),
         (["plain", "--set", "depth"], "--set: not an assignment (got 'depth'); allowed: ARGUMENT=VALUE, e.g. depth=22"),
         (["plain", "--set", "depth=3"], "plain: cannot be built (got ValueError: plain: depth: too small for 3 stages"),
         (["plain", "--batch-size", "0"], "--batch-size: out of range (got 0); allowed: from 1 on"),
         (["plain", "--init", "hee"], "--init: no such scheme (got 'hee'; did you mean 'he'?); allowed: gaussian, "),
-        (["plain", "--init", "my:scheme"],
-         "--init: my:scheme is your code, which would be run; add --allow-code to import it"),
-        (["plain", "--fail-on", "stuck"],
-         "--fail-on: no such word (got 'stuck'); allowed: any, stalled, diverged, nonfinite, vanishing, exploding, "),
+        (
+            ["plain", "--init", "my:scheme"],
+            "--init: my:scheme is your code, which would be run; add --allow-code to import it",
+        ),
+        (
+            ["plain", "--fail-on", "stuck"],
+            "--fail-on: no such word (got 'stuck'); allowed: any, stalled, diverged, nonfinite, vanishing, exploding, ",
+        ),
         (["plain", "--data", "mnist"], "--data: no such data set (got 'mnist'); allowed: digits, "),
         (["plain", "--data", "cifar10"], "--data: the files of cifar10 are not there (got folder none); "),
-        (["plain", "--data", "digits", "--input", "3x8x8"],
-         "--input: not the shape of digits (got 3x8x8); leave it out beside --data"),
+        (
+            ["plain", "--data", "digits", "--input", "3x8x8"],
+            "--input: not the shape of digits (got 3x8x8); leave it out beside --data",
+        ),
     ],
-)  # fmt: skip
+)
 def test_wrong_inputs_are_one_line_and_exit_code_2(
     here: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], line: str
 ) -> None:

@@ -13,9 +13,7 @@ from initlab.data.sources import Raw, load_raw
 
 def image_set(raw: Raw | None = None, **changes: object) -> ImageSet:
     options = {"scale": 1.0, "train_examples": None, "val_examples": None, "flip": None, "shift": 0}
-    return prepare(
-        raw or load_raw("digits"), **{**options, **changes}, device=torch.device("cpu"), dtype=torch.float32
-    )  # fmt: skip
+    return prepare(raw or load_raw("digits"), **{**options, **changes}, device=torch.device("cpu"), dtype=torch.float32)
 
 
 @pytest.mark.parametrize("size", [None, 16])
@@ -134,9 +132,11 @@ def test_absent_files_are_named_with_the_way_to_get_them(name: str, tmp_path: Pa
 )
 def test_a_users_data_set_of_the_wrong_form_is_refused(changes: dict, words: str) -> None:
     good = {
-        "train_images": torch.zeros(4, 1, 2, 2, dtype=torch.uint8), "train_labels": torch.zeros(4, dtype=torch.int64),
-        "val_images": torch.zeros(4, 1, 2, 2, dtype=torch.uint8), "val_labels": torch.zeros(4, dtype=torch.int64),
-    }  # fmt: skip
+        "train_images": torch.zeros(4, 1, 2, 2, dtype=torch.uint8),
+        "train_labels": torch.zeros(4, dtype=torch.int64),
+        "val_images": torch.zeros(4, 1, 2, 2, dtype=torch.uint8),
+        "val_labels": torch.zeros(4, dtype=torch.int64),
+    }
     with pytest.raises(ValueError, match=words):
         Raw(**{**good, **changes}, num_classes=3)
 

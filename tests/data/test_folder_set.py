@@ -31,10 +31,18 @@ def opened(tmp_path: Path) -> Opener:
 
     def make(**changes: Any) -> FolderSet:
         settings: dict[str, Any] = {
-            "classes": 3, "views": VIEWS, "side": None, "scale": 1.0, "train_examples": None, "val_examples": None,
-            "workers": 0, "cache": tmp_path / "cache", "keep_decoded": False, "device": torch.device("cpu"),
+            "classes": 3,
+            "views": VIEWS,
+            "side": None,
+            "scale": 1.0,
+            "train_examples": None,
+            "val_examples": None,
+            "workers": 0,
+            "cache": tmp_path / "cache",
+            "keep_decoded": False,
+            "device": torch.device("cpu"),
             "dtype": torch.float32,
-        }  # fmt: skip
+        }
         return open_folder("imagefolder", tmp_path / "set", **{**settings, **changes})
 
     return make

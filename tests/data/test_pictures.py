@@ -96,11 +96,15 @@ def deep(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (broken, "not a readable picture"), (garbled, "not a readable picture"), (text, "not a readable picture"),
-        (empty, "not a readable picture"), (pixel, r"too thin for a picture \(got 1 x 1 pixels\)"),
-        (strip, r"too thin for a picture \(got 200 x 2 pixels\)"), (deep, r"more than 8 bits a channel \(got .*I;16"),
+        (broken, "not a readable picture"),
+        (garbled, "not a readable picture"),
+        (text, "not a readable picture"),
+        (empty, "not a readable picture"),
+        (pixel, r"too thin for a picture \(got 1 x 1 pixels\)"),
+        (strip, r"too thin for a picture \(got 200 x 2 pixels\)"),
+        (deep, r"more than 8 bits a channel \(got .*I;16"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_file_is_named_in_one_line(spoil, words: str, tmp_path: Path) -> None:
     path = spoil(tmp_path / "bad.jpg")
     with pytest.raises(UserError, match=words) as caught:

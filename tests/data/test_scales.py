@@ -30,8 +30,12 @@ def test_an_oblong_image_and_an_odd_margin() -> None:
     # 0 1 2 3 4
     # 5 6 7 8 9
     assert [v.flatten().tolist() for v in ten_views(numbered(2, 5), 2, 3, flips=False)] == [
-        [0, 1, 2, 5, 6, 7], [2, 3, 4, 7, 8, 9], [0, 1, 2, 5, 6, 7], [2, 3, 4, 7, 8, 9], [1, 2, 3, 6, 7, 8]
-    ]  # fmt: skip
+        [0, 1, 2, 5, 6, 7],
+        [2, 3, 4, 7, 8, 9],
+        [0, 1, 2, 5, 6, 7],
+        [2, 3, 4, 7, 8, 9],
+        [1, 2, 3, 6, 7, 8],
+    ]
     assert centre_view(numbered(3, 3), 2, 2).flatten().tolist() == [4, 5, 7, 8]
     assert centre_view(numbered(3, 3), 3, 3).flatten().tolist() == list(range(9))
 
@@ -53,8 +57,16 @@ def seven() -> ImageSet:
     val = torch.arange(7, dtype=torch.uint8)[:, None, None, None].expand(7, 1, 4, 4).contiguous()
     train = torch.tensor([0, 20], dtype=torch.uint8)[:, None, None, None].expand(2, 1, 4, 4).contiguous()
     raw = Raw(train, torch.tensor([0, 1]), val, torch.arange(7) % 2, num_classes=2)
-    return prepare(raw, scale=1.0, train_examples=None, val_examples=None, flip=None, shift=0,
-                   device=torch.device("cpu"), dtype=torch.float64)  # fmt: skip
+    return prepare(
+        raw,
+        scale=1.0,
+        train_examples=None,
+        val_examples=None,
+        flip=None,
+        shift=0,
+        device=torch.device("cpu"),
+        dtype=torch.float64,
+    )
 
 
 @pytest.mark.parametrize("side", [4, 6])

@@ -25,7 +25,7 @@ def net(
     channels, height, width = input_shape
     return nn.Sequential(
         nn.Flatten(), nn.Linear(channels * height * width, hidden), nn.ReLU(), nn.Linear(hidden, num_classes)
-    )  # fmt: skip
+    )
 
 
 class Held(nn.Module):

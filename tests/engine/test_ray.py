@@ -184,9 +184,12 @@ def test_a_gang_of_ray_train_gives_the_numbers_of_an_inline_one_and_of_one_proce
     assert torch.equal(weights(gang), weights(inline))
     assert (weights(gang) - weights(one)).abs().max() <= 1e-12
     torch.testing.assert_close(
-        torch.tensor(gang.scalars[FIGURES].to_numpy()), torch.tensor(one.scalars[FIGURES].to_numpy()),
-        rtol=0, atol=1e-12, equal_nan=True,
-    )  # fmt: skip
+        torch.tensor(gang.scalars[FIGURES].to_numpy()),
+        torch.tensor(one.scalars[FIGURES].to_numpy()),
+        rtol=0,
+        atol=1e-12,
+        equal_nan=True,
+    )
     assert sorted(path.name for path in gang.out.iterdir()) == [".lease", "study.yaml", "trials"]
     assert capfd.readouterr() == ("", "")
 
@@ -327,9 +330,14 @@ def test_ctrl_c_keeps_checkpoints_and_a_second_run_ends_with_the_same_numbers(tm
     script = f"import initlab; print(initlab.run('study.yaml', 'out', engine='ray', **{how}))"
     env = {**os.environ, "HELD": str(tmp_path / "hold"), "PYTHONPATH": str(ROOT)}
     launched = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=tmp_path, start_new_session=True, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
-    )  # fmt: skip
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=env,
+    )
     while not (tmp_path / "reached").exists():
         assert launched.poll() is None, launched.communicate()
         time.sleep(0.02)

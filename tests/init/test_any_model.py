@@ -55,9 +55,13 @@ def test_a_weight_of_two_layers_is_drawn_for_the_last_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "put_on", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.orthogonal,
-               lambda layer: prune.identity(layer, "weight")],
-)  # fmt: skip
+    "put_on",
+    [
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.orthogonal,
+        lambda layer: prune.identity(layer, "weight"),
+    ],
+)
 def test_a_weight_that_a_copy_would_not_change_is_refused(put_on) -> None:
     model = nn.Sequential(nn.Linear(4, 4), put_on(nn.Linear(4, 4)))
     with pytest.raises(ValueError, match=r"^1: its weight is computed from other parameters \(got a .*before that"):
@@ -74,9 +78,13 @@ def test_the_listing_says_what_every_parameter_was_set_to() -> None:
     rows: list[dict] = []
     init_(model, "xavier", last_std=0.5, tell=rows.append)
     assert [(row["name"], row["rule"], row["fan_in"], row["fan_out"]) for row in rows] == [
-        ("0.weight", "xavier", 27, 72), ("0.bias", "0", None, None), ("1.weight", "1", None, None),
-        ("1.bias", "0", None, None), ("2.weight", "kept", None, None), ("4.weight", "gaussian", 8, 2),
-    ]  # fmt: skip
+        ("0.weight", "xavier", 27, 72),
+        ("0.bias", "0", None, None),
+        ("1.weight", "1", None, None),
+        ("1.bias", "0", None, None),
+        ("2.weight", "kept", None, None),
+        ("4.weight", "gaussian", 8, 2),
+    ]
     assert rows[0]["shape"] == (8, 3, 3, 3)
     assert rows[0]["std"] == pytest.approx(model[0].weight.std(correction=0).item())
     assert (rows[2]["mean"], rows[2]["std"]) == (1, 0)

@@ -127,9 +127,12 @@ def test_stds_and_the_factor_of_the_linear_layers_go_with_every_scheme(scheme: s
     plain, factor = net(), net(last_factor=0.1)
     assert torch.allclose(factor["fc3.weight"], 0.1 * plain["fc3.weight"])
     assert torch.equal(factor["fc2.weight"], plain["fc2.weight"])
-    given, gaussian = net(linear_std=0.02, last_std=0.3), init_(
-        build_net("plain", depth=7, width=4, input_shape=(1, 8, 8)), "gaussian", linear_std=0.02, last_std=0.3
-    ).state_dict()  # fmt: skip
+    given, gaussian = (
+        net(linear_std=0.02, last_std=0.3),
+        init_(
+            build_net("plain", depth=7, width=4, input_shape=(1, 8, 8)), "gaussian", linear_std=0.02, last_std=0.3
+        ).state_dict(),
+    )
     for name in ("fc1.weight", "fc1.bias", "fc3.weight", "fc3.bias"):
         assert torch.equal(given[name], gaussian[name])
 
@@ -150,16 +153,24 @@ def test_the_layer_is_what_the_module_says() -> None:
         return normals
 
     model = nn.Sequential(
-        nn.Conv2d(4, 8, 3, groups=2, stride=2), nn.PReLU(init=0.5), nn.ConvTranspose2d(8, 4, 4, stride=2),
-        nn.Flatten(), nn.Linear(10, 5), nn.Linear(5, 2),
-    )  # fmt: skip
+        nn.Conv2d(4, 8, 3, groups=2, stride=2),
+        nn.PReLU(init=0.5),
+        nn.ConvTranspose2d(8, 4, 4, stride=2),
+        nn.Flatten(),
+        nn.Linear(10, 5),
+        nn.Linear(5, 2),
+    )
     init_(model, scheme, mode="fan_out", std=0.3)
     assert [(layer.name, layer.index, layer.num_layers, layer.is_linear, layer.is_last) for layer in seen] == [
-        ("0", 0, 4, False, False), ("2", 1, 4, False, False), ("4", 2, 4, True, False), ("5", 3, 4, True, True),
-    ]  # fmt: skip
+        ("0", 0, 4, False, False),
+        ("2", 1, 4, False, False),
+        ("4", 2, 4, True, False),
+        ("5", 3, 4, True, True),
+    ]
     assert [(layer.shape, layer.fan_in, layer.fan_out, layer.fan, layer.groups) for layer in seen[:2]] == [
-        ((8, 2, 3, 3), 18, 36, 36, 2), ((8, 4, 4, 4), 32, 64, 64, 1),
-    ]  # fmt: skip
+        ((8, 2, 3, 3), 18, 36, 36, 2),
+        ((8, 4, 4, 4), 32, 64, 64, 1),
+    ]
     assert seen[0].gain == pytest.approx(math.sqrt(2 / 1.25))
     assert seen[0].std == 0.3
 

@@ -26,9 +26,14 @@ def mlp(activation: type[nn.Module] = nn.ReLU, depth: int = 30, width: int = 64)
 
 @pytest.mark.parametrize(
     ("scheme", "verdict"),
-    [("he", "healthy"), ("xavier", "vanishing"), ("gaussian", "vanishing"), ("torch_default", "vanishing"),
-     ("orthogonal", "healthy")],
-)  # fmt: skip
+    [
+        ("he", "healthy"),
+        ("xavier", "vanishing"),
+        ("gaussian", "vanishing"),
+        ("torch_default", "vanishing"),
+        ("orthogonal", "healthy"),
+    ],
+)
 def test_words_for_schemes_on_a_30_layer_relu_net(scheme: str, verdict: str) -> None:
     seen = inspect(init_(mlp(), scheme), *batch())
     assert (seen.verdict, seen.healthy) == (verdict, verdict == "healthy")
@@ -101,9 +106,13 @@ def test_dead_and_nonfinite_nets() -> None:
 
 def test_the_table_says_what_each_layer_is() -> None:
     net = nn.Sequential(
-        nn.Conv2d(4, 8, 3, groups=2), nn.ReLU(), nn.ConvTranspose2d(8, 6, 4, stride=2), nn.GELU(), nn.Flatten(),
+        nn.Conv2d(4, 8, 3, groups=2),
+        nn.ReLU(),
+        nn.ConvTranspose2d(8, 6, 4, stride=2),
+        nn.GELU(),
+        nn.Flatten(),
         nn.Linear(600, 5),
-    )  # fmt: skip
+    )
     table = inspect(net, torch.randn(2, 4, 6, 6), torch.arange(2)).table
     assert table["shape"].tolist() == [(8, 2, 3, 3), (8, 6, 4, 4), (5, 600)]
     assert table.fan_in.tolist() == [18, 32, 600]

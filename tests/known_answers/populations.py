@@ -25,10 +25,16 @@ class Population:
     def tables(self) -> list[pd.DataFrame]:
         """The table that `diagnose` takes, for each net."""
         same = {
-            "name": [str(i) for i in range(len(self.widths))], "calls": 1, "width": self.widths,
-            "outputs": [float(width) for width in self.widths], "weight_var": 1.0, "zero_fraction": 0.5,
-            "decay_ratio": math.nan, "backward_mean": 0.0, "weight_grad_rms": 1.0,
-        }  # fmt: skip
+            "name": [str(i) for i in range(len(self.widths))],
+            "calls": 1,
+            "width": self.widths,
+            "outputs": [float(width) for width in self.widths],
+            "weight_var": 1.0,
+            "zero_fraction": 0.5,
+            "decay_ratio": math.nan,
+            "backward_mean": 0.0,
+            "weight_grad_rms": 1.0,
+        }
         return [
             pd.DataFrame(same | {"forward_mean": np.sqrt(f - v), "forward_var": v, "backward_var": b})
             for f, v, b in zip(self.forward, self.forward_var, self.backward, strict=True)
@@ -36,9 +42,16 @@ class Population:
 
 
 def plain_nets(
-    nets: int, width: int, depth: int, factor: float, *, batch: int = 64, classes: int = 10, inputs: int | None = None,
+    nets: int,
+    width: int,
+    depth: int,
+    factor: float,
+    *,
+    batch: int = 64,
+    classes: int = 10,
+    inputs: int | None = None,
     seed: int = 0,
-) -> Population:  # fmt: skip
+) -> Population:
     """`depth` ReLU layers and an output layer, weights N(0, factor / fan_in), unit Gaussian inputs, cross-entropy."""
     generator = torch.Generator().manual_seed(seed)
     widths = (*[width] * depth, classes)
@@ -63,9 +76,12 @@ def plain_nets(
         if layer:
             delta = torch.bmm(weights[layer].transpose(1, 2), delta) * (ys[layer - 1] > 0)
     return Population(
-        widths, stack([y.square().mean((1, 2)) for y in ys]), stack([y.var((1, 2), correction=0) for y in ys]),
-        stack(backward), stack(grads),
-    )  # fmt: skip
+        widths,
+        stack([y.square().mean((1, 2)) for y in ys]),
+        stack([y.var((1, 2), correction=0) for y in ys]),
+        stack(backward),
+        stack(grads),
+    )
 
 
 def stack(layers: list[Tensor]) -> Array:

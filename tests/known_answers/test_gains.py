@@ -62,9 +62,15 @@ def test_gain_by_name_and_by_module_is_the_published_one(name: str, module: nn.M
     ids=str,
 )
 def test_moments_are_the_derived_table_to_its_digits(
-    activation: str, mean: float, second: float, slope_second: float, value: float, chi_1: float, slope: float,
+    activation: str,
+    mean: float,
+    second: float,
+    slope_second: float,
+    value: float,
+    chi_1: float,
+    slope: float,
     trap: float,
-) -> None:  # fmt: skip
+) -> None:
     six, five = 0.5001e-6, 0.5001e-5  # half of the last printed digit
     moments = activation_moments(activation)
     assert moments.mean == pytest.approx(mean, abs=six)

@@ -103,8 +103,10 @@ def test_spatial_pyramid() -> None:
     """pool.spp_large_14: the mean over 63 windows of relu_max(size), 4.544413."""
     sizes = [
         (math.ceil((i + 1) * 14 / n) - i * 14 // n) * (math.ceil((j + 1) * 14 / n) - j * 14 // n)
-        for n in (7, 3, 2, 1) for i in range(n) for j in range(n)
-    ]  # fmt: skip
+        for n in (7, 3, 2, 1)
+        for i in range(n)
+        for j in range(n)
+    ]
     assert len(sizes) == 63
     mean = sum(relu_max(size) for size in sizes) / 63
     assert mean == exact(4.544413, 1e-6)

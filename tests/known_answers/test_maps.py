@@ -21,12 +21,7 @@ def after(layers: int, name: str, q: float, factor: float) -> float:
 
 @pytest.mark.parametrize(
     ("name", "start", "value"),
-    [
-        ("gelu", 0.9, 0.001185143),
-        ("gelu", 1.1, 10.9822),
-        ("silu", 0.9, 0.004394762),
-        ("silu", 1.1, 189.258),
-    ],
+    [("gelu", 0.9, 0.001185143), ("gelu", 1.1, 10.9822), ("silu", 0.9, 0.004394762), ("silu", 1.1, 189.258)],
     ids=lambda value: f"gain.{value}" if isinstance(value, str) else None,
 )
 def test_thirty_layers_under_the_moment_preserving_gain_leave_unit_variance(

@@ -78,11 +78,7 @@ def test_with_wide_inputs_the_rule_on_ends_fires_twice_as_often() -> None:
 
 @pytest.mark.parametrize(
     ("width", "nets", "value", "tolerance"),
-    [
-        (64, 240, 0.325, 0.05),
-        (128, 60, 0.06, 0.03),
-        pytest.param(256, 300, 0.005, 0.012, marks=pytest.mark.slow),
-    ],
+    [(64, 240, 0.325, 0.05), (128, 60, 0.06, 0.03), pytest.param(256, 300, 0.005, 0.012, marks=pytest.mark.slow)],
     ids=["rule.actvar_range", "rule.actvar_range_n128", "rule.actvar_range_n256"],
 )
 def test_the_tenfold_rule_on_activation_variance(width: int, nets: int, value: float, tolerance: float) -> None:

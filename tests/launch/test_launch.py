@@ -126,8 +126,9 @@ def test_a_users_data_set_and_net_are_learned_and_their_source_is_recorded(
 ) -> None:
     study = tiny(
         data={"name": "tests.engine.mine:squares", "train_examples": 128, "val_examples": None, "options": {"size": 8}},
-        net={"name": "tests.engine.mine:net", "options": {"hidden": 16}}, train={"epochs": 4},
-    )  # fmt: skip
+        net={"name": "tests.engine.mine:net", "options": {"hidden": 16}},
+        train={"epochs": 4},
+    )
     results = run(study, tmp_path / "a", allow_code=True)
     assert results.trials.val_error.tolist() == [0.0]
     assert results.trials.verdict.tolist() == ["converged"]
@@ -172,9 +173,24 @@ def test_trials_says_where_and_with_what_each_ran(pair: Path, tmp_path: Path) ->
     assert trials.precision.tolist() == ["float32", "float32"]
     assert trials.torch_version.tolist() == [torch.__version__] * 2
     expected = [
-        "trial", "state", "attempts", "seed", "net.name", "net.depth", "init.scheme", "verdict", "val_error",
-        "best_val_error", "epochs_done", "wall_s", "device", "precision", "torch_version", "git_commit", "in_study",
-    ]  # fmt: skip
+        "trial",
+        "state",
+        "attempts",
+        "seed",
+        "net.name",
+        "net.depth",
+        "init.scheme",
+        "verdict",
+        "val_error",
+        "best_val_error",
+        "epochs_done",
+        "wall_s",
+        "device",
+        "precision",
+        "torch_version",
+        "git_commit",
+        "in_study",
+    ]
     assert list(trials.columns) == expected
 
 

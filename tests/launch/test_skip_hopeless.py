@@ -16,9 +16,7 @@ from initlab.verdict.hopeless import stop_step
 @pytest.fixture
 def study(tiny: Callable[..., Path]) -> Path:
     """Std 0.001 at 7 layers never moves; He learns: 8 epochs of 8 steps, probes at 0, 5, 10, ..."""
-    return tiny(
-        train={"epochs": 8, "lr": 0.02}, init={"scheme": "gaussian"}, grid={"init.std": [0.001, 0.25]}
-    )  # fmt: skip
+    return tiny(train={"epochs": 8, "lr": 0.02}, init={"scheme": "gaussian"}, grid={"init.std": [0.001, 0.25]})
 
 
 def test_a_stalled_trial_is_stopped_at_half_and_a_run_without_the_flag_ends_it_bit_identical(

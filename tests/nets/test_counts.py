@@ -66,7 +66,7 @@ NETS = {
     "prelu_shared": {"depth": 12, "width": 4, "input_shape": (3, 32, 32), "activation": "prelu_shared"},
     "widths": {"depth": 11, "widths": (5, 3, 7, 2), "input_shape": (2, 9, 9), "activation": "leaky_relu"},
     "dropout": {"depth": 8, "width": 4, "input_shape": (1, 8, 8), "dropout": 0.5, "linear_width": 9},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("net", NETS)

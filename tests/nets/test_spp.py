@@ -19,8 +19,10 @@ def by_hand(x: torch.Tensor, n: int) -> list[torch.Tensor]:
     edges = [[(i * m // n, -(-(i + 1) * m // n)) for i in range(n)] for m in (height, width)]
     return [
         x[:, c, top:bottom, left:right].amax(dim=(1, 2))
-        for c in range(x.shape[1]) for top, bottom in edges[0] for left, right in edges[1]
-    ]  # fmt: skip
+        for c in range(x.shape[1])
+        for top, bottom in edges[0]
+        for left, right in edges[1]
+    ]
 
 
 @pytest.mark.parametrize(("bins", "values"), [((6, 3, 2, 1), 50), ((7, 3, 2, 1), 63)])

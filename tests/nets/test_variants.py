@@ -54,11 +54,17 @@ GOLDEN_NAMES = "ce645393b4a1"
         (paper_net("vgg-16"), [("act3_1", "conv3_3"), ("act4_1", "conv4_3"), ("pool4", "conv5_2")]),
         (
             paper_net("A"),
-            [("act2_1", "conv2_3"), ("act2_3", "conv2_5"), ("act3_1", "conv3_3"), ("act3_3", "conv3_5"),
-             ("pool3", "conv4_2"), ("act4_2", "conv4_4")],
+            [
+                ("act2_1", "conv2_3"),
+                ("act2_3", "conv2_5"),
+                ("act3_1", "conv3_3"),
+                ("act3_3", "conv3_5"),
+                ("pool3", "conv4_2"),
+                ("act4_2", "conv4_4"),
+            ],
         ),
     ],
-)  # fmt: skip
+)
 def test_which_pairs_are_skipped(layers, pairs: list[tuple[str, str]]) -> None:
     assert skipped_pairs(layers) == pairs
     if not pairs:
@@ -135,8 +141,18 @@ def test_variants_start_from_the_same_weights_under_the_same_names() -> None:
 def test_a_norm_stands_between_each_convolution_and_its_activation_or_skip() -> None:
     layers = variant(plain(8, 4, 10, (1, 8, 8), stages=2), norm="batch", skip="identity")
     names = [layer.name for layer in layers]
-    assert names[:10] == ["conv1_1", "norm1_1", "act1_1", "conv1_2", "norm1_2", "act1_2", "conv1_3", "norm1_3",
-                          "add1_3", "act1_3"]  # fmt: skip
+    assert names[:10] == [
+        "conv1_1",
+        "norm1_1",
+        "act1_1",
+        "conv1_2",
+        "norm1_2",
+        "act1_2",
+        "conv1_3",
+        "norm1_3",
+        "add1_3",
+        "act1_3",
+    ]
     assert sum(isinstance(layer, BatchNorm) for layer in layers) == 5
     assert names[-6:] == ["flatten", "fc1", "fc_act1", "fc2", "fc_act2", "fc3"]
 

@@ -27,8 +27,10 @@ def trial(**sections) -> TrialSpec:
 def test_points_that_differ_only_in_fields_without_use_are_one_trial():
     trials = plan(Study(name="x", grid={"init.scheme": ["gaussian", "he"], "init.mode": ["fan_in", "fan_out"]}))
     assert [(t.spec.init.scheme, t.spec.init.mode) for t in trials] == [
-        ("gaussian", "fan_in"), ("he", "fan_in"), ("he", "fan_out"),
-    ]  # fmt: skip
+        ("gaussian", "fan_in"),
+        ("he", "fan_in"),
+        ("he", "fan_out"),
+    ]
     # named though the first of the two gaussian points had the default
     assert [t.dropped for t in trials] == [{"init.mode"}, set(), set()]
 

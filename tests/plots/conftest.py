@@ -23,11 +23,21 @@ def two_depths(fake: Fake) -> Fake:
             layers = [(2.0, 1e-3), (1.0 * 4**seed, 1e-2)]
             fading = [(1e-20, 1e-57), (1e-30, 0.0 if seed else 1e-40)]
             fake.add(
-                "he", seed, depth, val=he, train={10: (2.0, 0.8), 15: (1.0, 0.4), 20: (0.5, 0.2)},
-                probes={0: layers, 20: layers}, verdict="converged",
-            )  # fmt: skip
+                "he",
+                seed,
+                depth,
+                val=he,
+                train={10: (2.0, 0.8), 15: (1.0, 0.4), 20: (0.5, 0.2)},
+                probes={0: layers, 20: layers},
+                verdict="converged",
+            )
             fake.add(
-                "xavier", seed, depth, val={0: 0.9, 1: 0.9, 2: 0.9}, train={10: (2.3, 0.9), 20: (2.3, 0.9)},
-                probes={0: fading, 20: fading}, verdict="stalled",
-            )  # fmt: skip
+                "xavier",
+                seed,
+                depth,
+                val={0: 0.9, 1: 0.9, 2: 0.9},
+                train={10: (2.3, 0.9), 20: (2.3, 0.9)},
+                probes={0: fading, 20: fading},
+                verdict="stalled",
+            )
     return fake

@@ -29,12 +29,21 @@ class Fake:
     sampled: list[dict[str, Any]] = field(default_factory=list)
 
     def add(
-        self, scheme: str, seed: int = 0, depth: int = 30, *, val: dict[float, float] | None = None,
-        train: dict[int, tuple[float, float]] | None = None, probes: dict[int, list[tuple[float, float]]] | None = None,
+        self,
+        scheme: str,
+        seed: int = 0,
+        depth: int = 30,
+        *,
+        val: dict[float, float] | None = None,
+        train: dict[int, tuple[float, float]] | None = None,
+        probes: dict[int, list[tuple[float, float]]] | None = None,
         slopes: dict[int, list[tuple[float, float]]] | None = None,
-        running: dict[int, list[tuple[float, float]]] | None = None, verdict: str | None = "slow", state: str = "done",
-        in_study: bool = True, fields: dict[str, Any] | None = None,
-    ) -> str:  # fmt: skip
+        running: dict[int, list[tuple[float, float]]] | None = None,
+        verdict: str | None = "slow",
+        state: str = "done",
+        in_study: bool = True,
+        fields: dict[str, Any] | None = None,
+    ) -> str:
         """A trial with validation errors by epoch, (loss, error) by step, and (forward, backward) per layer by step.
 
         `slopes` are (mean, std) per layer by step; `running` as `probes`.
@@ -45,11 +54,20 @@ class Fake:
         fields = fields or {}
         self.rows.append(
             {
-                "trial": trial, "state": state, "attempts": 1, "seed": seed, "net.name": "plain", "net.depth": depth,
-                "init.scheme": scheme, **{path: fields[path] for path in self.extra}, "verdict": verdict,
-                "val_error": last, "in_study": in_study, "fields": fields,
+                "trial": trial,
+                "state": state,
+                "attempts": 1,
+                "seed": seed,
+                "net.name": "plain",
+                "net.depth": depth,
+                "init.scheme": scheme,
+                **{path: fields[path] for path in self.extra},
+                "verdict": verdict,
+                "val_error": last,
+                "in_study": in_study,
+                "fields": fields,
             }
-        )  # fmt: skip
+        )
         points: dict[int, dict[str, float]] = {}
         for epoch, error in val.items():
             points.setdefault(round(epoch * STEPS_PER_EPOCH), {})["val_error"] = error
@@ -61,25 +79,52 @@ class Fake:
         ]
         self.probes += [
             {
-                "trial": trial, "attempt": 0, "step": step, "epoch": step / STEPS_PER_EPOCH, "layer": layer,
-                "name": f"layer{layer}", "op": "conv", "forward_var": forward, "backward_var": backward,
+                "trial": trial,
+                "attempt": 0,
+                "step": step,
+                "epoch": step / STEPS_PER_EPOCH,
+                "layer": layer,
+                "name": f"layer{layer}",
+                "op": "conv",
+                "forward_var": forward,
+                "backward_var": backward,
             }
-            for step, layers in (probes or {}).items() for layer, (forward, backward) in enumerate(layers)
-        ]  # fmt: skip
+            for step, layers in (probes or {}).items()
+            for layer, (forward, backward) in enumerate(layers)
+        ]
         self.sampled += [
             {
-                "trial": trial, "attempt": 0, "step": step, "epoch": step / STEPS_PER_EPOCH, "layer": layer,
-                "name": f"layer{layer}", "op": "conv", "samples": 2, "forward_var": forward, "backward_var": backward,
+                "trial": trial,
+                "attempt": 0,
+                "step": step,
+                "epoch": step / STEPS_PER_EPOCH,
+                "layer": layer,
+                "name": f"layer{layer}",
+                "op": "conv",
+                "samples": 2,
+                "forward_var": forward,
+                "backward_var": backward,
             }
-            for step, layers in (running or {}).items() for layer, (forward, backward) in enumerate(layers)
-        ]  # fmt: skip
+            for step, layers in (running or {}).items()
+            for layer, (forward, backward) in enumerate(layers)
+        ]
         self.learned += [
             {
-                "trial": trial, "attempt": 0, "step": step, "epoch": step / STEPS_PER_EPOCH, "layer": layer,
-                "name": f"act{layer}", "channels": 4, "mean": mean, "std": std, "min": mean - std, "max": mean + std,
+                "trial": trial,
+                "attempt": 0,
+                "step": step,
+                "epoch": step / STEPS_PER_EPOCH,
+                "layer": layer,
+                "name": f"act{layer}",
+                "channels": 4,
+                "mean": mean,
+                "std": std,
+                "min": mean - std,
+                "max": mean + std,
             }
-            for step, layers in (slopes or {}).items() for layer, (mean, std) in enumerate(layers)
-        ]  # fmt: skip
+            for step, layers in (slopes or {}).items()
+            for layer, (mean, std) in enumerate(layers)
+        ]
         return trial
 
     @property

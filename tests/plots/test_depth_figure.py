@@ -21,8 +21,9 @@ def test_final_errors_are_the_last_validation_and_the_last_epochs_mean(two_depth
 def test_lines_hold_the_table(two_depths: Fake) -> None:
     table, figure = depth_table(two_depths), depth(two_depths)
     assert [ax.get_title(loc="left") for ax in figure.axes] == [
-        "training, mean of the last epoch", "validation, at the end",
-    ]  # fmt: skip
+        "training, mean of the last epoch",
+        "validation, at the end",
+    ]
     assert figure.axes[0].get_ylabel() == "top-1 error (%)"
     assert figure.axes[0].get_xlabel() == "depth (weight layers)"
     for ax, quantity in zip(figure.axes, ("train_error", "val_error"), strict=True):

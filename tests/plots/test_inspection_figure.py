@@ -12,9 +12,12 @@ from initlab.plots.inspection import inspection
 
 def table(**columns: object) -> pd.DataFrame:
     rows = {
-        "layer": range(4), "calls": [1, 1, 1, 0], "forward_var": [1.0, 0.5, 0.0, math.nan],
-        "backward_var": [0.1, 0.2, 0.4, math.nan], "status": ["ok", "vanishing", "vanishing", "unused"],
-    }  # fmt: skip
+        "layer": range(4),
+        "calls": [1, 1, 1, 0],
+        "forward_var": [1.0, 0.5, 0.0, math.nan],
+        "backward_var": [0.1, 0.2, 0.4, math.nan],
+        "status": ["ok", "vanishing", "vanishing", "unused"],
+    }
     return pd.DataFrame(rows | columns)
 
 

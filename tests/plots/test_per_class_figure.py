@@ -13,11 +13,13 @@ from initlab.plots import per_class, per_class_table
 def errors(**changes: list[float]) -> pd.DataFrame:
     """Seven classes; class 2 has no images, and 1 and 5 share their top-1 error."""
     columns = {
-        "class": [0, 1, 2, 3, 4, 5, 6], "name": ["ant", "bee", "cat", "dog", "elk", "fox", "gnu"],
+        "class": [0, 1, 2, 3, 4, 5, 6],
+        "name": ["ant", "bee", "cat", "dog", "elk", "fox", "gnu"],
         "images": [10, 10, 0, 20, 10, 10, 10],
         "val_error": [0.9, 0.2, float("nan"), 0.5, 0.1, 0.2, 0.0],
-        "val_error_top5": [0.3, 0.2, float("nan"), 0.1, 0.0, 0.1, 0.0], **changes,
-    }  # fmt: skip
+        "val_error_top5": [0.3, 0.2, float("nan"), 0.1, 0.0, 0.1, 0.0],
+        **changes,
+    }
     return pd.DataFrame(columns)
 
 

@@ -77,8 +77,12 @@ def test_one_panel_per_rate_with_cells_that_fill_it(study: Fake) -> None:
         assert covered == pytest.approx((right - left) * (high - low))
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert set(names) == {
-        "converged", "stalled", "diverged", "critical std (He et al., eq. 10)", "gradient as small as weight decay",
-    }  # fmt: skip
+        "converged",
+        "stalled",
+        "diverged",
+        "critical std (He et al., eq. 10)",
+        "gradient as small as weight decay",
+    }
 
 
 def test_edges_lie_half_way() -> None:

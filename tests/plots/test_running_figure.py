@@ -48,9 +48,7 @@ def test_lines_hold_the_table(sampled: Fake) -> None:
             assert list(x) == part.epoch.tolist()
             assert pd.Series(y).equals(part["mean"].reset_index(drop=True))
     (legend,) = figure.legends
-    assert {text.get_text() for text in legend.get_texts()} == {
-        "he", "xavier", "first layer", "middle", "last",
-    }  # fmt: skip
+    assert {text.get_text() for text in legend.get_texts()} == {"he", "xavier", "first layer", "middle", "last"}
 
 
 def test_it_is_drawn_unasked_where_there_are_some_and_not_mentioned_elsewhere(sampled: Fake, tmp_path: Path) -> None:

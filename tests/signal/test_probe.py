@@ -35,10 +35,14 @@ def test_every_column_equals_its_definition_written_out_by_hand() -> None:
     assert [row["op"] for row in rows] == ["conv", "linear"]
     for row, y, dy, dw, weight in zip(rows, (y1, y2), (d1, d2), (w1, w2), (net[0].weight, net[3].weight), strict=True):
         expected = {
-            "forward_mean": y.mean(), "forward_var": y.var(correction=0), "backward_mean": dy.mean(),
-            "backward_var": dy.var(correction=0), "weight_var": weight.var(correction=0),
-            "weight_grad_rms": (dw / 6).square().mean().sqrt(), "decay_ratio": decay * weight.norm() / (dw / 6).norm(),
-        }  # fmt: skip
+            "forward_mean": y.mean(),
+            "forward_var": y.var(correction=0),
+            "backward_mean": dy.mean(),
+            "backward_var": dy.var(correction=0),
+            "weight_var": weight.var(correction=0),
+            "weight_grad_rms": (dw / 6).square().mean().sqrt(),
+            "decay_ratio": decay * weight.norm() / (dw / 6).norm(),
+        }
         for column, value in expected.items():
             assert row[column] == pytest.approx(value.item(), rel=1e-12, abs=1e-18), column
         assert row["calls"] == 1
@@ -158,7 +162,7 @@ def test_a_model_without_a_tensor_output_is_refused() -> None:
 def normed() -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 10)
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -16,21 +16,50 @@ from initlab.study.unused_fields import drop_unused
 
 # HASH_VERSION 1; a changed default needs a new version, and a table of its own beside this one
 DEFAULTS_1 = {
-    "data.name": "digits", "data.image_size": None, "data.scale": 1.0, "data.train_examples": None,
-    "data.val_examples": None, "data.flip": None, "data.shift": 0, "data.classes": 10, "data.channels": 3,
+    "data.name": "digits",
+    "data.image_size": None,
+    "data.scale": 1.0,
+    "data.train_examples": None,
+    "data.val_examples": None,
+    "data.flip": None,
+    "data.shift": 0,
+    "data.classes": 10,
+    "data.channels": 3,
     "data.options": {},
-    "net.name": "plain", "net.depth": 30, "net.width": 16, "net.widths": None, "net.stages": 3,
-    "net.downsample": "stride", "net.linear_width": 64, "net.activation": "relu", "net.negative_slope": None,
+    "net.name": "plain",
+    "net.depth": 30,
+    "net.width": 16,
+    "net.widths": None,
+    "net.stages": 3,
+    "net.downsample": "stride",
+    "net.linear_width": 64,
+    "net.activation": "relu",
+    "net.negative_slope": None,
     "net.options": {},
-    "init.scheme": "he", "init.mode": "fan_in", "init.distribution": "normal", "init.std": 0.01,
-    "init.linear_std": None, "init.last_std": None, "init.last_factor": 1.0,
-    "train.epochs": 14.0, "train.batch_size": 32, "train.lr": 0.003, "train.momentum": 0.9,
-    "train.weight_decay": 0.0005, "train.dropout": 0.0, "train.schedule": "constant", "train.milestones": (),
-    "train.factor": 0.1, "train.patience": 5, "train.validate_every": 1.0, "train.log_every": 50,
+    "init.scheme": "he",
+    "init.mode": "fan_in",
+    "init.distribution": "normal",
+    "init.std": 0.01,
+    "init.linear_std": None,
+    "init.last_std": None,
+    "init.last_factor": 1.0,
+    "train.epochs": 14.0,
+    "train.batch_size": 32,
+    "train.lr": 0.003,
+    "train.momentum": 0.9,
+    "train.weight_decay": 0.0005,
+    "train.dropout": 0.0,
+    "train.schedule": "constant",
+    "train.milestones": (),
+    "train.factor": 0.1,
+    "train.patience": 5,
+    "train.validate_every": 1.0,
+    "train.log_every": 50,
     "train.precision": "auto",
-    "probe.every": 200, "probe.examples": 32,
+    "probe.every": 200,
+    "probe.examples": 32,
     "seed": 0,
-}  # fmt: skip
+}
 
 # (fields, the text that is hashed, the id)
 PINNED: list[tuple[dict[str, Any], str, str]] = [
@@ -79,10 +108,25 @@ cases:
   - {net.depth: 22, train.epochs: 42, init.mode: fan_out, data.scale: 16.0, init.last_factor: 0.0625}
 """
 DEMO_IDS = [
-    "t027a87c43378", "t42051083dbe5", "tbb37243ec0d3", "t64594274268a", "tf3d8f924aa6a", "t5345b5848933",
-    "t4ff9c1e293e5", "t0e03ede57678", "t888f08d4580d", "tab9435be854d", "t3aba63c17401", "t11e4e5c595e4",
-    "t82e4b1b104a9", "tef18364c563a", "t4574c1123575", "t1d971512979b", "t30978cd4fc16", "t582f4187fa17",
-]  # fmt: skip
+    "t027a87c43378",
+    "t42051083dbe5",
+    "tbb37243ec0d3",
+    "t64594274268a",
+    "tf3d8f924aa6a",
+    "t5345b5848933",
+    "t4ff9c1e293e5",
+    "t0e03ede57678",
+    "t888f08d4580d",
+    "tab9435be854d",
+    "t3aba63c17401",
+    "t11e4e5c595e4",
+    "t82e4b1b104a9",
+    "tef18364c563a",
+    "t4574c1123575",
+    "t1d971512979b",
+    "t30978cd4fc16",
+    "t582f4187fa17",
+]
 
 
 def test_defaults_of_hash_version_1_stay():
@@ -154,15 +198,34 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
         "train.slope_lr_factor": {"net": {"activation": "prelu_shared"}},
     }
     values = {
-        "data.flip": True, "data.image_size": 16, "data.train_examples": 99, "data.val_examples": 99,
-        "net.widths": (8, 8), "net.downsample": "max_pool", "net.activation": "prelu", "net.negative_slope": 0.2,
-        "init.scheme": "xavier", "init.mode": "fan_out", "init.distribution": "uniform", "init.linear_std": 0.1,
-        "init.last_std": 0.1, "train.dropout": 0.5, "train.momentum": 0.5, "train.factor": 0.5,
-        "net.norm": "batch", "net.skip": "identity",
-        "train.schedule": "cosine", "train.milestones": (2.0,), "train.precision": "float64",
-        "train.most_cuts": 2, "train.shallow_depth": 11, "train.auxiliary": (3,),
-        "data.crop": 28, "data.jitter": (32, 64), "data.val_side": 32,
-    }  # fmt: skip
+        "data.flip": True,
+        "data.image_size": 16,
+        "data.train_examples": 99,
+        "data.val_examples": 99,
+        "net.widths": (8, 8),
+        "net.downsample": "max_pool",
+        "net.activation": "prelu",
+        "net.negative_slope": 0.2,
+        "init.scheme": "xavier",
+        "init.mode": "fan_out",
+        "init.distribution": "uniform",
+        "init.linear_std": 0.1,
+        "init.last_std": 0.1,
+        "train.dropout": 0.5,
+        "train.momentum": 0.5,
+        "train.factor": 0.5,
+        "net.norm": "batch",
+        "net.skip": "identity",
+        "train.schedule": "cosine",
+        "train.milestones": (2.0,),
+        "train.precision": "float64",
+        "train.most_cuts": 2,
+        "train.shallow_depth": 11,
+        "train.auxiliary": (3,),
+        "data.crop": 28,
+        "data.jitter": (32, 64),
+        "data.val_side": 32,
+    }
     base = TrialSpec.model_validate(users.get(path, {}))
     section, _, key = path.rpartition(".")
     value = values[path] if path in values else getattr_path(TrialSpec(), path) + 1
@@ -186,12 +249,18 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
         ("train: {schedule: cosine, factor: 0.5}", {"train.factor"}),
         ("train: {schedule: step, milestones: [1], patience: 2}", {"train.patience"}),
         ("train: {schedule: plateau, milestones: [1], patience: 2}", {"train.milestones"}),
-        ("train: {most_cuts: 2, shallow_epochs: 2, auxiliary_weight: 1}",
-         {"train.most_cuts", "train.shallow_epochs", "train.auxiliary_weight"}),
-        ("data: {crop: 8, jitter: [9, 10], val_side: 9, color_std: 0.1}",
-         {"data.crop", "data.jitter", "data.val_side", "data.color_std"}),
-        ("data: {name: imagefolder, shift: 2, channels: 1, options: {a: 1}}",
-         {"data.shift", "data.channels", "data.options"}),
+        (
+            "train: {most_cuts: 2, shallow_epochs: 2, auxiliary_weight: 1}",
+            {"train.most_cuts", "train.shallow_epochs", "train.auxiliary_weight"},
+        ),
+        (
+            "data: {crop: 8, jitter: [9, 10], val_side: 9, color_std: 0.1}",
+            {"data.crop", "data.jitter", "data.val_side", "data.color_std"},
+        ),
+        (
+            "data: {name: imagefolder, shift: 2, channels: 1, options: {a: 1}}",
+            {"data.shift", "data.channels", "data.options"},
+        ),
         ("data: {name: tiny-imagenet, classes: 3}", {"data.classes"}),
         ("probe: {every: 0, examples: 8}", {"probe.examples"}),
         ("data: {classes: 3, channels: 1, options: {a: 1}}", {"data.classes", "data.channels", "data.options"}),
@@ -199,11 +268,20 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
         (
             "net: {name: 'a:b', depth: 9, width: 4, widths: [4], stages: 1, downsample: max_pool, linear_width: 8, "
             "activation: prelu, negative_slope: 0.1}\ntrain: {dropout: 0.5}",
-            {"net.depth", "net.width", "net.widths", "net.stages", "net.downsample", "net.linear_width",
-             "net.activation", "net.negative_slope", "train.dropout"},
+            {
+                "net.depth",
+                "net.width",
+                "net.widths",
+                "net.stages",
+                "net.downsample",
+                "net.linear_width",
+                "net.activation",
+                "net.negative_slope",
+                "train.dropout",
+            },
         ),
     ],
-)  # fmt: skip
+)
 def test_a_field_without_use_is_dropped_named_and_not_in_the_id(text: str, unused: set[str], tmp_path: Path):
     (trial,) = plan(load(text, tmp_path))
     assert trial.dropped == unused

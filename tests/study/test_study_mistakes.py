@@ -44,9 +44,7 @@ FIELDS = {
     "init: {scheme: [he]}": ["init.scheme: wrong type (got ['he']); allowed: text"],
     "init: {scheme: 'a:b:c'}": [f"init.scheme: not a usable code name (got 'a:b:c'); allowed: {SCHEMES}"],
     "data: {name: digit}": [f"data.name: unknown data set (got 'digit'); allowed: {SETS}; did you mean 'digits'?"],
-    "net: {name: plane}": [
-        f"net.name: unknown net (got 'plane'); allowed: {NETS}; did you mean 'plain'?"
-    ],
+    "net: {name: plane}": [f"net.name: unknown net (got 'plane'); allowed: {NETS}; did you mean 'plain'?"],
     "net: {name: 'a:b:c'}": [f"net.name: not a usable code name (got 'a:b:c'); allowed: {NETS}"],
     "net: {skip: identiy}": [
         "net.skip: unknown value (got 'identiy'); allowed: none, identity; did you mean 'identity'?"
@@ -96,16 +94,12 @@ FIELDS = {
         "train.lr: out of range (got a whole number of about 401 digits); allowed: a finite number"
     ],
     "seed: -1": ["seed: out of range (got -1); allowed: at least 0"],
-    "seed: 9223372036854775808": [
-        "seed: out of range (got 9223372036854775808); allowed: below 9223372036854775808"
-    ],
+    "seed: 9223372036854775808": ["seed: out of range (got 9223372036854775808); allowed: below 9223372036854775808"],
     "verdict: {threshold: 1}": ["verdict.threshold: out of range (got 1); allowed: below 1"],
     "run: {jobs: 0}": ["run.jobs: out of range (got 0); allowed: at least 1"],
     "net: {widths: []}": ["net.widths: empty (got []); allowed: at least one value"],
     # fields that do not fit together
-    "train: {batch_size: 1438}": [
-        "train.batch_size: larger than the training set (got 1438); allowed: at most 1437"
-    ],
+    "train: {batch_size: 1438}": ["train.batch_size: larger than the training set (got 1438); allowed: at most 1437"],
     "data: {train_examples: 40}\ntrain: {batch_size: 64}": [
         "train.batch_size: larger than the training set (got 64); allowed: at most 40"
     ],
@@ -154,12 +148,8 @@ FIELDS = {
     "grid: {verdict.threshold: [0.1, 0.2]}": [
         f"grid.verdict.threshold: not part of a trial (got 'verdict.threshold'); {ONCE}"
     ],
-    "grid: {run.jobs: [1, 2]}": [
-        f"grid.run.jobs: not part of a trial (got 'run.jobs'); {ONCE}"
-    ],
-    "grid: {data.folder: [a, b]}": [
-        f"grid.data.folder: not part of a trial (got 'data.folder'); {ONCE}"
-    ],
+    "grid: {run.jobs: [1, 2]}": [f"grid.run.jobs: not part of a trial (got 'run.jobs'); {ONCE}"],
+    "grid: {data.folder: [a, b]}": [f"grid.data.folder: not part of a trial (got 'data.folder'); {ONCE}"],
     "grid: {init.scheme: [he, xaver], seed: [-1, 0.5]}": [
         f"grid.init.scheme: unknown scheme (got 'xaver'); allowed: {SCHEMES}; did you mean 'xavier'?",
         "grid.seed: out of range (got -1); allowed: at least 0",
@@ -168,9 +158,7 @@ FIELDS = {
     "grid: {data.name: [digits, cifar]}": [
         f"grid.data.name: unknown data set (got 'cifar'); allowed: {SETS}; did you mean 'cifar10'?"
     ],
-    "grid: {net.name: ['a:b:c', plain]}": [
-        f"grid.net.name: not a usable code name (got 'a:b:c'); allowed: {NETS}"
-    ],
+    "grid: {net.name: ['a:b:c', plain]}": [f"grid.net.name: not a usable code name (got 'a:b:c'); allowed: {NETS}"],
     "grid: {train.batch_size: [32, 5000]}": [
         "grid.train.batch_size: larger than the training set (got 5000); allowed: at most 1437"
     ],
@@ -193,9 +181,7 @@ FIELDS = {
     "cases: [{net.depth: 22}, {net.depth: 5}]": [
         "cases[1].net.depth: too small for 3 stages (got 5); allowed: at least 6, 3 convolutions and 3 linear layers"
     ],
-    "grid: {seed: [1]}\ncases: [{seed: 3}]": [
-        "cases[0].seed: set by the grid too (got 3); vary a path in one of them"
-    ],
+    "grid: {seed: [1]}\ncases: [{seed: 3}]": ["cases[0].seed: set by the grid too (got 3); vary a path in one of them"],
     "cases: [{net.depth: 22}, {seed: 1}, {net.depth: 22}]": [
         "cases[2]: duplicate trial (got the same as cases[0]); keep one"
     ],
@@ -203,9 +189,7 @@ FIELDS = {
     # YAML
     "net: {depth: 22": ["line 2, column 16: while parsing a flow mapping, expected ',' or '}', but got '<stream end>'"],
     "a: b: c": ["line 2, column 5: mapping values are not allowed here"],
-    "seed: 2024-13-45": [
-        "line 2, column 7: not a valid timestamp (got '2024-13-45'); put it in quotes if it is text"
-    ],
+    "seed: 2024-13-45": ["line 2, column 7: not a valid timestamp (got '2024-13-45'); put it in quotes if it is text"],
     "net: &net {options: *net}": ["line 2, column 6: an alias of what it stands in; write out what it means"],
     'question: "\\ud83d"': ["line 2, column 11: half of a surrogate pair; write the character itself"],
     "question: \0": ["line 2: a control character (got '\\x00'); a study is plain text"],
@@ -219,7 +203,7 @@ FIELDS = {
         "grid.init.mode: unknown value (got 'fan'); allowed: fan_in, fan_out; did you mean 'fan_in'?",
         "cases[0].seed: wrong type (got 'a'); allowed: a whole number",
     ],
-}  # fmt: skip
+}
 
 # whole files
 FILES = {
@@ -232,7 +216,7 @@ FILES = {
     "name: ''": [f"name: not a usable name (got ''); {NAME}"],
     "name: 2015": ["name: wrong type (got 2015); allowed: text"],
     "name: a\n---\nname: b": ["line 2, column 1: expected a single document in the stream, but found another document"],
-}  # fmt: skip
+}
 
 
 def mistakes(path: Path, overrides: tuple[str, ...] = ()) -> list[str]:

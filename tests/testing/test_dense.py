@@ -53,10 +53,21 @@ def test_without_padding_windows_are_crops(spp: bool, height: int, width: int, r
 
 
 def test_skips_and_rows_in_rows_and_average_pools_are_taken_apart() -> None:
-    skip = OrderedDict(a=nn.Conv2d(2, 4, 3), b=nn.Conv2d(4, 4, 1), add=Add("a"), pool=nn.MaxPool2d(2, 2),
-                       c=nn.Conv2d(4, 5, 2), flatten=nn.Flatten(), fc=nn.Linear(80, 3))  # fmt: skip
-    rows = [nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU()), nn.Sequential(nn.MaxPool2d(2, 2), nn.Conv2d(4, 5, 2)),
-            nn.AdaptiveAvgPool2d(1), nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(5, 3))]  # fmt: skip
+    skip = OrderedDict(
+        a=nn.Conv2d(2, 4, 3),
+        b=nn.Conv2d(4, 4, 1),
+        add=Add("a"),
+        pool=nn.MaxPool2d(2, 2),
+        c=nn.Conv2d(4, 5, 2),
+        flatten=nn.Flatten(),
+        fc=nn.Linear(80, 3),
+    )
+    rows = [
+        nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU()),
+        nn.Sequential(nn.MaxPool2d(2, 2), nn.Conv2d(4, 5, 2)),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(5, 3)),
+    ]
     for net in (SkipSequential(skip).double(), nn.Sequential(*rows).double()):
         whole = images(17, 15)
         expected = cropped(net.eval(), whole, range(0, 6, 2), range(0, 4, 2))

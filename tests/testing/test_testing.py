@@ -31,9 +31,7 @@ assert sum(COUNTS) == 360
 
 
 def images_of(spec: TrialSpec) -> Images:
-    return load_images(
-        spec, torch.device("cpu"), {"data_dir": None, "download": False, "allow_code": False}, {}, print
-    )  # fmt: skip
+    return load_images(spec, torch.device("cpu"), {"data_dir": None, "download": False, "allow_code": False}, {}, print)
 
 
 def kept(folder: Path, spec: TrialSpec, state: dict[str, Tensor], attempt: int = 0, **changes: object) -> Path:
@@ -61,13 +59,16 @@ def drawn(tmp_path: Path) -> Path:
 
 
 def test_errors_of_a_known_score_matrix() -> None:
-    scores = torch.tensor([
-        [9, 8, 7, 6, 5, 4, 0],  # label 0: right
-        [9, 8, 7, 6, 5, 4, 0],  # label 4: fifth
-        [9, 8, 7, 6, 5, 4, 0],  # label 5: sixth
-        [0, 1, 9, 3, 4, 5, 6],  # label 0: last
-        [math.nan, 9, 0, 1, 2, 3, 4],  # label 1: highest, but not a number stands beside it
-    ], dtype=torch.float64)  # fmt: skip
+    scores = torch.tensor(
+        [
+            [9, 8, 7, 6, 5, 4, 0],  # label 0: right
+            [9, 8, 7, 6, 5, 4, 0],  # label 4: fifth
+            [9, 8, 7, 6, 5, 4, 0],  # label 5: sixth
+            [0, 1, 9, 3, 4, 5, 6],  # label 0: last
+            [math.nan, 9, 0, 1, 2, 3, 4],  # label 1: highest, but not a number stands beside it
+        ],
+        dtype=torch.float64,
+    )
     labels = torch.tensor([0, 4, 5, 0, 1])
     table = class_errors(scores, labels).set_index("class")
     assert table.images.tolist() == [2, 1, 0, 0, 1, 1, 0]
@@ -140,8 +141,9 @@ def test_a_trial_of_a_study_has_the_error_of_its_training(tiny: Callable[..., Pa
     for path in given:
         found = initlab.evaluate(path)
         assert (found.val_error, found.val_error_top5) == (
-            pytest.approx(row.val_error, abs=1e-12), pytest.approx(row.val_error_top5, abs=1e-12)
-        )  # fmt: skip
+            pytest.approx(row.val_error, abs=1e-12),
+            pytest.approx(row.val_error_top5, abs=1e-12),
+        )
     shutil.copy(given[2], tmp_path / "checkpoint.pt")
     with pytest.raises(UserError, match=r"no trial\.json beside it"):
         initlab.evaluate(tmp_path / "checkpoint.pt")
@@ -177,8 +179,12 @@ def test_the_command_prints_a_table_and_writes_the_files(tmp_path: Path) -> None
     assert head.split() == ["checkpoint", "scales", "images", "val_error", "val_error_top5"]
     assert [row.split()[1] for row in rows] == ["16", "20", "16+20"] and last == f"written to {out}"
     assert {file.name for file in out.iterdir()} == {
-        "evaluation.csv", "evaluation.json", "per_class.csv", "per_class.png", "per_class.svg"
-    }  # fmt: skip
+        "evaluation.csv",
+        "evaluation.json",
+        "per_class.csv",
+        "per_class.png",
+        "per_class.svg",
+    }
     described = json.loads((out / "evaluation.json").read_text())
     assert described["schema"] == 1 and described["views"] == "dense" and described["scales"] == [16, 20]
     assert described["checkpoints"][0]["flips"] is False, "digits are not mirrored in training"

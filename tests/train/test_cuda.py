@@ -159,10 +159,16 @@ def on_fake_cuda(asked: list[TrialSpec], channels_last: bool | None = None) -> l
     """Trials whose images and nets lie on the fake GPU."""
     with torch.device("cuda"):
         data = ImageSet(
-            train_images=torch.zeros(80, 3, 8, 8, dtype=torch.uint8), train_labels=torch.zeros(80, dtype=torch.int64),
-            val_images=torch.zeros(40, 3, 8, 8, dtype=torch.uint8), val_labels=torch.zeros(40, dtype=torch.int64),
-            mean=torch.zeros(3, 8, 8), factor=1.0, num_classes=10, flip=True, shift=1,
-        )  # fmt: skip
+            train_images=torch.zeros(80, 3, 8, 8, dtype=torch.uint8),
+            train_labels=torch.zeros(80, dtype=torch.int64),
+            val_images=torch.zeros(40, 3, 8, 8, dtype=torch.uint8),
+            val_labels=torch.zeros(40, dtype=torch.int64),
+            mean=torch.zeros(3, 8, 8),
+            factor=1.0,
+            num_classes=10,
+            flip=True,
+            shift=1,
+        )
         nets = [to_modules(describe(one, 10, (3, 8, 8))) for one in asked]
     return [Trial(one, net, data, Memory(), channels_last=channels_last) for one, net in zip(asked, nets, strict=True)]
 

@@ -79,9 +79,7 @@ def test_a_resumed_trial_ends_bit_identical(
     assert all(map(torch.equal, weights(again), weights(whole)))
 
 
-def test_a_trial_in_a_process_of_its_own_reads_with_further_processes(
-    launched: Callable[..., initlab.Results],
-) -> None:
+def test_a_trial_in_a_process_of_its_own_reads_with_further_processes(launched: Callable[..., initlab.Results]) -> None:
     apart = launched("apart", jobs=2, run={"workers": 1}, train={"epochs": 1})
     assert apart.trials.state.tolist() == ["done"]
     assert numbers(apart) == numbers(launched("here", data={"cache": True}, train={"epochs": 1}))
@@ -115,7 +113,7 @@ def test_a_bad_picture_fails_the_trial_in_one_line(launched: Callable[..., initl
         ({"data": {"train_examples": 4}}, r"train.batch_size: larger than the training set \(got 8\)"),
         ({"net": {"stages": 6, "depth": 12}}, r"net.stages: too many for images of 12 pixels"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_said_before_anything_is_written(
     sections: dict[str, Any], words: str, launched: Callable[..., initlab.Results], tmp_path: Path
 ) -> None:

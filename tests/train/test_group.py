@@ -23,11 +23,17 @@ CONTENT: dict[str, Any] = {
     "data": {"name": "digits", "train_examples": 320, "val_examples": 100, "shift": 1},
     "net": {"depth": 8, "width": 4, "activation": "prelu"},
     "train": {
-        "epochs": 2.0, "lr": 0.01, "dropout": 0.3, "log_every": 1, "precision": "float64", "schedule": "plateau",
-        "patience": 1, "validate_every": 0.5,
+        "epochs": 2.0,
+        "lr": 0.01,
+        "dropout": 0.3,
+        "log_every": 1,
+        "precision": "float64",
+        "schedule": "plateau",
+        "patience": 1,
+        "validate_every": 0.5,
     },
     "probe": {"every": 10, "examples": 8, "running_every": 3},
-}  # fmt: skip
+}
 MOMENTS = ["samples", "forward_mean", "forward_var", "backward_mean", "backward_var"]
 FIGURES = ["train_loss", "train_error", "val_loss", "val_error", "lr"]
 
@@ -52,9 +58,12 @@ def test_two_processes_agree_with_one_over_20_steps_in_float64(alone: Results, t
     assert both.trials.state.tolist() == ["done"] and both.scalars.step.max() == 20
     assert (weights(both) - weights(alone)).abs().max() <= 1e-12
     torch.testing.assert_close(
-        torch.tensor(both.scalars[FIGURES].to_numpy()), torch.tensor(alone.scalars[FIGURES].to_numpy()),
-        rtol=0, atol=1e-12, equal_nan=True,
-    )  # fmt: skip
+        torch.tensor(both.scalars[FIGURES].to_numpy()),
+        torch.tensor(alone.scalars[FIGURES].to_numpy()),
+        rtol=0,
+        atol=1e-12,
+        equal_nan=True,
+    )
     assert len(both.signals) == len(alone.signals) == 3 * 8  # one writer
     assert_same_moments(both, alone)
 
@@ -94,9 +103,7 @@ def test_a_process_that_dies_fails_the_trial_in_one_line(tmp_path: Path, monkeyp
 
 
 def test_parts_are_the_batch_in_equal_slices() -> None:
-    assert [Group(rank, 4).part(32) for rank in range(4)] == [
-        slice(0, 8), slice(8, 16), slice(16, 24), slice(24, 32),
-    ]  # fmt: skip
+    assert [Group(rank, 4).part(32) for rank in range(4)] == [slice(0, 8), slice(8, 16), slice(16, 24), slice(24, 32)]
     assert ALONE.part(32) == slice(0, 32) and ALONE.agree(True) and ALONE.share("x") == "x" and ALONE.leads
 
 

@@ -80,10 +80,15 @@ def spec(seed: int = 0, **train: Any) -> TrialSpec:
 
 def images(asked: TrialSpec) -> ImageSet:
     return prepare(
-        load_raw("digits"), scale=asked.data.scale, train_examples=asked.data.train_examples,
-        val_examples=asked.data.val_examples, flip=asked.data.flip, shift=asked.data.shift,
-        device=torch.device("cpu"), dtype=torch.float64,
-    )  # fmt: skip
+        load_raw("digits"),
+        scale=asked.data.scale,
+        train_examples=asked.data.train_examples,
+        val_examples=asked.data.val_examples,
+        flip=asked.data.flip,
+        shift=asked.data.shift,
+        device=torch.device("cpu"),
+        dtype=torch.float64,
+    )
 
 
 def begun(asked: TrialSpec, resumed: dict[str, Any] | None = None, full: bool = False) -> Trial:
@@ -112,9 +117,7 @@ def assert_same(one: Trial, other: Trial) -> None:
     assert one.step == other.step
     for key, value in one.net.state_dict().items():
         torch.testing.assert_close(other.net.state_dict()[key], value, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
-    for mine, theirs in (
-        (one.recorder.rows, other.recorder.rows), (one.recorder.probes, other.recorder.probes),
-    ):  # fmt: skip
+    for mine, theirs in ((one.recorder.rows, other.recorder.rows), (one.recorder.probes, other.recorder.probes)):
         assert len(mine) == len(theirs) > 3
         for row, found in zip(mine, theirs, strict=True):
             assert found.keys() == row.keys()

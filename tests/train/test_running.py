@@ -40,8 +40,10 @@ def test_rows_hold_the_updates_sampled_since_the_row_before() -> None:
     # 18 updates, rows at 0, 4, 6, 8, 12, 16, 18; the 5th, 10th and 15th update are sampled
     memory = train(running(5))[1]
     assert [(step, {row["samples"] for row in rows}) for step, _, rows in memory.moment_rows] == [
-        (6, {1}), (12, {1}), (16, {1}),
-    ]  # fmt: skip
+        (6, {1}),
+        (12, {1}),
+        (16, {1}),
+    ]
     assert [epoch for _, epoch, _ in memory.moment_rows] == pytest.approx([1, 2, 16 / 6])
     by_two = train(running(2, train={"log_every": 100}))[1]
     assert [(step, rows[0]["samples"]) for step, _, rows in by_two.moment_rows] == [(6, 3), (12, 3), (18, 3)]

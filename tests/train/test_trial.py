@@ -77,16 +77,24 @@ def spec(**sections: dict[str, Any]) -> TrialSpec:
 
 def parts(asked: TrialSpec) -> tuple[ImageSet, nn.Module]:
     data = prepare(
-        load_raw("digits"), scale=1.0, train_examples=asked.data.train_examples, val_examples=asked.data.val_examples,
-        flip=asked.data.flip, shift=asked.data.shift, device=torch.device("cpu"), dtype=torch.float32,
-    )  # fmt: skip
+        load_raw("digits"),
+        scale=1.0,
+        train_examples=asked.data.train_examples,
+        val_examples=asked.data.val_examples,
+        flip=asked.data.flip,
+        shift=asked.data.shift,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
     return data, init_(to_modules(describe(asked, 10, data.input_shape)), asked.init.scheme, seed=asked.seed)
 
 
 def train(
-    asked: TrialSpec, resumed: dict[str, Any] | None = None, should_stop: Callable[[], bool] = lambda: False,
+    asked: TrialSpec,
+    resumed: dict[str, Any] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
     every_s: float = 1e9,
-) -> tuple[Trial, Memory, Outcome]:  # fmt: skip
+) -> tuple[Trial, Memory, Outcome]:
     data, net = parts(asked)
     memory = Memory()
     trial = Trial(asked, net, data, memory)

@@ -16,9 +16,15 @@ from initlab.data.sources import load_raw
 @pytest.fixture(scope="module")
 def digits() -> ImageSet:
     return prepare(
-        load_raw("digits", image_size=16), scale=1.0, train_examples=None, val_examples=None, flip=None, shift=0,
-        device=torch.device("cpu"), dtype=torch.float32,
-    )  # fmt: skip
+        load_raw("digits", image_size=16),
+        scale=1.0,
+        train_examples=None,
+        val_examples=None,
+        flip=None,
+        shift=0,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
 
 
 def demo_net(scheme: str, seed: int = 0, **options: float) -> nn.Module:
@@ -29,10 +35,9 @@ def demo_net(scheme: str, seed: int = 0, **options: float) -> nn.Module:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(
     ("scheme", "options", "verdict"),
-    [("xavier", {}, "stalled"), ("gaussian", {"std": 0.01}, "stalled"),
-     ("gaussian", {"std": 0.3}, "diverged")],
+    [("xavier", {}, "stalled"), ("gaussian", {"std": 0.01}, "stalled"), ("gaussian", {"std": 0.3}, "diverged")],
     ids=["xavier", "fixed 0.01", "far too large"],
-)  # fmt: skip
+)
 def test_30_layers_as_in_the_demo_where_these_are_the_verdicts(
     digits: ImageSet, scheme: str, options: dict[str, float], verdict: str, seed: int
 ) -> None:
@@ -48,9 +53,15 @@ def test_30_equal_layers_as_in_the_calibration_at_seeds_that_it_did_not_see(
     scheme: str, verdict: str, seed: int
 ) -> None:
     data = prepare(
-        load_raw("digits", image_size=8), scale=1.0, train_examples=704, val_examples=180, flip=None, shift=0,
-        device=torch.device("cpu"), dtype=torch.float32,
-    )  # fmt: skip
+        load_raw("digits", image_size=8),
+        scale=1.0,
+        train_examples=704,
+        val_examples=180,
+        flip=None,
+        shift=0,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
     net = initlab.build_net(
         "plain", depth=30, widths=(16,), linear_width=144, num_classes=10, input_shape=(1, 8, 8), activation="relu"
     )
@@ -96,9 +107,15 @@ def test_a_trials_forecast_is_that_of_its_model(tiny: Callable[..., Path], tmp_p
     odds = he[["converged", "slow", "stalled", "diverged"]].astype(float)
     assert odds.sum() == pytest.approx(1) and he.forecast == odds.idxmax()
     data = prepare(
-        load_raw("digits"), scale=1.0, train_examples=256, val_examples=None, flip=None, shift=0,
-        device=torch.device("cpu"), dtype=torch.float32,
-    )  # fmt: skip
+        load_raw("digits"),
+        scale=1.0,
+        train_examples=256,
+        val_examples=None,
+        flip=None,
+        shift=0,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
     net = initlab.build_net(
         "plain", depth=7, width=4, linear_width=8, num_classes=10, input_shape=(1, 8, 8), activation="relu"
     )

@@ -21,10 +21,14 @@ LAYERS = pd.DataFrame(
 
 def by_hand(weights: list[list[float]], intercepts: list[float], classes: tuple[str, ...] = VERDICTS) -> Fit:
     return Fit(
-        classes=classes, mean=(1.0, *[0.0] * 5), scale=(2.0, *[1.0] * 5),
-        weights=tuple((*row, *[0.0] * (6 - len(row))) for row in weights), intercepts=tuple(intercepts),
-        low=(-5.0,) * 6, high=(5.0,) * 6,
-    )  # fmt: skip
+        classes=classes,
+        mean=(1.0, *[0.0] * 5),
+        scale=(2.0, *[1.0] * 5),
+        weights=tuple((*row, *[0.0] * (6 - len(row))) for row in weights),
+        intercepts=tuple(intercepts),
+        low=(-5.0,) * 6,
+        high=(5.0,) * 6,
+    )
 
 
 def test_a_logistic_regression_by_hand() -> None:
@@ -54,10 +58,14 @@ def test_features_of_three_layers_by_hand() -> None:
     # gradient over weight: 0.01, 0.005, 0.1; the median layer has 0.01
     assert found == pytest.approx(
         {
-            "forward_change": math.log(1 / 2), "backward_change": math.log(3 / 6), "update": math.log(0.01 * 0.01),
-            "decay": math.log(1e-4 / 0.01), "loss": math.log(4.6 / math.log(10)), "depth": math.log(3),
+            "forward_change": math.log(1 / 2),
+            "backward_change": math.log(3 / 6),
+            "update": math.log(0.01 * 0.01),
+            "decay": math.log(1e-4 / 0.01),
+            "loss": math.log(4.6 / math.log(10)),
+            "depth": math.log(3),
         }
-    )  # fmt: skip
+    )
 
 
 def test_a_layer_that_never_ran_is_left_out() -> None:

@@ -229,10 +229,13 @@ def dead(sites: Sequence[Site]) -> Iterator[Finding]:
         text = f"{called(zeros)}: all weights are 0, so nothing passes and no gradient comes to what lies before"
         yield Finding("dead", "fault", names_of(zeros), text, remedy_for(sites).call)
     alike = [
-        site for site in sites
-        if site.second > 0 and site.module.weight.shape[0] > 1 and site.module.weight[0].numel() > 1
+        site
+        for site in sites
+        if site.second > 0
+        and site.module.weight.shape[0] > 1
+        and site.module.weight[0].numel() > 1
         and bool((site.module.weight == site.module.weight.flatten()[0]).all())
-    ]  # fmt: skip
+    ]
     if alike:
         text = f"{called(alike)}: all weights are the same, so the units of a layer can only learn the same"
         yield Finding("dead", "fault", names_of(alike), text, remedy_for(sites).call)

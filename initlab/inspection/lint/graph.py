@@ -19,9 +19,15 @@ from initlab.nets.undisturbed import first_tensor, to_model, untouched
 Node = Any  # of autograd; which attributes it has depends on the function
 SELU_SCALE = 1.0507009873554805
 NAMED = {
-    "Hardsigmoid": "hardsigmoid", "Hardswish": "hardswish", "LogSigmoid": "logsigmoid", "Mish": "mish", "Relu": "relu",
-    "Sigmoid": "sigmoid", "Silu": "silu", "Tanh": "tanh",
-}  # fmt: skip
+    "Hardsigmoid": "hardsigmoid",
+    "Hardswish": "hardswish",
+    "LogSigmoid": "logsigmoid",
+    "Mish": "mish",
+    "Relu": "relu",
+    "Sigmoid": "sigmoid",
+    "Silu": "silu",
+    "Tanh": "tanh",
+}
 # beginnings of the names of functions that only move numbers, average them or take their maximum
 PASSES = (
     "View", "Reshape", "UnsafeView", "Alias", "Clone", "ToCopy", "Permute", "Transpose", "Squeeze", "Unsqueeze",

@@ -10,13 +10,33 @@ from initlab.inspection.lint.finding import Finding, called, names_of
 from initlab.inspection.lint.sites import Site, sites_of
 
 OF_WEIGHTS: tuple[Callable[[Sequence[Site]], Iterator[Finding]], ...] = (
-    draws.torch_default, runs.hidden_by_biases, runs.gain, runs.smooth, draws.slope, draws.truncation,
-    draws.grouped_fan_out, draws.transposed_fan_in, draws.orthogonal_first, draws.dead,
-)  # fmt: skip
+    draws.torch_default,
+    runs.hidden_by_biases,
+    runs.gain,
+    runs.smooth,
+    draws.slope,
+    draws.truncation,
+    draws.grouped_fan_out,
+    draws.transposed_fan_in,
+    draws.orthogonal_first,
+    draws.dead,
+)
 RULES = (
-    "torch_default", "hidden_by_biases", "gain", "chaotic", "unstable_gain", "slope", "truncation", "grouped_fan_out",
-    "transposed_fan_in", "orthogonal_first", "dead", "loss_at_start", "nonfinite", "unknown",
-)  # fmt: skip
+    "torch_default",
+    "hidden_by_biases",
+    "gain",
+    "chaotic",
+    "unstable_gain",
+    "slope",
+    "truncation",
+    "grouped_fan_out",
+    "transposed_fan_in",
+    "orthogonal_first",
+    "dead",
+    "loss_at_start",
+    "nonfinite",
+    "unknown",
+)
 
 
 def lint(model: nn.Module, batch: Tensor | None = None) -> list[Finding]:

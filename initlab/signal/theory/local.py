@@ -38,8 +38,9 @@ def layer_inputs(model: nn.Module, batch: Tensor) -> dict[str, tuple[WeightLayer
 
     handles = [
         module.register_forward_pre_hook(partial(seen, name=layer_name(name)))
-        for name, module in model.named_modules() if isinstance(module, WeightLayer)
-    ]  # fmt: skip
+        for name, module in model.named_modules()
+        if isinstance(module, WeightLayer)
+    ]
     try:
         with torch.inference_mode(False), untouched(model, backward=False):
             first_tensor(model(to_model(model, batch, None)[0]))

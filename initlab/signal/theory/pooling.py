@@ -134,8 +134,11 @@ def fixed_windows(op: Operation, shape: tuple[int, ...]) -> tuple[Averaging, Ten
         names.remove("dilation")
     options = dict(zip(names, op.args[1:], strict=False)) | {k: v for k, v in op.kwargs.items() if k in names}
     kernel = options.pop("kernel_size")
-    options = {"stride": options.get("stride") or None, "padding": options.get("padding", 0),
-               "ceil_mode": options.get("ceil_mode", False)}  # fmt: skip
+    options = {
+        "stride": options.get("stride") or None,
+        "padding": options.get("padding", 0),
+        "ceil_mode": options.get("ceil_mode", False),
+    }
     pool: Any = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(shape) - 1]
     whole = math.prod([kernel] * len(shape) if isinstance(kernel, int) else kernel)
     ones = torch.ones((1, 1, *shape), dtype=torch.float64)

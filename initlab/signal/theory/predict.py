@@ -138,8 +138,10 @@ def to_frame(model: nn.Module, rows: Rows, relative: bool) -> pd.DataFrame:
     records = []
     for name in [*rows, *(name for name in layers if name not in rows)]:
         calls = rows.get(name, [])
-        means = {key: float(np.mean([call.get(key, math.nan) for call in calls])) if calls else math.nan
-                 for key in (*PREDICTED, "correlation")}  # fmt: skip
+        means = {
+            key: float(np.mean([call.get(key, math.nan) for call in calls])) if calls else math.nan
+            for key in (*PREDICTED, "correlation")
+        }
         op = "linear" if isinstance(layers[name], nn.Linear) else "conv"
         records.append({"name": name, "op": op, **means, "basis": calls[0]["basis"] if calls else None})
     frame = pd.DataFrame(records, columns=["name", "op", *PREDICTED, "correlation", "basis"])

@@ -21,9 +21,16 @@ WAYS = ("forward", "backward")
 
 
 def redrawn(
-    model: nn.Module, images: Tensor, labels: Tensor | None, *, loss: Loss | None, draws: int, seed: int,
-    scheme: tuple[str | Scheme, dict[str, Any]] | None, quantiles: Mapping[str, float],
-) -> pd.DataFrame:  # fmt: skip
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor | None,
+    *,
+    loss: Loss | None,
+    draws: int,
+    seed: int,
+    scheme: tuple[str | Scheme, dict[str, Any]] | None,
+    quantiles: Mapping[str, float],
+) -> pd.DataFrame:
     """Measure `draws` draws of a model's weights; the frame of `initlab.predict`, with basis `redrawn`.
 
     The band is for one more draw: normal in the logarithm, with Student's t for the few draws that its mean and spread

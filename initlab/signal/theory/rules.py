@@ -17,9 +17,7 @@ from initlab.signal.theory.pooling import POOLS, pool
 from initlab.signal.theory.response import SMALLEST, Phi, Response
 from initlab.signal.theory.trace import Operation, Ref
 
-WEIGHTED = {
-    F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
-}  # fmt: skip
+WEIGHTED = {F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
 RECTIFIERS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 LEAKY, PRELU = {F.leaky_relu, F.leaky_relu_}, {F.prelu, torch.prelu}
 SUMS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
@@ -36,7 +34,7 @@ DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout}
 NORMS = {F.batch_norm, F.layer_norm, F.group_norm, F.rms_norm}
 ONE_INPUT = (
     WEIGHTED | ACTIVATIONS | RECTIFIERS | LEAKY | PRELU | SHAPES | DROPOUTS | NORMS | POOLS | PRODUCTS | QUOTIENTS
-)  # fmt: skip
+)
 
 
 def known(function: Any, live: int) -> bool:

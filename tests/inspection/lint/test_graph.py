@@ -10,10 +10,29 @@ from initlab.inspection.lint.graph import joints_that_ran
 from initlab.inspection.lint.joints import NOWHERE, joints_in_order
 
 ACTIVATIONS = [
-    nn.ReLU(), nn.ReLU(inplace=True), nn.LeakyReLU(0.3), nn.PReLU(8, init=0.4), nn.GELU(), nn.GELU("tanh"), nn.ELU(),
-    nn.ELU(0.5), nn.SELU(), nn.CELU(2.0), nn.SiLU(), nn.Mish(), nn.Hardswish(), nn.Hardsigmoid(), nn.Hardtanh(),
-    nn.Hardtanh(-2.0, 0.5), nn.ReLU6(), nn.Tanh(), nn.Sigmoid(), nn.Softplus(), nn.Softplus(2.0), nn.LogSigmoid(),
-]  # fmt: skip
+    nn.ReLU(),
+    nn.ReLU(inplace=True),
+    nn.LeakyReLU(0.3),
+    nn.PReLU(8, init=0.4),
+    nn.GELU(),
+    nn.GELU("tanh"),
+    nn.ELU(),
+    nn.ELU(0.5),
+    nn.SELU(),
+    nn.CELU(2.0),
+    nn.SiLU(),
+    nn.Mish(),
+    nn.Hardswish(),
+    nn.Hardsigmoid(),
+    nn.Hardtanh(),
+    nn.Hardtanh(-2.0, 0.5),
+    nn.ReLU6(),
+    nn.Tanh(),
+    nn.Sigmoid(),
+    nn.Softplus(),
+    nn.Softplus(2.0),
+    nn.LogSigmoid(),
+]
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
@@ -32,10 +51,18 @@ def test_an_activation_that_ran_is_the_one_of_its_module(activation: nn.Module) 
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.Tanh(), nn.LeakyReLU(0.3)], ids=str)
 def test_order_and_graph_agree_on_a_sequential(activation: nn.Module) -> None:
     net = nn.Sequential(
-        nn.Conv2d(3, 4, 3), activation, nn.MaxPool2d(2), nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)),
-        activation, nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), activation, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(3, 4, 3),
+        activation,
+        nn.MaxPool2d(2),
+        nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)),
+        activation,
+        nn.Conv2d(4, 4, 1),
+        nn.Conv2d(4, 4, 1),
+        activation,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
         nn.Linear(4, 2),
-    )  # fmt: skip
+    )
     ran, _, _ = joints_that_ran(net, torch.randn(2, 3, 14, 14))
     for name, joint in joints_in_order(net).items():
         other = ran[name]

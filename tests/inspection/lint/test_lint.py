@@ -145,9 +145,14 @@ def test_tanh_under_torchs_gain_is_chaotic_by_1_2098_per_layer() -> None:
 
 @pytest.mark.parametrize(
     ("activation", "squared", "rule"),
-    [(nn.Tanh, 2.5, "chaotic"), (nn.SELU, 2, "gain"), (nn.GELU, 2, "gain"), (nn.Sigmoid, 1, "gain"),
-     (nn.SiLU, 4, "gain")],
-)  # fmt: skip
+    [
+        (nn.Tanh, 2.5, "chaotic"),
+        (nn.SELU, 2, "gain"),
+        (nn.GELU, 2, "gain"),
+        (nn.Sigmoid, 1, "gain"),
+        (nn.SiLU, 4, "gain"),
+    ],
+)
 def test_gains_that_do_not_fit_a_smooth_activation_are_found(
     activation: Callable[[], nn.Module], squared: float, rule: str
 ) -> None:
@@ -170,7 +175,7 @@ def test_smooth_activations_at_their_own_gain_stand_on_an_unstable_point(activat
 
 @pytest.mark.parametrize(
     ("activation", "squared"), [(nn.Tanh, 1), (nn.SELU, 1), (nn.ELU, 1.55), (nn.ReLU, 2), (nn.Identity, 1)]
-)  # fmt: skip
+)
 def test_gains_that_fit_are_left_alone_at_30_layers(activation: Callable[[], nn.Module], squared: float) -> None:
     assert lint(deep(31, 128, activation, gain_of(squared))) == []
 
@@ -186,8 +191,17 @@ def test_prelu_under_relus_gain_lacks_the_slope_layer_by_layer() -> None:
 
 
 def test_slopes_that_differ_between_layers_are_told_layer_by_layer() -> None:
-    net = nn.Sequential(nn.Linear(128, 128), nn.LeakyReLU(0.5), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 128),
-                        nn.LeakyReLU(0.9), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))  # fmt: skip
+    net = nn.Sequential(
+        nn.Linear(128, 128),
+        nn.LeakyReLU(0.5),
+        nn.Linear(128, 128),
+        nn.ReLU(),
+        nn.Linear(128, 128),
+        nn.LeakyReLU(0.9),
+        nn.Linear(128, 128),
+        nn.ReLU(),
+        nn.Linear(128, 10),
+    )
     init_(net, "he", negative_slope=0.0)
     found = [finding for finding in lint(net) if finding.rule == "slope"]
     assert [finding.layers for finding in found] == [("2",), ("6",)]
@@ -240,9 +254,15 @@ def test_fan_out_of_a_depthwise_convolution_is_64_times_too_large() -> None:
 def test_one_std_for_all_layers_is_not_taken_for_a_wrong_fan_by_chance() -> None:
     # 0.02^2 = 1.88 / 4704, where 4704 = 96 * 7^2 is torch's fan_out of the depthwise layer: within 10 % of He's 2
     net = nn.Sequential(
-        nn.Conv2d(3, 96, 4), nn.GELU(), nn.Conv2d(96, 96, 7, groups=96), nn.GELU(), nn.Conv2d(96, 384, 1), nn.GELU(),
-        nn.Conv2d(384, 96, 1), nn.GELU(),
-    )  # fmt: skip
+        nn.Conv2d(3, 96, 4),
+        nn.GELU(),
+        nn.Conv2d(96, 96, 7, groups=96),
+        nn.GELU(),
+        nn.Conv2d(96, 384, 1),
+        nn.GELU(),
+        nn.Conv2d(384, 96, 1),
+        nn.GELU(),
+    )
     for layer in net:
         if isinstance(layer, nn.Conv2d):
             nn.init.trunc_normal_(layer.weight, std=0.02)

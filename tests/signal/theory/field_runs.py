@@ -12,9 +12,14 @@ from initlab.signal.theory.trace import Trace, record
 
 
 def run(
-    model: nn.Module, shape: tuple[int, ...], *, examples: int = 1, mean: float = 0.0, dropout: bool = False,
+    model: nn.Module,
+    shape: tuple[int, ...],
+    *,
+    examples: int = 1,
+    mean: float = 0.0,
+    dropout: bool = False,
     start: Field | None = None,
-) -> tuple[Context, Trace, list[Signal], list[Gradient | None]]:  # fmt: skip
+) -> tuple[Context, Trace, list[Signal], list[Gradient | None]]:
     """Signals and gradients at every operation, for independent unit inputs and a unit gradient at the output.
 
     A first multiplication by 1 stands for the input, so that the gradient there is `gradients[0]`.

@@ -64,9 +64,20 @@ def test_first_layer_by_hand() -> None:
     assert theory.forward_var[0] == pytest.approx(2 * (46 / 48) ** 2, rel=1e-5)  # less the mean over channels
     assert theory.backward_var.iloc[-1] == 1
     assert list(theory.columns) == [
-        "layer", "name", "op", "forward_var", "forward_median", "forward_low", "forward_high", "backward_var",
-        "backward_median", "backward_low", "backward_high", "correlation", "basis",
-    ]  # fmt: skip
+        "layer",
+        "name",
+        "op",
+        "forward_var",
+        "forward_median",
+        "forward_low",
+        "forward_high",
+        "backward_var",
+        "backward_median",
+        "backward_low",
+        "backward_high",
+        "correlation",
+        "basis",
+    ]
     assert (theory.forward_low < theory.forward_median).all()
     assert (theory.forward_median < theory.forward_high).all()
     assert set(theory.basis) == {"theory"}
@@ -94,8 +105,7 @@ def test_correlations_follow_the_c_map() -> None:
 
 
 @pytest.mark.parametrize(
-    ("activation", "gain", "q", "rel"),
-    [("tanh", 1.0, 0.01715975, 1e-6), ("gelu", math.sqrt(2), 10**-7.506457, 1e-4)],
+    ("activation", "gain", "q", "rel"), [("tanh", 1.0, 0.01715975, 1e-6), ("gelu", math.sqrt(2), 10**-7.506457, 1e-4)]
 )
 def test_thirty_layers_of_other_activations(activation: str, gain: float, q: float, rel: float) -> None:
     """tanh.xavier30 and gain.gelu_he30_log10: E[z^2] after 30 layers from 1."""
@@ -207,7 +217,7 @@ def test_redrawn_bands_agree_with_theory_and_tell_their_cost() -> None:
         ({"input_shape": (8,), "draws": 1}, "predict: too few draws for a band (got 1); allowed: 0, or at least 2"),
         ({"input_shape": (8,), "scheme": "hee"}, "init: unknown scheme (got 'hee')"),
     ],
-)  # fmt: skip
+)
 def test_wrong_arguments(arguments: dict[str, object], text: str) -> None:
     with pytest.raises(ValueError, match=r".") as error:
         initlab.predict(nn.Sequential(nn.Linear(8, 4)), **arguments)  # type: ignore[arg-type]
