@@ -1,9 +1,15 @@
 """What a trial's spec tells of its images and its net before anything is loaded: sizes, counts of examples, layers."""
 
+import re
+from collections.abc import Iterable
+
 from initlab.data.facts import FACTS
+from initlab.errors import UserError
 from initlab.nets.architecture import Layer
 from initlab.nets.catalog import describe_net
 from initlab.study.spec import Data, TrialSpec
+
+ImageShape = tuple[int, int, int]  # channels, height, width
 
 
 def input_side(data: Data) -> int:
@@ -18,7 +24,7 @@ def planned_examples(data: Data) -> int | None:
     return min(data.train_examples or known, known) if known else data.train_examples
 
 
-def image_facts(spec: TrialSpec) -> tuple[int, tuple[int, int, int]]:
+def image_facts(spec: TrialSpec) -> tuple[int, ImageShape]:
     """(classes, (channels, height, width)) of the net's inputs, for a built-in data set."""
     facts, synthetic, size = FACTS[spec.data.name], spec.data.name == "synthetic", input_side(spec.data)
     channels = spec.data.channels if synthetic else facts.channels
@@ -26,7 +32,7 @@ def image_facts(spec: TrialSpec) -> tuple[int, tuple[int, int, int]]:
     return classes, (channels, size, size)
 
 
-def describe(spec: TrialSpec, num_classes: int, input_shape: tuple[int, int, int]) -> list[Layer]:
+def describe(spec: TrialSpec, num_classes: int, input_shape: ImageShape) -> list[Layer]:
     """The layers of a catalog net as the trial asks for it, for images of `input_shape` (channels, height, width)."""
     net = spec.net
     return describe_net(
@@ -45,3 +51,20 @@ def describe(spec: TrialSpec, num_classes: int, input_shape: tuple[int, int, int
         norm=net.norm,
         skip=net.skip,
     )
+
+
+def parse_image_shape(text: str, channels: int = 3) -> ImageShape:
+    """The shape that `--input` gives: `1x28x20` as it stands, and a side `224` as a square of so many channels.
+
+    Raises:
+        UserError: the text is neither.
+    """
+    if not re.fullmatch(r"([1-9]\d{0,4}x[1-9]\d{0,4}x)?[1-9]\d{0,4}", text, re.ASCII):
+        raise UserError(f"--input: not an image's shape (got {text!r}); allowed: CHANNELSxHEIGHTxWIDTH or SIDE")
+    numbers = [int(number) for number in text.split("x")]
+    return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else (channels, numbers[0], numbers[0])
+
+
+def shape_text(shape: Iterable[int]) -> str:
+    """`3x224x224`."""
+    return "x".join(map(str, shape))

@@ -1,6 +1,5 @@
 """What `initlab nets` prints: the catalog with its counts, or the layer table of one net. No torch."""
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,14 +7,14 @@ from initlab.nets.architecture import SPP, Activation, Add, Conv, Dropout, Layer
 from initlab.nets.catalog import CATALOG, INPUT_SIZE, NUM_CLASSES, PAPER_NETS
 from initlab.nets.counts import count, layer_counts, output_shapes
 from initlab.plan.conflicts import layout_conflicts
-from initlab.plan.dimensions import describe
+from initlab.plan.dimensions import ImageShape, describe, parse_image_shape, shape_text
 from initlab.study.spec import TrialSpec
 from initlab.study.study import apply_override, validated
 from initlab.study.study_file import StudyError
 from initlab.study.unused_fields import drop_unused
 from initlab.user_code import is_code
 
-Shape = tuple[int, int, int]
+PAPER_SHAPE: ImageShape = (3, INPUT_SIZE, INPUT_SIZE)
 
 
 def catalog_lines(
@@ -26,8 +25,8 @@ def catalog_lines(
     Raises:
         StudyError: as `net_lines`.
     """
-    shape, classes = input_shape(input_text), class_count(num_classes)
-    as_printed = (shape, classes) == (input_shape(None), NUM_CLASSES)
+    shape, classes = requested_shape(input_text, PAPER_SHAPE), class_count(num_classes)
+    as_printed = (shape, classes) == (PAPER_SHAPE, NUM_CLASSES)
     rows = [["net", "depth", "parameters", "multiply-adds", "paper", "difference"]]
     for name, net in PAPER_NETS.items():
         spec, _ = resolved(name, overrides)
@@ -39,7 +38,7 @@ def catalog_lines(
             row[5] = f"{found.multiply_adds / net.printed_multiply_adds - 1:+.1%}"
         rows.append(row)
     yield from aligned(rows)
-    yield f"of one {by(shape)} image and {classes} classes; plain is of any depth, see: initlab nets plain"
+    yield f"of one {shape_text(shape)} image and {classes} classes; plain is of any depth, see: initlab nets plain"
 
 
 def net_lines(
@@ -58,7 +57,7 @@ def net_lines(
     """
     spec, dropped = resolved(name, overrides)
     plain = spec.net.name == "plain"
-    shape = input_shape(input_text or ("1x16x16" if plain else None))
+    shape = requested_shape(input_text, default=(1, 16, 16) if plain else PAPER_SHAPE)
     classes = class_count(num_classes, default=10 if plain else NUM_CLASSES)
     check_size(spec, shape)
     layers = describe(spec, classes, shape)
@@ -66,7 +65,7 @@ def net_lines(
     rows = [layer_row(layer, output) for layer, output in zip(layers, output_shapes(layers, shape), strict=True)]
     whole = count(layers, shape)
     total = ["total", f"{whole.weight_layers} weight layers", "", "", "", "", f"{whole.parameters:,}"]
-    yield f"{spec.net.label} on {by(shape)} images, {classes} classes"
+    yield f"{spec.net.label} on {shape_text(shape)} images, {classes} classes"
     yield from aligned([header, *rows, [*total, f"{whole.multiply_adds:,}"]])
     for path in sorted(dropped):
         yield f"{path} has no use in {spec.net.label}; dropped"
@@ -93,7 +92,7 @@ def layer_row(layer: Layer, output: tuple[int, ...]) -> list[str]:
         layer.name,
         kind,
         *window,
-        by(output),
+        shape_text(output),
         f"{own.parameters:,}" if own.parameters else "",
         f"{own.multiply_adds:,}" if own.multiply_adds else "",
     ]
@@ -111,14 +110,9 @@ def resolved(name: str, overrides: Sequence[str]) -> tuple[TrialSpec, set[str]]:
     return drop_unused(study.trial({}))
 
 
-def input_shape(text: str | None) -> Shape:
-    """`3x224x224` or `224`; None is the paper's."""
-    if text is None:
-        return (3, INPUT_SIZE, INPUT_SIZE)
-    if not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4}){2}|[1-9]\d{0,4}", text):
-        raise StudyError([f"--input: not an image's shape (got {text!r}); allowed: CHANNELSxHEIGHTxWIDTH or SIDE"])
-    numbers = [int(number) for number in text.split("x")]
-    return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else (3, numbers[0], numbers[0])
+def requested_shape(text: str | None, default: ImageShape) -> ImageShape:
+    """The shape of an image that `--input` gives, else the default."""
+    return default if text is None else parse_image_shape(text)
 
 
 def class_count(number: int | None, default: int = NUM_CLASSES) -> int:
@@ -128,16 +122,11 @@ def class_count(number: int | None, default: int = NUM_CLASSES) -> int:
     return default if number is None else number
 
 
-def check_size(spec: TrialSpec, shape: Shape) -> None:
+def check_size(spec: TrialSpec, shape: ImageShape) -> None:
     """Refuse images that do not go through the net."""
     mistakes = [text for _, text in layout_conflicts(spec.net, min(shape[1:]), "image_size")]
     if mistakes:
         raise StudyError(f"--input: {text}" for text in mistakes)
-
-
-def by(shape: tuple[int, ...]) -> str:
-    """`3x224x224`."""
-    return "x".join(map(str, shape))
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:

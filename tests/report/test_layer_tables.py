@@ -2,10 +2,7 @@
 
 import re
 
-import pytest
-
-from initlab.errors import UserError
-from initlab.report.layer_tables import catalog_lines, input_shape, net_lines
+from initlab.report.layer_tables import catalog_lines, net_lines
 
 
 def cells(line: str) -> list[str]:
@@ -65,14 +62,6 @@ def test_what_has_no_use_in_a_net_is_named() -> None:
     assert cells(lines[-2])[:2] == ["total", "22 weight layers"]
 
 
-@pytest.mark.parametrize(("text", "shape"), [(None, (3, 224, 224)), ("96", (3, 96, 96)), ("1x28x20", (1, 28, 20))])
-def test_an_images_shape(text: str | None, shape: tuple[int, int, int]) -> None:
-    assert input_shape(text) == shape
-
-
-@pytest.mark.parametrize(
-    "text", ["", "0", "3x0x3", "224x224", "3x224x224x1", "-3", "3 x 4 x 5", "3X4X5", "999999", "２"]
-)
-def test_what_is_not_a_shape_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"--input: not an image's shape .*allowed: CHANNELSxHEIGHTxWIDTH or SIDE"):
-        input_shape(text)
+def test_an_input_may_be_a_side():
+    assert next(net_lines("small-14", "96")) == "small-14 on 3x96x96 images, 1000 classes"
+    assert list(catalog_lines("224")) == list(catalog_lines())
