@@ -1,14 +1,34 @@
 """The weight layers of any module: which of its parts they are, and under which names."""
 
-from torch import nn
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
 
 Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 WeightLayer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | Transposed
+LayerHook = Callable[[str, WeightLayer, tuple[Any, ...], Tensor], Tensor | None]
 
 
 def weight_layers(model: nn.Module) -> list[tuple[str, WeightLayer]]:
     """(name, module) of every convolution and linear layer, names without those of DDP and compile wrappers."""
     return [(layer_name(name), module) for name, module in model.named_modules() if isinstance(module, WeightLayer)]
+
+
+@contextmanager
+def on_weight_layers(model: nn.Module, hook: LayerHook) -> Iterator[None]:
+    """After each call of a weight layer inside, call `hook(name, layer, inputs, output)`; it may return another output."""
+    with ExitStack() as hooks:
+        for name, layer in weight_layers(model):
+            hooks.callback(layer.register_forward_hook(partial(hook, name)).remove)
+        yield
+
+
+def op_of(module: nn.Module) -> str:
+    """A weight layer's kind in tables: `linear`, or `conv` for every convolution."""
+    return "linear" if isinstance(module, nn.Linear) else "conv"
 
 
 def layer_name(name: str) -> str:
