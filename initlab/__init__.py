@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from initlab.testing.evaluate import evaluate as evaluate
     from initlab.verdict.forecast import forecast as forecast
 
-HOMES = {  # public name -> the module that it lives in
+_HOMES = {  # public name -> the module that it lives in
     "Evaluated": "initlab.testing.evaluate",
     "Finding": "initlab.inspection.lint.finding",
     "Inspection": "initlab.inspection.inspect",
@@ -55,17 +55,17 @@ HOMES = {  # public name -> the module that it lives in
     "run": "initlab.launch.run",
 }
 
-__all__ = list(HOMES)
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in HOMES:
-        raise AttributeError(f"module 'initlab' has no attribute {name!r}; it has {', '.join(HOMES)}")
-    home = import_module(HOMES[name])
+    if name not in _HOMES:
+        raise AttributeError(f"module 'initlab' has no attribute {name!r}; it has {', '.join(_HOMES)}")
+    home = import_module(_HOMES[name])
     value = home if name == "plots" else getattr(home, name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return [*HOMES, "__version__"]
+    return [*_HOMES, "__version__"]

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.test_launch import assert_same_numbers, run
 
 from initlab import Results, load
 from initlab.cli import main
 from tests.conftest import write_tiny
+from tests.launch.test_launch import assert_same_numbers, run
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300  # seconds until something hangs, on a machine that has much else to do

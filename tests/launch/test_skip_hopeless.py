@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.test_cli import here as command
-from tests.test_launch import assert_same_numbers, run
 
 import initlab
 from initlab.launch.run import reopen, settled
 from initlab.verdict.hopeless import stop_step
+from tests.cli.test_cli import here as command
+from tests.launch.test_launch import assert_same_numbers, run
 
 
 @pytest.fixture

@@ -1,0 +1,109 @@
+"""What passes between the launcher and the workers: tasks one way, answers the other, both plain data.
+
+A task is work for one process (or one group of processes): a trial, or several that train as one pack. Pydantic turns
+both into JSON and back at the pipe of a worker.
+"""
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+from initlab.study.spec import Run
+
+
+class State(StrEnum):
+    """What has become of a trial; the values are what status.json and result.json say."""
+
+    PENDING = "pending"
+    """Not begun."""
+    RUNNING = "running"
+    """An attempt is at work on it, or was when its process died."""
+    DONE = "done"
+    """Trained to its last step."""
+    DIVERGED = "diverged"
+    """Its training loss is not finite: a result, not a failure."""
+    FAILED = "failed"
+    """It raised an exception, or took its process down too often."""
+    STOPPED = "stopped"
+    """Given up as hopeless; goes on where that is not wished."""
+    INTERRUPTED = "interrupted"
+    """Stopped on request, with a checkpoint to go on from."""
+    SUPERSEDED = "superseded"
+    """Left to a later attempt at the same trial; stands in answers alone, never in the store."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether a trial in this state has a result."""
+        return self in (State.DONE, State.DIVERGED)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no attempt is at work, nor yet to come in the same launch."""
+        return self not in (State.PENDING, State.RUNNING, State.SUPERSEDED)
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether a worker that answers so was asked to stop."""
+        return self in (State.PENDING, State.INTERRUPTED)
+
+
+class PlainData(BaseModel):
+    """Frozen, unknown keys refused, the same after `model_dump_json` and `model_validate_json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataAccess(PlainData):
+    """How a trial gets at its images; no part of its id."""
+
+    data_dir: str | None = None
+    download: bool = False
+    allow_code: bool = False
+    workers: int = 0  # processes that decode pictures
+    cache: str = ""  # folder for what was computed from pictures
+    keep_decoded: bool = False  # decoded pictures in that folder
+
+
+class Provenance(PlainData):
+    """What launched a trial, for the record."""
+
+    command: str
+    git_commit: str | None
+
+
+class Task(PlainData):
+    """Work for one process: one trial, or several of one net that train as a pack."""
+
+    out: str  # the output folder
+    trials: tuple[str, ...]  # ids
+    run: Run
+    access: DataAccess
+    provenance: Provenance
+    skip_hopeless: bool = False
+
+
+class TrialEnd(PlainData):
+    """How a worker left a trial."""
+
+    trial: str
+    state: State
+    error: str | None = None  # where the trial could not record it itself
+    uncompiled_because: str | None = None  # why steps ran uncompiled although compilation was wished for
+
+
+class Answer(PlainData):
+    """What came of a task: the end of each of its trials."""
+
+    ends: tuple[TrialEnd, ...]
+    died: bool = False  # its process, so that nobody knows which of its trials is to blame
+    alone_because: str | None = None  # why the trials of a pack ran one after another
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether some trial was left, or not begun, because a stop was requested."""
+        return any(end.state.stop_requested for end in self.ends)
+
+
+def answer_all(task: Task, state: State, error: str | None = None, died: bool = False) -> Answer:
+    """The answer that gives every trial of a task the same end."""
+    return Answer(ends=tuple(TrialEnd(trial=trial, state=state, error=error) for trial in task.trials), died=died)
