@@ -19,7 +19,7 @@ def weight_layers(model: nn.Module) -> list[tuple[str, WeightLayer]]:
 
 @contextmanager
 def on_weight_layers(model: nn.Module, hook: LayerHook) -> Iterator[None]:
-    """After each call of a weight layer inside, call `hook(name, layer, inputs, output)`; it may return another output."""
+    """After each call of a weight layer, call `hook(name, layer, inputs, output)`; it may return another output."""
     with ExitStack() as hooks:
         for name, layer in weight_layers(model):
             hooks.callback(layer.register_forward_hook(partial(hook, name)).remove)
