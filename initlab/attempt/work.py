@@ -24,6 +24,7 @@ from initlab.engine.worker import orphaned
 from initlab.plan.pretraining import shallow_of
 from initlab.store.checkpoint import read_checkpoint
 from initlab.store.files import CHECKPOINT, RESULT, STOP, TRIAL, TRIALS, attempts, read_json
+from initlab.store.trial_folder import TrialFolder
 from initlab.store.writer import AttemptWriter, Superseded
 from initlab.study.spec import TrialSpec
 from initlab.train.cuda import kernels
@@ -92,7 +93,7 @@ def claim(task: dict[str, Any], trial: str, device: torch.device) -> tuple[dict[
     folder = Path(task["out"]) / TRIALS / trial
     described = read_json(folder / TRIAL)
     spec = TrialSpec.model_validate(described["spec"])
-    writer = AttemptWriter(folder, described["first_attempt"], environment(device, spec, task["launch"]))
+    writer = AttemptWriter(TrialFolder(Path(task["out"]), trial), environment(device, spec, task["launch"]))
     return described, spec, writer
 
 

@@ -5,13 +5,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from initlab.plan.cost import Cost, Finished
 from initlab.plan.cost import costs as plan_costs
 from initlab.plan.plan import PlannedTrial, plan
 from initlab.store import files
-from initlab.store.files import StoreError, read_json
+from initlab.store.files import StoreError
+from initlab.store.trial_folder import TrialFolder
 from initlab.study.spec import TrialSpec, getattr_path
 from initlab.study.study import differing_paths, load_study
 
@@ -103,16 +102,16 @@ def finished_trials(out: Path) -> list[Finished]:
 
         ends = [(trial.spec, trial.result) for trial in compacted_trials(out)]
         return [taken(spec, result) for spec, result in ends if result and result["state"] == "done"]
-    found = []
-    for result in sorted((out / files.TRIALS).glob(f"t*/{files.RESULT}")):
+    finished = []
+    for folder in TrialFolder.all_in(out):
         try:
-            content = read_json(result, figures=True)
-            spec = TrialSpec.model_validate(read_json(result.parent / files.TRIAL)["spec"])
-        except (StoreError, ValidationError, KeyError):
-            continue  # `status` names it; here it only means one trial less to learn from
-        if content["state"] == "done":
-            found.append(taken(spec, content))
-    return found
+            result = folder.result()
+            if result and result.get("state") == "done":
+                finished.append(taken(folder.spec(), result))
+        except StoreError:
+            # `status` names it; here it only means one trial less to learn from.
+            continue
+    return finished
 
 
 def taken(spec: TrialSpec, result: dict[str, Any]) -> Finished:

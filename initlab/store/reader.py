@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from initlab.engine.lease import is_held
 from initlab.store import files
-from initlab.store.files import StoreError, attempt_number, attempts, check_schema, read_json, read_lines
+from initlab.store.files import StoreError, check_schema, read_json, read_lines
+from initlab.store.trial_folder import TrialFolder, attempt_number
 from initlab.study.spec import TrialSpec
 
 
@@ -51,22 +52,25 @@ class StoredTrial:
 def read_trials(out: Path, planned: Sequence[str], problems: list[str]) -> list[StoredTrial]:
     """Every readable trial of an output folder, the planned ones first and in their order."""
     order = {trial: index for index, trial in enumerate(planned)}
-    folders = sorted((out / files.TRIALS).glob("t*"), key=lambda f: (order.get(f.name, len(order)), f.name))
-    found = []
-    for folder in folders:
+    trials = []
+    for folder in sorted(TrialFolder.all_in(out), key=lambda folder: order.get(folder.id, len(order))):
         try:
-            found.append(read_trial(folder, out, problems))
+            trials.append(read_trial(folder, out, problems))
         except (StoreError, OSError, KeyError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
-            problems.append(reason if isinstance(error, StoreError) else f"{folder}: unreadable ({reason})")
-    return found
+            problems.append(reason if isinstance(error, StoreError) else f"{folder.path}: unreadable ({reason})")
+    return trials
 
 
-def read_trial(folder: Path, out: Path, problems: list[str]) -> StoredTrial:
+def read_trial(folder: TrialFolder, out: Path, problems: list[str]) -> StoredTrial:
     """One trial's folder; raises what `read_trials` turns into a problem."""
-    spec = TrialSpec.model_validate(read_json(folder / files.TRIAL)["spec"])
-    result = read_json(folder / files.RESULT, figures=True) if (folder / files.RESULT).exists() else None
-    status = read_status(folder, problems)
+    spec, result = folder.spec(), folder.result()
+    try:
+        status = folder.status()
+    except StoreError as error:
+        # A damaged status is named and says nothing of the trial.
+        problems.append(str(error))
+        status = {"state": "interrupted"}
     unfinished = result is None and status["state"] in ("done", "diverged")  # only the result means finished
     if unfinished or (status["state"] == "running" and not is_held(out)):
         status = {**status, "state": "interrupted"}
@@ -75,25 +79,15 @@ def read_trial(folder: Path, out: Path, problems: list[str]) -> StoredTrial:
         problems += attempt.described["notes"]
         if result and not (attempt.folder / files.SCALARS).exists():
             problems.append(f"{attempt.folder / files.SCALARS}: absent; its rows are lost")
-    return StoredTrial(folder.name, folder, spec, {**status, **(result or {})}, result, chain, len(attempts(folder)))
+    status = {**status, **(result or {})}
+    return StoredTrial(folder.id, folder.path, spec, status, result, chain, len(folder.attempts()))
 
 
-def read_status(folder: Path, problems: list[str]) -> dict[str, Any]:
-    """A trial's status; a damaged one is named, and says nothing of the trial."""
-    if not (folder / files.STATUS).exists():
-        return {"state": "pending"}
-    try:
-        return {"state": "interrupted", **read_json(folder / files.STATUS, figures=True)}
-    except StoreError as error:
-        problems.append(str(error))
-        return {"state": "interrupted"}
-
-
-def counting(trial: Path) -> list[CountedAttempt]:
+def counting(trial: TrialFolder) -> list[CountedAttempt]:
     """The attempts whose rows count, oldest first: the chain of resumptions that ends in the latest."""
     chain: list[CountedAttempt] = []
     newest, last_step = math.inf, math.inf
-    for folder in reversed(attempts(trial)):
+    for folder in reversed(trial.attempts()):
         # without its description it was killed right after claiming, and wrote nothing
         if attempt_number(folder) > newest or not (folder / files.ATTEMPT).exists():
             continue
@@ -101,7 +95,7 @@ def counting(trial: Path) -> list[CountedAttempt]:
         chain.append(CountedAttempt(folder, described, last_step))
         if not described["resumed_from"]:
             break
-        newest = attempt_number(trial / described["resumed_from"])
+        newest = attempt_number(trial.path / described["resumed_from"])
         last_step = min(last_step, described["resumed_step"] or 0)
     return chain[::-1]
 

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from initlab.store import files
 from initlab.store.checkpoint import read_checkpoint
-from initlab.store.files import StoreError, attempt_number, attempts, read_json
+from initlab.store.files import StoreError
+from initlab.store.trial_folder import TrialFolder
 from initlab.study.spec import TrialSpec
 
 
@@ -36,22 +36,19 @@ def read_trained(given: str | Path) -> Trained:
         StoreError: nothing there, no checkpoint yet, no trial.json, or one of them damaged or of a newer initlab.
     """
     path = checkpoint_of(Path(given))
-    described_at = next((at for at in (path.parent, path.parent.parent) if (at / files.TRIAL).exists()), None)
-    if described_at is None:
+    folders = [TrialFolder.at(path.parent), TrialFolder.at(path.parent.parent)]
+    folder = next((folder for folder in folders if folder.trial_file.exists()), None)
+    if folder is None:
         raise StoreError(
             f"{path}: no {files.TRIAL} beside it (looked in {path.parent} and above); "
             "keep the one of its trial with it: it says which net and data the weights are for"
         )
-    described = read_json(described_at / files.TRIAL)
-    try:
-        trial, spec = described["id"], TrialSpec.model_validate(described["spec"])
-    except (KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise StoreError(f"{described_at / files.TRIAL}: not a trial that this initlab reads ({reason})") from None
+    spec, description = folder.spec(), folder.description()
     state = read_checkpoint(path)
     if not isinstance(state.get("net"), dict) or "step" not in state:
         raise StoreError(f"{path}: no net in it (got {', '.join(state)}); give the checkpoint of a trial")
-    return Trained(path, trial, spec, described.get("source", {}), state["step"], state["net"])
+    trial, source = description.get("id", folder.id), description.get("source", {})
+    return Trained(path, trial, spec, source, state["step"], state["net"])
 
 
 def checkpoint_of(given: Path) -> Path:
@@ -66,19 +63,11 @@ def checkpoint_of(given: Path) -> Path:
         raise StoreError(f"{given}: a whole study; give some of its trials: {given / files.TRIALS}/ID")
     if (given / files.CHECKPOINT).exists():
         return given / files.CHECKPOINT
-    first = read_json(given / files.TRIAL).get("first_attempt", 0) if (given / files.TRIAL).exists() else 0
-    for attempt in reversed(attempts(given)):
-        if attempt_number(attempt) >= first and (attempt / files.CHECKPOINT).exists():
-            return attempt / files.CHECKPOINT
-    raise StoreError(f"{given}: no checkpoint in it ({state_of(given)}); a trial that ran to its end has one")
-
-
-def state_of(trial: Path) -> str:
-    """`its state: diverged`, or that this is no trial."""
-    if not (trial / files.STATUS).exists():
-        return "not a trial"
-    state: Any = read_json(trial / files.STATUS).get("state")
-    return f"its state: {state}"
+    trial = TrialFolder.at(given)
+    if path := trial.checkpoint():
+        return path
+    state = f"its state: {trial.status()['state']}" if trial.status_file.exists() else "not a trial"
+    raise StoreError(f"{given}: no checkpoint in it ({state}); a trial that ran to its end has one")
 
 
 def load_weights(net: nn.Module, trained: Trained) -> None:

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from initlab.store import files
 from initlab.store.checkpoint import read_checkpoint, write_checkpoint
-from initlab.store.files import StoreError, attempt_number, attempts, encode, write_json
+from initlab.store.files import StoreError, encode, write_json
+from initlab.store.trial_folder import TrialFolder
 
 SIGNAL_SCHEMA = pa.schema(
     [
@@ -36,14 +37,14 @@ class Superseded(Exception):
 class AttemptWriter:
     """Writes the records of one attempt; see the module."""
 
-    def __init__(self, trial: Path, first_attempt: int, environment: dict[str, Any]) -> None:
-        """Claim the next attempt of `trial`, resuming the latest usable checkpoint of `first_attempt` or later.
+    def __init__(self, trial: TrialFolder, environment: dict[str, Any]) -> None:
+        """Claim the next attempt at `trial`, to resume its latest usable checkpoint.
 
         `resumed` is the checkpoint's content or None; `notes` says which checkpoints could not be used.
         """
         self.trial = trial
         self.notes: list[str] = []
-        self.resumed, resumed_from = self.latest_checkpoint(first_attempt)
+        self.resumed, resumed_from = self.latest_checkpoint()
         self.folder = self.claim()
         step = self.resumed["step"] if self.resumed else None
         content = {"resumed_from": resumed_from, "resumed_step": step, "environment": environment, "notes": self.notes}
@@ -53,21 +54,20 @@ class AttemptWriter:
         self.signal_stream: pa.RecordBatchStreamWriter | None = None
         self.last_status = 0.0
 
-    def latest_checkpoint(self, first_attempt: int) -> tuple[dict[str, Any] | None, str | None]:
+    def latest_checkpoint(self) -> tuple[dict[str, Any] | None, str | None]:
         """The newest checkpoint that can be read, with its attempt's name."""
-        for folder in reversed(attempts(self.trial)):
-            if attempt_number(folder) >= first_attempt and (folder / files.CHECKPOINT).exists():
-                try:
-                    return read_checkpoint(folder / files.CHECKPOINT), folder.name
-                except StoreError as error:
-                    self.notes.append(f"{error}; the trial starts from an earlier one or anew")
+        for path in self.trial.checkpoints():
+            try:
+                return read_checkpoint(path), path.parent.name
+            except StoreError as error:
+                self.notes.append(f"{error}; the trial starts from an earlier one or anew")
         return None, None
 
     def claim(self) -> Path:
         """Make the next free attempt folder."""
-        number = 1 + max(map(attempt_number, attempts(self.trial)), default=-1)
+        number = self.trial.next_attempt()
         while True:
-            folder = self.trial / f"attempt-{number:03d}"
+            folder = self.trial.path / f"attempt-{number:03d}"
             try:
                 folder.mkdir()
                 return folder
@@ -76,7 +76,7 @@ class AttemptWriter:
 
     def check_latest(self) -> None:
         """Raise `Superseded` where a later attempt exists."""
-        if attempts(self.trial)[-1] != self.folder:
+        if self.trial.attempts()[-1] != self.folder:
             raise Superseded(f"{self.folder}: a later attempt runs; this one leaves")
 
     def scalars(self, row: dict[str, Any]) -> None:
@@ -128,9 +128,8 @@ class AttemptWriter:
         if now - self.last_status >= STATUS_INTERVAL_S:
             self.last_status = now
             self.check_latest()
-            write_json(
-                self.trial / files.STATUS, {"state": "running", "attempt": self.folder.name, **progress}, sync=False
-            )
+            status = {"state": "running", "attempt": self.folder.name, **progress}
+            write_json(self.trial.status_file, status, sync=False)
 
     def doing(self, line: str) -> None:
         """Publish what happens before the first step, in words."""
@@ -146,9 +145,9 @@ class AttemptWriter:
             if result is not None:
                 self.signals_to_parquet()
         self.check_latest()
-        write_json(self.trial / files.STATUS, {"state": state, "attempt": self.folder.name, **status})
+        write_json(self.trial.status_file, {"state": state, "attempt": self.folder.name, **status})
         if result is not None:
-            write_json(self.trial / files.RESULT, {"state": state, "attempt": self.folder.name, **result})
+            write_json(self.trial.result_file, {"state": state, "attempt": self.folder.name, **result})
 
     def signals_to_parquet(self) -> None:
         """One Parquet file instead of the live stream."""

@@ -17,6 +17,7 @@ from initlab.store import files
 from initlab.store.checkpoint import read_checkpoint, write_checkpoint
 from initlab.store.files import StoreError, atomic, decode, encode, read_json, read_lines, write_json
 from initlab.store.results import SCALAR_COLUMNS, SIGNAL_COLUMNS, SLOPE_COLUMNS
+from initlab.store.trial_folder import TrialFolder
 from initlab.store.writer import AttemptWriter, Superseded
 from initlab.study.study import Study, dump_study
 
@@ -42,7 +43,9 @@ def attempt(
 
     With `slopes` each even step has those of two PReLU layers.
     """
-    writer = AttemptWriter(folder, first_attempt, {"device": "cpu"})
+    if first_attempt:
+        write_json(folder / files.TRIAL, {**read_json(folder / files.TRIAL), "first_attempt": first_attempt})
+    writer = AttemptWriter(TrialFolder.at(folder), {"device": "cpu"})
     for step in steps:
         writer.scalars(
             {
@@ -204,7 +207,7 @@ def test_a_thawed_writer_finds_a_later_attempt_and_writes_no_status_or_result(tm
 
 def test_two_writers_never_share_an_attempt(tmp_path: Path) -> None:
     _, (folder,) = make_out(tmp_path)
-    names = [AttemptWriter(folder, 0, {}).folder.name for _ in range(3)]
+    names = [AttemptWriter(TrialFolder.at(folder), {}).folder.name for _ in range(3)]
     assert names == ["attempt-000", "attempt-001", "attempt-002"]
 
 
@@ -245,7 +248,7 @@ def test_a_damaged_checkpoint_is_noted_and_an_earlier_one_taken(tmp_path: Path) 
     attempt(folder, range(6, 9), checkpoint=8)
     path = folder / "attempt-001" / files.CHECKPOINT
     path.write_bytes(path.read_bytes()[:100])
-    third = AttemptWriter(folder, 0, {})
+    third = AttemptWriter(TrialFolder.at(folder), {})
     assert third.resumed["step"] == 5
     (note,) = read_json(third.folder / files.ATTEMPT)["notes"]
     assert "attempt-001/checkpoint.pt: damaged checkpoint" in note
@@ -355,7 +358,9 @@ def test_a_flipped_bit_anywhere_in_a_checkpoint_is_noticed(tmp_path: Path) -> No
 def test_attempts_are_ordered_by_number_beyond_a_thousand(tmp_path: Path) -> None:
     for name in ("attempt-999", "attempt-1000", "attempt-002", "attempt-1", "attempt-003.bak"):
         (tmp_path / name).mkdir()
-    assert [folder.name for folder in files.attempts(tmp_path)] == ["attempt-002", "attempt-999", "attempt-1000"]
+    folder = TrialFolder.at(tmp_path)
+    assert [path.name for path in folder.attempts()] == ["attempt-002", "attempt-999", "attempt-1000"]
+    assert folder.next_attempt() == 1001
 
 
 def test_text_that_reads_as_nan_stays_text_in_a_spec(tmp_path: Path) -> None:

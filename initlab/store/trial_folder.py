@@ -1,0 +1,123 @@
+"""The folder of one trial in an output folder: where its files lie and what they say.
+
+Launcher, worker and reader go through it alike. It imports neither torch nor pandas.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from initlab.store import files
+from initlab.store.files import StoreError, read_json
+from initlab.study.spec import TrialSpec
+
+
+class TrialFolder:
+    """`OUT/trials/ID`, which need not be there yet."""
+
+    def __init__(self, out: Path, id: str) -> None:
+        """The folder of trial `id` in the output folder `out`."""
+        self.path = out / files.TRIALS / id
+
+    @classmethod
+    def at(cls, path: Path) -> "TrialFolder":
+        """A trial's folder wherever it lies, one that was copied out of its study too."""
+        folder = cls(path, path.name)
+        folder.path = path
+        return folder
+
+    @classmethod
+    def all_in(cls, out: Path) -> list["TrialFolder"]:
+        """Every trial's folder in an output folder, by id."""
+        return [cls(out, path.name) for path in sorted((out / files.TRIALS).glob("t*"))]
+
+    @property
+    def id(self) -> str:
+        """The trial's id, which names the folder."""
+        return self.path.name
+
+    @property
+    def trial_file(self) -> Path:
+        """trial.json."""
+        return self.path / files.TRIAL
+
+    @property
+    def status_file(self) -> Path:
+        """status.json."""
+        return self.path / files.STATUS
+
+    @property
+    def result_file(self) -> Path:
+        """result.json."""
+        return self.path / files.RESULT
+
+    @property
+    def finished(self) -> bool:
+        """Whether the trial has its result; nothing else means so."""
+        return self.result_file.exists()
+
+    def description(self) -> dict[str, Any]:
+        """What trial.json holds: `id`, `spec`, `source` (hashes of the user's code) and `first_attempt`.
+
+        Raises:
+            StoreError: absent, not readable, or of a newer initlab.
+        """
+        return read_json(self.trial_file)
+
+    def spec(self) -> TrialSpec:
+        """The spec in trial.json.
+
+        Raises:
+            StoreError: as `description`, or not a spec.
+        """
+        try:
+            return TrialSpec.model_validate(self.description().get("spec"))
+        except ValidationError as error:
+            reason = " ".join(str(error).split())[:120]
+            raise StoreError(f"{self.trial_file}: not a trial that this initlab reads ({reason})") from None
+
+    def status(self) -> dict[str, Any]:
+        """`state` and progress: `pending` before anything was written, `interrupted` where the file names none.
+
+        Raises:
+            StoreError: not readable, or of a newer initlab.
+        """
+        if not self.status_file.exists():
+            return {"state": "pending"}
+        return {"state": "interrupted", **read_json(self.status_file, figures=True)}
+
+    def result(self) -> dict[str, Any] | None:
+        """The final figures, None while the trial is unfinished.
+
+        Raises:
+            StoreError: not readable, or of a newer initlab.
+        """
+        return read_json(self.result_file, figures=True) if self.finished else None
+
+    def attempts(self) -> list[Path]:
+        """The folders of its attempts, oldest first."""
+        folders = [path for path in self.path.glob("attempt-*") if re.fullmatch(r"attempt-\d{3,}", path.name)]
+        return sorted(folders, key=attempt_number)
+
+    def next_attempt(self) -> int:
+        """The number after the latest attempt's, 0 where there is none."""
+        return 1 + max(map(attempt_number, self.attempts()), default=-1)
+
+    def checkpoints(self) -> Iterator[Path]:
+        """Checkpoint files to resume from, newest first; those before a forced attempt don't count."""
+        first = self.description().get("first_attempt", 0) if self.trial_file.exists() else 0
+        for attempt in reversed(self.attempts()):
+            if attempt_number(attempt) >= first and (attempt / files.CHECKPOINT).exists():
+                yield attempt / files.CHECKPOINT
+
+    def checkpoint(self) -> Path | None:
+        """The newest checkpoint file, None where there is none."""
+        return next(self.checkpoints(), None)
+
+
+def attempt_number(folder: Path) -> int:
+    """`attempt-003` is 3."""
+    return int(folder.name.split("-")[1])
