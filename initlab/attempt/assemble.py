@@ -16,8 +16,8 @@ from initlab.init.apply import init_
 from initlab.nets.build import to_modules
 from initlab.plan.dimensions import describe, input_side
 from initlab.random_streams import stream_seed
-from initlab.study.spec import Data, TrialSpec, code_names
-from initlab.user_code import import_callable, is_code, source_hash
+from initlab.study.spec import Data, TrialSpec
+from initlab.user_code import import_callable, is_code
 
 
 def load_images(
@@ -127,11 +127,3 @@ def bare_net(spec: TrialSpec, data: Images) -> nn.Module:
     else:
         net = to_modules(describe(spec, data.num_classes, data.input_shape))
     return net.to(DTYPES[spec.train.precision])
-
-
-def check_source(spec: TrialSpec, planned: dict[str, str]) -> None:
-    """Refuse to run code that was edited since the launch planned this trial."""
-    for path, digest in planned.items():
-        name = code_names(spec)[path]
-        if source_hash(path, name) != digest:
-            raise RuntimeError(f"{path}: the source of {name!r} changed since this sweep was launched; launch it again")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from initlab.attempt.assemble import build, check_source, load_images
+from initlab.attempt.assemble import build, load_images
 from initlab.data.dataset import Images
 from initlab.engine.gang import followers
 from initlab.engine.worker import orphaned
@@ -27,6 +27,7 @@ from initlab.store.files import CHECKPOINT, RESULT, STOP, TRIAL, TRIALS, attempt
 from initlab.store.trial_folder import TrialFolder
 from initlab.store.writer import AttemptWriter, Superseded
 from initlab.study.spec import TrialSpec
+from initlab.study.trial_code import check_sources
 from initlab.train.cuda import kernels
 from initlab.train.group import ALONE, Group, join, leave, standing
 from initlab.train.records import Outcome, Silent
@@ -107,7 +108,7 @@ def ready(
     group: Group = ALONE,
 ) -> Trial:
     """The trial before its first step, or before it takes up a checkpoint; `loaded` keeps images for the next ones."""
-    check_source(spec, described["source"])
+    check_sources(spec, described["source"])
     what = spec.data.model_dump_json()
     data = loaded[what] if what in loaded else load_images(spec, device, task, described["source"], writer.doing)
     loaded[what] = data

@@ -24,10 +24,10 @@ from initlab.plan.pretraining import waves
 from initlab.store import files
 from initlab.store.files import StoreError, atomic, attempt_number, attempts, read_json, writable, write_json
 from initlab.store.results import Results, load
-from initlab.study.spec import TrialSpec, code_names
+from initlab.study.spec import TrialSpec
 from initlab.study.study import Study, dump_study, load_study
 from initlab.study.study_file import StudyError
-from initlab.user_code import source_hash
+from initlab.study.trial_code import source_hashes
 
 RUN = "initlab.attempt.work_pack:run_task"  # by name, so that the launcher itself needs no torch
 FOLLOW = "initlab.attempt.work:follow"
@@ -87,7 +87,7 @@ def run(
     settings = resolve(study, engine, jobs, device, gpus_per_trial, address, data_dir, allow_code, pack, devices)
     check_shared(asked, settings.devices)
     notes = check_data(asked, settings)
-    sources = {trial.id: sources_of(trial.spec, allow_code) for trial in trials}
+    sources = {trial.id: source_hashes(trial.spec, allow_code) for trial in trials}
     folder = Path(out) if out else Path("results") / study.name
     if (folder / files.COMPACTED).exists():
         raise StoreError(f"{folder}: holds exported results, which can't be added to; give another --out")
@@ -129,17 +129,6 @@ def chosen(trials: list[PlannedTrial], only: Sequence[str]) -> list[PlannedTrial
                 [f"--only: no such trial (got {prefix!r}); allowed: an id that `initlab plan` lists, or its beginning"]
             )
     return [trial for trial in trials if not only or trial.id.startswith(tuple(only))]
-
-
-def sources_of(spec: TrialSpec, allow_code: bool) -> dict[str, str]:
-    """Hash of the source of each `pkg.module:callable` that the trial names."""
-    code = code_names(spec)
-    for path, name in code.items():
-        if not allow_code:
-            raise StudyError(
-                [f"{path}: names code (got {name!r}), which is imported only with --allow-code; add it if you trust it"]
-            )
-    return {path: source_hash(path, name) for path, name in code.items()}
 
 
 def prepare(

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from initlab.data.facts import FACTS
 from initlab.nets.catalog import CATALOG
 from initlab.study.field_types import Count, Epochs, Fraction, Options, Positive, Seed, Side, known_name
-from initlab.user_code import is_code
 
 HASH_VERSION = 1
 
@@ -241,12 +240,6 @@ class TrialSpec(Spec):
     def samples_update(self, step: int) -> bool:
         """Whether the update after `step` others gives running moments: every `probe.running_every`-th does."""
         return self.probe.running_every > 0 and (step + 1) % self.probe.running_every == 0
-
-
-def code_names(trial: TrialSpec) -> dict[str, str]:
-    """The user's code that a trial names: dotted path -> `pkg.module:callable`."""
-    names = {"data.name": trial.data.name, "net.name": trial.net.name, "init.scheme": trial.init.scheme}
-    return {path: name for path, name in names.items() if is_code(name)}
 
 
 def net_label(name: str, depth: int) -> str:

@@ -18,12 +18,12 @@ from initlab.attempt.assemble import bare_net, load_images
 from initlab.data.dataset import Images
 from initlab.data.facts import absence
 from initlab.errors import UserError
-from initlab.launch.run import sources_of
 from initlab.launch.settings import cache_folder
 from initlab.store.files import StoreError, writable, write_csv, write_json
 from initlab.store.trained import Trained, load_weights, read_trained
 from initlab.study.spec import getattr_path
 from initlab.study.study import differing_paths
+from initlab.study.trial_code import source_hashes
 from initlab.testing.dense import Scores, check_scores
 from initlab.testing.error_rates import class_errors, error_rows, mean_scores
 from initlab.testing.views import Views, check_sides, default_sides, scores_at
@@ -194,7 +194,7 @@ def restored(
 ) -> tuple[nn.Module, Images]:
     """The net with its weights, in eval mode, and its data, both on the device."""
     spec = trained.spec
-    if sources_of(spec, allow_code) != trained.source:
+    if source_hashes(spec, allow_code) != trained.source:
         raise StoreError(f"{trained.path}: the code of {', '.join(trained.source)} changed since this net was trained")
     folder = data_dir or os.environ.get("INITLAB_DATA")
     where = Path(folder) if folder else None

@@ -1,0 +1,39 @@
+"""The user's code that a trial names: which fields name it, with what source, and whether it is still the same."""
+
+from initlab.study.spec import TrialSpec, getattr_path
+from initlab.study.study_file import StudyError
+from initlab.user_code import is_code, source_hash
+
+
+def code_names(trial: TrialSpec) -> dict[str, str]:
+    """The user's code that a trial names: dotted path -> `pkg.module:callable`."""
+    names = {"data.name": trial.data.name, "net.name": trial.net.name, "init.scheme": trial.init.scheme}
+    return {path: name for path, name in names.items() if is_code(name)}
+
+
+def source_hashes(trial: TrialSpec, allow_code: bool) -> dict[str, str]:
+    """The hash of the source behind each name of code: dotted path -> SHA-256.
+
+    Raises:
+        StudyError: the trial names code, which the user has not allowed to be imported.
+        CodeError: a module cannot be found.
+    """
+    names = code_names(trial)
+    if names and not allow_code:
+        path, name = next(iter(names.items()))
+        hint = "which is imported only with --allow-code; add it if you trust it"
+        raise StudyError([f"{path}: names code (got {name!r}), {hint}"])
+    return {path: source_hash(path, name) for path, name in names.items()}
+
+
+def check_sources(trial: TrialSpec, planned: dict[str, str]) -> None:
+    """Refuse to run code that was edited since the launch planned this trial.
+
+    Raises:
+        RuntimeError: the source behind a name hashes to something else than planned.
+    """
+    sources = source_hashes(trial, allow_code=True)
+    for path in sources | planned:
+        if sources.get(path) != planned.get(path):
+            name = getattr_path(trial, path)
+            raise RuntimeError(f"{path}: the source of {name!r} changed since this sweep was launched; launch it again")
