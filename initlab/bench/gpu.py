@@ -22,6 +22,7 @@ from initlab.bench.gpu_net import Large, ceiling, flop_per_image, host_syncs, la
 from initlab.bench.gpu_trials import Arm, arms, small_trials, span
 from initlab.errors import UserError
 from initlab.launch.run import command_line, git_commit
+from initlab.report.text_table import text_table
 from initlab.store.files import writable, write_json
 from initlab.train.cuda import cuda_graph, in_a_line, kernels
 from initlab.train.packed import Pack
@@ -225,10 +226,10 @@ def about(device: torch.device) -> dict[str, Any]:
 
 def table(rows: Rows) -> Iterator[str]:
     """One line per figure."""
-    wide = max(len(row["what"]) for row in rows)
-    for entry in rows:
-        value = "–" if entry["value"] is None else shown(entry["value"])
-        yield f"{entry['what']:<{wide}}  {value:>12} {entry['unit']:<9}  {entry['note']}".rstrip()
+    values = ["–" if row["value"] is None else shown(row["value"]) for row in rows]
+    yield from text_table(
+        [[row["what"], f"{value:>12} {row['unit']:<9}", row["note"]] for row, value in zip(rows, values, strict=True)]
+    )
 
 
 def shown(value: float) -> str:

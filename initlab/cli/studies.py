@@ -120,12 +120,12 @@ def status(out: Path) -> None:
     """Show how far the trials in OUT are."""
     from initlab.launch.progress import figures
     from initlab.store.results import load
+    from initlab.study.trial_names import trial_names
 
     results = load(out)
-    for trial in results.stored:
-        net, init = trial.spec.net, trial.spec.init
-        name = f"{trial.id}  {net.label} {init.scheme} seed {trial.spec.seed}"
-        click.echo(f"{name}: {trial.status['state']}{figures(trial.status)}")
+    names = trial_names([trial.spec for trial in results.stored])
+    for trial, name in zip(results.stored, names, strict=True):
+        click.echo(f"{trial.id}  {name}: {trial.status['state']}{figures(trial.status)}")
     for problem in results.problems:
         click.echo(problem, err=True)
     click.echo(repr(results))

@@ -6,13 +6,14 @@ It polls the status files of the store, so it shows the same whatever engine run
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from initlab.plan.plan import PlannedTrial
 from initlab.store.files import STATUS, TRIALS, StoreError, read_json
+from initlab.study.trial_names import trial_names
 
 POLL_S = 0.5
 ENDED = ("done", "diverged", "failed", "stopped", "interrupted")
@@ -36,7 +37,8 @@ def progress(
     if show == "nothing":
         yield lambda line: None
         return
-    view: Lines | Table = Table(out, todo) if show == "table" else Lines(out, todo)
+    names = dict(zip((trial.id for trial in trials), trial_names([trial.spec for trial in trials]), strict=True))
+    view: Lines | Table = Table(out, todo, names) if show == "table" else Lines(out, todo, names)
     skipped = f" ({len(trials) - len(todo)} finished before)" if len(todo) < len(trials) else ""
     for line in [*lines, f"{len(todo)} of {len(trials)} trials to run{skipped}, into {out}"]:
         print(line)
@@ -99,19 +101,14 @@ class Statuses:
         return elapsed * (len(self.now) - share) / share if share > 0.02 else None
 
 
-def label(trial: PlannedTrial) -> str:
-    """A trial in a few words."""
-    return f"{trial.id} {trial.spec.net.label} {trial.spec.init.scheme} seed {trial.spec.seed}"
-
-
 class Lines:
     """A line when a trial ends and one of progress every half minute, for pipes and log files."""
 
     INTERVAL_S = 30.0
 
-    def __init__(self, out: Path, todo: Sequence[PlannedTrial]) -> None:
+    def __init__(self, out: Path, todo: Sequence[PlannedTrial], names: Mapping[str, str]) -> None:
         self.statuses = Statuses(out, todo)
-        self.names = {trial.id: label(trial) for trial in todo}
+        self.names = names
         self.said = time.monotonic()
         self.told: dict[str, str] = {}  # what each trial was last said to do before its first step
 
@@ -128,7 +125,7 @@ class Lines:
         for trial in self.statuses.read():
             status = self.statuses.now[trial]
             if status["state"] in ENDED:
-                self.say(f"{self.names[trial]}: {status['state']}{figures(status)}")
+                self.say(f"{trial} {self.names[trial]}: {status['state']}{figures(status)}")
         self.say_doings()
         if time.monotonic() - self.said > self.INTERVAL_S:
             self.said = time.monotonic()
@@ -141,7 +138,7 @@ class Lines:
         for trial, status in self.statuses.now.items():
             if status["state"] == "running" and "doing" in status and self.told.get(trial) != status["doing"]:
                 self.told[trial] = status["doing"]
-                self.say(f"{self.names[trial]}: {status['doing']}")
+                self.say(f"{trial} {self.names[trial]}: {status['doing']}")
 
 
 def figures(status: Status) -> str:
@@ -169,10 +166,10 @@ class Table(Lines):
 
     ENDED_SHOWN = 6
 
-    def __init__(self, out: Path, todo: Sequence[PlannedTrial]) -> None:
+    def __init__(self, out: Path, todo: Sequence[PlannedTrial], names: Mapping[str, str]) -> None:
         from rich.live import Live  # here: lines do without rich
 
-        super().__init__(out, todo)
+        super().__init__(out, todo, names)
         self.todo = todo
         self.recent: list[str] = []
         self.live = Live(self.render(), refresh_per_second=2)
@@ -210,9 +207,8 @@ class Table(Lines):
         for trial in self.todo:
             status = now[trial.id]
             if status["state"] == "running" or trial.id in self.recent[-self.ENDED_SHOWN :]:
-                what = f"{trial.spec.net.label} {trial.spec.init.scheme} {trial.spec.seed}"
                 figures = (number(status, key, FIGURES[key]) for key in shown)
-                table.add_row(trial.id, what, status["state"], *figures, trial_left(status))
+                table.add_row(trial.id, self.names[trial.id], status["state"], *figures, trial_left(status))
         return table
 
 

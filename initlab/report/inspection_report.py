@@ -19,6 +19,7 @@ from initlab.inspection.lint.lint import RULES, lint
 from initlab.inspection.remedy import advised
 from initlab.inspection.subject import Subject, initialised
 from initlab.inspection.two_inits import Comparison, compare
+from initlab.report.text_table import text_table
 
 SCHEMA = 1
 # what is to be expected of a net with such a verdict, in the words of a trial's
@@ -112,13 +113,11 @@ def text_of(found: Examination) -> str:
 def comparison_text(comparison: Comparison) -> str:
     """The ratios as a table of at most 100 columns, long names cut at their beginning."""
     table = comparison.table
-    names = [str(name) for name in table.name]
-    wide = min(48, max([5, *map(len, names)]))
-    lines = [f"{'layer':<{wide}} {'weight std':>12} {'forward var':>12} {'backward var':>12}   A / B"]
+    names = [name if len(name) <= 48 else f"…{name[-47:]}" for name in map(str, table.name)]
+    heads = [f"{head:>12}" for head in ("weight std", "forward var", "backward var")]
     ratios = table[["weight_ratio", "forward_ratio", "backward_ratio"]].to_numpy()
-    for name, numbers in zip(names, ratios, strict=True):
-        name = name if len(name) <= wide else f"…{name[1 - wide :]}"
-        lines.append(f"{name:<{wide}} " + " ".join(f"{number:>12.6g}" for number in numbers))
+    rows = [[name, *(f"{ratio:.6g}" for ratio in row), ""] for name, row in zip(names, ratios, strict=True)]
+    lines = text_table([["layer", *heads, "  A / B"], *rows], right=range(1, 4), gap=" ")
     return "\n".join([*lines, comparison.why])
 
 

@@ -8,6 +8,7 @@ from initlab.nets.catalog import CATALOG, INPUT_SIZE, NUM_CLASSES, PAPER_NETS
 from initlab.nets.counts import count, layer_counts, output_shapes
 from initlab.plan.conflicts import layout_conflicts
 from initlab.plan.dimensions import ImageShape, describe, parse_image_shape, shape_text
+from initlab.report.text_table import text_table
 from initlab.study.spec import TrialSpec
 from initlab.study.study import apply_override, validated
 from initlab.study.study_file import StudyError
@@ -37,7 +38,7 @@ def catalog_lines(
             row[4] = f"{net.printed_multiply_adds / 1e10:.2f}e10"
             row[5] = f"{found.multiply_adds / net.printed_multiply_adds - 1:+.1%}"
         rows.append(row)
-    yield from aligned(rows)
+    yield from text_table(rows, right=range(2, 6))
     yield f"of one {shape_text(shape)} image and {classes} classes; plain is of any depth, see: initlab nets plain"
 
 
@@ -66,7 +67,7 @@ def net_lines(
     whole = count(layers, shape)
     total = ["total", f"{whole.weight_layers} weight layers", "", "", "", "", f"{whole.parameters:,}"]
     yield f"{spec.net.label} on {shape_text(shape)} images, {classes} classes"
-    yield from aligned([header, *rows, [*total, f"{whole.multiply_adds:,}"]])
+    yield from text_table([header, *rows, [*total, f"{whole.multiply_adds:,}"]], right=range(2, 8))
     for path in sorted(dropped):
         yield f"{path} has no use in {spec.net.label}; dropped"
 
@@ -127,14 +128,3 @@ def check_size(spec: TrialSpec, shape: ImageShape) -> None:
     mistakes = [text for _, text in layout_conflicts(spec.net, min(shape[1:]), "image_size")]
     if mistakes:
         raise StudyError(f"--input: {text}" for text in mistakes)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows as lines: the first two columns to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.ljust(width) if place < 2 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()

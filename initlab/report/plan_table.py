@@ -8,14 +8,15 @@ from typing import Any
 from initlab.plan.cost import Cost, Finished
 from initlab.plan.cost import costs as plan_costs
 from initlab.plan.plan import PlannedTrial, plan
+from initlab.report.text_table import text_table
 from initlab.store import files
 from initlab.store.files import StoreError
 from initlab.store.trial_folder import TrialFolder
-from initlab.study.spec import TrialSpec, getattr_path
-from initlab.study.study import differing_paths, load_study
+from initlab.study.spec import TrialSpec
+from initlab.study.study import load_study
+from initlab.study.trial_names import field_text, other_differences
 
-NUMBERS = 6  # columns at the right
-ALWAYS = ("net.name", "net.depth", "init.scheme", "seed")
+NUMBERS = ["parameters", "multiply-adds", "steps", "checkpoint", "storage", "time"]  # columns set to the right
 
 
 def plan_lines(study: str | Path, overrides: Sequence[str] = (), out: str | Path | None = None) -> Iterator[str]:
@@ -30,28 +31,10 @@ def plan_lines(study: str | Path, overrides: Sequence[str] = (), out: str | Path
     trials = plan(loaded, str(study))
     finished = finished_trials(Path(out) if out else Path("results") / loaded.name)
     costs = list(plan_costs((trial.spec for trial in trials), finished))
-    varying = [path for path in differing_paths([trial.spec for trial in trials]) if path not in ALWAYS]
+    varying = other_differences([trial.spec for trial in trials])
     rows = [[*cells(trial, varying), *numbers(c)] for trial, c in zip(trials, costs, strict=True)]
-    header = [
-        "trial",
-        "net",
-        "init",
-        "seed",
-        *varying,
-        "parameters",
-        "multiply-adds",
-        "steps",
-        "checkpoint",
-        "storage",
-        "time",
-    ]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in [header, *rows]:
-        texts = [
-            cell.ljust(w) if i < len(row) - NUMBERS else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(texts).rstrip()
+    header = ["trial", "net", "init", "seed", *varying, *NUMBERS]
+    yield from text_table([header, *rows], right=range(len(header) - len(NUMBERS), len(header)))
     yield total(costs)
     for path, count in sorted(Counter(path for trial in trials for path in trial.dropped).items()):
         yield f"{path} has no use in {count} of {len(trials)} trials (scheme, net or schedule); dropped from them"
@@ -63,8 +46,7 @@ def plan_lines(study: str | Path, overrides: Sequence[str] = (), out: str | Path
 def cells(trial: PlannedTrial, varying: Sequence[str]) -> list[str]:
     """The trial's id and what sets it apart."""
     spec = trial.spec
-    shown = [f"{value:g}" if isinstance(value := getattr_path(spec, path), float) else str(value) for path in varying]
-    return [trial.id, spec.net.label, spec.init.scheme, str(spec.seed), *shown]
+    return [trial.id, spec.net.label, spec.init.scheme, str(spec.seed), *(field_text(spec, path) for path in varying)]
 
 
 def numbers(c: Cost) -> list[str]:
