@@ -5,6 +5,7 @@ those normals, so two Gaussian schemes at one seed differ in scale alone.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,13 +14,13 @@ from torch import Tensor, nn
 from initlab.init.layers import layer_shapes
 from initlab.init.lsuv import unit_variance_
 from initlab.init.schemes import BIASES, STDS, Scheme, draws, scheme_function
-from initlab.init.shapes import LayerShape
-from initlab.nets.any_module import WeightLayer, first_slope, layer_name, weight_layers
+from initlab.init.shapes import Distribution, LayerShape, Mode
+from initlab.nets.any_module import WeightLayer, first_slope, layer_name
 from initlab.random_streams import stream_seed
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-# id of a parameter -> what it was set to, its layer, and the standard deviation of its scheme where that is one number
+# The id of a parameter -> what it was set to, its layer, and the standard deviation of its scheme where that is one.
 Rules = dict[int, tuple[str, LayerShape | None, float | None]]
 
 
@@ -34,15 +35,16 @@ def init_(
     model: nn.Module,
     scheme: str | Scheme = "he",
     *,
-    mode: str = "fan_in",
-    distribution: str = "normal",
-    std: float = 0.01,
+    mode: Mode = LayerShape.mode,
+    distribution: Distribution = LayerShape.distribution,
+    std: float = LayerShape.std,
     seed: int = 0,
     negative_slope: float | None = None,
     linear_std: float | None = None,
     last_std: float | None = None,
     last_factor: float = 1.0,
     batch: Tensor | None = None,
+    on_parameter: Callable[[dict[str, Any]], None] | None = None,
     tell: Callable[[dict[str, Any]], None] | None = None,
 ) -> nn.Module:
     """Draw every convolution and linear weight of `model` under `scheme`, in place; biases become 0.
@@ -60,9 +62,10 @@ def init_(
         last_std: standard deviation of the last linear layer, as `gaussian`; None leaves it to the scheme.
         last_factor: factor on the last linear layer's weights, whichever gave them.
         batch: inputs as the model takes them, (N, ...); for `lsuv`, which no other scheme needs.
-        tell: called with a row for each parameter of what it was set to: name, rule (the scheme, `0`, `1` or `kept`),
-            shape, fan_in, fan_out (None but for weights), scheme_std (None but where the scheme is one), mean, std.
-            `tell=print`, or a list's `append`.
+        on_parameter: called with a row for each parameter of what it was set to: name, rule (the scheme, `0`, `1` or
+            `kept`), shape, fan_in, fan_out (None but for weights), scheme_std (None but where the scheme is one), mean,
+            std. `on_parameter=print`, or a list's `append`.
+        tell: the old name of `on_parameter`.
 
     Returns:
         The model.
@@ -74,30 +77,35 @@ def init_(
     draw = scheme_function(scheme)
     if scheme == "lsuv" and batch is None:
         raise ValueError("init: lsuv scales layers on a batch (got none); give batch=images")
+    if on_parameter and tell:
+        raise ValueError("init: on_parameter is given twice (got its old name tell too); give on_parameter alone")
     slope = first_slope(model) if negative_slope is None else negative_slope
-    layers = weight_layers(model)
-    shapes = layer_shapes(layers, mode=mode, distribution=distribution, std=std, negative_slope=slope)
+    layers = [
+        (module, replace(layer, mode=mode, distribution=distribution, std=std, negative_slope=slope))
+        for module, layer in layer_shapes(model)
+    ]
     rules = settle_norms(model)
-    kept = {id(module.weight) for module in model.modules() if isinstance(module, EMBEDDINGS)}
-    wanted: dict[nn.Module, float] = {}  # standard deviations of outputs, for lsuv
-    for (name, module), layer in zip(layers, shapes, strict=True):
-        given = last_std if layer.is_last else linear_std if layer.is_linear else None
-        rule = "gaussian" if given is not None else scheme
+    embedded = {id(module.weight) for module in model.modules() if isinstance(module, EMBEDDINGS)}
+    lsuv_stds: dict[nn.Module, float] = {}
+    for module, layer in layers:
+        fixed_std = last_std if layer.is_last else linear_std if layer.is_linear else None
+        rule = scheme if fixed_std is None else "gaussian"
         rules |= set_bias(module, layer, rule, seed)
-        if id(module.weight) in kept:
+        if id(module.weight) in embedded:
             continue
         factor = last_factor if layer.is_last else 1.0
-        normals = standard_normals(module.weight.shape, seed, name)
-        one_std = std_of(scheme, layer) if given is None else given
-        module.weight.copy_(weight_of(draw, normals, layer, one_std, factor, module.weight.dtype))
-        rules[id(module.weight)] = (word(rule), layer, None if one_std is None else one_std * factor)
+        normals = standard_normals(module.weight.shape, seed, layer.name)
+        scheme_std = std_of(scheme, layer) if fixed_std is None else fixed_std
+        module.weight.copy_(weight_of(draw, normals, layer, scheme_std, factor, module.weight.dtype))
+        rules[id(module.weight)] = (word(rule), layer, None if scheme_std is None else scheme_std * factor)
         if rule == "lsuv":
-            wanted[module] = factor
-    if batch is not None and wanted:
-        unit_variance_(model, batch, wanted)
-    if tell is not None:
+            lsuv_stds[module] = factor
+    if batch is not None and lsuv_stds:
+        unit_variance_(model, batch, lsuv_stds)
+    report = on_parameter or tell
+    if report is not None:
         for row in parameter_rows(model, rules):
-            tell(row)
+            report(row)
     return model
 
 

@@ -1,64 +1,54 @@
-"""The shapes of a model's weight layers, as a scheme takes them."""
-
-from typing import Any
+"""What a scheme may know of a model's weight layers: their shapes, fans and places."""
 
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from initlab.init.shapes import LayerShape, fans
-from initlab.nets.any_module import Transposed, WeightLayer
+from initlab.nets.any_module import Transposed, WeightLayer, weight_layers
 
 
-def layer_shapes(
-    layers: list[tuple[str, WeightLayer]], *, mode: str, distribution: str, std: float, negative_slope: float
-) -> list[LayerShape]:
-    """What a scheme may know of each layer.
+def layer_shapes(model: nn.Module) -> list[tuple[WeightLayer, LayerShape]]:
+    """Every weight layer of a model with its shape, on which the arguments of `init_` stand at their defaults.
 
     Raises:
-        ValueError: a weight that cannot be set; unknown mode or distribution.
+        ValueError: a weight that cannot be set.
     """
-    last = next((module for _, module in reversed(layers) if isinstance(module, nn.Linear)), None)
+    layers = weight_layers(model)
+    last = next((layer for _, layer in reversed(layers) if isinstance(layer, nn.Linear)), None)
     shapes = []
-    for index, (name, module) in enumerate(layers):
-        check_settable(name, module)
-        shape, conv = tuple(module.weight.shape), spatial(module)
-        fan_in, fan_out = fans(shape, **conv)
-        shapes.append(
-            LayerShape(
-                shape,
-                fan_in,
-                fan_out,
-                name,
-                index,
-                len(layers),
-                isinstance(module, nn.Linear),
-                module is last,
-                conv.get("groups", 1),
-                mode,
-                distribution,
-                std,
-                negative_slope,
-            )
+    for index, (name, layer) in enumerate(layers):
+        check_settable(name, layer)
+        shape = LayerShape(
+            tuple(layer.weight.shape),
+            *layer_fans(layer),
+            name,
+            index,
+            num_layers=len(layers),
+            is_linear=isinstance(layer, nn.Linear),
+            is_last=layer is last,
+            groups=getattr(layer, "groups", 1),
         )
+        shapes.append((layer, shape))
     return shapes
 
 
-def spatial(module: WeightLayer) -> dict[str, Any]:
-    """What the fans of a convolution depend on beside its weight's shape."""
-    if isinstance(module, nn.Linear):
-        return {}
-    return {"groups": module.groups, "stride": module.stride, "transposed": isinstance(module, Transposed)}
+def layer_fans(layer: WeightLayer) -> tuple[float, float]:
+    """(fan_in, fan_out) of a weight layer, with its groups and, where it is transposed, its stride."""
+    shape = tuple(layer.weight.shape)
+    if isinstance(layer, nn.Linear):
+        return fans(shape)
+    return fans(shape, groups=layer.groups, stride=layer.stride, transposed=isinstance(layer, Transposed))
 
 
-def check_settable(name: str, module: WeightLayer) -> None:
+def check_settable(name: str, layer: WeightLayer) -> None:
     """Refuse a weight that a copy would not change, or whose shape is not known yet."""
-    weight = module._parameters.get("weight")
+    weight = layer._parameters.get("weight")
     if weight is None:
         raise ValueError(
             f"{name}: its weight is computed from other parameters (got a parametrized, weight-normed or pruned "
-            f"{type(module).__name__}); initialise the model before that is put on"
+            f"{type(layer).__name__}); initialise the model before that is put on"
         )
     if isinstance(weight, UninitializedParameter):
         raise ValueError(
-            f"{name}: its weight has no shape yet (got a lazy {type(module).__name__}); run the model on a batch first"
+            f"{name}: its weight has no shape yet (got a lazy {type(layer).__name__}); run the model on a batch first"
         )

@@ -18,8 +18,8 @@ def haar(normals: Tensor) -> Tensor:
     rows, columns = normals.shape
     tall = normals.double() if rows >= columns else normals.double().T
     q, r = torch.linalg.qr(tall)
-    q = q * torch.where(r.diagonal() < 0, -1.0, 1.0)
-    return q if rows >= columns else q.T
+    orthonormal: Tensor = q * torch.where(r.diagonal() < 0, -1.0, 1.0)
+    return orthonormal if rows >= columns else orthonormal.T
 
 
 def orthogonal(normals: Tensor, layer: LayerShape) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from initlab.init.orthogonal import delta_orthogonal, orthogonal
-from initlab.init.shapes import LayerShape, fans
+from initlab.init.shapes import LayerShape, Mode, fans
 
 Scheme = Callable[[Tensor, LayerShape], Tensor]
 
@@ -38,7 +38,7 @@ def lecun_std(layer: LayerShape) -> float:
     return 1.0 / math.sqrt(layer.fan_in)
 
 
-# of the schemes whose weights are draws of `layer.distribution` times one standard deviation
+# The schemes whose weights are draws of `layer.distribution` times one standard deviation.
 STDS: dict[str, Callable[[LayerShape], float]] = {
     "gaussian": gaussian_std,
     "xavier": xavier_std,
@@ -66,7 +66,7 @@ def uniform(normals: Tensor) -> Tensor:
 
     `uniform(tensor([0.6745]))` is 0.8660, a quarter of the way from either end.
     """
-    # rounded as float32 for every precision, so that a float64 net starts from the same numbers
+    # Rounded as float32 for every precision, so that a float64 net starts from the same numbers.
     return (math.sqrt(3) * torch.erf(normals.double() / math.sqrt(2)).float()).to(normals.dtype)
 
 
@@ -90,22 +90,13 @@ def truncated_normal(normals: Tensor, layer: LayerShape, cut: float = 2.0) -> Te
 
 
 def torch_default(normals: Tensor, layer: LayerShape) -> Tensor:
-    """What torch gives without choosing: kaiming_uniform_(a=sqrt(5)), which is U(+-1/sqrt(fan)), variance 1/(3 fan).
+    """What torch gives without choosing: U(+-1/sqrt(fan)), of variance 1/(3 fan), for weights and for biases.
 
-    `fan` is torch's fan_in, the size of weight[0]. Through a rectifier that is a factor 1/6 per layer: 6^-30 = 4.5e-24
-    over 30. (`reset_parameters` of torch.nn.Linear and of the convolutions.)
+    `fan` is torch's fan_in, the size of weight[0], which for a transposed convolution is the fan_out. Through a
+    rectifier that is a factor 1/6 per layer: 6^-30 = 4.5e-24 over 30. But with these biases the forward signal settles
+    at E[y^2] = 2/(5 fan) and hides the vanishing. (`reset_parameters` of torch.nn.Linear and of the convolutions.)
     """
-    return uniform(normals) * (1 / math.sqrt(3 * torch_fan_in(layer)))
-
-
-def torch_default_bias(normals: Tensor, layer: LayerShape) -> Tensor:
-    """torch's bias, U(+-1/sqrt(fan)) too: the forward signal settles at E[y^2] = 2/(5 fan) and hides the vanishing."""
-    return uniform(normals) * (1 / math.sqrt(3 * torch_fan_in(layer)))
-
-
-def torch_fan_in(layer: LayerShape) -> int:
-    """torch's fan_in, which for a transposed convolution is the fan_out."""
-    return math.prod(layer.shape[1:])
+    return uniform(normals) * (1 / math.sqrt(3 * math.prod(layer.shape[1:])))
 
 
 SCHEMES: dict[str, Scheme] = {
@@ -114,9 +105,11 @@ SCHEMES: dict[str, Scheme] = {
     "orthogonal": orthogonal,
     "delta_orthogonal": delta_orthogonal,
     "torch_default": torch_default,
-    "lsuv": orthogonal,  # where it starts; `initlab.init.lsuv` then scales
+    # Where it starts; `initlab.init.lsuv` then scales.
+    "lsuv": orthogonal,
 }
-BIASES: dict[str, Scheme] = {"torch_default": torch_default_bias}  # every other scheme's biases are 0
+# Schemes that draw biases; every other scheme's are 0.
+BIASES: dict[str, Scheme] = {"torch_default": torch_default}
 
 
 def scheme_function(scheme: str | Scheme) -> Scheme:
@@ -133,7 +126,12 @@ def scheme_function(scheme: str | Scheme) -> Scheme:
 
 
 def scheme_std(
-    scheme: str, weight_shape: Sequence[int], *, mode: str = "fan_in", negative_slope: float = 0.0, std: float = 0.01
+    scheme: str,
+    weight_shape: Sequence[int],
+    *,
+    mode: Mode = LayerShape.mode,
+    negative_slope: float = LayerShape.negative_slope,
+    std: float = LayerShape.std,
 ) -> float:
     """Standard deviation that a Gaussian scheme gives the weight of a linear layer or of a plain convolution.
 

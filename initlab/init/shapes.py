@@ -1,4 +1,4 @@
-"""What a scheme knows of a layer: its weight's shape, its fans, and what was asked for. No torch in here.
+"""What a scheme knows of a layer: its weight's shape, its fans, and the arguments of `init_`. No torch in here.
 
 The fans are those that the signal sees. They are torch's for a linear layer and a plain convolution; torch ignores the
 groups in fan_out and mistakes the two fans of a transposed convolution.
@@ -7,9 +7,10 @@ groups in fan_out and mistakes the two fans of a transposed convolution.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-MODES = ("fan_in", "fan_out")
-DISTRIBUTIONS = ("normal", "uniform")
+Mode = Literal["fan_in", "fan_out"]
+Distribution = Literal["normal", "uniform"]
 
 
 def fans(
@@ -38,9 +39,10 @@ def fans(
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One convolution or linear layer as a scheme sees it; the fields below `groups` are `init_`'s arguments.
+    """One convolution or linear layer as a scheme sees it.
 
     `index` counts the layers in the order in which the model lists its modules; `is_last` is the last linear layer.
+    The fields below `groups` are arguments of `init_`, which takes their defaults from here, and so does a study file.
 
     Raises:
         ValueError: unknown mode or distribution.
@@ -55,18 +57,15 @@ class LayerShape:
     is_linear: bool = False
     is_last: bool = False
     groups: int = 1
-    mode: str = "fan_in"
-    distribution: str = "normal"
+    mode: Mode = "fan_in"
+    distribution: Distribution = "normal"
     std: float = 0.01
     negative_slope: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"init: unknown mode (got {self.mode!r}); allowed: {', '.join(MODES)}")
-        if self.distribution not in DISTRIBUTIONS:
-            raise ValueError(
-                f"init: unknown distribution (got {self.distribution!r}); allowed: {', '.join(DISTRIBUTIONS)}"
-            )
+        for key, value, choices in (("mode", self.mode, Mode), ("distribution", self.distribution, Distribution)):
+            if value not in get_args(choices):
+                raise ValueError(f"init: unknown {key} (got {value!r}); allowed: {', '.join(get_args(choices))}")
 
     @property
     def fan(self) -> float:

@@ -11,12 +11,11 @@ import pandas as pd
 from torch import Tensor, nn
 
 from initlab.init.apply import NORMS
-from initlab.init.layers import spatial
-from initlab.init.shapes import fans
+from initlab.init.layers import layer_fans
 from initlab.inspection.advice import advise
 from initlab.inspection.diagnosis import Diagnosis, diagnose
 from initlab.inspection.text import as_html, as_text
-from initlab.nets.any_module import Transposed, WeightLayer, weight_layers
+from initlab.nets.any_module import WeightLayer, weight_layers
 from initlab.signal.probe import COLUMNS, Loss, measure
 from initlab.signal.theory.predict import predict
 
@@ -122,7 +121,6 @@ def predicted_columns(model: nn.Module, batch: Tensor, labels: Tensor | None, lo
 
 def layer_facts(module: WeightLayer) -> dict[str, Any]:
     """Shape of the weight, its fans, and the channels or features of the layer's output."""
-    shape, conv = tuple(module.weight.shape), spatial(module)
-    fan_in, fan_out = fans(shape, **conv)
-    width = shape[1] * conv["groups"] if isinstance(module, Transposed) else shape[0]
-    return {"shape": shape, "fan_in": fan_in, "fan_out": fan_out, "width": width}
+    fan_in, fan_out = layer_fans(module)
+    width = module.out_features if isinstance(module, nn.Linear) else module.out_channels
+    return {"shape": tuple(module.weight.shape), "fan_in": fan_in, "fan_out": fan_out, "width": width}

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from initlab.data.facts import FACTS
+from initlab.init.shapes import Distribution, LayerShape, Mode
 from initlab.nets.catalog import CATALOG
 from initlab.study.field_types import Count, Epochs, Fraction, Options, Positive, Seed, Side, known_name
 
@@ -114,13 +115,11 @@ class Init(Spec):
         description=f"{', '.join(SCHEMES)}, or pkg.module:callable (needs --allow-code); see docs/schemes.md",
         json_schema_extra={"anyOf": [{"enum": [*SCHEMES]}, {"pattern": "^[^:]+:[^:]+$"}]},
     )
-    mode: Literal["fan_in", "fan_out"] = Field(
-        "fan_in", description="which signal keeps its variance (xavier, he, truncated_normal)"
+    mode: Mode = Field(LayerShape.mode, description="which signal keeps its variance (xavier, he, truncated_normal)")
+    distribution: Distribution = Field(
+        LayerShape.distribution, description="of the same variance (gaussian, xavier, he, lecun)"
     )
-    distribution: Literal["normal", "uniform"] = Field(
-        "normal", description="of the same variance (gaussian, xavier, he, lecun)"
-    )
-    std: Positive = Field(0.01, description="of every weight (gaussian)")
+    std: Positive = Field(LayerShape.std, description="of every weight (gaussian)")
     linear_std: Positive | None = Field(None, description="of the linear layers but the last; null = the scheme's")
     last_std: Positive | None = Field(None, description="of the last linear layer; null = the scheme's")
     last_factor: Positive = Field(1.0, description="factor on the last linear layer's weights")

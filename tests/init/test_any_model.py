@@ -42,7 +42,7 @@ def test_embeddings_stay_also_where_a_linear_layer_shares_their_weight() -> None
     model = Tied()
     before = model.embedding.weight.detach().clone()
     rows: list[dict] = []
-    init_(model, "he", tell=rows.append)
+    init_(model, "he", on_parameter=rows.append)
     assert torch.equal(model.head.weight, before)
     assert [(row["name"], row["rule"]) for row in rows] == [("embedding.weight", "kept"), ("head.bias", "0")]
 
@@ -76,7 +76,7 @@ def test_a_lazy_weight_is_refused() -> None:
 def test_the_listing_says_what_every_parameter_was_set_to() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.PReLU(), nn.Flatten(), nn.Linear(8, 2, bias=False))
     rows: list[dict] = []
-    init_(model, "xavier", last_std=0.5, tell=rows.append)
+    init_(model, "xavier", last_std=0.5, on_parameter=rows.append)
     assert [(row["name"], row["rule"], row["fan_in"], row["fan_out"]) for row in rows] == [
         ("0.weight", "xavier", 27, 72),
         ("0.bias", "0", None, None),
@@ -90,12 +90,23 @@ def test_the_listing_says_what_every_parameter_was_set_to() -> None:
     assert (rows[2]["mean"], rows[2]["std"]) == (1, 0)
 
 
+def test_the_old_name_of_on_parameter_goes_on_working_but_not_beside_the_new_one() -> None:
+    model = nn.Linear(3, 2)
+    rows: list[dict] = []
+    init_(model, tell=rows.append)
+    assert [(row["name"], row["rule"]) for row in rows] == [("weight", "he"), ("bias", "0")]
+    with pytest.raises(ValueError, match=r"^init: on_parameter is given twice .*tell too"):
+        init_(model, tell=rows.append, on_parameter=rows.append)
+
+
 def test_a_function_is_a_scheme_with_the_factor_of_the_last_layer_and_zero_biases() -> None:
     def torch_default(normals: Tensor, layer: LayerShape) -> Tensor:  # called as a built-in one, and yet the user's
         return torch.full_like(normals, layer.fan_in)
 
     rows: list[dict] = []
-    model = init_(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), torch_default, last_factor=0.5, tell=rows.append)
+    model = init_(
+        nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), torch_default, last_factor=0.5, on_parameter=rows.append
+    )
     assert (model[0].weight == 4).all()
     assert (model[1].weight == 1.5).all()
     assert not model[0].bias.any()

@@ -2,14 +2,18 @@
 
 import copy
 import math
+from inspect import signature
 
 import pytest
 import torch
 from torch import nn
 
 from initlab import build_net, init_
-from initlab.init.apply import standard_normals, weight_layers
-from initlab.init.schemes import fans, scheme_std
+from initlab.init.apply import standard_normals
+from initlab.init.schemes import scheme_std
+from initlab.init.shapes import LayerShape, fans
+from initlab.nets.any_module import weight_layers
+from initlab.study.spec import Init
 
 
 def deep_net() -> nn.Sequential:
@@ -18,6 +22,14 @@ def deep_net() -> nn.Sequential:
 
 def weights(net: nn.Module) -> dict[str, torch.Tensor]:
     return {name: module.weight.detach().clone() for name, module in weight_layers(net)}
+
+
+def test_the_defaults_are_frozen_and_those_of_a_study_file() -> None:
+    golden = {"mode": "fan_in", "distribution": "normal", "std": 0.01}
+    assert {key: getattr(LayerShape, key) for key in golden} == golden
+    assert {key: getattr(Init(), key) for key in golden} == golden
+    assert {key: signature(init_).parameters[key].default for key in golden} == golden
+    assert signature(scheme_std).parameters["std"].default == 0.01
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from initlab.init.expectations import Rectifier
-from initlab.init.layers import spatial
-from initlab.init.shapes import fans
+from initlab.init.layers import layer_fans
 from initlab.inspection.lint.graph import joints_that_ran
 from initlab.inspection.lint.joints import Joint, Phi, joints_in_order
 from initlab.nets.any_module import WeightLayer, weight_layers
@@ -83,7 +82,7 @@ def sites_of(model: nn.Module, batch: Tensor | None) -> tuple[list[Site], Tensor
 def site_of(name: str, module: WeightLayer, joint: Joint, signal: float) -> Site:
     """One layer with its figures."""
     weight = module.weight.detach()
-    fan_in, fan_out = fans(tuple(weight.shape), **spatial(module))
+    fan_in, fan_out = layer_fans(module)
     bias_second = 0.0 if module.bias is None else module.bias.detach().double().square().mean().item()
     peak = weight.abs().max().item() if weight.numel() else 0.0
     return Site(name, module, joint, fan_in, fan_out, second_moment(weight), peak, bias_second, signal)

@@ -87,8 +87,8 @@ def predict(
     stds: dict[str, float | None] = {}
     if scheme is not None:
         model = copy.deepcopy(model)
-        tell = lambda row: stds.update({row["name"]: row["scheme_std"]})  # noqa: E731
-        init_(model, scheme, seed=seed, batch=images, tell=tell, **init_arguments)
+        on_parameter = lambda row: stds.update({row["name"]: row["scheme_std"]})  # noqa: E731
+        init_(model, scheme, seed=seed, batch=images, on_parameter=on_parameter, **init_arguments)
     if draws:
         redraw = None if scheme is None else (scheme, init_arguments)
         return redrawn(model, images, labels, loss=loss, draws=draws, seed=seed, scheme=redraw, quantiles=QUANTILES)
