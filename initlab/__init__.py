@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from initlab.signal.theory.predict import predict as predict
     from initlab.store.results import Results as Results
     from initlab.store.results import load as load
+    from initlab.study.mistakes import StudyError as StudyError
     from initlab.study.study import Study as Study
     from initlab.study.study import load_study as load_study
-    from initlab.study.study_file import StudyError as StudyError
     from initlab.testing.dense import dense_scores as dense_scores
     from initlab.testing.evaluate import Evaluated as Evaluated
     from initlab.testing.evaluate import evaluate as evaluate
@@ -38,7 +38,7 @@ _HOMES = {  # public name -> the module that it lives in
     "PaperComparison": "initlab.analysis.claims",
     "Results": "initlab.store.results",
     "Study": "initlab.study.study",
-    "StudyError": "initlab.study.study_file",
+    "StudyError": "initlab.study.mistakes",
     "build_net": "initlab.nets.build",
     "compare_paper": "initlab.analysis.claims",
     "dense_scores": "initlab.testing.dense",

@@ -17,8 +17,8 @@ from initlab.init.schemes import SCHEMES
 from initlab.launch.run import run
 from initlab.plan.plan import plan
 from initlab.store.files import StoreError, read_json
+from initlab.study.mistakes import StudyError
 from initlab.study.study import load_study, study_schema
-from initlab.study.study_file import StudyError
 
 DOC = Path(__file__).parent.parent / "docs" / "schemes.md"
 SHORT = {"epochs": 0.5, "lr": 0.001}

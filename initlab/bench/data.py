@@ -24,9 +24,9 @@ from initlab.data.dataset import Images
 from initlab.launch.settings import Settings, check_data, resolve
 from initlab.nets.layers import set_dropout_step
 from initlab.plan.plan import PlannedTrial, plan
+from initlab.study.mistakes import StudyError
 from initlab.study.spec import TrialSpec
 from initlab.study.study import Study, load_study
-from initlab.study.study_file import StudyError
 from initlab.train.sgd import sgd
 
 WARM_UP = 2  # steps before the clock starts: first kernels, first processes

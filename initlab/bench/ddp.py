@@ -15,9 +15,9 @@ from initlab.data.facts import FACTS
 from initlab.launch.run import run
 from initlab.launch.settings import gpu_count
 from initlab.plan.plan import plan
+from initlab.study.mistakes import StudyError
 from initlab.study.spec import TrialSpec
 from initlab.study.study import Study, load_study
-from initlab.study.study_file import StudyError
 
 SYNTHETIC = {
     "name": "bench-ddp",

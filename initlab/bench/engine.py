@@ -19,8 +19,8 @@ from typing import Any
 
 from initlab.launch.run import run
 from initlab.plan.plan import PlannedTrial, costliest_first, plan
+from initlab.study.mistakes import StudyError
 from initlab.study.study import load_study
-from initlab.study.study_file import StudyError
 
 
 def bench_engine(study: Path, jobs: int, repeats: int, overrides: Sequence[str]) -> Iterator[str]:

@@ -23,7 +23,7 @@ from initlab.nets.build import build_net
 from initlab.nets.catalog import CATALOG
 from initlab.nets.undisturbed import first_tensor, to_model, untouched
 from initlab.random_streams import stream_seed
-from initlab.study.study_file import parse_yaml
+from initlab.study.yaml_text import parse_yaml
 from initlab.user_code import import_callable, well_formed
 
 Shape = tuple[int, int, int]  # channels, height, width

@@ -24,9 +24,9 @@ from initlab.plan.pretraining import waves
 from initlab.store import files
 from initlab.store.files import StoreError, atomic, attempt_number, attempts, read_json, writable, write_json
 from initlab.store.results import Results, load
+from initlab.study.mistakes import StudyError
 from initlab.study.spec import TrialSpec
 from initlab.study.study import Study, dump_study, load_study
-from initlab.study.study_file import StudyError
 from initlab.study.trial_code import source_hashes
 
 RUN = "initlab.attempt.work_pack:run_task"  # by name, so that the launcher itself needs no torch

@@ -11,8 +11,8 @@ from pathlib import Path
 from initlab.data.facts import absence, is_pictures
 from initlab.data.folders import scan
 from initlab.plan.plan import PlannedTrial
+from initlab.study.mistakes import StudyError
 from initlab.study.study import Study
-from initlab.study.study_file import StudyError
 from initlab.user_code import is_code
 
 

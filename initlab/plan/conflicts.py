@@ -7,8 +7,8 @@ from initlab.nets.architecture import LINEAR_LAYERS, plain_problem
 from initlab.nets.catalog import size_problem
 from initlab.nets.variants import skip_problem
 from initlab.plan.dimensions import describe, input_side, planned_examples
+from initlab.study.mistakes import Mistake
 from initlab.study.spec import Data, Net, TrialSpec
-from initlab.study.study_file import Mistake
 from initlab.study.unused_fields import probes
 from initlab.user_code import is_code
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from initlab.plan.conflicts import conflicts
 from initlab.plan.cost import cost
 from initlab.plan.pretraining import shallow_of
+from initlab.study.mistakes import Mistake, StudyError
 from initlab.study.spec import TrialSpec
 from initlab.study.study import Study, varied_mistakes
-from initlab.study.study_file import Mistake, StudyError
 from initlab.study.unused_fields import drop_unused
 
 MOST_TRIALS = 1_000_000

@@ -9,9 +9,9 @@ from initlab.nets.counts import count, layer_counts, output_shapes
 from initlab.plan.conflicts import layout_conflicts
 from initlab.plan.dimensions import ImageShape, describe, parse_image_shape, shape_text
 from initlab.report.text_table import text_table
+from initlab.study.mistakes import StudyError
 from initlab.study.spec import TrialSpec
 from initlab.study.study import apply_override, validated
-from initlab.study.study_file import StudyError
 from initlab.study.unused_fields import drop_unused
 from initlab.user_code import is_code
 

@@ -13,9 +13,9 @@ from initlab.store import files
 from initlab.store.export import FRAMES, ROWS, compacted_rows, compacted_trials, export_csv, export_parquet
 from initlab.store.files import StoreError
 from initlab.store.reader import line_rows, read_trials, signal_frames
+from initlab.study.mistakes import StudyError
 from initlab.study.spec import getattr_path
 from initlab.study.study import Study, differing_paths
-from initlab.study.study_file import StudyError
 from initlab.verdict.judge import judge
 from initlab.verdict.odds import FEATURES, VERDICTS, features_of, forecast_of
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from initlab.study.study_file import short, suggestion
+from initlab.study.mistakes import short, suggestion
 from initlab.user_code import is_code, well_formed
 
 

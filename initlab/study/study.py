@@ -11,8 +11,9 @@ import yaml
 from pydantic import Field, ValidationError
 
 from initlab.study.field_types import Seed
+from initlab.study.mistakes import Mistake, StudyError, dotted, explain, short
 from initlab.study.spec import Data, DataSection, Init, Net, Probe, Run, Spec, Train, TrialSpec, Verdict, getattr_path
-from initlab.study.study_file import Mistake, StudyError, dotted, explain, parse_yaml, read_yaml, short
+from initlab.study.yaml_text import parse_yaml, read_yaml
 
 Overrides = dict[str, Any]  # dotted path -> value
 SECTIONS: dict[str, type[Spec]] = {"data": Data, "net": Net, "init": Init, "train": Train, "probe": Probe}

@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from initlab.bench.ddp import bench_ddp, rate
 from initlab.cli import main
 from initlab.plan.plan import plan
+from initlab.study.mistakes import StudyError
 from initlab.study.study import Study
-from initlab.study.study_file import StudyError
 
 
 def test_the_table_has_both_scalings_and_their_ratios(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 from initlab.data.facts import FACTS
 from initlab.plan.cost import Cost, Finished, cost, costs, counts
 from initlab.plan.plan import plan
+from initlab.study.mistakes import StudyError
 from initlab.study.spec import TrialSpec
 from initlab.study.study import Study
-from initlab.study.study_file import StudyError
 
 DEMO = Path(__file__).parents[2] / "sweeps" / "demo.yaml"
 

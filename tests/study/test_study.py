@@ -9,9 +9,9 @@ import yaml
 
 from initlab.plan.cost import costs
 from initlab.plan.plan import plan
+from initlab.study.mistakes import StudyError
 from initlab.study.spec import TrialSpec, getattr_path
 from initlab.study.study import SETTABLE, TRIAL_PATHS, Study, dump_study, load_study, study_schema
-from initlab.study.study_file import StudyError
 
 DEMO = Path(__file__).parents[2] / "sweeps" / "demo.yaml"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from initlab.plan.plan import plan
+from initlab.study.mistakes import StudyError
 from initlab.study.study import load_study
-from initlab.study.study_file import StudyError
 
 TOP = "name, question, data, net, init, train, probe, verdict, run, seed, grid, cases"
 NET = "name, depth, width, widths, stages, downsample, linear_width, activation, negative_slope, norm, skip, options"

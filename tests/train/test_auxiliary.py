@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from initlab.data.dataset import step_indices
 from initlab.plan.plan import plan
+from initlab.study.mistakes import StudyError
 from initlab.study.study import Study
-from initlab.study.study_file import StudyError
 from initlab.train.auxiliary import Auxiliary
 from tests.train.test_trial import parts, same_weights, spec, train
 

@@ -10,9 +10,9 @@ import torch
 import initlab
 from initlab.plan.plan import plan
 from initlab.store.files import CHECKPOINT, STOP, read_json
+from initlab.study.mistakes import StudyError
 from initlab.study.spec import TrialSpec
 from initlab.study.study import Study
-from initlab.study.study_file import StudyError
 from tests.data.pictures import write_folder
 
 FOLDER: dict[str, Any] = {

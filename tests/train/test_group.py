@@ -13,8 +13,8 @@ from initlab.launch.settings import resolve
 from initlab.nets.layers import StreamDropout, set_dropout_step
 from initlab.store.checkpoint import read_checkpoint
 from initlab.store.results import Results
+from initlab.study.mistakes import StudyError
 from initlab.study.study import Study
-from initlab.study.study_file import StudyError
 from initlab.train.group import ALONE, Group
 
 # 20 steps that need everything shared: dropout masks, shifts, a learning rate that falls, slopes, a probe

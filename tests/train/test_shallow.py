@@ -11,8 +11,8 @@ from initlab.nets.build import build_net
 from initlab.plan.plan import plan
 from initlab.plan.pretraining import shallow_of
 from initlab.store.files import CHECKPOINT
+from initlab.study.mistakes import StudyError
 from initlab.study.study import load_study
-from initlab.study.study_file import StudyError
 from initlab.train.start import start_from
 
 DEEP = {"depth": 14}

@@ -1,0 +1,142 @@
+"""Mistakes in a study: one line each, at the dotted path where the user wrote it, with what is allowed there."""
+
+import difflib
+import math
+import re
+import reprlib
+from collections.abc import Iterable
+from datetime import date
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from initlab.errors import UserError
+
+Mistake = tuple[str, str]  # dotted path, what is wrong and what is allowed
+Parts = tuple[str | int, ...]  # of a path: keys, and positions in lists
+
+
+class StudyError(UserError):
+    """Mistakes in a study, one line each in `lines`."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.lines = list(dict.fromkeys(lines))
+        super().__init__("\n".join(self.lines))
+
+
+def dotted(parts: Iterable[str | int]) -> str:
+    """`dotted(["cases", 0, "net.depth"])` is `cases[0].net.depth`; a key that would break the line is quoted."""
+    text = ""
+    for part in parts:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += ("." if text else "") + (part if part.isprintable() and part.strip() else repr(part))
+    return text
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> list[Mistake]:
+    """(dotted path, explanation) of each mistake that pydantic reports of a model."""
+    mistakes = []
+    for item in error.errors(include_url=False):
+        path, kind = item["loc"], item["type"]
+        if kind == "extra_forbidden":
+            text = unknown_key([str(part) for part in path], model)
+        else:
+            text = explain_value(item["input"], kind, item.get("ctx", {}), item["msg"])
+        mistakes.append((dotted(path), text))
+    return mistakes
+
+
+# The kind of pydantic's error -> what is wrong, and what is allowed, with values of the error's context.
+EXPLANATIONS = {
+    "greater_than": ("out of range", "above {gt}"),
+    "greater_than_equal": ("out of range", "at least {ge}"),
+    "less_than": ("out of range", "below {lt}"),
+    "less_than_equal": ("out of range", "at most {le}"),
+    "finite_number": ("out of range", "a finite number"),
+    "too_short": ("empty", "at least one value"),
+    "string_too_long": ("too long", "at most {max_length} characters"),
+    "string_pattern_mismatch": (
+        "not a usable name",
+        "letters, digits, '.', '_' and '-', starting with a letter or digit",
+    ),
+    **dict.fromkeys(["int_type", "int_from_float"], ("wrong type", "a whole number")),
+    "float_type": ("wrong type", "a number"),
+    "bool_type": ("wrong type", "true or false"),
+    **dict.fromkeys(["string_type", "string_unicode", "invalid_key"], ("wrong type", "text")),
+    **dict.fromkeys(["list_type", "tuple_type"], ("wrong type", "a list")),
+    **dict.fromkeys(["dict_type", "model_type"], ("wrong type", "a mapping (`key: value` lines)")),
+}
+
+
+def explain_value(value: Any, kind: str, context: dict[str, Any], message: str) -> str:
+    """What is wrong with a value, from the kind, context and message of pydantic's error."""
+    if kind == "missing":
+        return "missing (got nothing); give it a value"
+    if kind == "literal_error":
+        allowed = re.findall(r"'([^']*)'", context["expected"])
+        return f"unknown value (got {short(value)}); allowed: {', '.join(allowed)}{suggestion(value, allowed)}"
+    if kind == "float_type" and type(value) is int:  # 10**400 is a number that no float holds
+        kind = "finite_number"
+    if kind not in EXPLANATIONS:
+        return message  # of a validator in field_types.py
+    problem, allowed_values = EXPLANATIONS[kind]
+    whole = {key: int(x) if isinstance(x, float) and x.is_integer() else x for key, x in context.items()}
+    return f"{problem} (got {short(value)}); allowed: {allowed_values.format(**whole)}"
+
+
+def unknown_key(path: list[str], model: type[BaseModel]) -> str:
+    """What to say of a key that does not exist, with those that do, and the section that it may belong to."""
+    section: Any = model
+    for part in path[:-1]:
+        section = section.model_fields[part].annotation
+    key, prefix = path[-1], "".join(f"{part}." for part in path[:-1])
+    elsewhere = [
+        f"{name}.{key}"
+        for name, field in model.model_fields.items()
+        if key in getattr(field.annotation, "model_fields", {})
+    ]
+    near = [prefix + name for name in difflib.get_close_matches(key, section.model_fields, n=1)]
+    near = elsewhere if len(elsewhere) == 1 else near
+    hint = f"; did you mean {near[0]}?" if near else ""
+    if "." in key and key.partition(".")[0] in section.model_fields:
+        hint = "; dotted paths are for grid, cases and --set, write `{}: {{{}: ...}}`".format(*key.split(".", 1))
+    return f"unknown key (got {short(key)}); allowed: {', '.join(section.model_fields)}{hint}"
+
+
+def suggestion(got: Any, allowed: Iterable[str]) -> str:
+    """`; did you mean 'he'?` for a close misspelling, else nothing."""
+    near = difflib.get_close_matches(got.lower(), list(allowed), n=1) if isinstance(got, str) else []
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+class Short(reprlib.Repr):
+    """Values in YAML's words, cut to a line however large or nested they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxlong = 3, 60, 40
+
+    def repr_bool(self, value: bool, level: int) -> str:
+        return "true" if value else "false"
+
+    def repr_NoneType(self, value: None, level: int) -> str:
+        return "nothing"
+
+    def repr_date(self, value: date, level: int) -> str:
+        return value.isoformat()
+
+    repr_datetime = repr_date
+
+    def repr_int(self, value: int, level: int) -> str:
+        if abs(value) < 10**self.maxlong:
+            return repr(value)
+        digits = math.floor(value.bit_length() * math.log10(2)) + 1  # str() refuses very long numbers
+        return f"a whole number of about {digits} digits"
+
+
+def short(value: Any) -> str:
+    """A value as a user would recognise it, in a line."""
+    text = Short().repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
