@@ -5,12 +5,22 @@
 """
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 LINEAR_LAYERS = 3
+# Slope below zero at the start of training (He et al. 2015, sec. 2.1).
+DEFAULT_SLOPES = {"relu": 0.0, "leaky_relu": 0.01, "prelu": 0.25, "prelu_shared": 0.25}
+
+RectifierName = Literal["relu", "leaky_relu", "prelu", "prelu_shared"]
+Downsample = Literal["stride", "max_pool"]
+Norm = Literal["none", "batch"]
+Skip = Literal["none", "identity"]
 
 
 @dataclass(frozen=True)
 class Conv:
+    """A square convolution with a bias."""
+
     name: str
     in_channels: int
     out_channels: int
@@ -21,6 +31,8 @@ class Conv:
 
 @dataclass(frozen=True)
 class Linear:
+    """A linear layer with a bias."""
+
     name: str
     in_features: int
     out_features: int
@@ -28,14 +40,18 @@ class Linear:
 
 @dataclass(frozen=True)
 class Activation:
+    """A rectifier of `channels` channels; the slope below zero is where `prelu` and `prelu_shared` start."""
+
     name: str
-    kind: str  # relu | leaky_relu | prelu | prelu_shared
+    kind: RectifierName
     channels: int
     negative_slope: float
 
 
 @dataclass(frozen=True)
 class MaxPool:
+    """Maxima of square windows, without padding."""
+
     name: str
     kernel: int
     stride: int
@@ -51,6 +67,8 @@ class SPP:
 
 @dataclass(frozen=True)
 class BatchNorm:
+    """Batch normalisation of maps, with a scale and a shift per channel."""
+
     name: str
     channels: int
 
@@ -65,11 +83,15 @@ class Add:
 
 @dataclass(frozen=True)
 class Flatten:
+    """Maps to one vector per example."""
+
     name: str
 
 
 @dataclass(frozen=True)
 class Dropout:
+    """Dropout with probability `p`."""
+
     name: str
     p: float
 
@@ -77,73 +99,87 @@ class Dropout:
 Layer = Conv | Linear | Activation | MaxPool | SPP | BatchNorm | Add | Flatten | Dropout
 
 
-# slope below zero at the start of training (He et al. 2015, sec. 2.1)
-DEFAULT_SLOPES = {"relu": 0.0, "leaky_relu": 0.01, "prelu": 0.25, "prelu_shared": 0.25}
-DOWNSAMPLES = ("stride", "max_pool")
+@dataclass(frozen=True)
+class NetChoices:
+    """What there is to choose of a net; `build_net` and study files take their defaults from here.
+
+    The fields of `PLAIN_ALONE` are for `plain`: a net of the paper has its own.
+    """
+
+    depth: int = 30  # weight layers
+    width: int = 16  # channels of the first stage; they double per stage
+    widths: tuple[int, ...] | None = None  # channels of each stage, instead of width and stages
+    stages: int = 3
+    linear_width: int = 64  # of the first two linear layers
+    downsample: Downsample = "stride"
+    activation: RectifierName = "relu"
+    negative_slope: float | None = None  # below zero, the start for PReLU; None takes that of `DEFAULT_SLOPES`
+    dropout: float = 0.0  # in the first two linear layers; 0 leaves the dropout layers out
+    norm: Norm = "none"
+    skip: Skip = "none"
+
+    def rectifier(self, name: str, channels: int) -> Activation:
+        """The activation of a layer with so many channels."""
+        slope = DEFAULT_SLOPES[self.activation] if self.negative_slope is None else self.negative_slope
+        return Activation(name, self.activation, channels, slope)
+
+    def linear_part(self, features: int, width: int, num_classes: int) -> list[Layer]:
+        """The three linear layers that end a net: two of this width with their activations, and one of the classes."""
+        layers: list[Layer] = []
+        for index in (1, 2):
+            layers += [Linear(f"fc{index}", features, width), self.rectifier(f"fc_act{index}", width)]
+            if self.dropout:
+                layers.append(Dropout(f"dropout{index}", self.dropout))
+            features = width
+        return [*layers, Linear("fc3", features, num_classes)]
 
 
-def plain(
-    depth: int,
-    width: int,
-    num_classes: int,
-    input_shape: tuple[int, int, int],
-    *,
-    widths: tuple[int, ...] | None = None,
-    stages: int = 3,
-    linear_width: int = 64,
-    activation: str = "relu",
-    negative_slope: float | None = None,
-    downsample: str = "stride",
-    dropout: float = 0.0,
-) -> list[Layer]:
+DEFAULT_CHOICES = NetChoices()
+PLAIN_ALONE = ("depth", "width", "widths", "stages", "linear_width", "downsample")
+
+
+def check_choice(place: str, key: str, value: str, choices: object) -> None:
+    """Refuse a value that is none of a Literal's."""
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise ValueError(f"{place}: unknown {key} (got {value!r}); allowed: {', '.join(allowed)}")
+
+
+def plain(num_classes: int, input_shape: tuple[int, int, int], choices: NetChoices) -> list[Layer]:
     """A plain rectifier net for small images: stages of 3x3 convolutions, then three linear layers.
 
     `depth` counts weight layers, so 22 is 19 convolutions and 3 linear layers, and 30 is 27 and 3. The
     convolutions are spread over the stages as evenly as they go, earlier stages first. Stage s has
-    `width * 2**s` channels, or `widths[s]`.
+    `width * 2**s` channels, or `widths[s]`. Between stages the map halves: by stride 2 in a stage's first convolution,
+    an odd side rounding up, or by a 2x2 `max_pool` before it, an odd side rounding down.
 
     Args:
         input_shape: (channels, height, width) of one image.
-        linear_width: width of the first two linear layers.
-        negative_slope: slope below zero (its start for PReLU); None takes that of `DEFAULT_SLOPES`.
-        downsample: how the map halves between stages: `stride` 2 in a stage's first convolution, an odd side
-            rounding up, or a 2x2 `max_pool` before it, an odd side rounding down.
-        dropout: probability in the first two linear layers; 0 leaves the dropout layers out.
 
     Raises:
         ValueError: depth gives a stage no convolution, the map does not survive the halvings, or an unknown choice.
     """
-    for name, value, allowed in (("activation", activation, DEFAULT_SLOPES), ("downsample", downsample, DOWNSAMPLES)):
-        if value not in allowed:
-            raise ValueError(f"plain: unknown {name} (got {value!r}); allowed: {', '.join(allowed)}")
-    stage_widths = widths or tuple(width * 2**stage for stage in range(stages))
-    problem = plain_problem(depth, len(stage_widths), min(input_shape[1:]))
+    check_choice("plain", "activation", choices.activation, RectifierName)
+    check_choice("plain", "downsample", choices.downsample, Downsample)
+    widths = choices.widths or tuple(choices.width * 2**stage for stage in range(choices.stages))
+    problem = plain_problem(choices.depth, len(widths), min(input_shape[1:]))
     if problem:
         raise ValueError(f"plain: {': '.join(problem)}")
-    slope = DEFAULT_SLOPES[activation] if negative_slope is None else negative_slope
+    strided = choices.downsample == "stride"
     layers: list[Layer] = []
-    convs, (channels, *sides) = depth - LINEAR_LAYERS, input_shape
-    for stage, out in enumerate(stage_widths):
+    convs, (channels, *sides) = choices.depth - LINEAR_LAYERS, input_shape
+    for stage, width in enumerate(widths):
         if stage > 0:
-            sides = [(side + 1) // 2 if downsample == "stride" else side // 2 for side in sides]
-            if downsample == "max_pool":
-                layers.append(MaxPool(f"pool{stage}", kernel=2, stride=2))
-        for index in range(convs // len(stage_widths) + (stage < convs % len(stage_widths))):
+            sides = [(side + 1) // 2 if strided else side // 2 for side in sides]
+            layers += [] if strided else [MaxPool(f"pool{stage}", kernel=2, stride=2)]
+        for index in range(convs // len(widths) + (stage < convs % len(widths))):
             suffix = f"{stage + 1}_{index + 1}"
-            stride = 2 if downsample == "stride" and stage > 0 and index == 0 else 1
-            layers.append(Conv(f"conv{suffix}", channels, out, kernel=3, stride=stride, padding=1))
-            layers.append(Activation(f"act{suffix}", activation, out, slope))
-            channels = out
-    layers.append(Flatten("flatten"))
+            stride = 2 if strided and stage > 0 and index == 0 else 1
+            layers.append(Conv(f"conv{suffix}", channels, width, kernel=3, stride=stride, padding=1))
+            layers.append(choices.rectifier(f"act{suffix}", width))
+            channels = width
     features = channels * sides[0] * sides[1]
-    for index in (1, 2):
-        layers.append(Linear(f"fc{index}", features, linear_width))
-        layers.append(Activation(f"fc_act{index}", activation, linear_width, slope))
-        if dropout:
-            layers.append(Dropout(f"dropout{index}", dropout))
-        features = linear_width
-    layers.append(Linear("fc3", features, num_classes))
-    return layers
+    return [*layers, Flatten("flatten"), *choices.linear_part(features, choices.linear_width, num_classes)]
 
 
 def plain_problem(depth: int, stages: int, image_size: int) -> tuple[str, str] | None:

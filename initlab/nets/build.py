@@ -2,43 +2,32 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 
 from initlab.nets import architecture
 from initlab.nets import layers as ours
-from initlab.nets.architecture import Add, Layer
+from initlab.nets.architecture import PLAIN_ALONE, Add, Downsample, Layer, NetChoices, Norm, RectifierName, Skip
 from initlab.nets.catalog import CATALOG, INPUT_SIZE, NUM_CLASSES, describe_net
-
-# what a net of the paper does not leave to choose, with the defaults of `build_net`
-PLAIN_ALONE: dict[str, Any] = {
-    "depth": 30,
-    "width": 16,
-    "widths": None,
-    "stages": 3,
-    "linear_width": 64,
-    "downsample": "stride",
-}
 
 
 def build_net(
     name: str = "plain",
     *,
-    depth: int = 30,
-    width: int = 16,
+    depth: int = NetChoices.depth,
+    width: int = NetChoices.width,
     num_classes: int | None = None,
     input_shape: tuple[int, int, int] | None = None,
     input_size: int | None = None,
-    widths: Sequence[int] | None = None,
-    stages: int = 3,
-    linear_width: int = 64,
-    activation: str = "relu",
-    negative_slope: float | None = None,
-    downsample: str = "stride",
-    dropout: float = 0.0,
-    norm: str = "none",
-    skip: str = "none",
+    widths: Sequence[int] | None = NetChoices.widths,
+    stages: int = NetChoices.stages,
+    linear_width: int = NetChoices.linear_width,
+    activation: RectifierName = NetChoices.activation,
+    negative_slope: float | None = NetChoices.negative_slope,
+    downsample: Downsample = NetChoices.downsample,
+    dropout: float = NetChoices.dropout,
+    norm: Norm = NetChoices.norm,
+    skip: Skip = NetChoices.skip,
 ) -> nn.Sequential:
     """A net of the catalog, with torch's default initialisation; `initlab.init_` gives it another.
 
@@ -65,16 +54,22 @@ def build_net(
     """
     if name not in CATALOG:
         raise ValueError(f"build_net: unknown net (got {name!r}); allowed: {', '.join(CATALOG)}")
-    own: dict[str, Any] = {
-        "depth": depth,
-        "width": width,
-        "widths": tuple(widths) if widths else None,
-        "stages": stages,
-        "linear_width": linear_width,
-        "downsample": downsample,
-    }
-    for key, value in own.items():
-        if name != "plain" and value != PLAIN_ALONE[key]:
+    choices = NetChoices(
+        depth=depth,
+        width=width,
+        widths=tuple(widths) if widths else None,
+        stages=stages,
+        linear_width=linear_width,
+        downsample=downsample,
+        activation=activation,
+        negative_slope=negative_slope,
+        dropout=dropout,
+        norm=norm,
+        skip=skip,
+    )
+    for key in PLAIN_ALONE:
+        value = getattr(choices, key)
+        if name != "plain" and value != getattr(NetChoices, key):
             raise ValueError(f"build_net: {name} has its own {key} (got {value}); it is to be chosen for plain alone")
     if input_size is None and input_shape is None and name != "plain":
         input_size = INPUT_SIZE
@@ -92,18 +87,7 @@ def build_net(
         num_classes = 10 if name == "plain" else NUM_CLASSES
     if num_classes < 1:
         raise ValueError(f"build_net: num_classes: out of range (got {num_classes}); allowed: at least 1")
-    layers = describe_net(
-        name,
-        num_classes,
-        shape,
-        **own,
-        activation=activation,
-        negative_slope=negative_slope,
-        dropout=dropout,
-        norm=norm,
-        skip=skip,
-    )
-    return to_modules(layers)
+    return to_modules(describe_net(name, num_classes, shape, choices))
 
 
 def to_modules(layers: Sequence[Layer]) -> nn.Sequential:
@@ -122,7 +106,7 @@ def to_module(layer: Layer) -> nn.Module:
         case architecture.Linear():
             return nn.Linear(layer.in_features, layer.out_features)
         case architecture.Activation():
-            return activation_module(layer)
+            return rectifier_module(layer)
         case architecture.MaxPool():
             return nn.MaxPool2d(layer.kernel, layer.stride)
         case architecture.SPP():
@@ -137,17 +121,10 @@ def to_module(layer: Layer) -> nn.Module:
             return ours.StreamDropout(layer.p, layer.name)
 
 
-def activation_module(layer: architecture.Activation) -> nn.Module:
+def rectifier_module(layer: architecture.Activation) -> nn.Module:
     """Rectifier with the description's slope; PReLU learns one per channel, or one for `prelu_shared`."""
-    match layer.kind:
-        case "relu":
-            return nn.ReLU()
-        case "leaky_relu":
-            return nn.LeakyReLU(layer.negative_slope)
-        case "prelu":
-            return nn.PReLU(layer.channels, init=layer.negative_slope)
-        case "prelu_shared":
-            return nn.PReLU(1, init=layer.negative_slope)
-    raise ValueError(
-        f"{layer.name}: unknown activation (got {layer.kind!r}); allowed: relu, leaky_relu, prelu, prelu_shared"
-    )
+    if layer.kind == "relu":
+        return nn.ReLU()
+    if layer.kind == "leaky_relu":
+        return nn.LeakyReLU(layer.negative_slope)
+    return nn.PReLU(layer.channels if layer.kind == "prelu" else 1, init=layer.negative_slope)

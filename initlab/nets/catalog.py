@@ -16,16 +16,16 @@ from functools import lru_cache, partial
 from itertools import count as numbers
 
 from initlab.nets.architecture import (
-    DEFAULT_SLOPES,
+    DEFAULT_CHOICES,
     LINEAR_LAYERS,
     SPP,
-    Activation,
     Conv,
-    Dropout,
     Flatten,
     Layer,
-    Linear,
     MaxPool,
+    NetChoices,
+    RectifierName,
+    check_choice,
     plain,
 )
 from initlab.nets.counts import output_shapes
@@ -107,67 +107,31 @@ PAPER_NETS = {
 CATALOG = ("plain", *PAPER_NETS)  # names that a study may give a net
 
 
-def describe_net(
-    name: str,
-    num_classes: int,
-    input_shape: tuple[int, int, int],
-    *,
-    depth: int,
-    width: int,
-    widths: tuple[int, ...] | None,
-    stages: int,
-    linear_width: int,
-    downsample: str,
-    activation: str,
-    negative_slope: float | None,
-    dropout: float,
-    norm: str,
-    skip: str,
-) -> list[Layer]:
-    """The layers of any net of the catalog; `depth` to `downsample` are for `plain` alone.
+def describe_net(name: str, num_classes: int, input_shape: tuple[int, int, int], choices: NetChoices) -> list[Layer]:
+    """The layers of any net of the catalog.
 
     Raises:
         ValueError: as `plain`, `paper_net` and `variant`.
     """
     if name == "plain":
-        layers = plain(
-            depth,
-            width,
-            num_classes,
-            input_shape,
-            widths=widths,
-            stages=stages,
-            linear_width=linear_width,
-            activation=activation,
-            negative_slope=negative_slope,
-            downsample=downsample,
-            dropout=dropout,
-        )
+        layers = plain(num_classes, input_shape, choices)
     else:
-        layers = paper_net(
-            name, num_classes, input_shape, activation=activation, negative_slope=negative_slope, dropout=dropout
-        )
-    return variant(layers, norm=norm, skip=skip)
+        layers = paper_net(name, num_classes, input_shape, choices)
+    return variant(layers, norm=choices.norm, skip=choices.skip)
 
 
 def paper_net(
     name: str,
     num_classes: int = NUM_CLASSES,
     input_shape: tuple[int, int, int] = (3, INPUT_SIZE, INPUT_SIZE),
-    *,
-    activation: str = "relu",
-    negative_slope: float | None = None,
-    dropout: float = 0.0,
+    choices: NetChoices = DEFAULT_CHOICES,
 ) -> list[Layer]:
     """The layers of a net of `PAPER_NETS`: convolutions, SPP (VGG: flattened), linear layers of 4096, 4096 and classes.
 
-    An activation follows every convolution and the first two linear layers (sec. 2.1).
+    An activation follows every convolution and the first two linear layers (sec. 2.1); the paper's dropout is 0.5.
 
     Args:
         input_shape: (channels, height, width) of one image; a net with SPP then takes any larger or smaller ones too.
-        activation: a key of `DEFAULT_SLOPES`.
-        negative_slope: slope below zero (its start for PReLU); None takes that of `DEFAULT_SLOPES`.
-        dropout: probability in the first two linear layers, 0.5 in the paper; 0 leaves the dropout layers out.
 
     Raises:
         ValueError: unknown name or activation, or an image too small for the net.
@@ -176,26 +140,18 @@ def paper_net(
     """
     if name not in PAPER_NETS:
         raise ValueError(f"net.name: unknown net (got {name!r}); allowed: {', '.join(PAPER_NETS)}")
-    if activation not in DEFAULT_SLOPES:
-        raise ValueError(f"{name}: unknown activation (got {activation!r}); allowed: {', '.join(DEFAULT_SLOPES)}")
+    check_choice(name, "activation", choices.activation, RectifierName)
     problem = size_problem(name, *input_shape[1:])
     if problem:
         raise ValueError(f"{name}: images {problem}")
-    slope = DEFAULT_SLOPES[activation] if negative_slope is None else negative_slope
-    convs = PAPER_NETS[name].conv_part(input_shape[0])
+    conv_part = PAPER_NETS[name].conv_part(input_shape[0])
     layers: list[Layer] = []
-    for layer in convs:
+    for layer in conv_part:
         layers.append(layer)
         if isinstance(layer, Conv):
-            layers.append(Activation("act" + layer.name.removeprefix("conv"), activation, layer.out_channels, slope))
-    (features,) = output_shapes(convs, input_shape)[-1]
-    for index in (1, 2):
-        layers.append(Linear(f"fc{index}", features, LINEAR_WIDTH))
-        layers.append(Activation(f"fc_act{index}", activation, LINEAR_WIDTH, slope))
-        if dropout:
-            layers.append(Dropout(f"dropout{index}", dropout))
-        features = LINEAR_WIDTH
-    return [*layers, Linear("fc3", features, num_classes)]
+            layers.append(choices.rectifier("act" + layer.name.removeprefix("conv"), layer.out_channels))
+    (features,) = output_shapes(conv_part, input_shape)[-1]
+    return [*layers, *choices.linear_part(features, LINEAR_WIDTH, num_classes)]
 
 
 def size_problem(name: str, height: int, width: int) -> str | None:

@@ -7,21 +7,17 @@ the same names, start from the same random numbers, and compare at equal depth.
 from collections.abc import Sequence
 from itertools import pairwise
 
-from initlab.nets.architecture import Add, BatchNorm, Conv, Layer, MaxPool
-
-NORMS = ("none", "batch")
-SKIPS = ("none", "identity")
+from initlab.nets.architecture import Add, BatchNorm, Conv, Layer, MaxPool, Norm, Skip, check_choice
 
 
-def variant(layers: Sequence[Layer], *, norm: str = "none", skip: str = "none") -> list[Layer]:
+def variant(layers: Sequence[Layer], *, norm: Norm = "none", skip: Skip = "none") -> list[Layer]:
     """The net with this norm and these skips; with neither, the net as it is.
 
     Raises:
         ValueError: an unknown norm or skip, or skips for a net that has no place for one.
     """
-    for key, value, allowed in (("norm", norm, NORMS), ("skip", skip, SKIPS)):
-        if value not in allowed:
-            raise ValueError(f"net.{key}: unknown {key} (got {value!r}); allowed: {', '.join(allowed)}")
+    check_choice("net.norm", "norm", norm, Norm)
+    check_choice("net.skip", "skip", skip, Skip)
     layers = list(layers)
     if skip == "identity":
         problem = skip_problem(layers)

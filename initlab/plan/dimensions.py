@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from initlab.data.facts import FACTS
 from initlab.errors import UserError
-from initlab.nets.architecture import Layer
+from initlab.nets.architecture import Layer, NetChoices
 from initlab.nets.catalog import describe_net
 from initlab.study.spec import Data, TrialSpec
 
@@ -34,23 +34,8 @@ def image_facts(spec: TrialSpec) -> tuple[int, ImageShape]:
 
 def describe(spec: TrialSpec, num_classes: int, input_shape: ImageShape) -> list[Layer]:
     """The layers of a catalog net as the trial asks for it, for images of `input_shape` (channels, height, width)."""
-    net = spec.net
-    return describe_net(
-        net.name,
-        num_classes,
-        input_shape,
-        depth=net.depth,
-        width=net.width,
-        widths=net.widths,
-        stages=net.stages,
-        linear_width=net.linear_width,
-        downsample=net.downsample,
-        activation=net.activation,
-        negative_slope=net.negative_slope,
-        dropout=spec.train.dropout,
-        norm=net.norm,
-        skip=net.skip,
-    )
+    choices = {key: value for key, value in spec.net if key not in ("name", "options")}
+    return describe_net(spec.net.name, num_classes, input_shape, NetChoices(**choices, dropout=spec.train.dropout))
 
 
 def parse_image_shape(text: str, channels: int = 3) -> ImageShape:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from initlab.data.facts import FACTS
 from initlab.init.shapes import Distribution, LayerShape, Mode
+from initlab.nets.architecture import Downsample, NetChoices, Norm, RectifierName, Skip
 from initlab.nets.catalog import CATALOG
 from initlab.study.field_types import Count, Epochs, Fraction, Options, Positive, Seed, Side, known_name
 
@@ -79,25 +80,28 @@ class Net(Spec):
     name: Annotated[str, known_name("net", CATALOG)] = Field(
         "plain", description=f"{', '.join(CATALOG)}, or pkg.module:callable (needs --allow-code)"
     )
-    depth: Annotated[int, Field(ge=4, le=1000)] = Field(30, description="weight layers: convolutions and 3 linear ones")
+    depth: Annotated[int, Field(ge=4, le=1000)] = Field(
+        NetChoices.depth, description="weight layers: convolutions and 3 linear ones"
+    )
     width: Annotated[int, Field(ge=1, le=8192)] = Field(
-        16, description="channels of the first stage; doubles per stage"
+        NetChoices.width, description="channels of the first stage; doubles per stage"
     )
     widths: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] | None = Field(
-        None, description="channels of each stage, instead of width and stages"
+        NetChoices.widths, description="channels of each stage, instead of width and stages"
     )
-    stages: Annotated[int, Field(ge=1, le=8)] = Field(3, description="the map halves between stages")
-    downsample: Literal["stride", "max_pool"] = Field("stride", description="how the map halves between stages")
-    linear_width: Count = Field(64, description="width of the first two linear layers")
-    activation: Literal["relu", "leaky_relu", "prelu", "prelu_shared"] = Field(
-        "relu", description="prelu learns a slope per channel, prelu_shared one per layer"
+    stages: Annotated[int, Field(ge=1, le=8)] = Field(NetChoices.stages, description="the map halves between stages")
+    downsample: Downsample = Field(NetChoices.downsample, description="how the map halves between stages")
+    linear_width: Count = Field(NetChoices.linear_width, description="width of the first two linear layers")
+    activation: RectifierName = Field(
+        NetChoices.activation, description="prelu learns a slope per channel, prelu_shared one per layer"
     )
     negative_slope: Annotated[float, Field(ge=-1, le=1)] | None = Field(
-        None, description="slope below zero, at the start for prelu; null = 0.01 for leaky_relu, 0.25 for prelu"
+        NetChoices.negative_slope,
+        description="slope below zero, at the start for prelu; null = 0.01 for leaky_relu, 0.25 for prelu",
     )
-    norm: Literal["none", "batch"] = Field("none", description="batch: BatchNorm after every convolution")
-    skip: Literal["none", "identity"] = Field(
-        "none", description="identity: skips around pairs of convolutions of a stage, without parameters"
+    norm: Norm = Field(NetChoices.norm, description="batch: BatchNorm after every convolution")
+    skip: Skip = Field(
+        NetChoices.skip, description="identity: skips around pairs of convolutions of a stage, without parameters"
     )
     options: Options = Field({}, description="keyword arguments of your callable")
 
@@ -136,7 +140,7 @@ class Train(Spec):
     slope_lr_factor: Annotated[float, Field(ge=0, le=1e6)] = Field(
         1.0, description="times lr for the slopes that prelu learns; 0 keeps them"
     )
-    dropout: Fraction = Field(0.0, description="in the first two linear layers")
+    dropout: Fraction = Field(NetChoices.dropout, description="in the first two linear layers")
     schedule: Literal["constant", "step", "plateau", "cosine"] = Field("constant", description="of the learning rate")
     milestones: Annotated[tuple[Epochs, ...], Field(strict=False)] = Field(
         (), description="epochs at which lr is multiplied by factor (step)"

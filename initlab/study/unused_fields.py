@@ -3,23 +3,24 @@
 from typing import Any
 
 from initlab.data.facts import is_pictures
+from initlab.nets.architecture import PLAIN_ALONE
 from initlab.nets.catalog import PAPER_NETS
 from initlab.study.spec import SCHEMES, Data, Init, TrialSpec, getattr_path
 from initlab.user_code import is_code
 
 DEFAULT = TrialSpec()
-PLAIN_ALONE = {f"net.{key}" for key in ("depth", "width", "widths", "stages", "downsample", "linear_width")}
+PLAIN_PATHS = {f"net.{key}" for key in PLAIN_ALONE}
 
 
 def unused_paths(trial: TrialSpec) -> set[str]:
     """Dotted paths that this trial's choices make meaningless."""
     unused = set()
     if is_code(trial.net.name):
-        unused |= PLAIN_ALONE | {"net.activation", "net.negative_slope", "net.norm", "net.skip"}
+        unused |= PLAIN_PATHS | {"net.activation", "net.negative_slope", "net.norm", "net.skip"}
         unused |= {"train.dropout", "train.shallow_depth"}
     else:
         unused |= {"net.options"}
-        unused |= PLAIN_ALONE if trial.net.name in PAPER_NETS else set()
+        unused |= PLAIN_PATHS if trial.net.name in PAPER_NETS else set()
         unused |= {"net.width", "net.stages"} if trial.net.widths else set()
         unused |= {"net.negative_slope"} if trial.net.activation == "relu" else set()
         unused |= {"train.slope_lr_factor"} if "prelu" not in trial.net.activation else set()

@@ -4,7 +4,9 @@ The expected numbers are the fact sheet's, made from the tables layer by layer; 
 """
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
+from inspect import signature
+from typing import get_args
 
 import pytest
 import torch
@@ -13,10 +15,11 @@ from torch import nn
 
 from initlab import build_net, init_
 from initlab.init.layers import layer_shapes
-from initlab.nets.architecture import Conv, Linear
+from initlab.nets.architecture import DEFAULT_SLOPES, PLAIN_ALONE, Conv, Linear, NetChoices, RectifierName
 from initlab.nets.build import to_modules
 from initlab.nets.catalog import CATALOG, PAPER_NETS, paper_net
 from initlab.nets.counts import Counts, count, output_shapes
+from initlab.study.spec import Net, Train
 
 INPUT = (3, 224, 224)
 SMALL_2, SMALL_3 = [37, 36] * 2, [19, 18]
@@ -58,6 +61,17 @@ COUNTS = {
 PRINTED = {"vgg-19": 1.96e10, "A": 1.90e10, "B": 2.32e10, "C": 5.30e10}  # table 3
 
 
+def test_the_defaults_are_frozen_and_those_of_a_study_file() -> None:
+    plain_alone = {"depth": 30, "width": 16, "widths": None, "stages": 3, "linear_width": 64, "downsample": "stride"}
+    both = {"activation": "relu", "negative_slope": None, "norm": "none", "skip": "none"}
+    golden = {**plain_alone, **both, "dropout": 0.0}
+    assert asdict(NetChoices()) == golden
+    assert {**Net().model_dump(exclude={"name", "options"}), "dropout": Train().dropout} == golden
+    assert {key: signature(build_net).parameters[key].default for key in golden} == golden
+    assert list(plain_alone) == list(PLAIN_ALONE)
+    assert set(DEFAULT_SLOPES) == set(get_args(RectifierName))
+
+
 def test_the_catalog_is_what_the_paper_runs() -> None:
     assert list(CATALOG) == ["plain", *MAPS]
 
@@ -80,9 +94,9 @@ def test_parameters_and_multiply_adds(name: str) -> None:
     depth = MAPS[name][0]
     assert count(paper_net(name), INPUT) == Counts(parameters, conv + linear, depth)
     prelu = Counts(parameters + channel_wise, conv + linear, depth, depth - 1)
-    assert count(paper_net(name, activation="prelu"), INPUT) == prelu
+    assert count(paper_net(name, choices=NetChoices(activation="prelu")), INPUT) == prelu
     one_each = Counts(parameters + shared, conv + linear, depth, depth - 1)
-    assert count(paper_net(name, activation="prelu_shared"), INPUT) == one_each
+    assert count(paper_net(name, choices=NetChoices(activation="prelu_shared")), INPUT) == one_each
 
 
 @pytest.mark.parametrize("name", PRINTED)
@@ -94,7 +108,7 @@ def test_multiply_adds_are_within_1_percent_of_the_papers(name: str) -> None:
 
 @pytest.mark.parametrize("name", MAPS)
 def test_torchs_modules_have_these_maps_parameters_and_multiply_adds(name: str) -> None:
-    described = paper_net(name, activation="prelu", dropout=0.5)
+    described = paper_net(name, choices=NetChoices(activation="prelu", dropout=0.5))
     seen: list[tuple[int, ...]] = []
     multiply_adds = 0
 
@@ -125,7 +139,7 @@ def test_vgg_is_torchvisions(name: str, theirs: str) -> None:
 
 @pytest.mark.parametrize("name", ["small-14", "B"])
 def test_layers_stand_in_the_papers_order(name: str) -> None:
-    order = [layer.name for layer in paper_net(name, dropout=0.5) if "act" not in layer.name]
+    order = [layer.name for layer in paper_net(name, choices=NetChoices(dropout=0.5)) if "act" not in layer.name]
     ends = ["spp", "fc1", "dropout1", "fc2", "dropout2", "fc3"]
     small = ["conv1", "pool1", *(f"conv2_{i}" for i in range(1, 5)), "pool2", *(f"conv3_{i}" for i in range(1, 7))]
     large = ["conv1", *(x for s in (2, 3, 4) for x in (f"pool{s - 1}", *(f"conv{s}_{i}" for i in range(1, 7))))]
@@ -164,7 +178,9 @@ def test_he_std_of_each_kind_of_layer(name: str, mode: str, column: int) -> None
 @pytest.mark.parametrize("name", ["small-14", "small-30"])
 def test_prelu_starts_from_the_papers_rule_in_every_layer(name: str, activation: str) -> None:
     """(1 + a^2)/2 n Var[w] = 1 with a = 0.25 (eq. 15): Var[w] = 1.882/n."""
-    conv_part = [layer for layer in paper_net(name, activation=activation) if not layer.name.startswith("fc")]
+    conv_part = [
+        layer for layer in paper_net(name, choices=NetChoices(activation=activation)) if not layer.name.startswith("fc")
+    ]
     net = init_(to_modules(conv_part), "he", mode="fan_in", seed=3)
     weights = {key: module.weight for key, module in net.named_children() if isinstance(module, nn.Conv2d)}
     assert len(weights) == MAPS[name][0] - 3

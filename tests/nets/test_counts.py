@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from initlab.nets.architecture import Conv, Linear, MaxPool, plain
+from initlab.nets.architecture import Conv, Linear, MaxPool, NetChoices, plain
 from initlab.nets.build import build_net
 from initlab.nets.catalog import CATALOG
 from initlab.nets.counts import Counts, count, output_shapes
@@ -12,7 +12,7 @@ from initlab.nets.counts import Counts, count, output_shapes
 
 def test_a_net_of_six_layers_counted_by_hand():
     """1x8x8 images, one stage of 3 convolutions of 2 channels, linear layers of 5 and 5, 3 classes."""
-    layers = plain(6, 2, 3, (1, 8, 8), stages=1, linear_width=5)
+    layers = plain(3, (1, 8, 8), NetChoices(depth=6, width=2, stages=1, linear_width=5))
     convs = 9 * 1 * 2 + 2 * (9 * 2 * 2)  # weights: 18 + 36 + 36
     linears = 2 * 64 * 5 + 5 * 5 + 5 * 3  # 640 + 25 + 15
     biases = 3 * 2 + 5 + 5 + 3
@@ -21,7 +21,7 @@ def test_a_net_of_six_layers_counted_by_hand():
 
 
 def test_a_stage_halves_the_map_and_doubles_the_channels():
-    layers = plain(9, 16, 10, (1, 16, 16))  # two convolutions in each of three stages
+    layers = plain(10, (1, 16, 16), NetChoices(depth=9, width=16))  # two convolutions in each of three stages
     shapes = [
         shape
         for layer, shape in zip(layers, output_shapes(layers, (1, 16, 16)), strict=True)
@@ -32,14 +32,14 @@ def test_a_stage_halves_the_map_and_doubles_the_channels():
 
 @pytest.mark.parametrize(("downsample", "last"), [("stride", (64, 3, 3)), ("max_pool", (64, 2, 2))])
 def test_an_odd_side_rounds_up_under_stride_and_down_under_pooling(downsample: str, last: tuple[int, int, int]):
-    layers = plain(9, 16, 10, (1, 9, 9), downsample=downsample)  # 9, 5, 3 or 9, 4, 2
+    layers = plain(10, (1, 9, 9), NetChoices(depth=9, width=16, downsample=downsample))  # 9, 5, 3 or 9, 4, 2
     shapes = output_shapes(layers, (1, 9, 9))
     assert [shape for layer, shape in zip(layers, shapes, strict=True) if isinstance(layer, Conv)][-1] == last
 
 
 @pytest.mark.parametrize("depth", range(6, 63))
 def test_depth_counts_weight_layers(depth: int):
-    layers = plain(depth, 2, 10, (1, 8, 8), linear_width=4)
+    layers = plain(10, (1, 8, 8), NetChoices(depth=depth, width=2, linear_width=4))
     convs = [layer.name for layer in layers if isinstance(layer, Conv)]
     assert len(convs) == depth - 3
     assert [layer.name for layer in layers if isinstance(layer, Linear)] == ["fc1", "fc2", "fc3"]
@@ -51,7 +51,7 @@ def test_depth_counts_weight_layers(depth: int):
 @pytest.mark.parametrize(("depth", "convs", "per_stage"), [(22, 19, (7, 6, 6)), (30, 27, (9, 9, 9))])
 def test_the_papers_depths(depth: int, convs: int, per_stage: tuple[int, int, int]):
     """19 + 3 and 27 + 3 layers (He et al. 2015, figs. 2 and 3), spread evenly over the stages."""
-    layers = plain(depth, 16, 10, (1, 16, 16))
+    layers = plain(10, (1, 16, 16), NetChoices(depth=depth, width=16))
     names = [layer.name for layer in layers if isinstance(layer, Conv)]
     assert len(names) == convs
     assert tuple(sum(name.startswith(f"conv{stage}_") for name in names) for stage in (1, 2, 3)) == per_stage
@@ -74,7 +74,7 @@ def test_counts_agree_with_the_modules_that_torch_runs(net: str):
     arguments = dict(NETS[net])
     modules = build_net("plain", num_classes=7, **arguments).eval()
     shape = arguments.pop("input_shape")
-    described = plain(arguments.pop("depth"), arguments.pop("width", 16), 7, shape, **arguments)
+    described = plain(7, shape, NetChoices(**arguments))
     seen: list[tuple[int, ...]] = []
     multiply_adds = 0
 
@@ -96,7 +96,7 @@ def test_counts_agree_with_the_modules_that_torch_runs(net: str):
 
 def test_prelu_has_a_slope_per_channel_and_prelu_shared_one_per_layer():
     relu, prelu, shared = (
-        count(plain(9, 4, 10, (1, 8, 8), linear_width=6, activation=kind), (1, 8, 8)).parameters
+        count(plain(10, (1, 8, 8), NetChoices(depth=9, width=4, linear_width=6, activation=kind)), (1, 8, 8)).parameters
         for kind in ("relu", "prelu", "prelu_shared")
     )
     assert prelu - relu == 2 * (4 + 8 + 16) + 2 * 6
@@ -106,11 +106,11 @@ def test_prelu_has_a_slope_per_channel_and_prelu_shared_one_per_layer():
 def test_pooling_stands_between_stages_alone():
     names = [
         layer.name
-        for layer in plain(7, 4, 10, (1, 8, 8), downsample="max_pool")
+        for layer in plain(10, (1, 8, 8), NetChoices(depth=7, width=4, downsample="max_pool"))
         if not layer.name.startswith(("act", "fc"))
     ]
     assert names == ["conv1_1", "conv1_2", "pool1", "conv2_1", "pool2", "conv3_1", "flatten"]
-    assert not any(isinstance(layer, MaxPool) for layer in plain(7, 4, 10, (1, 8, 8)))
+    assert not any(isinstance(layer, MaxPool) for layer in plain(10, (1, 8, 8), NetChoices(depth=7, width=4)))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_pooling_stands_between_stages_alone():
 )
 def test_a_net_that_cannot_be_laid_out_says_what_can(arguments, message: str):
     with pytest.raises(ValueError, match=message):
-        plain(width=4, num_classes=10, input_shape=(1, 8, 8), **arguments)
+        plain(10, (1, 8, 8), NetChoices(width=4, **arguments))
 
 
 def test_every_name_of_the_catalog_builds():

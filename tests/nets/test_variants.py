@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from initlab import build_net, init_
-from initlab.nets.architecture import Add, BatchNorm, Conv, plain
+from initlab.nets.architecture import Add, BatchNorm, Conv, NetChoices, plain
 from initlab.nets.build import to_modules
 from initlab.nets.catalog import PAPER_NETS, paper_net
 from initlab.nets.counts import Counts, count, output_shapes
@@ -38,18 +38,18 @@ GOLDEN_NAMES = "ce645393b4a1"
 @pytest.mark.parametrize(
     ("layers", "pairs"),
     [
-        (plain(8, 4, 10, (1, 8, 8), stages=2), [("act1_1", "conv1_3")]),
+        (plain(10, (1, 8, 8), NetChoices(depth=8, width=4, stages=2)), [("act1_1", "conv1_3")]),
         (
-            plain(30, 16, 10, (1, 16, 16)),
+            plain(10, (1, 16, 16), NetChoices(depth=30, width=16)),
             [(f"act{s}_{i}", f"conv{s}_{i + 2}") for s in (1, 2, 3) for i in (1, 3, 5, 7)],
         ),
         # without a stride the first convolution of a stage keeps the map, but not the channels
-        (plain(9, 4, 10, (1, 8, 8), downsample="max_pool"), []),
+        (plain(10, (1, 8, 8), NetChoices(depth=9, width=4, downsample="max_pool")), []),
         (
-            plain(9, 4, 10, (1, 8, 8), widths=(4, 4, 4), downsample="max_pool"),
+            plain(10, (1, 8, 8), NetChoices(depth=9, width=4, widths=(4, 4, 4), downsample="max_pool")),
             [("pool1", "conv2_2"), ("pool2", "conv3_2")],
         ),
-        (plain(9, 4, 10, (1, 8, 8), widths=(4, 4, 4)), []),
+        (plain(10, (1, 8, 8), NetChoices(depth=9, width=4, widths=(4, 4, 4))), []),
         (paper_net("small-14"), [("act2_1", "conv2_3"), ("act3_1", "conv3_3"), ("act3_3", "conv3_5")]),
         (paper_net("vgg-16"), [("act3_1", "conv3_3"), ("act4_1", "conv4_3"), ("pool4", "conv5_2")]),
         (
@@ -139,7 +139,7 @@ def test_variants_start_from_the_same_weights_under_the_same_names() -> None:
 
 
 def test_a_norm_stands_between_each_convolution_and_its_activation_or_skip() -> None:
-    layers = variant(plain(8, 4, 10, (1, 8, 8), stages=2), norm="batch", skip="identity")
+    layers = variant(plain(10, (1, 8, 8), NetChoices(depth=8, width=4, stages=2)), norm="batch", skip="identity")
     names = [layer.name for layer in layers]
     assert names[:10] == [
         "conv1_1",
