@@ -71,6 +71,19 @@ class Study(Spec):
                 fields[name] = section_type.model_validate({**shared, **changed[name]})
         return TrialSpec.model_validate(fields)
 
+    def run_with(self, **options: Any) -> Run:
+        """The `run` section with a caller's options over it; None leaves what the study says.
+
+        Raises:
+            StudyError: options out of range, a line each: `--jobs: out of range (got 0); allowed: at least 1`.
+        """
+        options = {name: value for name, value in options.items() if value is not None}
+        try:
+            return Run.model_validate(self.run.model_dump() | options)
+        except ValidationError as error:
+            mistakes = explain(error, Run)
+            raise StudyError(f"--{name.replace('_', '-')}: {text}" for name, text in mistakes) from None
+
 
 ALL_SECTIONS: dict[str, type[Spec]] = {**SECTIONS, "data": DataSection, "verdict": Verdict, "run": Run}
 SETTABLE = [f"{name}.{key}" for name, section in ALL_SECTIONS.items() for key in section.model_fields]  # by --set

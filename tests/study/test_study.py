@@ -71,6 +71,19 @@ def test_an_override_sets_a_field_and_keeps_its_neighbours(study):
     assert (found.verdict.threshold, found.name, found.data.folder) == (0.3, "y", "d")
 
 
+def test_a_callers_options_go_over_the_run_section_and_are_checked_as_it_is(study):
+    loaded = study("run: {jobs: 3, pack: 2}")
+    run = loaded.run_with(jobs=4, pack=None, device="cpu", gpus_per_trial=1)
+    assert (run.jobs, run.pack, run.device, run.gpus_per_trial) == (4, 2, "cpu", 1.0)
+    with pytest.raises(StudyError) as caught:
+        loaded.run_with(jobs=0, gpus_per_trial=0.0, engine="slurm")
+    assert caught.value.lines == [
+        "--engine: unknown value (got 'slurm'); allowed: inline, ray",
+        "--jobs: out of range (got 0); allowed: at least 1",
+        "--gpus-per-trial: out of range (got 0.0); allowed: above 0",
+    ]
+
+
 def test_an_override_fixes_a_path_that_the_grid_varies(study):
     found = study("grid: {seed: [0, 1], init.scheme: [he, xavier]}", "seed=7")
     assert found.grid == {"init.scheme": ["he", "xavier"]}
