@@ -29,7 +29,7 @@ from initlab.store.writer import AttemptWriter, Superseded
 from initlab.study.spec import TrialSpec
 from initlab.study.trial_code import check_sources
 from initlab.train.cuda import kernels
-from initlab.train.group import ALONE, Group, join, leave, standing
+from initlab.train.group import ALONE, Group, current_group, join_group, leave_group
 from initlab.train.records import Outcome, Silent
 from initlab.train.start import start_from
 from initlab.train.trial import Trial
@@ -63,8 +63,8 @@ def run_one(task: dict[str, Any]) -> dict[str, Any]:
         gpus = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=gpus), kernels(device), gathered(task, device) as group:
             trial = ready(task, described, spec, writer, device, {}, group)
-            resumed = group.share(writer.resumed)
-            outcome = trial.run(resumed, should_stop, task["checkpoint_every_s"], task["skip_hopeless"])
+            trial.begin(group.share(writer.resumed))
+            outcome = trial.run(should_stop, task["checkpoint_every_s"], task["skip_hopeless"])
         return finish(task["trial"], writer, outcome)
     except Exception as error:  # the trial's boundary: it is recorded, and the others go on
         return failed(task["trial"], writer, error)
@@ -84,7 +84,7 @@ def settled_already(task: dict[str, Any], trial: str, should_stop: Callable[[], 
 def device_of(task: dict[str, Any]) -> torch.device:
     """Where to compute."""
     name = task["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and standing().size > 1:  # its own of several, which was set before
+    if name == "cuda" and current_group().size > 1:  # its own of several, which was set before
         return torch.device(name, torch.cuda.current_device())
     return torch.device(name)
 
@@ -132,7 +132,7 @@ def gathered(task: dict[str, Any], device: torch.device) -> Iterator[Group]:
 
     The others are there already where the engine started them along with this one.
     """
-    size, group = task.get("devices", 1), standing()
+    size, group = task.get("devices", 1), current_group()
     if size == 1:
         yield ALONE
         return
@@ -148,9 +148,9 @@ def gathered(task: dict[str, Any], device: torch.device) -> Iterator[Group]:
         tasks = [{**task, "rank": rank, "meeting": str(meeting)} for rank in range(1, size)]
         with followers(FOLLOW, tasks, task["threads"]):
             try:
-                yield join(0, size, meeting, device)
+                yield join_group(0, size, meeting, device)
             finally:
-                leave()
+                leave_group()
 
 
 def join_and_follow(task: dict[str, Any]) -> None:
@@ -158,21 +158,22 @@ def join_and_follow(task: dict[str, Any]) -> None:
     device = device_of(task)
     if device.type == "cuda":
         torch.cuda.set_device(task["rank"])
-    join(task["rank"], task["devices"], Path(task["meeting"]), device)
+    join_group(task["rank"], task["devices"], Path(task["meeting"]), device)
     follow(task)
-    leave()
+    leave_group()
 
 
 def follow(task: dict[str, Any]) -> None:
     """A follower's part of a trial: the same steps as the leader, on its slice of each batch, without records."""
     described = read_json(Path(task["out"]) / TRIALS / task["trial"] / TRIAL)
     spec = TrialSpec.model_validate(described["spec"])
-    device, group = device_of(task), standing()
+    device, group = device_of(task), current_group()
     torch.set_num_threads(task["threads"])
     data = load_images(spec, device, task, described["source"], lambda line: None)
     trial = Trial(spec, build(spec, data, device), data, Silent(), task["compile"], group, task["channels_last"])
     with kernels(device):
-        trial.run(group.share(None), lambda: False, math.inf, task["skip_hopeless"])
+        trial.begin(group.share(None))
+        trial.run(lambda: False, math.inf, task["skip_hopeless"])
 
 
 def failed(trial: str, writer: AttemptWriter | None, error: Exception) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from initlab.plan.packs import why_alone
 from initlab.store.files import TRIAL, TRIALS, StoreError, read_json
 from initlab.store.writer import AttemptWriter
 from initlab.study.spec import TrialSpec
-from initlab.train.cuda import Record, cuda_graph, kernels
-from initlab.train.packed import Ended, Pack
+from initlab.train.cuda import Capture, cuda_graph, kernels
+from initlab.train.packed import OnEnd, Pack
 from initlab.train.records import Outcome
 from initlab.train.trial import COMPILE_STEPS, Trial
 
@@ -67,9 +67,9 @@ def run_pack(task: dict[str, Any]) -> Answer:
             loaded: dict[str, Images] = {}
             for name in task["pack"]:
                 begin(task, name, device, should_stop, loaded, begun, answers)
-            record = cuda_graph if device.type == "cuda" and task["compile"] is not False else None
+            capture = cuda_graph if device.type == "cuda" and task["compile"] is not False else None
             why = run_together(
-                list(begun), should_stop, task["checkpoint_every_s"], ended, record, task["skip_hopeless"]
+                list(begun), should_stop, task["checkpoint_every_s"], ended, capture, task["skip_hopeless"]
             )
     finally:
         torch.set_num_threads(threads)
@@ -106,24 +106,23 @@ def run_together(
     trials: list[Trial],
     should_stop: Callable[[], bool],
     checkpoint_every_s: float,
-    ended: Ended,
-    record: Record | None = None,
+    ended: OnEnd,
+    capture: Capture | None = None,
     skip_hopeless: bool = False,
 ) -> str | None:
     """Run the trials as a pack, or what is left of them one after another; returns why, None for a pack."""
     if not trials:
         return None
-    pack = Pack(trials, record)
-    why = pack.why_alone()
+    pack = Pack(trials, capture, ended)
+    why = pack.unpackable_because()
     if why is None:
         try:
-            pack.run(should_stop, checkpoint_every_s, ended, skip_hopeless)
+            pack.run(should_stop, checkpoint_every_s, skip_hopeless)
         except torch.OutOfMemoryError:
             why = "the device has too little memory for all of them; lower --pack"
     for trial in pack.trials:
-        trial.packed = 1
         try:
-            ended(trial, trial.go_on(should_stop, checkpoint_every_s, skip_hopeless))
+            ended(trial, trial.run(should_stop, checkpoint_every_s, skip_hopeless).plus(eager=pack.eager))
         except Exception as error:  # the trial's boundary
             ended(trial, error)
     return why

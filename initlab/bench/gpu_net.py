@@ -97,7 +97,7 @@ def rate(
     for _ in range(WARM_UP):
         trial.update()
     found = large.batch * large.steps / seconds(trial.update, large.steps, device)
-    return found, trial.outcome("timed").figures.get("eager", "")
+    return found, trial.eager or ""
 
 
 def watching(large: Large, device: torch.device) -> tuple[list[Share], list[tuple[str, str]]]:
@@ -124,7 +124,7 @@ def row_cost(large: Large, device: torch.device) -> float:
         for _ in range(large.steps):
             trial.update()
         if row:
-            trial.record(validate=False, probe=False)
+            trial.record_row(validate=False)
 
     steps(row=True)
     bare, logged = (seconds(partial(steps, row), 2, device) / 2 for row in (False, True))

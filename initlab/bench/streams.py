@@ -15,8 +15,8 @@ from initlab.attempt.work_pack import begin, ending
 from initlab.bench.data import wait
 from initlab.data.dataset import Images
 from initlab.store.writer import AttemptWriter
-from initlab.train.cuda import Record, cuda_graph, kernels
-from initlab.train.packed import Ended, Pack, recorded
+from initlab.train.cuda import Capture, cuda_graph, kernels
+from initlab.train.packed import OnEnd, Pack
 from initlab.train.records import Outcome
 from initlab.train.trial import Trial
 
@@ -45,8 +45,8 @@ def take_turns(task: dict[str, Any], graphs: bool) -> None:
         if answers:
             raise RuntimeError(f"trials that did not begin (got {sorted(answers)}); wanted: all of them")
         wait(device)  # weights and images were made on the default stream
-        record = cuda_graph if cuda and graphs else None
-        lanes = [(steps(trial, ended, record), torch.cuda.Stream() if cuda else None) for trial in begun]
+        capture = cuda_graph if cuda and graphs else None
+        lanes = [(steps(trial, ended, capture), torch.cuda.Stream() if cuda else None) for trial in begun]
         while lanes:
             lanes = [(lane, stream) for lane, stream in lanes if taken(lane, stream)]
         wait(device)
@@ -59,18 +59,19 @@ def taken(lane: Iterator[None], stream: torch.cuda.Stream | None) -> bool:
         return next(lane, lane) is not lane
 
 
-def steps(trial: Trial, ended: Ended, record: Record | None) -> Iterator[None]:
-    """A trial's steps, each with its records; with `record` as a pack of one, whose step can be recorded."""
-    if record:
-        pack = Pack([trial], record)
-        pack.leave(Trial.ended, ended)
+def steps(trial: Trial, ended: OnEnd, capture: Capture | None) -> Iterator[None]:
+    """A trial's steps, each with its records; with `capture` as a pack of one, whose step can be captured."""
+    if capture:
+        pack = Pack([trial], capture, ended)
+        pack.end()
         while pack.trials:
             pack.update()
-            pack.leave(recorded, ended)
+            pack.record_due()
+            pack.end()
             yield
         return
     trial.open_batches()
-    while (outcome := trial.ended()) is None:
+    while (outcome := trial.end()) is None:
         trial.update()
         trial.record_due()
         yield

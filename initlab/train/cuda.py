@@ -1,4 +1,4 @@
-"""What makes a step fast on CUDA: cuDNN's settings, torch.compile with a way out, a step recorded as a CUDA graph.
+"""What makes a step fast on CUDA: cuDNN's settings, torch.compile with a way out, a step captured as a CUDA graph.
 
 None of it has run on a GPU yet; on a CPU it does nothing.
 """
@@ -13,9 +13,9 @@ from initlab.to_device import put
 from initlab.train.masks import drawn_masks, dropout_shapes, dropouts_of
 
 Step = Callable[[], None]
-Record = Callable[[Step], Step]  # from a step on fixed tensors to what does the same to them again
+Capture = Callable[[Step], Step]  # from a step on fixed tensors to what does the same to them again
 COMPILERS = ("torch._dynamo", "torch._inductor")  # modules of the exceptions that say that torch cannot compile
-WARM_UP = 3  # steps as they are before one is recorded: kernels are loaded and chosen, workspaces allocated
+WARM_UP = 3  # steps as they are before one is captured: kernels are loaded and chosen, workspaces allocated
 PART = 0.05  # of its change by which a replayed step may differ, as sums are taken in any order; a stale input's by 1
 
 
@@ -76,50 +76,47 @@ class Compiled:
 
 
 def cuda_graph(step: Step) -> Step:
-    """Record a step that has run before; nothing of it happens until what is returned is called.
+    """Capture a step that has run before; nothing of it happens until what is returned is called.
 
     Raises:
         RuntimeError: the step does what a CUDA graph cannot hold, as waiting for the device.
     """
     graph = torch.cuda.CUDAGraph()
-    # a stream of its own: cuBLAS has one workspace per stream, and graphs may be replayed at the same time
+    # A stream of its own: cuBLAS has one workspace per stream, and graphs may be replayed at the same time.
     with torch.cuda.graph(graph, stream=torch.cuda.Stream()):
         step()
     return graph.replay
 
 
 class Captured:
-    """A step on fixed tensors that is recorded once and then replayed, so that its operations start as one.
+    """A step on fixed tensors that is captured once and then replayed, so that its operations start as one.
 
-    The first steps run as they are; the next one after the recording runs both ways from the same state. A recording
-    holds addresses and numbers: where the step depends on anything that has changed since, the two differ, and it
-    runs as it is from then on; `why` says so.
+    The first steps run as they are. The first one after the capture is taken twice from the same state, as it is and
+    replayed: a graph holds addresses and numbers, so that where the step depends on anything that has changed since,
+    the two differ. Then it runs as it is from there on, and `why` says so.
     """
 
-    def __init__(self, step: Step, state: Sequence[Tensor], record: Record) -> None:
+    def __init__(self, step: Step, state: Sequence[Tensor], capture: Capture) -> None:
         """`state`: the tensors that a step changes."""
-        self.step, self.state, self.record = step, state, record
-        self.taken = 0
+        self.step, self.state, self.capture = step, state, capture
+        self.calls = 0
         self.replay: Step | None = None
         self.why: str | None = None
 
     def __call__(self) -> None:
-        self.taken += 1
-        if self.replay is not None and self.taken > WARM_UP + 2:
+        self.calls += 1
+        if self.replay is not None and self.calls > WARM_UP + 2:
             self.replay()
         elif self.replay is not None:
             self.compare(self.replay)
         else:
             self.step()
-            if self.taken == WARM_UP + 1:
-                self.try_recording()
-
-    def try_recording(self) -> None:
-        """Record the step; what it needs is in place, but it is not taken."""
-        try:
-            self.replay = self.record(self.step)
-        except RuntimeError as error:
-            self.why = f"CUDA graph: {in_a_line(error)}"
+            if self.calls == WARM_UP + 1:
+                # What the step needs is in place by now; the capture itself takes none.
+                try:
+                    self.replay = self.capture(self.step)
+                except RuntimeError as error:
+                    self.why = f"CUDA graph: {in_a_line(error)}"
 
     def compare(self, replay: Step) -> None:
         """Take one step both ways; where they agree, replays are trusted."""

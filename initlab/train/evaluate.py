@@ -14,11 +14,11 @@ BATCH = 250
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss (nats) and errors (fractions)."""
+    """Mean loss (nats), and the shares of images whose label is not the first, or none of the first five."""
 
     loss: float
-    error: float
-    error_top5: float
+    top1_error: float
+    top5_error: float
 
 
 @torch.no_grad()
@@ -36,8 +36,7 @@ def evaluate(net: nn.Module, data: Images) -> Evaluation:
         totals[1] += (~top1).sum()
         totals[2] += (~top5).sum()
     net.train()
-    loss, error, error_top5 = (totals / len(data.val_labels)).tolist()
-    return Evaluation(loss, error, error_top5)
+    return Evaluation(*(totals / len(data.val_labels)).tolist())
 
 
 @torch.no_grad()

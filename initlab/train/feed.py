@@ -32,7 +32,7 @@ class Feed:
 
     def __init__(self, trials: Sequence[Trial], dropout_shapes: Sequence[tuple[int, ...]]) -> None:
         self.trials, self.shapes = trials, dropout_shapes
-        device, self.size = trials[0].sums.device, trials[0].spec.train.batch_size
+        device, self.size = trials[0].data.mean.device, trials[0].spec.train.batch_size
         self.indices = torch.zeros(len(trials) * self.size, dtype=torch.int64, device=device)
         self.masks = [torch.ones(len(trials), *shape, dtype=torch.bool, device=device) for shape in dropout_shapes]
         self.orders = [

@@ -72,16 +72,16 @@ class Group:
 ALONE = Group()
 
 
-def standing() -> Group:
-    """The group that an engine put this process into, or none but itself."""
+def current_group() -> Group:
+    """The group of processes that this one belongs to, `ALONE` where an engine has put it into none."""
     return Group(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
 
 
-def join(rank: int, size: int, meeting: Path, device: torch.device) -> Group:
-    """Wait until all processes have come to the file `meeting`, and be one of the group until `leave`."""
+def join_group(rank: int, size: int, rendezvous_file: Path, device: torch.device) -> Group:
+    """Wait until all processes have joined through the same file; this one belongs to the group until `leave_group`."""
     dist.init_process_group(
         backend(device.type == "cuda"),
-        init_method=f"file://{meeting}",
+        init_method=f"file://{rendezvous_file}",
         rank=rank,
         world_size=size,
         timeout=timedelta(seconds=SILENCE_S),
@@ -89,7 +89,7 @@ def join(rank: int, size: int, meeting: Path, device: torch.device) -> Group:
     return Group(rank, size)
 
 
-def leave() -> None:
-    """The group is over for this process."""
+def leave_group() -> None:
+    """End this process's part in its group, if it is in one."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -6,42 +6,46 @@ one). Everything else is the trials' own: data order, dropout masks, learning ra
 validations and checkpoints. Each trial's parameters and momentum are views into the pack's, so that it can be measured,
 saved and taken up alone at any step; its numbers are those of the trial alone to rounding.
 
-A step works on tensors that stay in place, so that on CUDA it is recorded once and replayed (`Captured`).
+A step works on tensors that stay in place, so that on CUDA it is captured once and replayed (`Captured`).
 
 Suffixes: K trials, N images a batch.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, vmap
 
 from initlab.to_device import sent
-from initlab.train.cuda import Captured, Record, Step
-from initlab.train.evaluate import evaluate_together
+from initlab.train.cuda import Capture, Captured, Step
+from initlab.train.evaluate import Evaluation, evaluate_together
 from initlab.train.feed import Feed
 from initlab.train.masks import dropout_shapes, dropouts_of
 from initlab.train.records import Outcome
 from initlab.train.trial import Trial
 
-Ended = Callable[[Trial, Outcome | Exception], None]
+OnEnd = Callable[[Trial, Outcome | Exception], None]
 
 
 class Pack:
-    """Trials after `begin`, between steps; `run` takes them all to their ends."""
+    """Trials after `begin`, between steps; `run` takes them all to their ends, with the verbs of a single trial."""
 
-    def __init__(self, trials: Sequence[Trial], record: Record | None = None) -> None:
-        """`record`: makes a recording of a step, `initlab.train.cuda.cuda_graph`; None takes every step as it is."""
+    def __init__(
+        self, trials: Sequence[Trial], capture: Capture | None = None, on_end: OnEnd = lambda trial, outcome: None
+    ) -> None:
+        """`capture`: makes a step that can be replayed, as `initlab.train.cuda.cuda_graph`; None takes each as it is.
+
+        `on_end` hears of each trial how it ended, while the others go on.
+        """
         first = trials[0]
         self.dropout_shapes = dropout_shapes(first.net, first.data.probe_batch(first.spec.train.batch_size)[0])
-        self.record = record
-        self.eager: str | None = None  # why steps are not replayed although `record` was given
-        self.apart = False  # whether the trials cannot be validated together
-        for trial in trials:
-            trial.packed = len(trials)
+        self.capture, self.on_end, self.size = capture, on_end, len(trials)
+        self.eager: str | None = None  # why steps are not replayed although they can be captured
+        self.validates_together = True
         sets = list(dict.fromkeys(id(trial.data) for trial in trials))  # those of one set of images side by side
         self.stack(sorted(trials, key=lambda trial: sets.index(id(trial.data))))
 
@@ -50,55 +54,46 @@ class Pack:
 
         Flat, parameter by parameter and trial by trial in each, so that an update is four operations in all.
         """
-        self.trials = list(trials)
-        self.net = trials[0].net  # stands for all of them
-        own = [dict(trial.net.named_parameters()) for trial in trials]
-        columns = {name: [params[name] for params in own] for name in own[0]}
-        slopes = {id(p) for group in trials[0].optimizer.param_groups[1:] for p in group["params"]}
+        self.trials, self.net = list(trials), trials[0].net  # this net stands for all of them
+        columns = list(zip(*(trial.net.parameters() for trial in trials), strict=True))
         with torch.no_grad():
-            self.flat = torch.cat([p.reshape(-1) for column in columns.values() for p in column])
+            self.flat = torch.cat([p.reshape(-1) for column in columns for p in column])
             self.velocity = torch.cat(
-                [velocity(t, p).reshape(-1) for column in columns.values() for t, p in zip(trials, column, strict=True)]
+                [t.momentum_of(p).reshape(-1) for column in columns for t, p in zip(trials, column, strict=True)]
             )
-        # the group of every number: 2 k for the weights of trial k, 2 k + 1 for its slopes
-        groups = [
+        slopes = {id(p) for group in trials[0].optimizer.param_groups[1:] for p in group["params"]}
+        # Of every number, 2 k for the weights of trial k and 2 k + 1 for its slopes.
+        owners = [
             torch.full((p.numel(),), 2 * k + (id(column[0]) in slopes))
-            for column in columns.values()
+            for column in columns
             for k, p in enumerate(column)
         ]
-        self.group = torch.cat(groups).to(self.flat.device)
+        self.owners = torch.cat(owners).to(self.flat.device)
         self.momentum = self.spread([(t.spec.train.momentum,) * 2 for t in trials])
         self.decay = self.spread([(t.spec.train.weight_decay, 0.0) for t in trials])
         self.lrs: list[tuple[float, float]] = []
         self.lr = torch.zeros_like(self.flat)
-        self.sums = torch.stack([trial.sums for trial in trials])
+        self.sums = torch.stack([trial.log.sums for trial in trials])
+        weights, momenta = self.by_name(self.flat), self.by_name(self.velocity)
         for k, trial in enumerate(trials):
-            trial.sums = self.sums[k]
-        self.view(columns)
+            of_trial = ({name: w[k] for name, w in weights.items()}, {name: m[k] for name, m in momenta.items()})
+            trial.adopt(*of_trial, self.sums[k])
+        self.weights = {name: stacked.detach().requires_grad_() for name, stacked in weights.items()}
         self.feed = Feed(self.trials, self.dropout_shapes)
         self.advance: Step = self.step
-        if self.record and not self.eager:
-            self.advance = Captured(self.step, [self.flat, self.velocity, self.sums], self.record)
+        if self.capture and not self.eager:
+            self.advance = Captured(self.step, [self.flat, self.velocity, self.sums], self.capture)
 
-    def view(self, columns: Mapping[str, Sequence[nn.Parameter]]) -> None:
-        """Name the parts of the flat weights and momentum, for the pack and for each of its trials."""
-        self.weights: dict[str, Tensor] = {}  # (K, ...) each
-        at, count = 0, len(self.trials)
-        for name, column in columns.items():
-            shape, size = column[0].shape, count * column[0].numel()
-            stacked = self.flat[at : at + size].view(count, *shape)
-            momenta = self.velocity[at : at + size].view(count, *shape)
-            self.weights[name] = stacked.detach().requires_grad_()
-            for k, (trial, parameter) in enumerate(zip(self.trials, column, strict=True)):
-                parameter.data = stacked[k]
-                if trial.spec.train.momentum:
-                    trial.optimizer.state[parameter]["momentum_buffer"] = momenta[k]
-            at += size
+    def by_name(self, flat: Tensor) -> dict[str, Tensor]:
+        """The views (K, ...) of each parameter in a tensor laid out as `flat` is."""
+        count, named = len(self.trials), dict(self.net.named_parameters())
+        pieces = flat.split([count * parameter.numel() for parameter in named.values()])
+        return {n: piece.view(count, *p.shape) for (n, p), piece in zip(named.items(), pieces, strict=True)}
 
     def spread(self, values: Sequence[tuple[float, float]]) -> Tensor:
         """(weights, slopes) of each trial, laid out as `flat` is."""
         table = torch.tensor(values, dtype=self.flat.dtype).flatten()
-        return sent(table, self.flat.device)[self.group]
+        return sent(table, self.flat.device)[self.owners]
 
     def update(self) -> None:
         """One step of every trial; nothing here waits for the device."""
@@ -111,14 +106,13 @@ class Pack:
         if isinstance(self.advance, Captured):
             self.eager = self.advance.why
         for trial in self.trials:
-            trial.step += 1
-            trial.eager = self.eager
+            trial.count_step()
 
     def step(self) -> None:
         """The step on the device: from what `feed` took in to new weights, all in tensors that stay in place."""
         images_KN, labels_KN = self.feed.batch()
         losses_K, logits_KN = self.forward(images_KN, labels_KN, self.feed.masks)
-        # the sum's gradient by each loss is 1: a loss that is not finite stays with its trial
+        # The sum's gradient by each loss is 1: a loss that is not finite stays with its trial.
         grads = torch.autograd.grad(losses_K.sum(), list(self.weights.values()))
         self.descend(torch.cat([grad.reshape(-1) for grad in grads]))
         self.sums[:, 0].add_(losses_K.detach())
@@ -132,19 +126,21 @@ class Pack:
         """
         dropouts = dropouts_of(self.net)
 
-        def one(weights: dict[str, Tensor], images: Tensor, labels: Tensor, own: Sequence[Tensor]) -> tuple:
-            for module, mask in zip(dropouts, own, strict=True):
+        def one(
+            weights: dict[str, Tensor], images: Tensor, labels: Tensor, masks: Sequence[Tensor]
+        ) -> tuple[Tensor, Tensor]:
+            for module, mask in zip(dropouts, masks, strict=True):
                 module.mask = mask
             with self.trials[0].autocast():
                 logits = functional_call(self.net, weights, (images,))
             return F.cross_entropy(logits.to(self.flat.dtype), labels), logits
 
         try:
-            found: tuple[Tensor, Tensor] = vmap(one, randomness="error")(self.weights, images_KN, labels_KN, masks)
+            losses_K, logits_KN = vmap(one, randomness="error")(self.weights, images_KN, labels_KN, masks)
         finally:
             for module in dropouts:
                 module.mask = None
-        return found
+        return losses_K, logits_KN
 
     @torch.no_grad()
     def descend(self, grad: Tensor) -> None:
@@ -152,7 +148,7 @@ class Pack:
         self.velocity.mul_(self.momentum).add_(grad.addcmul_(self.flat, self.decay))
         self.flat.addcmul_(self.velocity, self.lr, value=-1)
 
-    def why_alone(self) -> str | None:
+    def unpackable_because(self) -> str | None:
         """Why the trials cannot be trained as one, as shows once their nets are there; None where they can."""
         if next(self.net.buffers(), None) is not None:
             return "the net keeps buffers, as BatchNorm does"
@@ -165,87 +161,73 @@ class Pack:
             return f"torch cannot run the net for several at once ({str(error).splitlines()[0]})"
         return None
 
-    def validate(self) -> None:
-        """Where the trials are due to be validated on the same images, do it for all of them at once."""
-        data = self.trials[0].data
-        alike = all(trial.data is data and trial.step in trial.validations for trial in self.trials)
-        if self.apart or not alike:
-            return  # each will do it for itself
-
-        def forward(images: Tensor) -> Tensor:
-            with self.trials[0].autocast():
-                logits: Tensor = vmap(lambda own: functional_call(self.net, own, (images,)))(self.weights)
-            return logits
-
-        self.net.eval()
-        try:
-            for trial, found in zip(self.trials, evaluate_together(forward, len(self.trials), data), strict=True):
-                trial.validated = found
-        except RuntimeError:  # too little memory, or a net of the user's that in testing cannot be run for several
-            self.apart = True  # each does it for itself, now and from here on
-        finally:
-            self.net.train()
-
-    def run(
-        self, should_stop: Callable[[], bool], checkpoint_every_s: float, ended: Ended, skip_hopeless: bool = False
-    ) -> None:
-        """Train to the end or until `should_stop()`; `ended` hears how each trial ends, the others go on.
-
-        With `skip_hopeless`, a trial also ends where the evidence says that it has stalled (`verdict/hopeless.py`).
+    def run(self, should_stop: Callable[[], bool], checkpoint_every_s: float, skip_hopeless: bool = False) -> None:
+        """Train every trial to its end, or all until `should_stop()`; arguments as `Trial.run` takes them.
 
         A trial whose records cannot be written ends with that exception. Where a step cannot be taken, as for want
         of memory, this raises and every trial of `trials` is as it was before that step.
         """
-        self.leave(Trial.ended, ended)
         saved = time.perf_counter()
         try:
+            self.end(should_stop(), skip_hopeless)
             while self.trials:
-                if should_stop():
-                    self.leave(Trial.interrupted, ended)
-                    return
-                if skip_hopeless:
-                    self.leave(Trial.given_up, ended)
-                    if not self.trials:
-                        return
                 self.update()
-                self.validate()
-                self.leave(recorded, ended)
+                self.record_due()
+                self.end(should_stop(), skip_hopeless)
                 if time.perf_counter() - saved > checkpoint_every_s:
-                    self.leave(keep_checkpoint, ended)
+                    self.each(Trial.checkpoint)
                     saved = time.perf_counter()
         finally:
-            self.advance = self.step  # a recording holds memory
+            self.advance = self.step  # a captured step holds memory
 
-    def leave(self, do: Callable[[Trial], Outcome | None], ended: Ended) -> None:
+    def record_due(self) -> None:
+        """Record what each trial has due after this step."""
+        evaluations = self.validate()
+        self.each(lambda trial: trial.record_due(evaluations.get(trial)))
+
+    def end(self, stop: bool = False, skip_hopeless: bool = False) -> None:
+        """End those trials that end at this step, as `Trial.end` says."""
+        self.each(partial(Trial.end, stop=stop, skip_hopeless=skip_hopeless))
+
+    def validate(self) -> dict[Trial, Evaluation]:
+        """Evaluations of all trials at once where they are due on the same images; none where each makes its own."""
+        data = self.trials[0].data
+        alike = all(trial.data is data and trial.step in trial.due.validations for trial in self.trials)
+        if not alike or not self.validates_together:
+            return {}
+
+        def forward(images: Tensor) -> Tensor:
+            with self.trials[0].autocast():
+                logits: Tensor = vmap(lambda weights: functional_call(self.net, weights, (images,)))(self.weights)
+            return logits
+
+        self.net.eval()
+        try:
+            return dict(zip(self.trials, evaluate_together(forward, len(self.trials), data), strict=True))
+        except RuntimeError:
+            # Too little memory, or a net of the user's that in testing cannot be run for several: from here on each
+            # trial validates alone.
+            self.validates_together = False
+            return {}
+        finally:
+            self.net.train()
+
+    def each(self, do: Callable[[Trial], Outcome | None]) -> None:
         """Do this for every trial; those that end by it leave the pack."""
         rest = []
         for trial in self.trials:
             outcome: Outcome | Exception | None
             try:
                 outcome = do(trial)
-            except Exception as error:  # the trial's boundary: it is recorded, and the others go on
+            # The trial's boundary: its end is recorded, and the others go on.
+            except Exception as error:
                 outcome = error
+            if isinstance(outcome, Outcome):
+                outcome = outcome.plus(packed=self.size if self.size > 1 else None, eager=self.eager)
             if outcome is None:
                 rest.append(trial)
             else:
-                ended(trial, outcome)
+                self.on_end(trial, outcome)
         if 0 < len(rest) < len(self.trials):
             self.stack(rest)
         self.trials = rest
-
-
-def recorded(trial: Trial) -> Outcome | None:
-    """Record what is due after a step; how the trial ended, where it did."""
-    trial.record_due()
-    return trial.ended()
-
-
-def keep_checkpoint(trial: Trial) -> None:
-    """Keep a point to go on from."""
-    trial.recorder.checkpoint(trial.state())
-
-
-def velocity(trial: Trial, parameter: Tensor) -> Tensor:
-    """The momentum of a trial's parameter, zeros before its first step."""
-    kept: Tensor | None = trial.optimizer.state.get(parameter, {}).get("momentum_buffer")
-    return torch.zeros_like(parameter) if kept is None else kept

@@ -44,3 +44,8 @@ class Outcome:
 
     state: str
     figures: dict[str, Any]
+
+    def plus(self, **figures: Any) -> "Outcome":
+        """The same end with further figures; one that is None, or there already, adds nothing."""
+        new = {name: value for name, value in figures.items() if value is not None and name not in self.figures}
+        return Outcome(self.state, {**self.figures, **new})

@@ -35,8 +35,8 @@ def test_a_recorded_pack_gives_the_numbers_of_the_trials_alone(asked: list[Any])
         return lambda: (replays.append(1), again())[1]
 
     pack = Pack(trials, record)
-    assert pack.why_alone() is None
-    pack.run(lambda: False, 1e9, lambda trial, outcome: None)
+    assert pack.unpackable_because() is None
+    pack.run(lambda: False, 1e9)
     assert pack.eager is None
     assert len(replays) == 50 - WARM_UP - 1  # every step after the recording
     for trial, one in zip(trials, asked, strict=True):
@@ -47,7 +47,7 @@ def test_a_pack_that_a_trial_leaves_is_recorded_anew() -> None:
     asked = [spec(0), spec(1, lr=1e9), spec(2, epochs=6)]
     trials = [begun(one) for one in asked]
     pack = Pack(trials, tape)
-    pack.run(lambda: False, 1e9, lambda trial, outcome: None)
+    pack.run(lambda: False, 1e9)
     assert pack.eager is None
     for i in (0, 2):
         assert_same(alone(asked[i])[0], trials[i])
@@ -59,7 +59,7 @@ def test_a_step_that_cannot_be_recorded_runs_as_it_is_and_says_why() -> None:
 
     trials = [begun(spec(0)), begun(spec(1))]
     pack = Pack(trials, record)
-    pack.run(lambda: False, 1e9, lambda trial, outcome: None)
+    pack.run(lambda: False, 1e9)
     assert pack.eager == "CUDA graph: RuntimeError: operation not permitted when stream is capturing CUDA kernel errors"
     assert_same(alone(spec(0))[0], trials[0])
 
@@ -125,8 +125,8 @@ def test_a_trials_step_waits_for_nothing() -> None:
             trial.update()
     assert waits.found == []
     with Waits() as waits:  # it does see what waits
-        trial.sums[0].item()
-        trial.sums[trial.sums > 0]
+        trial.log.sums[0].item()
+        trial.log.sums[trial.log.sums > 0]
     assert {"_local_scalar_dense", "index"} <= set(waits.found)
 
 
@@ -186,7 +186,7 @@ def test_a_trials_step_on_cuda_sends_without_waiting(fake_cuda: None, channels_l
     assert plain == [channels_last is False] * 2
     assert waits.sent == 1 + 2  # moves, and the masks of two layers; an epoch's order comes in its first step
     with pytest.raises(DataDependentOutputException):
-        trial.sums[0].item()
+        trial.log.sums[0].item()
     with Waits() as waits:
         torch.ones(3).to("cuda")
     assert waits.found == ["_to_copy that waits"]
@@ -221,7 +221,7 @@ def test_a_compiled_net_is_one_piece_and_gives_the_nets_numbers(monkeypatch: pyt
     plain, compiled = begun(spec(0, **HARD)), begun(spec(0, **HARD))
     compiled.forward = Compiled(compiled.net)  # as on a GPU
     for trial in (plain, compiled):
-        trial.go_on(lambda: False, 1e9)
+        trial.run(lambda: False, 1e9)
     assert (compilations.pieces, compiled.forward.why) == (1, None)  # dropout's masks come from outside
     assert_same(plain, compiled)
 
@@ -232,7 +232,7 @@ def test_where_torch_cannot_compile_the_net_runs_as_it_is_and_the_trial_says_why
     Compilations(monkeypatch, ValueError("no triton here\nsecond line"))
     plain, compiled = begun(spec(0, **HARD)), begun(spec(0, **HARD))
     compiled.forward = Compiled(compiled.net)
-    outcomes = [trial.go_on(lambda: False, 1e9) for trial in (plain, compiled)]
+    outcomes = [trial.run(lambda: False, 1e9) for trial in (plain, compiled)]
     assert_same(plain, compiled)
     assert "eager" not in outcomes[0].figures
     assert outcomes[1].figures["eager"].startswith("torch.compile: BackendCompilerFailed: ")

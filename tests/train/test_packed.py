@@ -101,15 +101,15 @@ def begun(asked: TrialSpec, resumed: dict[str, Any] | None = None, full: bool = 
 
 def alone(asked: TrialSpec) -> tuple[Trial, Outcome]:
     trial = begun(asked)
-    return trial, trial.go_on(lambda: False, 1e9)
+    return trial, trial.run(lambda: False, 1e9)
 
 
 def packed(trials: list[Trial], stop_after: int = 10_000, every_s: float = 1e9) -> Ends:
     ends: Ends = {}
     calls = iter(range(100_000))
-    pack = Pack(trials)
-    assert pack.why_alone() is None
-    pack.run(lambda: next(calls) >= stop_after, every_s, ends.__setitem__)
+    pack = Pack(trials, on_end=ends.__setitem__)
+    assert pack.unpackable_because() is None
+    pack.run(lambda: next(calls) >= stop_after, every_s)
     return ends
 
 
@@ -178,7 +178,7 @@ def test_a_stopped_pack_goes_on_packed_or_alone(how: str) -> None:
         packed(second)
     else:
         for trial in second:
-            trial.go_on(lambda: False, 1e9)
+            trial.run(lambda: False, 1e9)
     for one, before, after in zip(asked, first, second, strict=True):
         after.recorder.rows = before.recorder.rows + after.recorder.rows
         after.recorder.probes = before.recorder.probes + after.recorder.probes
@@ -235,7 +235,7 @@ def test_trials_on_the_same_images_are_validated_at_once_where_torch_can(
 
     solos = [begun_on_data(one) for one in asked]
     for trial in solos:
-        trial.go_on(lambda: False, 1e9)
+        trial.run(lambda: False, 1e9)
     trials, calls = [begun_on_data(one) for one in asked], []
     monkeypatch.setattr("initlab.train.trial.evaluate", lambda *given: (calls.append(1), evaluate(*given))[1])
     packed(trials)
@@ -264,8 +264,8 @@ def test_nets_that_cannot_be_packed_say_why(extra: nn.Module, why: str) -> None:
         net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), extra, nn.Linear(64, 10)).double()
         trials.append(Trial(spec(seed), net, images(spec(seed)), Memory()))
         trials[-1].begin(None)
-    found = Pack(trials).why_alone()
+    found = Pack(trials).unpackable_because()
     assert found is not None
     assert why in found
     assert "\n" not in found
-    assert trials[0].go_on(lambda: False, 1e9).state == "done"
+    assert trials[0].run(lambda: False, 1e9).state == "done"

@@ -98,7 +98,8 @@ def train(
     data, net = parts(asked)
     memory = Memory()
     trial = Trial(asked, net, data, memory)
-    return trial, memory, trial.run(resumed, should_stop, every_s)
+    trial.begin(resumed)
+    return trial, memory, trial.run(should_stop, every_s)
 
 
 def same_weights(a: Trial, b: Trial) -> bool:
@@ -131,6 +132,30 @@ def test_a_resumed_trial_ends_bit_identical_to_one_never_interrupted(stop_at: in
     before.rows += after.rows
     assert before.timeless() == records.timeless()
     assert repr(before.probes + after.probes) == repr(records.probes)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "state"),
+    [({"learned": False}, "stopped"), ({"learned": True}, "done"), (None, "done")],
+    ids=["has not learned", "has learned", "a checkpoint from before there was evidence"],
+)
+def test_a_resumed_trial_remembers_its_evidence_when_hopeless_ones_are_skipped(
+    evidence: dict[str, Any] | None, state: str
+) -> None:
+    # 30 layers of tiny weights under strong decay learn nothing: given up after 6 of 12 steps, unless they once did.
+    train_section = {"epochs": 2, "weight_decay": 0.05}
+    hopeless = spec(net={"depth": 30}, init={"scheme": "gaussian"}, train=train_section, probe={"every": 2})
+    calls = iter(range(10_000))
+    _, before, _ = train(hopeless, should_stop=lambda: next(calls) >= 5)
+    checkpoint = before.states[-1]
+    checkpoint["evidence"] |= evidence or {}
+    if evidence is None:
+        del checkpoint["evidence"]
+    data, net = parts(hopeless)
+    trial = Trial(hopeless, net, data, Memory())
+    trial.begin(checkpoint)
+    outcome = trial.run(lambda: False, 1e9, skip_hopeless=True)
+    assert (outcome.state, trial.step) == (state, 6 if state == "stopped" else 12)
 
 
 def test_checkpoints_come_by_time_and_at_the_end() -> None:
@@ -228,8 +253,8 @@ def test_evaluation_counts_top_1_and_top_5_as_by_hand() -> None:
         sorted(range(10), key=lambda k: -row[k]).index(label)
         for row, label in zip(logits.tolist(), data.val_labels.tolist(), strict=True)
     ]
-    assert found.error == pytest.approx(sum(rank > 0 for rank in ranks) / 60)
-    assert found.error_top5 == pytest.approx(sum(rank > 4 for rank in ranks) / 60)
+    assert found.top1_error == pytest.approx(sum(rank > 0 for rank in ranks) / 60)
+    assert found.top5_error == pytest.approx(sum(rank > 4 for rank in ranks) / 60)
     loss = -torch.log_softmax(logits, 1)[torch.arange(60), data.val_labels].mean().item()
     assert found.loss == pytest.approx(loss, rel=1e-6)
 

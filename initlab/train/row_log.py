@@ -1,0 +1,130 @@
+"""The figures of one trial: sums for its next row of scalars, what its rows have shown so far, and its times."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from initlab.data.dataset import Images
+from initlab.study.spec import TrialSpec
+from initlab.train.evaluate import Evaluation
+from initlab.verdict.hopeless import Evidence
+
+NAN = math.nan
+Total = Callable[[Tensor], Tensor]  # a tensor's sum over the processes that train the net together
+
+
+class RowLog:
+    """Figures of a trial between two rows; `state` and `restore` carry them over an interruption."""
+
+    def __init__(self, spec: TrialSpec, data: Images, per_epoch: int, steps: int) -> None:
+        """`per_epoch`, `steps`: the trial's updates, in an epoch and in all."""
+        self.batch_size, self.per_epoch, self.steps = spec.train.batch_size, per_epoch, steps
+        # Since the last row: the batches' mean losses and misclassified examples, on the device.
+        self.sums = torch.zeros(2, dtype=torch.float64, device=data.mean.device)
+        self.row_step = 0  # of the last row
+        self.latest: dict[str, Any] = {}  # by column, the last value that was not missing
+        self.constants = {  # what a reader of the figures needs beside them
+            "steps": steps,
+            "epochs": spec.train.epochs,
+            "train_examples": per_epoch * self.batch_size,
+            "num_classes": data.num_classes,
+            "chance": data.chance,
+        }
+        self.evidence = Evidence()
+        self.wall_before = 0.0  # seconds of earlier attempts
+        self.probe_s = 0.0  # seconds of all attempts that went into probes
+        self.started = self.row_time = time.perf_counter()
+
+    def add(self, loss: Tensor, misses: Tensor) -> None:
+        """Take in a step's mean loss and misclassified examples; nothing here waits for the device."""
+        self.sums[0].add_(loss)
+        self.sums[1].add_(misses)
+
+    @contextmanager
+    def probe_time(self) -> Iterator[None]:
+        """Around a probe, whose time is reported on its own."""
+        started = time.perf_counter()
+        yield
+        self.probe_s += time.perf_counter() - started
+
+    def train_figures(self, step: int, total: Total) -> dict[str, float]:
+        """Means and speed of the steps since the last row, NaN where there were none; waits for the device."""
+        count = step - self.row_step
+        examples = count * self.batch_size
+        loss, misses = total(self.sums).tolist()
+        self.evidence.see_errors(misses, examples, self.constants["chance"], epoch_ends=step % self.per_epoch == 0)
+        return {
+            "train_loss": loss / count if count else NAN,
+            "train_error": misses / examples if count else NAN,
+            "images_per_s": examples / (time.perf_counter() - self.row_time) if count else NAN,
+        }
+
+    def row(self, step: int, train: dict[str, float], evaluation: Evaluation | None, lr: float) -> dict[str, Any]:
+        """The row of scalars after `step` updates; `train` as `train_figures` gave it."""
+        return {
+            "step": step,
+            "epoch": step / self.per_epoch,
+            "train_loss": train["train_loss"],
+            "train_error": train["train_error"],
+            "val_loss": evaluation.loss if evaluation else NAN,
+            "val_error": evaluation.top1_error if evaluation else NAN,
+            "val_error_top5": evaluation.top5_error if evaluation else NAN,
+            "lr": lr,
+            "images_per_s": train["images_per_s"],
+            "wall_s": self.wall_s(),
+        }
+
+    def close(self, row: dict[str, Any]) -> None:
+        """End a row: the sums and the time of the next one begin."""
+        self.latest.update({key: value for key, value in row.items() if value == value or key == "train_loss"})
+        self.sums.zero_()
+        self.row_step, self.row_time = row["step"], time.perf_counter()
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the last row's training loss was not finite."""
+        return self.row_step > 0 and not math.isfinite(self.latest["train_loss"])
+
+    def hopeless(self, step: int) -> bool:
+        """Whether an epoch has just ended and the evidence says that the trial has stalled."""
+        return step % self.per_epoch == 0 and self.evidence.hopeless(step, self.steps)
+
+    def wall_s(self) -> float:
+        """Seconds of the trial so far, all attempts together."""
+        return self.wall_before + time.perf_counter() - self.started
+
+    def progress(self) -> dict[str, Any]:
+        """The latest figures while the trial runs."""
+        return {**self.latest, **self.constants}
+
+    def final_figures(self, step: int) -> dict[str, Any]:
+        """The figures of a trial that ends after `step` updates."""
+        counted = {"step": step, "epoch": step / self.per_epoch}
+        return {**self.latest, **counted, **self.constants, "wall_s": self.wall_s(), "probe_s": self.probe_s}
+
+    def state(self, total: Total) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {
+            "evidence": self.evidence.state(),
+            "sums": total(self.sums),
+            "sums_from": self.row_step,
+            "row_s": time.perf_counter() - self.row_time,
+            "wall_s": self.wall_s(),
+            "probe_s": self.probe_s,
+            "last": self.latest,
+        }
+
+    def restore(self, state: dict[str, Any], leads: bool) -> None:
+        """Take up a checkpoint's; the sums are those of all processes, so that only the one that `leads` has them."""
+        # A checkpoint from before there was evidence counts as if the net had learned: it is never given up.
+        self.evidence = Evidence(**state["evidence"]) if "evidence" in state else Evidence(learned=True)
+        if leads:
+            self.sums.copy_(state["sums"])
+        self.row_step, self.latest = state["sums_from"], state["last"]
+        self.row_time = time.perf_counter() - state["row_s"]
+        self.wall_before, self.probe_s = state["wall_s"], state["probe_s"]
