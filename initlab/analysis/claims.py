@@ -5,11 +5,9 @@ which is ahead at every level, and how many times as long Xavier takes. Levels a
 of one seed share normals, data order and masks, so He and Xavier are compared seed by seed.
 """
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -199,45 +197,3 @@ def paper_ratio(paper: PaperFigure) -> Span:
     if ratios:
         return Span(min(ratios), max(ratios))
     return Span(length(paper) / min(he), math.inf)
-
-
-def text_of(found: PaperComparison) -> str:
-    """Two tables: the claims, and the times to each level."""
-    rows = [["claim", "paper", "here", "agrees"]]
-    words = {True: "yes", False: "no", None: "open"}
-    rows += [[one.claim, one.paper, one.ours, words[one.agrees]] for one in found.claims]
-    seeds = f"{len(found.seeds)} seed{'s' if len(found.seeds) > 1 else ''}"
-    title = f"{PAPER_FIGURES[found.figure].name} of He et al. (2015) beside {found.depth} layers here, {seeds}"
-    lines = [title, *columns(rows)]
-    if found.times:
-        table = [["val_error", "of chance", "he epoch", "xavier epoch", "ratio", "interval"]]
-        for one in found.times:
-            numbers = [f"{one.level:.3f}", f"{one.share:.2f}", epoch(one.he), epoch(one.xavier)]
-            table.append([*numbers, str(one.ratio), str(one.interval)])
-        lines += ["", *columns(table)]
-    return "\n".join(lines)
-
-
-def epoch(value: float) -> str:
-    """An epoch, `never` where infinite."""
-    return "never" if math.isinf(value) else f"{value:.3g}"
-
-
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of left-aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def json_of(found: PaperComparison) -> str:
-    """The comparison as JSON; infinite values (never, no upper bound) are null."""
-    return json.dumps({**finite(asdict(found)), "agrees": found.agrees}, indent=2)
-
-
-def finite(value: Any) -> Any:
-    """Plain data with null for what is not finite."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from initlab.cli.options import OUT, data_dir_option, device_option, set_option
+from initlab.cli.options import OUT, data_dir_option, device_option, echo_lines, set_option
 
 
 @click.group()
@@ -24,8 +24,7 @@ def bench_probe(repeats: int, whole: int) -> None:
     """
     from initlab.bench.probe import bench_probe as measure
 
-    for line in measure(repeats, whole):
-        click.echo(line)
+    echo_lines(measure(repeats, whole))
 
 
 @bench.command("inspect")
@@ -39,8 +38,7 @@ def bench_inspect(model: str, batch_size: int, repeats: int, draws: int, allow_c
     from initlab.bench.inspect import bench_inspect as measure
     from initlab.inspection.subject import resolve_model
 
-    for line in measure(resolve_model(model, batch_size=batch_size, allow_code=allow_code), repeats, draws):
-        click.echo(line)
+    echo_lines(measure(resolve_model(model, batch_size=batch_size, allow_code=allow_code), repeats, draws))
 
 
 @bench.command("engine")
@@ -52,8 +50,7 @@ def bench_engine(study: Path, jobs: int, repeats: int, overrides: Sequence[str])
     """A study's wall time inline and under Ray, against a plain loop without initlab, as ratios."""
     from initlab.bench.engine import bench_engine as measure
 
-    for line in measure(study, jobs, repeats, overrides):
-        click.echo(line)
+    echo_lines(measure(study, jobs, repeats, overrides))
 
 
 @bench.command("data")
@@ -71,8 +68,7 @@ def bench_data(study: Path | None, **options: Any) -> None:
     """
     from initlab.bench.data import bench_data as measure
 
-    for line in measure(study, **options):
-        click.echo(line)
+    echo_lines(measure(study, **options))
 
 
 @bench.command("forecast")
@@ -82,8 +78,7 @@ def bench_forecast(source: Path, write: bool) -> None:
     """How right the forecast is on held-out trials of SOURCE, a phase study's folder or its figures/forecast.csv."""
     from initlab.bench.forecast import bench_forecast as measure
 
-    for line in measure(source, write):
-        click.echo(line)
+    echo_lines(measure(source, write))
 
 
 @bench.command("gpu")
@@ -94,8 +89,7 @@ def bench_gpu(device: Any, quick: bool, out: Path) -> None:
     """Large nets against the GPU's limit, many small trials at once, and what watching costs, within 8 minutes."""
     from initlab.bench.gpu import bench_gpu as measure
 
-    for line in measure(device, quick, out):
-        click.echo(line)
+    echo_lines(measure(device, quick, out))
 
 
 @bench.command("ddp")
@@ -112,5 +106,4 @@ def bench_ddp(study: Path | None, **options: Any) -> None:
     """
     from initlab.bench.ddp import bench_ddp as measure
 
-    for line in measure(study, **options):
-        click.echo(line)
+    echo_lines(measure(study, **options))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from initlab.cli.options import OUT, data_dir_option, device_option, set_option
+from initlab.cli.options import OUT, data_dir_option, device_option, echo_lines, set_option
 
 if TYPE_CHECKING:
     from initlab.inspection.subject import Subject
@@ -22,10 +22,7 @@ def nets(name: str | None, shape: str | None, classes: int | None, overrides: Se
     """List the nets of the paper with their counts, or draw the layer table of NAME."""
     from initlab.report.layer_tables import catalog_lines, net_lines
 
-    for line in (
-        catalog_lines(shape, classes, overrides) if name is None else net_lines(name, shape, classes, overrides)
-    ):
-        click.echo(line)
+    echo_lines(catalog_lines(shape, classes, overrides) if name is None else net_lines(name, shape, classes, overrides))
 
 
 MODEL_OPTIONS = (
@@ -191,6 +188,5 @@ def evaluate(checkpoints: Sequence[str], scales: str | None, out: Path | None, *
     from initlab.testing.evaluate import parse_scales, table_lines
 
     result = test(checkpoints, scales=parse_scales(scales) if scales is not None else None, out=out, **options)
-    for line in table_lines(result.table):
-        click.echo(line)
+    echo_lines(table_lines(result.table))
     click.echo(f"written to {out}" if out else "errors per class: add --out FOLDER")

@@ -1,5 +1,6 @@
-"""Options that several commands share."""
+"""What several commands share: their options, and how lines are printed."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -13,3 +14,9 @@ device_option = click.option("--device", type=click.Choice(["cpu", "cuda"]), hel
 data_dir_option = click.option(
     "--data-dir", type=OUT, envvar="INITLAB_DATA", help="Where data files lie.  [env: INITLAB_DATA]"
 )
+
+
+def echo_lines(lines: Iterable[object], err: bool = False) -> None:
+    """Print each line as soon as it comes, on stdout or stderr."""
+    for line in lines:
+        click.echo(line, err=err)

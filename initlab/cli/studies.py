@@ -4,14 +4,11 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import click
 
-from initlab.cli.options import OUT, data_dir_option, device_option, set_option
-
-if TYPE_CHECKING:
-    from initlab.store.results import Results
+from initlab.cli.options import OUT, data_dir_option, device_option, echo_lines, set_option
 
 
 @click.command()
@@ -39,59 +36,14 @@ def run(study: Path, **options: Any) -> None:
     """
     from initlab.launch.progress import on_terminal
     from initlab.launch.run import run as launch
+    from initlab.report.summary import summary
 
     results = launch(study, show="table" if on_terminal() else "lines", **options)
-    sys.exit(summarise(results, options["only"]))
-
-
-def summarise(results: "Results", only: Sequence[str] = ()) -> int:
-    """Print what came of the study's trials, or of those asked for; returns the exit code."""
-    asked = [trial for trial in results.planned if trial.startswith(tuple(only) or "t")]
-    trials = results.trials[results.trials.trial.isin(asked)]
-    table = verdict_table(results)
-    for problem in results.problems:
-        click.echo(problem, err=True)
-    click.echo(table)
-    if lost := set(asked) - set(trials.trial):
-        click.echo(f"{len(lost)} of {len(asked)} trials cannot be read: {', '.join(sorted(lost))}", err=True)
-        return 1
-    failed = [t for t in results.stored if t.status["state"] == "failed" and t.id in set(trials.trial)]
-    if failed:
-        click.echo(f"{len(failed)} of {len(trials)} trials failed; their tracebacks are in status.json", err=True)
-        for trial in failed:
-            click.echo(f"  {trial.id}: {trial.status['error']}", err=True)
-        return 1
-    unfinished = int((~trials.state.isin(["done", "diverged", "stopped"])).sum())
-    stopped = [t.status for t in results.stored if t.status["state"] == "stopped" and t.id in set(trials.trial)]
-    if stopped:
-        steps = sum(t.status.get("steps", 0) for t in results.stored if t.id in set(trials.trial))
-        saved = sum(status["steps"] - status["step"] for status in stopped)
-        click.echo(f"stopped {len(stopped)} hopeless trials, saved {saved:,} of {steps:,} steps")
-    if unfinished:
-        click.echo(f"stopped with {unfinished} of {len(trials)} trials to go; the same command goes on")
-        return 3
-    click.echo(f"all {len(trials)} trials done; next: initlab plot {results.out}")
-    return 0
-
-
-def verdict_table(results: "Results") -> str:
-    """One line per (net, depth, scheme): trials, verdicts, range of validation errors, epochs to the threshold."""
-    from initlab.study.spec import net_label
-
-    trials = results.trials[results.trials.in_study].merge(results.verdicts[["trial", "epoch_reached"]], on="trial")
-    wide = max(10, *trials["init.scheme"].str.len())
-    net_wide = max(10, *map(len, map(net_label, trials["net.name"], trials["net.depth"])))
-    head = f"{'net':<{net_wide}} {'init':<{wide}} {'trials':>6}  {'verdicts':<28} {'best val_error':<16}"
-    lines = [f"{head} epochs to threshold"]
-    for (_, _, scheme), group in trials.groupby(["net.name", "net.depth", "init.scheme"]):
-        counts = group.verdict.fillna(group.state).value_counts()
-        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-        best, reached = group.best_val_error.dropna(), group.epoch_reached.dropna()
-        errors = f"{best.min():.3f} – {best.max():.3f}" if len(best) else "–"
-        epochs = f"{reached.min():.3g} – {reached.max():.3g}" if len(reached) else "–"
-        name = net_label(group["net.name"].iloc[0], group["net.depth"].iloc[0]).ljust(net_wide)
-        lines.append(f"{name} {scheme:<{wide}} {len(group):>6}  {verdicts:<28} {errors:<16} {epochs}")
-    return "\n".join(lines)
+    lines, errors, ending = summary(results, options["only"])
+    echo_lines(results.problems, err=True)
+    echo_lines(lines)
+    echo_lines(errors, err=True)
+    sys.exit(ending)
 
 
 @click.command()
@@ -110,25 +62,20 @@ def plan(study: Path | None, overrides: Sequence[str], out: Path | None, schema:
         raise click.UsageError("give a STUDY file, or --schema")
     from initlab.report.plan_table import plan_lines
 
-    for line in plan_lines(study, overrides, out):
-        click.echo(line)
+    echo_lines(plan_lines(study, overrides, out))
 
 
 @click.command()
 @click.argument("out", type=OUT)
 def status(out: Path) -> None:
     """Show how far the trials in OUT are."""
-    from initlab.launch.progress import figures
+    from initlab.report.summary import status_lines
     from initlab.store.results import load
-    from initlab.study.trial_names import trial_names
 
     results = load(out)
-    names = trial_names([trial.spec for trial in results.stored])
-    for trial, name in zip(results.stored, names, strict=True):
-        click.echo(f"{trial.id}  {name}: {trial.status['state']}{figures(trial.status)}")
-    for problem in results.problems:
-        click.echo(problem, err=True)
-    click.echo(repr(results))
+    echo_lines(status_lines(results))
+    echo_lines(results.problems, err=True)
+    click.echo(results)
 
 
 @click.command()
@@ -141,10 +88,8 @@ def plot(out: Path, names: Sequence[str], folder: Path | None) -> None:
     from initlab.store.results import load
 
     results = load(out)
-    for path in save_figures(results, names or None, folder, say=lambda line: click.echo(line, err=True)):
-        click.echo(path)
-    for problem in results.problems:
-        click.echo(problem, err=True)
+    echo_lines(save_figures(results, names or None, folder, say=lambda line: click.echo(line, err=True)))
+    echo_lines(results.problems, err=True)
 
 
 @click.command()
@@ -162,10 +107,8 @@ def export(out: Path, form: Literal["parquet", "csv"], folder: Path | None) -> N
     results = load(out)
     whole = out.resolve()  # of `.` too
     target = folder or whole.with_name(f"{whole.name}-{form}")
-    for path in results.export(form, target):
-        click.echo(path)
-    for problem in results.problems:
-        click.echo(problem, err=True)
+    echo_lines(results.export(form, target))
+    echo_lines(results.problems, err=True)
 
 
 @click.command()
@@ -177,9 +120,10 @@ def compare(outs: Sequence[Path], figure: str, as_json: bool) -> None:
 
     Exit code 0 where every claim agrees, 1 where one does not or is open.
     """
-    from initlab.analysis.claims import compare_paper, json_of, text_of
+    from initlab.analysis.claims import compare_paper
+    from initlab.report.paper_comparison import paper_json, paper_text
     from initlab.store.results import load
 
-    found = compare_paper([load(out) for out in outs], figure)
-    click.echo(json_of(found) if as_json else text_of(found))
-    sys.exit(0 if found.agrees else 1)
+    comparison = compare_paper([load(out) for out in outs], figure)
+    click.echo(paper_json(comparison) if as_json else paper_text(comparison))
+    sys.exit(0 if comparison.agrees else 1)

@@ -1,9 +1,7 @@
 """What `initlab inspect` and `initlab lint` print: text, or one JSON object, and the exit code."""
 
 import copy
-import json
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +17,7 @@ from initlab.inspection.lint.lint import RULES, lint
 from initlab.inspection.remedy import advised
 from initlab.inspection.subject import Subject, initialised
 from initlab.inspection.two_inits import Comparison, compare
+from initlab.report.json_text import json_text
 from initlab.report.text_table import text_table
 
 SCHEMA = 1
@@ -138,12 +137,12 @@ def json_of(found: Examination) -> str:
         }
     if found.fixed is not None:
         content["fix"] = {"call": found.fix, **seen_fields(found.fixed)}
-    return json.dumps(plain(content), allow_nan=False)
+    return json_text(content)
 
 
 def lint_json(model: str, findings: Sequence[Finding]) -> str:
     """One object: schema, model, lint."""
-    return json.dumps(plain({"schema": SCHEMA, "model": model, "lint": [asdict(finding) for finding in findings]}))
+    return json_text({"schema": SCHEMA, "model": model, "lint": [asdict(finding) for finding in findings]})
 
 
 def seen_fields(seen: Inspection) -> dict[str, Any]:
@@ -160,18 +159,3 @@ def seen_fields(seen: Inspection) -> dict[str, Any]:
 def rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     """One object per row."""
     return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-
-
-def plain(value: Any) -> Any:
-    """The value in JSON's types; NaN, infinities and missing ones as null."""
-    if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(inner) for inner in value]
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if hasattr(value, "item"):  # numpy's
-        return plain(value.item())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return None

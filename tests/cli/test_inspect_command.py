@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from initlab.cli import main
 from initlab.inspection.diagnosis import VERDICTS
 from initlab.inspection.subject import parse_options, resolve_model
-from initlab.report.inspection_report import OUTCOMES, VERDICT_WORDS, fails, plain
+from initlab.report.inspection_report import OUTCOMES, VERDICT_WORDS, fails
 
 MYMODEL = """
 import torch
@@ -94,13 +94,6 @@ def test_json_is_one_object_with_every_layer_and_nan_as_null() -> None:
     )
     assert found["fix"]["call"] == 'initlab.init_(model, "he")'
     assert len(found["fix"]["layers"]) == 8
-
-
-def test_plain_data_has_no_nan_and_no_numpy() -> None:
-    import numpy as np
-
-    odd = {"a": (np.float64("nan"), np.int64(3), float("inf")), "b": [np.bool_(True), None, torch.Size([2])]}
-    assert plain(odd) == {"a": [None, 3, None], "b": [True, None, [2]]}
 
 
 def test_fix_shows_the_table_before_and_after_and_leaves_what_was_given() -> None:

@@ -1,0 +1,80 @@
+"""What `initlab run` and `initlab status` say of a study's trials, and the exit code that a run ends with."""
+
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+from initlab.engine.task import State
+from initlab.launch.progress import figures
+from initlab.report.text_table import text_table
+from initlab.store.results import Results
+from initlab.study.spec import net_label
+from initlab.study.trial_names import trial_names
+
+
+class Ending(IntEnum):
+    """How a run ended, as its exit code."""
+
+    DONE = 0
+    """Every requested trial has its result, or was stopped as hopeless."""
+    FAILED = 1
+    """Some trials failed, or cannot be read."""
+    STOPPED = 3
+    """Stopped on request; the same command goes on."""
+
+
+class Summary(NamedTuple):
+    """Lines for stdout, lines for stderr, and the exit code."""
+
+    lines: list[str]
+    errors: list[str]
+    ending: Ending
+
+
+def summary(results: Results, only: Sequence[str] = ()) -> Summary:
+    """What came of a study's trials, or of those whose ids begin with one of `only`."""
+    requested = [trial for trial in results.planned if trial.startswith(tuple(only) or "t")]
+    trials = [trial for trial in results.stored if trial.id in set(requested)]
+    lines = verdict_lines(results)
+    if unreadable := sorted({*requested} - {trial.id for trial in trials}):
+        text = f"{len(unreadable)} of {len(requested)} trials cannot be read: {', '.join(unreadable)}"
+        return Summary(lines, [text], Ending.FAILED)
+    failures = [f"  {trial.id}: {trial.status['error']}" for trial in trials if trial.status["state"] == State.FAILED]
+    if failures:
+        text = f"{len(failures)} of {len(trials)} trials failed; their tracebacks are in status.json"
+        return Summary(lines, [text, *failures], Ending.FAILED)
+    stopped = [trial.status for trial in trials if trial.status["state"] == State.STOPPED]
+    if stopped:
+        steps = sum(trial.status.get("steps", 0) for trial in trials)
+        saved = sum(status["steps"] - status["step"] for status in stopped)
+        lines.append(f"stopped {len(stopped)} hopeless trials, saved {saved:,} of {steps:,} steps")
+    if unfinished := len(trials) - len(stopped) - sum(State(trial.status["state"]).finished for trial in trials):
+        lines.append(f"stopped with {unfinished} of {len(trials)} trials to go; the same command goes on")
+        return Summary(lines, [], Ending.STOPPED)
+    lines.append(f"all {len(trials)} trials done; next: initlab plot {results.out}")
+    return Summary(lines, [], Ending.DONE)
+
+
+def verdict_lines(results: Results) -> list[str]:
+    """One line per (net, depth, scheme): trials, verdicts, range of validation errors, epochs to the threshold."""
+    trials = results.trials[results.trials.in_study].merge(results.verdicts[["trial", "epoch_reached"]], on="trial")
+    keys = ["net.name", "net.depth", "init.scheme"]
+    # The headers give each column its least width.
+    header = ["net".ljust(10), "init".ljust(10), "trials", " " + "verdicts".ljust(28), "best val_error".ljust(16)]
+    rows = [[*header, "epochs to threshold"]]
+    for _, group in trials.groupby(keys):
+        net, depth, scheme = group.iloc[0][keys]
+        counts = group.verdict.fillna(group.state).value_counts()
+        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        best, reached = group.best_val_error.dropna(), group.epoch_reached.dropna()
+        errors = f"{best.min():.3f} – {best.max():.3f}" if len(best) else "–"
+        epochs = f"{reached.min():.3g} – {reached.max():.3g}" if len(reached) else "–"
+        rows.append([net_label(net, depth), scheme, str(len(group)), f" {verdicts}", errors, epochs])
+    return text_table(rows, right={2}, gap=" ")
+
+
+def status_lines(results: Results) -> Iterator[str]:
+    """A line per trial with its id, name, state and last figures."""
+    names = trial_names([trial.spec for trial in results.stored])
+    for trial, name in zip(results.stored, names, strict=True):
+        yield f"{trial.id}  {name}: {trial.status['state']}{figures(trial.status)}"
