@@ -1,34 +1,23 @@
 """Figures of a study; each is two functions: `NAME_table` makes the numbers, `NAME` draws that table and nothing else.
 
-Every function takes one `Results` or a sequence of them, `per_class` what a test found; drawing returns a matplotlib
-Figure, or draws into `ax=`.
-`save_figures` writes each of `FIGURES` as PNG, SVG and the CSV of its table. No torch is needed.
+Every function takes one `Results` or a sequence of them, `per_class` the errors of a test; drawing returns a matplotlib
+Figure, or draws into `ax=`. `save_figures` writes each of `FIGURES` as PNG, SVG and the CSV of its table. No torch is
+needed.
 """
 
-from initlab.plots.convergence import convergence, convergence_table
-from initlab.plots.depth import depth, depth_table
-from initlab.plots.per_class import per_class, per_class_table
-from initlab.plots.phase import phase, phase_table
-from initlab.plots.prelu import prelu, prelu_table
-from initlab.plots.running import running, running_table
-from initlab.plots.save import FIGURES, save_figures
-from initlab.plots.signals import signals, signals_table
-
-__all__ = [
-    "FIGURES",
-    "convergence",
-    "convergence_table",
-    "depth",
-    "depth_table",
-    "per_class",
-    "per_class_table",
-    "phase",
-    "phase_table",
-    "prelu",
-    "prelu_table",
-    "running",
-    "running_table",
-    "save_figures",
-    "signals",
-    "signals_table",
-]
+from initlab.plots.convergence import convergence as convergence
+from initlab.plots.convergence import convergence_table as convergence_table
+from initlab.plots.depth import depth as depth
+from initlab.plots.depth import depth_table as depth_table
+from initlab.plots.per_class import per_class as per_class
+from initlab.plots.per_class import per_class_table as per_class_table
+from initlab.plots.phase import phase as phase
+from initlab.plots.phase import phase_table as phase_table
+from initlab.plots.prelu import prelu as prelu
+from initlab.plots.prelu import prelu_table as prelu_table
+from initlab.plots.running import running as running
+from initlab.plots.running import running_table as running_table
+from initlab.plots.save import FIGURES as FIGURES
+from initlab.plots.save import save_figures as save_figures
+from initlab.plots.signals import signals as signals
+from initlab.plots.signals import signals_table as signals_table

@@ -1,7 +1,7 @@
 """Convergence: an error or the loss against the epoch, one panel per depth, one line per scheme."""
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -11,21 +11,21 @@ from matplotlib.ticker import MaxNLocator
 
 from initlab.errors import UserError
 from initlab.paper.curves import PaperFigure
-from initlab.plots.panels import DEPTH, SCHEME, SEED, Shown, rows_of, setting_fields, shown_trials, states, with_panels
+from initlab.plots.panels import SCHEME, SEED, Shown, by_panel, rows_of, shown_trials, states
 from initlab.plots.paper import draw_paper, epoch_name, paper_panels, paper_points, paper_title
 from initlab.plots.style import (
-    BAND,
     Look,
     Target,
     add_legend,
     canvas,
     cross_handle,
     crosses,
+    draw_band,
     finish,
-    level_line,
+    level_lines,
     looks,
     percent_axis,
-    scheme_handle,
+    scheme_handles,
     seeds_note,
     styled,
 )
@@ -37,15 +37,16 @@ NAMES = {
     "train_error": "training top-1 error (%)",
     "train_loss": "training loss (nats per image)",
 }
+LEVELS = {"val_error": ("chance", "threshold"), "train_error": ("chance",), "train_loss": ()}
 
 
 def convergence_table(results: Shown, quantity: Quantity = "val_error") -> pd.DataFrame:
     """One row per point of a curve: panel, its fields, init.scheme, seed, trial, epoch and `quantity`.
 
     `mean`, `low` and `high` are over the line's `seeds` at that epoch; NaN where a seed has no value there (it
-    diverged, or has not come so far), for a mean over those left would tell of survivors. `diverged` marks the last
-    point of a diverged trial; its value is NaN where the trial has no finite one. Training quantities are means over
-    an epoch.
+    diverged, or has not come so far), because a mean over the others would describe the survivors alone. `diverged`
+    marks the last point of a diverged trial; its value is NaN where the trial has no finite one. Training quantities
+    are means over an epoch.
     `chance` and `threshold` are the levels drawn, NaN where there are none; `train_examples` are images an epoch.
 
     Raises:
@@ -57,18 +58,14 @@ def convergence_table(results: Shown, quantity: Quantity = "val_error") -> pd.Da
     points = curve_points(rows_of(results, trials, "scalars"), trials, quantity)
     if points.empty or points[quantity].isna().all():
         raise UserError(f"plot: no {quantity} to draw yet (got {states(trials)}); run the study until it has validated")
-    trials = trials[trials.trial.isin(points.trial)]
-    settings = [DEPTH, *setting_fields(trials, fields)]
-    trials = with_panels("convergence", trials, fields, [DEPTH])
-    kept = ["panel", *settings, SCHEME, SEED, "trial", "chance", "threshold", "train_examples"]
-    table = trials[kept].merge(points, on="trial", how="inner", sort=False)
-    line = ["panel", SCHEME]
-    at = table.groupby([*line, "epoch"], sort=False)[quantity]
-    size = table.groupby(line, sort=False).trial.transform("nunique")
-    complete = at.transform("count") == size
-    summary = {"mean": at.transform("mean"), "low": at.transform("min"), "high": at.transform("max")}
-    table = table.assign(**{name: values.where(complete) for name, values in summary.items()}, seeds=size)
-    return table[[*kept[:-3], "epoch", quantity, "mean", "low", "high", "seeds", "diverged", *kept[-3:]]]
+    facts = ["chance", "threshold", "train_examples"]
+    table, line = by_panel("convergence", points, trials, fields, [SEED, *facts])
+    at_epoch = table.groupby(["panel", SCHEME, "epoch"], sort=False)[quantity]
+    seeds = table.groupby(["panel", SCHEME], sort=False).trial.transform("nunique")
+    complete = at_epoch.transform("count") == seeds
+    summary = {"mean": at_epoch.transform("mean"), "low": at_epoch.transform("min"), "high": at_epoch.transform("max")}
+    table = table.assign(**{name: values.where(complete) for name, values in summary.items()}, seeds=seeds)
+    return table[[*line, SEED, "trial", "epoch", quantity, *summary, "seeds", "diverged", *facts]]
 
 
 def curve_points(scalars: pd.DataFrame, trials: pd.DataFrame, quantity: str) -> pd.DataFrame:
@@ -111,42 +108,35 @@ def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_
     """
     table = convergence_table(results, quantity)
     beside = paper_panels(table, quantity) if paper else {}
-    panels: list[tuple[str, PaperFigure | None]] = []  # ours, each followed by the paper's where it has one
+    # Each panel of the study, followed by the paper's of the same depth where there is one.
+    panels: list[tuple[str, PaperFigure | None]] = []
     for panel in dict.fromkeys(table.panel):
         panels += [(panel, None), *([(paper_title(beside[panel]), beside[panel])] if panel in beside else [])]
     styles = looks(table[SCHEME])
     with styled():
         columns = 2 if paper or len(panels) in (2, 4) else 3
         titles = [title for title, _ in panels]
-        drawn = canvas("convergence", ax, titles, columns, height=2.35, sharey=not paper)
-        for place, ((panel, figure), axes) in enumerate(zip(panels, drawn.axes, strict=True)):
+        grid = canvas("convergence", ax, titles, columns, height=2.35, sharey=not paper)
+        study_axes = []
+        for (panel, figure), axes in zip(panels, grid.axes, strict=True):
             if figure:
                 draw_paper(axes, figure)
                 continue
             part = table[table.panel == panel]
             for order, (scheme, look) in enumerate(styles.items()):
                 draw_scheme(axes, part[part[SCHEME] == scheme], quantity, look, order)
-            finish(
-                axes,
-                panel,
-                epoch_name(part) if paper else "epoch",
-                NAMES[quantity] if place % drawn.columns == 0 else None,
-            )
+            ylabel = NAMES[quantity] if axes in grid.row_starts else None
+            finish(axes, panel, epoch_name(part) if paper else "epoch", ylabel)
             axes.set_xlim(left=0)
             axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-            if quantity != "train_loss":
-                draw_levels(axes, part, quantity, labelled=paper or axes in drawn.row_ends)
-        ours = [axes for (_, figure), axes in zip(panels, drawn.axes, strict=True) if not figure]
-        frame_values(ours, table, quantity)
-        handles = [scheme_handle(scheme, look) for scheme, look in styles.items()]
+            for level in LEVELS[quantity]:
+                level_lines(axes, part[level], level, labelled=paper or axes in grid.row_ends)
+            study_axes.append(axes)
+        frame_values(study_axes, table, quantity)
+        handles = scheme_handles(styles)
         handles += [cross_handle("diverged (the mean ends)")] if table.diverged.any() else []
-        add_legend(drawn, handles, seeds_note(table.seeds))
-    return drawn.figure
-
-
-def beside_paper(results: Shown) -> Figure:
-    """`convergence` with the paper's panels beside ours."""
-    return convergence(results, paper=True)
+        add_legend(grid, handles, seeds_note(table.seeds))
+    return grid.figure
 
 
 def beside_paper_table(results: Shown) -> pd.DataFrame:
@@ -163,35 +153,24 @@ def draw_scheme(ax: Axes, points: pd.DataFrame, quantity: str, look: Look, order
     mean = points.dropna(subset="mean").drop_duplicates("epoch")
     if points.seeds.iloc[0] > 1:
         opacity = 0.6 if points.seeds.iloc[0] < 5 else 0.35
-        thin: dict[str, Any] = {"color": look.color, "linewidth": 0.6, "alpha": opacity}
         for seed, curve in points.groupby(SEED, sort=False):
-            ax.plot(curve.epoch, curve[quantity], label=f"_{scheme} seed {seed}", **thin)
-        ax.fill_between(mean.epoch, mean.low, mean.high, color=look.color, alpha=BAND, linewidth=0)
+            name = f"_{scheme} seed {seed}"
+            ax.plot(curve.epoch, curve[quantity], label=name, color=look.color, linewidth=0.6, alpha=opacity)
+        draw_band(ax, mean.epoch, mean.low, mean.high, look.color)
     spacing = max(1, math.ceil(len(mean) / 8))
     ax.plot(
         mean.epoch,
         mean["mean"],
-        color=look.color,
-        linestyle=look.line,
-        marker=look.marker,
+        **look.style,
         label=scheme,
         markevery=(order * spacing // 3 % spacing, spacing),
         zorder=3 - order / 10,
     )
     ends = points[points.diverged]
-    finite = ends.dropna(subset=quantity)
+    finite, valueless = ends.dropna(subset=quantity), ends[ends[quantity].isna()]
     crosses(ax, finite.epoch, finite[quantity], look, f"_{scheme} diverged", ax.transData)
-    lost = ends[ends[quantity].isna()]
-    crosses(ax, lost.epoch, [0.97] * len(lost), look, f"_{scheme} diverged, no value", ax.get_xaxis_transform())
-
-
-def draw_levels(ax: Axes, part: pd.DataFrame, quantity: str, labelled: bool) -> None:
-    """Chance, and for the validation error the threshold, where the table has them."""
-    for chance in part.chance.dropna().unique():
-        level_line(ax, chance, "chance", labelled)
-    if quantity == "val_error":
-        for threshold in part.threshold.dropna().unique():
-            level_line(ax, threshold, "threshold", labelled)
+    at_top = [0.97] * len(valueless)
+    crosses(ax, valueless.epoch, at_top, look, f"_{scheme} diverged, no value", ax.get_xaxis_transform())
 
 
 def frame_values(axes: list[Axes], table: pd.DataFrame, quantity: str) -> None:

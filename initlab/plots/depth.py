@@ -9,18 +9,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from initlab.errors import UserError
 from initlab.plots.convergence import training_means
-from initlab.plots.panels import (
-    ALL,
-    DEPTH,
-    SCHEME,
-    SEED,
-    Shown,
-    rows_of,
-    setting_fields,
-    shown_trials,
-    states,
-    with_panels,
-)
+from initlab.plots.panels import ALL, DEPTH, SCHEME, SEED, Shown, rows_of, shown_trials, states, with_panels
 from initlab.plots.style import (
     Look,
     Target,
@@ -29,17 +18,19 @@ from initlab.plots.style import (
     cross_handle,
     crosses,
     finish,
-    level_line,
+    level_lines,
     looks,
     percent_axis,
-    scheme_handle,
+    scheme_handles,
     seeds_note,
     styled,
 )
 
 NAMES = {"train_error": "training, mean of the last epoch", "val_error": "validation, at the end"}
-DODGE = 5.0  # points between schemes at one depth
-TOP = 0.96  # height of the row of diverged trials, a fraction of the panel
+# Points between schemes at one depth.
+DODGE = 5.0
+# Height of the row of diverged trials, a fraction of the panel.
+TOP = 0.96
 
 
 def depth_table(results: Shown) -> pd.DataFrame:
@@ -57,14 +48,13 @@ def depth_table(results: Shown) -> pd.DataFrame:
         raise UserError(
             f"plot: no finished trial for the depth figure (got {states(trials)}); run the study until one has finished"
         )
-    settings = setting_fields(finished, fields)
-    finished = with_panels("depth", finished, fields, [])
+    finished, settings = with_panels("depth", finished, fields, [])
     curves = rows_of(results, finished, "scalars").groupby("trial", sort=False)
-    last = {trial: training_means(rows).train_error for trial, rows in curves}
-    train_error = finished.trial.map({trial: errors.iloc[-1] for trial, errors in last.items() if len(errors)})
-    wide = finished.assign(train_error=train_error.astype(float), diverged=finished.verdict == "diverged")
-    kept = ["panel", *settings, DEPTH, SCHEME, SEED, "trial", "diverged", "chance"]
-    table = wide.melt(id_vars=kept, value_vars=list(NAMES), var_name="quantity", value_name="value")
+    train_errors = {trial: training_means(rows).train_error for trial, rows in curves}
+    last = finished.trial.map({trial: errors.iloc[-1] for trial, errors in train_errors.items() if len(errors)})
+    finished = finished.assign(train_error=last.astype(float), diverged=finished.verdict == "diverged")
+    facts = ["panel", *settings, DEPTH, SCHEME, SEED, "trial", "diverged", "chance"]
+    table = finished.melt(id_vars=facts, value_vars=list(NAMES), var_name="quantity", value_name="value")
     point = ["panel", "quantity", DEPTH, SCHEME]
     survived = table.assign(value=table.value.where(~table.diverged)).groupby(point, sort=False).value
     table = table.assign(
@@ -94,21 +84,20 @@ def depth(results: Shown, ax: Target = None) -> Figure:
     styles = looks(table[SCHEME])
     titles = [NAMES[quantity] + ("" if panel == ALL else f"\n{panel}") for panel, quantity in places]
     with styled():
-        drawn = canvas("depth", ax, titles, 2, height=2.5, sharey=True)
-        for (panel, quantity), title, axes in zip(places, titles, drawn.axes, strict=True):
+        grid = canvas("depth", ax, titles, 2, height=2.5, sharey=True)
+        for (panel, quantity), title, axes in zip(places, titles, grid.axes, strict=True):
             part = table[(table.panel == panel) & (table["quantity"] == quantity)]
             for order, (scheme, look) in enumerate(styles.items()):
                 shift = DODGE * (order - (len(styles) - 1) / 2)
                 draw_scheme(axes, part[part[SCHEME] == scheme], look, shift, lower=order % 2 == 1)
             finish(axes, title, "depth (weight layers)", "top-1 error (%)" if quantity == "train_error" else None)
-            for chance in part.chance.dropna().unique():
-                level_line(axes, chance, "chance", labelled=axes in drawn.row_ends)
+            level_lines(axes, part.chance, "chance", labelled=axes in grid.row_ends)
             frame_depths(axes, table)
-        handles = [scheme_handle(scheme, look) for scheme, look in styles.items()]
+        handles = scheme_handles(styles)
         handles += [cross_handle("diverged (not in the mean)")] if table.diverged.any() else []
         note = seeds_note(table.seeds + table.diverged_seeds, each="points: each seed; ", band="whiskers")
-        add_legend(drawn, handles, note)
-    return drawn.figure
+        add_legend(grid, handles, note)
+    return grid.figure
 
 
 def draw_scheme(ax: Axes, points: pd.DataFrame, look: Look, shift: float, lower: bool) -> None:
@@ -121,10 +110,10 @@ def draw_scheme(ax: Axes, points: pd.DataFrame, look: Look, shift: float, lower:
     scheme = points[SCHEME].iloc[0]
     root = ax.get_figure(root=True)
     assert root is not None
-    beside = ScaledTranslation(shift / 72, 0, root.dpi_scale_trans)
+    shifted = ScaledTranslation(shift / 72, 0, root.dpi_scale_trans)
     single = points[~points.diverged]
     per_depth = points.drop_duplicates(DEPTH)
-    drawn = per_depth.dropna(subset="mean")
+    means = per_depth.dropna(subset="mean")
     ax.plot(
         single[DEPTH],
         single.value,
@@ -134,28 +123,19 @@ def draw_scheme(ax: Axes, points: pd.DataFrame, look: Look, shift: float, lower:
         markersize=4,
         alpha=0.55,
         markeredgewidth=0,
-        transform=ax.transData + beside,
+        transform=ax.transData + shifted,
         label=f"_{scheme} seeds",
         zorder=2.5,
     )
-    ax.vlines(drawn[DEPTH], drawn.low, drawn.high, color=look.color, linewidth=1.0, transform=ax.transData + beside)
-    ax.plot(
-        drawn[DEPTH],
-        drawn["mean"],
-        color=look.color,
-        linestyle=look.line,
-        marker=look.marker,
-        label=scheme,
-        transform=ax.transData + beside,
-        zorder=3,
-    )
+    ax.vlines(means[DEPTH], means.low, means.high, color=look.color, linewidth=1.0, transform=ax.transData + shifted)
+    ax.plot(means[DEPTH], means["mean"], **look.style, label=scheme, transform=ax.transData + shifted, zorder=3)
     lost = per_depth[per_depth.diverged_seeds > 0]
-    crosses(ax, lost[DEPTH], [TOP] * len(lost), look, f"_{scheme} diverged", ax.get_xaxis_transform() + beside)
-    for at, count, rest in zip(lost[DEPTH], lost.diverged_seeds, lost.seeds, strict=True):
-        if rest:
+    crosses(ax, lost[DEPTH], [TOP] * len(lost), look, f"_{scheme} diverged", ax.get_xaxis_transform() + shifted)
+    for depth, count, survivors in zip(lost[DEPTH], lost.diverged_seeds, lost.seeds, strict=True):
+        if survivors:
             ax.annotate(
-                f"{count} of {count + rest}",
-                xy=(at, TOP),
+                f"{count} of {count + survivors}",
+                xy=(depth, TOP),
                 xycoords=ax.get_xaxis_transform(),
                 xytext=(shift, -12 if lower else -5),
                 textcoords="offset points",

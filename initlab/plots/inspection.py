@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from initlab.plots.signals import NAMES, ZERO_ROW, frame_layers
-from initlab.plots.style import BAND, GREY, Target, add_legend, canvas, finish, styled
+from initlab.plots.signals import NAMES, draw_zeros, frame_layers
+from initlab.plots.style import GREY, Target, add_legend, canvas, draw_band, finish, styled
 
-# colour and marker of a status; what isn't listed is drawn as ok
+# Colour and marker of a status; one that isn't listed is drawn as ok.
 STATUS = {
     "ok": ("#3A6EA5", "o"),
     "vanishing": ("#D99A00", "v"),
@@ -26,6 +26,9 @@ STATUS = {
     "closed": (GREY, "s"),
     "waiting": (GREY, "o"),
 }
+
+
+THEORY = ("predicted", "low", "high")
 
 
 def inspection(table: pd.DataFrame, title: str, ax: Target = None) -> Figure:
@@ -42,18 +45,18 @@ def inspection(table: pd.DataFrame, title: str, ax: Target = None) -> Figure:
     Raises:
         UserError: another number of axes.
     """
-    ran = table[table.calls > 0]
-    ran = ran.astype({f"{direction}_var": float for direction in NAMES})  # an empty table has no types
+    # an empty table has no types
+    ran = table[table.calls > 0].astype({f"{direction}_var": float for direction in NAMES})
     with styled():
-        drawn = canvas("inspection", ax, list(NAMES), columns=2, height=2.6, sharey=False)
-        for direction, axes in zip(NAMES, drawn.axes, strict=True):
-            draw_band(axes, ran, direction)
+        grid = canvas("inspection", ax, list(NAMES), columns=2, height=2.6, sharey=False)
+        for direction, axes in zip(NAMES, grid.axes, strict=True):
+            draw_theory(axes, ran, direction)
             draw_points(axes, ran, direction)
             finish(axes, direction, "weight layer (1 = next to the input)", NAMES[direction])
             frame(axes, ran, direction)
-        # the legend's title: a title of the figure would lie over the legend
-        add_legend(drawn, handles(ran), "\n".join(textwrap.wrap(title, 108)) if drawn.owned else "")
-    return drawn.figure
+        # The title is the legend's, because a title of the figure would lie over the legend.
+        add_legend(grid, handles(ran), "\n".join(textwrap.wrap(title, 108)) if grid.owned else "")
+    return grid.figure
 
 
 def draw_points(ax: Axes, ran: pd.DataFrame, direction: str) -> None:
@@ -63,34 +66,23 @@ def draw_points(ax: Axes, ran: pd.DataFrame, direction: str) -> None:
     ax.plot(ran.layer + 1, positive, color=GREY, linewidth=0.7, alpha=0.6, zorder=2, label="_measured")
     for status in ran.status.unique():
         color, marker = STATUS.get(status, STATUS["ok"])
-        chosen = ran.status == status
+        has_status = ran.status == status
         style: dict[str, Any] = {"color": color, "marker": marker, "linestyle": "none", "markersize": 3.6, "zorder": 3}
-        ax.plot(ran.layer[chosen] + 1, positive[chosen], label=status, **style)
-        zero = chosen & (variance == 0)
-        if zero.any():
-            ax.plot(
-                ran.layer[zero] + 1,
-                [ZERO_ROW] * int(zero.sum()),
-                transform=ax.get_xaxis_transform(),
-                clip_on=False,
-                label=f"_{status} zero",
-                **style,
-            )
+        ax.plot(ran.layer[has_status] + 1, positive[has_status], label=status, **style)
+        draw_zeros(ax, ran.layer[has_status & (variance == 0)], label=f"_{status} zero", **style)
 
 
-def draw_band(ax: Axes, ran: pd.DataFrame, direction: str) -> None:
+def draw_theory(ax: Axes, ran: pd.DataFrame, direction: str) -> None:
     """The predicted median as a line in its band, where the table has them."""
-    columns = [f"{direction}_{what}" for what in ("predicted", "low", "high")]
-    if not has_theory(ran, direction):
-        return
-    middle, low, high = (ran[column] for column in columns)
-    ax.fill_between(ran.layer + 1, low, high, color=GREY, alpha=BAND, linewidth=0, zorder=1)
-    ax.plot(ran.layer + 1, middle, color=GREY, linestyle="--", linewidth=1.0, zorder=1.6, label="_predicted")
+    if has_theory(ran, direction):
+        median, low, high = (ran[f"{direction}_{name}"] for name in THEORY)
+        draw_band(ax, ran.layer + 1, low, high, GREY)
+        ax.plot(ran.layer + 1, median, color=GREY, linestyle="--", linewidth=1.0, zorder=1.6, label="_predicted")
 
 
 def has_theory(ran: pd.DataFrame, direction: str) -> bool:
     """Whether any layer has a predicted variance and its band."""
-    columns = [f"{direction}_{what}" for what in ("predicted", "low", "high")]
+    columns = [f"{direction}_{name}" for name in THEORY]
     return set(columns) <= set(ran.columns) and bool(ran[columns].notna().all(axis=1).any())
 
 
@@ -110,21 +102,15 @@ def frame(ax: Axes, ran: pd.DataFrame, direction: str) -> None:
         )
         ax.set(xticks=[], yticks=[])
         return
-    drawn = [variance, *(ran[f"{direction}_{end}"] for end in ("low", "high") if has_theory(ran, direction))]
-    shown = pd.concat([values.where((values > 0) & np.isfinite(values)) for values in drawn], axis=1)
+    columns = [variance, *(ran[f"{direction}_{end}"] for end in ("low", "high") if has_theory(ran, direction))]
+    values = pd.concat([column.where((column > 0) & np.isfinite(column)) for column in columns], axis=1)
+    zeros = (variance == 0).astype(int)
     frame_layers(
-        ax,
-        pd.DataFrame(
-            {
-                "layer": ran.layer,
-                "low": shown.min(axis=1),
-                "high": shown.max(axis=1),
-                "zeros": (variance == 0).astype(int),
-            }
-        ),
+        ax, pd.DataFrame({"layer": ran.layer, "low": values.min(axis=1), "high": values.max(axis=1), "zeros": zeros})
     )
     low, high = ax.get_ylim()
-    if high < 1e3 * low:  # too few decades to read a size from
+    # with few decades there are too few powers of ten to read a size from
+    if high < 1e3 * low:
         ticks = [
             digit * 10.0**e
             for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
@@ -136,10 +122,10 @@ def frame(ax: Axes, ran: pd.DataFrame, direction: str) -> None:
 
 def handles(ran: pd.DataFrame) -> list[Line2D]:
     """The legend's entries: each status that occurs, and the theory."""
-    found = []
+    entries = []
     for status in ran.status.unique():
         color, marker = STATUS.get(status, STATUS["ok"])
-        found.append(Line2D([], [], color=color, marker=marker, linestyle="none", label=status))
+        entries.append(Line2D([], [], color=color, marker=marker, linestyle="none", label=status))
     if any(has_theory(ran, direction) for direction in NAMES):
-        found.append(Line2D([], [], color=GREY, linestyle="--", linewidth=1.0, label="predicted median, 95 % band"))
-    return found
+        entries.append(Line2D([], [], color=GREY, linestyle="--", linewidth=1.0, label="predicted median, 95 % band"))
+    return entries

@@ -19,9 +19,16 @@ from initlab.user_code import is_code
 
 Shown = Results | Sequence[Results]
 SCHEME, DEPTH, SEED = "init.scheme", "net.depth", "seed"
-ALL = "all"  # title of the one panel of everything
-TITLE_WIDTH = 36  # characters over the narrowest panel
-LARGEST = 12  # panels that a figure still shows readably
+# Title of the one panel of everything.
+ALL = "all"
+# Characters over the narrowest panel.
+TITLE_WIDTH = 36
+# Panels that a figure still shows readably.
+LARGEST = 12
+
+
+class NotStudied(UserError):
+    """The study has nothing that this figure is about, which nobody misses who has not asked for the figure."""
 
 
 def as_list(results: Shown) -> list[Results]:
@@ -77,8 +84,10 @@ def setting_fields(trials: pd.DataFrame, fields: Sequence[str]) -> list[str]:
     return [path for path in fields if path not in (DEPTH, SCHEME) and (lines[path].nunique(dropna=False) > 1).any()]
 
 
-def with_panels(figure: str, trials: pd.DataFrame, fields: Sequence[str], by: Sequence[str]) -> pd.DataFrame:
-    """The trials sorted by panel, with a column `panel`: its title, of the fields `by` and those that vary in a line.
+def with_panels(
+    figure: str, trials: pd.DataFrame, fields: Sequence[str], by: Sequence[str]
+) -> tuple[pd.DataFrame, list[str]]:
+    """The trials sorted by panel, with its title as column `panel`; and its fields, `by` and those that vary in a line.
 
     Raises:
         UserError: more panels than are readable.
@@ -93,7 +102,16 @@ def with_panels(figure: str, trials: pd.DataFrame, fields: Sequence[str], by: Se
             f"{figure}: too many panels to read (got {count}, by {', '.join(settings)}); at most {LARGEST}: "
             f"take {figure}_table and draw a part of it"
         )
-    return trials
+    return trials, settings
+
+
+def by_panel(
+    figure: str, points: pd.DataFrame, trials: pd.DataFrame, fields: Sequence[str], facts: Sequence[str] = ()
+) -> tuple[pd.DataFrame, list[str]]:
+    """The points with panel, its fields, scheme and `facts` of their trials; and the names of the first three."""
+    trials, settings = with_panels(figure, trials[trials.trial.isin(points.trial)], fields, [DEPTH])
+    line = ["panel", *settings, SCHEME]
+    return trials[[*line, *facts, "trial"]].merge(points, on="trial", how="inner", sort=False), line
 
 
 def title(setting: dict[str, Any], net: str) -> str:

@@ -14,7 +14,7 @@ from initlab.data.facts import FACTS
 from initlab.errors import UserError
 from initlab.paper.curves import BY_DEPTH, CHANCE, PaperFigure, curve, length
 from initlab.plots.panels import DEPTH, SCHEME
-from initlab.plots.style import LOOKS, finish, level_line, percent_axis
+from initlab.plots.style import LOOKS, finish, level_lines, percent_axis
 
 
 def paper_panels(table: pd.DataFrame, quantity: str) -> dict[str, PaperFigure]:
@@ -26,11 +26,11 @@ def paper_panels(table: pd.DataFrame, quantity: str) -> dict[str, PaperFigure]:
     if quantity != "val_error":
         raise UserError(f"convergence: the paper's curves are validation errors (got {quantity}); take val_error")
     depths = dict(zip(table.panel, table[DEPTH], strict=True))
-    found = {panel: BY_DEPTH[int(depth)] for panel, depth in depths.items() if depth in BY_DEPTH}
-    if not found:
+    figures = {panel: BY_DEPTH[int(depth)] for panel, depth in depths.items() if depth in BY_DEPTH}
+    if not figures:
         got = ", ".join(str(depth) for depth in sorted(set(depths.values())))
         raise UserError(f"convergence: the paper has no curve of this depth (got {got}); allowed: 22, 30")
-    return found
+    return figures
 
 
 def paper_title(figure: PaperFigure) -> str:
@@ -59,19 +59,12 @@ def epoch_name(part: pd.DataFrame) -> str:
 
 def draw_paper(ax: Axes, figure: PaperFigure) -> None:
     """The figure's two curves, thin, in the looks of their schemes, on axes of their own."""
-    drawn = {scheme: curve(figure, scheme) for scheme in ("he", "xavier")}
-    for scheme, points in drawn.items():
-        look = LOOKS[scheme]
-        ax.plot(
-            points.epoch,
-            points.top1_error,
-            color=look.color,
-            linestyle=look.line,
-            linewidth=0.9,
-            label=f"paper, {scheme}",
-        )
+    curves = {scheme: curve(figure, scheme) for scheme in ("he", "xavier")}
+    for scheme, points in curves.items():
+        style = {**LOOKS[scheme].style, "marker": "", "linewidth": 0.9}
+        ax.plot(points.epoch, points.top1_error, **style, label=f"paper, {scheme}")
     finish(ax, paper_title(figure), "epoch of ImageNet", None)
-    level_line(ax, CHANCE, "chance", labelled=True)
-    percent_axis(ax, float(min(points.top1_error.min() for points in drawn.values())), CHANCE)
+    level_lines(ax, [CHANCE], "chance", labelled=True)
+    percent_axis(ax, float(min(points.top1_error.min() for points in curves.values())), CHANCE)
     ax.set_xlim(0, length(figure))
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))

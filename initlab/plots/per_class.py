@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from initlab.errors import UserError
-from initlab.plots.style import LOOKS, add_legend, canvas, finish, level_line, percent_axis, styled
+from initlab.plots.style import LOOKS, add_legend, canvas, finish, level_lines, percent_axis, styled
 
 COLUMNS = ["class", "name", "images", "val_error", "val_error_top5"]
 TOP1, TOP5 = LOOKS["xavier"].color, LOOKS["he"].color
-NAMED = 40  # classes that still have room for their names
+# The most classes whose names still have room.
+NAMED = 40
 
 
 def per_class_table(errors: pd.DataFrame | str | Path) -> pd.DataFrame:
@@ -29,7 +30,8 @@ def per_class_table(errors: pd.DataFrame | str | Path) -> pd.DataFrame:
     if not isinstance(errors, pd.DataFrame):
         try:
             errors = pd.read_csv(errors)
-        except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        # pandas' parser errors are ValueErrors
+        except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:120]
             raise UserError(f"per_class: {errors}: not a readable csv ({reason}); give a per_class.csv") from None
     absent = [column for column in COLUMNS if column not in errors]
@@ -58,19 +60,19 @@ def per_class(errors: pd.DataFrame | str | Path, ax: Axes | None = None) -> Figu
         UserError: as `per_class_table`.
     """
     table = per_class_table(errors)
-    shown = {"val_error": ("top-1", TOP1), "val_error_top5": ("top-5", TOP5)}
-    if len(table) <= 5:  # always 0
-        del shown["val_error_top5"]
+    bars = {"val_error": ("top-1", TOP1), "val_error_top5": ("top-5", TOP5)}
+    # of up to five classes the top-5 error is always 0
+    if len(table) <= 5:
+        del bars["val_error_top5"]
     with styled():
-        drawn = canvas("per_class", ax, ["all"], 1, height=2.8, sharey=False)
-        (axes,) = drawn.axes
+        grid = canvas("per_class", ax, ["all"], 1, height=2.8, sharey=False)
+        (axes,) = grid.axes
         handles: list[Line2D] = []
-        for column, (name, color) in shown.items():
+        for column, (name, color) in bars.items():
             axes.bar(table["rank"], table[column], width=0.8 if len(table) <= NAMED else 1.0, color=color, label=name)
             mean = (table[column] * table.images).sum() / table.images.sum()
-            label = f"{name}: {100 * mean:.1f} % on average"
-            handles.append(Line2D([], [], color=color, linewidth=6, label=label))
-            level_line(axes, mean, "", labelled=False)
+            handles.append(Line2D([], [], color=color, linewidth=6, label=f"{name}: {100 * mean:.1f} % on average"))
+            level_lines(axes, [mean], "", labelled=False)
         finish(axes, "", "class, easiest first" if len(table) <= NAMED else "classes, easiest first", "error (%)")
         axes.set_xlim(0.2, len(table) + 0.8)
         percent_axis(axes, 0.0, float(table.val_error.max()))
@@ -78,5 +80,5 @@ def per_class(errors: pd.DataFrame | str | Path, ax: Axes | None = None) -> Figu
             names = table["name"].astype(str)
             axes.set_xticks(table["rank"], names, rotation=0 if names.str.len().max() < 4 else 90)
         note = f"{len(table)} classes, {table.images.sum():,} images; dotted: the mean over images"
-        add_legend(drawn, handles, note)
-    return drawn.figure
+        add_legend(grid, handles, note)
+    return grid.figure

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from initlab.errors import UserError
 from initlab.nets.architecture import Activation, Conv, Linear
 from initlab.plan.dimensions import describe
-from initlab.plots.panels import ALL, DEPTH, Shown, as_list, rows_of, setting_fields, shown_trials, states, with_panels
-from initlab.plots.style import GREY, Canvas, Target, canvas, finish, fitting_columns, styled
+from initlab.plots.panels import ALL, DEPTH, NotStudied, Shown, as_list, rows_of, shown_trials, states, with_panels
+from initlab.plots.style import Target, add_legend, canvas, finish, styled
 from initlab.study.spec import TrialSpec
 from initlab.user_code import is_code
 
 STD = "init.std"
-# lightness and hatching tell them apart in grey too
+# Lightness and hatching tell them apart in grey too.
 COLORS = {"converged": "#1F7A5C", "slow": "#8CCFAE", "stalled": "#D9DCE1", "diverged": "#D0624F"}
 HATCHES = {"converged": "", "slow": "", "stalled": "", "diverged": "//////"}
 LINES: dict[str, tuple[Any, str]] = {
@@ -49,11 +49,9 @@ def phase_table(results: Shown) -> pd.DataFrame:
     trials, fields = shown_trials(results)
     finished = trials[trials.verdict.notna()]
     if finished.empty or STD not in fields:
-        got = "one std" if STD not in fields else states(trials)
-        raise UserError(f"plot: no phase figure (got {got}); run a study that varies {STD}, as sweeps/phase.yaml")
-    others = [field for field in fields if field != STD]
-    settings = setting_fields(finished, others)
-    finished = with_panels("phase", finished, others, [])
+        error, got = (UserError, states(trials)) if STD in fields else (NotStudied, "one std")
+        raise error(f"plot: no phase figure (got {got}); run a study that varies {STD}, as sweeps/phase.yaml")
+    finished, settings = with_panels("phase", finished, [field for field in fields if field != STD], [])
     specs = {trial.id: trial.spec for one in as_list(results) for trial in one.stored}
     finished = finished.assign(
         critical=[critical_std(specs[trial]) for trial in finished.trial],
@@ -74,7 +72,8 @@ def critical_std(spec: TrialSpec) -> float:
     """
     if is_code(spec.net.name):
         return math.nan
-    size = spec.data.image_size or 2**10  # only the first linear layer's fan depends on it
+    # the size counts in the fan of the first linear layer alone
+    size = spec.data.image_size or 2**10
     layers = describe(spec, 10, (1, size, size))
     fans = [layer.in_channels * layer.kernel**2 for layer in layers if isinstance(layer, Conv)]
     fans += [layer.in_features for layer in layers if isinstance(layer, Linear)]
@@ -108,19 +107,20 @@ def phase(results: Shown, ax: Target = None) -> Figure:
     table = phase_table(results)
     panels = list(dict.fromkeys(table.panel))
     with styled():
-        drawn = canvas("phase", ax, panels, 2, height=2.5, sharey=True)
-        for i, (panel, axes) in enumerate(zip(panels, drawn.axes, strict=True)):
+        grid = canvas("phase", ax, panels, 2, height=2.5, sharey=True)
+        for panel, axes in zip(panels, grid.axes, strict=True):
             part = table[table.panel == panel]
             draw_cells(axes, part)
             for name, (style, _) in LINES.items():
                 line = part.drop_duplicates(DEPTH).dropna(subset=name)
                 axes.plot(line[DEPTH], line[name], color="black", linestyle=style, linewidth=1.3, label=f"_{name}")
-            left = not drawn.owned or i % drawn.columns == 0
-            title = "" if panel == ALL else panel
-            finish(axes, title, "depth (weight layers)", "std of the weights" if left else None)
+            ylabel = "std of the weights" if axes in grid.row_starts else None
+            finish(axes, "" if panel == ALL else panel, "depth (weight layers)", ylabel)
             axes.grid(False)
-        add_key(drawn, table)
-    return drawn.figure
+        seeds = table.seeds.max()
+        note = "1 seed per cell" if seeds == 1 else f"{seeds} seeds per cell; one with several verdicts is split"
+        add_legend(grid, handles(table), note)
+    return grid.figure
 
 
 def draw_cells(ax: Axes, part: pd.DataFrame) -> None:
@@ -160,25 +160,16 @@ def edges(centres: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([2 * centres[0] - between[0], *between, 2 * centres[-1] - between[-1]])
 
 
-def add_key(drawn: Canvas, table: pd.DataFrame) -> None:
-    """One legend: the verdicts that occur, and the lines that are drawn."""
-    handles: list[Patch | Line2D] = [
+def handles(table: pd.DataFrame) -> list[Patch | Line2D]:
+    """The legend's entries: the verdicts that occur, and the lines that are drawn."""
+    cells = [
         Patch(facecolor=color, hatch=HATCHES[name], edgecolor="white", label=name)
         for name, color in COLORS.items()
         if table[name].any()
     ]
-    handles += [
+    lines = [
         Line2D([], [], color="black", linestyle=style, linewidth=1.3, label=label)
         for name, (style, label) in LINES.items()
         if table[name].notna().any()
     ]
-    seeds = table.seeds.max()
-    note = "1 seed per cell" if seeds == 1 else f"{seeds} seeds per cell; one with several verdicts is split"
-    if drawn.owned:
-        columns = fitting_columns([str(handle.get_label()) for handle in handles], drawn.figure.get_figwidth())
-        legend = drawn.figure.legend(
-            handles=handles, loc="outside upper left", ncols=columns, title=note, alignment="left"
-        )
-    else:
-        legend = drawn.axes[0].legend(handles=handles, title=note, loc="best", frameon=True)
-    legend.get_title().set_color(GREY)
+    return [*cells, *lines]

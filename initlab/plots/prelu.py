@@ -5,25 +5,24 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from initlab.errors import UserError
-from initlab.plots.panels import DEPTH, SCHEME, Shown, rows_of, setting_fields, shown_trials, states, with_panels
+from initlab.plots.panels import DEPTH, SCHEME, NotStudied, Shown, by_panel, rows_of, shown_trials, states
 from initlab.plots.style import (
-    BAND,
     GREY,
     Look,
     Target,
     add_legend,
     canvas,
+    draw_band,
     finish,
     frame_numbers,
-    level_line,
+    level_lines,
     looks,
-    scheme_handle,
+    scheme_handles,
     seeds_note,
     styled,
 )
 
-# learned by small-14: layer, channels, one slope for the layer, mean of one per channel (He et al. 2015, table 1)
+# Learned by small-14: layer, channels, one slope for the layer, mean of one per channel (He et al. 2015, table 1).
 TABLE_1 = [
     ("conv1", 64, 0.681, 0.596), ("conv2_1", 128, 0.103, 0.321), ("conv2_2", 128, 0.099, 0.204),
     ("conv2_3", 128, 0.228, 0.294), ("conv2_4", 128, 0.561, 0.464), ("conv3_1", 256, 0.126, 0.196),
@@ -38,10 +37,10 @@ PAPER_LOOKS = {"shared": Look("#333333", "--", "s"), "channel-wise": Look(GREY, 
 def prelu_table(results: Shown) -> pd.DataFrame:
     """One row per drawn point: panel, its fields, init.scheme and layer (0-based); the paper's are in panel `PAPER`.
 
-    Of each trial the last validated step counts, at `epoch` (a mean where trials of a line ended apart). `mean` is over
-    the line's `seeds` of each layer's mean slope, `low` and `high` their range, `spread` the mean standard deviation
-    over the layer's channels, and `start` the mean slope before training. In the paper's rows init.scheme says which
-    column of table 1 it is, `shared` or `channel-wise`, and what it does not print is NaN.
+    Of each trial the last validated step counts, at `epoch` (a mean over the trials of a line). `mean` is over the
+    line's `seeds` of each layer's mean slope, `low` and `high` their range, `spread` the mean standard deviation over
+    the layer's channels, and `start` the mean slope before training. In the paper's rows init.scheme says which column
+    of table 1 it is, `shared` or `channel-wise`, and what it does not print is NaN.
 
     Raises:
         UserError: no trial has learned slopes, or too many panels.
@@ -49,19 +48,15 @@ def prelu_table(results: Shown) -> pd.DataFrame:
     trials, fields = shown_trials(results)
     rows = rows_of(results, trials, "slopes")
     if rows.empty:
-        raise UserError(
+        raise NotStudied(
             f"plot: no slopes to draw (got {states(trials)}, none with PReLU); "
             "run a study with net.activation prelu or prelu_shared"
         )
     step = rows.groupby("trial").step
     first = rows.loc[rows.step == step.transform("min"), ["trial", "layer", "mean"]].rename(columns={"mean": "start"})
     last = rows[rows.step == step.transform("max")].merge(first, on=["trial", "layer"])
-    trials = trials[trials.trial.isin(rows.trial)]
-    settings = [DEPTH, *setting_fields(trials, fields)]
-    trials = with_panels("prelu", trials, fields, [DEPTH])
-    points = trials[["panel", *settings, SCHEME, "trial"]].merge(last, on="trial", how="inner", sort=False)
-    line = ["panel", *settings, SCHEME, "layer", "name", "channels"]
-    table = points.groupby(line, sort=False, dropna=False, as_index=False).agg(
+    points, line = by_panel("prelu", last, trials, fields)
+    table = points.groupby([*line, "layer", "name", "channels"], sort=False, dropna=False, as_index=False).agg(
         epoch=("epoch", "mean"),
         mean=("mean", "mean"),
         low=("mean", "min"),
@@ -71,11 +66,6 @@ def prelu_table(results: Shown) -> pd.DataFrame:
         seeds=("trial", "nunique"),
     )
     return pd.concat([table, paper_rows()], ignore_index=True)
-
-
-def has_slopes(results: Shown) -> bool:
-    """Whether any trial shown has learned slopes."""
-    return len(rows_of(results, shown_trials(results)[0], "slopes")) > 0
 
 
 def paper_rows() -> pd.DataFrame:
@@ -102,23 +92,21 @@ def prelu(results: Shown, ax: Target = None) -> Figure:
     """
     table = prelu_table(results)
     panels = list(dict.fromkeys(table.panel))
-    ours = table[table.panel != PAPER]
-    styles = looks(ours[SCHEME])
+    study_rows = table[table.panel != PAPER]
+    styles = looks(study_rows[SCHEME])
     with styled():
-        drawn = canvas("prelu", ax, panels, 2 if len(panels) in (2, 4) else 3, height=2.4, sharey=True)
-        for place, (panel, axes) in enumerate(zip(panels, drawn.axes, strict=True)):
+        grid = canvas("prelu", ax, panels, 2 if len(panels) in (2, 4) else 3, height=2.4, sharey=True)
+        for panel, axes in zip(panels, grid.axes, strict=True):
             part = table[table.panel == panel]
             for name, look in (PAPER_LOOKS if panel == PAPER else styles).items():
                 draw_line(axes, part[part[SCHEME] == name], look)
-            ylabel = "slope below zero" if place % drawn.columns == 0 else None
+            ylabel = "slope below zero" if axes in grid.row_starts else None
             finish(axes, panel, "PReLU layer (1 = next to the input)", ylabel)
             frame_numbers(axes, int(part.layer.max()) + 1)
-            for start in part.start.round(6).unique():
-                level_line(axes, start, "start", labelled=axes in drawn.row_ends)
-        handles = [scheme_handle(scheme, look) for scheme, look in styles.items()]
-        handles += [scheme_handle(f"paper, {kind}", look) for kind, look in PAPER_LOOKS.items()]
-        add_legend(drawn, handles, f"{seeds_note(ours.seeds, each='')}; whiskers: deviation over channels")
-    return drawn.figure
+            level_lines(axes, part.start.round(6), "start", labelled=axes in grid.row_ends)
+        handles = scheme_handles(styles | {f"paper, {kind}": look for kind, look in PAPER_LOOKS.items()})
+        add_legend(grid, handles, f"{seeds_note(study_rows.seeds, each='')}; whiskers: deviation over channels")
+    return grid.figure
 
 
 def draw_line(ax: Axes, points: pd.DataFrame, look: Look) -> None:
@@ -128,16 +116,8 @@ def draw_line(ax: Axes, points: pd.DataFrame, look: Look) -> None:
     points = points.sort_values("layer")
     number = points.layer + 1
     if (points.seeds > 1).any():
-        ax.fill_between(number, points.low, points.high, color=look.color, alpha=BAND, linewidth=0)
+        draw_band(ax, number, points.low, points.high, look.color)
     spread = points.spread.fillna(0.0)
     if np.any(spread > 0):
         ax.vlines(number, points["mean"] - spread, points["mean"] + spread, color=look.color, linewidth=0.7, alpha=0.6)
-    ax.plot(
-        number,
-        points["mean"],
-        color=look.color,
-        linestyle=look.line,
-        marker=look.marker,
-        markersize=3.2,
-        label=str(points[SCHEME].iloc[0]),
-    )
+    ax.plot(number, points["mean"], **look.style, markersize=3.2, label=str(points[SCHEME].iloc[0]))

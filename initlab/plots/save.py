@@ -1,19 +1,20 @@
 """Write figures to files: NAME.png, NAME.svg, and NAME.csv with the numbers drawn; same results, same bytes."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from initlab.errors import UserError
-from initlab.plots.convergence import beside_paper, beside_paper_table, convergence, convergence_table
+from initlab.plots.convergence import beside_paper_table, convergence, convergence_table
 from initlab.plots.depth import depth, depth_table
-from initlab.plots.panels import DEPTH, Shown, as_list, varying_fields
-from initlab.plots.phase import STD, phase, phase_table
-from initlab.plots.prelu import has_slopes, prelu, prelu_table
-from initlab.plots.running import has_running, running, running_table
-from initlab.plots.signals import signals, signals_table, theory_beside, theory_beside_table
+from initlab.plots.panels import DEPTH, NotStudied, Shown, as_list
+from initlab.plots.phase import phase, phase_table
+from initlab.plots.prelu import prelu, prelu_table
+from initlab.plots.running import running, running_table
+from initlab.plots.signals import signals, signals_table, theory_beside_table
 from initlab.plots.style import styled
 from initlab.store.files import atomic, writable, write_csv
 
@@ -21,12 +22,14 @@ FIGURES: dict[str, tuple[Callable[[Shown], pd.DataFrame], Callable[[Shown], Figu
     "convergence": (convergence_table, convergence),
     "signals": (signals_table, signals),
     "running": (running_table, running),
-    "theory": (theory_beside_table, theory_beside),
+    "theory": (theory_beside_table, partial(signals, theory=True)),
     "depth": (depth_table, depth),
     "prelu": (prelu_table, prelu),
     "phase": (phase_table, phase),
-    "paper": (beside_paper_table, beside_paper),
+    "paper": (beside_paper_table, partial(convergence, paper=True)),
 }
+# Theory needs torch and time, and the paper's curves are convergence with more panels.
+ON_REQUEST = ("theory", "paper")
 DPI = 200
 
 
@@ -40,12 +43,11 @@ def save_figures(
 
     Args:
         results: one Results, or a sequence whose trials are shown together.
-        names: which of `FIGURES`; None takes all for which there is something to draw, depth only for several depths,
-            phase only for several standard deviations, prelu only where a net learned its slopes, running only where a
-            trial has running moments; theory, which needs torch and time, and paper, which is convergence with more
-            panels, are drawn when asked for.
+        names: which of `FIGURES`; None takes all but `ON_REQUEST` for which there is something to draw: depth only for
+            several depths, phase only for several standard deviations, prelu only where a net learned its slopes,
+            running only where a trial has running moments.
         folder: where to; None is OUT/figures of the Results (one must be given for several).
-        say: takes a line about each figure left out.
+        say: takes a line about each figure left out, unless the study has nothing that the figure is about.
 
     Raises:
         UserError: an unknown name, no folder for several Results, or nothing to draw; then nothing is written.
@@ -56,50 +58,36 @@ def save_figures(
     several = as_list(results)
     if folder is None and len(several) > 1:
         raise UserError(f"plot: no folder for figures of {len(several)} studies (got None); give folder=")
-    # most studies compare schemes without PReLU, and have no phase diagram, slopes or running moments to miss
-    has = {
-        "phase": lambda: STD in varying_fields(several),
-        "prelu": lambda: has_slopes(results),
-        "running": lambda: has_running(results),
-        "theory": lambda: False,
-        "paper": lambda: False,
-    }
-    chosen = list(names) if names is not None else [name for name in FIGURES if name not in has or has[name]()]
-    drawn, reasons = draw(results, chosen, asked=names is not None)
-    if not drawn:
+    figures: dict[str, tuple[pd.DataFrame, Figure]] = {}
+    reasons = []
+    for name in [name for name in FIGURES if name not in ON_REQUEST] if names is None else names:
+        make_table, draw = FIGURES[name]
+        try:
+            table = make_table(results)
+            if name == "depth" and names is None and table[DEPTH].nunique() == 1:
+                only = table[DEPTH].iloc[0]
+                raise UserError(f"plot: no depth figure of one depth (got {only}); ask for it by name to have it")
+            figures[name] = (table, draw(results))
+        except UserError as error:
+            if names is not None:
+                raise
+            reasons.append(error)
+    if not figures:
         raise reasons[0]
     for reason in reasons:
-        say(str(reason))
+        if not isinstance(reason, NotStudied):
+            say(str(reason))
     target = Path(folder) if folder is not None else several[0].figures
     with writable(target):
         target.mkdir(parents=True, exist_ok=True)
-        return [path for name, (table, figure) in drawn.items() for path in write(target, name, table, figure)]
-
-
-def draw(
-    results: Shown, names: Sequence[str], asked: bool
-) -> tuple[dict[str, tuple[pd.DataFrame, Figure]], list[UserError]]:
-    """Table and figure of each name, and why some are left out; one that was asked for by name raises instead."""
-    drawn, reasons = {}, []
-    for name in names:
-        table, figure = FIGURES[name]
-        try:
-            numbers = table(results)
-            if name == "depth" and not asked and numbers[DEPTH].nunique() == 1:
-                only = numbers[DEPTH].iloc[0]
-                raise UserError(f"plot: no depth figure of one depth (got {only}); ask for it by name to have it")
-            drawn[name] = (numbers, figure(results))
-        except UserError as error:
-            if asked:
-                raise
-            reasons.append(error)
-    return drawn, reasons
+        return [path for name, (table, figure) in figures.items() for path in write(target, name, table, figure)]
 
 
 def write(folder: Path, name: str, table: pd.DataFrame, figure: Figure) -> list[Path]:
     """The three files of one figure, each renamed into place whole."""
     png, svg, csv = (folder / f"{name}.{ending}" for ending in ("png", "svg", "csv"))
-    with styled():  # some settings, as the salt of an SVG's ids, count when a figure is saved
+    # some settings, as the salt of an SVG's ids, count when a figure is saved
+    with styled():
         with atomic(png, sync=False) as file:
             figure.savefig(file, format="png", dpi=DPI)
         with atomic(svg, sync=False) as file:

@@ -1,7 +1,7 @@
 """Signals: variance of every layer's pre-activation and of its gradient, on a log axis against the layer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,31 +13,34 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from initlab.errors import UserError
-from initlab.plots.panels import DEPTH, SCHEME, Shown, rows_of, setting_fields, shown_trials, states, with_panels
+from initlab.plots.panels import SCHEME, Shown, by_panel, rows_of, shown_trials, states
 from initlab.plots.style import (
-    BAND,
     GREY,
+    Canvas,
     Look,
     Target,
     add_legend,
     canvas,
+    draw_band,
     finish,
     frame_numbers,
     looks,
-    scheme_handle,
+    margin_text,
+    scheme_handles,
     seeds_note,
     styled,
 )
 
 Moment = float | Literal["end"]
 NAMES = {"forward": "variance of pre-activation,\nforward_var", "backward": "variance of its gradient,\nbackward_var"}
-ZERO_ROW = 0.045  # height of the row of zeros, a fraction of the panel
+# Height of the row of zeros, a fraction of the panel.
+ZERO_ROW = 0.045
 
 
 def signals_table(results: Shown, epochs: Sequence[Moment] = (0, "end")) -> pd.DataFrame:
     """One row per drawn point: panel, its fields, init.scheme, moment, direction and layer (0-based, as in the frames).
 
-    `moment` is the entry of `epochs`, `epoch` that of the nearest probe (a mean where trials of a line ended apart).
+    `moment` is the entry of `epochs`, `epoch` that of the nearest probe (a mean over the trials of a line).
     `mean` is the geometric mean over the seeds whose variance is above 0, `low` and `high` their range; `zeros` of the
     `seeds` underflowed to 0. Layers of which no seed has a finite variance are left out.
 
@@ -55,32 +58,22 @@ def trial_points(results: Shown, epochs: Sequence[Moment]) -> tuple[pd.DataFrame
             raise UserError(f"signals: epochs: not a moment (got {moment!r}); allowed: a number from 0, or 'end'")
     trials, fields = shown_trials(results)
     rows = rows_of(results, trials, "signals")
-    chosen = at_moments(rows, epochs)
-    points = variances(chosen, ["trial", "moment", "epoch", "layer", "name", "op"])
+    points = variances(at_moments(rows, epochs), ["trial", "moment", "epoch", "layer", "name", "op"])
     if points.empty:
         raise UserError(
             f"plot: no signals to draw (got {states(trials)}, {len(rows)} rows of signals); "
             "run the study with probe.every above 0"
         )
-    return by_panel("signals", points, trials, fields, ["moment", "direction", "layer", "name", "op"])
+    table, line = by_panel("signals", points, trials, fields)
+    return table, [*line, "moment", "direction", "layer", "name", "op"]
 
 
-def variances(rows: pd.DataFrame, kept: list[str]) -> pd.DataFrame:
-    """The finite variances of rows of moments, one row per direction, with the columns `kept`."""
-    ways = rows.rename(columns={f"{way}_var": way for way in NAMES})
-    points = ways.melt(id_vars=kept, value_vars=[*NAMES], var_name="direction", value_name="variance")
-    return points[np.isfinite(points.variance.to_numpy(dtype=float))]
-
-
-def by_panel(
-    figure: str, points: pd.DataFrame, trials: pd.DataFrame, fields: list[str], line: list[str]
-) -> tuple[pd.DataFrame, list[str]]:
-    """The points with their trials' panel, settings and scheme; and the columns that make a line, `line` the last."""
-    trials = trials[trials.trial.isin(points.trial)]
-    settings = [DEPTH, *setting_fields(trials, fields)]
-    trials = with_panels(figure, trials, fields, [DEPTH])
-    table = trials[["panel", *settings, SCHEME, "trial"]].merge(points, on="trial", how="inner", sort=False)
-    return table, ["panel", *settings, SCHEME, *line]
+def variances(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """The finite variances of rows of moments, one row per direction, with these columns beside them."""
+    directions = rows.rename(columns={f"{direction}_var": direction for direction in NAMES})
+    points = directions.melt(id_vars=columns, value_vars=[*NAMES], var_name="direction", value_name="variance")
+    finite: pd.DataFrame = points[np.isfinite(points.variance.to_numpy(dtype=float))]
+    return finite
 
 
 def moment_name(moment: Moment) -> str:
@@ -92,12 +85,12 @@ def at_moments(rows: pd.DataFrame, epochs: Sequence[Moment]) -> pd.DataFrame:
     """The rows of each trial's probes nearest to the epochs asked for, with `moment`; a probe is taken once."""
     probes = rows[["trial", "step", "epoch"]].drop_duplicates(["trial", "step"])
     last = probes.groupby("trial").epoch.transform("max")
-    found = []
+    chosen = []
     for moment in epochs:
         distance = (probes.epoch - (last if moment == "end" else float(moment))).abs()
         nearest = probes.loc[distance.groupby(probes.trial).idxmin(), ["trial", "step"]]
-        found.append(nearest.assign(moment=moment_name(moment)))
-    once = pd.concat(found).drop_duplicates(["trial", "step"])
+        chosen.append(nearest.assign(moment=moment_name(moment)))
+    once = pd.concat(chosen).drop_duplicates(["trial", "step"])
     merged = [part.merge(rows, on=["trial", "step"]) for _, part in once.groupby("moment", sort=False)]
     return pd.concat(merged, ignore_index=True) if merged else rows.assign(moment="")
 
@@ -115,7 +108,7 @@ def over_seeds(table: pd.DataFrame, line: list[str]) -> pd.DataFrame:
         seeds=("trial", "nunique"),
         zeros=("zero", "sum"),
     ).reset_index()
-    # within the range, which rounding of exp(log v) would leave by a last digit where all seeds agree
+    # Where all seeds agree, rounding of exp(log v) would leave the range by a last digit.
     summary["mean"] = np.exp(summary["mean"]).clip(summary.low, summary.high)
     return summary
 
@@ -138,40 +131,46 @@ def signals(
     Raises:
         UserError: nothing to draw, another number of axes, or theory for later than epoch 0 or for code of yours.
     """
-    shown: Sequence[Moment] = epochs or ((0,) if theory else (0, "end"))
-    if theory and list(shown) != [0]:
-        raise UserError(f"signals: theory knows epoch 0 alone (got epochs {list(shown)}); leave epochs out")
-    points, line = trial_points(results, shown)
+    epochs = epochs or ((0,) if theory else (0, "end"))
+    if theory and list(epochs) != [0]:
+        raise UserError(f"signals: theory knows epoch 0 alone (got epochs {list(epochs)}); leave epochs out")
+    points, line = trial_points(results, epochs)
     table = over_seeds(points, line)
     bands = bands_of(results, points) if theory else None
-    panels = list(dict.fromkeys(table.panel))
-    places = [(panel, direction) for panel in panels for direction in NAMES if has(table, panel, direction)]
     styles = looks(table[SCHEME])
-    moments = [name for name in dict.fromkeys(map(moment_name, shown)) if (table.moment == name).any()]
-    titles = [f"{panel}, {direction}" for panel, direction in places]
-    columns = table.direction.nunique()
+    moments = [name for name in dict.fromkeys(map(moment_name, epochs)) if (table.moment == name).any()]
     with styled():
-        drawn = canvas("signals", ax, titles, columns, height=2.2, sharey=False)
-        for (panel, direction), title, axes in zip(places, titles, drawn.axes, strict=True):
-            part = table[(table.panel == panel) & (table.direction == direction)]
+        grid, parts = direction_panels("signals", ax, table)
+        for axes, panel, direction, part in parts:
             for (scheme, moment), points in part.groupby([SCHEME, "moment"], sort=False):
-                draw_line(axes, points, styles[scheme], moments.index(moment), len(moments), seeds=not theory)
+                draw_line(axes, points, styles[str(scheme)], moments.index(str(moment)), len(moments), not theory)
             if bands is not None:
                 draw_bands(axes, bands[(bands.panel == panel) & (bands.direction == direction)], styles)
-            finish(axes, title, "weight layer (1 = next to the input)", NAMES[direction])
+            finish(axes, f"{panel}, {direction}", "weight layer (1 = next to the input)", NAMES[direction])
             frame_layers(axes, part)
-        handles = [scheme_handle(scheme, look) for scheme, look in styles.items()]
+        handles = scheme_handles(styles)
         handles += [moment_handle(table, moment, i, len(moments)) for i, moment in enumerate(moments)]
         note = seeds_note(table.seeds, each="", mean="geometric mean")
         if bands is not None:
             handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=1.0, label="theory: median, 95 % band"))
             note = inside_note(bands)
-        add_legend(drawn, handles, note)
-    return drawn.figure
+        add_legend(grid, handles, note)
+    return grid.figure
 
 
-def has(table: pd.DataFrame, panel: str, direction: str) -> bool:
-    return bool(((table.panel == panel) & (table.direction == direction)).any())
+def direction_panels(
+    figure: str, ax: Target, table: pd.DataFrame
+) -> tuple[Canvas, Iterator[tuple[Axes, str, str, pd.DataFrame]]]:
+    """A row of axes per panel, forward left and backward right; and each with its panel, direction and points."""
+    parts = [
+        (panel, direction, table[(table.panel == panel) & (table.direction == direction)])
+        for panel in dict.fromkeys(table.panel)
+        for direction in NAMES
+    ]
+    parts = [part for part in parts if len(part[2])]
+    titles = [f"{panel}, {direction}" for panel, direction, _ in parts]
+    grid = canvas(figure, ax, titles, table.direction.nunique(), height=2.2, sharey=False)
+    return grid, ((axes, *part) for axes, part in zip(grid.axes, parts, strict=True))
 
 
 def moment_style(place: int, count: int) -> tuple[float, bool]:
@@ -180,7 +179,7 @@ def moment_style(place: int, count: int) -> tuple[float, bool]:
 
 
 def moment_handle(table: pd.DataFrame, moment: str, place: int, count: int) -> Line2D:
-    """A moment's entry in the legend, with the epochs that were found for it."""
+    """A moment's entry in the legend, with the epochs of its probes."""
     opacity, filled = moment_style(place, count)
     epochs = table.epoch[table.moment == moment]
     low, high = f"{epochs.min():.3g}", f"{epochs.max():.3g}"
@@ -201,13 +200,8 @@ def moment_handle(table: pd.DataFrame, moment: str, place: int, count: int) -> L
     )
 
 
-def theory_beside(results: Shown, ax: Target = None) -> Figure:
-    """`signals(results, theory=True)`: the figure `theory`."""
-    return signals(results, ax, theory=True)
-
-
 def theory_beside_table(results: Shown) -> pd.DataFrame:
-    """What `theory_beside` draws: the line of `signals_table` before training, with `theory_table`'s band beside it."""
+    """What `signals(theory=True)` draws: `signals_table` before training, with `theory_table`'s band beside it."""
     points, line = trial_points(results, (0,))
     bands = bands_of(results, points).rename(columns={name: f"theory_{name}" for name in ("median", "low", "high")})
     return over_seeds(points, line).merge(bands, on=["panel", SCHEME, "direction", "layer"], how="left")
@@ -223,10 +217,10 @@ def bands_of(results: Shown, points: pd.DataFrame) -> pd.DataFrame:
 def inside_note(theory: pd.DataFrame) -> str:
     """`inside the 95 % band: forward 96 % of 180 points, backward 94 % of 174`."""
     parts = []
-    for way, part in theory.groupby("direction", sort=False):
+    for direction, part in theory.groupby("direction", sort=False):
         once = part.drop_duplicates(["panel", SCHEME])
         share = once.inside.sum() / max(once.points.sum(), 1)
-        parts.append(f"{way} {share:.0%} of {once.points.sum()} points")
+        parts.append(f"{direction} {share:.0%} of {once.points.sum()} points")
     return "inside the 95 % band: " + ", ".join(parts)
 
 
@@ -234,7 +228,7 @@ def draw_bands(ax: Axes, bands: pd.DataFrame, styles: dict[str, Look]) -> None:
     """The theory's median and band of each scheme, in its colour."""
     for scheme, band in bands.groupby(SCHEME, sort=False):
         number, color = band.layer + 1, styles[str(scheme)].color
-        ax.fill_between(number, band.low, band.high, color=color, alpha=BAND, linewidth=0)
+        draw_band(ax, number, band.low, band.high, color)
         ax.plot(number, band["median"], color=color, linestyle="--", linewidth=1.0, zorder=2, label=f"_{scheme} theory")
 
 
@@ -245,35 +239,26 @@ def draw_line(ax: Axes, points: pd.DataFrame, look: Look, place: int, count: int
     points = points.sort_values("layer")
     number = points.layer + 1
     if seeds and (points.seeds > 1).any():
-        ax.fill_between(number, points.low, points.high, color=look.color, alpha=BAND * opacity, linewidth=0)
+        draw_band(ax, number, points.low, points.high, look.color, opacity)
     spacing = math.ceil(len(points) / 12)
-    marker: dict[str, Any] = {"marker": look.marker, "markersize": 3.2}
-    marker["markerfacecolor"] = look.color if filled else "white"
+    style = {**look.style, "markersize": 3.2, "markerfacecolor": look.color if filled else "white", "alpha": opacity}
     ax.plot(
         number,
         points["mean"],
-        color=look.color,
-        linestyle=look.line if filled else "-",
-        alpha=opacity,
-        **marker,
+        **style | ({} if filled else {"linestyle": "-"}),
         linewidth=1.4 if filled else 0.9,
         markevery=(place * spacing // 2 % spacing, spacing),
         zorder=3 if filled else 2,
         label=f"{scheme} {moment}",
     )
-    zero = points[points.zeros > 0]
-    if len(zero):
-        ax.plot(
-            zero.layer + 1,
-            [ZERO_ROW] * len(zero),
-            color=look.color,
-            linestyle="none",
-            alpha=opacity,
-            **marker,
-            transform=ax.get_xaxis_transform(),
-            clip_on=False,
-            label=f"_{scheme} {moment} zero",
-        )
+    draw_zeros(ax, points.layer[points.zeros > 0], **style, label=f"_{scheme} {moment} zero")
+
+
+def draw_zeros(ax: Axes, layers: pd.Series, **style: Any) -> None:
+    """A marker for each layer whose variance is 0, in the row at the bottom; nothing where there is none."""
+    if len(layers):
+        style = {**style, "linestyle": "none", "transform": ax.get_xaxis_transform(), "clip_on": False}
+        ax.plot(layers + 1, [ZERO_ROW] * len(layers), **style)
 
 
 def frame_layers(ax: Axes, part: pd.DataFrame) -> None:
@@ -287,7 +272,7 @@ def frame_layers(ax: Axes, part: pd.DataFrame) -> None:
     decades = max(2.0, top - bottom)
     lowest, top = bottom - decades * 0.06, top + decades * 0.06
     bottom = bottom - decades * 0.2 if has_zeros else lowest
-    # float64 ends at 1e-308, and a limit of 0 has no place on a log axis
+    # Float64 ends at 1e-308, and a limit of 0 has no place on a log axis.
     ax.set_ylim(10 ** max(bottom, -307.0), 10 ** min(top, 308.0))
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100) if decades / step <= 7)
     ax.yaxis.set_major_locator(FixedLocator([10.0**e for e in range(-300, 301, step) if lowest <= e <= top]))
@@ -295,13 +280,4 @@ def frame_layers(ax: Axes, part: pd.DataFrame) -> None:
     frame_numbers(ax, int(part.layer.max()) + 1)
     if has_zeros:
         ax.add_patch(Rectangle((0, 0), 1, 2 * ZERO_ROW, transform=ax.transAxes, color="#EFEFEF", zorder=0, linewidth=0))
-        ax.annotate(
-            "0",
-            xy=(1, ZERO_ROW),
-            xycoords="axes fraction",
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            color=GREY,
-            fontsize=7,
-        )
+        margin_text(ax, "0", ZERO_ROW, "axes fraction")

@@ -1,7 +1,7 @@
 """The look of the figures: the style sheet, a line style per scheme, axes, legends and reference lines.
 
-A scheme is told by colour, line and marker together, so that it survives a grey print and colour blindness. Figures
-are made without pyplot: the user's settings and current figure stay as they are.
+A scheme differs from the others in colour, line and marker together, so that it survives a grey print and colour
+blindness. Figures are made without pyplot: the user's settings and current figure stay as they are.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,15 +17,18 @@ from matplotlib import rcParams, style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import Transform
 
 from initlab.errors import UserError
 
 SHEET = Path(__file__).with_name("initlab.mplstyle")
-WIDTH = 6.75  # inches: a README's text column, two columns of a paper
+# Inches: a README's text column, two columns of a paper.
+WIDTH = 6.75
 GREY = "#6B6B6B"
-BAND = 0.16  # opacity of a range
+# Opacity of a range.
+BAND = 0.16
 Target = Axes | Sequence[Axes] | np.ndarray[Any, Any] | None
 
 
@@ -37,8 +40,13 @@ class Look:
     line: Any
     marker: str
 
+    @property
+    def style(self) -> dict[str, Any]:
+        """The arguments of `Axes.plot` that draw a line in this look."""
+        return {"color": self.color, "linestyle": self.line, "marker": self.marker}
 
-# He and Xavier as in the paper's figures 2 and 3; neighbours differ in lightness too
+
+# He and Xavier are as in the paper's figures 2 and 3; neighbours differ in lightness too.
 LOOKS = {
     "he": Look("#B5122B", "-", "o"),
     "xavier": Look("#2F86CC", "--", "s"),
@@ -87,6 +95,11 @@ class Canvas:
     owned: bool
 
     @property
+    def row_starts(self) -> list[Axes]:
+        """The axes with nothing to their left."""
+        return self.axes[:: self.columns]
+
+    @property
     def row_ends(self) -> list[Axes]:
         """The axes with nothing to their right."""
         return [ax for i, ax in enumerate(self.axes) if (i + 1) % self.columns == 0 or i + 1 == len(self.axes)]
@@ -100,21 +113,23 @@ def canvas(figure: str, ax: Target, titles: Sequence[str], columns: int, height:
     """
     count = len(titles)
     if ax is not None:
-        given = [ax] if isinstance(ax, Axes) else list(np.ravel(np.asarray(ax, dtype=object)))
-        if len(given) != count or not all(isinstance(one, Axes) for one in given):
+        user_axes = [ax] if isinstance(ax, Axes) else list(np.ravel(np.asarray(ax, dtype=object)))
+        if len(user_axes) != count or not all(isinstance(one, Axes) for one in user_axes):
             panels = ", ".join(title.replace("\n", ", ") for title in titles)
-            raise UserError(f"{figure}: ax: one Axes per panel (got {len(given)} for {count}: {panels}); give {count}")
-        whole = given[0].get_figure(root=True)
-        assert whole is not None
-        return Canvas(whole, given, 1, owned=False)
+            raise UserError(
+                f"{figure}: ax: one Axes per panel (got {len(user_axes)} for {count}: {panels}); give {count}"
+            )
+        root = user_axes[0].get_figure(root=True)
+        assert root is not None
+        return Canvas(root, user_axes, 1, owned=False)
     columns = min(columns, count)
     rows = -(-count // columns)
     width = WIDTH if columns > 1 else 4.6
-    drawn = CellFigure(figsize=(width, rows * height + 0.6), layout="constrained")
-    grid = list(drawn.subplots(rows, columns, sharey=sharey, squeeze=False).ravel())
-    for spare in grid[count:]:
+    new = CellFigure(figsize=(width, rows * height + 0.6), layout="constrained")
+    axes = list(new.subplots(rows, columns, sharey=sharey, squeeze=False).ravel())
+    for spare in axes[count:]:
         spare.remove()
-    return Canvas(drawn, grid[:count], columns, owned=True)
+    return Canvas(new, axes[:count], columns, owned=True)
 
 
 def finish(ax: Axes, title: str, xlabel: str, ylabel: str | None) -> None:
@@ -159,28 +174,37 @@ def percent_axis(ax: Axes, lowest: float, highest: float, room: float = 0.0) -> 
     ax.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 * error:g}"))
 
 
-def level_line(ax: Axes, value: float, name: str, labelled: bool) -> None:
-    """A thin dotted line across the panel, its name in the right margin where no curve comes."""
-    ax.axhline(value, color=GREY, linestyle=":", linewidth=1.0, zorder=1.5, label=f"_{name}")
-    if labelled:
-        ax.annotate(
-            name,
-            xy=(1, value),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            ha="left",
-            va="center",
-            color=GREY,
-            fontsize=7,
-            annotation_clip=True,  # outside the panel it takes no room
-        )
+def draw_band(ax: Axes, x: pd.Series, low: pd.Series, high: pd.Series, color: str, opacity: float = 1.0) -> None:
+    """A range as a pale band, which the lines over it shine through."""
+    ax.fill_between(x, low, high, color=color, alpha=BAND * opacity, linewidth=0)
 
 
-def scheme_handle(scheme: str, look: Look) -> Line2D:
-    """A scheme's entry in a legend; of `pkg.module:callable` the callable's name."""
-    name = scheme.rsplit(":", 1)[-1]
-    return Line2D([], [], color=look.color, linestyle=look.line, marker=look.marker, label=name)
+def level_lines(ax: Axes, values: Iterable[float], name: str, labelled: bool) -> None:
+    """Thin dotted lines across the panel at each value but NaN, the name in the right margin where no curve comes."""
+    for value in pd.Series(values).dropna().unique():
+        ax.axhline(value, color=GREY, linestyle=":", linewidth=1.0, zorder=1.5, label=f"_{name}")
+        if labelled:
+            margin_text(ax, name, value, "data")
+
+
+def margin_text(ax: Axes, text: str, y: float, coordinates: str) -> None:
+    """A word in the right margin of a panel; one outside the panel takes no room."""
+    ax.annotate(
+        text,
+        xy=(1, y),
+        xycoords=("axes fraction", coordinates),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        color=GREY,
+        fontsize=7,
+        annotation_clip=True,
+    )
+
+
+def scheme_handles(styles: dict[str, Look]) -> list[Line2D]:
+    """The schemes' entries in a legend; of `pkg.module:callable` the callable's name."""
+    return [Line2D([], [], **look.style, label=scheme.rsplit(":", 1)[-1]) for scheme, look in styles.items()]
 
 
 def cross_handle(label: str) -> Line2D:
@@ -210,23 +234,25 @@ def fitting_columns(labels: Sequence[str], width: float) -> int:
     """The most columns of a legend that fit into `width` inches, filled row by row."""
     for columns in range(len(labels), 1, -1):
         longest = [max(map(len, labels[column::columns])) for column in range(columns)]
-        if sum(0.62 + 0.068 * letters for letters in longest) <= width:  # a line's sample and gap; a letter at 8 pt
+        # 0.62 in for a line's sample and its gap, 0.068 in for a letter at 8 pt
+        if sum(0.62 + 0.068 * letters for letters in longest) <= width:
             return columns
     return 1
 
 
-def add_legend(drawn: Canvas, handles: Sequence[Line2D], note: str) -> None:
+def add_legend(grid: Canvas, handles: Sequence[Line2D | Patch], note: str) -> None:
     """One legend for all panels: above them in our figure, inside the first of the user's axes."""
-    if drawn.owned:
-        columns = fitting_columns([str(handle.get_label()) for handle in handles], drawn.figure.get_figwidth())
+    if grid.owned:
+        columns = fitting_columns([str(handle.get_label()) for handle in handles], grid.figure.get_figwidth())
         # matplotlib fills a legend column by column; this order reads row by row
         by_rows = [handle for column in range(columns) for handle in handles[column::columns]]
-        legend = drawn.figure.legend(
+        legend = grid.figure.legend(
             handles=by_rows, loc="outside upper left", ncols=columns, title=note, alignment="left"
         )
     else:
-        lines = note.replace("; ", "\n")  # narrow, so that it finds a place beside the curves
-        legend = drawn.axes[0].legend(
+        # narrow, so that it finds a place beside the curves
+        lines = note.replace("; ", "\n")
+        legend = grid.axes[0].legend(
             handles=handles, loc="best", title=lines, alignment="left", frameon=True, edgecolor="none", framealpha=0.8
         )
     legend.get_title().set_color(GREY)

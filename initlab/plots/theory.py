@@ -13,7 +13,6 @@ from initlab.signal.theory.predict import predict
 from initlab.study.spec import TrialSpec
 from initlab.user_code import is_code
 
-WAYS = ("forward", "backward")
 BAND = ("median", "low", "high")
 
 
@@ -34,32 +33,30 @@ def theory_table(results: Shown, lines: pd.DataFrame, measured: pd.DataFrame) ->
     specs = {trial.id: trial.spec for one in as_list(results) for trial in one.stored}
     frames = []
     for (panel, scheme), line in lines.groupby(["panel", SCHEME], sort=False):
-        seen = measured[measured.trial.isin(line.trial)]
-        theory = of_trial(specs[line.trial.iloc[0]].model_copy(update={"seed": 0}).model_dump_json())
-        for way in WAYS:
-            part = seen[seen.direction == way]
-            if len(part):
-                band = beside(theory, part, way).assign(panel=str(panel), direction=way)
-                band[SCHEME] = str(scheme)
-                frames.append(band)
+        theory = predicted(specs[line.trial.iloc[0]].model_copy(update={"seed": 0}).model_dump_json())
+        for direction in ("forward", "backward"):
+            points = measured[measured.trial.isin(line.trial) & (measured.direction == direction)]
+            if len(points):
+                of_line = {"panel": str(panel), "direction": direction, SCHEME: str(scheme)}
+                frames.append(band_beside(theory, points, direction).assign(**of_line))
     return pd.concat(frames, ignore_index=True)
 
 
-def beside(theory: pd.DataFrame, seen: pd.DataFrame, way: str) -> pd.DataFrame:
+def band_beside(theory: pd.DataFrame, measured: pd.DataFrame, direction: str) -> pd.DataFrame:
     """The band of one direction in the units of what was measured, with how many points lie inside."""
-    band = theory[["layer", *(f"{way}_{name}" for name in BAND)]].set_axis(["layer", *BAND], axis=1)
+    band = theory[["layer", *(f"{direction}_{name}" for name in BAND)]].set_axis(["layer", *BAND], axis=1)
     last = int(band.layer.max())
-    if way == "backward":
-        ends = seen.variance[(seen.layer == last) & (seen.variance > 0)]
+    if direction == "backward":
+        ends = measured.variance[(measured.layer == last) & (measured.variance > 0)]
         band[list(BAND)] *= float(np.exp(np.log(ends).mean())) if len(ends) else np.nan
-        seen = seen[seen.layer < last]
-    points = seen.merge(band, on="layer")
+        measured = measured[measured.layer < last]
+    points = measured.merge(band, on="layer")
     inside = int(points.variance.between(points.low, points.high).sum())
     return band.assign(inside=inside, points=len(points))
 
 
 @lru_cache(maxsize=256)
-def of_trial(spec_json: str) -> pd.DataFrame:
+def predicted(spec_json: str) -> pd.DataFrame:
     """`predict` for a trial's net, scheme and inputs."""
     spec = TrialSpec.model_validate_json(spec_json)
     init = spec.init
