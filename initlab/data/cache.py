@@ -15,12 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initlab.data.pictures import Pictures, in_batches, read
-from initlab.data.progress import Progress
-from initlab.data.statistics import MOST_PROBLEMS, Statistics, refuse
+from initlab.data.one_pass import one_pass
+from initlab.data.pictures import Pictures
+from initlab.data.statistics import Statistics
 from initlab.errors import UserError
-
-BATCH = 64
 
 
 class Decoded:
@@ -37,7 +35,8 @@ class Decoded:
             raise UserError(f"{path}: damaged (got {len(self.bytes)} bytes, wanted {self.ends[-1]}); remove the file")
 
     def __reduce__(self) -> tuple[type["Decoded"], tuple[Path]]:
-        return Decoded, (self.path,)  # a process that is not forked maps the file itself
+        """A process that is not forked maps the file itself."""
+        return Decoded, (self.path,)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -49,46 +48,40 @@ class Decoded:
 
 
 def decoded(pictures: Pictures, folder: Path, key: str, workers: int, say: Callable[[str], None]) -> Decoded:
-    """The pictures from the cache, decoded into it where they are not there yet; a second use reads no image file.
+    """The pictures from the cache, decoded into it at their first use; a second use reads no image file.
 
     Raises:
         UserError: pictures that cannot be read, or a cache folder that cannot be written.
     """
     path = folder / f"pictures-{key}.u8"
     with locked(path):
-        if not path.with_suffix(".npz").exists():  # written last
+        # The sizes are written last, so they tell that the pixels are complete.
+        if not path.with_suffix(".npz").exists():
             fill(path, pictures, workers, say)
     return Decoded(path)
 
 
 def fill(path: Path, pictures: Pictures, workers: int, say: Callable[[str], None]) -> None:
     """Write all pictures, then their sizes."""
-    progress = Progress("cached", len(pictures), say)
     sizes: list[tuple[int, int]] = []
-    problems: list[str] = []
     with atomic(path) as file:
-        for _, shapes, pixels, wrong in read(pictures, in_batches(len(pictures), BATCH), workers, torch.device("cpu")):
-            problems += wrong
-            if len(problems) >= MOST_PROBLEMS:
-                break
+        for batch_sizes, pixels in one_pass(pictures, workers, "cached", say):
             file.write(pixels.numpy().data)
-            sizes += shapes
-            progress.add(len(shapes))
-        refuse(problems)
+            sizes += batch_sizes
     with atomic(path.with_suffix(".npz")) as file:
         np.savez(file, sizes=np.array(sizes, dtype=np.int32))
 
 
 def cached_statistics(folder: Path, key: str, make: Callable[[], Statistics]) -> Statistics:
-    """The statistics under a key, made where they are not there yet."""
+    """The statistics under a key, made at their first use."""
     path = folder / f"statistics-{key}.npz"
     with locked(path):
         if not path.exists():
-            made = make()
+            new = make()
             with atomic(path) as file:
-                np.savez(file, mean=made.mean.numpy(), std=made.std, components=made.components.numpy())
-    with np.load(path, allow_pickle=False) as found:
-        return Statistics(torch.from_numpy(found["mean"]), float(found["std"]), torch.from_numpy(found["components"]))
+                np.savez(file, mean=new.mean.numpy(), std=new.std, components=new.components.numpy())
+    with np.load(path, allow_pickle=False) as saved:
+        return Statistics(torch.from_numpy(saved["mean"]), float(saved["std"]), torch.from_numpy(saved["components"]))
 
 
 @contextmanager

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from initlab.data.scales import at_side
 from initlab.data.sources import Raw
+from initlab.errors import UserError
 from initlab.random_streams import stream_seed
 from initlab.to_device import sent
 
-WHOLE = slice(None)  # all rows of a batch
+# All rows of a batch.
+WHOLE = slice(None)
 
 
 class Images(Protocol):
@@ -52,7 +54,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A data set ready for training; `mean` is the per-pixel training mean, `factor` gives the wanted std."""
+    """A data set ready for training; `mean` is the per-pixel training mean, `factor` gives the requested std."""
 
     train_images: Tensor  # (N, C, H, W) uint8
     train_labels: Tensor  # (N,) int64
@@ -68,8 +70,7 @@ class ImageSet:
     @property
     def chance(self) -> float:
         """Error of the best constant guess on the training set, a fraction."""
-        most = torch.bincount(self.train_labels, minlength=self.num_classes).max()
-        return 1 - most.item() / len(self.train_labels)
+        return constant_guess_error(self.train_labels)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -78,7 +79,7 @@ class ImageSet:
         return channels, height, width
 
     def normalised(self, images: Tensor) -> Tensor:
-        """uint8 images minus the per-pixel mean, at the wanted std, in the mean's floating type."""
+        """uint8 images minus the per-pixel mean, at the requested std, in the mean's floating type."""
         return (images.to(self.mean.dtype) - self.mean) * self.factor
 
     def train_batch(self, indices: Tensor, seed: int, step: int) -> tuple[Tensor, Tensor]:
@@ -104,8 +105,8 @@ class ImageSet:
         self, seed: int, batch_size: int, first: int, last: int, part: slice = WHOLE
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The rows `part` of `train_batch` of the steps from `first` to before `last`, in the epochs' orders."""
-        chosen = step_indices(len(self.train_labels), batch_size, seed, first, last, self.mean.device)
-        for step, indices in enumerate(chosen, start=first):
+        orders = step_indices(len(self.train_labels), batch_size, seed, first, last, self.mean.device)
+        for step, indices in enumerate(orders, start=first):
             images, labels = self.train_batch(indices, seed, step)
             yield images[part], labels[part]
 
@@ -132,8 +133,8 @@ class ImageSet:
 
     def probe_batch(self, examples: int) -> tuple[Tensor, Tensor]:
         """The first `examples` of one fixed permutation of the training set, the same for all seeds and schemes."""
-        chosen = fixed_permutation(len(self.train_labels), "probe")[:examples].to(self.train_labels.device)
-        return self.normalised(self.train_images[chosen]), self.train_labels[chosen]
+        indices = fixed_permutation(len(self.train_labels), "probe")[:examples].to(self.train_labels.device)
+        return self.normalised(self.train_images[indices]), self.train_labels[indices]
 
 
 def prepare(
@@ -153,7 +154,8 @@ def prepare(
     `val_examples` take a fixed random subset.
 
     Raises:
-        ValueError: more examples asked for than there are, or training images that are all alike.
+        UserError: more examples asked for than there are.
+        ValueError: training images that are all alike.
     """
     train = subset("train_examples", train_examples, raw.train_images, raw.train_labels)
     val = subset("val_examples", val_examples, raw.val_images, raw.val_labels)
@@ -178,10 +180,20 @@ def subset(name: str, size: int | None, images: Tensor, labels: Tensor) -> tuple
     """All of a part, or a fixed random subset of it."""
     if size is None:
         return images, labels
-    if size > len(labels):
-        raise ValueError(f"data.{name}: more than there are (got {size}); at most {len(labels)}")
-    chosen = fixed_permutation(len(labels), name)[:size]
-    return images[chosen], labels[chosen]
+    indices = fixed_subset(name, size, len(labels))
+    return images[indices], labels[indices]
+
+
+def fixed_subset(name: str, size: int, examples: int) -> Tensor:
+    """Indices of a fixed random subset of `size` among so many examples; `name` is the field that asks for it."""
+    if size > examples:
+        raise UserError(f"data.{name}: more than there are (got {size}); at most {examples}")
+    return fixed_permutation(examples, name)[:size]
+
+
+def constant_guess_error(labels: Tensor) -> float:
+    """Error, a fraction, of guessing the most frequent of these labels for every image."""
+    return 1 - torch.bincount(labels).max().item() / len(labels)
 
 
 def pixel_statistics(images: Tensor) -> tuple[Tensor, float]:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from initlab.data.cache import cached_statistics, decoded
-from initlab.data.dataset import WHOLE, fixed_permutation, step_indices
+from initlab.data.dataset import WHOLE, constant_guess_error, fixed_permutation, fixed_subset, step_indices
 from initlab.data.folders import Part, class_names, fingerprint, scan
-from initlab.data.pictures import Files, Packed, Pictures, in_batches, read, unpacked
-from initlab.data.statistics import BATCH, CentreViews, Statistics, measure, refuse
+from initlab.data.one_pass import one_pass
+from initlab.data.pictures import Files, Pictures, in_batches, read, unpacked
+from initlab.data.statistics import CentreViews, Statistics, measure
 from initlab.data.views import Views, at_shorter_side, color_shift, draw, training_views
 from initlab.errors import UserError
 from initlab.to_device import sent
@@ -36,8 +37,7 @@ class FolderSet:
     @property
     def chance(self) -> float:
         """Error of the best constant guess on the training set, a fraction."""
-        most = torch.bincount(self.train_labels, minlength=self.num_classes).max()
-        return 1 - most.item() / len(self.train_labels)
+        return constant_guess_error(self.train_labels)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -55,8 +55,8 @@ class FolderSet:
             UserError: a picture that cannot be read any more.
         """
         device = self.mean.device
-        chosen = (indices[part].tolist() for indices in step_indices(len(self.train), batch_size, seed, first, last))
-        for step, batch in enumerate(read(self.train, chosen, self.workers, device), start=first):
+        rows = (indices[part].tolist() for indices in step_indices(len(self.train), batch_size, seed, first, last))
+        for step, batch in enumerate(read(self.train, rows, self.workers, device), start=first):
             indices, pictures = unpacked(batch, device)
             draws = draw(self.views, batch_size, seed, step).rows(part)
             images = training_views(pictures, draws, self.views.crop).to(self.mean.dtype)
@@ -85,23 +85,23 @@ class FolderSet:
         """As `ImageSet.val_at`: whole pictures, those of one size among `batch_size` read together."""
         device = self.mean.device
         for batch in read(self.val, in_batches(len(self.val), batch_size), self.workers, device):
-            same: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+            by_shape: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
             for index, picture in zip(*unpacked(batch, device), strict=True):
                 whole = at_shorter_side(picture, side)
-                same.setdefault(tuple(whole.shape), []).append((index, whole))
-            for group in same.values():
+                by_shape.setdefault(tuple(whole.shape), []).append((index, whole))
+            for group in by_shape.values():
                 places, pictures = zip(*group, strict=True)
                 yield torch.stack(pictures).to(self.mean.dtype), torch.tensor(places)
 
     def probe_batch(self, examples: int) -> tuple[Tensor, Tensor]:
         """The first `examples` of one fixed permutation of the training set, as validation would see them."""
-        chosen = fixed_permutation(len(self.train), "probe")[:examples]
+        indices = fixed_permutation(len(self.train), "probe")[:examples]
         views = CentreViews(self.train, self.views.val_side, self.views.crop)
-        images = self.normalised([views[index].to(self.mean.device) for index in chosen.tolist()])
-        return images, self.train_labels[chosen].to(self.mean.device)
+        images = self.normalised([views[index].to(self.mean.device) for index in indices.tolist()])
+        return images, self.train_labels[indices].to(self.mean.device)
 
     def normalised(self, pictures: list[Tensor]) -> Tensor:
-        """uint8 squares minus the mean image, at the wanted std, in the mean's floating type."""
+        """uint8 squares minus the mean image, at the requested std, in the mean's floating type."""
         return (torch.stack(pictures).to(self.mean.dtype) - self.mean) * self.factor
 
 
@@ -147,16 +147,17 @@ def open_folder(
     pictures: dict[str, Pictures] = {part: Files(listing.root, parts[part].files, side) for part in parts}
     if keep_decoded:
         pictures = {part: decoded(pictures[part], cache, keys[part], workers, say) for part in pictures}
-    seen = {part: CentreViews(pictures[part], views.val_side, views.crop) for part in pictures}
 
     def make() -> Statistics:
         if not keep_decoded:
-            check_readable(seen["val"], workers)
-        return measure(seen["train"], workers, say)
+            for _ in one_pass(
+                CentreViews(pictures["val"], views.val_side, views.crop), workers, "checked", lambda _: None
+            ):
+                pass
+        return measure(CentreViews(pictures["train"], views.val_side, views.crop), workers, say)
 
-    key = f"{keys['train']}-{keys['val']}-{views.val_side}-{views.crop}"
-    found = cached_statistics(cache, key, make)
-    if found.std == 0:
+    statistics = cached_statistics(cache, f"{keys['train']}-{keys['val']}-{views.val_side}-{views.crop}", make)
+    if statistics.std == 0:
         raise UserError("data: the training pictures are all alike (got a std of 0 around their mean); use real ones")
     return FolderSet(
         train=pictures["train"],
@@ -165,9 +166,9 @@ def open_folder(
         val_labels=torch.tensor(parts["val"].labels),
         num_classes=len(listing.classes),
         class_names=class_names(listing),
-        mean=found.mean.to(device, dtype),
-        components=found.components.to(device, dtype),
-        factor=scale / found.std,
+        mean=statistics.mean.to(device, dtype),
+        components=statistics.components.to(device, dtype),
+        factor=scale / statistics.std,
         views=views,
         workers=workers,
     )
@@ -175,14 +176,4 @@ def open_folder(
 
 def subset(name: str, size: int | None, part: Part) -> Part:
     """All of a part, or a fixed random subset of it."""
-    if size is None:
-        return part
-    if size > len(part.files):
-        raise UserError(f"data.{name}: more than there are (got {size}); at most {len(part.files)}")
-    return part.chosen(fixed_permutation(len(part.files), name)[:size].tolist())
-
-
-def check_readable(pictures: Pictures, workers: int) -> None:
-    """Read every picture once; raise for those that cannot be."""
-    batches: Iterator[Packed] = read(pictures, in_batches(len(pictures), BATCH), workers, torch.device("cpu"))
-    refuse([problem for *_, problems in batches for problem in problems])
+    return part if size is None else part.chosen(fixed_subset(name, size, len(part.files)).tolist())

@@ -109,7 +109,7 @@ def torchvision_set(name: str, folder: Path | None, download: bool) -> Raw:
     absent = absence(name, folder)
     if absent and not (download and folder):
         raise FileNotFoundError(absent)
-    source: Callable = getattr(torchvision.datasets, CLASSES[name])
+    source: Callable[..., Any] = getattr(torchvision.datasets, CLASSES[name])
     train, val = (source(str(folder), train=train, download=download) for train in (True, False))
     facts = FACTS[name]
     return Raw(*images_and_labels(train), *images_and_labels(val), facts.num_classes, facts.flip, tuple(train.classes))

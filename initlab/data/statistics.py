@@ -10,13 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from initlab.data.pictures import Pictures, in_batches, read
-from initlab.data.progress import Progress
+from initlab.data.one_pass import one_pass
+from initlab.data.pictures import Pictures
 from initlab.data.views import centre_view
-from initlab.errors import UserError
-
-BATCH = 64
-MOST_PROBLEMS = 10  # named; a set with more is not looked at any further
 
 
 @dataclass(frozen=True)
@@ -50,26 +46,12 @@ def measure(train: CentreViews, workers: int, say: Callable[[str], None]) -> Sta
     crop = train.crop
     total = torch.zeros((3, crop, crop), dtype=torch.float64)
     products = torch.zeros((3, 3), dtype=torch.float64)
-    progress = Progress("measured", len(train), say)
-    problems: list[str] = []
-    for indices, _, pixels, wrong in read(train, in_batches(len(train), BATCH), workers, torch.device("cpu")):
-        images = pixels.view(len(indices), 3, crop, crop).double()
+    for sizes, pixels in one_pass(train, workers, "measured", say):
+        images = pixels.view(len(sizes), 3, crop, crop).double()
         total += images.sum(0)
         flat = images.transpose(0, 1).flatten(1)  # (3, pixels)
         products += flat @ flat.T
-        progress.add(len(indices))
-        problems += wrong
-        if len(problems) >= MOST_PROBLEMS:
-            break
-    refuse(problems)
     return of_sums(total, products, len(train))
-
-
-def refuse(problems: list[str]) -> None:
-    """Raise for pictures that could not be read, a line of one or of the first few."""
-    if problems:
-        more = f" (and {len(problems) - 1} more files: {'; '.join(problems[1:MOST_PROBLEMS])})" if problems[1:] else ""
-        raise UserError(f"data: {problems[0]}{more}")
 
 
 def of_sums(total: Tensor, products: Tensor, count: int) -> Statistics:
@@ -94,4 +76,5 @@ def color_components(covariance: Tensor) -> Tensor:
     """
     values, vectors = torch.linalg.eigh(covariance / 255**2)
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
-    return (vectors * largest.sign() * values.clamp(min=0) * 255).flip(1)
+    components: Tensor = vectors * largest.sign() * values.clamp(min=0) * 255
+    return components.flip(1)

@@ -78,12 +78,14 @@ def square(picture: Tensor, side: int, crop: int, down: float, right: float) -> 
     resized = at_shorter_side(picture, side)
     height, width = resized.shape[1:]
     top, left = int(down * (height - crop + 1)), int(right * (width - crop + 1))
-    return functional.crop(resized, top, left, crop, crop)
+    return resized[:, top : top + crop, left : left + crop]
 
 
 def at_shorter_side(picture: Tensor, side: int) -> Tensor:
     """A picture (3, height, width) uint8 resized so that its shorter side is `side`."""
-    return functional.resize(picture, list(resized_shape(picture.shape[1], picture.shape[2], side)), antialias=True)
+    shape = resized_shape(picture.shape[1], picture.shape[2], side)
+    resized: Tensor = functional.resize(picture, list(shape), antialias=True)
+    return resized
 
 
 def color_shift(coefficients: Tensor, components: Tensor) -> Tensor:

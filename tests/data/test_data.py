@@ -99,8 +99,17 @@ def test_the_probe_batch_is_the_same_every_time_and_of_the_training_set() -> Non
     assert torch.equal(images, data.probe_batch(16)[0])
     inputs = data.normalised(data.train_images)
     for image, label in zip(images, labels, strict=True):
-        found = (inputs == image).flatten(1).all(1).nonzero()[0]
-        assert data.train_labels[found].item() == label.item()
+        index = (inputs == image).flatten(1).all(1).nonzero()[0]
+        assert data.train_labels[index].item() == label.item()
+
+
+def test_the_probe_takes_the_first_of_one_fixed_permutation_whatever_the_set() -> None:
+    labels = torch.arange(40)
+    images = labels.to(torch.uint8)[:, None, None, None].expand(40, 1, 2, 2)
+    data = image_set(Raw(images, labels, images, labels, num_classes=40))
+    inputs, probed = data.probe_batch(8)
+    assert probed.tolist() == [10, 3, 15, 4, 2, 16, 1, 31]
+    assert torch.equal(inputs, data.normalised(images[probed]))
 
 
 def test_subsets_are_fixed_and_too_large_ones_refused() -> None:

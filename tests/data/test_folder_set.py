@@ -93,6 +93,17 @@ def test_labels_stay_with_their_pictures_and_inputs_have_the_wanted_std(opened: 
     assert train_labels.tolist() == [listing.train.labels[i] for i in indices.tolist()]
 
 
+def test_the_probe_takes_the_first_of_one_fixed_permutation_as_validation_sees_them(
+    opened: Opener, tmp_path: Path
+) -> None:
+    data, listing = opened(), scan("imagefolder", tmp_path / "set")
+    images, labels = data.probe_batch(6)
+    indices = [0, 20, 13, 10, 27, 16]
+    centres = [centre_view(decode(listing.root / listing.train.files[i]), 16, 12) for i in indices]
+    assert labels.tolist() == [listing.train.labels[i] for i in indices]
+    assert torch.equal(images, data.normalised(centres))
+
+
 def test_a_colour_shift_is_one_colour_per_image_and_moves_no_crop(opened: Opener) -> None:
     with_color, without = opened(), opened(views=replace(VIEWS, color_std=0.0))
     (one, _), (other, _) = next(with_color.train_batches(0, 8, 0, 1)), next(without.train_batches(0, 8, 0, 1))
