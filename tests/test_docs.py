@@ -1,6 +1,7 @@
 """The words that users rely on: commands, studies and files that the documents name exist and work."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -9,7 +10,7 @@ import yaml
 
 from initlab.cli import main
 from initlab.plan.plan import plan
-from initlab.store.results import SIGNAL_COLUMNS
+from initlab.store.columns import COLUMNS, Column
 from initlab.study.study import Study, load_study
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +20,7 @@ DOCUMENTS = [
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "results/README.md",
+    "docs/columns.md",
     "docs/schemes.md",
     "docs/signals.md",
     "docs/ci.md",
@@ -67,9 +69,22 @@ def test_the_readmes_table_names_the_fields_of_every_section() -> None:
         assert not missing, f"{name}: {missing}"
 
 
+def column_table(columns: Sequence[Column]) -> str:
+    """A table in markdown: each column's name and meaning."""
+    return "\n".join(
+        ["| column | is |", "| --- | --- |", *(f"| `{column.name}` | {column.meaning} |" for column in columns), ""]
+    )
+
+
 def test_the_readme_explains_every_measured_column() -> None:
-    known = {"trial", "attempt", "step", "epoch", "layer", "name", "op", "calls"}
-    assert {c for c in SIGNAL_COLUMNS if c not in known and f"`{c}`" not in README} == set()
+    names = [column.name for column in COLUMNS["signals"]]
+    assert column_table(COLUMNS["signals"][names.index("forward_mean") :]) in README
+
+
+@pytest.mark.parametrize("frame", COLUMNS)
+def test_the_documented_columns_of_every_frame_are_those_of_the_store(frame: str) -> None:
+    text = (ROOT / "docs/columns.md").read_text()
+    assert f"## `results.{frame}`\n\n{column_table(COLUMNS[frame])}" in text
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -18,6 +18,7 @@ from initlab.paper.ratios import Crossing, LevelRatio, Span, level_ratio
 from initlab.plots.convergence import convergence_table
 from initlab.plots.panels import DEPTH, SCHEME, SEED, Shown, as_list, shown_trials
 from initlab.study.spec import TrialSpec
+from initlab.verdict.rules import default_threshold, noise_floor
 
 SHARES = (0.99, 0.98, 0.95, 0.9, 0.87, 0.8, 0.65, 0.5)  # of the error by chance: the paper's levels, and further down
 ARMS = ("he", "xavier")
@@ -74,8 +75,8 @@ def compare_paper(results: Shown, figure: str = "fig3") -> PaperComparison:
         )
     curves = convergence_table(results)
     chance, threshold = levels_of(curves[curves.trial.isin(arms["he"].trial)])
-    lowest_noise = chance - 4 * math.sqrt(chance * (1 - chance) / validation_images(results))
-    crossed = {share * chance for share in SHARES if share * chance < lowest_noise}
+    floor = noise_floor(chance, validation_images(results))
+    crossed = {share * chance for share in SHARES if share * chance < floor}
     times = []
     for level in sorted({*crossed, threshold}, reverse=True):
         pairs = [[crossing(curves, arms[scheme], seed, level) for scheme in ARMS] for seed in seeds]
@@ -117,7 +118,7 @@ def states(arms: dict[str, pd.DataFrame]) -> str:
 def levels_of(curves: pd.DataFrame) -> tuple[float, float]:
     """Chance, and the study's threshold (half of chance where it sets none)."""
     chance, threshold = float(curves.chance.iloc[0]), float(curves.threshold.iloc[0])
-    return chance, chance / 2 if math.isnan(threshold) else threshold
+    return chance, default_threshold(chance) if math.isnan(threshold) else threshold
 
 
 def validation_images(results: Shown) -> float:

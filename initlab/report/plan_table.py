@@ -80,9 +80,9 @@ def duration(seconds: float) -> str:
 def finished_trials(out: Path) -> list[Finished]:
     """What finished trials in an output folder, or an export, took, for `plan` to expect the time of others from."""
     if (out / files.COMPACTED).exists():
-        from initlab.store.export import compacted_trials  # here: pandas takes a while to import
+        from initlab.store.export import exported_trials  # here: pandas takes a while to import
 
-        ends = [(trial.spec, trial.result) for trial in compacted_trials(out)]
+        ends = [(trial.spec, trial.result) for trial in exported_trials(out)]
         return [taken(spec, result) for spec, result in ends if result and result["state"] == "done"]
     finished = []
     for folder in TrialFolder.all_in(out):

@@ -18,7 +18,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def compact(value: Any) -> Any:
-    """Tensors that are parts of larger ones made their own; torch saves a part with all that it is a part of."""
+    """The same values, with tensors that are views of larger ones copied: torch saves a view with all of its base."""
     if isinstance(value, torch.Tensor):
         return value.clone() if value.untyped_storage().nbytes() > value.nbytes else value
     if isinstance(value, dict):
@@ -33,12 +33,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         StoreError: damaged, or of another version.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
-            bad = archive.testzip()
-        if bad:
-            raise zipfile.BadZipFile(f"wrong checksum of {bad}")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a flipped bit can raise anything in the unpickler
+        # torch does not look at the checksums.
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    # A flipped bit can raise anything in the unpickler.
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StoreError(f"{path}: damaged checkpoint ({reason})") from None
     version = state.get("checkpoint_version") if isinstance(state, dict) else None

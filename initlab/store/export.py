@@ -13,14 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from initlab.engine.task import State
 from initlab.store import files
-from initlab.store.files import StoreError, atomic, check_schema, read_json, writable, write_csv, write_json
-from initlab.store.reader import CountedAttempt, StoredTrial
+from initlab.store.columns import names
+from initlab.store.files import StoreError, atomic, one_line, read_json, writable, write_csv, write_json
+from initlab.store.reader import StoredTrial, read_parquet
 from initlab.study.spec import TrialSpec
 
 ROWS = ("scalars", "signals", "slopes", "running")
 FRAMES = ("trials", "verdicts", *ROWS)
-KEPT = ("device", "precision", "threads", "torch_version", "python_version", "initlab_version", "git_commit")
+ENVIRONMENT = ("device", "precision", "threads", "torch_version", "python_version", "initlab_version", "git_commit")
 
 
 def export_parquet(
@@ -44,15 +46,14 @@ def export_parquet(
 
 def entry(trial: StoredTrial) -> dict[str, Any]:
     """A trial without its rows, and without what tells of the machine alone."""
-    state = trial.status["state"]
-    status = {**trial.status, "state": "interrupted" if state == "running" else state}
+    running = trial.status["state"] == State.RUNNING
     return {
         "id": trial.id,
         "spec": trial.spec.model_dump(mode="json"),
-        "status": status,
+        "status": {**trial.status, "state": State.INTERRUPTED} if running else trial.status,
         "result": trial.result,
         "attempts": trial.attempts,
-        "environment": {key: trial.environment.get(key) for key in KEPT},
+        "environment": {key: trial.environment.get(key) for key in ENVIRONMENT},
     }
 
 
@@ -87,35 +88,33 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
         pq.write_table(table, file, compression="zstd", use_dictionary=False, use_byte_stream_split=floats)
 
 
-def compacted_trials(folder: Path) -> list[StoredTrial]:
-    """The trials that `compact` wrote, in their order.
+def exported_trials(folder: Path) -> list[StoredTrial]:
+    """The trials in an export, in their order.
 
     Raises:
         StoreError: not readable, or of a newer initlab.
     """
-    found = []
+    path = folder / files.COMPACTED
     try:
-        for one in read_json(folder / files.COMPACTED, figures=True)["trials"]:
-            attempt = CountedAttempt(folder, {"environment": one["environment"], "notes": []}, float("inf"))
-            spec = TrialSpec.model_validate(one["spec"])
-            found.append(StoredTrial(one["id"], folder, spec, one["status"], one["result"], [attempt], one["attempts"]))
+        return [
+            StoredTrial(**{**content, "folder": folder, "spec": TrialSpec.model_validate(content["spec"])})
+            for content in read_json(path, figures=True)["trials"]
+        ]
     except (KeyError, TypeError, ValidationError) as error:
-        reason = " ".join(str(error).split())[:150]
-        raise StoreError(f"{folder / files.COMPACTED}: not what export writes ({reason}); export again") from None
-    return found
+        raise StoreError(f"{path}: not what export writes ({one_line(error)}); export again") from None
 
 
-def compacted_rows(folder: Path, file: str, columns: list[str], problems: list[str]) -> pd.DataFrame:
-    """The rows of all trials that an output folder has in each attempt's `file`; a damaged file is named in `problems`.
+def exported_rows(folder: Path, frame: str, problems: list[str]) -> pd.DataFrame:
+    """A frame of rows in an export; a damaged file is named in `problems`.
 
     Raises:
         StoreError: of a newer initlab.
     """
-    path = folder / f"{Path(file).stem}.parquet"
+    path = folder / f"{frame}.parquet"
     try:
-        table = pq.read_table(path)
+        rows = read_parquet(path)
     except (pa.ArrowException, OSError) as error:
-        problems.append(f"{path}: damaged Parquet ({' '.join(str(error).split())[:150]}); its rows are lost")
-        return pd.DataFrame(columns=columns)
-    check_schema(path, int((table.schema.metadata or {}).get(b"initlab.schema", 0)))
-    return table.to_pandas().reindex(columns=columns)  # an older export lacks columns of today
+        problems.append(f"{path}: damaged Parquet ({one_line(error)}); its rows are lost")
+        rows = pd.DataFrame()
+    # An older export lacks columns of today.
+    return rows.reindex(columns=names(frame))

@@ -20,16 +20,10 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 STUDY, STOP, TRIALS, FIGURES, COMPACTED = "study.yaml", "STOP", "trials", "figures", "compacted.json"
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 TRIAL, STATUS, RESULT = "trial.json", "status.json", "result.json"
-ATTEMPT, SCALARS, SLOPES, RUNNING, STREAM, SIGNALS, CHECKPOINT = (
-    "attempt.json",
-    "scalars.jsonl",
-    "slopes.jsonl",
-    "running.jsonl",
-    "signals.arrows",
-    "signals.parquet",
-    "checkpoint.pt",
-)
+ATTEMPT, CHECKPOINT = "attempt.json", "checkpoint.pt"
+SCALARS, STREAM, SIGNALS = "scalars.jsonl", "signals.arrows", "signals.parquet"
 
 
 class StoreError(UserError):
@@ -64,6 +58,11 @@ def writable(path: Path) -> Iterator[None]:
     except OSError as error:  # a file in its place, no permission, a full disk
         at = error.filename or path
         raise StoreError(f"{at}: cannot be written ({error.strerror}); give another folder") from error
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200]
 
 
 def write_csv(path: Path, table: "pd.DataFrame", sync: bool = False) -> None:
@@ -104,35 +103,37 @@ def check_schema(path: Path, schema: Any) -> None:
 
 def encode(value: Any, indent: int | None = None) -> str:
     """JSON with non-finite floats as strings."""
-    return json.dumps(finite(value), indent=indent, allow_nan=False)
+    return json.dumps(without_non_finite(value), indent=indent, allow_nan=False)
 
 
-def finite(value: Any) -> Any:
+def without_non_finite(value: Any) -> Any:
+    """Plain data whose non-finite floats are the strings of `NON_FINITE`."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
-        return {key: finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(v) for v in value]
-    return value
+        return {key: without_non_finite(part) for key, part in value.items()}
+    return [without_non_finite(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def decode(text: str) -> Any:
-    """The inverse of `encode` for scalar rows and store files."""
-    special = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+    """The inverse of `encode`, but for a non-finite float in a list, which stays a string."""
 
-    def restore(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {key: special.get(value, value) if isinstance(value, str) else value for key, value in pairs}
+    def restored(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: NON_FINITE.get(value, value) if isinstance(value, str) else value for key, value in pairs}
 
-    return json.loads(text, object_pairs_hook=restore)
+    return json.loads(text, object_pairs_hook=restored)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; an unterminated last line is the trace of a crash and is dropped.
+    """The rows of a JSON-lines file, [] where there is none.
+
+    An unterminated last line is the trace of a crash and is dropped.
 
     Raises:
         StoreError: any other line that is not JSON.
     """
+    if not path.exists():
+        return []
     text = path.read_bytes()
     complete = text[: text.rfind(b"\n") + 1]
     rows: list[dict[str, Any]] = []

@@ -5,48 +5,47 @@ A file that cannot be read is named in `problems`, and nothing else is lost with
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from initlab.engine.lease import is_held
+from initlab.engine.task import State
 from initlab.store import files
-from initlab.store.files import StoreError, check_schema, read_json, read_lines
+from initlab.store.columns import names
+from initlab.store.files import StoreError, check_schema, one_line, read_json, read_lines
 from initlab.store.trial_folder import TrialFolder, attempt_number
 from initlab.study.spec import TrialSpec
+
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
 class CountedAttempt:
-    """An attempt whose rows count up to `last_step`, with the content of its attempt.json."""
+    """An attempt whose rows count up to `last_step`, with what its attempt.json says."""
 
     folder: Path
-    described: dict[str, Any]
+    description: dict[str, Any]
     last_step: float
 
 
 @dataclass(frozen=True)
 class StoredTrial:
-    """One trial's folder: its spec, status, result (None while unfinished) and the attempts that count."""
+    """One trial as stored: its spec, status, result (None while unfinished) and the attempts whose rows count."""
 
     id: str
     folder: Path
     spec: TrialSpec
     status: dict[str, Any]
     result: dict[str, Any] | None
-    chain: list[CountedAttempt]
-    attempts: int  # those that do not count too
-
-    @property
-    def environment(self) -> dict[str, Any]:
-        """Where the last attempt that counts ran."""
-        found: dict[str, Any] = self.chain[-1].described["environment"] if self.chain else {}
-        return found
+    attempts: int  # all of them, not only those that count
+    environment: dict[str, Any]  # of the last attempt that counts
+    counted: Sequence[CountedAttempt] = ()
 
 
 def read_trials(out: Path, planned: Sequence[str], problems: list[str]) -> list[StoredTrial]:
@@ -56,9 +55,10 @@ def read_trials(out: Path, planned: Sequence[str], problems: list[str]) -> list[
     for folder in sorted(TrialFolder.all_in(out), key=lambda folder: order.get(folder.id, len(order))):
         try:
             trials.append(read_trial(folder, out, problems))
-        except (StoreError, OSError, KeyError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            problems.append(reason if isinstance(error, StoreError) else f"{folder.path}: unreadable ({reason})")
+        except StoreError as error:
+            problems.append(one_line(error))
+        except (OSError, KeyError, ValueError) as error:
+            problems.append(f"{folder.path}: unreadable ({one_line(error)})")
     return trials
 
 
@@ -70,86 +70,85 @@ def read_trial(folder: TrialFolder, out: Path, problems: list[str]) -> StoredTri
     except StoreError as error:
         # A damaged status is named and says nothing of the trial.
         problems.append(str(error))
-        status = {"state": "interrupted"}
-    unfinished = result is None and status["state"] in ("done", "diverged")  # only the result means finished
-    if unfinished or (status["state"] == "running" and not is_held(out)):
-        status = {**status, "state": "interrupted"}
-    chain = counting(folder)
-    for attempt in chain:
-        problems += attempt.described["notes"]
+        status = {"state": State.INTERRUPTED.value}
+    # Without a result a trial is not finished, whatever its status says.
+    unfinished = result is None and status["state"] in (State.DONE, State.DIVERGED)
+    if unfinished or (status["state"] == State.RUNNING and not is_held(out)):
+        status["state"] = State.INTERRUPTED.value
+    counted = counted_attempts(folder)
+    for attempt in counted:
+        problems += attempt.description["notes"]
         if result and not (attempt.folder / files.SCALARS).exists():
             problems.append(f"{attempt.folder / files.SCALARS}: absent; its rows are lost")
-    status = {**status, **(result or {})}
-    return StoredTrial(folder.id, folder.path, spec, status, result, chain, len(folder.attempts()))
+    environment = counted[-1].description["environment"] if counted else {}
+    status |= result or {}
+    return StoredTrial(folder.id, folder.path, spec, status, result, len(folder.attempts()), environment, counted)
 
 
-def counting(trial: TrialFolder) -> list[CountedAttempt]:
+def counted_attempts(trial: TrialFolder) -> list[CountedAttempt]:
     """The attempts whose rows count, oldest first: the chain of resumptions that ends in the latest."""
     chain: list[CountedAttempt] = []
     newest, last_step = math.inf, math.inf
     for folder in reversed(trial.attempts()):
-        # without its description it was killed right after claiming, and wrote nothing
+        # An attempt without its description was killed right after it was claimed, and wrote nothing.
         if attempt_number(folder) > newest or not (folder / files.ATTEMPT).exists():
             continue
-        described = read_json(folder / files.ATTEMPT)
-        chain.append(CountedAttempt(folder, described, last_step))
-        if not described["resumed_from"]:
+        description = read_json(folder / files.ATTEMPT)
+        chain.append(CountedAttempt(folder, description, last_step))
+        if not description["resumed_from"]:
             break
-        newest = attempt_number(trial.path / described["resumed_from"])
-        last_step = min(last_step, described["resumed_step"] or 0)
+        newest = attempt_number(trial.path / description["resumed_from"])
+        last_step = min(last_step, description["resumed_step"] or 0)
     return chain[::-1]
 
 
-def line_rows(stored: Sequence[StoredTrial], name: str, problems: list[str]) -> list[dict[str, Any]]:
-    """The rows that count of a JSON-lines file of the attempts, with trial and attempt."""
-    rows = []
+def attempt_rows(stored: Sequence[StoredTrial], frame: str, problems: list[str]) -> pd.DataFrame:
+    """A frame of the rows that count of all attempts, with trial and attempt."""
+    columns = names(frame)
+    if frame == "signals":
+        parts = [
+            signals[signals.step <= last_step].assign(trial=trial, attempt=attempt)
+            for trial, attempt, last_step, signals in contents(stored, read_signals, problems)
+            if signals is not None
+        ]
+        return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+    rows = [
+        {"trial": trial, "attempt": attempt, **row}
+        for trial, attempt, last_step, lines in contents(
+            stored, lambda folder: read_lines(folder / f"{frame}.jsonl"), problems
+        )
+        for row in lines
+        if row["step"] <= last_step
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def contents(
+    stored: Sequence[StoredTrial], read: Callable[[Path], Content], problems: list[str]
+) -> Iterator[tuple[str, int, float, Content]]:
+    """(trial, attempt's number, last step that counts, what `read` gives) of each attempt that can be read."""
     for trial in stored:
-        for counted in trial.chain:
-            path = counted.folder / name
+        for attempt in trial.counted:
             try:
-                lines = read_lines(path) if path.exists() else []
+                content = read(attempt.folder)
             except StoreError as error:
                 problems.append(str(error))
                 continue
-            number = attempt_number(counted.folder)
-            rows += [{"trial": trial.id, "attempt": number, **row} for row in lines if row["step"] <= counted.last_step]
-    return rows
+            yield trial.id, attempt_number(attempt.folder), attempt.last_step, content
 
 
-def signal_frames(stored: Sequence[StoredTrial], problems: list[str]) -> list[pd.DataFrame]:
-    """The signals that count of each attempt, with trial and attempt."""
-    parts = []
-    for trial in stored:
-        for counted in trial.chain:
-            try:
-                table = read_signals(counted.folder)
-            except StoreError as error:
-                problems.append(str(error))
-                continue
-            if table is not None:
-                frame = table.to_pandas()
-                frame.insert(0, "trial", trial.id)
-                frame.insert(1, "attempt", attempt_number(counted.folder))
-                parts.append(frame[frame.step <= counted.last_step])
-    return parts
-
-
-def read_signals(attempt: Path) -> pa.Table | None:
+def read_signals(attempt: Path) -> pd.DataFrame | None:
     """The signals of an attempt: its Parquet file, or what the live stream holds so far.
 
     Raises:
         StoreError: a Parquet file that is truncated or of a newer initlab.
     """
-    if (attempt / files.SIGNALS).exists():
+    path = attempt / files.SIGNALS
+    if path.exists():
         try:
-            table = pq.read_table(attempt / files.SIGNALS)
+            return read_parquet(path)
         except (pa.ArrowException, OSError) as error:
-            raise StoreError(
-                f"{attempt / files.SIGNALS}: damaged Parquet ({error}); its signals are left out"
-            ) from None
-        written = (table.schema.metadata or {}).get(b"initlab.schema")
-        check_schema(attempt / files.SIGNALS, int(written) if written else None)
-        return table
+            raise StoreError(f"{path}: damaged Parquet ({one_line(error)}); its signals are left out") from None
     if not (attempt / files.STREAM).exists():
         return None
     batches = []
@@ -160,7 +159,18 @@ def read_signals(attempt: Path) -> pa.Table | None:
                 batches.append(stream.read_next_batch())
     except StopIteration:
         pass
-    except (pa.ArrowException, OSError):  # the torn tail of a live or killed writer
+    except (pa.ArrowException, OSError):
+        # The torn tail of a writer that is at work or was killed.
         if not batches:
             return None
-    return pa.Table.from_batches(batches, schema=schema)
+    signals: pd.DataFrame = pa.Table.from_batches(batches, schema=schema).to_pandas()
+    return signals
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """A Parquet file of the store; raises a `StoreError` for one of a newer initlab, and what pyarrow raises."""
+    table = pq.read_table(path)
+    schema = (table.schema.metadata or {}).get(b"initlab.schema")
+    check_schema(path, int(schema) if schema else None)
+    frame: pd.DataFrame = table.to_pandas()
+    return frame

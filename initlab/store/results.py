@@ -8,32 +8,20 @@ from typing import Literal
 import pandas as pd
 import yaml
 
+from initlab.engine.task import State
 from initlab.plan.plan import plan
 from initlab.store import files
-from initlab.store.export import FRAMES, ROWS, compacted_rows, compacted_trials, export_csv, export_parquet
-from initlab.store.files import StoreError
-from initlab.store.reader import line_rows, read_trials, signal_frames
+from initlab.store.columns import names
+from initlab.store.export import FRAMES, ROWS, export_csv, export_parquet, exported_rows, exported_trials
+from initlab.store.files import StoreError, one_line
+from initlab.store.reader import StoredTrial, attempt_rows, read_trials
 from initlab.study.mistakes import StudyError
 from initlab.study.spec import getattr_path
 from initlab.study.study import Study, differing_paths
 from initlab.verdict.judge import judge
-from initlab.verdict.odds import FEATURES, VERDICTS, features_of, forecast_of
+from initlab.verdict.odds import features_of, forecast_of
+from initlab.verdict.rules import default_threshold
 
-SCALAR_COLUMNS = [
-    "trial", "attempt", "step", "epoch", "train_loss", "train_error", "val_loss", "val_error", "val_error_top5", "lr",
-    "images_per_s", "wall_s",
-]  # fmt: skip
-SIGNAL_COLUMNS = [
-    "trial", "attempt", "step", "epoch", "layer", "name", "op", "calls", "forward_mean", "forward_var",
-    "backward_mean", "backward_var", "weight_var", "weight_grad_rms", "decay_ratio", "zero_fraction",
-]  # fmt: skip
-SLOPE_COLUMNS = ["trial", "attempt", "step", "epoch", "layer", "name", "channels", "mean", "std", "min", "max"]
-RUNNING_COLUMNS = [
-    "trial", "attempt", "step", "epoch", "layer", "name", "op", "samples", "forward_mean", "forward_var",
-    "backward_mean", "backward_var",
-]  # fmt: skip
-FORECAST_COLUMNS = ["trial", "forecast", *VERDICTS, "calibrated", *FEATURES]
-VERDICT_COLUMNS = ["trial", "verdict", "reason", "epoch_reached", "censored", "threshold"]
 ENVIRONMENT = ["device", "precision", "torch_version", "git_commit"]
 ALWAYS_SHOWN = ["seed", "net.name", "net.depth", "init.scheme"]
 
@@ -48,25 +36,22 @@ class Results:
             StoreError: no such folder, no study in it, or one of a newer initlab.
         """
         self.out = Path(out)
+        study = self.out / files.STUDY
         if not self.out.is_dir():
             raise StoreError(f"{self.out}: no such output folder; give the folder that `initlab run` wrote")
-        if not (self.out / files.STUDY).exists():
+        if not study.exists():
             raise StoreError(
                 f"{self.out}: not an output folder (no {files.STUDY} in it); give the folder that `initlab run` wrote"
             )
         try:
-            self.study = Study.model_validate(yaml.safe_load((self.out / files.STUDY).read_text()))
+            self.study = Study.model_validate(yaml.safe_load(study.read_text()))
             self.planned = [trial.id for trial in plan(self.study)]
         except (ValueError, yaml.YAMLError) as error:
-            reason = error.lines[0] if isinstance(error, StudyError) else " ".join(str(error).split())[:200]
-            raise StoreError(
-                f"{self.out / files.STUDY}: not a study that this initlab reads ({reason}); run the study again"
-            ) from None
+            reason = error.lines[0] if isinstance(error, StudyError) else one_line(error)
+            raise StoreError(f"{study}: not a study that this initlab reads ({reason}); run the study again") from None
         self.problems: list[str] = []
-        self.compacted = (self.out / files.COMPACTED).exists()
-        self.stored = (
-            compacted_trials(self.out) if self.compacted else read_trials(self.out, self.planned, self.problems)
-        )
+        self.exported = (self.out / files.COMPACTED).exists()
+        self.stored = exported_trials(self.out) if self.exported else read_trials(self.out, self.planned, self.problems)
 
     @cached_property
     def trials(self) -> pd.DataFrame:
@@ -75,30 +60,30 @@ class Results:
         fields = ALWAYS_SHOWN + [path for path in varying if path not in ALWAYS_SHOWN]
         verdicts = self.verdicts.set_index("trial").verdict
         best = self.scalars.groupby("trial").val_error.min()
-        rows = []
-        for t in self.stored:
-            rows.append(
-                {
-                    "trial": t.id,
-                    "state": t.status["state"],
-                    "attempts": t.attempts,
-                    **{path: getattr_path(t.spec, path) for path in fields},
-                    "verdict": verdicts.get(t.id),
-                    "val_error": t.status.get("val_error", math.nan),
-                    "best_val_error": best.get(t.id, math.nan),
-                    "epochs_done": t.status.get("epoch", 0.0),
-                    "wall_s": t.status.get("wall_s", math.nan),
-                    **{key: t.environment.get(key) for key in ENVIRONMENT},
-                    "in_study": t.id in self.planned,
-                }
-            )
-        ends = ["verdict", "val_error", "best_val_error", "epochs_done", "wall_s", *ENVIRONMENT, "in_study"]
-        return pd.DataFrame(rows, columns=["trial", "state", "attempts", *fields, *ends])
+        rows = [
+            {
+                "trial": trial.id,
+                "state": trial.status["state"],
+                "attempts": trial.attempts,
+                **{path: getattr_path(trial.spec, path) for path in fields},
+                "verdict": verdicts.get(trial.id),
+                "val_error": trial.status.get("val_error", math.nan),
+                "best_val_error": best.get(trial.id, math.nan),
+                "epochs_done": trial.status.get("epoch", 0.0),
+                "wall_s": trial.status.get("wall_s", math.nan),
+                **{key: trial.environment.get(key) for key in ENVIRONMENT},
+                "in_study": trial.id in self.planned,
+            }
+            for trial in self.stored
+        ]
+        columns = names("trials")
+        columns[columns.index("verdict") : columns.index("verdict")] = fields
+        return pd.DataFrame(rows, columns=columns)
 
     @cached_property
     def scalars(self) -> pd.DataFrame:
         """Loss and error curves, one row per (trial, step)."""
-        return self.line_frame(files.SCALARS, SCALAR_COLUMNS)
+        return self.rows("scalars")
 
     @cached_property
     def slopes(self) -> pd.DataFrame:
@@ -106,7 +91,7 @@ class Results:
 
         `layer` is 0-based; mean, std, min and max go over the layer's `channels` slopes (1 where it shares one).
         """
-        return self.line_frame(files.SLOPES, SLOPE_COLUMNS)
+        return self.rows("slopes")
 
     @cached_property
     def running(self) -> pd.DataFrame:
@@ -114,50 +99,45 @@ class Results:
 
         They are pooled over the `samples` steps sampled since the row before; no rows where `probe.running_every` is 0.
         """
-        return self.line_frame(files.RUNNING, RUNNING_COLUMNS)
-
-    def line_frame(self, file: str, columns: list[str]) -> pd.DataFrame:
-        """The rows that count of the attempts' JSON-lines files of one name."""
-        if self.compacted:
-            return compacted_rows(self.out, file, columns, self.problems)
-        return pd.DataFrame(line_rows(self.stored, file, self.problems), columns=columns)
+        return self.rows("running")
 
     @cached_property
     def signals(self) -> pd.DataFrame:
         """Probe measurements, one row per (trial, step, layer); columns are defined in the README."""
-        if self.compacted:
-            return compacted_rows(self.out, files.SIGNALS, SIGNAL_COLUMNS, self.problems)
-        parts = signal_frames(self.stored, self.problems)
-        if not parts:
-            return pd.DataFrame(columns=SIGNAL_COLUMNS)
-        return pd.concat(parts, ignore_index=True)[SIGNAL_COLUMNS]
+        return self.rows("signals")
+
+    def rows(self, frame: str) -> pd.DataFrame:
+        """A frame of the rows that count; what cannot be read is named in `problems`."""
+        if self.exported:
+            return exported_rows(self.out, frame, self.problems)
+        return attempt_rows(self.stored, frame, self.problems)
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:
         """One row per trial; verdict None while unfinished. One stopped as hopeless is judged by what it has."""
         curves = dict(iter(self.scalars.groupby("trial")))
-        rows = []
-        for trial in self.stored:
-            chance = trial.status.get("chance", math.nan)
-            threshold = self.study.verdict.threshold or chance / 2
-            stopped = trial.status["state"] == "stopped"
-            if trial.id not in curves or (trial.result is None and not stopped):
-                rows.append([trial.id, None, f"{trial.status['state']}, not finished", math.nan, True, threshold])
-                continue
-            size = trial.spec.train.batch_size
-            found = judge(
-                curves[trial.id],
-                steps_per_epoch=trial.status["train_examples"] // size,
-                batch_size=size,
-                num_classes=trial.status["num_classes"],
-                chance=chance,
-                threshold=threshold,
-            )
-            reason = found.reason
-            if stopped:
-                reason += f"; stopped as hopeless at epoch {trial.status['epoch']:.3g} of {trial.status['epochs']:.3g}"
-            rows.append([trial.id, found.verdict, reason, found.epoch_reached, found.censored, threshold])
-        return pd.DataFrame(rows, columns=VERDICT_COLUMNS)
+        rows = [[trial.id, *self.verdict_on(trial, curves.get(trial.id))] for trial in self.stored]
+        return pd.DataFrame(rows, columns=names("verdicts"))
+
+    def verdict_on(self, trial: StoredTrial, curve: pd.DataFrame | None) -> list[object]:
+        """A trial's row of verdicts without its id."""
+        status = trial.status
+        chance = status.get("chance", math.nan)
+        threshold = self.study.verdict.threshold or default_threshold(chance)
+        stopped = status["state"] == State.STOPPED
+        if curve is None or (trial.result is None and not stopped):
+            return [None, f"{status['state']}, not finished", math.nan, True, threshold]
+        batch_size = trial.spec.train.batch_size
+        judgement = judge(
+            curve,
+            steps_per_epoch=status["train_examples"] // batch_size,
+            batch_size=batch_size,
+            num_classes=status["num_classes"],
+            chance=chance,
+            threshold=threshold,
+        )
+        end = f"; stopped as hopeless at epoch {status['epoch']:.3g} of {status['epochs']:.3g}" if stopped else ""
+        return [judgement.verdict, judgement.reason + end, judgement.epoch_reached, judgement.censored, threshold]
 
     @cached_property
     def forecasts(self) -> pd.DataFrame:
@@ -167,20 +147,20 @@ class Results:
         lie in the range of the calibration, and the features themselves (`initlab.verdict.odds`).
         """
         probes = dict(iter(self.signals[self.signals.step == 0].groupby("trial")))
-        start = self.scalars[self.scalars.step == 0].set_index("trial").val_loss
+        losses = self.scalars[self.scalars.step == 0].set_index("trial").val_loss
         rows = []
         for trial in self.stored:
-            if trial.id in probes and trial.id in start.index and "num_classes" in trial.status:
+            if trial.id in probes and trial.id in losses.index and "num_classes" in trial.status:
                 features = features_of(
                     probes[trial.id],
-                    loss=start[trial.id],
+                    loss=losses[trial.id],
                     num_classes=trial.status["num_classes"],
                     lr=trial.spec.train.lr,
                     weight_decay=trial.spec.train.weight_decay,
                 )
-                found = forecast_of(features)
-                rows.append([trial.id, found.verdict, *found.probabilities.values(), found.calibrated, *features])
-        return pd.DataFrame(rows, columns=FORECAST_COLUMNS)
+                odds = forecast_of(features)
+                rows.append([trial.id, odds.verdict, *odds.probabilities.values(), odds.calibrated, *features])
+        return pd.DataFrame(rows, columns=names("forecasts"))
 
     @property
     def figures(self) -> Path:
@@ -202,7 +182,7 @@ class Results:
         return export_parquet(folder, study, self.stored, {name: getattr(self, name) for name in ROWS})
 
     def __repr__(self) -> str:
-        states = pd.Series([t.status["state"] for t in self.stored], dtype=str).value_counts()
+        states = pd.Series([trial.status["state"] for trial in self.stored], dtype=str).value_counts()
         return f"Results({str(self.out)!r}: {', '.join(f'{n} {state}' for state, n in states.items()) or 'no trials'})"
 
 

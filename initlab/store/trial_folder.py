@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from initlab.store import files
-from initlab.store.files import StoreError, read_json
+from initlab.store.files import StoreError, one_line, read_json
 from initlab.study.spec import TrialSpec
 
 
@@ -76,8 +76,7 @@ class TrialFolder:
         try:
             return TrialSpec.model_validate(self.description().get("spec"))
         except ValidationError as error:
-            reason = " ".join(str(error).split())[:120]
-            raise StoreError(f"{self.trial_file}: not a trial that this initlab reads ({reason})") from None
+            raise StoreError(f"{self.trial_file}: not a trial that this initlab reads ({one_line(error)})") from None
 
     def status(self) -> dict[str, Any]:
         """`state` and progress: `pending` before anything was written, `interrupted` where the file names none.

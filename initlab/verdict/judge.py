@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from initlab.verdict.rules import default_threshold, highest_loss, noise_floor
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -13,7 +15,7 @@ class Judgement:
 
     verdict: str
     reason: str
-    epoch_reached: float
+    epoch_reached: float = math.nan
 
     @property
     def censored(self) -> bool:
@@ -30,7 +32,7 @@ def judge(
     chance: float,
     threshold: float | None = None,
 ) -> Judgement:
-    """Judge a finished trial by its rows of scalars, the first rule that holds:
+    """Judge a finished trial by its rows of scalars, by the first rule that holds.
 
     1. diverged: a non-finite loss, or an epoch's mean loss above 10 max(ln K, the first epoch's);
     2. converged: a validation error at or below `threshold` (default: half of chance);
@@ -41,35 +43,31 @@ def judge(
         scalars: the trial's rows by step, columns as in `Results.scalars`.
         chance: error of the best constant guess, a fraction.
     """
-    limit = chance / 2 if threshold is None else threshold
+    if threshold is None:
+        threshold = default_threshold(chance)
     epochs = epoch_means(scalars, steps_per_epoch)
-    reached = scalars.loc[scalars.val_error <= limit, "epoch"]
-    epoch_reached = float(reached.iloc[0]) if len(reached) else math.nan
-    ceiling = 10 * max(math.log(num_classes), float(epochs.train_loss.iloc[0])) if len(epochs) else math.inf
-    broken = scalars[(scalars.step > 0) & ~np.isfinite(scalars.train_loss)]
-    if len(broken):
-        row = broken.iloc[0]
-        return Judgement("diverged", f"the loss is {row.train_loss} by epoch {row.epoch:.3g}", math.nan)
-    if (epochs.train_loss > ceiling).any():
+    not_finite = scalars[(scalars.step > 0) & ~np.isfinite(scalars.train_loss)]
+    if len(not_finite):
+        row = not_finite.iloc[0]
+        return Judgement("diverged", f"the loss is {row.train_loss} by epoch {row.epoch:.3g}")
+    highest = highest_loss(num_classes, float(epochs.train_loss.iloc[0])) if len(epochs) else math.inf
+    if (epochs.train_loss > highest).any():
         worst = epochs.sort_values("train_loss").iloc[-1]
-        text = f"epoch {worst.epoch:.0f} has a mean loss of {worst.train_loss:.4g}, above {ceiling:.4g}"
-        return Judgement("diverged", text, math.nan)
+        reason = f"epoch {worst.epoch:.0f} has a mean loss of {worst.train_loss:.4g}, above {highest:.4g}"
+        return Judgement("diverged", reason)
     best = scalars.val_error.min()
+    reached = scalars.loc[scalars.val_error <= threshold, "epoch"]
     if len(reached):
-        return Judgement(
-            "converged", f"validation error ≤ {limit:.3g} at epoch {epoch_reached:.3g}, best {best:.3f}", epoch_reached
-        )
-    floor = chance - 4 * np.sqrt(chance * (1 - chance) / (epochs.steps * batch_size))
+        epoch = float(reached.iloc[0])
+        reason = f"validation error ≤ {threshold:.3g} at epoch {epoch:.3g}, best {best:.3f}"
+        return Judgement("converged", reason, epoch)
     lowest = epochs.train_error.min()
-    if not (epochs.train_error < floor).any():
-        text = (
-            f"no epoch's training error is below chance ({chance:.3f}) by 4 standard errors; the lowest is {lowest:.3f}"
-        )
-        return Judgement("stalled", text, math.nan)
-    text = (
-        f"it learns (training error down to {lowest:.3f}) but validation error stays above {limit:.3g}, best {best:.3f}"
-    )
-    return Judgement("slow", text, math.nan)
+    floors = [noise_floor(chance, steps * batch_size) for steps in epochs.steps]
+    if (epochs.train_error < floors).any():
+        learns = f"it learns (training error down to {lowest:.3f})"
+        return Judgement("slow", f"{learns} but validation error stays above {threshold:.3g}, best {best:.3f}")
+    below = f"below chance ({chance:.3f}) by 4 standard errors"
+    return Judgement("stalled", f"no epoch's training error is {below}; the lowest is {lowest:.3f}")
 
 
 def epoch_means(scalars: pd.DataFrame, steps_per_epoch: int) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from initlab.store.results import RUNNING_COLUMNS, SCALAR_COLUMNS, SIGNAL_COLUMNS, SLOPE_COLUMNS
+from initlab.store.columns import names
 from initlab.study.spec import TrialSpec
 
 STEPS_PER_EPOCH = 10
@@ -133,19 +133,19 @@ class Fake:
 
     @property
     def scalars(self) -> pd.DataFrame:
-        return pd.DataFrame(self.curves, columns=SCALAR_COLUMNS)
+        return pd.DataFrame(self.curves, columns=names("scalars"))
 
     @property
     def signals(self) -> pd.DataFrame:
-        return pd.DataFrame(self.probes, columns=SIGNAL_COLUMNS)
+        return pd.DataFrame(self.probes, columns=names("signals"))
 
     @property
     def running(self) -> pd.DataFrame:
-        return pd.DataFrame(self.sampled, columns=RUNNING_COLUMNS)
+        return pd.DataFrame(self.sampled, columns=names("running"))
 
     @property
     def slopes(self) -> pd.DataFrame:
-        return pd.DataFrame(self.learned, columns=SLOPE_COLUMNS)
+        return pd.DataFrame(self.learned, columns=names("slopes"))
 
     @property
     def study(self) -> SimpleNamespace:

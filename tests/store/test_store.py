@@ -15,8 +15,8 @@ from initlab import load
 from initlab.plan.plan import plan
 from initlab.store import files
 from initlab.store.checkpoint import read_checkpoint, write_checkpoint
+from initlab.store.columns import names
 from initlab.store.files import StoreError, atomic, decode, encode, read_json, read_lines, write_json
-from initlab.store.results import SCALAR_COLUMNS, SIGNAL_COLUMNS, SLOPE_COLUMNS
 from initlab.store.trial_folder import TrialFolder
 from initlab.store.writer import AttemptWriter, Superseded
 from initlab.study.study import Study, dump_study
@@ -112,8 +112,8 @@ def test_a_finished_trial_reads_back_exactly(tmp_path: Path) -> None:
     out, (folder,) = make_out(tmp_path)
     attempt(folder, range(0, 21, 5), checkpoint=20).close("done", RESULT, RESULT)
     results = load(out)
-    assert list(results.scalars.columns) == SCALAR_COLUMNS
-    assert list(results.signals.columns) == SIGNAL_COLUMNS
+    assert list(results.scalars.columns) == names("scalars")
+    assert list(results.signals.columns) == names("signals")
     assert results.scalars.step.tolist() == [0, 5, 10, 15, 20]
     assert results.signals.forward_var.tolist() == [1e-57 * (s + 1) for s in range(0, 21, 5) for _ in range(2)]
     assert results.signals.decay_ratio.eq(math.inf).all()
@@ -147,7 +147,7 @@ def test_slopes_of_a_killed_attempt_count_up_to_the_step_resumed_from(tmp_path: 
     attempt(folder, range(0, 16), checkpoint=10, slopes=True)  # killed at 15
     attempt(folder, range(11, 18), slopes=True)
     slopes = load(out).slopes
-    assert list(slopes.columns) == SLOPE_COLUMNS
+    assert list(slopes.columns) == names("slopes")
     assert slopes.step.tolist() == [step for step in range(0, 18, 2) for _ in range(2)]
     assert slopes.attempt.tolist() == [0] * 12 + [1] * 6
     assert slopes["mean"].tolist() == [0.1 + step for step in range(0, 18, 2) for _ in range(2)]
@@ -158,13 +158,13 @@ def test_slopes_of_a_killed_attempt_count_up_to_the_step_resumed_from(tmp_path: 
 def test_a_torn_line_of_slopes_is_dropped_and_a_damaged_one_is_named_with_nothing_else_lost(tmp_path: Path) -> None:
     out, (folder,) = make_out(tmp_path)
     attempt(folder, range(0, 3), slopes=True)
-    path = folder / "attempt-000" / files.SLOPES
+    path = folder / "attempt-000" / "slopes.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])
     assert load(out).slopes.step.tolist() == [0, 0, 2]
     path.write_bytes(b"\x00" + whole)
     results = load(out)
-    assert results.slopes.empty and list(results.slopes.columns) == SLOPE_COLUMNS
+    assert results.slopes.empty and list(results.slopes.columns) == names("slopes")
     assert len(results.problems) == 1 and "slopes.jsonl: line 1 is not JSON" in results.problems[0]
     assert results.scalars.step.tolist() == [0, 1, 2]
 
@@ -172,7 +172,7 @@ def test_a_torn_line_of_slopes_is_dropped_and_a_damaged_one_is_named_with_nothin
 def test_a_trial_without_slopes_has_no_file_of_them(tmp_path: Path) -> None:
     out, (folder,) = make_out(tmp_path)
     attempt(folder, range(0, 3), checkpoint=2).close("done", RESULT, RESULT)
-    assert not (folder / "attempt-000" / files.SLOPES).exists()
+    assert not (folder / "attempt-000" / "slopes.jsonl").exists()
     assert load(out).slopes.empty and load(out).problems == []
 
 
@@ -203,6 +203,31 @@ def test_a_thawed_writer_finds_a_later_attempt_and_writes_no_status_or_result(tm
         zombie.close("done", RESULT, RESULT)
     assert not (folder / files.RESULT).exists()
     assert not (folder / files.STATUS).exists()
+
+
+def test_all_rows_are_on_the_disk_before_the_checkpoint_is_renamed_into_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, (folder,) = make_out(tmp_path)
+    writer = attempt(folder, range(0, 4), slopes=True)
+    writer.moments(3, 0.3, [{"layer": 0, "name": "conv0"}])
+    names = {path.stat().st_ino: path.name for path in writer.folder.iterdir()}
+    events: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def recorded_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        events.append(names.get(os.fstat(descriptor).st_ino, "another"))
+
+    def recorded_replace(source: Path, target: Path) -> None:
+        replace(source, target)
+        events.append(Path(target).name)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "replace", recorded_replace)
+    writer.checkpoint({"step": 3, "net": {"w": torch.ones(2)}})
+    before = events[: events.index("checkpoint.pt")]
+    assert {"scalars.jsonl", "slopes.jsonl", "running.jsonl", "signals.arrows"} <= set(before)
 
 
 def test_two_writers_never_share_an_attempt(tmp_path: Path) -> None:
@@ -322,7 +347,7 @@ def test_an_empty_study_folder_gives_empty_frames_with_their_columns(tmp_path: P
     out, _ = make_out(tmp_path)
     results = load(out)
     assert results.trials.state.tolist() == ["pending"]
-    for frame, columns in ((results.scalars, SCALAR_COLUMNS), (results.signals, SIGNAL_COLUMNS)):
+    for frame, columns in ((results.scalars, names("scalars")), (results.signals, names("signals"))):
         assert frame.empty
         assert list(frame.columns) == columns
     assert results.verdicts.verdict.isna().all()

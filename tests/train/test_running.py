@@ -9,7 +9,8 @@ import initlab
 from initlab.attempt import work
 from initlab.plan.cost import RUNNING_ROW_BYTES, cost
 from initlab.plan.packs import why_alone
-from initlab.store.results import RUNNING_COLUMNS, Results
+from initlab.store.columns import names
+from initlab.store.results import Results
 from initlab.study.spec import TrialSpec
 from initlab.study.study import Study
 from tests.train.test_trial import HARD, same_weights, spec, train
@@ -66,7 +67,7 @@ def run(out: Path, **train: Any) -> Results:
 def test_the_frame_holds_what_the_probe_measured_before_the_same_update(tmp_path: Path) -> None:
     results = run(tmp_path)
     frame = results.running
-    assert list(frame.columns) == RUNNING_COLUMNS
+    assert list(frame.columns) == names("running")
     assert frame.step.tolist() == [2] * 7 + [4] * 7 + [6] * 7
     probed = results.signals[results.signals.step.isin([1, 3, 5])]
     keys = ["layer", "name", "op"]

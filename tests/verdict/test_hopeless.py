@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from initlab.verdict.hopeless import Evidence, below_chance, stop_step
+from initlab.verdict.hopeless import Evidence, stop_step
+from initlab.verdict.rules import noise_floor
 
 
 def evidence(errors: float = 0.9, decay: float = 2.0) -> Evidence:
@@ -14,10 +15,9 @@ def evidence(errors: float = 0.9, decay: float = 2.0) -> Evidence:
     return found
 
 
-def test_below_chance_is_by_four_standard_errors() -> None:
+def test_the_noise_floor_is_below_chance_by_four_standard_errors() -> None:
     # 4 sqrt(0.9 * 0.1 / 1408) = 0.03198
-    assert below_chance(0.868, 0.9, 1408)
-    assert not below_chance(0.8681, 0.9, 1408)
+    assert 0.868 < noise_floor(0.9, 1408) < 0.8681
 
 
 def test_all_three_facts_are_needed() -> None:
@@ -39,6 +39,15 @@ def test_an_epoch_counts_as_a_whole_and_learning_is_never_forgotten() -> None:
     found.see_errors(0.9 * 1408, 1408, 0.9, epoch_ends=True)
     assert found.learned and not found.hopeless(90, 100)
     assert Evidence(**found.state()) == found
+
+
+def test_evidence_restored_in_the_middle_of_an_epoch_goes_on_as_if_never_interrupted() -> None:
+    whole = evidence()
+    whole.see_errors(0.5 * 704, 704, 0.9, epoch_ends=False)
+    restored = Evidence(**whole.state())
+    for one in (whole, restored):
+        one.see_errors(0.9 * 704, 704, 0.9, epoch_ends=True)  # 0.7 over the epoch
+    assert restored == whole and restored.learned and restored.decay_ratio == 2.0
 
 
 def test_the_median_layer_decides_and_layers_without_a_ratio_have_no_vote() -> None:

@@ -16,6 +16,7 @@ from initlab.inspection.lint.draws import left_at_default
 from initlab.inspection.lint.finding import Finding, called, names_of, scaled
 from initlab.inspection.lint.sites import Site, longest_chain
 from initlab.inspection.remedy import remedy_for
+from initlab.verdict.rules import highest_loss
 
 TENFOLD = math.log(10)
 CHAOTIC = 1.1  # chi_1 from which gradients grow tenfold within 24 layers; SELU's own is 1.0716
@@ -177,7 +178,11 @@ def loss_at_start(sites: Sequence[Site], output: Tensor | None) -> Iterator[Find
         f"where ln {classes} = {chance:.2f} is chance"
     )
     yield Finding(
-        "loss_at_start", "fault" if loss > 10 * chance else "note", (last.name,), text, scaled({last.name: 1 / rms})
+        "loss_at_start",
+        "fault" if loss > highest_loss(classes) else "note",
+        (last.name,),
+        text,
+        scaled({last.name: 1 / rms}),
     )
 
 
