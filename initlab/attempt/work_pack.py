@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from initlab.attempt.work import claim, device_of, failed, finish, ready, run_one, settled_already, stop_check
 from initlab.data.dataset import Images
 from initlab.plan.cost import cost
-from initlab.plan.packs import why_alone
+from initlab.plan.packs import unpackable_because
 from initlab.store.files import TRIAL, TRIALS, StoreError, read_json
 from initlab.store.writer import AttemptWriter
 from initlab.study.spec import TrialSpec
@@ -37,7 +37,7 @@ def replayed(task: dict[str, Any]) -> bool:
         spec = TrialSpec.model_validate(read_json(Path(task["out"]) / TRIALS / task["trial"] / TRIAL)["spec"])
     except (StoreError, ValidationError):
         return False  # `run_one` records it
-    return why_alone(spec) is None and (cost(spec).steps or COMPILE_STEPS) < COMPILE_STEPS
+    return unpackable_because(spec) is None and (cost(spec).steps or COMPILE_STEPS) < COMPILE_STEPS
 
 
 def run_pack(task: dict[str, Any]) -> Answer:

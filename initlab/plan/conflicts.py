@@ -12,7 +12,8 @@ from initlab.study.spec import Data, Net, TrialSpec
 from initlab.study.unused_fields import probes
 from initlab.user_code import is_code
 
-MOST_STEPS = 100_000_000  # of a trial; its rows and probes are laid out in memory
+# Of a trial; the steps at which it writes rows and probes are listed in memory.
+MOST_STEPS = 100_000_000
 
 
 def conflicts(spec: TrialSpec) -> Iterable[Mistake]:
@@ -20,20 +21,15 @@ def conflicts(spec: TrialSpec) -> Iterable[Mistake]:
     data, train, net = spec.data, spec.train, spec.net
     if train.schedule == "step" and not train.milestones:
         yield "train.milestones", "empty (got nothing); allowed: the epochs at which lr falls under the step schedule"
-    if is_code(data.name):  # how many images there are, and of what size, is not known yet
+    # Of code it is not known yet how many images there are, and of what size.
+    if is_code(data.name):
         return
     facts = FACTS[data.name]
     for key, most in (("train_examples", facts.train), ("val_examples", facts.val)):
         if most and (getattr(data, key) or 0) > most:
             yield f"data.{key}", f"more than {data.name} has (got {getattr(data, key)}); allowed: at most {most}"
-    examples = planned_examples(data)
-    if examples is not None and train.batch_size > examples:
-        yield "train.batch_size", f"larger than the training set (got {train.batch_size}); allowed: at most {examples}"
-    elif examples is not None:
-        yield from step_conflicts(spec, examples)
-    if examples is not None and probes(spec) and spec.probe.examples > examples:
-        got = spec.probe.examples
-        yield "probe.examples", f"more than the training set has (got {got}); allowed: at most {examples}"
+    if (examples := planned_examples(data)) is not None:
+        yield from count_conflicts(spec, examples)
     size = input_side(data)
     if facts.pictures:
         yield from view_conflicts(data, size)
@@ -50,21 +46,15 @@ def layout_conflicts(net: Net, size: int, key: str) -> Iterable[Mistake]:
     """A net of the catalog that images of `size` pixels a side, by this key of data, do not go through."""
     if is_code(net.name):
         return
-    problem = too_small = None
-    if net.name == "plain":
-        problem = plain_problem(net.depth, len(net.widths or ()) or net.stages, size)
-    else:
-        too_small = size_problem(net.name, size, size)
-    if problem:
+    if net.name == "plain" and (problem := plain_problem(net.depth, len(net.widths or ()) or net.stages, size)):
         path, text = problem
         yield "net.widths" if path == "stages" and net.widths else f"net.{path}", text
-    elif too_small:
+    elif net.name != "plain" and (too_small := size_problem(net.name, size, size)):
         yield f"data.{key}", too_small
     elif net.skip != "none":
-        without = net.model_copy(update={"skip": "none"})
-        nowhere = skip_problem(describe(TrialSpec(net=without), num_classes=1, input_shape=(1, size, size)))
-        if nowhere:
-            yield "net.skip", nowhere
+        without_skips = TrialSpec(net=net.model_copy(update={"skip": "none"}))
+        if no_place := skip_problem(describe(without_skips, num_classes=1, input_shape=(1, size, size))):
+            yield "net.skip", no_place
 
 
 def view_conflicts(data: Data, crop: int) -> Iterable[Mistake]:
@@ -89,11 +79,16 @@ def shallow_conflicts(spec: TrialSpec, size: int) -> Iterable[Mistake]:
         yield "train.shallow_depth", problem[1]
 
 
-def step_conflicts(spec: TrialSpec, examples: int) -> Iterable[Mistake]:
-    """Training that has no step, or too many to count and record."""
-    per_epoch, steps = spec.steps(examples)
-    if steps < 1:
-        yield "train.epochs", f"less than one step (got {spec.train.epochs:g}); allowed: at least {1 / per_epoch:.3g}"
-    if steps > MOST_STEPS:
+def count_conflicts(spec: TrialSpec, examples: int) -> Iterable[Mistake]:
+    """A batch or a probe larger than the training set, or training of no step, or of too many to record."""
+    train, (per_epoch, steps) = spec.train, spec.steps(examples)
+    if train.batch_size > examples:
+        yield "train.batch_size", f"larger than the training set (got {train.batch_size}); allowed: at most {examples}"
+    elif steps < 1:
+        yield "train.epochs", f"less than one step (got {train.epochs:g}); allowed: at least {1 / per_epoch:.3g}"
+    elif steps > MOST_STEPS:
         most = MOST_STEPS // per_epoch
-        yield "train.epochs", f"more than {MOST_STEPS:,} steps (got {spec.train.epochs:g}); allowed: at most {most}"
+        yield "train.epochs", f"more than {MOST_STEPS:,} steps (got {train.epochs:g}); allowed: at most {most}"
+    if probes(spec) and spec.probe.examples > examples:
+        got = spec.probe.examples
+        yield "probe.examples", f"more than the training set has (got {got}); allowed: at most {examples}"

@@ -6,27 +6,28 @@ from functools import lru_cache
 from statistics import fmean
 
 from initlab.nets.counts import Counts, count
-from initlab.plan.dimensions import describe, image_facts, planned_examples
+from initlab.plan.dimensions import ImageShape, describe, image_facts, planned_examples
 from initlab.study.spec import Net, Train, TrialSpec
 from initlab.user_code import is_code
 
-SCALAR_ROW_BYTES = 260  # one line of scalars.jsonl, measured
-SLOPE_ROW_BYTES = 175  # one line of slopes.jsonl, measured
-RUNNING_ROW_BYTES = 245  # one line of running.jsonl, measured
-SIGNAL_ROW_BYTES = 95  # one layer of one probe in Parquet, measured
-FIXED_BYTES = 12_000  # the trial's JSON files, measured
+# Measured bytes of a line or row of each file, and of a trial's JSON files.
+SCALAR_ROW_BYTES = 260  # scalars.jsonl
+SLOPE_ROW_BYTES = 175  # slopes.jsonl
+RUNNING_ROW_BYTES = 245  # running.jsonl
+SIGNAL_ROW_BYTES = 95  # one layer of one probe in Parquet
+FIXED_BYTES = 12_000
 
 
 @dataclass(frozen=True)
 class Cost:
     """What a trial will take; None where the net or the data is the user's code and nothing is known of it."""
 
-    parameters: int | None
-    multiply_adds: int | None  # of one image, forward
-    steps: int | None
-    storage_bytes: int | None  # in all, the checkpoint included
-    checkpoint_bytes: int | None
-    seconds: float | None
+    parameters: int | None = None
+    multiply_adds: int | None = None  # of one image, forward
+    steps: int | None = None
+    storage_bytes: int | None = None  # in all, the checkpoint included
+    checkpoint_bytes: int | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,27 @@ class Pace:
     per_step: dict[tuple[str, int, Counts], float]
     per_multiply_add: float | None
 
+    @classmethod
+    def of(cls, finished: Iterable[Finished]) -> "Pace":
+        """The pace of finished trials; those whose net or data is the user's code tell nothing of others."""
+        per_step: dict[tuple[str, int, Counts], list[float]] = {}
+        rates = []
+        for trial in finished:
+            net, batch_size = counts(trial.spec), trial.spec.train.batch_size
+            if net:
+                seconds = trial.wall_s / trial.steps
+                per_step.setdefault((trial.spec.net.model_dump_json(), batch_size, net), []).append(seconds)
+                rates.append(seconds / (batch_size * net.multiply_adds))
+        return cls({key: fmean(values) for key, values in per_step.items()}, fmean(rates) if rates else None)
+
+    def seconds(self, spec: TrialSpec, steps: int, net: Counts) -> float | None:
+        """Expected wall time: by trials of the same net, else by multiply-adds; None where no trial has finished."""
+        batch_size = spec.train.batch_size
+        per_step = self.per_step.get((spec.net.model_dump_json(), batch_size, net))
+        if per_step is None and self.per_multiply_add is not None:
+            per_step = batch_size * net.multiply_adds * self.per_multiply_add
+        return None if per_step is None else steps * per_step
+
 
 def cost(spec: TrialSpec, finished: Sequence[Finished] = ()) -> Cost:
     """What a trial will take: the time from finished trials of the same net, else from their rate of multiply-adds."""
@@ -53,55 +75,29 @@ def cost(spec: TrialSpec, finished: Sequence[Finished] = ()) -> Cost:
 
 def costs(specs: Iterable[TrialSpec], finished: Sequence[Finished] = ()) -> list[Cost]:
     """`cost` of each trial; the finished ones are gone through once."""
-    pace = pace_of(finished)
+    pace = Pace.of(finished)
     return [cost_at(spec, pace) for spec in specs]
 
 
 def cost_at(spec: TrialSpec, pace: Pace) -> Cost:
     """What a trial will take at the pace of finished ones."""
     if is_code(spec.data.name):
-        return Cost(None, None, None, None, None, None)
-    examples, known = planned_examples(spec.data), counts(spec)
-    steps_per_epoch, steps = spec.steps(examples) if examples else (None, None)
-    if known is None:
-        return Cost(None, None, steps, None, None, None)
-    number = 8 if spec.train.precision == "float64" else 4
-    checkpoint = 2 * number * known.parameters  # weights and momentum
-    if steps_per_epoch is None or steps is None:
-        return Cost(known.parameters, known.multiply_adds, None, None, checkpoint, None)
-    rows, sampled = count_rows(spec.train, steps_per_epoch, steps), spec.probe.running_every
-    storage = (
-        FIXED_BYTES
-        + rows * SCALAR_ROW_BYTES
-        + (min(rows, steps // sampled) * known.weight_layers * RUNNING_ROW_BYTES if sampled else 0)
-        + len(spec.probe_steps(steps)) * known.weight_layers * SIGNAL_ROW_BYTES
-        + count_validations(spec.train, steps_per_epoch, steps) * known.slope_layers * SLOPE_ROW_BYTES
-        + checkpoint
-    )
-    seconds = expected_seconds(spec, steps, known, pace)
-    return Cost(known.parameters, known.multiply_adds, steps, storage, checkpoint, seconds)
-
-
-def pace_of(finished: Iterable[Finished]) -> Pace:
-    """The pace of finished trials; those whose net or data is the user's code tell nothing of others."""
-    per_step: dict[tuple[str, int, Counts], list[float]] = {}
-    rates = []
-    for trial in finished:
-        known, batch_size = counts(trial.spec), trial.spec.train.batch_size
-        if known:
-            seconds = trial.wall_s / trial.steps
-            per_step.setdefault((trial.spec.net.model_dump_json(), batch_size, known), []).append(seconds)
-            rates.append(seconds / (batch_size * known.multiply_adds))
-    return Pace({key: fmean(values) for key, values in per_step.items()}, fmean(rates) if rates else None)
-
-
-def expected_seconds(spec: TrialSpec, steps: int, known: Counts, pace: Pace) -> float | None:
-    """Expected wall time, None where no trial has finished."""
-    batch_size = spec.train.batch_size
-    same = pace.per_step.get((spec.net.model_dump_json(), batch_size, known))
-    if same is not None:
-        return steps * same
-    return None if pace.per_multiply_add is None else steps * batch_size * known.multiply_adds * pace.per_multiply_add
+        return Cost()
+    examples, net = planned_examples(spec.data), counts(spec)
+    steps_per_epoch, steps = spec.steps(examples or 0)
+    if net is None:
+        return Cost(steps=steps if examples else None)
+    weights_and_momentum = 2 * net.parameters
+    checkpoint = weights_and_momentum * (8 if spec.train.precision == "float64" else 4)
+    if not examples:
+        return Cost(net.parameters, net.multiply_adds, checkpoint_bytes=checkpoint)
+    rows, validations = count_rows(spec.train, steps_per_epoch, steps)
+    storage = FIXED_BYTES + checkpoint + rows * SCALAR_ROW_BYTES
+    storage += len(spec.probe_steps(steps)) * net.weight_layers * SIGNAL_ROW_BYTES
+    storage += validations * net.slope_layers * SLOPE_ROW_BYTES
+    if every := spec.probe.running_every:
+        storage += min(rows, steps // every) * net.weight_layers * RUNNING_ROW_BYTES
+    return Cost(net.parameters, net.multiply_adds, steps, storage, checkpoint, pace.seconds(spec, steps, net))
 
 
 def counts(spec: TrialSpec) -> Counts | None:
@@ -112,18 +108,13 @@ def counts(spec: TrialSpec) -> Counts | None:
 
 
 @lru_cache(maxsize=1024)
-def counts_of(net: str, num_classes: int, input_shape: tuple[int, int, int]) -> Counts:
+def counts_of(net: str, num_classes: int, input_shape: ImageShape) -> Counts:
     """Counts of a catalog net, given as JSON; a sweep asks for the same few nets thousands of times."""
     return count(describe(TrialSpec(net=Net.model_validate_json(net)), num_classes, input_shape), input_shape)
 
 
 @lru_cache(maxsize=1024)
-def count_rows(train: Train, steps_per_epoch: int, steps: int) -> int:
-    """Rows of scalars that a trial writes."""
-    return len(TrialSpec(train=train).row_steps(steps_per_epoch, steps))
-
-
-@lru_cache(maxsize=1024)
-def count_validations(train: Train, steps_per_epoch: int, steps: int) -> int:
-    """How often a trial validates, and writes what slopes it learned."""
-    return len(TrialSpec(train=train).validation_steps(steps_per_epoch, steps))
+def count_rows(train: Train, steps_per_epoch: int, steps: int) -> tuple[int, int]:
+    """(rows of scalars that a trial writes, validations among them, each of which writes the slopes)."""
+    spec = TrialSpec(train=train)
+    return len(spec.row_steps(steps_per_epoch, steps)), len(spec.validation_steps(steps_per_epoch, steps))

@@ -1,6 +1,7 @@
 """Packs: which trials of a sweep one process can train as one (see `initlab.train.packed`)."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,8 @@ from initlab.data.facts import is_pictures
 from initlab.plan.plan import PlannedTrial
 from initlab.study.spec import TrialSpec
 
-FREE: dict[str, Any] = {  # what the trials of a pack may differ in
+# The fields in which the trials of a pack may differ.
+MAY_DIFFER: dict[str, Any] = {
     "init": True,
     "probe": True,
     "seed": True,
@@ -20,45 +22,43 @@ FREE: dict[str, Any] = {  # what the trials of a pack may differ in
 }
 
 
-def why_alone(spec: TrialSpec) -> str | None:
-    """Why a trial is in no pack; None where it can be. Nets of the user's code show it only once they are there."""
+# Why a trial that could be in a pack runs alone.
+NO_OTHER = "no other of their net, batch size, precision and steps"
+
+
+def unpackable_because(spec: TrialSpec) -> str | None:
+    """Why a trial is in no pack; None where it can be. Nets of the user's code show it only once they are built."""
     if spec.net.norm == "batch":
         return "BatchNorm"
     if spec.train.auxiliary:
         return "auxiliary classifiers"
-    if spec.probe.running_every:  # hooks see the pack's step as one
+    # Hooks see the step of the pack as one.
+    if spec.probe.running_every:
         return "running moments"
     return "pictures read from files" if is_pictures(spec.data.name) else None
 
 
-def key(spec: TrialSpec) -> str:
+def pack_key(spec: TrialSpec) -> str:
     """Equal for trials of one net, input, batch size, precision, dropout and number of steps."""
-    return json.dumps(spec.model_dump(mode="json", exclude=FREE), sort_keys=True)
+    return json.dumps(spec.model_dump(mode="json", exclude=MAY_DIFFER), sort_keys=True)
 
 
 def packs(trials: Sequence[PlannedTrial], size: int) -> tuple[list[list[PlannedTrial]], list[str]]:
-    """The trials in packs of at most `size`, in the order of their first ones, and what the user should know.
+    """The trials in packs of at most `size`, in the order of their first ones, and a line on those that run alone.
 
     Each group of trials that fit together is cut as evenly as it goes: 24 at `size` 16 are two packs of 12. Two trials
-    that differ only in `FREE` fields are packed, so with 4 seeds, 3 schemes and 2 depths there are 2 groups of 12.
+    fit that differ only in fields of `MAY_DIFFER`: 4 seeds, 3 schemes and 2 depths are 2 groups of 12.
     """
     if size == 1:
         return [[trial] for trial in trials], []
     groups: dict[str, list[PlannedTrial]] = {}
-    reasons: dict[str, int] = {}
     for trial in trials:
-        reason = why_alone(trial.spec)
-        if reason:
-            reasons[reason] = reasons.get(reason, 0) + 1
-        groups.setdefault(trial.id if reason else key(trial.spec), []).append(trial)
-    single = sum(len(group) == 1 and not why_alone(group[0].spec) for group in groups.values())
-    if single:
-        reasons["no other of their net, batch size, precision and steps"] = single
-    found: list[list[PlannedTrial]] = []
+        groups.setdefault(trial.id if unpackable_because(trial.spec) else pack_key(trial.spec), []).append(trial)
+    cut: list[list[PlannedTrial]] = []
     for group in groups.values():
-        count = -(-len(group) // size)
-        found += [group[i * len(group) // count : (i + 1) * len(group) // count] for i in range(count)]
-    counted = ", ".join(f"{count} ({reason})" for reason, count in reasons.items())
-    return found, [f"--pack {size}: {sum(reasons.values())} of {len(trials)} trials run alone: {counted}"] * bool(
-        reasons
-    )
+        parts = -(-len(group) // size)
+        cut += [group[i * len(group) // parts : (i + 1) * len(group) // parts] for i in range(parts)]
+    alone = [unpackable_because(group[0].spec) or NO_OTHER for group in groups.values() if len(group) == 1]
+    reasons = Counter(sorted(alone, key=lambda reason: reason == NO_OTHER))
+    listed = ", ".join(f"{number} ({reason})" for reason, number in reasons.items())
+    return cut, [f"--pack {size}: {len(alone)} of {len(trials)} trials run alone: {listed}"] if alone else []

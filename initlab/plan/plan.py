@@ -79,10 +79,10 @@ def place(study: Study, case: int, path: str) -> str:
 
 
 def costliest_first(trials: Iterable[PlannedTrial]) -> list[PlannedTrial]:
-    """Trials by falling steps x batch x multiply-adds, those of unknown cost last."""
+    """Trials by falling steps x batch x multiply-adds, those of unknown cost last; equal ones keep their order."""
 
-    def size(trial: PlannedTrial) -> int:
-        known = cost(trial.spec)
-        return -(known.steps or 0) * trial.spec.train.batch_size * (known.multiply_adds or 0)
+    def multiply_adds(trial: PlannedTrial) -> int:
+        expected = cost(trial.spec)
+        return (expected.steps or 0) * trial.spec.train.batch_size * (expected.multiply_adds or 0)
 
-    return sorted(trials, key=size)
+    return sorted(trials, key=multiply_adds, reverse=True)

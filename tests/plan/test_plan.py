@@ -9,7 +9,7 @@ import pytest
 
 from initlab.data.facts import FACTS
 from initlab.plan.cost import Cost, Finished, cost, costs, counts
-from initlab.plan.plan import plan
+from initlab.plan.plan import costliest_first, plan
 from initlab.study.mistakes import StudyError
 from initlab.study.spec import TrialSpec
 from initlab.study.study import Study
@@ -64,6 +64,13 @@ def test_a_grid_beyond_planning_is_refused_before_it_is_walked():
     grid = {"seed": thousand, "train.patience": [n + 1 for n in thousand], "train.log_every": [n + 1 for n in thousand]}
     with pytest.raises(StudyError, match=r"grid: too many trials \(got 1,000,000,000\); allowed: at most 1,000,000"):
         plan(Study(name="x", grid=grid))
+
+
+def test_the_costliest_trials_come_first_and_those_of_unknown_cost_last():
+    # Twice the depth at a quarter of the epochs is cheaper; code is of unknown cost; a twin keeps its place.
+    cases = [{"net.name": "a:b"}, {"net.depth": 60, "train.epochs": 3}, {}, {"train.epochs": 28}, {"seed": 1}]
+    trials = plan(Study(name="x", cases=cases))
+    assert [trials.index(trial) for trial in costliest_first(trials)] == [3, 2, 4, 1, 0]
 
 
 # steps, counted by hand

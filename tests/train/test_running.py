@@ -8,7 +8,7 @@ import pytest
 import initlab
 from initlab.attempt import work
 from initlab.plan.cost import RUNNING_ROW_BYTES, cost
-from initlab.plan.packs import why_alone
+from initlab.plan.packs import unpackable_because
 from initlab.store.columns import names
 from initlab.store.results import Results
 from initlab.study.spec import TrialSpec
@@ -92,8 +92,8 @@ def test_a_resumed_trial_has_every_row_once(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_in_a_pack_they_are_refused_with_the_reason() -> None:
-    assert why_alone(running(5)) == "running moments"
-    assert why_alone(spec()) is None
+    assert unpackable_because(running(5)) == "running moments"
+    assert unpackable_because(spec()) is None
 
 
 @pytest.mark.parametrize("stop_at", [1, 5, 7, 12])
