@@ -184,9 +184,10 @@ def evaluate(checkpoints: Sequence[str], scales: str | None, out: Path | None, *
     Dense testing needs layers in a row, as in all nets of the catalog. At larger scales its windows differ from crops
     in one way: a crop has zero padding at its border where a window has its neighbours in the image.
     """
+    from initlab.report.evaluation_table import evaluation_lines
     from initlab.testing.evaluate import evaluate as test
-    from initlab.testing.evaluate import parse_scales, table_lines
+    from initlab.testing.evaluate import parse_scales
 
     result = test(checkpoints, scales=parse_scales(scales) if scales is not None else None, out=out, **options)
-    echo_lines(table_lines(result.table))
+    echo_lines(evaluation_lines(result.table))
     click.echo(f"written to {out}" if out else "errors per class: add --out FOLDER")

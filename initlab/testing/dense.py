@@ -4,9 +4,10 @@ The linear layers so become convolutions (He et al. 2015, sec. 3; Sermanet et al
 between, each window is pooled first, as SPP-net does. A window has the side that the last map of a training image has.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Literal, TypeGuard, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ from initlab.nets.layers import SkipSequential, SpatialPyramidPool
 
 Scores = Literal["softmax", "logits"]
 HEAD = (nn.Flatten, nn.Linear, SpatialPyramidPool, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
-CHUNK = 2**24  # values of windows that go through the linear layers at once: 64 MB in float32
+# Values of windows that go through the linear layers at once: 64 MB in float32.
+CHUNK = 2**24
 
 
 @torch.no_grad()
@@ -32,8 +34,8 @@ def dense_scores(
 
     On a net without padding, a window is the crop of `input_size` that its position stands for: where the grids
     coincide (pooling drops no rest of a crop), the result equals the mean over all crops at the net's total stride.
-    Zero padding parts them: a crop has zeros around it where a window has its neighbours in the image. At the net's
-    own input size there is one window, and the result is that of `net(images)` whatever the padding.
+    With zero padding the two differ: a crop has zeros around it where a window has its neighbours in the image. At the
+    net's own input size there is one window, and the result is that of `net(images)` whatever the padding.
 
     Args:
         net: an `nn.Sequential` of maps, then flatten or pyramid pooling, then linear layers; nested ones are opened.
@@ -88,39 +90,45 @@ def split(net: nn.Module) -> tuple[nn.Sequential, nn.Sequential]:
             f"dense_scores: net: not a Sequential (got {type(net).__name__}); "
             "allowed: layers in a row, as initlab.build_net gives them"
         )
-    row = opened(net)
-    at = next((place for place, module in enumerate(row) if any(isinstance(m, HEAD) for m in module.modules())), 0)
-    if not any(isinstance(module, nn.Linear) for module in row.modules()):
+    skips = isinstance(net, SkipSequential)
+    # Skips go by the names of the layers.
+    layers = list(net._modules.items()) if skips else [(str(i), layer) for i, layer in enumerate(opened(net))]
+    if not any(isinstance(module, nn.Linear) for module in net.modules()):
         raise UserError(
-            f"dense_scores: net: no linear layer (got {len(row)} layers without); "
+            f"dense_scores: net: no linear layer (got {len(layers)} layers without); "
             "a net without any already gives a map of scores: average net(images) over its positions"
         )
-    return row[:at], row[at:]
+    at = next(i for i, (_, layer) in enumerate(layers) if any(isinstance(m, HEAD) for m in layer.modules()))
+    # Not a slice of the net: that calls the constructor of its class, which may take other arguments.
+    row = SkipSequential if skips else nn.Sequential
+    return row(OrderedDict(layers[:at])), row(OrderedDict(layers[at:]))
 
 
-def opened(net: nn.Sequential) -> nn.Sequential:
-    """The same layers with rows inside rows opened, so that the first linear layer stands for itself."""
-    if type(net) is not nn.Sequential:
-        return net  # the skips of a SkipSequential go by its own names
-    layers: list[nn.Module] = []
-    for child in net:
-        layers += opened(child) if type(child) is nn.Sequential else [child]
-    return nn.Sequential(*layers)
+def opened(net: nn.Sequential) -> list[nn.Module]:
+    """The layers of a row, with those of rows inside it in their place."""
+    rows = (opened(child) if is_row(child) else [child] for child in net)
+    return [layer for row in rows for layer in row]
+
+
+def is_row(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Whether a module only runs its children one after another."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
 def window_size(maps: nn.Sequential, head: nn.Sequential, image: Tensor) -> tuple[int, int]:
     """Height and width of the last map of one image of the input size, which must go through the whole net."""
     try:
-        seen = maps(image)
-        logits = head(seen)
-    except RuntimeError as error:  # torch's words for shapes that do not fit
+        map_NCHW = maps(image)
+        logits = head(map_NCHW)
+    except RuntimeError as error:
+        # Torch's words for shapes that do not fit.
         reason = str(error).splitlines()[0]
         raise UserError(
             f"dense_scores: input_size: not what the net was built for (got {tuple(image.shape[1:])}: {reason})"
         ) from None
     if logits.dim() != 2:
         raise UserError(f"dense_scores: net: no scores per image (got {tuple(logits.shape)}); allowed: (N, classes)")
-    return seen.shape[2], seen.shape[3]
+    return map_NCHW.shape[2], map_NCHW.shape[3]
 
 
 def window_scores(head: nn.Sequential, maps_NCHW: Tensor, window: tuple[int, int], scores: Scores) -> Tensor:
@@ -128,13 +136,12 @@ def window_scores(head: nn.Sequential, maps_NCHW: Tensor, window: tuple[int, int
     views_NCijhw = maps_NCHW.unfold(2, window[0], 1).unfold(3, window[1], 1)
     count, channels, rows, columns = views_NCijhw.shape[:4]
     places = [(i, j) for i in range(rows) for j in range(columns)]
-    at_once = max(1, CHUNK // max(1, count * channels * window[0] * window[1]))
-    total: Tensor | float = 0.0
-    for start in range(0, len(places), at_once):
-        chunk = places[start : start + at_once]
-        windows = torch.cat([views_NCijhw[:, :, i, j] for i, j in chunk])
-        total = total + as_scores(head(windows), scores).unflatten(0, (len(chunk), count)).sum(0)
-    return torch.as_tensor(total) / len(places)
+    chunk = max(1, CHUNK // max(1, count * channels * window[0] * window[1]))
+    sums = []
+    for start in range(0, len(places), chunk):
+        windows = [views_NCijhw[:, :, i, j] for i, j in places[start : start + chunk]]
+        sums.append(as_scores(head(torch.cat(windows)), scores).unflatten(0, (len(windows), count)).sum(0))
+    return torch.stack(sums).sum(0) / len(places)
 
 
 @contextmanager

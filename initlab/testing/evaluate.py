@@ -250,19 +250,3 @@ def write_evaluation(result: Evaluated, folder: Path) -> None:
         write_csv(folder / "evaluation.csv", result.table)
         write_json(folder / "evaluation.json", {**result.described, "images": len(result.scores), **errors})
         write(folder, "per_class", per_class_table(result.per_class), per_class(result.per_class))
-
-
-def table_lines(table: pd.DataFrame) -> list[str]:
-    """The table as text, a line per row; errors are fractions."""
-    errors = ["val_error", "val_error_top5"]
-    texts = table.assign(**{name: table[name].map("{:.4f}".format) for name in errors}).astype(object)
-    columns = [[str(name), *map(str, texts[name].where(texts[name].notna(), "–"))] for name in texts]
-    numbers = len(columns) - 3  # images and errors are set to the right
-    widths = [max(map(len, column)) for column in columns]
-    return [
-        "  ".join(
-            cell.rjust(wide) if place >= numbers else cell.ljust(wide)
-            for place, (cell, wide) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in zip(*columns, strict=True)
-    ]

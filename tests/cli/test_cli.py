@@ -261,7 +261,7 @@ def test_light_commands_import_no_heavy_modules(code: str, banned: set[str]) -> 
 def test_public_names_are_importable_and_listed() -> None:
     import initlab as package
 
-    assert sorted(package.__all__) == sorted(package.HOMES)
+    assert sorted(package.__all__) == sorted(package._HOMES)
     for name in package.__all__:
         assert getattr(package, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'rum'; it has"):

@@ -2,6 +2,7 @@
 
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -72,6 +73,35 @@ def test_skips_and_rows_in_rows_and_average_pools_are_taken_apart() -> None:
         whole = images(17, 15)
         expected = cropped(net.eval(), whole, range(0, 6, 2), range(0, 4, 2))
         assert torch.allclose(dense_scores(net, whole, INPUT, flips=False), expected, rtol=0, atol=1e-12)
+
+
+class Built(nn.Sequential):
+    """A net whose constructor takes numbers, so that a slice of it cannot be made."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__(nn.Conv2d(2, width, 3), nn.ReLU(), Pooled(width), nn.Flatten(), nn.Linear(80, classes))
+
+
+class Pooled(nn.Sequential):
+    """A row of such a kind inside it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.MaxPool2d(2, 2), nn.Conv2d(width, 5, 2))
+
+
+class BuiltWithSkip(SkipSequential):
+    """The same with a skip."""
+
+    def __init__(self, width: int) -> None:
+        layers: list[nn.Module] = [nn.Conv2d(2, width, 3), nn.Conv2d(width, width, 1), Add("0"), Pooled(width)]
+        super().__init__(*layers, nn.Flatten(), nn.Linear(80, 3))
+
+
+@pytest.mark.parametrize("build", [lambda: Built(width=4, classes=3), lambda: BuiltWithSkip(width=4)])
+def test_a_class_of_its_own_whose_constructor_takes_no_layers(build: Callable[[], nn.Module]) -> None:
+    net, whole = build().double(), images(17, 15)
+    expected = cropped(net, whole, range(0, 6, 2), range(0, 4, 2))
+    assert torch.allclose(dense_scores(net, whole, INPUT, flips=False), expected, rtol=0, atol=1e-12)
 
 
 def test_windows_some_at_a_time_are_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,11 +18,12 @@ from initlab.cli import main
 from initlab.data.dataset import Images
 from initlab.data.sources import load_raw
 from initlab.errors import UserError
+from initlab.report.evaluation_table import evaluation_lines
 from initlab.store.checkpoint import write_checkpoint
 from initlab.store.files import COMPACTED, write_json
 from initlab.study.spec import Data, Net, TrialSpec
 from initlab.testing.error_rates import class_errors, error_rows
-from initlab.testing.evaluate import parse_scales, table_lines
+from initlab.testing.evaluate import parse_scales
 
 SPEC = TrialSpec(data=Data(name="digits", image_size=16), net=Net(depth=7, width=2, linear_width=4))
 # the labels of the 360 images, counted in another way than by the code under test
@@ -199,7 +200,7 @@ def test_members_are_told_apart_by_the_fields_in_which_they_differ(tmp_path: Pat
     found = initlab.evaluate(paths)
     assert found.table.columns.tolist()[:3] == ["checkpoint", "seed", "scales"]
     assert found.table.seed.tolist()[:2] == [0, 1] and found.table.seed.isna().tolist() == [False, False, True]
-    lines = table_lines(found.table)
+    lines = evaluation_lines(found.table)
     assert [line.split()[1] for line in lines] == ["seed", "0", "1", "–"]
     assert len(set(map(len, lines))) == 1, "columns are aligned"
 
