@@ -10,8 +10,8 @@ from initlab.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from initlab import plots as plots
-    from initlab.analysis.claims import PaperComparison as PaperComparison
-    from initlab.analysis.claims import compare_paper as compare_paper
+    from initlab.analysis.comparison import PaperComparison as PaperComparison
+    from initlab.analysis.comparison import compare_paper as compare_paper
     from initlab.init.apply import init_ as init_
     from initlab.init.gains import gain as gain
     from initlab.inspection.inspect import Inspection as Inspection
@@ -35,12 +35,12 @@ _HOMES = {  # public name -> the module that it lives in
     "Evaluated": "initlab.testing.evaluate",
     "Finding": "initlab.inspection.lint.finding",
     "Inspection": "initlab.inspection.inspect",
-    "PaperComparison": "initlab.analysis.claims",
+    "PaperComparison": "initlab.analysis.comparison",
     "Results": "initlab.store.results",
     "Study": "initlab.study.study",
     "StudyError": "initlab.study.mistakes",
     "build_net": "initlab.nets.build",
-    "compare_paper": "initlab.analysis.claims",
+    "compare_paper": "initlab.analysis.comparison",
     "dense_scores": "initlab.testing.dense",
     "evaluate": "initlab.testing.evaluate",
     "forecast": "initlab.verdict.forecast",

@@ -1,9 +1,4 @@
-"""A study beside a convergence figure of He et al. (2015): does each thing that the figure shows hold here too?
-
-The nets, images and epochs differ, so what is compared is what does not depend on them: which arm starts to learn,
-which is ahead at every level, and how many times as long Xavier takes. Levels are shares of the error by chance. Trials
-of one seed share normals, data order and masks, so He and Xavier are compared seed by seed.
-"""
+"""What a convergence figure of He et al. (2015) shows, claim by claim, and whether the trials of a study agree."""
 
 import math
 from collections.abc import Sequence
@@ -11,22 +6,16 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from initlab.data.facts import FACTS
-from initlab.errors import UserError
-from initlab.paper.curves import CHANCE, PAPER_FIGURES, PaperFigure, curve, length, time_to
-from initlab.paper.ratios import Crossing, LevelRatio, Span, level_ratio
-from initlab.plots.convergence import convergence_table
-from initlab.plots.panels import DEPTH, SCHEME, SEED, Shown, as_list, shown_trials
-from initlab.study.spec import TrialSpec
-from initlab.verdict.rules import default_threshold, noise_floor
+from initlab.paper.curves import CHANCE, PaperFigure, curve, length, time_to
+from initlab.paper.ratios import LevelRatio, Span
+from initlab.plots.panels import SCHEME
 
-SHARES = (0.99, 0.98, 0.95, 0.9, 0.87, 0.8, 0.65, 0.5)  # of the error by chance: the paper's levels, and further down
 ARMS = ("he", "xavier")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What the figure shows, what was seen here, and whether it is the same; None where too little is known."""
+    """What the figure shows, what the study shows, and whether it is the same; None where too little is known."""
 
     claim: str
     paper: str
@@ -34,114 +23,8 @@ class Claim:
     agrees: bool | None
 
 
-@dataclass(frozen=True)
-class PaperComparison:
-    """The verdict on each claim of a figure, and the times behind them."""
-
-    figure: str
-    depth: int
-    seeds: list[int]
-    claims: list[Claim]
-    times: list[LevelRatio]
-
-    @property
-    def agrees(self) -> bool:
-        """Whether every claim holds here."""
-        return all(claim.agrees is True for claim in self.claims)
-
-
-def compare_paper(results: Shown, figure: str = "fig3") -> PaperComparison:
-    """Compare the He and Xavier trials of the figure's depth with the figure (`fig2`: 22 layers, `fig3`: 30).
-
-    The interval of a ratio is between order statistics of the seeds' ratios, distribution-free: the range over up to
-    five seeds (which holds the median with probability 1 - 2^(1 - n): 3/4 of 3 seeds), a 95 % one from six on. Seeds
-    that never reach a level count with the bound that their budget gives. A time is read from the straight line between
-    two validations, so below the interval between these (an epoch, if the study doesn't say) it is a rough one.
-
-    The demo study has figure 3's answer on every claim; at 22 layers it takes Xavier 7 to 8 times as long as He.
-
-    Raises:
-        UserError: an unknown figure, no trials of this depth under one of the schemes, or several of one seed.
-    """
-    if figure not in PAPER_FIGURES:
-        raise UserError(f"--paper: unknown figure (got {figure!r}); allowed: {', '.join(PAPER_FIGURES)}")
-    paper = PAPER_FIGURES[figure]
-    arms = {scheme: arm_trials(results, paper.depth, scheme) for scheme in ARMS}
-    seeds = sorted(set(arms["he"][SEED]) & set(arms["xavier"][SEED]))
-    if not seeds:
-        raise UserError(
-            f"compare: no seed with finished trials of he and xavier at {paper.depth} layers (got {states(arms)}); "
-            "run the study to its end"
-        )
-    curves = convergence_table(results)
-    chance, threshold = levels_of(curves[curves.trial.isin(arms["he"].trial)])
-    floor = noise_floor(chance, validation_images(results))
-    crossed = {share * chance for share in SHARES if share * chance < floor}
-    times = []
-    for level in sorted({*crossed, threshold}, reverse=True):
-        pairs = [[crossing(curves, arms[scheme], seed, level) for scheme in ARMS] for seed in seeds]
-        if found := level_ratio(level, level / chance, pairs):
-            times.append(found)
-    at_threshold = next((one for one in times if one.level == threshold), None)
-    claims = [
-        learns(paper, arms["he"]),
-        learns(paper, arms["xavier"]) if figure == "fig2" else stalls(arms["xavier"]),
-        order(paper, times),
-        slower(paper, at_threshold, threshold),
-    ]
-    return PaperComparison(figure, paper.depth, [int(seed) for seed in seeds], claims, times)
-
-
-def arm_trials(results: Shown, depth: int, scheme: str) -> pd.DataFrame:
-    """The finished trials of one arm, one per seed."""
-    trials, _ = shown_trials(results)
-    arm = trials[(trials[DEPTH] == depth) & (trials[SCHEME] == scheme)]
-    if arm.empty:
-        got = ", ".join(f"{s} at {d}" for d, s in sorted(set(zip(trials[DEPTH], trials[SCHEME], strict=True))))
-        raise UserError(
-            f"compare: no trials of {scheme} at {depth} layers (got {got or 'none'}); run a study with them"
-        )
-    if arm[SEED].duplicated().any():
-        twice = arm[SEED][arm[SEED].duplicated()].iloc[0]
-        raise UserError(
-            f"compare: several trials of {scheme} at {depth} layers and seed {twice} "
-            "(got trials that differ in more than seed and scheme); compare a study that fixes the rest"
-        )
-    return arm[arm.verdict.notna()]
-
-
-def states(arms: dict[str, pd.DataFrame]) -> str:
-    """`he 2, xavier 0 finished`."""
-    return ", ".join(f"{scheme} {len(arm)}" for scheme, arm in arms.items()) + " finished"
-
-
-def levels_of(curves: pd.DataFrame) -> tuple[float, float]:
-    """Chance, and the study's threshold (half of chance where it sets none)."""
-    chance, threshold = float(curves.chance.iloc[0]), float(curves.threshold.iloc[0])
-    return chance, default_threshold(chance) if math.isnan(threshold) else threshold
-
-
-def validation_images(results: Shown) -> float:
-    """How many images each error is over; infinite where only the user's folder or code can tell."""
-    spec: TrialSpec = as_list(results)[0].stored[0].spec
-    known = FACTS[spec.data.name].val if spec.data.name in FACTS else 0
-    return float(spec.data.val_examples or known or math.inf)
-
-
-def crossing(curves: pd.DataFrame, arm: pd.DataFrame, seed: int, level: float) -> Crossing:
-    """When a seed's validation error, drawn as straight lines between validations, first came down to `level`."""
-    (trial,) = arm.trial[arm[SEED] == seed]
-    rows = curves[(curves.trial == trial) & curves.val_error.notna()]
-    epochs, errors = rows.epoch.to_list(), rows.val_error.to_list()
-    for i, error in enumerate(errors):
-        if error <= level:
-            share = (errors[i - 1] - level) / (errors[i - 1] - error) if i else 0.0
-            return Crossing(epochs[i - 1] + share * (epochs[i] - epochs[i - 1]) if i else epochs[0], epochs[-1])
-    return Crossing(math.inf, epochs[-1] if epochs else 0.0)
-
-
 def learns(paper: PaperFigure, arm: pd.DataFrame) -> Claim:
-    """An arm of the figure that leaves chance."""
+    """The figure's arm of this scheme leaves chance."""
     scheme = arm[SCHEME].iloc[0]
     end = curve(paper, scheme).top1_error.iloc[-1]
     return Claim(
@@ -168,31 +51,33 @@ def verdicts(arm: pd.DataFrame) -> str:
 
 
 def order(paper: PaperFigure, times: Sequence[LevelRatio]) -> Claim:
-    """He ahead of Xavier at every level that either reached."""
+    """He is ahead of Xavier at every level that either reached."""
     reached = [level for level in paper.levels if math.isfinite(time_to(paper, "he", level))]
     ahead = [level for level in reached if time_to(paper, "he", level) < time_to(paper, "xavier", level)]
-    ours = [one for one in times if one.ratio.low > 1]
+    slower_here = sum(time.ratio.low > 1 for time in times)
     return Claim(
         "he ahead at every level",
         f"{len(ahead)} of {len(reached)} levels",
-        f"{len(ours)} of {len(times)} levels",
-        len(ours) == len(times) if times else None,
+        f"{slower_here} of {len(times)} levels",
+        slower_here == len(times) if times else None,
     )
 
 
-def slower(paper: PaperFigure, ours: LevelRatio | None, threshold: float) -> Claim:
-    """How many times as long Xavier takes; one seed gives no interval, so no verdict."""
-    claim, theirs = "epochs xavier / he", paper_ratio(paper)
-    if ours is None:
-        return Claim(claim, str(theirs), f"neither reached {threshold:.3g}", None)
-    if ours.seeds == 1:
-        return Claim(claim, str(theirs), f"{ours.ratio} to {threshold:.3g} of one seed: no interval", None)
-    text = f"{ours.ratio} to {threshold:.3g}; {ours.coverage:.0%} interval {ours.interval}"
-    return Claim(claim, str(theirs), text, ours.interval.meets(theirs))
+def slower(paper: PaperFigure, time: LevelRatio | None, threshold: float) -> Claim:
+    """Xavier takes so many times as long to the threshold; one seed gives no interval, so no verdict."""
+    paper_span, agrees = paper_ratio(paper), None
+    if time is None:
+        ours = f"neither reached {threshold:.3g}"
+    elif time.seeds == 1:
+        ours = f"{time.ratio} to {threshold:.3g} of one seed: no interval"
+    else:
+        ours = f"{time.ratio} to {threshold:.3g}; {time.coverage:.0%} interval {time.interval}"
+        agrees = time.interval.meets(paper_span)
+    return Claim("epochs xavier / he", str(paper_span), ours, agrees)
 
 
 def paper_ratio(paper: PaperFigure) -> Span:
-    """The range of the figure's own ratios over its levels, 1.43–1.48 in figure 2; a bound where Xavier never came."""
+    """The range of the figure's own ratios over its levels, 1.43–1.48 in figure 2; a bound where Xavier has none."""
     he, xavier = ([time_to(paper, scheme, level) for level in paper.levels] for scheme in ARMS)
     ratios = [x / h for h, x in zip(he, xavier, strict=True) if math.isfinite(x)]
     if ratios:

@@ -120,7 +120,7 @@ def compare(outs: Sequence[Path], figure: str, as_json: bool) -> None:
 
     Exit code 0 where every claim agrees, 1 where one does not or is open.
     """
-    from initlab.analysis.claims import compare_paper
+    from initlab.analysis.comparison import compare_paper
     from initlab.report.paper_comparison import paper_json, paper_text
     from initlab.store.results import load
 

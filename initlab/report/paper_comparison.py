@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict
 
-from initlab.analysis.claims import PaperComparison
+from initlab.analysis.comparison import PaperComparison
 from initlab.paper.curves import PAPER_FIGURES
 from initlab.report.json_text import json_text
 from initlab.report.text_table import text_table

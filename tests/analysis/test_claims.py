@@ -2,19 +2,16 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "plots"))
-from fake_study import Fake
-
-from initlab.analysis.claims import Span, compare_paper
+from initlab.analysis.comparison import compare_paper
 from initlab.cli import main
 from initlab.errors import UserError
 from initlab.report.paper_comparison import paper_json, paper_text
+from tests.plots.fake_study import Fake
 
 
 def falling(start: float, end: float, epochs: float = 10.0) -> dict[float, float]:
@@ -125,15 +122,6 @@ def test_json_has_the_claims_and_null_for_never() -> None:
     found = json.loads(paper_json(compare_paper(study(None, depth=30), "fig3")))
     assert found["agrees"] is True and found["times"][0]["xavier"] is None
     assert [claim["agrees"] for claim in found["claims"]] == [True] * 4
-
-
-def test_spans_in_words() -> None:
-    assert [str(s) for s in (Span(1, 1), Span(1, 2), Span(3, math.inf), Span(0, 2))] == [
-        "1",
-        "1–2",
-        "at least 3",
-        "at most 2",
-    ]
 
 
 def test_the_commands_mistakes_are_one_line(tmp_path: Path) -> None:

@@ -50,3 +50,12 @@ def test_the_coverage_is_that_of_all_ways_the_seeds_can_fall_around_the_median(c
     assert coverage == pytest.approx(share(skipped))
     assert skipped == 0 or coverage >= 0.95
     assert share(skipped + 1) < 0.95
+
+
+def test_spans_in_words() -> None:
+    assert [str(s) for s in (Span(1, 1), Span(1, 2), Span(3, math.inf), Span(0, 2))] == [
+        "1",
+        "1–2",
+        "at least 3",
+        "at most 2",
+    ]
