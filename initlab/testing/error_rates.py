@@ -10,21 +10,21 @@ from torch import Tensor
 from initlab.train.evaluate import hits
 
 
-def mean_scores(found: dict[int, Tensor]) -> Tensor:
+def mean_scores(by_side: dict[int, Tensor]) -> Tensor:
     """The mean over scales."""
-    return torch.stack(list(found.values())).mean(0)
+    return torch.stack(list(by_side.values())).mean(0)
 
 
-def error_rows(named: dict[str, Any], found: dict[int, Tensor], labels: Tensor) -> list[dict[str, Any]]:
-    """A row per scale, and one of their mean where there are several; `named` says of what."""
-    shown = {str(side): scores for side, scores in found.items()}
-    if len(found) > 1:
-        shown["+".join(shown)] = mean_scores(found)
+def error_rows(tested: dict[str, Any], by_side: dict[int, Tensor], labels: Tensor) -> list[dict[str, Any]]:
+    """A row per scale, and one of their mean where there are several; each begins with the fields of `tested`."""
+    scores_of = {str(side): scores for side, scores in by_side.items()}
+    if len(by_side) > 1:
+        scores_of["+".join(scores_of)] = mean_scores(by_side)
     rows = []
-    for scales, scores in shown.items():
-        top1, top5 = (1 - found.double().mean().item() for found in hits(scores, labels))
-        row = {**named, "scales": scales, "images": len(labels)}
-        rows.append({**row, "val_error": top1, "val_error_top5": top5})
+    for scales, scores in scores_of.items():
+        top1, top5 = (1 - hit.double().mean().item() for hit in hits(scores, labels))
+        errors = {"val_error": top1, "val_error_top5": top5}
+        rows.append({**tested, "scales": scales, "images": len(labels), **errors})
     return rows
 
 

@@ -7,6 +7,7 @@ average, count errors overall and per class, write.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,22 +31,24 @@ from initlab.testing.views import Views, check_sides, default_sides, scores_at
 from initlab.user_code import is_code
 from initlab.version import __version__
 
-ENSEMBLE = "ensemble"
-# fields of data that an ensemble shares
-SAME = ("name", "image_size", "val_examples", "classes", "channels", "options")
+# Fields of data that an ensemble shares.
+SHARED = ("name", "image_size", "val_examples", "classes", "channels", "options")
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What a test found; the headline is the last row of `table`, all checkpoints and scales together."""
+    """The result of a test; its headline is the last row of `table`, all checkpoints and scales together.
 
-    # one row per checkpoint and scale: checkpoint, the fields of trials in which they differ, scales, images,
-    # val_error, val_error_top5
+    `table` has a row per checkpoint and scale: checkpoint, the fields in which the checkpoints' trials differ, scales,
+    images, val_error, val_error_top5. `per_class` has class, name, images, val_error and val_error_top5 of the
+    headline, NaN for a class without images. `scores` are the headline's, (N, classes) in float64 and in the order of
+    the validation set. `described` is the content of evaluation.json: checkpoints, views and where it ran.
+    """
+
     table: pd.DataFrame
-    # class, name, images, val_error, val_error_top5 of the headline; NaN for a class without images
     per_class: pd.DataFrame
-    scores: Tensor  # (N, classes) float64 of the headline, in the validation set's order
-    described: dict[str, Any]  # checkpoints, views and where it ran, as in evaluation.json
+    scores: Tensor
+    described: dict[str, Any]
 
     @property
     def val_error(self) -> float:
@@ -98,31 +101,31 @@ def evaluate(
     members = [read_trained(path) for path in paths]
     check_alike(members)
     place = device_of(device)
-    if out is not None:  # before the long part
+    if out is not None:
+        # Before the long part.
         with writable(Path(out)):
             Path(out).mkdir(parents=True, exist_ok=True)
     ensemble: dict[int, Tensor] = {}
     rows: list[dict[str, Any]] = []
-    mirrored: list[bool] = []
-    apart = differing(members)
-    for path, trained, fields in zip(paths, members, apart.to_dict("records"), strict=True):
+    flipped: list[bool] = []
+    differences = differing(members)
+    for path, trained, fields in zip(paths, members, differences.to_dict("records"), strict=True):
         net, data = restored(trained, place, data_dir, allow_code)
         sides = check_sides(scales or default_sides(data, views), data)
-        mirrored.append(flips if flips is not None else views != "center" and data.flip)
-        found = {side: scores_at(net, data, side, views, mirrored[-1], scores, batch_size) for side in sides}
+        flipped.append(flips if flips is not None else views != "center" and data.flip)
+        by_side = {side: scores_at(net, data, side, views, flipped[-1], scores, batch_size) for side in sides}
         labels = data.val_labels.cpu()
-        named = {"checkpoint": str(path), **{str(name): value for name, value in fields.items()}}
-        rows += error_rows(named, found, labels)
+        rows += error_rows({"checkpoint": str(path), **{str(key): fields[key] for key in fields}}, by_side, labels)
         for side in sides:
-            ensemble[side] = ensemble.get(side, 0) + found[side] / len(members)
+            ensemble[side] = ensemble.get(side, 0) + by_side[side] / len(members)
     if len(members) > 1:
-        rows += error_rows({"checkpoint": ENSEMBLE}, ensemble, labels)
+        rows += error_rows({"checkpoint": "ensemble"}, ensemble, labels)
     headline = mean_scores(ensemble)
     result = Evaluated(
-        table=pd.DataFrame(rows).astype(apart.dtypes),
+        table=pd.DataFrame(rows).astype(differences.dtypes),
         per_class=class_errors(headline, labels, data.class_names),
         scores=headline,
-        described=description(members, views, list(ensemble), mirrored, scores, place),
+        described=description(members, views, list(ensemble), flipped, scores, place),
     )
     if out is not None:
         write_evaluation(result, Path(out))
@@ -163,21 +166,20 @@ def parse_scales(text: str) -> list[int]:
 def check_alike(members: Sequence[Trained]) -> None:
     """Refuse an ensemble over different validation sets."""
     first = members[0]
-    for other in members[1:]:
-        for field in SAME:
-            ours, theirs = getattr(first.spec.data, field), getattr(other.spec.data, field)
-            if ours != theirs:
-                raise UserError(
-                    f"{other.path}: data.{field} differs in the ensemble (got {theirs!r}, {first.path} has {ours!r}); "
-                    "give checkpoints of the same data, or test them one by one"
-                )
+    for other, field in product(members[1:], SHARED):
+        ours, theirs = getattr(first.spec.data, field), getattr(other.spec.data, field)
+        if ours != theirs:
+            raise UserError(
+                f"{other.path}: data.{field} differs in the ensemble (got {theirs!r}, {first.path} has {ours!r}); "
+                "give checkpoints of the same data, or test them one by one"
+            )
 
 
 def differing(members: Sequence[Trained]) -> pd.DataFrame:
     """A row per member with the fields in which their trials differ, of types that leave room for none."""
     specs = [member.spec for member in members]
-    apart = {path: [getattr_path(spec, path) for spec in specs] for path in differing_paths(specs)}
-    return pd.DataFrame(apart, index=range(len(members))).convert_dtypes()
+    columns = {path: [getattr_path(spec, path) for spec in specs] for path in differing_paths(specs)}
+    return pd.DataFrame(columns, index=range(len(members))).convert_dtypes()
 
 
 def device_of(name: str | None) -> torch.device:
@@ -220,7 +222,7 @@ def description(
     members: Sequence[Trained],
     views: str,
     sides: Sequence[int],
-    mirrored: Sequence[bool],
+    flipped: Sequence[bool],
     scores: str,
     device: torch.device,
 ) -> dict[str, Any]:
@@ -228,7 +230,7 @@ def description(
     return {
         "checkpoints": [
             {"path": str(m.path), "trial": m.trial, "net": m.spec.net.label, "step": m.step, "flips": flips}
-            for m, flips in zip(members, mirrored, strict=True)
+            for m, flips in zip(members, flipped, strict=True)
         ],
         "data": members[0].spec.data.model_dump(mode="json"),
         "views": views,
@@ -242,7 +244,8 @@ def description(
 
 def write_evaluation(result: Evaluated, folder: Path) -> None:
     """Into a folder: evaluation.csv, evaluation.json and the figure of errors per class with its numbers."""
-    from initlab.plots.per_class import per_class, per_class_table  # here: matplotlib only where it is drawn
+    # Here, so that matplotlib is imported only where a figure is drawn.
+    from initlab.plots.per_class import per_class, per_class_table
     from initlab.plots.save import write
 
     errors = {"val_error": result.val_error, "val_error_top5": result.val_error_top5}

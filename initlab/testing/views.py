@@ -12,7 +12,8 @@ from initlab.errors import UserError
 from initlab.testing.dense import Scores, as_scores, dense_scores
 
 Views = Literal["center", "10", "dense"]
-SCALE = 8 / 7  # of the net's input, where many views need room to move: 256 for 224 (sec. 3)
+# Of the net's input, where many views need room to move: 256 for 224 (sec. 3).
+SCALE = 8 / 7
 
 
 def default_sides(data: Images, views: Views) -> list[int]:
@@ -33,10 +34,10 @@ def scores_at(
     net: nn.Module, data: Images, side: int, views: Views, flips: bool, scores: Scores, batch_size: int
 ) -> Tensor:
     """Mean scores (N, classes) in float64 on the CPU of all validation images at one scale."""
-    found = torch.full((len(data.val_labels), data.num_classes), torch.nan, dtype=torch.float64)
-    for images, places in data.val_at(side, batch_size):
-        found[places] = view_scores(net, images, data, views, flips, scores).cpu()
-    return found
+    all_scores = torch.full((len(data.val_labels), data.num_classes), torch.nan, dtype=torch.float64)
+    for images, indices in data.val_at(side, batch_size):
+        all_scores[indices] = view_scores(net, images, data, views, flips, scores).cpu()
+    return all_scores
 
 
 def view_scores(net: nn.Module, images: Tensor, data: Images, views: Views, flips: bool, scores: Scores) -> Tensor:
