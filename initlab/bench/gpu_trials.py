@@ -12,8 +12,9 @@ from initlab.bench.streams import take_turns
 from initlab.launch.run import prepare, tasks
 from initlab.launch.settings import resolve
 from initlab.plan.plan import plan
-from initlab.store.files import ATTEMPT, RESULT, TRIALS
+from initlab.store.files import ATTEMPT
 from initlab.store.results import Results
+from initlab.store.trial_folder import TrialFolder
 from initlab.study.study import Study
 
 GRID = {"seed": [0, 1, 2, 3], "init.scheme": ["gaussian", "xavier", "he"]}  # times two depths: 24 trials
@@ -69,9 +70,10 @@ def span(study: Study, device: Literal["cpu", "cuda"], arm: Arm) -> tuple[float,
                 study, out, engine="inline", jobs=arm.processes, pack=arm.pack, device=device, show="nothing"
             )
         check(results)
-        begun = min(path.stat().st_mtime for path in (out / TRIALS).glob(f"*/*/{ATTEMPT}"))
+        folders = TrialFolder.all_in(out)
+        begun = min((path / ATTEMPT).stat().st_mtime for folder in folders for path in folder.attempts())
         reasons = {str(stored.status["eager"]) for stored in results.stored if "eager" in stored.status}
-        return max(path.stat().st_mtime for path in (out / TRIALS).glob(f"*/{RESULT}")) - begun, "; ".join(reasons)
+        return max(folder.result_file.stat().st_mtime for folder in folders) - begun, "; ".join(reasons)
     finally:
         shutil.rmtree(out)
 

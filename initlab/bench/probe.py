@@ -13,7 +13,7 @@ from initlab.attempt.assemble import build, load_images
 from initlab.bench.watch import PROBE_EVERY, RUNNING_EVERY, Share, compare
 from initlab.launch.run import run
 from initlab.plan.plan import plan
-from initlab.store.files import RESULT, TRIALS, read_json
+from initlab.store.trial_folder import TrialFolder
 from initlab.study.spec import TrialSpec
 from initlab.study.study import Study
 from initlab.train.records import Silent
@@ -87,5 +87,7 @@ def one_trial(case: dict[str, Any]) -> dict[str, Any]:
     """Run one trial in this process; returns its result."""
     with tempfile.TemporaryDirectory(prefix="initlab-bench-") as out:
         run(study(case), out, engine="inline", jobs=1, device="cpu", show="nothing")
-        (result,) = (Path(out) / TRIALS).glob(f"*/{RESULT}")
-        return read_json(result)
+        (folder,) = TrialFolder.all_in(Path(out))
+        result = folder.result()
+        assert result
+        return result

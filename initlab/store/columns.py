@@ -87,10 +87,7 @@ COLUMNS = {
         *POINT,
         *LAYER,
         Column("channels", INTEGER, "slopes of the layer, 1 where its channels share one"),
-        Column("mean", FLOAT, "over the layer's slopes"),
-        Column("std", FLOAT, "over the layer's slopes"),
-        Column("min", FLOAT, "over the layer's slopes"),
-        Column("max", FLOAT, "over the layer's slopes"),
+        *(Column(name, FLOAT, "of the layer's slopes") for name in ("mean", "std", "min", "max")),
     ),
     "running": (
         *POINT,

@@ -1,10 +1,11 @@
-"""Compacted results: what an output folder holds, without its checkpoints, in a few files that `Results` reads alike.
+"""Exported results: what an output folder holds, without its checkpoints, in a few files that `Results` reads alike.
 
 `FOLDER/study.yaml`, `compacted.json` (spec, end and environment of each trial) and one Parquet file per frame of rows,
 so that a large sweep is a handful of files. Floats stay exact.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +34,19 @@ def export_parquet(
     Raises:
         StoreError: the folder holds something, or cannot be written.
     """
-    make_empty(folder)
     paths = [folder / files.STUDY, *(folder / f"{name}.parquet" for name in ROWS), folder / files.COMPACTED]
-    with writable(folder):
+    with empty_folder(folder):
         with atomic(paths[0]) as file:
             file.write(study)
         for path in paths[1:-1]:
             write_frame(path, frames[path.stem])
-        write_json(paths[-1], {"trials": [entry(trial) for trial in trials]})  # last: the folder is whole
+        # Last: it says that the folder is whole.
+        write_json(paths[-1], {"trials": [entry(trial) for trial in trials]})
     return paths
 
 
 def entry(trial: StoredTrial) -> dict[str, Any]:
-    """A trial without its rows, and without what tells of the machine alone."""
+    """A trial without its rows, and without what concerns the machine alone."""
     running = trial.status["state"] == State.RUNNING
     return {
         "id": trial.id,
@@ -63,24 +64,25 @@ def export_csv(folder: Path, frames: Mapping[str, pd.DataFrame]) -> list[Path]:
     Raises:
         StoreError: the folder holds something, or cannot be written.
     """
-    make_empty(folder)
     paths = [folder / f"{name}.csv" for name in frames]
-    with writable(folder):
+    with empty_folder(folder):
         for path in paths:
             write_csv(path, frames[path.stem], sync=True)
     return paths
 
 
-def make_empty(folder: Path) -> None:
-    """Make a folder, or take an empty one."""
+@contextmanager
+def empty_folder(folder: Path) -> Iterator[None]:
+    """Around what writes into a folder, which is made where there is none; one that holds something is refused."""
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise StoreError(f"{folder}: not empty; give a new folder")
+        yield
 
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
-    """One Parquet file, its floats split into bytes before compression: half the size of the default."""
+    """Write a Parquet file, its floats split into bytes before compression: half the size of the default."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"initlab.schema": b"%d" % files.SCHEMA})
     floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]

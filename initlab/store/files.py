@@ -32,17 +32,17 @@ class StoreError(UserError):
 
 @contextmanager
 def atomic(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
-    """Write a file aside and rename it into place, so that a reader sees all of it or none."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a temporary file and rename it into place, so that a reader sees all of it or none."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(aside, "wb") as file:
+        with open(temporary, "wb") as file:
             yield file
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(aside, path)
+        os.replace(temporary, path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     if sync:
         folder = os.open(path.parent, os.O_RDONLY)
@@ -52,12 +52,12 @@ def atomic(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def writable(path: Path) -> Iterator[None]:
-    """Says in one line that something could not be written at or below `path`."""
+    """Say in one line what could not be written at or below `path`."""
     try:
         yield
-    except OSError as error:  # a file in its place, no permission, a full disk
-        at = error.filename or path
-        raise StoreError(f"{at}: cannot be written ({error.strerror}); give another folder") from error
+    except OSError as error:
+        culprit = error.filename or path
+        raise StoreError(f"{culprit}: cannot be written ({error.strerror}); give another folder") from error
 
 
 def one_line(error: Exception) -> str:
@@ -66,7 +66,7 @@ def one_line(error: Exception) -> str:
 
 
 def write_csv(path: Path, table: "pd.DataFrame", sync: bool = False) -> None:
-    """A frame without its index, its floats exact, renamed into place whole."""
+    """Write a frame atomically, without its index and with exact floats."""
     with atomic(path, sync) as file:
         file.write(table.to_csv(index=False, lineterminator="\n").encode())
 

@@ -1,4 +1,4 @@
-"""A trained net as the store keeps it: the weights of a checkpoint and the spec in the trial.json that goes with it."""
+"""A trained net as the store keeps it: the weights of a checkpoint, and the spec in the trial.json beside it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from initlab.study.spec import TrialSpec
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint: its file, what trial it is of, and the net's weights after `step` updates."""
+    """A checkpoint: its file, the trial that it is of, and the net's weights after `step` updates."""
 
     path: Path
     trial: str
@@ -25,49 +25,49 @@ class Trained:
     weights: dict[str, Tensor]
 
 
-def read_trained(given: str | Path) -> Trained:
+def read_trained(place: str | Path) -> Trained:
     """Read a trained net.
 
     Args:
-        given: OUT/trials/ID (then the newest attempt that has a checkpoint), an attempt's folder, or a checkpoint file
+        place: OUT/trials/ID (then the newest attempt that has a checkpoint), an attempt's folder, or a checkpoint file
             with the trial.json beside it or one folder up.
 
     Raises:
         StoreError: nothing there, no checkpoint yet, no trial.json, or one of them damaged or of a newer initlab.
     """
-    path = checkpoint_of(Path(given))
+    path = checkpoint_of(Path(place))
     folders = [TrialFolder.at(path.parent), TrialFolder.at(path.parent.parent)]
-    folder = next((folder for folder in folders if folder.trial_file.exists()), None)
-    if folder is None:
+    trial = next((folder for folder in folders if folder.trial_file.exists()), None)
+    if trial is None:
         raise StoreError(
             f"{path}: no {files.TRIAL} beside it (looked in {path.parent} and above); "
             "keep the one of its trial with it: it says which net and data the weights are for"
         )
-    spec, description = folder.spec(), folder.description()
+    spec, description = trial.spec(), trial.description()
     state = read_checkpoint(path)
     if not isinstance(state.get("net"), dict) or "step" not in state:
         raise StoreError(f"{path}: no net in it (got {', '.join(state)}); give the checkpoint of a trial")
-    trial, source = description.get("id", folder.id), description.get("source", {})
-    return Trained(path, trial, spec, source, state["step"], state["net"])
+    name, source = description.get("id", trial.id), description.get("source", {})
+    return Trained(path, name, spec, source, state["step"], state["net"])
 
 
-def checkpoint_of(given: Path) -> Path:
+def checkpoint_of(place: Path) -> Path:
     """The checkpoint file that a trial's folder, an attempt's folder or the file itself stands for."""
-    if given.is_file():
-        return given
-    if not given.exists():
-        raise StoreError(f"{given}: no such checkpoint; give OUT/trials/ID, an attempt folder in it or a checkpoint.pt")
-    if (given / files.COMPACTED).exists():
-        raise StoreError(f"{given}: exported results have no checkpoints; give trials of the folder they came from")
-    if (given / files.STUDY).exists():
-        raise StoreError(f"{given}: a whole study; give some of its trials: {given / files.TRIALS}/ID")
-    if (given / files.CHECKPOINT).exists():
-        return given / files.CHECKPOINT
-    trial = TrialFolder.at(given)
+    if place.is_file():
+        return place
+    if not place.exists():
+        raise StoreError(f"{place}: no such checkpoint; give OUT/trials/ID, an attempt folder in it or a checkpoint.pt")
+    if (place / files.COMPACTED).exists():
+        raise StoreError(f"{place}: exported results have no checkpoints; give trials of the folder they came from")
+    if (place / files.STUDY).exists():
+        raise StoreError(f"{place}: a whole study; give some of its trials: {place / files.TRIALS}/ID")
+    if (place / files.CHECKPOINT).exists():
+        return place / files.CHECKPOINT
+    trial = TrialFolder.at(place)
     if path := trial.checkpoint():
         return path
     state = f"its state: {trial.status()['state']}" if trial.status_file.exists() else "not a trial"
-    raise StoreError(f"{given}: no checkpoint in it ({state}); a trial that ran to its end has one")
+    raise StoreError(f"{place}: no checkpoint in it ({state}); a trial that ran to its end has one")
 
 
 def load_weights(net: nn.Module, trained: Trained) -> None:
@@ -76,13 +76,13 @@ def load_weights(net: nn.Module, trained: Trained) -> None:
     Raises:
         StoreError: they are another net's; names the first that does not fit.
     """
-    own: Mapping[str, Tensor] = net.state_dict()
-    for name in dict.fromkeys([*own, *trained.weights]):
-        wanted, got = (shape_in(weights, name) for weights in (own, trained.weights))
-        if wanted != got:
+    weights: Mapping[str, Tensor] = net.state_dict()
+    for name in dict.fromkeys([*weights, *trained.weights]):
+        expected, got = (shape_in(tensors, name) for tensors in (weights, trained.weights))
+        if expected != got:
             raise StoreError(
                 f"{trained.path}: weights of another net than its {files.TRIAL} describes, {trained.spec.net.label} "
-                f"(got {name}: {got}; wanted: {wanted}); give the checkpoint of trial {trained.trial}"
+                f"(got {name}: {got}; wanted: {expected}); give the checkpoint of trial {trained.trial}"
             )
     net.load_state_dict(trained.weights)
 

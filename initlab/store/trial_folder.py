@@ -1,6 +1,6 @@
-"""The folder of one trial in an output folder: where its files lie and what they say.
+"""The folder of one trial: where its files lie and what they say, for launcher, worker and reader alike.
 
-Launcher, worker and reader go through it alike. It imports neither torch nor pandas.
+No torch and no pandas in here.
 """
 
 import re
@@ -10,49 +10,31 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from initlab.engine.task import State
 from initlab.store import files
 from initlab.store.files import StoreError, one_line, read_json
 from initlab.study.spec import TrialSpec
 
 
 class TrialFolder:
-    """`OUT/trials/ID`, which need not be there yet."""
+    """`OUT/trials/ID`, which need not be there yet, and the files that say what the trial is and how it stands."""
 
-    def __init__(self, out: Path, id: str) -> None:
+    def __init__(self, out: Path, id: str, parent: str = files.TRIALS) -> None:
         """The folder of trial `id` in the output folder `out`."""
-        self.path = out / files.TRIALS / id
+        self.id, self.path = id, out / parent / id
+        self.trial_file, self.status_file, self.result_file = (
+            self.path / name for name in (files.TRIAL, files.STATUS, files.RESULT)
+        )
 
     @classmethod
     def at(cls, path: Path) -> "TrialFolder":
-        """A trial's folder wherever it lies, one that was copied out of its study too."""
-        folder = cls(path, path.name)
-        folder.path = path
-        return folder
+        """A trial's folder wherever it lies, also one that was copied out of its study."""
+        return cls(path.parent, path.name, parent="")
 
     @classmethod
     def all_in(cls, out: Path) -> list["TrialFolder"]:
         """Every trial's folder in an output folder, by id."""
         return [cls(out, path.name) for path in sorted((out / files.TRIALS).glob("t*"))]
-
-    @property
-    def id(self) -> str:
-        """The trial's id, which names the folder."""
-        return self.path.name
-
-    @property
-    def trial_file(self) -> Path:
-        """trial.json."""
-        return self.path / files.TRIAL
-
-    @property
-    def status_file(self) -> Path:
-        """status.json."""
-        return self.path / files.STATUS
-
-    @property
-    def result_file(self) -> Path:
-        """result.json."""
-        return self.path / files.RESULT
 
     @property
     def finished(self) -> bool:
@@ -79,14 +61,14 @@ class TrialFolder:
             raise StoreError(f"{self.trial_file}: not a trial that this initlab reads ({one_line(error)})") from None
 
     def status(self) -> dict[str, Any]:
-        """`state` and progress: `pending` before anything was written, `interrupted` where the file names none.
+        """`state` and progress; the state is `pending` without a file, and `interrupted` in a file that names none.
 
         Raises:
             StoreError: not readable, or of a newer initlab.
         """
         if not self.status_file.exists():
-            return {"state": "pending"}
-        return {"state": "interrupted", **read_json(self.status_file, figures=True)}
+            return {"state": State.PENDING.value}
+        return {"state": State.INTERRUPTED.value, **read_json(self.status_file, figures=True)}
 
     def result(self) -> dict[str, Any] | None:
         """The final figures, None while the trial is unfinished.
@@ -98,15 +80,15 @@ class TrialFolder:
 
     def attempts(self) -> list[Path]:
         """The folders of its attempts, oldest first."""
-        folders = [path for path in self.path.glob("attempt-*") if re.fullmatch(r"attempt-\d{3,}", path.name)]
-        return sorted(folders, key=attempt_number)
+        paths = [path for path in self.path.glob("attempt-*") if re.fullmatch(r"attempt-\d{3,}", path.name)]
+        return sorted(paths, key=attempt_number)
 
     def next_attempt(self) -> int:
         """The number after the latest attempt's, 0 where there is none."""
         return 1 + max(map(attempt_number, self.attempts()), default=-1)
 
     def checkpoints(self) -> Iterator[Path]:
-        """Checkpoint files to resume from, newest first; those before a forced attempt don't count."""
+        """Checkpoint files to resume from, newest first; those from before `first_attempt` are left out."""
         first = self.description().get("first_attempt", 0) if self.trial_file.exists() else 0
         for attempt in reversed(self.attempts()):
             if attempt_number(attempt) >= first and (attempt / files.CHECKPOINT).exists():

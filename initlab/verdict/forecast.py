@@ -1,4 +1,4 @@
-"""`forecast`: what training of a model will come to, told from one batch before its first step."""
+"""`forecast`: the probable verdict on the training of a model, from one batch before its first step."""
 
 import math
 
@@ -13,7 +13,7 @@ from initlab.verdict.odds import Forecast, features_of, forecast_of
 def forecast(
     model: nn.Module, batch: Tensor, labels: Tensor, *, lr: float, weight_decay: float = 0.0, loss: Loss | None = None
 ) -> Forecast:
-    """What training of `model` as it is now will come to, from one batch; the model is left as it was.
+    """The odds that training `model` from here will converge, be slow, stall or diverge; the model is left as it was.
 
     `initlab.load(out).forecasts` has the same for the trials of a study, from their probes at step 0.
 
@@ -33,16 +33,9 @@ def forecast(
         raise ValueError("forecast: labels: none given; the backward signal needs them")
     rows = measure(model, batch, labels, loss=loss, weight_decay=weight_decay)
     with inference_mode(False), untouched(model, backward=False):
-        images, there = to_model(model, batch, labels)
-        assert there is not None
+        images, targets = to_model(model, batch, labels)
+        assert targets is not None
         output = first_tensor(model(images))
-        start = float(summed_loss(output, there, loss)) / (there.numel() if loss is None else len(there))
-    return forecast_of(
-        features_of(
-            pd.DataFrame(rows, columns=COLUMNS),
-            loss=start,
-            num_classes=output.shape[-1],
-            lr=lr,
-            weight_decay=weight_decay,
-        )
-    )
+        mean_loss = float(summed_loss(output, targets, loss)) / (targets.numel() if loss is None else len(targets))
+    layers, num_classes = pd.DataFrame(rows, columns=COLUMNS), output.shape[-1]
+    return forecast_of(features_of(layers, loss=mean_loss, num_classes=num_classes, lr=lr, weight_decay=weight_decay))

@@ -1,11 +1,11 @@
-"""The forecast: before any training, the odds that it will converge, be slow, stall or diverge.
+"""The odds, before any training, that a net will converge, be slow, stall or diverge.
 
-A multinomial logistic regression on six features of step 0, each with a plain meaning (`MEANINGS`). It was fitted by
-`initlab bench forecast` on the trials of sweeps/phase.yaml: plain relu nets of 6 to 30 layers and equal width on 704
-digits, 220 steps of stochastic gradient descent with momentum 0.9, batches of 32, weight decay 5e-4 and a constant lr
-of 0.002 to 0.025. It speaks of such a start: whether a net of that kind reaches half of chance within so many steps.
-docs/forecast.md says how right it is on trials that it did not see. The coefficients are in forecast.json beside this
-file. No torch here: `forecast.py` is the part that measures a model.
+A multinomial logistic regression on six features of step 0, whose meanings are in `MEANINGS`. `initlab bench forecast`
+fitted it on the trials of sweeps/phase.yaml: plain relu nets of 6 to 30 layers and equal width on 704 digits, 220 steps
+of stochastic gradient descent with momentum 0.9, batches of 32, weight decay 5e-4 and a constant lr of 0.002 to 0.025.
+So it says whether a net of that kind reaches half of chance within so many steps; docs/forecast.md says how often it is
+right on trials that it was not fitted on. The coefficients are in forecast.json. No torch in here: `forecast.py` is
+what measures a model.
 """
 
 import json
@@ -31,14 +31,17 @@ MEANINGS = {
     "loss": "ln of the loss at the start over ln K",
     "depth": "ln of the number of weight layers",
 }
-SLACK = 1e-4  # of a range, for the digits that the committed trials were rounded to
-FLOOR = -20.0  # of ln(decay ratio), where weight decay is 0
-HUGE = 1e300  # for what is infinite, and its inverse for 0, so that every logarithm is finite
+# Share of a feature's range, for the digits that the committed trials were rounded to.
+SLACK = 1e-4
+# The least `decay`, and its value without weight decay.
+LEAST_DECAY = -20.0
+# Stands for infinity, and its inverse for 0, so that every logarithm is finite.
+HUGE = 1e300
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Probabilities of the four verdicts, which sum to 1, and what they were made of."""
+    """Probabilities of the four verdicts, which sum to 1, and the features that they come from."""
 
     converged: float
     slow: float
@@ -49,12 +52,12 @@ class Forecast:
 
     @property
     def verdict(self) -> str:
-        """The most probable one."""
+        """The most probable verdict."""
         return max(VERDICTS, key=lambda name: self.probabilities[name])
 
     @property
     def probabilities(self) -> dict[str, float]:
-        """By verdict."""
+        """The probability of each verdict."""
         return {name: getattr(self, name) for name in VERDICTS}
 
     @property
@@ -84,14 +87,14 @@ class Fit:
 
         Softmax of W z + b with z = (features - mean) / scale.
         """
-        # further than half a range outside, a straight line through the data means nothing: a dead net has ln 0 = -690
+        # A dead net has ln 0 = -690; further than half a range outside, a straight line through the data means nothing.
         low, high = np.array(self.low), np.array(self.high)
         z = (np.clip(features, low - (high - low) / 2, high + (high - low) / 2) - self.mean) / self.scale
         logits = z @ np.array(self.weights).T + self.intercepts
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        found = np.zeros((len(features), len(VERDICTS)))
-        found[:, [VERDICTS.index(name) for name in self.classes]] = odds / odds.sum(axis=1, keepdims=True)
-        return found
+        probabilities = np.zeros((len(features), len(VERDICTS)))
+        probabilities[:, [VERDICTS.index(name) for name in self.classes]] = odds / odds.sum(axis=1, keepdims=True)
+        return probabilities
 
     def outside(self, features: NDArray[np.float64]) -> tuple[str, ...]:
         """A sentence for each of the 6 features that lies outside the calibrated range."""
@@ -132,16 +135,17 @@ def features_of(
     if num_classes < 2:
         raise ValueError(f"forecast: too few classes in the model's output (got {num_classes}); allowed: at least 2")
     table = layers[["forward_var", "backward_var", "weight_var", "weight_grad_rms"]].to_numpy(float)
-    table = table[~np.isnan(table[:, 2])]  # those that ran
+    table = table[~np.isnan(table[:, 2])]
     has_gradient = ~np.isnan(table[:, 3])
     if not len(table) or (math.isfinite(loss) and not has_gradient.any()):
         raise ValueError("forecast: no weight layer has a gradient; give labels, and a model whose loss reaches one")
     if math.isfinite(loss):
         table = table[has_gradient]
-    table = np.clip(np.nan_to_num(table, nan=HUGE), 1 / HUGE, HUGE)  # a net that overflows at once has NaN
+    # A net that overflows at once has NaN.
+    table = np.clip(np.nan_to_num(table, nan=HUGE), 1 / HUGE, HUGE)
     forward, backward, weight, gradient = np.log(table).T
     ratio = float(np.median(gradient - weight / 2))
-    decay = math.log(weight_decay) - ratio if weight_decay else FLOOR
+    decay = math.log(weight_decay) - ratio if weight_decay else LEAST_DECAY
     start = loss if math.isfinite(loss) else HUGE
     steps = len(table) - 1
     return np.array(
@@ -149,7 +153,7 @@ def features_of(
             steps * slope(forward),
             -steps * slope(backward),
             math.log(lr) + ratio,
-            max(FLOOR, decay),
+            max(LEAST_DECAY, decay),
             math.log(max(start, 1 / HUGE) / math.log(num_classes)),
             math.log(len(table)),
         ]
@@ -159,7 +163,6 @@ def features_of(
 def forecast_of(features: NDArray[np.float64], fit: Fit | None = None) -> Forecast:
     """The forecast for the six numbers of `FEATURES`; None takes the fit that comes with initlab."""
     fit = fit or shipped()
-    odds = fit.probabilities(features[None])[0]
-    converged, slow, stalled, diverged = map(float, odds)
+    probabilities = dict(zip(VERDICTS, map(float, fit.probabilities(features[None])[0]), strict=True))
     named = dict(zip(FEATURES, map(float, features), strict=True))
-    return Forecast(converged, slow, stalled, diverged, named, fit.outside(features))
+    return Forecast(**probabilities, features=named, outside=fit.outside(features))
