@@ -18,7 +18,7 @@ from initlab.study.field_types import Count, Epochs, Fraction, Options, Positive
 
 HASH_VERSION = 1
 
-# scheme -> which of the keys mode, distribution and std it has a use for; the functions are in initlab.init.schemes
+# Scheme -> which of the keys mode, distribution and std it has a use for; the functions are in initlab.init.schemes.
 SCHEMES: dict[str, set[str]] = {
     "gaussian": {"distribution", "std"},
     "xavier": {"mode", "distribution"},
@@ -33,6 +33,8 @@ SCHEMES: dict[str, set[str]] = {
 
 
 class Spec(BaseModel):
+    """A frozen section that refuses unknown keys and values of another type."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
@@ -227,7 +229,8 @@ class TrialSpec(Spec):
 
     def validation_steps(self, per_epoch: int, steps: int) -> list[int]:
         """Steps after which the net is validated, 0 and the last among them."""
-        interval = max(1.0, self.train.validate_every * per_epoch)  # below a step it is every step
+        # An interval below a step means every step.
+        interval = max(1.0, self.train.validate_every * per_epoch)
         inner = (round(i * interval) for i in range(1, int(steps / interval) + 1))
         return sorted({0, steps, *(step for step in inner if 0 < step < steps)})
 
@@ -250,8 +253,17 @@ def net_label(name: str, depth: int) -> str:
     return f"{name}-{depth}" if name == "plain" else name
 
 
+def by_section(fields: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """`by_section({"net.depth": 22, "seed": 1})` is `{"net": {"depth": 22}, "": {"seed": 1}}`."""
+    sections: dict[str, dict[str, Any]] = {}
+    for path, value in fields.items():
+        section, _, key = path.rpartition(".")
+        sections.setdefault(section, {})[key] = value
+    return sections
+
+
 def getattr_path(spec: BaseModel, path: str) -> Any:
-    """`getattr_path(trial, "init.scheme")`."""
+    """The value of a field by its dotted path, as in `getattr_path(trial, "init.scheme")`."""
     value: Any = spec
     for key in path.split("."):
         value = getattr(value, key)

@@ -12,7 +12,20 @@ from pydantic import Field, ValidationError
 
 from initlab.study.field_types import Seed
 from initlab.study.mistakes import Mistake, StudyError, dotted, explain, short
-from initlab.study.spec import Data, DataSection, Init, Net, Probe, Run, Spec, Train, TrialSpec, Verdict, getattr_path
+from initlab.study.spec import (
+    Data,
+    DataSection,
+    Init,
+    Net,
+    Probe,
+    Run,
+    Spec,
+    Train,
+    TrialSpec,
+    Verdict,
+    by_section,
+    getattr_path,
+)
 from initlab.study.yaml_text import parse_yaml, read_yaml
 
 Overrides = dict[str, Any]  # dotted path -> value
@@ -59,16 +72,14 @@ class Study(Spec):
 
     def trial(self, overrides: Overrides) -> TrialSpec:
         """The spec of one point, before unused fields are dropped."""
-        changed: dict[str, Overrides] = {"data": {}}  # always made anew, without the folder and the download
-        for path, value in overrides.items():
-            section, _, key = path.rpartition(".")
-            changed.setdefault(section, {})[key] = value
+        # The data section is always made anew, since that of a trial has no folder, download and cache.
+        changed = {"data": {}, **by_section(overrides)}
         fields: dict[str, Any] = {"seed": self.seed, **changed.pop("", {})}
         for name, section_type in SECTIONS.items():
-            fields[name] = own = getattr(self, name)
+            fields[name] = section = getattr(self, name)
             if name in changed:
-                shared = {key: getattr(own, key) for key in section_type.model_fields}
-                fields[name] = section_type.model_validate({**shared, **changed[name]})
+                shared = {key: getattr(section, key) for key in section_type.model_fields}
+                fields[name] = section_type.model_validate(shared | changed[name])
         return TrialSpec.model_validate(fields)
 
     def run_with(self, **options: Any) -> Run:

@@ -1,50 +1,41 @@
 """Which fields of a trial its own choices make meaningless: they are dropped, from its id too, and `plan` says so."""
 
-from typing import Any
-
 from initlab.data.facts import is_pictures
 from initlab.nets.architecture import PLAIN_ALONE
 from initlab.nets.catalog import PAPER_NETS
-from initlab.study.spec import SCHEMES, Data, Init, TrialSpec, getattr_path
+from initlab.study.spec import SCHEMES, Init, TrialSpec, by_section, getattr_path
 from initlab.user_code import is_code
 
 DEFAULT = TrialSpec()
 PLAIN_PATHS = {f"net.{key}" for key in PLAIN_ALONE}
+CATALOG_PATHS = {"net.activation", "net.negative_slope", "net.norm", "net.skip", "train.dropout", "train.shallow_depth"}
 
 
 def unused_paths(trial: TrialSpec) -> set[str]:
     """Dotted paths that this trial's choices make meaningless."""
-    unused = set()
-    if is_code(trial.net.name):
-        unused |= PLAIN_PATHS | {"net.activation", "net.negative_slope", "net.norm", "net.skip"}
-        unused |= {"train.dropout", "train.shallow_depth"}
-    else:
-        unused |= {"net.options"}
-        unused |= PLAIN_PATHS if trial.net.name in PAPER_NETS else set()
-        unused |= {"net.width", "net.stages"} if trial.net.widths else set()
-        unused |= {"net.negative_slope"} if trial.net.activation == "relu" else set()
-        unused |= {"train.slope_lr_factor"} if "prelu" not in trial.net.activation else set()
-    unused |= unused_init(trial.init)
-    unused |= {
-        "constant": {"train.milestones", "train.factor", "train.patience", "train.most_cuts"},
-        "cosine": {"train.milestones", "train.factor", "train.patience", "train.most_cuts"},
-        "step": {"train.patience", "train.most_cuts"},
-        "plateau": {"train.milestones"},
-    }[trial.train.schedule]
-    unused |= set() if trial.train.shallow_depth and not is_code(trial.net.name) else {"train.shallow_epochs"}
-    unused |= set() if trial.train.auxiliary else {"train.auxiliary_weight"}
-    unused |= set() if probes(trial) else {"probe.examples"}
-    return unused | unused_data(trial.data)
-
-
-def unused_data(data: Data) -> set[str]:
-    """Paths that the data set has no use for."""
-    unused = {"classes", "channels"} - {"synthetic": {"classes", "channels"}, "imagefolder": {"classes"}}.get(
-        data.name, set()
-    )
-    unused |= {"image_size"} if is_code(data.name) else {"options"}
-    unused |= {"shift"} if is_pictures(data.name) else {"crop", "jitter", "val_side", "color_std"}
-    return {f"data.{key}" for key in unused}
+    data, net, train = trial.data, trial.net, trial.train
+    code, pictures, falling = is_code(net.name), is_pictures(data.name), train.schedule in ("step", "plateau")
+    rules = [
+        (data.name not in ("synthetic", "imagefolder"), {"data.classes"}),
+        (data.name != "synthetic", {"data.channels"}),
+        (is_code(data.name), {"data.image_size"}),
+        (not is_code(data.name), {"data.options"}),
+        (pictures, {"data.shift"}),
+        (not pictures, {"data.crop", "data.jitter", "data.val_side", "data.color_std"}),
+        (code, PLAIN_PATHS | CATALOG_PATHS),
+        (not code, {"net.options"}),
+        (net.name in PAPER_NETS, PLAIN_PATHS),
+        (net.widths, {"net.width", "net.stages"}),
+        (net.activation == "relu", {"net.negative_slope"}),
+        (not code and "prelu" not in net.activation, {"train.slope_lr_factor"}),
+        (not falling, {"train.factor"}),
+        (train.schedule != "step", {"train.milestones"}),
+        (train.schedule != "plateau", {"train.patience", "train.most_cuts"}),
+        (code or not train.shallow_depth, {"train.shallow_epochs"}),
+        (not train.auxiliary, {"train.auxiliary_weight"}),
+        (not probes(trial), {"probe.examples"}),
+    ]
+    return unused_init(trial.init).union(*(paths for holds, paths in rules if holds))
 
 
 def unused_init(init: Init) -> set[str]:
@@ -65,15 +56,11 @@ def drop_unused(trial: TrialSpec) -> tuple[TrialSpec, set[str]]:
 
     That is their default, but for the depth of a net of the paper, which is the net's own.
     """
-    resting = {path: getattr_path(DEFAULT, path) for path in unused_paths(trial)}
-    dropped = {path for path, value in resting.items() if getattr_path(trial, path) != value}
+    resting = defaults = {path: getattr_path(DEFAULT, path) for path in unused_paths(trial)}
     if trial.net.name in PAPER_NETS:
-        resting["net.depth"] = PAPER_NETS[trial.net.name].depth
-        dropped -= {"net.depth"} if trial.net.depth == resting["net.depth"] else set()
-    sections: dict[str, dict[str, Any]] = {}
-    for path, value in resting.items():
-        if getattr_path(trial, path) != value:
-            section, key = path.split(".")
-            sections.setdefault(section, {})[key] = value
-    changed = {name: getattr(trial, name).model_copy(update=update) for name, update in sections.items()}
-    return trial.model_copy(update=changed), dropped
+        resting = defaults | {"net.depth": PAPER_NETS[trial.net.name].depth}
+    changed = {path: value for path, value in resting.items() if getattr_path(trial, path) != value}
+    dropped = {path for path in changed if getattr_path(trial, path) != defaults[path]}
+    sections = by_section(changed)
+    update = {name: getattr(trial, name).model_copy(update=fields) for name, fields in sections.items()}
+    return trial.model_copy(update=update), dropped
