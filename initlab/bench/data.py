@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from initlab.attempt.assemble import build, load_images
+from initlab.bench.timing import wait as wait
 from initlab.data.dataset import Images
 from initlab.launch.settings import Settings, check_data, resolve
 from initlab.nets.layers import set_dropout_step
@@ -133,12 +134,6 @@ def train_on(
     optimizer.zero_grad(set_to_none=True)
     F.cross_entropy(net(batch[0]), batch[1]).backward()
     optimizer.step()
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def write_digits(root: Path, train: int = 64, val: int = 8) -> None:

@@ -1,6 +1,5 @@
 """One large net on a GPU: the ceiling of a matrix product, training steps against it, and what watching costs."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from initlab.bench.data import wait
+from initlab.bench.timing import seconds, wait
 from initlab.bench.watch import BLOCK, Share, compare
 from initlab.data.dataset import ImageSet
 from initlab.init.apply import init_
@@ -20,8 +19,10 @@ from initlab.study.spec import TrialSpec
 from initlab.train.records import Silent
 from initlab.train.trial import Trial
 
-WARM_UP = 8  # steps; more than a recorded one needs until it is trusted
-SYNCS = ("cudaStreamSynchronize", "cudaEventSynchronize")  # the profiler itself ends with a cudaDeviceSynchronize
+# Steps; more than a recorded one needs until it is trusted.
+WARM_UP = 8
+# The profiler itself ends with a cudaDeviceSynchronize, which does not count.
+SYNCS = ("cudaStreamSynchronize", "cudaEventSynchronize")
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,7 @@ class Large:
 def ceiling(side: int, device: torch.device) -> float:
     """FLOP/s of bfloat16 products of two `side` x `side` matrices, the best of three runs of ten."""
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return 10 * 2 * side**3 / min(seconds(lambda: torch.mm(a, b), 10, device) for _ in range(3))
-
-
-def seconds(do: Callable[[], object], times: int, device: torch.device) -> float:
-    """Wall time of doing it `times` times, after once to warm up, the device's work waited for."""
-    do()
-    wait(device)
-    started = time.perf_counter()
-    for _ in range(times):
-        do()
-    wait(device)
-    return time.perf_counter() - started
+    return 10 * 2 * side**3 / min(seconds(lambda: torch.mm(a, b), device, 10) for _ in range(3))
 
 
 def large_trial(
@@ -58,7 +48,8 @@ def large_trial(
     """A trial on random pictures that lie on the device, before its first step."""
     shape = (3, large.side, large.side)
     train = {"batch_size": large.batch, "precision": precision, "lr": 1e-4, "epochs": 1e5}
-    if "name" in large.net:  # the paper's nets train with it
+    # the paper's nets train with it
+    if "name" in large.net:
         train["dropout"] = 0.5
     spec = TrialSpec.model_validate({"net": large.net, "train": train, "data": {"flip": True}, "probe": {"every": 0}})
     net = init_(to_modules(describe(spec, large.classes, shape)), "he", seed=0).to(device)
@@ -92,16 +83,16 @@ def flop_per_image(large: Large) -> float:
 def rate(
     large: Large, precision: str, compiled: bool, device: torch.device, channels_last: bool | None = None
 ) -> tuple[float, str]:
-    """Images per second of a trial's own training steps, and why they ran uncompiled against the wish."""
+    """Images per second of a trial's own training steps, and why they ran uncompiled where they were to be compiled."""
     trial = large_trial(large, precision, compiled, device, channels_last)
     for _ in range(WARM_UP):
         trial.update()
-    found = large.batch * large.steps / seconds(trial.update, large.steps, device)
-    return found, trial.eager or ""
+    speed = large.batch * large.steps / seconds(trial.update, device, large.steps)
+    return speed, trial.eager or ""
 
 
 def watching(large: Large, device: torch.device) -> tuple[list[Share], list[tuple[str, str]]]:
-    """What ways to watch a net cost, as shares of the bare step, and why some are left out (`initlab.bench.watch`)."""
+    """What watching a net costs by `initlab.bench.watch`, as shares of the bare step; what is left out, and why."""
     return compare(lambda: large_trial(large, "bfloat16", False, device), 1, max(1, large.steps // BLOCK), device)
 
 
@@ -110,10 +101,10 @@ def host_syncs(update: Callable[[], None], device: torch.device) -> int:
     for _ in range(WARM_UP):
         update()
     wait(device)
-    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")) as seen:
+    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")) as profiled:
         for _ in range(10):
             update()
-    return sum(event.count for event in seen.key_averages() if event.key in SYNCS)
+    return sum(event.count for event in profiled.key_averages() if event.key in SYNCS)
 
 
 def row_cost(large: Large, device: torch.device) -> float:
@@ -127,5 +118,5 @@ def row_cost(large: Large, device: torch.device) -> float:
             trial.record_row(validate=False)
 
     steps(row=True)
-    bare, logged = (seconds(partial(steps, row), 2, device) / 2 for row in (False, True))
+    bare, logged = (seconds(partial(steps, row), device, 2) / 2 for row in (False, True))
     return (logged - bare) * large.steps / (bare * trial.spec.train.log_every)

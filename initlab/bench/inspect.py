@@ -1,14 +1,16 @@
 """`initlab bench inspect`: what looking at a model costs, in plain forward and backward passes of the same run."""
 
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 
 import torch
 
+from initlab.bench.timing import in_turn, seconds
 from initlab.inspection.inspect import inspect
 from initlab.inspection.subject import Subject
 from initlab.nets.undisturbed import first_tensor, untouched
+from initlab.plan.dimensions import shape_text
 from initlab.signal.probe import measure, summed_loss
 from initlab.signal.theory.predict import predict
 
@@ -25,28 +27,20 @@ def bench_inspect(subject: Subject, repeats: int, draws: int) -> Iterator[str]:
         "predict": lambda: predict(model, batch=images, labels=labels),
         "inspect": lambda: inspect(model, images, labels),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for repeat in range(repeats + 1):
-        for name, arm in arms.items():
-            spent = timed(arm)
-            if repeat:  # the first round warms caches up
-                seconds[name].append(spent)
-    unit = median(seconds["plain pass"])
-    yield f"{subject.name}, {len(images)} images of {'x'.join(map(str, images.shape[1:]))}, median of {repeats} rounds"
-    for name, rounds in seconds.items():
-        yield f"{name:<12} {median(rounds):8.3f} s {median(rounds) / unit:7.2f} passes"
+    measured = in_turn({name: partial(seconds, work, images.device) for name, work in arms.items()}, repeats + 1)
+    # The first round warms caches up.
+    medians = {name: median(rounds[1:]) for name, rounds in measured.items()}
+    yield f"{subject.name}, {len(images)} images of {shape_text(images.shape[1:])}, median of {repeats} rounds"
+    for name, spent in medians.items():
+        yield line(name, spent, medians["plain pass"])
     if draws:
-        redrawn = timed(lambda: predict(model, batch=images, labels=labels, draws=draws))
-        yield f"{f'{draws} draws':<12} {redrawn:8.3f} s {redrawn / unit:7.2f} passes"
+        redrawn = seconds(lambda: predict(model, batch=images, labels=labels, draws=draws), images.device)
+        yield line(f"{draws} draws", redrawn, medians["plain pass"])
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    started = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+def line(name: str, spent: float, unit: float) -> str:
+    """A row of the table: seconds, and how many plain passes they are."""
+    return f"{name:<12} {spent:8.3f} s {spent / unit:7.2f} passes"
 
 
 def plain_pass(subject: Subject) -> None:

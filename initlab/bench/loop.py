@@ -8,6 +8,7 @@ import json
 import math
 import sys
 import time
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 
 def digits(size: int, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images and labels to train on, then those to validate on."""
     bunch = load_digits()
     images = torch.from_numpy(bunch.images).float()[:, None]
     images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
@@ -28,6 +30,7 @@ def digits(size: int, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def plain(depth: int, width: int) -> nn.Sequential:
+    """The plain net of this depth and width, with torch's own init."""
     layers: list[nn.Module] = []
     channels, convs = 1, depth - 3
     for stage in range(3):
@@ -40,6 +43,7 @@ def plain(depth: int, width: int) -> nn.Sequential:
 
 
 def initialise(net: nn.Module, scheme: str, mode: str, last_factor: float) -> None:
+    """Gaussian weights of the scheme's standard deviation, `last_factor` times that in the last layer; no biases."""
     layers = [module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     for module in layers:
         fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(module.weight)
@@ -50,7 +54,8 @@ def initialise(net: nn.Module, scheme: str, mode: str, last_factor: float) -> No
             nn.init.zeros_(module.bias)
 
 
-def train(trial: dict) -> float:
+def train(trial: dict[str, Any]) -> float:
+    """Train one trial to its end; returns its last validation error."""
     images, labels, val_images, val_labels = digits(trial["image_size"], trial["scale"])
     torch.manual_seed(trial["seed"])
     net = plain(trial["depth"], trial["width"])
@@ -75,6 +80,7 @@ def train(trial: dict) -> float:
 
 
 def main() -> None:
+    """Train the trial of every line on stdin."""
     torch.set_num_threads(1)
     for line in sys.stdin:
         trial = json.loads(line)

@@ -22,7 +22,8 @@ Step = Callable[[], object]
 def missing(package: str) -> bool:
     """Whether a package that an arm needs cannot be imported here."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Cockpit's own imports are of another age
+        # Cockpit's own imports are of another age
+        warnings.simplefilter("ignore")
         try:
             import_module(package)
         except ImportError:
@@ -63,8 +64,8 @@ def cockpit_steps(trial: Trial) -> Iterator[Step]:
 
     def watching(losses: Tensor, loss: Tensor) -> AbstractContextManager[object]:
         info = {"batch_size": len(losses), "individual_losses": losses, "loss": loss, "optimizer": trial.optimizer}
-        found: AbstractContextManager[object] = instruments(trial.step, info=info)
-        return found
+        context: AbstractContextManager[object] = instruments(trial.step, info=info)
+        return context
 
     yield extended(trial, watching)
 

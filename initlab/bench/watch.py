@@ -1,6 +1,6 @@
-"""What watching a net costs its training, as shares of the bare step: initlab's two ways, and what people use today.
+"""What watching a net costs its training, as shares of the bare step: initlab's two methods, and what is common today.
 
-Each way (an arm) trains a trial of its own. Arms take short blocks of steps in turn within one run, so that a busy
+Each method (an arm) trains a trial of its own. Arms take short blocks of steps in turn within one run, so that a busy
 machine slows all of them alike; an arm's share is (its step / the bare step - 1) / steps from one watched to the next.
 """
 
@@ -14,27 +14,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initlab.bench.data import wait
-from initlab.bench.trackers import backpack_steps, cockpit_steps, missing, wandb_steps
-from initlab.nets.any_module import weight_layers
+from initlab.bench.timing import seconds
+from initlab.bench.trackers import Step, backpack_steps, cockpit_steps, missing, wandb_steps
+from initlab.nets.any_module import on_weight_layers
 from initlab.signal.probe import measure
 from initlab.signal.running import Running
 from initlab.train.cuda import in_a_line
 from initlab.train.trial import Trial
 
-PROBE_EVERY, RUNNING_EVERY = 200, 20  # a probe's default, and what docs/performance.md recommends
-BLOCK = 5  # steps; the samples between two rows of scalars at 10 steps each
-Step = Callable[[], object]
+# The default of a probe, and what docs/performance.md recommends.
+PROBE_EVERY, RUNNING_EVERY = 200, 20
+# Steps; the samples between two rows of scalars at 10 steps each.
+BLOCK = 5
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to watch: `steps(trial)` gives a function that takes one watched step, while the context is open."""
+    """A method to watch: `steps(trial)` gives a function that takes one watched step, while the context is open."""
 
     name: str
     steps: Callable[[Trial], AbstractContextManager[Step]]
     cadences: tuple[int, ...] = (1,)  # steps from one watched to the next, each a row
-    package: str = ""  # that must be importable
+    package: str = ""  # without which the arm is left out
 
 
 @dataclass(frozen=True)
@@ -56,31 +57,31 @@ def compare(
     Args:
         make: a new trial before its first step, its batches open.
         repeats: medians to take the spread over.
-        rounds: blocks behind one median, of other people's tools one.
+        rounds: blocks behind one median, of other people's tools one, whose steps take several times as long.
     """
     arms, steps, left_out = [], [], []
-    with ExitStack() as opened:
+    with ExitStack() as contexts:
         for arm in ARMS:
             if arm.package and missing(arm.package):
                 left_out.append((arm.name, f"{arm.package} is not installed"))
                 continue
             try:
-                step = opened.enter_context(arm.steps(make()))
+                step = contexts.enter_context(arm.steps(make()))
                 step()
+            # other people's code on a torch or net that it may not know: the rest is measured
             except Exception as error:
                 if not arm.package:
                     raise
-                # other people's code on a torch or net that it may not know: the rest is measured
                 left_out.append((arm.name, f"fails here ({in_a_line(error)})"))
                 continue
             arms.append(arm)
             steps.append(step)
-        counts = [1 if arm.package else rounds for arm in arms]  # those take several times as long a step
-        found = [medians(steps, counts, device) for _ in range(repeats)]
+        counts = [1 if arm.package else rounds for arm in arms]
+        runs = [medians(steps, counts, device) for _ in range(repeats)]
     shares = []
-    for place, arm in enumerate(arms[1:], start=1):
+    for index, arm in enumerate(arms[1:], start=1):
         for every in arm.cadences:
-            each = [(times[place] / times[0] - 1) / every for times in found]
+            each = [(times[index] / times[0] - 1) / every for times in runs]
             shares.append(Share(arm.name, every, median(each), min(each), max(each)))
     return shares, left_out
 
@@ -89,19 +90,15 @@ def medians(steps: Sequence[Step], rounds: Sequence[int], device: torch.device) 
     """Median seconds a step of each arm, blocks in turn: wall time on a GPU, this process's own on a shared CPU."""
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     times: list[list[float]] = [[] for _ in steps]
-    for index in range(max(rounds)):
+    for number in range(max(rounds)):
         for place in range(len(steps)):
-            at = (place + index) % len(steps)  # none always comes after the same one
-            if index >= rounds[at]:
-                continue
-            steps[at]()  # untimed: what the others left in the caches
-            wait(device)
-            started = clock()
-            for _ in range(BLOCK):
-                steps[at]()
-            wait(device)
-            times[at].append((clock() - started) / BLOCK)
-    return [median(of_one) for of_one in times]
+            # each round starts one arm later, so that none always comes after the same one
+            arm = (place + number) % len(steps)
+            if number < rounds[arm]:
+                # untimed: it finds in the caches what the others left there
+                steps[arm]()
+                times[arm].append(seconds(steps[arm], device, BLOCK, clock) / BLOCK)
+    return [median(arm_times) for arm_times in times]
 
 
 @contextmanager
@@ -139,21 +136,17 @@ def running_steps(trial: Trial) -> Iterator[Step]:
 @contextmanager
 def hooked_steps(trial: Trial, watch: Callable[[Tensor], object]) -> Iterator[Step]:
     """Every step under hooks that watch each weight layer's output and the gradient of it."""
-    handles = hooked(trial.net, watch)
-    yield trial.update
-    for handle in handles:
-        handle.remove()
 
+    def on_gradient(grad: Tensor) -> None:
+        watch(grad)
 
-def hooked(net: nn.Module, watch: Callable[[Tensor], object]) -> list[Any]:
-    """Hooks that watch every weight layer's output and the gradient of it."""
-
-    def seen(module: nn.Module, inputs: Any, y: Tensor) -> None:
+    def on_output(name: str, layer: nn.Module, inputs: tuple[Any, ...], y: Tensor) -> None:
         watch(y)
         if y.requires_grad:
-            y.register_hook(lambda grad: (watch(grad), None)[1])
+            y.register_hook(on_gradient)
 
-    return [layer.register_forward_hook(seen) for _, layer in weight_layers(net)]
+    with on_weight_layers(trial.net, on_output):
+        yield trial.update
 
 
 def variance(values: Tensor) -> object:

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from initlab.bench import probe, watch
 from initlab.bench.gpu_net import Large, large_trial
-from initlab.bench.watch import Arm, Share, bare_steps, compare, hooked, medians, probe_steps, running_steps
+from initlab.bench.watch import Arm, Share, bare_steps, compare, hooked_steps, medians, probe_steps, running_steps
 from initlab.cli import main
 from initlab.train.trial import Trial
 
@@ -62,11 +62,9 @@ def test_arms_take_blocks_in_turn_each_after_a_step_that_is_not_timed() -> None:
 def test_watchers_see_every_layer_forward_and_backward_and_are_gone_afterwards() -> None:
     trial = make()
     seen: list[torch.Tensor] = []
-    handles = hooked(trial.net, seen.append)
-    trial.update()
+    with hooked_steps(trial, seen.append) as step:
+        step()
     assert len(seen) == 2 * 6  # 6 weight layers
-    for handle in handles:
-        handle.remove()
     trial.update()
     assert len(seen) == 12
 
