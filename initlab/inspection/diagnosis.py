@@ -23,6 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from initlab.signal.drift import Drift, drift, second_moments
+from initlab.verdict.rules import highest_loss
 
 VERDICTS = ("healthy", "nonfinite", "vanishing", "exploding", "uneven", "dead", "saturated")
 # words of a layer alone: never called; its weights are all 0; no gradient passes those yet
@@ -120,11 +121,12 @@ def too_loud(ran: pd.DataFrame, num_classes: int | None) -> str:
         return ""
     log_classes = math.log(num_classes)
     moment = float(second_moments(ran.tail(1), "forward")[0])
-    if not moment > 50 * log_classes:
+    loss = math.sqrt(2 * moment * log_classes)
+    if not loss > highest_loss(num_classes):
         return ""
     return (
-        f"logits start with an rms of {math.sqrt(moment):.3g}, so the loss is near "
-        f"{math.sqrt(2 * moment * log_classes):.3g} where ln {num_classes} = {log_classes:.2f} is chance"
+        f"logits start with an rms of {math.sqrt(moment):.3g}, so the loss is near {loss:.3g} "
+        f"where ln {num_classes} = {log_classes:.2f} is chance"
     )
 
 
