@@ -16,7 +16,7 @@ from tests.store.test_store import RESULT, attempt, make_out
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     """Four trials: resumed, with slopes, diverged without a finite figure, and not begun."""
-    made, folders = make_out(tmp_path / "out", seeds=4)
+    path, folders = make_out(tmp_path / "out", seeds=4)
     attempt(folders[0], range(0, 5), checkpoint=3)
     second = attempt(folders[0], range(4, 8))
     second.close("done", RESULT, RESULT)
@@ -25,7 +25,7 @@ def out(tmp_path: Path) -> Path:
     lost = {**RESULT, "train_loss": float("nan"), "val_error": float("inf")}
     diverged = attempt(folders[2], range(0, 2))
     diverged.close("diverged", lost, lost)
-    return made
+    return path
 
 
 def test_every_frame_is_the_same_to_the_last_bit(out: Path, tmp_path: Path) -> None:
@@ -46,8 +46,8 @@ def test_csv_files_hold_every_number(out: Path, tmp_path: Path) -> None:
     results = load(out)
     paths = results.export("csv", tmp_path / "csv")
     assert [path.name for path in paths] == [f"{name}.csv" for name in FRAMES]
-    back = pd.read_csv(tmp_path / "csv/signals.csv")
-    pd.testing.assert_frame_equal(back, results.signals, check_dtype=False, check_exact=True)
+    read = pd.read_csv(tmp_path / "csv/signals.csv")
+    pd.testing.assert_frame_equal(read, results.signals, check_dtype=False, check_exact=True)
 
 
 def test_a_damaged_file_is_named_and_the_others_are_read(out: Path, tmp_path: Path) -> None:

@@ -79,9 +79,9 @@ def test_json_keeps_every_float_and_non_finite_ones_as_strings() -> None:
     row = {"a": math.nan, "b": -math.inf, "c": 0.1 + 0.2, "d": 1e-57, "e": [math.inf], "f": None}
     text = encode(row)
     json.loads(text, parse_constant=lambda token: pytest.fail(f"{token} is not JSON"))
-    back = decode(text)
-    assert math.isnan(back["a"])
-    assert (back["b"], back["c"], back["d"], back["f"]) == (-math.inf, 0.1 + 0.2, 1e-57, None)
+    decoded = decode(text)
+    assert math.isnan(decoded["a"])
+    assert (decoded["b"], decoded["c"], decoded["d"], decoded["f"]) == (-math.inf, 0.1 + 0.2, 1e-57, None)
 
 
 def test_an_atomic_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:

@@ -42,9 +42,9 @@ def test_30_layers_as_in_the_demo_where_these_are_the_verdicts(
     digits: ImageSet, scheme: str, options: dict[str, float], verdict: str, seed: int
 ) -> None:
     images, labels = digits.probe_batch(32)
-    found = initlab.forecast(demo_net(scheme, seed, **options), images, labels, lr=0.004, weight_decay=5e-4)
-    assert found.verdict == verdict, str(found)
-    assert sum(found.probabilities.values()) == pytest.approx(1)
+    forecast = initlab.forecast(demo_net(scheme, seed, **options), images, labels, lr=0.004, weight_decay=5e-4)
+    assert forecast.verdict == verdict, str(forecast)
+    assert sum(forecast.probabilities.values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("scheme", "verdict"), [("he", "converged"), ("xavier", "stalled")])
@@ -66,8 +66,8 @@ def test_30_equal_layers_as_in_the_calibration_at_seeds_that_it_did_not_see(
         "plain", depth=30, widths=(16,), linear_width=144, num_classes=10, input_shape=(1, 8, 8), activation="relu"
     )
     initlab.init_(net, scheme, mode="fan_in", seed=seed)
-    found = initlab.forecast(net, *data.probe_batch(32), lr=0.004, weight_decay=5e-4)
-    assert found.verdict == verdict, str(found)
+    forecast = initlab.forecast(net, *data.probe_batch(32), lr=0.004, weight_decay=5e-4)
+    assert forecast.verdict == verdict, str(forecast)
 
 
 def test_the_model_is_as_it_was(digits: ImageSet) -> None:
@@ -88,8 +88,8 @@ def test_a_loss_that_gives_a_mean_forecasts_as_the_default(digits: ImageSet) -> 
         return nn.functional.cross_entropy(output, wanted)
 
     default = initlab.forecast(net, images, labels, lr=0.01, weight_decay=1e-4)
-    given = initlab.forecast(net, images, labels, lr=0.01, weight_decay=1e-4, loss=mean)
-    assert given.features == pytest.approx(default.features, rel=1e-5)
+    with_mean = initlab.forecast(net, images, labels, lr=0.01, weight_decay=1e-4, loss=mean)
+    assert with_mean.features == pytest.approx(default.features, rel=1e-5)
 
 
 @pytest.mark.parametrize(("name", "value"), [("lr", 0.0), ("lr", float("nan")), ("weight_decay", -1e-4)])
@@ -120,6 +120,6 @@ def test_a_trials_forecast_is_that_of_its_model(tiny: Callable[..., Path], tmp_p
         "plain", depth=7, width=4, linear_width=8, num_classes=10, input_shape=(1, 8, 8), activation="relu"
     )
     images, labels = data.probe_batch(16)
-    found = initlab.forecast(initlab.init_(net, "he", seed=0), images, labels, lr=0.01, weight_decay=5e-4)
+    forecast = initlab.forecast(initlab.init_(net, "he", seed=0), images, labels, lr=0.01, weight_decay=5e-4)
     for name in ("forward_change", "backward_change", "update", "decay", "depth"):  # the loss is of the validation set
-        assert he[name] == pytest.approx(found.features[name], rel=1e-4)
+        assert he[name] == pytest.approx(forecast.features[name], rel=1e-4)

@@ -9,10 +9,10 @@ from initlab.verdict.rules import noise_floor
 
 
 def evidence(errors: float = 0.9, decay: float = 2.0) -> Evidence:
-    found = Evidence()
-    found.see_errors(errors * 1408, 1408, 0.9, epoch_ends=True)
-    found.see_probe([{"decay_ratio": decay}])
-    return found
+    facts = Evidence()
+    facts.see_errors(errors * 1408, 1408, 0.9, epoch_ends=True)
+    facts.see_probe([{"decay_ratio": decay}])
+    return facts
 
 
 def test_the_noise_floor_is_below_chance_by_four_standard_errors() -> None:
@@ -30,30 +30,30 @@ def test_all_three_facts_are_needed() -> None:
 
 
 def test_an_epoch_counts_as_a_whole_and_learning_is_never_forgotten() -> None:
-    found = evidence()
-    found.see_errors(0.5 * 64, 64, 0.9, epoch_ends=False)  # 32 of 64, then 0.95 of 1344: 0.929 in all
-    assert not found.learned
-    found.see_errors(0.95 * 1344, 1344, 0.9, epoch_ends=True)
-    assert not found.learned
-    found.see_errors(0.5 * 1408, 1408, 0.9, epoch_ends=True)
-    found.see_errors(0.9 * 1408, 1408, 0.9, epoch_ends=True)
-    assert found.learned and not found.hopeless(90, 100)
-    assert Evidence(**found.state()) == found
+    facts = evidence()
+    facts.see_errors(0.5 * 64, 64, 0.9, epoch_ends=False)  # 32 of 64, then 0.95 of 1344: 0.929 in all
+    assert not facts.learned
+    facts.see_errors(0.95 * 1344, 1344, 0.9, epoch_ends=True)
+    assert not facts.learned
+    facts.see_errors(0.5 * 1408, 1408, 0.9, epoch_ends=True)
+    facts.see_errors(0.9 * 1408, 1408, 0.9, epoch_ends=True)
+    assert facts.learned and not facts.hopeless(90, 100)
+    assert Evidence(**facts.state()) == facts
 
 
 def test_evidence_restored_in_the_middle_of_an_epoch_goes_on_as_if_never_interrupted() -> None:
     whole = evidence()
     whole.see_errors(0.5 * 704, 704, 0.9, epoch_ends=False)
     restored = Evidence(**whole.state())
-    for one in (whole, restored):
-        one.see_errors(0.9 * 704, 704, 0.9, epoch_ends=True)  # 0.7 over the epoch
+    for shown in (whole, restored):
+        shown.see_errors(0.9 * 704, 704, 0.9, epoch_ends=True)  # 0.7 over the epoch
     assert restored == whole and restored.learned and restored.decay_ratio == 2.0
 
 
 def test_the_median_layer_decides_and_layers_without_a_ratio_have_no_vote() -> None:
-    found = evidence()
-    found.see_probe([{"decay_ratio": ratio} for ratio in (0.1, 0.2, 5.0, math.nan, math.nan)])
-    assert found.decay_ratio == 0.2
+    facts = evidence()
+    facts.see_probe([{"decay_ratio": ratio} for ratio in (0.1, 0.2, 5.0, math.nan, math.nan)])
+    assert facts.decay_ratio == 0.2
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,11 @@ def by_hand(weights: list[list[float]], intercepts: list[float], classes: tuple[
 
 def test_a_logistic_regression_by_hand() -> None:
     # z = (3 - 1) / 2 = 1, so the logits are 1, 0, 0 and ln 2: odds e, 1, 1, 2 of their sum
-    found = forecast_of(np.array([3.0, 0, 0, 0, 0, 0]), by_hand([[1], [0], [0], [0]], [0, 0, 0, math.log(2)]))
+    forecast = forecast_of(np.array([3.0, 0, 0, 0, 0, 0]), by_hand([[1], [0], [0], [0]], [0, 0, 0, math.log(2)]))
     total = math.e + 4
-    assert list(found.probabilities.values()) == pytest.approx([math.e / total, 1 / total, 1 / total, 2 / total])
-    assert found.verdict == "converged" and found.calibrated
-    assert (found.converged, found.diverged) == pytest.approx((math.e / total, 2 / total))
+    assert list(forecast.probabilities.values()) == pytest.approx([math.e / total, 1 / total, 1 / total, 2 / total])
+    assert forecast.verdict == "converged" and forecast.calibrated
+    assert (forecast.converged, forecast.diverged) == pytest.approx((math.e / total, 2 / total))
 
 
 def test_a_verdict_that_the_fit_never_saw_has_probability_zero() -> None:
@@ -47,16 +47,18 @@ def test_a_verdict_that_the_fit_never_saw_has_probability_zero() -> None:
 
 def test_probabilities_sum_to_one_far_outside_too_and_each_feature_outside_is_named() -> None:
     extreme = np.array([-700.0, -700.0, -600.0, 600.0, 690.0, 7.0])
-    found = forecast_of(extreme)
-    assert sum(found.probabilities.values()) == pytest.approx(1)
-    assert not found.calibrated and len(found.outside) == 6
-    assert "not calibrated: forward_change -700 is outside" in str(found)
+    forecast = forecast_of(extreme)
+    assert sum(forecast.probabilities.values()) == pytest.approx(1)
+    assert not forecast.calibrated and len(forecast.outside) == 6
+    assert "not calibrated: forward_change -700 is outside" in str(forecast)
 
 
 def test_features_of_three_layers_by_hand() -> None:
-    found = dict(zip(FEATURES, features_of(LAYERS, loss=4.6, num_classes=10, lr=0.01, weight_decay=1e-4), strict=True))
+    features = dict(
+        zip(FEATURES, features_of(LAYERS, loss=4.6, num_classes=10, lr=0.01, weight_decay=1e-4), strict=True)
+    )
     # gradient over weight: 0.01, 0.005, 0.1; the median layer has 0.01
-    assert found == pytest.approx(
+    assert features == pytest.approx(
         {
             "forward_change": math.log(1 / 2),
             "backward_change": math.log(3 / 6),
@@ -79,8 +81,8 @@ def test_zero_gradients_overflow_and_no_decay_give_finite_features() -> None:
     dead = LAYERS.assign(weight_grad_rms=0.0, forward_var=[1.0, 0.0, 0.0], backward_var=[0.0, 0.0, 1.0])
     overflown = LAYERS.assign(weight_grad_rms=math.nan, forward_var=[1.0, math.inf, math.nan])
     for layers, loss in ((dead, 2.3), (overflown, math.nan)):
-        found = features_of(layers, loss=loss, num_classes=10, lr=0.01, weight_decay=0.0)
-        assert np.isfinite(found).all()
+        features = features_of(layers, loss=loss, num_classes=10, lr=0.01, weight_decay=0.0)
+        assert np.isfinite(features).all()
     assert forecast_of(features_of(dead, loss=2.3, num_classes=10, lr=0.01, weight_decay=5e-4)).verdict == "stalled"
     assert forecast_of(features_of(overflown, loss=math.nan, num_classes=10, lr=0.01, weight_decay=5e-4)).verdict == (
         "diverged"

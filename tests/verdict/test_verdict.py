@@ -30,15 +30,15 @@ def verdict(scalars: pd.DataFrame, threshold: float | None = None) -> Judgement:
 
 
 def test_converged_at_the_first_validation_at_or_below_the_threshold() -> None:
-    found = verdict(curve([0.8, 0.4, 0.1], [0.7, 0.45, 0.2]))
-    assert (found.verdict, found.epoch_reached, found.censored) == ("converged", 2.0, False)
+    judgement = verdict(curve([0.8, 0.4, 0.1], [0.7, 0.45, 0.2]))
+    assert (judgement.verdict, judgement.epoch_reached, judgement.censored) == ("converged", 2.0, False)
     assert verdict(curve([0.8, 0.4, 0.1], [0.7, 0.45, 0.2]), threshold=0.2).epoch_reached == 3.0
 
 
 def test_stalled_when_no_epoch_is_four_standard_errors_below_chance() -> None:
-    found = verdict(curve([0.9, 0.84, 0.89], [0.9, 0.9, 0.9]))
-    assert (found.verdict, found.censored) == ("stalled", True)
-    assert "0.840" in found.reason
+    judgement = verdict(curve([0.9, 0.84, 0.89], [0.9, 0.9, 0.9]))
+    assert (judgement.verdict, judgement.censored) == ("stalled", True)
+    assert "0.840" in judgement.reason
 
 
 def test_slow_when_one_epoch_is() -> None:
@@ -52,9 +52,9 @@ def test_a_longer_epoch_needs_less_to_be_below_chance() -> None:
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_non_finite_loss_is_diverged_even_after_the_threshold_was_reached(loss: float) -> None:
-    found = verdict(curve([0.5, 0.2, 0.9], [0.3, 0.1, 0.9], [1.0, 0.5, loss]))
-    assert (found.verdict, found.censored) == ("diverged", True)
-    assert "epoch 3" in found.reason
+    judgement = verdict(curve([0.5, 0.2, 0.9], [0.3, 0.1, 0.9], [1.0, 0.5, loss]))
+    assert (judgement.verdict, judgement.censored) == ("diverged", True)
+    assert "epoch 3" in judgement.reason
 
 
 def test_a_loss_ten_times_above_ln_k_is_diverged_and_above_its_own_high_start_is_not() -> None:
