@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-    """Something the user can mend; the command line prints it and exits with 2."""
+    """Something the user can fix; the command line prints it and exits with 2."""

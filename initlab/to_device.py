@@ -1,4 +1,4 @@
-"""The way from the host to the device, for what is drawn on the CPU at every step."""
+"""Transfers from the host to the device, of what is drawn on the CPU at every step."""
 
 import torch
 from torch import Tensor

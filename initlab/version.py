@@ -1,3 +1,3 @@
-"""The version of initlab, in a module of its own so that every room can say it."""
+"""The version of initlab, in a separate module, so that every room can name it."""
 
 __version__ = "0.1.0"

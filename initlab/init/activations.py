@@ -18,7 +18,8 @@ from initlab.init.expectations import Elementwise, Rectifier, TensorFunction
 
 Activation = str | nn.Module | TensorFunction
 
-SLOPES = {"relu": 0.0, "leaky_relu": 0.01, "prelu": 0.25, "linear": 1.0}  # torch's defaults
+# Slopes below zero, torch's defaults.
+SLOPES = {"relu": 0.0, "leaky_relu": 0.01, "prelu": 0.25, "linear": 1.0}
 FUNCTIONS: dict[str, TensorFunction] = {
     "celu": F.celu, "elu": F.elu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "hardshrink": F.hardshrink, "hardsigmoid": F.hardsigmoid, "hardswish": F.hardswish, "hardtanh": F.hardtanh,
@@ -42,15 +43,16 @@ def resolve(activation: Activation) -> Rectifier | Elementwise:
     if isinstance(activation, type) or not callable(activation):
         what = f"the class {activation.__name__}" if isinstance(activation, type) else repr(activation)
         raise ValueError(f"activation: not one (got {what}); pass a name, a module such as nn.GELU(), or a function")
-    name, slopes = called(activation), rectifier_slopes(activation)
+    name, slopes = display_name(activation), rectifier_slopes(activation)
     if slopes is not None:
         if not all(map(math.isfinite, slopes)):
-            raise ValueError(f"activation: {name} has a slope that is not finite (got {slopes}); mend its weight first")
+            raise ValueError(f"activation: {name} has a slope that is not finite (got {slopes}); fix its weight first")
         return Rectifier(name, slopes)
     function: TensorFunction = activation
-    with torch.inference_mode(False):  # tensors made in it could not be differentiated later
+    # Tensors made in inference mode could not be differentiated later.
+    with torch.inference_mode(False):
         if isinstance(activation, nn.Module):
-            # forward alone: hooks on the module itself are not part of the function and may record what goes through
+            # Forward alone: hooks on the module itself are not part of the function and may record what goes through.
             function = copy.deepcopy(activation).to("cpu", torch.float64).forward
         check(name, function)
     return Elementwise(name, function)
@@ -58,7 +60,7 @@ def resolve(activation: Activation) -> Rectifier | Elementwise:
 
 @lru_cache
 def by_name(name: str) -> Rectifier | Elementwise:
-    """The expectations of a named activation; kept, with the kinks once found."""
+    """The expectations of a named activation, cached with its kinks."""
     if name in SLOPES:
         return Rectifier(name, (SLOPES[name],))
     if name in FUNCTIONS:
@@ -81,8 +83,8 @@ def rectifier_slopes(activation: Any) -> tuple[float, ...] | None:
     return {nn.ReLU: (0.0,), nn.Identity: (1.0,)}.get(kind)
 
 
-def called(activation: Any) -> str:
-    """What to call it in an error: `Softmax(dim=1)`, `my_function`."""
+def display_name(activation: Any) -> str:
+    """How an error names an activation: `Softmax(dim=1)`, `my_function`."""
     if isinstance(activation, nn.Module):
         return " ".join(str(activation).split())
     return str(getattr(activation, "__name__", type(activation).__name__))
@@ -93,13 +95,14 @@ def check(name: str, function: TensorFunction) -> None:
     generator = torch.Generator().manual_seed(0)
     x = 3 * torch.randn(8, 16, generator=generator, dtype=torch.float64)
     keep = torch.rand(8, 16, generator=generator) < 0.5
-    # much greater, so that a maximum moves too
+    # Much greater, so that a maximum moves too.
     other = torch.where(keep, x, 10 * torch.randn(8, 16, generator=generator, dtype=torch.float64))
     allowed = "an activation maps each number to one by itself"
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
             outputs = [function(points.clone()) for points in (x, x, other, x.flip(0, 1))]
-        except Exception as error:  # the user's code, which may raise anything
+        # The user's code may raise anything.
+        except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(
                 f"activation: {name} fails on a tensor of shape (8, 16) (got {reason}); {allowed}"
@@ -114,7 +117,7 @@ def check(name: str, function: TensorFunction) -> None:
         raise ValueError(
             f"activation: {name} is random (got two results from one input); call .eval() on it if it is a module"
         )
-    # not exactly: vector instructions and the rest of a row may round differently
+    # Not exactly, since vector instructions and the rest of a row may round differently.
     close = partial(torch.allclose, rtol=1e-6, atol=1e-9)
     if not close(first[keep], changed[keep]) or not close(flipped.flip(0, 1), first):
         raise ValueError(

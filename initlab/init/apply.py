@@ -80,24 +80,28 @@ def init_(
     if on_parameter and tell:
         raise ValueError("init: on_parameter is given twice (got its old name tell too); give on_parameter alone")
     slope = first_slope(model) if negative_slope is None else negative_slope
-    layers = [
-        (module, replace(layer, mode=mode, distribution=distribution, std=std, negative_slope=slope))
-        for module, layer in layer_shapes(model)
-    ]
-    rules = settle_norms(model)
+    layers: list[tuple[WeightLayer, LayerShape, str | Scheme]] = []
+    for module, shape in layer_shapes(model):
+        fixed_std = last_std if shape.is_last else linear_std if shape.is_linear else None
+        layer_std = std if fixed_std is None else fixed_std
+        layer = replace(shape, mode=mode, distribution=distribution, std=layer_std, negative_slope=slope)
+        layers.append((module, layer, scheme if fixed_std is None else "gaussian"))
+    rules = reset_norms(model)
     embedded = {id(module.weight) for module in model.modules() if isinstance(module, EMBEDDINGS)}
     lsuv_stds: dict[nn.Module, float] = {}
-    for module, layer in layers:
-        fixed_std = last_std if layer.is_last else linear_std if layer.is_linear else None
-        rule = scheme if fixed_std is None else "gaussian"
+    for module, layer, rule in layers:
         rules |= set_bias(module, layer, rule, seed)
         if id(module.weight) in embedded:
             continue
-        factor = last_factor if layer.is_last else 1.0
+        dtype, factor, scheme_std = module.weight.dtype, last_factor if layer.is_last else 1.0, None
         normals = standard_normals(module.weight.shape, seed, layer.name)
-        scheme_std = std_of(scheme, layer) if fixed_std is None else fixed_std
-        module.weight.copy_(weight_of(draw, normals, layer, scheme_std, factor, module.weight.dtype))
-        rules[id(module.weight)] = (word(rule), layer, None if scheme_std is None else scheme_std * factor)
+        if isinstance(rule, str) and rule in STDS:
+            # What the scheme's function gives too, but with the factor in the standard deviation: one rounding.
+            scheme_std = STDS[rule](layer) * factor
+            module.weight.copy_(draws(normals, layer.distribution).to(dtype) * scheme_std)
+        else:
+            module.weight.copy_(drawn_by(draw, normals.to(torch.promote_types(dtype, torch.float32)), layer) * factor)
+        rules[id(module.weight)] = (scheme_name(rule), layer, scheme_std)
         if rule == "lsuv":
             lsuv_stds[module] = factor
     if batch is not None and lsuv_stds:
@@ -109,24 +113,15 @@ def init_(
     return model
 
 
-def std_of(scheme: str | Scheme, layer: LayerShape) -> float | None:
-    """The one standard deviation by which a scheme scales independent draws; None where it does more than that."""
-    return STDS[scheme](layer) if isinstance(scheme, str) and scheme in STDS else None
-
-
-def weight_of(
-    draw: Scheme, normals: Tensor, layer: LayerShape, std: float | None, factor: float, dtype: torch.dtype
-) -> Tensor:
-    """A layer's weight times `factor`: draws of one standard deviation, or what the scheme makes of the normals."""
-    if std is not None:  # what the scheme's function gives too, with the factor in the std: one rounding
-        return draws(normals, layer.distribution).to(dtype) * (std * factor)
-    weight = draw(normals.to(torch.promote_types(dtype, torch.float32)), layer)
+def drawn_by(draw: Scheme, normals: Tensor, layer: LayerShape) -> Tensor:
+    """What a scheme's function makes of a layer's normals, if that is a weight."""
+    weight, name = draw(normals, layer), scheme_name(draw)
     if not isinstance(weight, Tensor) or weight.shape != normals.shape:
         got = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
-        raise ValueError(f"{layer.name}: {word(draw)} gave no weight (got {got}); return a tensor of {layer.shape}")
+        raise ValueError(f"{layer.name}: {name} gave no weight (got {got}); return a tensor of {layer.shape}")
     if not weight.isfinite().all():
-        raise ValueError(f"{layer.name}: {word(draw)} gave numbers that are not finite; allowed: finite ones")
-    return weight * factor
+        raise ValueError(f"{layer.name}: {name} gave numbers that are not finite; allowed: finite ones")
+    return weight
 
 
 def set_bias(module: WeightLayer, layer: LayerShape, rule: str | Scheme, seed: int) -> Rules:
@@ -136,25 +131,26 @@ def set_bias(module: WeightLayer, layer: LayerShape, rule: str | Scheme, seed: i
     if isinstance(rule, str) and rule in BIASES:
         normals = standard_normals(module.bias.shape, seed, layer.name, "bias")
         module.bias.copy_(BIASES[rule](normals.to(module.bias.dtype), layer))
-        return {id(module.bias): (word(rule), None, None)}
+        return {id(module.bias): (scheme_name(rule), None, None)}
     module.bias.zero_()
     return {id(module.bias): ("0", None, None)}
 
 
-def settle_norms(model: nn.Module) -> Rules:
+def reset_norms(model: nn.Module) -> Rules:
     """Give the norms of a model weight 1 and bias 0."""
     rules: Rules = {}
     for module in model.modules():
         if isinstance(module, NORMS):
             for name, value in (("weight", 1.0), ("bias", 0.0)):
-                parameter = getattr(module, name, None)  # RMSNorm has no bias
+                # RMSNorm has no bias, and a norm without `affine` neither.
+                parameter = getattr(module, name, None)
                 if isinstance(parameter, nn.Parameter):
                     parameter.fill_(value)
                     rules[id(parameter)] = (f"{value:g}", None, None)
     return rules
 
 
-def word(scheme: str | Scheme) -> str:
+def scheme_name(scheme: str | Scheme) -> str:
     """What to call a scheme: its name, or that of your function."""
     return scheme if isinstance(scheme, str) else getattr(scheme, "__name__", type(scheme).__name__)
 

@@ -1,7 +1,7 @@
 """Gaussian expectations of an activation: the seven numbers of which gains and maps are made.
 
 Both classes here give the same expectations of phi(sqrt(q) z), z ~ N(0, 1), and of pairs: `Rectifier` in closed form,
-`Elementwise` for any function, by quadrature in float64 split at the kinks that it finds itself.
+`Elementwise` for any function, by quadrature in float64 split at its kinks, which are searched for.
 """
 
 import math
@@ -11,13 +11,11 @@ from functools import cached_property, partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from initlab.init.kinks import find_kinks
+from initlab.init.kinks import Array, find_kinks
 from initlab.init.quadrature import gaussian_mean, pair_mean
 
-Array = NDArray[np.float64]
 TensorFunction = Callable[[Tensor], Tensor]
 
 
@@ -59,7 +57,8 @@ class Rectifier:
 
     def pair(self, q: float, c: float) -> float:
         """E[phi(sqrt(q) u) phi(sqrt(q) v)] for normals of correlation c; q / (2 pi) for ReLU at c = 0."""
-        kernel = (math.sqrt((1 - c) * (1 + c)) + c * math.asin(c)) * 2 / math.pi  # E|u v|; 1 - c^2 loses digits near 1
+        # E|u v|, with (1 - c) (1 + c), since 1 - c^2 loses digits near 1.
+        kernel = (math.sqrt((1 - c) * (1 + c)) + c * math.asin(c)) * 2 / math.pi
         even, odd = self.parts()
         return q * (odd * c + even * kernel)
 
@@ -89,7 +88,8 @@ class Elementwise:
         """[phi, phi', ...] at x, by autograd; where nothing depends on x, as in `torch.sign`, the slope is 0."""
         with torch.inference_mode(False), torch.enable_grad():
             points = torch.from_numpy(x.copy()).reshape(-1, 1).requires_grad_()
-            levels = [self.function(points.clone()).double()]  # a clone, since phi may work in place
+            # A clone, since phi may work in place.
+            levels = [self.function(points.clone()).double()]
             for _ in range(order):
                 slope = None
                 if levels[-1].requires_grad:
@@ -121,7 +121,8 @@ class Elementwise:
         for order in (2, 1):
             try:
                 return find_kinks(partial(self.derivatives, order=order))
-            except RuntimeError:  # the function can't be differentiated so often: what is left will do
+            # The function can't be differentiated so often; lower derivatives show most kinks too.
+            except RuntimeError:
                 continue
         return find_kinks(partial(self.derivatives, order=0))
 
@@ -145,7 +146,7 @@ class Elementwise:
         return self.expect(q, "E[phi(z)^2]", lambda z, phi: phi**2)
 
     def second_growth(self, q: float) -> float:
-        # by Stein's lemma, so that it holds where phi jumps too: d E[f(sqrt(q) z)] / dq = E[(z^2 - 1) f] / (2 q)
+        # By Stein's lemma, which holds where phi jumps too: d E[f(sqrt(q) z)] / dq = E[(z^2 - 1) f] / (2 q).
         return self.expect(q, "E[z^2 phi(z)^2]", lambda z, phi: (z**2 - 1) * phi**2) / (2 * q)
 
     def slope_second(self, q: float) -> float:

@@ -15,7 +15,7 @@ from initlab.init.activations import Activation, resolve
 def gain(activation: Activation, *, direction: Literal["forward", "backward"] = "forward") -> float:
     """Gain of any elementwise activation: 1/sqrt(E[phi(z)^2]) forward, 1/sqrt(E[phi'(z)^2]) backward, z ~ N(0, 1).
 
-    With weights of variance gain^2/fan_in a unit second moment of the pre-activations is kept (He et al. 2015, eq. 10,
+    With weights of variance gain^2/fan_in the pre-activations keep a unit second moment (He et al. 2015, eq. 10,
     which this generalises), with gain^2/fan_out that of their gradients (eq. 14). Second moments, not variances: 1/std
     would give 1.7129 for ReLU. `gain("relu")` is sqrt(2) both ways; `gain("gelu")` is 1.533530, 1.481114 backward.
 
@@ -32,7 +32,7 @@ def gain(activation: Activation, *, direction: Literal["forward", "backward"] = 
         raise ValueError(f"gain: unknown direction (got {direction!r}); allowed: forward, backward")
     phi = resolve(activation)
     if direction == "forward":
-        return 1 / math.sqrt(alive(phi.name, phi.second(1.0)))
+        return 1 / math.sqrt(require_signal(phi.name, phi.second(1.0)))
     moment = phi.slope_second(1.0)
     if moment == 0:
         raise ValueError(
@@ -71,7 +71,7 @@ def activation_moments(activation: Activation, second_moment: float = 1.0) -> Ac
     """
     q = positive("activation_moments: second_moment", second_moment)
     phi = resolve(activation)
-    second, slope_second = alive(phi.name, phi.second(q)), phi.slope_second(q)
+    second, slope_second = require_signal(phi.name, phi.second(q)), phi.slope_second(q)
     return ActivationMoments(
         second_moment=q,
         mean=phi.mean(q),
@@ -83,7 +83,7 @@ def activation_moments(activation: Activation, second_moment: float = 1.0) -> Ac
     )
 
 
-def alive(name: str, second: float) -> float:
+def require_signal(name: str, second: float) -> float:
     """E[phi^2] if it is above zero."""
     if second == 0:
         raise ValueError(
@@ -93,8 +93,9 @@ def alive(name: str, second: float) -> float:
     return second
 
 
-def positive(name: str, value: float) -> float:
-    """The value if it is a positive, finite number."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is out of range (got {value}); allowed: a finite number above 0")
+def positive(name: str, value: float, *, or_zero: bool = False) -> float:
+    """The value if it is a positive, finite number, or 0 where that is allowed."""
+    if not (math.isfinite(value) and (value > 0 or (or_zero and value == 0))):
+        allowed = "from 0 on" if or_zero else "above 0"
+        raise ValueError(f"{name} is out of range (got {value}); allowed: a finite number {allowed}")
     return float(value)

@@ -1,46 +1,43 @@
-"""Where a function of one variable jumps, or its slope or curvature does: found by scanning and bisecting.
+"""Where a function of one variable jumps, or its slope or curvature does: searched for by scanning and bisecting.
 
-Quadrature splits its panels there. A false find costs an additional panel, so the thresholds are generous.
+Quadrature splits its panels there. A kink reported wrongly costs an additional panel, so the thresholds are generous.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Derivatives = Callable[[Array], Sequence[Array]]
 
-OCTAVES = range(-20, 6)  # |x| from 1e-6 to 64
-CELLS = 256  # per octave: 1/256 apart between 1 and 2
-SUSPICIOUS = 1e-5  # a step that differs so much, relatively, from those beside it
-JUMP = 1e-6  # what must be left of it, relatively, when the cell is as narrow as float64 can tell
-NOISE = 1e-9  # changes below this part of the greatest value over +-4 are rounding (1 - tanh^2 far out)
+# The scan goes over |x| from 1e-6 to 64, each octave in this many cells.
+OCTAVES, CELLS = range(-20, 6), 256
+# A step is suspicious if it differs this much, relatively, from those beside it, and a jump if this much of it remains
+# in a cell as narrow as float64 can tell. Changes below the noise, relative to the greatest value over +-4, are
+# rounding (1 - tanh^2 far out).
+SUSPICIOUS, JUMP, NOISE = 1e-5, 1e-6, 1e-9
 
 
-def find_kinks(derivatives: Callable[[Array], Sequence[Array]]) -> tuple[Array, Array]:
+def find_kinks(derivatives: Derivatives) -> tuple[Array, Array]:
     """(every kink, those at which the function itself jumps), sorted, for |x| <= 64.
 
     Args:
         derivatives: gives the function, its slope and perhaps its curvature, as arrays like x.
 
-    Of two kinks in one cell (relative width 1/256) only the greater is found; hardtanh's are -1 and 1.
+    Of two kinks in one cell (relative width 1/256) only the greater is reported; hardtanh's are -1 and 1.
     """
     positive = np.concatenate([np.linspace(2.0**i, 2.0 ** (i + 1), CELLS, endpoint=False) for i in OCTAVES])
     grid = np.concatenate([-positive[::-1], [0.0], positive])
-    found = []
-    with np.errstate(all="ignore"):  # far out, and at a pole, a function may be inf; what matters is checked later
+    places = []
+    # Far out, and at a pole, a function may be infinite; where that matters it is checked later.
+    with np.errstate(all="ignore"):
         for order, level in enumerate(derivatives(grid)):
             central = np.abs(level[(np.abs(grid) <= 4) & np.isfinite(level)])
             noise = NOISE * float(central.max(initial=0.0))
             cells = suspicious_cells(level, noise)
-            found.append(bisect(partial(nth, derivatives, order), grid[cells], grid[cells + 1], noise))
-    return distinct(np.concatenate(found)), distinct(found[0])
-
-
-def nth(derivatives: Callable[[Array], Sequence[Array]], order: int, x: Array) -> Array:
-    """The derivative of this order alone."""
-    return derivatives(x)[order]
+            places.append(bisect(derivatives, order, grid[cells], grid[cells + 1], noise))
+    return distinct(np.concatenate(places)), distinct(places[0])
 
 
 def suspicious_cells(level: Array, noise: float) -> NDArray[np.intp]:
@@ -51,15 +48,16 @@ def suspicious_cells(level: Array, noise: float) -> NDArray[np.intp]:
     return np.flatnonzero(bent > SUSPICIOUS * size + noise) + 1
 
 
-def bisect(function: Callable[[Array], Array], low: Array, high: Array, noise: float) -> Array:
-    """The places, one per cell at most, where the function jumps: each cell is halved towards its greater change."""
+def bisect(derivatives: Derivatives, order: int, low: Array, high: Array, noise: float) -> Array:
+    """Where this derivative jumps, once per cell at most: each cell is halved towards its greater change."""
     if low.size == 0:
         return low
-    at_low, at_high = function(low), function(high)
+    at_low, at_high = derivatives(low)[order], derivatives(high)[order]
     size = np.maximum(np.maximum(np.abs(at_low), np.abs(at_high)), np.abs(at_high - at_low))
-    for _ in range(80):  # from 1/4 to the last bit, or to 1e-24 at zero
+    # 80 halvings lead from 1/4 to the last bit, or to 1e-24 at zero.
+    for _ in range(80):
         middle = (low + high) / 2
-        at_middle = function(middle)
+        at_middle = derivatives(middle)[order]
         left = np.abs(at_middle - at_low) > np.abs(at_high - at_middle)
         low, at_low = np.where(left, low, middle), np.where(left, at_low, at_middle)
         high, at_high = np.where(left, middle, high), np.where(left, at_middle, at_high)

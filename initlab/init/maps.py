@@ -13,10 +13,12 @@ from scipy.optimize import brentq
 
 from initlab.init.activations import Activation, resolve
 from initlab.init.expectations import Elementwise, Rectifier
-from initlab.init.gains import alive, positive
+from initlab.init.gains import positive, require_signal
 
-SMALL, LARGE = 1e-12, 1e12  # a second moment that falls or grows beyond these goes to 0 or to infinity
-ZERO = 1e-24  # stands for the limit q -> 0
+# A second moment that falls or grows beyond these goes to 0 or to infinity.
+SMALL, LARGE = 1e-12, 1e12
+# This stands for the limit q -> 0.
+ZERO = 1e-24
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,9 @@ def q_map(activation: Activation, q: float, gain: float, *, bias_variance: float
     """
     return next_q(
         resolve(activation),
-        not_negative("q_map: q", q),
+        positive("q_map: q", q, or_zero=True),
         positive("q_map: gain", gain),
-        not_negative("q_map: bias_variance", bias_variance),
+        positive("q_map: bias_variance", bias_variance, or_zero=True),
     )
 
 
@@ -64,8 +66,8 @@ def c_map(
     if not -1 <= c <= 1:
         raise ValueError(f"c_map: c is out of range (got {c}); allowed: a correlation between -1 and 1")
     phi, q = resolve(activation), positive("c_map: q", q)
-    factor = q / alive(phi.name, phi.second(q)) if gain is None else positive("c_map: gain", gain) ** 2
-    return next_c(phi, c, q, factor, not_negative("c_map: bias_variance", bias_variance))
+    factor = q / require_signal(phi.name, phi.second(q)) if gain is None else positive("c_map: gain", gain) ** 2
+    return next_c(phi, c, q, factor, positive("c_map: bias_variance", bias_variance, or_zero=True))
 
 
 def fixed_point(activation: Activation, gain: float, *, bias_variance: float = 0.0, start: float = 1.0) -> FixedPoint:
@@ -73,14 +75,14 @@ def fixed_point(activation: Activation, gain: float, *, bias_variance: float = 0
 
     tanh under torch's gain 5/3 settles on q = 1.178480 with chi_1 = 1.209831: chaotic, so that gradients grow 303-fold
     over 30 layers. Near it c departs as exp(-layers / depth_scale) (Schoenholz et al. 2017, eq. 9). q is the fixed
-    point next to `start` in the direction in which the map takes it, found in steps of a factor 2; `start` itself where
+    point next to `start` in the direction in which the map takes it, in steps of a factor 2; `start` itself where
     the map keeps it, as for rectifiers under their own gain.
 
     Raises:
         ValueError: as `q_map`; an activation with jumps, whose correlation has no finite slope at c = 1.
     """
     phi, factor = resolve(activation), positive("fixed_point: gain", gain) ** 2
-    bias_variance = not_negative("fixed_point: bias_variance", bias_variance)
+    bias_variance = positive("fixed_point: bias_variance", bias_variance, or_zero=True)
     if phi.jumps:
         raise ValueError(f"fixed_point: {phi.name} jumps, so chi_1 is infinite; allowed: a continuous activation")
     q = settled(lambda q: next_q(phi, q, gain, bias_variance), positive("fixed_point: start", start))
@@ -101,7 +103,7 @@ def critical_point(activation: Activation, bias_variance: float) -> tuple[float,
     Raises:
         ValueError: no such point between q = 1e-8 and 1e4 (rectifiers with biases; sigmoid without).
     """
-    phi, bias_variance = resolve(activation), not_negative("critical_point: bias_variance", bias_variance)
+    phi, bias_variance = resolve(activation), positive("critical_point: bias_variance", bias_variance, or_zero=True)
     if bias_variance == 0 and phi.second(0.0) == 0:
         return 1 / math.sqrt(phi.slope_second(ZERO)), 0.0
 
@@ -149,7 +151,8 @@ def settled_correlation(step: Callable[[float], float], chi_1: float) -> float:
     The map is a power series with coefficients from 0 on, so in the chaotic phase it has one fixed point below 1.
     """
     most = 1 - 1e-9
-    if chi_1 <= 1 or step(most) >= most:  # ordered, or so near the critical line that c can't be told from 1
+    # Ordered, or so near the critical line that c can't be told from 1.
+    if chi_1 <= 1 or step(most) >= most:
         return 1.0
     return 0.0 if step(0.0) < 1e-12 else float(brentq(lambda c: step(c) - c, 0.0, most, xtol=1e-13))
 
@@ -159,10 +162,3 @@ def depth_scale(slope: float) -> float:
     if slope <= 0:
         return 0.0
     return -1 / math.log(slope) if slope < 1 - 1e-9 else math.inf
-
-
-def not_negative(name: str, value: float) -> float:
-    """The value if it is a finite number of at least 0."""
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} is out of range (got {value}); allowed: a finite number from 0 on")
-    return float(value)

@@ -10,17 +10,17 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from initlab.init.kinks import Array
+
 Function = Callable[[Array], Array]
 
-REACH = 12.0  # in standard deviations: the density there is 2e-32
-TAILS = 1e-9  # the most that |f(z)| n(z) may be there, relative to E|f|
-TOLERANCE = 1e-14  # of one panel, relative to E|f|
-ROUGH = 1e-6  # what may be left where a function has noise of its own (float32 inside), relative to E|f|
-PANELS = 20_000  # at most, in one pass
-POINTS = 500_000  # at once, of a pair: 4 MB an array
+# Panels reach so many standard deviations out, where the density is 2e-32 and |f(z)| n(z) may be at most TAILS.
+REACH = 12.0
+# Relative to E|f|: the tails, the error of one panel, and that of a function with noise of its own (float32 inside).
+TAILS, TOLERANCE, ROUGH = 1e-9, 1e-14, 1e-6
+# The most panels in one pass, and the most points of a pair at once: 4 MB an array.
+PANELS, POINTS = 20_000, 500_000
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
@@ -44,7 +44,8 @@ def gaussian_mean(function: Function, breaks: Sequence[float] | Array = (), *, w
     if not math.isfinite(size) or tails > TAILS * size:
         raise ValueError(f"{what} does not converge within {REACH:g} standard deviations; it has to be finite")
     coarse, total = panel_sums(function, low, high), 0.0
-    for _ in range(60):  # after 60 halvings a panel is as narrow as float64 can tell
+    # After 60 halvings a panel is as narrow as float64 can tell.
+    for _ in range(60):
         middle = (low + high) / 2
         halves = np.stack([panel_sums(function, low, middle), panel_sums(function, middle, high)])
         errors = np.abs(halves.sum(axis=0) - coarse)
@@ -93,7 +94,7 @@ def pair_pass(function: Function, correlation: float, breaks: Sequence[float] | 
     sign = math.copysign(1, correlation)
     near, far = math.sqrt((1 + abs(correlation)) / 2), math.sqrt((1 - abs(correlation)) / 2)
     kinks = panel_edges(breaks, step=REACH)[1:-1]
-    # rounded, so that differences that are equal but for the last digit give one edge
+    # Rounded, so that differences that are equal but for the last digit give one edge.
     crossings = np.unique(np.round(np.subtract.outer(kinks, sign * kinks) / (2 * far), 12))
     grid = np.arange(-REACH, REACH + step / 2, step)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 LINEAR_LAYERS = 3
+ImageShape = tuple[int, int, int]  # channels, height, width
 # Slope below zero at the start of training (He et al. 2015, sec. 2.1).
 DEFAULT_SLOPES = {"relu": 0.0, "leaky_relu": 0.01, "prelu": 0.25, "prelu_shared": 0.25}
 
@@ -118,6 +119,11 @@ class NetChoices:
     norm: Norm = "none"
     skip: Skip = "none"
 
+    def check(self, place: str) -> None:
+        """Refuse an unknown activation or downsample, with the net's name before it."""
+        check_choice(place, "activation", self.activation, RectifierName)
+        check_choice(place, "downsample", self.downsample, Downsample)
+
     def rectifier(self, name: str, channels: int) -> Activation:
         """The activation of a layer with so many channels."""
         slope = DEFAULT_SLOPES[self.activation] if self.negative_slope is None else self.negative_slope
@@ -134,7 +140,6 @@ class NetChoices:
         return [*layers, Linear("fc3", features, num_classes)]
 
 
-DEFAULT_CHOICES = NetChoices()
 PLAIN_ALONE = ("depth", "width", "widths", "stages", "linear_width", "downsample")
 
 
@@ -145,7 +150,7 @@ def check_choice(place: str, key: str, value: str, choices: object) -> None:
         raise ValueError(f"{place}: unknown {key} (got {value!r}); allowed: {', '.join(allowed)}")
 
 
-def plain(num_classes: int, input_shape: tuple[int, int, int], choices: NetChoices) -> list[Layer]:
+def plain(num_classes: int, input_shape: ImageShape, choices: NetChoices) -> list[Layer]:
     """A plain rectifier net for small images: stages of 3x3 convolutions, then three linear layers.
 
     `depth` counts weight layers, so 22 is 19 convolutions and 3 linear layers, and 30 is 27 and 3. The
@@ -159,8 +164,7 @@ def plain(num_classes: int, input_shape: tuple[int, int, int], choices: NetChoic
     Raises:
         ValueError: depth gives a stage no convolution, the map does not survive the halvings, or an unknown choice.
     """
-    check_choice("plain", "activation", choices.activation, RectifierName)
-    check_choice("plain", "downsample", choices.downsample, Downsample)
+    choices.check("plain")
     widths = choices.widths or tuple(choices.width * 2**stage for stage in range(choices.stages))
     problem = plain_problem(choices.depth, len(widths), min(input_shape[1:]))
     if problem:

@@ -7,7 +7,17 @@ from torch import nn
 
 from initlab.nets import architecture
 from initlab.nets import layers as ours
-from initlab.nets.architecture import PLAIN_ALONE, Add, Downsample, Layer, NetChoices, Norm, RectifierName, Skip
+from initlab.nets.architecture import (
+    PLAIN_ALONE,
+    Add,
+    Downsample,
+    ImageShape,
+    Layer,
+    NetChoices,
+    Norm,
+    RectifierName,
+    Skip,
+)
 from initlab.nets.catalog import CATALOG, INPUT_SIZE, NUM_CLASSES, describe_net
 
 
@@ -17,7 +27,7 @@ def build_net(
     depth: int = NetChoices.depth,
     width: int = NetChoices.width,
     num_classes: int | None = None,
-    input_shape: tuple[int, int, int] | None = None,
+    input_shape: ImageShape | None = None,
     input_size: int | None = None,
     widths: Sequence[int] | None = NetChoices.widths,
     stages: int = NetChoices.stages,

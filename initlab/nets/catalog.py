@@ -12,22 +12,11 @@ What the paper leaves open and how it is settled here:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import count as numbers
+from itertools import pairwise
 
-from initlab.nets.architecture import (
-    DEFAULT_CHOICES,
-    LINEAR_LAYERS,
-    SPP,
-    Conv,
-    Flatten,
-    Layer,
-    MaxPool,
-    NetChoices,
-    RectifierName,
-    check_choice,
-    plain,
-)
+from initlab.nets.architecture import LINEAR_LAYERS, SPP, Conv, Flatten, ImageShape, Layer, MaxPool, NetChoices, plain
 from initlab.nets.counts import output_shapes
 from initlab.nets.variants import variant
 
@@ -35,21 +24,21 @@ LINEAR_WIDTH = 4096
 INPUT_SIZE = 224
 NUM_CLASSES = 1000
 
-ConvPart = Callable[[int], list[Layer]]  # of the image's channels; ends in a Flatten or an SPP
+# From the number of the image's channels; the last layer is a Flatten or an SPP.
+ConvPart = Callable[[int], list[Layer]]
 
 
 @dataclass(frozen=True)
 class PaperNet:
     """A net of the catalog: its convolution part, and what the paper prints of its operations."""
 
-    convs: int
     conv_part: ConvPart
     printed_multiply_adds: float | None = None  # of one 224 x 224 image and 1000 classes (table 3)
 
-    @property
+    @cached_property
     def depth(self) -> int:
         """Weight layers."""
-        return self.convs + LINEAR_LAYERS
+        return sum(isinstance(layer, Conv) for layer in self.conv_part(3)) + LINEAR_LAYERS
 
 
 def small(stage_3: int, channels: int) -> list[Layer]:
@@ -60,23 +49,20 @@ def small(stage_3: int, channels: int) -> list[Layer]:
     return [*layers, SPP("spp", (6, 3, 2, 1))]
 
 
-def large(each: int, widths: Sequence[int], channels: int) -> list[Layer]:
+def large(each: int, channels: int, widths: Sequence[int] = (256, 512, 512)) -> list[Layer]:
     """The large models of table 3: 7x7 of stride 2, then three stages of `each` 3x3 convolutions; SPP of 63 bins."""
-    taken = 96
-    layers: list[Layer] = [Conv("conv1", channels, taken, kernel=7, stride=2, padding=3)]
-    for number, width in enumerate(widths, start=2):
-        layers += [MaxPool(f"pool{number - 1}", kernel=2, stride=2), *stage(f"conv{number}", each, taken, width)]
-        taken = width
+    layers: list[Layer] = [Conv("conv1", channels, 96, kernel=7, stride=2, padding=3)]
+    for number, (before, width) in enumerate(pairwise((96, *widths)), start=2):
+        layers += [MaxPool(f"pool{number - 1}", kernel=2, stride=2), *stage(f"conv{number}", each, before, width)]
     return [*layers, SPP("spp", (7, 3, 2, 1))]
 
 
 def vgg(stages: Sequence[int], channels: int) -> list[Layer]:
     """VGG (Simonyan and Zisserman 2015, table 1): five stages of 3x3 convolutions, each ending in a 2x2 pool."""
     layers: list[Layer] = []
-    taken = channels
-    for number, (convs, width) in enumerate(zip(stages, (64, 128, 256, 512, 512), strict=True), start=1):
-        layers += [*stage(f"conv{number}", convs, taken, width), MaxPool(f"pool{number}", kernel=2, stride=2)]
-        taken = width
+    widths = pairwise((channels, 64, 128, 256, 512, 512))
+    for number, (convs, (before, width)) in enumerate(zip(stages, widths, strict=True), start=1):
+        layers += [*stage(f"conv{number}", convs, before, width), MaxPool(f"pool{number}", kernel=2, stride=2)]
     return [*layers, Flatten("flatten")]
 
 
@@ -88,23 +74,20 @@ def stage(name: str, convs: int, channels: int, width: int, kernel: int = 3) -> 
     ]
 
 
-def large_net(each: int, widths: Sequence[int] = (256, 512, 512), printed: float | None = None) -> PaperNet:
-    return PaperNet(1 + 3 * each, partial(large, each, widths), printed)
-
-
 PAPER_NETS = {
-    "small-14": PaperNet(11, partial(small, 6)),
-    "small-30": PaperNet(27, partial(small, 22)),
-    "vgg-16": PaperNet(13, partial(vgg, (2, 2, 3, 3, 3))),
-    "vgg-19": PaperNet(16, partial(vgg, (2, 2, 4, 4, 4)), 1.96e10),
-    "A": large_net(5, printed=1.90e10),
-    "B": large_net(6, printed=2.32e10),
-    "C": large_net(6, (384, 768, 896), printed=5.30e10),
-    "B+3": large_net(7),
-    "B+6": large_net(8),
-    "B+9": large_net(9),
+    "small-14": PaperNet(partial(small, 6)),
+    "small-30": PaperNet(partial(small, 22)),
+    "vgg-16": PaperNet(partial(vgg, (2, 2, 3, 3, 3))),
+    "vgg-19": PaperNet(partial(vgg, (2, 2, 4, 4, 4)), 1.96e10),
+    "A": PaperNet(partial(large, 5), 1.90e10),
+    "B": PaperNet(partial(large, 6), 2.32e10),
+    "C": PaperNet(partial(large, 6, widths=(384, 768, 896)), 5.30e10),
+    "B+3": PaperNet(partial(large, 7)),
+    "B+6": PaperNet(partial(large, 8)),
+    "B+9": PaperNet(partial(large, 9)),
 }
-CATALOG = ("plain", *PAPER_NETS)  # names that a study may give a net
+# The names that a study may give a net.
+CATALOG = ("plain", *PAPER_NETS)
 
 
 def describe_net(name: str, num_classes: int, input_shape: tuple[int, int, int], choices: NetChoices) -> list[Layer]:
@@ -123,8 +106,8 @@ def describe_net(name: str, num_classes: int, input_shape: tuple[int, int, int],
 def paper_net(
     name: str,
     num_classes: int = NUM_CLASSES,
-    input_shape: tuple[int, int, int] = (3, INPUT_SIZE, INPUT_SIZE),
-    choices: NetChoices = DEFAULT_CHOICES,
+    input_shape: ImageShape = (3, INPUT_SIZE, INPUT_SIZE),
+    choices: NetChoices | None = None,
 ) -> list[Layer]:
     """The layers of a net of `PAPER_NETS`: convolutions, SPP (VGG: flattened), linear layers of 4096, 4096 and classes.
 
@@ -140,7 +123,8 @@ def paper_net(
     """
     if name not in PAPER_NETS:
         raise ValueError(f"net.name: unknown net (got {name!r}); allowed: {', '.join(PAPER_NETS)}")
-    check_choice(name, "activation", choices.activation, RectifierName)
+    choices = choices or NetChoices()
+    choices.check(name)
     problem = size_problem(name, *input_shape[1:])
     if problem:
         raise ValueError(f"{name}: images {problem}")

@@ -14,7 +14,7 @@ class StreamDropout(nn.Module):
     """Dropout that draws its mask from a named stream, so that schemes, resumed and packed trials share masks.
 
     `set_dropout_step` must be called before each training step; in eval mode it is the identity. Where `mask` is
-    given, nothing is drawn: a pack of trials hands in what each of them would have drawn.
+    set, nothing is drawn: a pack of trials hands in what each of them would have drawn.
     """
 
     def __init__(self, p: float, name: str) -> None:
@@ -22,8 +22,10 @@ class StreamDropout(nn.Module):
         self.p = p
         self.name = name
         self.generator: torch.Generator | None = None
-        self.mask: Tensor | None = None  # of x's shape: whether each number is kept
-        self.rank, self.size = 0, 1  # this process's place among those that share a batch
+        # Of x's shape: whether each number goes through.
+        self.mask: Tensor | None = None
+        # The place of this process among those that share a batch.
+        self.rank, self.size = 0, 1
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
@@ -37,7 +39,7 @@ class StreamDropout(nn.Module):
             raise RuntimeError(
                 f"{self.name}: no dropout stream in training mode; call set_dropout_step(net, seed, step) first"
             )
-        # on the CPU: the same masks on every device
+        # Drawn on the CPU: the same masks on every device.
         whole = torch.rand(self.size * shape[0], *shape[1:], generator=self.generator)
         return sent(whole[self.rank * shape[0] : (self.rank + 1) * shape[0]] >= self.p, device)
 
@@ -105,7 +107,7 @@ class Add(nn.Module):
 
 
 class SkipSequential(nn.Sequential):
-    """Layers in a row, with identity skips: what an `Add` names as its source is kept until it comes.
+    """Layers in a row, with identity skips: the output that an `Add` names as its source is saved until then.
 
     All layers stay side by side under the names that they have without skips. A slice that holds whole skips works as
     any Sequential's; to go through the layers one by one by hand, hand each `Add` its source.
@@ -113,16 +115,16 @@ class SkipSequential(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         sources = {module.source for module in self if isinstance(module, Add)}
-        kept: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
         x = input
         for name, module in self.named_children():
             if isinstance(module, Add):
-                if module.source not in kept:
+                if module.source not in outputs:
                     got = f"no {module.source}"
                     raise ValueError(f"{name}: its skip starts outside (got {got}); slice around whole skips")
-                x = module(x, kept[module.source])
+                x = module(x, outputs[module.source])
             else:
                 x = module(x)
             if name in sources:
-                kept[name] = x
+                outputs[name] = x
         return x

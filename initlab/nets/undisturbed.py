@@ -33,9 +33,9 @@ def to_model(model: nn.Module, images: Tensor, labels: Tensor | None) -> tuple[T
 
 @contextmanager
 def untouched(model: nn.Module, backward: bool) -> Iterator[None]:
-    """Probe mode inside (dropout off, BatchNorm on the batch's statistics, gradients for all parameters or none).
+    """Probe mode inside, everything as it was afterwards.
 
-    Everything is as it was afterwards.
+    Dropout is off, BatchNorm takes the batch's statistics, all parameters have gradients or none.
     """
     modes = [(module, module.training) for module in model.modules()]
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -50,7 +50,8 @@ def untouched(model: nn.Module, backward: bool) -> Iterator[None]:
             for parameter, _ in wants_grad:
                 parameter.requires_grad_(backward and parameter.is_floating_point())
             model.eval()
-            for norm in norms:  # in training, but not tracking: the batch's statistics, buffers not updated
+            # In training but not tracking: the batch's statistics, with buffers that are not updated.
+            for norm in norms:
                 norm.training, norm.track_running_stats = True, False
             yield
         finally:
@@ -63,4 +64,5 @@ def untouched(model: nn.Module, backward: bool) -> Iterator[None]:
             with torch.no_grad():
                 for home, key, buffer, before in buffers:
                     buffer.copy_(before)
-                    home[key] = buffer  # a model may have put another in its place
+                    # The model may have put another in its place.
+                    home[key] = buffer

@@ -1,4 +1,4 @@
-"""The answer that came a year later, for any described net: BatchNorm after convolutions, and identity skips.
+"""Variants of any described net, the answers of a year later: BatchNorm after convolutions, and identity skips.
 
 Both leave every layer its name, so that a plain net, its normalised and its residual form have the same weights under
 the same names, start from the same random numbers, and compare at equal depth.
@@ -70,7 +70,8 @@ def skip_problem(layers: Sequence[Layer]) -> str | None:
 def skipped_pairs(layers: Sequence[Layer]) -> list[tuple[str, str]]:
     """(name of the layer before the pair, name of the pair's second convolution), in order."""
     pairs: list[tuple[str, str]] = []
-    first: tuple[str, Conv] | None = None  # a convolution that waits for its second, and the name of what precedes it
+    # A convolution that waits for its second, and the name of what precedes it.
+    first: tuple[str, Conv] | None = None
     for before, layer in pairwise(layers):
         if isinstance(layer, MaxPool):
             first = None

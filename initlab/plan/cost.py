@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean
 
+from initlab.nets.architecture import ImageShape
 from initlab.nets.counts import Counts, count
-from initlab.plan.dimensions import ImageShape, describe, image_facts, planned_examples
+from initlab.plan.dimensions import describe, image_facts, planned_examples
 from initlab.study.spec import Net, Train, TrialSpec
 from initlab.user_code import is_code
 

@@ -5,11 +5,9 @@ from collections.abc import Iterable
 
 from initlab.data.facts import FACTS
 from initlab.errors import UserError
-from initlab.nets.architecture import Layer, NetChoices
+from initlab.nets.architecture import ImageShape, Layer, NetChoices
 from initlab.nets.catalog import describe_net
 from initlab.study.spec import Data, TrialSpec
-
-ImageShape = tuple[int, int, int]  # channels, height, width
 
 
 def input_side(data: Data) -> int:

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from initlab.nets.architecture import SPP, Activation, Add, Conv, Dropout, Layer, MaxPool
+from initlab.nets.architecture import SPP, Activation, Add, Conv, Dropout, ImageShape, Layer, MaxPool
 from initlab.nets.catalog import CATALOG, INPUT_SIZE, NUM_CLASSES, PAPER_NETS
 from initlab.nets.counts import count, layer_counts, output_shapes
 from initlab.plan.conflicts import layout_conflicts
-from initlab.plan.dimensions import ImageShape, describe, parse_image_shape, shape_text
+from initlab.plan.dimensions import describe, parse_image_shape, shape_text
 from initlab.report.text_table import text_table
 from initlab.study.mistakes import StudyError
 from initlab.study.spec import TrialSpec
