@@ -2,12 +2,11 @@
 
 All arms use the same number of one-thread processes and the same steps and validations; probes, logs and checkpoints
 are initlab's own cost. Wall time is from the start of the first process to the end of the last trial, imports included;
-Ray's one-off start is shown apart.
+Ray's one-off start is shown by itself.
 """
 
 import json
 import queue
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,8 @@ def bench_engine(study: Path, jobs: int, repeats: int, overrides: Sequence[str])
     Raises:
         StudyError: a study that the plain loop cannot run (it knows digits and plain relu nets).
     """
-    from initlab.engine.cluster import ray_running  # here: only this command needs Ray at once
+    # here: only this command needs Ray at once
+    from initlab.engine.cluster import ray_running
 
     trials = costliest_first(plan(load_study(study, overrides), str(study)))
     lines = [json.dumps(for_the_loop(trial)) for trial in trials]
@@ -52,8 +52,8 @@ def bench_engine(study: Path, jobs: int, repeats: int, overrides: Sequence[str])
 def for_the_loop(trial: PlannedTrial) -> dict[str, Any]:
     """The fields that the plain loop takes."""
     spec = trial.spec
-    fits = spec.data.name == "digits" and spec.net.name == "plain" and spec.net.activation == "relu"
-    fits = fits and (spec.net.norm, spec.net.skip) == ("none", "none")
+    net = (spec.net.name, spec.net.activation, spec.net.norm, spec.net.skip)
+    fits = spec.data.name == "digits" and net == ("plain", "relu", "none", "none")
     if not fits or spec.train.epochs != int(spec.train.epochs) or spec.train.validate_every != 1:
         raise StudyError(
             ["bench engine: the plain loop knows plain relu nets on digits, whole epochs, a validation each"]
@@ -77,9 +77,9 @@ def for_the_loop(trial: PlannedTrial) -> dict[str, Any]:
 
 def plain_loop(lines: Sequence[str], jobs: int) -> float:
     """Seconds that `jobs` processes of the plain loop need for all trials."""
-    todo: queue.Queue[str] = queue.Queue()
+    waiting: queue.Queue[str] = queue.Queue()
     for line in lines:
-        todo.put(line)
+        waiting.put(line)
     script = str(Path(__file__).with_name("loop.py"))
     started = time.perf_counter()
     processes = [
@@ -90,7 +90,7 @@ def plain_loop(lines: Sequence[str], jobs: int) -> float:
     def serve(process: Any) -> None:
         while True:
             try:
-                line = todo.get_nowait()
+                line = waiting.get_nowait()
             except queue.Empty:
                 break
             process.stdin.write(line + "\n")
@@ -110,10 +110,7 @@ def plain_loop(lines: Sequence[str], jobs: int) -> float:
 
 def with_engine(study: Path, engine: Any, jobs: int, overrides: Sequence[str]) -> float:
     """Seconds that a launch of initlab needs for all trials."""
-    out = Path(tempfile.mkdtemp(prefix="initlab-bench-"))
-    started = time.perf_counter()
-    try:
+    with tempfile.TemporaryDirectory(prefix="initlab-bench-") as out:
+        started = time.perf_counter()
         run(study, out, engine=engine, jobs=jobs, device="cpu", overrides=overrides, show="nothing")
         return time.perf_counter() - started
-    finally:
-        shutil.rmtree(out)

@@ -27,10 +27,13 @@ CELL = [STD, "net.depth"]
 LR = "train.lr"
 COLUMNS = ["trial", *CELL, LR, "seed", "critical_std", "verdict", "steps", "stop_step", *FEATURES]
 FOLDS = 5
-REGULARISATION = 1.0  # L2, of the standardised weights: scikit-learn's default
-BINS = (0.0, 0.5, 0.7, 0.9, 1.0)  # of the highest probability, in the reliability table
+# L2, of the standardised weights: scikit-learn's default.
+REGULARISATION = 1.0
+# Of the highest probability, in the reliability table.
+BINS = (0.0, 0.5, 0.7, 0.9, 1.0)
 Array = NDArray[np.float64]
-Predict = Callable[[pd.DataFrame, pd.DataFrame], Array]  # (trials to learn from, trials to predict) -> odds (N, 4)
+# From trials to learn from and trials to predict to the odds (N, 4) of the latter.
+Predict = Callable[[pd.DataFrame, pd.DataFrame], Array]
 
 
 def bench_forecast(source: Path, write: bool) -> Iterator[str]:
@@ -49,18 +52,20 @@ def bench_forecast(source: Path, write: bool) -> Iterator[str]:
         path = results.figures / "forecast.csv"
         path.parent.mkdir(exist_ok=True)
         trial_table(results).to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
-        table = read_table(path)  # so that the file gives the same figures later
+        # read back, so that the file gives the same figures later
+        table = read_table(path)
     counts = ", ".join(f"{(table.verdict == name).sum()} {name}" for name in VERDICTS)
     yield f"{len(table)} trials ({counts}), held out by (std, depth) in {FOLDS} folds"
     yield ""
     yield f"{'held out':<24} {'predicted by':<22} {'trials':>6}  accuracy  Brier  log loss"
     yield from score_lines(table)
     yield ""
+    odds = held_out(table, regression)
     yield "highest probability   trials  its mean  share right"
-    yield from reliability_lines(table, held_out(table, regression))
+    yield from reliability_lines(table, odds)
     yield ""
     yield "verdict     said converged   slow  stalled  diverged"
-    yield from confusion_lines(table, held_out(table, regression))
+    yield from confusion_lines(table, odds)
     yield ""
     yield hopeless_line(table)
     if write:
@@ -125,7 +130,8 @@ def fit(table: pd.DataFrame, columns: Sequence[str] = FEATURES) -> Fit:
     model = LogisticRegression(C=1 / REGULARISATION, max_iter=10_000, tol=1e-8)
     model.fit((features - mean) / scale, table.verdict)
     weights, intercepts = model.coef_, model.intercept_
-    if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
+    # scikit-learn keeps one row for two classes
+    if len(model.classes_) == 2:
         weights, intercepts = np.vstack([-weights, weights]) / 2, np.concatenate([-intercepts, intercepts]) / 2
     return Fit(
         classes=tuple(model.classes_),
@@ -138,47 +144,48 @@ def fit(table: pd.DataFrame, columns: Sequence[str] = FEATURES) -> Fit:
     )
 
 
-def write_fit(found: Fit, trials: int) -> None:
+def write_fit(new: Fit, trials: int) -> None:
     """Keep a fit as the one that comes with initlab, with nine significant digits."""
     content = {
         "study": "sweeps/phase.yaml",
         "trials": trials,
         "features": FEATURES,
-        "classes": found.classes,
-        **{key: rounded(getattr(found, key)) for key in ("mean", "scale", "intercepts", "low", "high")},
-        "weights": [rounded(row) for row in found.weights],
+        "classes": new.classes,
+        **{key: rounded(getattr(new, key)) for key in ("mean", "scale", "intercepts", "low", "high")},
+        "weights": [rounded(row) for row in new.weights],
     }
     FITTED.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def rounded(values: Sequence[float]) -> list[float]:
+    """Nine significant digits of each."""
     return [float(f"{value:.9g}") for value in values]
 
 
-def regression(known: pd.DataFrame, asked: pd.DataFrame) -> Array:
+def regression(known: pd.DataFrame, new: pd.DataFrame) -> Array:
     """Odds (N, 4) by the forecast's own kind of fit."""
-    return fit(known).probabilities(asked[list(FEATURES)].to_numpy(float))
+    return fit(known).probabilities(new[list(FEATURES)].to_numpy(float))
 
 
-def most_frequent(known: pd.DataFrame, asked: pd.DataFrame) -> Array:
+def most_frequent(known: pd.DataFrame, new: pd.DataFrame) -> Array:
     """The shares of the verdicts in the known trials, the same for every trial."""
-    return np.tile(shares(known), (len(asked), 1))
+    return np.tile(shares(known), (len(new), 1))
 
 
-def theory_sign(known: pd.DataFrame, asked: pd.DataFrame) -> Array:
+def theory_sign(known: pd.DataFrame, new: pd.DataFrame) -> Array:
     """The shares of the verdicts below, and from the critical std on (He et al. 2015, eq. 10): a 2-row table."""
-    sides = [frame[STD] >= frame.critical_std * 0.999 for frame in (known, asked)]
-    below, above = (shares(known[sides[0] == side]) if (sides[0] == side).any() else shares(known) for side in (0, 1))
-    return np.where(sides[1].to_numpy()[:, None], above, below)
+    known_above, new_above = (trials[STD] >= trials.critical_std * 0.999 for trials in (known, new))
+    below, above = (shares(known[side] if side.any() else known) for side in (~known_above, known_above))
+    return np.where(new_above.to_numpy()[:, None], above, below)
 
 
-def theory_growth(known: pd.DataFrame, asked: pd.DataFrame) -> Array:
+def theory_growth(known: pd.DataFrame, new: pd.DataFrame) -> Array:
     """The same regression on one number of theory's, (depth - 1) ln(std / critical), with nothing measured."""
-    known, asked = (
+    known, new = (
         trials.assign(growth=(trials["net.depth"] - 1) * np.log(trials[STD] / trials.critical_std))
-        for trials in (known, asked)
+        for trials in (known, new)
     )
-    return fit(known, ["growth"]).probabilities(asked[["growth"]].to_numpy(float))
+    return fit(known, ["growth"]).probabilities(new[["growth"]].to_numpy(float))
 
 
 def shares(trials: pd.DataFrame) -> Array:
@@ -190,7 +197,7 @@ def held_out(table: pd.DataFrame, predict: Predict) -> Array:
     """Odds (N, 4) for every trial, from fits that saw no trial of its (std, depth)."""
     odds = np.zeros((len(table), len(VERDICTS)))
     cells = table.groupby(CELL).ngroup().to_numpy()
-    # a fixed shuffle of cells, so that a fold is no row of the grid
+    # A fixed shuffle of the cells, so that a fold is no row of the grid.
     fold = np.random.default_rng(0).permutation(cells.max() + 1)[cells] % FOLDS
     for number in range(FOLDS):
         odds[fold == number] = predict(table[fold != number], table[fold == number])
@@ -229,6 +236,7 @@ def score_lines(table: pd.DataFrame) -> Iterator[str]:
 
 
 def score_line(test: str, name: str, verdicts: pd.Series, odds: Array) -> str:
+    """The line of one test and predictor."""
     accuracy, brier, loss = scores(verdicts, odds)
     return f"{test:<24} {name:<22} {len(verdicts):>6}  {accuracy:>8.3f}  {brier:>5.3f}  {loss:>8.3f}"
 
@@ -248,17 +256,17 @@ def confusion_lines(table: pd.DataFrame, odds: Array) -> Iterator[str]:
     """Per verdict that came true, how often each was the most probable."""
     said = np.array(VERDICTS)[odds.argmax(axis=1)]
     for verdict in VERDICTS:
-        found = [int(((table.verdict == verdict) & (said == other)).sum()) for other in VERDICTS]
-        yield f"{verdict:<11} {found[0]:>14} {found[1]:>6} {found[2]:>8} {found[3]:>9}"
+        counts = [int(((table.verdict == verdict) & (said == other)).sum()) for other in VERDICTS]
+        yield f"{verdict:<11} {counts[0]:>14} {counts[1]:>6} {counts[2]:>8} {counts[3]:>9}"
 
 
 def hopeless_line(table: pd.DataFrame) -> str:
     """What `--skip-hopeless` would have done to these trials, and what of it wrongly."""
+    learns = table.verdict.isin(["converged", "slow"])
     stopped = table[table.stop_step.notna()]
-    wrong = stopped.verdict.isin(["converged", "slow"])
     saved = (stopped.steps - stopped.stop_step).sum() / table.steps.sum()
     return (
         f"--skip-hopeless would stop {len(stopped)} trials, {(table.verdict == 'stalled').sum()} stalled, "
-        f"{wrong.sum()} of them wrongly of {table.verdict.isin(['converged', 'slow']).sum()} that learn, "
+        f"{(learns & table.stop_step.notna()).sum()} of them wrongly of {learns.sum()} that learn, "
         f"and save {saved:.1%} of the steps"
     )

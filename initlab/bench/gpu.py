@@ -28,12 +28,15 @@ from initlab.train.cuda import cuda_graph, in_a_line, kernels
 from initlab.train.packed import Pack
 from initlab.version import __version__
 
-COMPILE_S, ARM_S, SHORT_S = 120.0, 60.0, 30.0  # a compilation and a run, an arm, anything else; not measured on a GPU
+# The most that a compilation and a run, an arm, and anything else are thought to take; not measured on a GPU.
+COMPILE_S, ARM_S, SHORT_S = 120.0, 60.0, 30.0
 PRODUCT = "bf16 matrix product"
 BASE = "24 small trials, one after another"
-FIG3_IMAGES = 3 * 9.9 * 1_281_167  # three schemes through the epochs that the figure shows, of ImageNet's training set
+# Three schemes through the epochs that the figure shows, of ImageNet's training set.
+FIG3_IMAGES = 3 * 9.9 * 1_281_167
 
-Row = dict[str, Any]  # what, value (None where there is none), unit, note
+# What, value (None where there is none), unit and note.
+Row = dict[str, Any]
 Rows = list[Row]
 
 
@@ -61,6 +64,7 @@ class Section:
 
 
 def large(name: str) -> Large:
+    """A net of the paper's on pictures of ImageNet's size."""
     return Large({"name": name}, side=224, batch=128, classes=1000, steps=20)
 
 
@@ -116,18 +120,21 @@ def measured(section: Section, rows: Rows, spent: float, limit_s: float) -> Rows
         return [row(section.name, None, "", f"left out: {spent:.0f} of {limit_s:.0f} s are gone")]
     try:
         return section.measure(rows)
-    except Exception as error:  # a section's boundary: what it could not do is a result, and the others go on
+    # a section's boundary: what it could not do is a result, and the others go on
+    except Exception as error:
         return [row(section.name, None, "", f"failed: {in_a_line(error)}")]
     finally:
-        gc.collect()  # nets and recorded steps that hold the device's memory
+        # nets and recorded steps that hold the device's memory
+        gc.collect()
         if "torch._dynamo" in sys.modules:
             torch.compiler.reset()
-        with suppress(RuntimeError):  # of a device that a failure has left unusable, as every later row then says
+        # of a device that a failure has left unusable, as every later row then says
+        with suppress(RuntimeError):
             torch.cuda.empty_cache()
 
 
 def sections(sizes: Sizes, device: torch.device) -> Iterator[Section]:
-    """What is measured, in the order of worth."""
+    """What is measured, the most wanted first."""
 
     def net(name: str, precision: str = "bfloat16", how: str = "eager") -> Section:
         most = COMPILE_S if how == "compiled" else SHORT_S
@@ -152,11 +159,12 @@ def sections(sizes: Sizes, device: torch.device) -> Iterator[Section]:
 
 
 def row(what: str, value: float | None, unit: str, note: str = "") -> Row:
+    """A row of the table."""
     return {"what": what, "value": value, "unit": unit, "note": note}
 
 
 def value_of(rows: Rows, what: str) -> float | None:
-    """What an earlier row found."""
+    """The value of an earlier row."""
     return next((float(entry["value"]) for entry in rows if entry["what"] == what and entry["value"] is not None), None)
 
 
@@ -165,15 +173,15 @@ def net_rows(sizes: Sizes, device: torch.device, name: str, precision: str, how:
     net, what, product = sizes.nets[name], f"{name} {precision} {how}", value_of(rows, PRODUCT)
     layout = False if how == "contiguous" else None
     speed, uncompiled = rate(net, precision, how == "compiled", device, layout)
-    found = [row(what, speed, "images/s", f"ran uncompiled: {uncompiled}" if uncompiled else "")]
+    new_rows = [row(what, speed, "images/s", f"ran uncompiled: {uncompiled}" if uncompiled else "")]
     if product:
         target = "target >= 60 %" if (name, precision) == ("B", "bfloat16") else ""
         share = 100 * speed * flop_per_image(net) / product
-        found.append(row(f"{what}, of the matrix product", share, "%", target))
+        new_rows.append(row(f"{what}, of the matrix product", share, "%", target))
     if (name, precision) == ("small-30", "bfloat16"):
         minutes = FIG3_IMAGES / speed / 60
-        found.append(row(f"Fig 3 by {what}", minutes, "min", "target <= 50 min on one H200, three schemes"))
-    return found
+        new_rows.append(row(f"Fig 3 by {what}", minutes, "min", "target <= 50 min on one H200, three schemes"))
+    return new_rows
 
 
 def arm_rows(sizes: Sizes, device: torch.device, arm: Arm, rows: Rows) -> Rows:
@@ -191,22 +199,22 @@ def arm_rows(sizes: Sizes, device: torch.device, arm: Arm, rows: Rows) -> Rows:
 
 def sync_rows(sizes: Sizes, device: torch.device) -> Rows:
     """How often the host waits in steady steps, of one trial, a pack and its replays; and what a row's wait costs."""
-    found = {"": large_trial(sizes.nets["B"], "bfloat16", False, device).update}
-    recorded = cuda_graph if device.type == "cuda" else None
-    for name, record in {" of a pack": None, " of a pack, CUDA graph": recorded}.items():
+    updates = {"": large_trial(sizes.nets["B"], "bfloat16", False, device).update}
+    graph = cuda_graph if device.type == "cuda" else None
+    for name, capture in {" of a pack": None, " of a pack, CUDA graph": graph}.items():
         trials = [large_trial(sizes.small, "float32", False, device) for _ in range(4)]
-        found[name] = Pack(trials, record).update
+        updates[name] = Pack(trials, capture).update
     return [
         row(f"host syncs in 10 steps{name}", host_syncs(update, device), "", "target 0")
-        for name, update in found.items()
+        for name, update in updates.items()
     ] + [row("a row of scalars every 50 steps", row_cost(sizes.nets["B"], device), "of a step")]
 
 
 def watching_rows(sizes: Sizes, device: torch.device) -> Rows:
     """What watching costs, as shares of a step; a tracker that is not there is a row that says so."""
     shares, left_out = watching(sizes.nets["B"], device)
-    found = [row(f"{one.name}, every {one.every} steps", one.share, "of a step") for one in shares]
-    return found + [row(name, None, "", f"left out: {reason}") for name, reason in left_out]
+    measured = [row(f"{arm.name}, every {arm.every} steps", arm.share, "of a step") for arm in shares]
+    return measured + [row(name, None, "", f"left out: {reason}") for name, reason in left_out]
 
 
 def about(device: torch.device) -> dict[str, Any]:
