@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from initlab.init.apply import NORMS
 from initlab.init.layers import layer_fans
-from initlab.inspection.advice import advise
 from initlab.inspection.diagnosis import Diagnosis, diagnose
+from initlab.inspection.remedy import advise, advised
 from initlab.inspection.text import as_html, as_text
 from initlab.nets.any_module import WeightLayer, weight_layers
 from initlab.signal.probe import COLUMNS, Loss, measure
@@ -100,7 +100,9 @@ def inspect(
     classes = int(called.width.iloc[-1]) if labels is not None and loss is None and len(called) else None
     diagnosis = diagnose(table, num_classes=classes, normed=any(isinstance(m, NORMS) for m in model.modules()))
     table = table.assign(status=list(diagnosis.status)).drop(columns="reached")
-    return Inspection(table, diagnosis, advise(model, table, diagnosis))
+    if diagnosis.verdict == "healthy":
+        return Inspection(table, diagnosis, [])
+    return Inspection(table, diagnosis, advise(table, diagnosis, advised(model, batch, table, diagnosis)))
 
 
 def measured_table(model: nn.Module, rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -56,7 +56,7 @@ def examine(
         comparison = compare(model, against, images, seed=seed) if against is not None else None
         if not fix:
             return Examination(subject.name, seen, findings, comparison)
-        remedy = advised(model, images)
+        remedy = advised(model, images, seen.table, seen.diagnosis)
         mended = remedy.apply(copy.deepcopy(model), images, seed)
         fixed = inspect(mended, images, labels, weight_decay=weight_decay)
     except UserError:

@@ -63,10 +63,8 @@ def test_the_advised_call_makes_the_net_healthy(activation: type[nn.Module]) -> 
 
 
 def test_advice_names_the_slope_the_gain_and_what_is_unstable() -> None:
-    assert (
-        'initlab.init_(model, "he", mode="fan_in", negative_slope=0.25)' in inspect(mlp(nn.PReLU), *batch()).advice[0]
-    )
-    assert "normals * 1.5335 / layer.fan_in**0.5" in inspect(mlp(nn.GELU), *batch()).advice[0]
+    assert 'initlab.init_(model, "he", negative_slope=0.25)' in inspect(mlp(nn.PReLU), *batch()).advice[0]
+    assert 'initlab.init_(model, "lsuv", batch=images)' in inspect(mlp(nn.GELU), *batch()).advice[0]
     assert "slope 1.144" in inspect(mlp(nn.GELU), *batch()).advice[1]
     deep = inspect(mlp(nn.Tanh, depth=50), *batch())
     assert 'initlab.init_(model, "lecun")' in deep.advice[0]  # 1.5925 would grow gradients 1.178^50-fold
@@ -157,7 +155,7 @@ def test_html_holds_it_all_and_escapes_names() -> None:
     assert "<b>&x" not in html
     html = inspect(init_(mlp(), "xavier"), *batch())._repr_html_()
     assert html.count("<tr>") == 31
-    assert "<code>initlab.init_(model, &quot;he&quot;, mode=&quot;fan_in&quot;)</code>" in html
+    assert "<code>initlab.init_(model, &quot;he&quot;)</code>" in html
     assert "background:#" not in html and "color:#000" not in html  # the page's own colours, light or dark
 
 

@@ -13,7 +13,6 @@ from initlab.init.expectations import Rectifier
 from initlab.init.schemes import truncated_std
 from initlab.inspection.lint.finding import Finding, called, names_of, scaled
 from initlab.inspection.lint.sites import SIGMAS, Site, longest_chain
-from initlab.inspection.remedy import remedy_for
 from initlab.nets.any_module import Transposed
 
 ERROR = 1e-6
@@ -51,7 +50,6 @@ def torch_default(sites: Sequence[Site]) -> Iterator[Finding]:
         names_of(found),
         f"{called(found)}: torch's default left in, U(±1/√fan_in) of kaiming_uniform_ with a=√5, fan_in·E[w²] = 1/3"
         f"{effect}",
-        remedy_for(sites).call,
     )
 
 
@@ -227,7 +225,7 @@ def dead(sites: Sequence[Site]) -> Iterator[Finding]:
     zeros = [site for site in sites if site.second == 0 and site.joint.after in ("activation", "layer", "norm")]
     if zeros:
         text = f"{called(zeros)}: all weights are 0, so nothing passes and no gradient comes to what lies before"
-        yield Finding("dead", "fault", names_of(zeros), text, remedy_for(sites).call)
+        yield Finding("dead", "fault", names_of(zeros), text)
     alike = [
         site
         for site in sites
@@ -238,4 +236,4 @@ def dead(sites: Sequence[Site]) -> Iterator[Finding]:
     ]
     if alike:
         text = f"{called(alike)}: all weights are the same, so the units of a layer can only learn the same"
-        yield Finding("dead", "fault", names_of(alike), text, remedy_for(sites).call)
+        yield Finding("dead", "fault", names_of(alike), text)

@@ -20,7 +20,7 @@ class Finding:
     severity: Literal["fault", "note"]
     layers: tuple[str, ...]
     text: str  # one sentence with its figures
-    fix: str  # the call that mends it, with the model under the name `model`
+    fix: str = ""  # the call that fixes it, with the model under the name `model`; "" until `lint` draws the net anew
 
     def __str__(self) -> str:
         """The text in lines of at most 100 columns, then the fix on one, to be copied."""

@@ -4,7 +4,7 @@ Autograd's nodes name what ran, functions and modules alike: `ReluBackward0`, `N
 from a layer's input and ahead from its output gives its neighbours.
 """
 
-from contextlib import ExitStack
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from initlab.init.activations import resolve
 from initlab.init.expectations import Rectifier
-from initlab.inspection.lint.joints import NOWHERE, Joint, Phi
-from initlab.nets.any_module import WeightLayer, weight_layers
+from initlab.inspection.lint.joints import NOWHERE, PASSES, Joint, Phi
+from initlab.nets.any_module import WeightLayer, on_weight_layers, weight_layers
 from initlab.nets.undisturbed import first_tensor, to_model, untouched
 
 Node = Any  # of autograd; which attributes it has depends on the function
@@ -28,12 +28,19 @@ NAMED = {
     "Silu": "silu",
     "Tanh": "tanh",
 }
-# beginnings of the names of functions that only move numbers, average them or take their maximum
-PASSES = (
-    "View", "Reshape", "UnsafeView", "Alias", "Clone", "ToCopy", "Permute", "Transpose", "Squeeze", "Unsqueeze",
-    "Expand", "Select", "Slice", "MaxPool", "AdaptiveMaxPool", "AvgPool", "AdaptiveAvgPool", "Mean", "ConstantPad",
-    "ReflectionPad", "ReplicationPad", "Upsample", "PixelShuffle",
-)  # fmt: skip
+WITH_PARAMETERS = (
+    "Abs",
+    "Celu",
+    "Elu",
+    "Gelu",
+    "Hardshrink",
+    "Hardtanh",
+    "LeakyRelu",
+    "PreluKernel",
+    "Softplus",
+    "Softshrink",
+)
+COMPOSED = {("Div", "Add", "Abs"): "softsign", ("Sub", "Tanh"): "tanhshrink"}
 KINDS = {
     **dict.fromkeys(["NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "NativeLayerNorm", "NativeGroupNorm",
                      "FusedRmsNorm"], "norm"),
@@ -51,42 +58,38 @@ def joints_that_ran(model: nn.Module, batch: Tensor) -> tuple[dict[str, Joint], 
     Raises:
         ValueError: the model's output holds no tensor.
     """
-    names = {module: name for name, module in weight_layers(model)}
     moments: dict[str, Tensor] = {}
-    layers: dict[Node, str] = {}  # of every call
-    calls: dict[str, tuple[Tensor, Node, Node]] = {}  # the input, what made it, and the layer's own node
+    layers: dict[Node, str] = {}  # the node of every call
+    calls: dict[str, tuple[Node, Node]] = {}  # of a layer's first call: what made its input, and its own node
 
-    def seen(module: WeightLayer, args: tuple[Tensor, ...], y: Tensor) -> None:
+    def note(name: str, _: WeightLayer, inputs: tuple[Any, ...], y: Tensor) -> None:
         if y.grad_fn is not None:
-            layers[y.grad_fn] = names[module]
-        if args:
-            calls.setdefault(names[module], (args[0], args[0].grad_fn, y.grad_fn))
-            moments.setdefault(names[module], y.detach().double().square().mean())
+            layers[y.grad_fn] = name
+        if inputs:
+            calls.setdefault(name, (inputs[0].grad_fn, y.grad_fn))
+            moments.setdefault(name, y.detach().double().square().mean())
 
-    with torch.inference_mode(False), untouched(model, backward=True), ExitStack() as hooks:
+    with torch.inference_mode(False), untouched(model, backward=True), on_weight_layers(model, note):
         images, _ = to_model(model, batch, None)
         if images.is_floating_point():
-            images = images.detach().clone().requires_grad_()  # a clone, since one made in inference mode can't
-        for module in names:
-            hooks.callback(module.register_forward_hook(seen).remove)
+            # Clones, since a tensor made in inference mode can't require a gradient, nor a leaf be changed in place.
+            images = images.detach().clone().requires_grad_().clone()
+        origin = images.grad_fn
         output = first_tensor(model(images))
     users = users_of(output.grad_fn)
-    joints = dict.fromkeys(names.values(), NOWHERE)
-    for name, (x, before, node) in calls.items():
-        came = ("input", None, "") if x is images else look_back(before, layers, images)
-        joints[name] = Joint(*came, look_ahead(node, users))
+    joints = dict.fromkeys((name for name, _ in weight_layers(model)), NOWHERE)
+    for name, (before, node) in calls.items():
+        joints[name] = Joint(*look_back(before, layers, origin), look_ahead(node, users))
     return joints, {name: moment.item() for name, moment in moments.items()}, output.detach()
 
 
-def look_back(node: Node, layers: dict[Node, str], images: Tensor) -> tuple[str, Phi | None, str]:
-    """(before, phi, source) of `Joint`, from the node that made a layer's input."""
+def look_back(node: Node, layers: dict[Node, str], origin: Node) -> tuple[str, Phi | None, str]:
+    """(before, phi, source) of `Joint`, from the node that made a layer's input; `origin` made the model's."""
     phi = None
     while node is not None:
         if node in layers:
             return "layer", phi, layers[node]
-        if function_of(node) == "AccumulateGrad":
-            return ("input", phi, "") if node.variable is images else ("unknown", None, "")
-        kind = kind_of(node)
+        kind = "input" if node is origin else kind_of(node)
         if kind == "activation" and phi is None:
             phi = activation_of(node)
         elif kind in ("norm", "sum", "input"):
@@ -120,14 +123,14 @@ def look_ahead(node: Node, users: dict[Node, list[Node]]) -> str:
 def users_of(node: Node) -> dict[Node, list[Node]]:
     """The nodes that take each node's result, in the whole graph behind `node`."""
     users: dict[Node, list[Node]] = {}
-    seen, pending = {node}, [node]
+    visited, pending = {node}, [node]
     while pending:
         current = pending.pop()
         for source, _ in current.next_functions if current is not None else ():
             if source is not None:
                 users.setdefault(source, []).append(current)
-                if source not in seen:
-                    seen.add(source)
+                if source not in visited:
+                    visited.add(source)
                     pending.append(source)
     return users
 
@@ -137,10 +140,19 @@ def function_of(node: Node) -> str:
     return str(node.name()).rpartition("::")[2].partition("Backward")[0]
 
 
+def composed(node: Node) -> str:
+    """`softsign` or `tanhshrink`, which torch computes in steps: a second input is made from the first."""
+    path, (source, inner) = [function_of(node)], [*(node for node, _ in node.next_functions), None, None][:2]
+    while inner not in (None, source) and len(path) < 3:
+        path.append(function_of(inner))
+        inner = inner.next_functions[0][0] if inner.next_functions else None
+    return COMPOSED.get(tuple(path), "") if inner is source else ""
+
+
 def kind_of(node: Node) -> str:
     """activation, pass, norm, sum, layer, input or unknown."""
     name = function_of(node)
-    if name in NAMED or name in ("LeakyRelu", "PreluKernel", "Gelu", "Elu", "Celu", "Hardtanh", "Softplus"):
+    if name in NAMED or name in WITH_PARAMETERS or composed(node):
         return "activation"
     return "pass" if name.startswith(PASSES) else KINDS.get(name, "unknown")
 
@@ -155,12 +167,25 @@ def activation_of(node: Node) -> Phi:
         case "Gelu":
             return resolve("gelu" if node._saved_approximate == "none" else "gelu_tanh")
         case "Elu":
-            return resolve("selu" if abs(node._saved_scale - SELU_SCALE) < 1e-6 else nn.ELU(node._saved_alpha))
+            is_selu = abs(node._saved_scale - SELU_SCALE) < 1e-6
+            return resolve("selu") if is_selu else resolved(nn.ELU, node._saved_alpha)
         case "Celu":
-            return resolve(nn.CELU(node._saved_alpha))
+            return resolved(nn.CELU, node._saved_alpha)
         case "Hardtanh":
-            low, high = float(node._saved_min_val), float(node._saved_max_val)
-            return resolve("relu6" if (low, high) == (0, 6) else nn.Hardtanh(low, high))
+            bounds = float(node._saved_min_val), float(node._saved_max_val)
+            return resolve("relu6") if bounds == (0, 6) else resolved(nn.Hardtanh, *bounds)
         case "Softplus":
-            return resolve(nn.Softplus(node._saved_beta, node._saved_threshold))
-    return resolve(NAMED[name])
+            return resolved(nn.Softplus, node._saved_beta, node._saved_threshold)
+        case "Hardshrink":
+            return resolved(nn.Hardshrink, node._saved_lambd)
+        case "Softshrink":
+            return resolved(nn.Softshrink, node._saved_lambd)
+        case "Abs":
+            return resolve(torch.abs)
+    return resolve(NAMED.get(name) or composed(node))
+
+
+@lru_cache(maxsize=64)
+def resolved(kind: type[nn.Module], *parameters: float) -> Phi:
+    """The activation of a module with these parameters; one for all layers, since quadrature takes a while."""
+    return resolve(kind(*parameters))

@@ -16,25 +16,14 @@ from initlab.nets.any_module import WeightLayer, weight_layers
 from initlab.nets.layers import StreamDropout
 
 Phi = Rectifier | Elementwise
+# How the names of modules and of autograd's functions begin that only move numbers, drop some, average them or take the
+# largest.
 PASSES = (
-    nn.Flatten,
-    nn.Unflatten,
-    nn.Identity,
-    nn.Dropout,
-    nn.Dropout1d,
-    nn.Dropout2d,
-    nn.Dropout3d,
-    nn.AlphaDropout,
-    nn.modules.pooling._MaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
-    nn.modules.padding._ConstantPadNd,
-    nn.modules.padding._ReflectionPadNd,
-    nn.Upsample,
-    nn.PixelShuffle,
-    StreamDropout,
-)
+    "View", "Reshape", "UnsafeView", "Alias", "Clone", "ToCopy", "Permute", "Transpose", "Squeeze", "Unsqueeze",
+    "Expand", "Select", "Slice", "Mean", "Flatten", "Unflatten", "Identity", "Dropout", "AlphaDropout", "MaxPool",
+    "AdaptiveMaxPool", "AvgPool", "AdaptiveAvgPool", "ConstantPad", "ReflectionPad", "ReplicationPad", "Upsample",
+    "PixelShuffle",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,7 +87,7 @@ def joints_of_chain(chain: list[nn.Module], whole: bool, names: dict[WeightLayer
             before, phi, source = "layer", None, names[module]
         elif isinstance(module, NORMS):
             before, phi, source = "norm", None, ""
-        elif not isinstance(module, PASSES):
+        elif not passes(module):
             key = str(module) if next(module.parameters(), None) is None else str(index)
             known[key] = known[key] if key in known else elementwise(module)
             if known[key] is None or phi is not None:
@@ -115,9 +104,15 @@ def what_follows(rest: list[nn.Module], whole: bool) -> str:
             return "layer"
         if isinstance(module, NORMS):
             return "norm"
-        if not isinstance(module, PASSES):
+        if not passes(module):
             return "unknown" if elementwise(module) is None else "activation"
     return "output" if whole else "unknown"
+
+
+def passes(module: nn.Module) -> bool:
+    """Whether a module is of a torch class that `PASSES` names."""
+    classes = [kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn")]
+    return isinstance(module, StreamDropout) or any(kind.__name__.startswith(PASSES) for kind in classes)
 
 
 def elementwise(module: nn.Module) -> Phi | None:

@@ -1,6 +1,7 @@
 """`lint`: faults of an initialisation that can be read off a model's weights and the order of its layers."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
@@ -8,6 +9,7 @@ from torch.nn.parameter import UninitializedParameter
 from initlab.inspection.lint import draws, runs
 from initlab.inspection.lint.finding import Finding, called, names_of
 from initlab.inspection.lint.sites import Site, sites_of
+from initlab.inspection.remedy import remedy_of
 
 OF_WEIGHTS: tuple[Callable[[Sequence[Site]], Iterator[Finding]], ...] = (
     draws.torch_default,
@@ -65,8 +67,11 @@ def lint(model: nn.Module, batch: Tensor | None = None) -> list[Finding]:
     found += runs.loss_at_start(finite, output)
     if broken:
         text = f"{called(broken)} have weights that are not finite"
-        found.append(Finding("nonfinite", "fault", names_of(broken), text, 'initlab.init_(model, "he")'))
+        found.append(Finding("nonfinite", "fault", names_of(broken), text))
     if batch is None and (blind := [site for site in sites if site.joint.before == "unknown"]):
         text = f"what feeds {called(blind)} is not known without a batch: gains are not judged there"
         found.append(Finding("unknown", "note", names_of(blind), text, "initlab.lint(model, images)"))
+    if any(not finding.fix for finding in found):
+        call = remedy_of(sites).call
+        found = [replace(finding, fix=finding.fix or call) for finding in found]
     return sorted(found, key=lambda finding: finding.severity == "note")

@@ -15,7 +15,6 @@ from initlab.init.maps import ZERO, settled
 from initlab.inspection.lint.draws import left_at_default
 from initlab.inspection.lint.finding import Finding, called, names_of, scaled
 from initlab.inspection.lint.sites import Site, longest_chain
-from initlab.inspection.remedy import remedy_for
 from initlab.verdict.rules import highest_loss
 
 TENFOLD = math.log(10)
@@ -39,7 +38,7 @@ def gain(sites: Sequence[Site]) -> Iterator[Finding]:
         f"{called(off)}: fan_in·E[w²] = {measured:.3g}{known(measured)} where {' and '.join(sorted(names))} wants "
         f"{wanted:.3g}, so signals change ×{math.exp(forward):.2g} over them, gradients ×{math.exp(backward):.2g}"
     )
-    yield Finding("gain", "fault", names_of(off), text, remedy_for(sites).call)
+    yield Finding("gain", "fault", names_of(off), text)
 
 
 def inside(site: Site) -> bool:
@@ -76,29 +75,28 @@ def smooth(sites: Sequence[Site]) -> Iterator[Finding]:
         run = longest_chain(found)
         phi = run[0].joint.phi
         if isinstance(phi, Elementwise) and len(run) > 1 and not phi.jumps:
-            yield from smooth_run(sites, run, phi)
+            yield from smooth_run(run, phi)
 
 
-def smooth_run(sites: Sequence[Site], run: Sequence[Site], phi: Elementwise) -> Iterator[Finding]:
+def smooth_run(run: Sequence[Site], phi: Elementwise) -> Iterator[Finding]:
     """What one run does, from second moment 1, under the geometric mean of its layers' weights."""
     g2, depth = typical([site.second * site.fan_in for site in run]), len(run)
     bias = sum(site.bias_second for site in run) / depth
     own, steepness = 1 / phi.second(1.0), phi.second_growth(1.0) / phi.second(1.0)
     head = f"{called(run)}: fan_in·E[w²] = {g2:.4g}{known(g2)} under {phi.name}"
-    fix = remedy_for(sites).call
     if abs(g2 / own - 1) < 0.05 and depth * math.log(steepness) > TENFOLD and bias == 0:
         low, high = (second_after(phi, g2=own, q=start, depth=depth) for start in (0.9, 1.1))
         text = (
             f"{head}, its own gain, where second moment 1 is an unstable fixed point (slope {steepness:.4g}): from 0.9 "
             f"it goes to {low:.2g} in {depth} layers, from 1.1 to {high:.2g}; add norms, or scale on data"
         )
-        yield Finding("unstable_gain", "fault", names_of(run), text, fix)
+        yield Finding("unstable_gain", "fault", names_of(run), text)
         return
     q = settled(lambda q: g2 * phi.second(q) + bias, 1.0)
     if q == math.inf:
         if (grown := second_after(phi, g2=g2, q=1.0, depth=depth, bias=bias)) > 10:
             text = f"{head}, which wants {own:.3g}: the second moment grows from 1 to {grown:.2g}"
-            yield Finding("gain", "fault", names_of(run), text, fix)
+            yield Finding("gain", "fault", names_of(run), text)
         return
     chi_1 = g2 * phi.slope_second(q or ZERO)
     change = chi_1**depth
@@ -107,13 +105,13 @@ def smooth_run(sites: Sequence[Site], run: Sequence[Site], phi: Elementwise) -> 
             f"{head} is chaotic: gradients grow ×{chi_1:.4g} per layer, ×{change:.3g} over {depth}, "
             f"at the second moment {q:.4g}"
         )
-        yield Finding("chaotic", "fault", names_of(run), text, fix)
+        yield Finding("chaotic", "fault", names_of(run), text)
     elif change < 0.1:
         text = (
             f"{head}, so gradients shrink ×{chi_1:.3g} per layer, ×{change:.2g} over {depth}, "
             f"at the second moment {q:.3g}"
         )
-        yield Finding("gain", "fault", names_of(run), text, fix)
+        yield Finding("gain", "fault", names_of(run), text)
 
 
 def second_after(phi: Elementwise, *, g2: float, q: float, depth: int, bias: float = 0.0) -> float:
@@ -145,7 +143,7 @@ def hidden_by_biases(sites: Sequence[Site]) -> Iterator[Finding]:
         f"without them to {weights_alone:.2g}; gradients fall ×{typical(backward):.3g} per layer, "
         f"×{math.prod(backward):.2g} in all"
     )
-    yield Finding("hidden_by_biases", "fault", names_of(run), text, remedy_for(sites).call)
+    yield Finding("hidden_by_biases", "fault", names_of(run), text)
 
 
 def loss_at_start(sites: Sequence[Site], output: Tensor | None) -> Iterator[Finding]:

@@ -32,6 +32,10 @@ ACTIVATIONS = [
     nn.Softplus(),
     nn.Softplus(2.0),
     nn.LogSigmoid(),
+    nn.Hardshrink(0.3),
+    nn.Softshrink(0.3),
+    nn.Softsign(),
+    nn.Tanhshrink(),
 ]
 
 
