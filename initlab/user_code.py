@@ -11,7 +11,8 @@ from typing import Any
 
 from initlab.errors import UserError
 
-_imported: dict[str, str] = {}  # module -> hash of the source that it was imported from
+# Module -> hash of the source that it was imported from.
+_imported: dict[str, str] = {}
 
 
 class CodeError(UserError):
@@ -30,7 +31,7 @@ def well_formed(name: str) -> bool:
 
 
 def import_callable(path: str, name: str) -> Callable[..., Any]:
-    """The callable that `name` (`pkg.module:callable`) says; the working folder is searched too.
+    """The callable that `name` (`pkg.module:callable`) means; the working folder is searched too.
 
     Args:
         path: dotted path of the study field, for the message.
@@ -42,23 +43,24 @@ def import_callable(path: str, name: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
         source = source_hash(path, name)
-        if _imported.setdefault(module_name, source) != source:  # edited since, as in a notebook's long life
+        # The file may have been edited since, as in the long life of a notebook.
+        if _imported.setdefault(module_name, source) != source:
             module = importlib.reload(module)
             _imported[module_name] = source
     except ModuleNotFoundError as error:
         raise CodeError(
             f"{path}: no module named {error.name!r} (got {name!r}); run where it can be imported, or install it"
         ) from None
-    found = getattr(module, attribute, None)
-    if not callable(found):
+    function: Callable[..., Any] | None = getattr(module, attribute, None)
+    if not callable(function):
         raise CodeError(
             f"{path}: {module_name} has no callable {attribute!r} (got {name!r}); allowed: pkg.module:callable"
         )
-    return found
+    return function
 
 
 def source_hash(path: str, name: str) -> str:
-    """SHA-256 of the module file behind `pkg.module:callable`; of it nothing is run but the packages around it.
+    """SHA-256 of the module file behind `pkg.module:callable`; only the packages around the module are run.
 
     Raises:
         CodeError: the module cannot be found, has no source, or the name is not of that form.
@@ -66,7 +68,8 @@ def source_hash(path: str, name: str) -> str:
     module_name, _ = split(path, name)
     try:
         spec = importlib.util.find_spec(module_name)
-    except (ImportError, ValueError):  # a package around it that is none, or `__main__`, which has no spec
+    # What stands before the dot is no package, or the module is `__main__`, which has no spec.
+    except (ImportError, ValueError):
         spec = None
     if spec is None or not spec.origin or not Path(spec.origin).is_file():
         raise CodeError(

@@ -19,8 +19,7 @@ from initlab.engine.stopping import stop_file_on_signal
 from initlab.launch.progress import progress
 from initlab.launch.settings import Settings, check_data, check_shared, resolve
 from initlab.plan.packs import packs
-from initlab.plan.plan import PlannedTrial, costliest_first, plan
-from initlab.plan.pretraining import waves
+from initlab.plan.plan import PlannedTrial, plan, waves
 from initlab.store import files
 from initlab.store.files import StoreError, atomic, attempt_number, attempts, read_json, writable, write_json
 from initlab.store.results import Results, load
@@ -103,10 +102,8 @@ def run(
             progress(folder, asked, todo, show, [*lines, *notes]) as say,
             stop_file_on_signal(folder / files.STOP, say),
         ):
-            for wave in waves([trial.spec for trial in todo]):
-                together, alone = packs(
-                    costliest_first([todo[i] for i in wave]), 1 if settings.devices > 1 else settings.pack
-                )
+            for wave in waves(todo):
+                together, alone = packs(wave, 1 if settings.devices > 1 else settings.pack)
                 for line in alone:
                     say(line)
                 answers = run_engine(settings, tasks(folder, together, settings, skip_hopeless))

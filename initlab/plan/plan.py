@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from initlab.plan.conflicts import conflicts
@@ -76,6 +76,13 @@ def place(study: Study, case: int, path: str) -> str:
     if path in study.grid:
         return f"grid.{path}"
     return f"cases[{case}].{path}" if study.cases and path in study.cases[case] else path
+
+
+def waves(trials: Sequence[PlannedTrial]) -> list[list[PlannedTrial]]:
+    """The trials that can run at once, costliest first; those that start from others' weights come after these."""
+    from_scratch = [trial for trial in trials if trial.spec.train.shallow_depth is None]
+    from_shallow = [trial for trial in trials if trial.spec.train.shallow_depth is not None]
+    return [costliest_first(wave) for wave in (from_scratch, from_shallow) if wave]
 
 
 def costliest_first(trials: Iterable[PlannedTrial]) -> list[PlannedTrial]:

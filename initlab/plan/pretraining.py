@@ -5,8 +5,6 @@ first four convolutions and the three linear layers of deeper nets from it, the 
 shallow net is a trial like any other, with an id of its own, so that all deeper ones of a study share it.
 """
 
-from collections.abc import Sequence
-
 from initlab.study.spec import TrialSpec
 from initlab.study.unused_fields import drop_unused
 
@@ -23,10 +21,3 @@ def shallow_of(spec: TrialSpec) -> TrialSpec | None:
         }
     )
     return drop_unused(changed)[0]
-
-
-def waves(specs: Sequence[TrialSpec]) -> list[list[int]]:
-    """Positions of the trials that can run at once, those that start from others after them."""
-    first = [i for i, spec in enumerate(specs) if spec.train.shallow_depth is None]
-    second = [i for i, spec in enumerate(specs) if spec.train.shallow_depth is not None]
-    return [wave for wave in (first, second) if wave]

@@ -109,12 +109,12 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
             of `grid.PATH` replaces the values that the grid gives it.
 
     Raises:
-        StudyError: every mistake found, one line each.
+        StudyError: every mistake, one line each.
     """
-    content, mistakes = read_yaml(Path(path))
-    lines = [f"--set {at}: {text}" for override in overrides for at, text in apply_override(content, override)]
-    study, found = validated(content)
-    lines += [f"{path}: {at}: {text}" for at, text in mistakes + found]
+    content, repeated = read_yaml(Path(path))
+    lines = [f"--set {field}: {text}" for override in overrides for field, text in apply_override(content, override)]
+    study, mistakes = validated(content)
+    lines += [f"{path}: {field}: {text}" for field, text in repeated + mistakes]
     if lines or study is None:
         raise StudyError(lines)
     return study
@@ -146,34 +146,34 @@ def apply_override(content: dict[str, Any], text: str) -> list[Mistake]:
     set_field(alone, path, parsed)
     mistakes += validated(alone)[1]
     if not mistakes:
-        fix(content, path)
+        vary_no_more(content, path)
         set_field(content, path, parsed)
     return mistakes
 
 
-def fix(content: dict[str, Any], path: str) -> None:
-    """Take a path out of grid and cases; cases that it alone set apart become one."""
+def vary_no_more(content: dict[str, Any], path: str) -> None:
+    """Take a path out of grid and cases; cases that differed in nothing else become one."""
     grid, cases = content.get("grid"), content.get("cases")
     if isinstance(grid, dict) and path in grid:
         content["grid"] = {key: values for key, values in grid.items() if key != path}
         if not content["grid"]:
             del content["grid"]
     if isinstance(cases, list) and any(isinstance(case, dict) and path in case for case in cases):
-        content["cases"] = kept = []
+        content["cases"] = remaining = []
         for case in cases:
-            left = {key: value for key, value in case.items() if key != path} if isinstance(case, dict) else case
-            if left not in kept:
-                kept.append(left)
-        if kept == [{}]:
+            rest = {key: value for key, value in case.items() if key != path} if isinstance(case, dict) else case
+            if rest not in remaining:
+                remaining.append(rest)
+        if remaining == [{}]:
             del content["cases"]
 
 
 def set_field(content: dict[str, Any], path: str, value: Any) -> None:
     """`set_field(d, "net.depth", 22)` sets d["net"]["depth"]; a section that is no mapping stays, and is a mistake."""
     section, dot, key = path.partition(".")
-    inside = content.setdefault(section, {}) if dot else content
-    if isinstance(inside, dict):
-        inside[key or section] = value
+    fields = content.setdefault(section, {}) if dot else content
+    if isinstance(fields, dict):
+        fields[key or section] = value
 
 
 def varied_mistakes(grid: Any, cases: Any) -> list[Mistake]:
@@ -184,21 +184,21 @@ def varied_mistakes(grid: Any, cases: Any) -> list[Mistake]:
     grid = grid if isinstance(grid, dict) else {}
     mistakes: list[Mistake] = []
     for path, values in grid.items():
-        place, seen = dotted(["grid", str(path)]), set()
+        place, earlier = dotted(["grid", str(path)]), set()
         if path not in TRIAL_PATHS:
             mistakes.append((place, no_such_path(path, TRIAL_PATHS)))
             continue
         for value in values if isinstance(values, list) else []:
-            resolved, found = resolve(path, value)
-            mistakes += [(place, text) for text in found]
-            if resolved in seen:
+            resolved, problems = resolve(path, value)
+            mistakes += [(place, text) for text in problems]
+            if resolved in earlier:
                 mistakes.append((place, f"duplicate trial (got {short(value)} twice); keep one"))
-            seen.add(resolved or object())
+            earlier |= {resolved} - {None}
     for index, case in enumerate(cases if isinstance(cases, list) else []):
         for path, value in case.items() if isinstance(case, dict) else []:
             place = dotted(["cases", index, str(path)])
-            found = resolve(path, value)[1] if path in TRIAL_PATHS else [no_such_path(path, TRIAL_PATHS)]
-            mistakes += [(place, text) for text in found]
+            problems = resolve(path, value)[1] if path in TRIAL_PATHS else [no_such_path(path, TRIAL_PATHS)]
+            mistakes += [(place, text) for text in problems]
             if path in grid:
                 mistakes.append((place, f"set by the grid too (got {short(value)}); vary a path in one of them"))
     return mistakes
@@ -216,16 +216,16 @@ def resolve(path: str, value: Any) -> tuple[str | None, list[str]]:
 
 def no_such_path(path: Any, allowed: Collection[str]) -> str:
     """What to say of a path that is not among the allowed ones, which are those of trials or of a whole study."""
-    inside = [name for name in allowed if name.startswith(f"{path}.")]
-    if inside:
-        return f"a section, not a field (got {short(path)}); allowed: a path in it, e.g. {inside[0]}"
+    fields = [name for name in allowed if name.startswith(f"{path}.")]
+    if fields:
+        return f"a section, not a field (got {short(path)}); allowed: a path in it, e.g. {fields[0]}"
     if any(name == path or name.startswith(f"{path}.") for name in SETTABLE):
         return f"not part of a trial (got {short(path)}); allowed: to set it once, for the whole study"
     near = difflib.get_close_matches(str(path), allowed, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     section = str(path).partition(".")[0]
-    beside = [name for name in allowed if name.startswith(f"{section}.")]
-    paths = ", ".join(beside) or "a path in " + ", ".join(dict.fromkeys(name.partition(".")[0] for name in allowed))
+    siblings = [name for name in allowed if name.startswith(f"{section}.")]
+    paths = ", ".join(siblings) or "a path in " + ", ".join(dict.fromkeys(name.partition(".")[0] for name in allowed))
     return f"no such field (got {short(path)}); allowed: {paths}{hint}"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from initlab.data.facts import FACTS
 from initlab.plan.cost import Cost, Finished, cost, costs, counts
-from initlab.plan.plan import costliest_first, plan
+from initlab.plan.plan import costliest_first, plan, waves
 from initlab.study.mistakes import StudyError
 from initlab.study.spec import TrialSpec
 from initlab.study.study import Study
@@ -71,6 +71,13 @@ def test_the_costliest_trials_come_first_and_those_of_unknown_cost_last():
     cases = [{"net.name": "a:b"}, {"net.depth": 60, "train.epochs": 3}, {}, {"train.epochs": 28}, {"seed": 1}]
     trials = plan(Study(name="x", cases=cases))
     assert [trials.index(trial) for trial in costliest_first(trials)] == [3, 2, 4, 1, 0]
+
+
+def test_trials_that_start_from_a_shallow_net_come_in_a_second_wave_each_costliest_first():
+    study = Study(name="x", train={"shallow_depth": 8}, grid={"net.depth": [14, 22], "seed": [0]})
+    assert [[t.spec.net.depth for t in wave] for wave in waves(plan(study))] == [[8], [22, 14]]
+    alone = Study(name="x", grid={"net.depth": [14, 22]})
+    assert [[t.spec.net.depth for t in wave] for wave in waves(plan(alone))] == [[22, 14]]
 
 
 # steps, counted by hand
