@@ -54,13 +54,13 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A data set ready for training; `mean` is the per-pixel training mean, `factor` gives the requested std."""
+    """A data set in memory, ready for training; `factor` brings it to the requested standard deviation."""
 
     train_images: Tensor  # (N, C, H, W) uint8
     train_labels: Tensor  # (N,) int64
     val_images: Tensor
     val_labels: Tensor
-    mean: Tensor  # (C, H, W)
+    mean: Tensor  # (C, H, W), per pixel over the training set
     factor: float
     num_classes: int
     flip: bool
@@ -95,7 +95,7 @@ class ImageSet:
         return drawn_moves(count, self.flip, self.shift, generator)
 
     def batch(self, indices: Tensor, moves: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Images and labels of a batch whose indices and moves lie on the device; the host neither waits nor draws."""
+        """Images and labels of a batch whose indices and moves are on the device; the host neither waits nor draws."""
         images = self.train_images[indices]
         if moves is not None:
             images = augmented(images, self.flip, self.shift, moves)
@@ -237,7 +237,7 @@ def drawn_moves(count: int, flip: bool, shift: int, generator: torch.Generator) 
 
 
 def augmented(images: Tensor, flip: bool, shift: int, moves: Tensor) -> Tensor:
-    """Mirror images and move each by up to `shift` pixels on a border of zeros, as `moves`, on their device, says."""
+    """Mirror images and shift each by up to `shift` pixels on a border of zeros, by `moves`, on their device."""
     count, _, height, width = images.shape
     device = images.device
     rows = torch.arange(height, device=device).expand(count, height)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Facts:
-    """Images as delivered; 0 stands for what only the user's folder can tell.
+    """Images as delivered; 0 stands for what only the user's folder shows.
 
     `size` is the side in pixels that the net sees: of pictures in folders the crop's.
     """
@@ -41,6 +41,8 @@ FACTS = {
         100_000, 10_000, num_classes=200, channels=3, size=56, flip=True, place="tiny-imagenet-200", pictures=True
     ),
 }
+FOLDER_OPTIONS = "--data-dir or INITLAB_DATA"
+SET_FOLDER = "give --data-dir DIR or set INITLAB_DATA=DIR"
 
 
 def is_pictures(name: str) -> bool:
@@ -53,35 +55,20 @@ def absence(name: str, folder: Path | None, downloads: bool = True) -> str | Non
 
     `downloads`: whether who reads it can ask for them to be fetched.
     """
-    if FACTS[name].pictures:
-        return folder_absence(name, folder)
-    files = FACTS[name].files
-    if files and folder is None:
-        return (
-            f"data.name: {name} needs a folder (got none); give --data-dir DIR or set INITLAB_DATA=DIR"
-            + ", and add --set data.download=true to fetch the files into it" * downloads
-        )
-    absent = [file for file in files if folder and not (folder / file).exists()]
-    if absent:
-        return (
-            f"data.name: {name} is not in {folder} (wanted {', '.join(absent)}); put the files there, or point "
-            "--data-dir or INITLAB_DATA at their folder" + ", or add --set data.download=true" * downloads
-        )
-    return None
-
-
-def folder_absence(name: str, folder: Path | None) -> str | None:
-    """`absence` of a set of pictures in class folders."""
-    layout = "train/CLASS/*.jpg and val/CLASS/*.jpg"
+    facts, layout = FACTS[name], "train/CLASS/*.jpg and val/CLASS/*.jpg"
     if folder is None:
-        return f"data.name: {name} needs a folder with {layout} (got none); give --data-dir DIR or set INITLAB_DATA=DIR"
-    absent = [part for part in ("train", "val") if not (picture_root(name, folder) / part).is_dir()]
-    if absent:
-        return (
-            f"data.name: {name} is not in {folder} (wanted the folders {', '.join(absent)}); "
-            f"point --data-dir or INITLAB_DATA at a folder with {layout}"
-        )
-    return None
+        if facts.pictures:
+            return f"data.name: {name} needs a folder with {layout} (got none); {SET_FOLDER}"
+        fetch = ", and add --set data.download=true to fetch the files into it" * downloads
+        return f"data.name: {name} needs a folder (got none); {SET_FOLDER}{fetch}" if facts.files else None
+    if facts.pictures:
+        parts = [part for part in ("train", "val") if not (picture_root(name, folder) / part).is_dir()]
+        expected, fix = f"the folders {', '.join(parts)}", f"point {FOLDER_OPTIONS} at a folder with {layout}"
+    else:
+        parts = [file for file in facts.files if not (folder / file).exists()]
+        fetch = ", or add --set data.download=true" * downloads
+        expected, fix = ", ".join(parts), f"put the files there, or point {FOLDER_OPTIONS} at their folder{fetch}"
+    return f"data.name: {name} is not in {folder} (wanted {expected}); {fix}" if parts else None
 
 
 def picture_root(name: str, folder: Path) -> Path:

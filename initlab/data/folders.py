@@ -14,9 +14,12 @@ from initlab.data.facts import FACTS, absence, picture_root
 from initlab.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
-ANNOTATIONS = "val_annotations.txt"  # Tiny ImageNet's: file, class and four numbers, between tabs
-WORDS = "words.txt"  # ImageNet's and Tiny ImageNet's: class folder, a tab, names with commas between
-MOST_NAMED = 5  # of many, in a message
+# Tiny ImageNet's table: file, class and four numbers, between tabs.
+ANNOTATIONS = "val_annotations.txt"
+# ImageNet's and Tiny ImageNet's names of classes: class folder, a tab, names with commas between.
+WORDS = "words.txt"
+# So many of many are named in a message.
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def scan(name: str, folder: Path | None, classes: int | None = None) -> Listing:
 
     Args:
         name: `imagefolder`, `imagenet` or `tiny-imagenet`.
-        classes: how many there must be, for a set that does not say so itself.
+        classes: the number of class folders, for a set whose facts do not say it.
 
     Raises:
         FileNotFoundError: the folder or its train and val are absent.
@@ -71,7 +74,7 @@ def scan(name: str, folder: Path | None, classes: int | None = None) -> Listing:
 
 
 def class_names(listing: Listing) -> tuple[str, ...]:
-    """What to call each class: the first of its names in words.txt where that lies beside train, else its folder."""
+    """The name of each class: the first of its names in words.txt where that lies beside train, else its folder."""
     try:
         text = (listing.root / WORDS).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -87,9 +90,9 @@ def class_folders(part: Path) -> list[str]:
 
 def listed(root: Path, part: str, names: Sequence[str], skipped: list[str]) -> Part:
     """The pictures below each class folder of a part, classes in the order of `names`."""
-    found = class_folders(root / part)
-    check_names(root / part, set(found) - set(names), "has classes that train has not")
-    check_names(root / part, set(names) - set(found), "lacks classes that train has")
+    folders = set(class_folders(root / part))
+    check_names(root / part, folders - set(names), "has classes that train has not")
+    check_names(root / part, set(names) - folders, "lacks classes that train has")
     files: list[str] = []
     labels: list[int] = []
     empty = []
@@ -131,8 +134,7 @@ def annotated_val(root: Path, names: Sequence[str]) -> Part:
     check_names(table, wrong, "has classes that train has not")
     labels = {row[0]: known[row[1]] for row in rows}
     check_table(table, labels, [os.path.basename(path) for path in files_below(root / "val" / "images")])
-    unseen = set(names) - {row[1] for row in rows}
-    check_names(table, unseen, "lacks classes that train has")
+    check_names(table, set(names) - {row[1] for row in rows}, "lacks classes that train has")
     ordered = sorted(labels)
     return Part(tuple(f"val/images/{name}" for name in ordered), tuple(labels[name] for name in ordered))
 

@@ -13,13 +13,16 @@ from torch.utils.data import DataLoader, Dataset
 from initlab.errors import UserError
 from initlab.to_device import sent
 
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # of 8 bits a channel
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises on bad files
-LEAST_SIDE = 2  # pixels; a single one is a placeholder, not a picture
-MOST_ASPECT = 32  # longer over shorter side: enlarged, a narrower strip would not fit into memory
+# Pillow's modes of at most 8 bits a channel, and what it raises on bad files.
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+# A single pixel is a placeholder, not a picture; a longer strip would not fit into memory when it is enlarged.
+LEAST_SIDE, MOST_ASPECT = 2, 32
 
-Batch = tuple[list[int], list[Tensor]]  # indices, and (3, height, width) uint8 each
-Packed = tuple[list[int], list[tuple[int, int]], Tensor, list[str]]  # indices, sizes, all pixels in a row, problems
+# Indices, and (3, height, width) uint8 each.
+Batch = tuple[list[int], list[Tensor]]
+# Indices, (height, width) of each, the pixels of all in a row, problems.
+Packed = tuple[list[int], list[tuple[int, int]], Tensor, list[str]]
 
 
 class Pictures(Protocol):
@@ -30,7 +33,7 @@ class Pictures(Protocol):
 
 
 class Files:
-    """Pictures decoded from their files at every access, the shorter side resized to `side` where one is given."""
+    """Pictures decoded from their files at every access, the shorter side resized to `side` if that is a number."""
 
     def __init__(self, root: Path, files: Sequence[str], side: int | None = None) -> None:
         self.root, self.files, self.side = root, files, side
@@ -122,7 +125,7 @@ def unpacked(batch: Packed, device: torch.device) -> Batch:
 
 
 def read(pictures: Pictures, batches: Iterable[list[int]], workers: int, device: torch.device) -> Iterator[Packed]:
-    """Batches of pictures in the order asked for, read ahead by `workers` processes; 0 reads in this one."""
+    """Batches of pictures in the order of `batches`, read ahead by `workers` processes; 0 reads in this one."""
     loader = DataLoader(
         Reading(pictures),
         batch_sampler=batches,
@@ -130,13 +133,14 @@ def read(pictures: Pictures, batches: Iterable[list[int]], workers: int, device:
         collate_fn=packed,
         worker_init_fn=ignore_ctrl_c,
         pin_memory=device.type == "cuda" and workers > 0,
-        generator=torch.Generator(),  # the loader's own draw must not move torch's
+        # The loader's own draw must not move torch's global generator.
+        generator=torch.Generator(),
     )
     return iter(loader)
 
 
 def ignore_ctrl_c(worker: int) -> None:
-    """The trial decides when to stop."""
+    """In a worker process: the trial decides when to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

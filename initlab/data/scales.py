@@ -1,6 +1,6 @@
 """Images at any scale, and the views of them that testing takes: centre, corners, mirrored.
 
-Where the images of a test come from is `ImageSet.val_at`.
+The images of a test come from `ImageSet.val_at`.
 """
 
 import torch.nn.functional as F

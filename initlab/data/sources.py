@@ -15,7 +15,8 @@ from torch import Tensor
 from initlab.data.facts import FACTS, absence
 from initlab.random_streams import stream_seed
 
-CLASSES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}  # in torchvision.datasets
+# The class of each set in torchvision.datasets.
+CLASSES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Raw:
     val_labels: Tensor
     num_classes: int
     flip: bool = False  # whether training flips by default
-    class_names: tuple[str, ...] = ()  # what to call the classes; none = by their numbers
+    class_names: tuple[str, ...] = ()  # of the classes; none = by their numbers
 
     def __post_init__(self) -> None:
         for part in ("train", "val"):
@@ -76,7 +77,8 @@ def load_raw(
 
 def digits(image_size: int) -> Raw:
     """scikit-learn's 1,797 handwritten digits (8x8, 17 grey levels), split 1,437/360 by one fixed permutation."""
-    from sklearn.datasets import load_digits  # here: a second to import, and only this source needs it
+    # Imported here, since it takes a second and only this source needs it.
+    from sklearn.datasets import load_digits
 
     bunch = load_digits()
     images = torch.from_numpy(bunch.images).float()[:, None] * (255 / 16)
@@ -104,7 +106,8 @@ def synthetic(image_size: int, classes: int, channels: int) -> Raw:
 
 def torchvision_set(name: str, folder: Path | None, download: bool) -> Raw:
     """CIFAR-10, CIFAR-100 or Fashion-MNIST from torchvision's layout in `folder`."""
-    import torchvision  # here: a second to import, and digits do without
+    # Imported here, since it takes a second and digits do without.
+    import torchvision
 
     absent = absence(name, folder)
     if absent and not (download and folder):

@@ -1,7 +1,7 @@
 """Statistics of a training set of pictures: mean image, spread, principal components of colour.
 
-They are taken from the centre view of every training picture at validation scale: a random crop has no position of
-its own in the picture, so the mean image is that of the squares which validation sees.
+They are taken from the centre view of every training picture at validation scale: a random crop has no fixed
+position in the picture, so the mean image is that of the squares which validation sees.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from initlab.nets.architecture import SPP, Activation, BatchNorm, Conv, Flatten, Layer, Linear, MaxPool
 
@@ -70,9 +70,4 @@ def layer_counts(layer: Layer, shape: tuple[int, ...]) -> Counts:
 def count(layers: Sequence[Layer], input_shape: tuple[int, ...]) -> Counts:
     """Parameters and multiply-adds (no bias, pooling, norm or activation) for one image, summed over the layers."""
     each = [layer_counts(layer, shape) for layer, shape in zip(layers, output_shapes(layers, input_shape), strict=True)]
-    return Counts(
-        sum(one.parameters for one in each),
-        sum(one.multiply_adds for one in each),
-        sum(one.weight_layers for one in each),
-        sum(one.slope_layers for one in each),
-    )
+    return Counts(*(sum(column) for column in zip(*map(astuple, each), strict=True)))

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pandas as pd
 
 CURVES = Path(__file__).with_name("fig2_fig3_digitised.csv")
-CHANCE = 0.999  # of 1000 classes
+# Of 1000 classes.
+CHANCE = 0.999
 Floats = npt.NDArray[np.float64]
 
 
@@ -32,6 +33,7 @@ class PaperFigure:
 
     @property
     def name(self) -> str:
+        """`Fig 2`."""
         return f"Fig {self.number}"
 
 

@@ -1,7 +1,7 @@
-"""How many times as long one arm takes as another to come down to an error, over seeds, some of which never do.
+"""Ratios of the epochs that two schemes need to reach an error, over seeds, some of which never reach it.
 
-Seeds are compared one by one, so each gives a ratio, or a bound of it where an arm never came within its budget; the
-interval of their median is between order statistics, and assumes nothing of how they are distributed.
+Seeds are compared one by one, so each gives a ratio, or a bound of it where a scheme did not reach the error within its
+budget; the interval of their median lies between order statistics, and assumes nothing of how they are distributed.
 """
 
 import math
@@ -34,7 +34,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Crossing:
-    """When a curve first came down to a level: `epoch`, infinite where it didn't within `budget` epochs."""
+    """When a curve first fell to a level: `epoch`, infinite where it did not within `budget` epochs."""
 
     epoch: float
     budget: float
@@ -46,7 +46,7 @@ class LevelRatio:
 
     level: float
     share: float  # of chance
-    he: float  # median epoch; infinite where most seeds never came
+    he: float  # median epoch; infinite where most seeds never reach the level
     xavier: float
     ratio: Span  # the median; a span where censoring leaves it open
     interval: Span
@@ -55,27 +55,19 @@ class LevelRatio:
 
 
 def level_ratio(level: float, share: float, pairs: Sequence[Sequence[Crossing]]) -> LevelRatio | None:
-    """The ratios of one level over seeds, None where no seed says anything of it."""
+    """The ratios of one level over seeds, None where no seed has one."""
     spans = [span for he, xavier in pairs if (span := pair_ratio(he, xavier))]
     if not spans:
         return None
     lows, highs = sorted(span.low for span in spans), sorted(span.high for span in spans)
     skipped, coverage = order_statistics(len(spans))
     he, xavier = (median(pair[arm].epoch for pair in pairs) for arm in (0, 1))
-    return LevelRatio(
-        level,
-        share,
-        he,
-        xavier,
-        Span(median(lows), median(highs)),
-        Span(lows[skipped], highs[-1 - skipped]),
-        coverage,
-        len(spans),
-    )
+    ratio, interval = Span(median(lows), median(highs)), Span(lows[skipped], highs[-1 - skipped])
+    return LevelRatio(level, share, he, xavier, ratio, interval, coverage, len(spans))
 
 
 def pair_ratio(he: Crossing, xavier: Crossing) -> Span | None:
-    """Xavier's epochs over He's, as far as it is known; None where neither came, or one was there at the start."""
+    """Xavier's epochs over He's, as far as it is known; None where neither reached the level, or one began below it."""
     if (math.isinf(he.epoch) and math.isinf(xavier.epoch)) or 0 in (he.epoch, xavier.epoch):
         return None
     if math.isinf(xavier.epoch):
@@ -92,6 +84,6 @@ def order_statistics(count: int) -> tuple[int, float]:
     """
 
     def coverage(skipped: int) -> float:
-        return 1 - 2 * sum(math.comb(count, i) for i in range(skipped + 1)) / 2**count
+        return float(1 - 2 * sum(math.comb(count, i) for i in range(skipped + 1)) / 2**count)
 
     return max((k, coverage(k)) for k in range((count + 1) // 2) if k == 0 or coverage(k) >= CONFIDENCE)
