@@ -117,17 +117,17 @@ class AttemptWriter:
         self.check_latest()
         write_checkpoint(self.folder / files.CHECKPOINT, state)
 
-    def running(self, progress: dict[str, Any]) -> None:
+    def progress(self, figures: dict[str, Any]) -> None:
         """Publish progress, at most every half second."""
         now = time.monotonic()
         if now - self.last_status >= STATUS_INTERVAL_S:
             self.last_status = now
             self.check_latest()
-            self.write(self.trial.status_file, State.RUNNING, progress, sync=False)
+            self.write(self.trial.status_file, State.RUNNING, figures, sync=False)
 
     def doing(self, line: str) -> None:
         """Publish what happens before the first step, in words."""
-        self.running({"doing": line})
+        self.progress({"doing": line})
 
     def close(self, state: str, status: dict[str, Any], result: dict[str, Any] | None = None) -> None:
         """End the attempt: signals to Parquet, status, and for a finished trial its result, last of all."""

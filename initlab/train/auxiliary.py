@@ -1,12 +1,14 @@
 """Auxiliary classifiers: linear heads on inner layers that add to the loss in training and are gone in testing.
 
-The old way of bringing a gradient to the early layers of a deep net (GoogLeNet: Szegedy et al. 2014, sec. 5, with
+The old means of bringing a gradient to the early layers of a deep net (GoogLeNet: Szegedy et al. 2014, sec. 5, with
 weight 0.3; Deeply-Supervised Nets: Lee et al. 2014), to compare initialisations with. Here a head is one linear
 layer on the rectified maps, averaged over their positions.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +16,11 @@ from torch import Tensor, nn
 
 from initlab.random_streams import stream_seed
 
-Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 STD = 0.01  # of the heads' weights, the same under every scheme
 
 
 class Auxiliary(nn.Module):
-    """Heads after some of a net's convolutions; each loss is worth `weight` of the net's own."""
+    """Heads after some of a net's convolutions; each loss counts `weight` times as much as the net's own."""
 
     def __init__(self, net: nn.Module, after: Sequence[int], weight: float, num_classes: int, seed: int) -> None:
         super().__init__()
@@ -28,29 +29,25 @@ class Auxiliary(nn.Module):
             raise ValueError(
                 f"train.auxiliary: no such convolution (got {max(after)}); allowed: 1 to {len(convs)}, the net's own"
             )
-        self.weight = weight
-        self.seen: dict[int, Tensor] = {}  # by head, in the forward pass under way
-        self.listening = False
-        self.heads = nn.ModuleList(nn.Linear(convs[number - 1].out_channels, num_classes) for number in after)
+        self.weight, self.listening = weight, False
+        self.maps: dict[int, Tensor] = {}  # by head, of the forward pass under way
+        self.heads = nn.ModuleList()
         for index, number in enumerate(after):
-            head, conv = self.heads[index], convs[number - 1]
-            assert isinstance(head, nn.Linear)
+            conv = convs[number - 1]
+            head = nn.Linear(conv.out_channels, num_classes)
             generator = torch.Generator().manual_seed(stream_seed(seed, "auxiliary", number))
             with torch.no_grad():
                 head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * STD)
                 head.bias.zero_()
-            conv.register_forward_hook(self.hook(index))
+            self.heads.append(head)
+            conv.register_forward_hook(partial(self.keep, index))
         self.dtype = convs[0].weight.dtype  # the maps' own may be bfloat16
         self.to(convs[0].weight.device, self.dtype)
 
-    def hook(self, index: int) -> Hook:
-        """Keeps a convolution's output while the net runs for a training step, not for probes or validation."""
-
-        def keep(module: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> None:
-            if self.listening:
-                self.seen[index] = y
-
-        return keep
+    def keep(self, index: int, module: nn.Module, inputs: Any, y: Tensor) -> None:
+        """A convolution's hook, which stays: keeps its output in training steps, not in probes or validations."""
+        if self.listening:
+            self.maps[index] = y
 
     @contextmanager
     def listen(self) -> Iterator[None]:
@@ -62,10 +59,10 @@ class Auxiliary(nn.Module):
             self.listening = False
 
     def loss(self, labels: Tensor) -> Tensor:
-        """The heads' losses on the last step's maps, summed and weighted; the maps are let go."""
-        maps, self.seen = self.seen, {}
-        parts = [
+        """The heads' losses on the last step's maps, summed and weighted; the maps are dropped."""
+        maps, self.maps = self.maps, {}
+        losses = [
             F.cross_entropy(head(maps[index].to(self.dtype).relu().mean((2, 3))), labels)
             for index, head in enumerate(self.heads)
         ]
-        return self.weight * torch.stack(parts).sum()
+        return self.weight * torch.stack(losses).sum()

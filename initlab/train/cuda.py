@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from initlab.to_device import put
-from initlab.train.masks import drawn_masks, dropout_shapes, dropouts_of
+from initlab.train.masks import drawn_masks, dropout_shapes, with_masks
 
 Step = Callable[[], None]
 Capture = Callable[[Step], Step]  # from a step on fixed tensors to what does the same to them again
-COMPILERS = ("torch._dynamo", "torch._inductor")  # modules of the exceptions that say that torch cannot compile
-WARM_UP = 3  # steps as they are before one is captured: kernels are loaded and chosen, workspaces allocated
-PART = 0.05  # of its change by which a replayed step may differ, as sums are taken in any order; a stale input's by 1
+# Modules of the exceptions that say that torch cannot compile.
+COMPILERS = ("torch._dynamo", "torch._inductor")
+# Steps as they are before one is captured: kernels are loaded and chosen, workspaces allocated.
+WARM_UP = 3
+# Share of its change by which a replayed step may differ, as sums are taken in any order; a stale input makes it 1.
+TOLERANCE = 0.05
 
 
 @contextmanager
@@ -24,7 +27,7 @@ def kernels(device: torch.device) -> Iterator[None]:
     """How CUDA computes inside: convolutions and products of float32 in float32, cuDNN's algorithms timed per shape.
 
     torch's default lets convolutions round float32 inputs to TF32's 10 bits. A lab that measures signals through 30
-    layers means what it says; who wants tensor cores says `precision: bfloat16`. On another device nothing changes.
+    layers means what it says; for tensor cores there is `precision: bfloat16`. On another device nothing changes.
     """
     if device.type != "cuda":
         yield
@@ -39,40 +42,37 @@ def kernels(device: torch.device) -> Iterator[None]:
 
 
 class Compiled:
-    """A net's forward and backward by torch.compile, in CUDA graphs; plain where torch cannot, and `why` says so.
+    """A net's forward and backward by torch.compile, in CUDA graphs; plain where torch cannot, and `reason` says why.
 
     Dropout masks are handed in: drawn inside, on the CPU, they would cut what is compiled into pieces.
     """
 
     def __init__(self, net: nn.Module) -> None:
-        self.net, self.dropouts = net, dropouts_of(net)
-        # made at the first batch: a graph reads the masks of every step at the same addresses
+        self.net = net
+        # Made at the first batch: a graph reads the masks of every step at the same addresses.
         self.masks: list[Tensor] | None = None
-        self.run: Callable[[Tensor], Tensor] | None = None  # made when first called: a pack never does
-        self.why: str | None = None
+        # Made at the first call, which a trial in a pack never makes.
+        self.run: Callable[[Tensor], Tensor] | None = None
+        self.reason: str | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         if self.masks is None:
             shapes = dropout_shapes(self.net, images)
             self.masks = [torch.ones(shape, dtype=torch.bool, device=images.device) for shape in shapes]
         drawn = drawn_masks(self.net, [tuple(place.shape) for place in self.masks])
-        for module, place, mask in zip(self.dropouts, self.masks, drawn, strict=True):
+        for mask, place in zip(drawn, self.masks, strict=True):
             put(mask, place)
-            module.mask = place
-        try:
-            if self.why is None:
+        with with_masks(self.net, self.masks):
+            if self.reason is None:
                 try:
                     self.run = self.run or torch.compile(self.net, mode="reduce-overhead")
                     return self.run(images)
                 except RuntimeError as error:
                     if not type(error).__module__.startswith(COMPILERS):
                         raise
-                    self.why = f"torch.compile: {in_a_line(error)}"
-            plain: Tensor = self.net(images)
-            return plain
-        finally:
-            for module in self.dropouts:  # a step that does without `Compiled` draws its own
-                module.mask = None
+                    self.reason = f"torch.compile: {in_a_line(error)}"
+            logits: Tensor = self.net(images)
+            return logits
 
 
 def cuda_graph(step: Step) -> Step:
@@ -93,7 +93,7 @@ class Captured:
 
     The first steps run as they are. The first one after the capture is taken twice from the same state, as it is and
     replayed: a graph holds addresses and numbers, so that where the step depends on anything that has changed since,
-    the two differ. Then it runs as it is from there on, and `why` says so.
+    the two differ. Then it runs as it is from there on, and `reason` says so.
     """
 
     def __init__(self, step: Step, state: Sequence[Tensor], capture: Capture) -> None:
@@ -101,45 +101,46 @@ class Captured:
         self.step, self.state, self.capture = step, state, capture
         self.calls = 0
         self.replay: Step | None = None
-        self.why: str | None = None
+        self.reason: str | None = None
 
     def __call__(self) -> None:
         self.calls += 1
-        if self.replay is not None and self.calls > WARM_UP + 2:
-            self.replay()
-        elif self.replay is not None:
-            self.compare(self.replay)
-        else:
+        if self.replay is None:
             self.step()
             if self.calls == WARM_UP + 1:
                 # What the step needs is in place by now; the capture itself takes none.
                 try:
                     self.replay = self.capture(self.step)
                 except RuntimeError as error:
-                    self.why = f"CUDA graph: {in_a_line(error)}"
+                    self.reason = f"CUDA graph: {in_a_line(error)}"
+        elif self.calls == WARM_UP + 2:
+            self.compare(self.replay)
+        else:
+            self.replay()
 
     def compare(self, replay: Step) -> None:
-        """Take one step both ways; where they agree, replays are trusted."""
+        """Take one step as it is and replayed; where they agree, replays are trusted."""
         before = [tensor.clone() for tensor in self.state]
         try:
             replay()
             replayed = [tensor.clone() for tensor in self.state]
-        finally:  # where memory runs out too, the step has not been taken
+        # Where memory runs out too, the step has not been taken.
+        finally:
             for tensor, old in zip(self.state, before, strict=True):
                 tensor.copy_(old)
         self.step()
         if not all(map(alike, replayed, self.state, before)):
-            self.replay, self.why = None, "CUDA graph: a replayed step differed from the step itself"
+            self.replay, self.reason = None, "CUDA graph: a replayed step differed from the step itself"
 
 
-def alike(replayed: Tensor, wanted: Tensor, before: Tensor) -> bool:
-    """Whether two ways from `before` came to the same; numbers that are not finite say nothing."""
-    finite = wanted.isfinite() & before.isfinite()
-    apart = torch.where(finite, replayed - wanted, 0.0).norm()
-    return bool(apart <= PART * torch.where(finite, wanted - before, 0.0).norm())
+def alike(replayed: Tensor, stepped: Tensor, before: Tensor) -> bool:
+    """Whether a replay and the step itself lead from `before` to the same; numbers that are not finite say nothing."""
+    finite = stepped.isfinite() & before.isfinite()
+    difference = torch.where(finite, replayed - stepped, 0.0).norm()
+    return bool(difference <= TOLERANCE * torch.where(finite, stepped - before, 0.0).norm())
 
 
 def in_a_line(error: Exception) -> str:
-    """An exception in a line; torch's compilers say in the second one what it was."""
-    words = " ".join(str(error).strip().splitlines()[:2])
-    return f"{type(error).__name__}: {words[:300]}"
+    """An exception in one line: its first two, as torch's compilers say in the second one what it was."""
+    text = " ".join(str(error).strip().splitlines()[:2])
+    return f"{type(error).__name__}: {text[:300]}"

@@ -44,13 +44,10 @@ def evaluate_together(forward: Callable[[Tensor], Tensor], count: int, data: Ima
     """As `evaluate`, of several nets at once: `forward` takes images (N, ...) to logits (count, N, classes)."""
     totals = torch.zeros(3, count, dtype=torch.float64, device=data.mean.device)
     for images, labels in data.val_batches(BATCH):
-        logits = forward(images).to(data.mean.dtype).flatten(0, 1)
-        wanted = labels.repeat(count)
-        top1, top5 = hits(logits, wanted)
-        for total, values in zip(
-            totals, (F.cross_entropy(logits, wanted, reduction="none"), ~top1, ~top5), strict=True
-        ):
-            total += values.view(count, -1).double().sum(1)
+        logits, labels = forward(images).to(data.mean.dtype).flatten(0, 1), labels.repeat(count)
+        top1, top5 = hits(logits, labels)
+        values = (F.cross_entropy(logits, labels, reduction="none"), ~top1, ~top5)
+        totals += torch.stack([value.view(count, -1).double().sum(1) for value in values])
     return [Evaluation(*row) for row in (totals.T / len(data.val_labels)).tolist()]
 
 
@@ -60,5 +57,5 @@ def hits(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     Scores that are not finite miss: their order means nothing.
     """
     best = scores.topk(min(5, scores.shape[1]), dim=1).indices
-    found = (best == labels[:, None]) & scores.isfinite().all(dim=1, keepdim=True)
-    return found[:, 0], found.any(dim=1)
+    is_label = (best == labels[:, None]) & scores.isfinite().all(dim=1, keepdim=True)
+    return is_label[:, 0], is_label.any(dim=1)

@@ -1,6 +1,6 @@
-"""What a pack's step takes in, in tensors that stay in place: a recorded step reads the same addresses every time.
+"""The inputs of a pack's steps, in tensors that stay in place: a captured step reads the same addresses every time.
 
-Suffixes: K trials, N images a batch.
+Suffixes: K trials, L dropout layers, N images a batch.
 """
 
 from collections.abc import Sequence
@@ -39,13 +39,14 @@ class Feed:
             step_indices(len(t.data.train_labels), self.size, t.spec.seed, t.step, t.steps, device) for t in trials
         ]
         self.parts: list[Part] = []
+        start = 0
         for _, group in groupby(trials, key=lambda trial: id(trial.data)):
-            own = list(group)
-            data, start = own[0].data, self.parts[-1].rows.stop if self.parts else 0
+            members = list(group)
+            data, count = members[0].data, len(members) * self.size
             assert isinstance(data, ImageSet)  # `initlab.plan.packs` takes no pictures from files
-            count = len(own) * self.size
             moves = torch.zeros(3, count, dtype=torch.int64, device=device) if data.flip or data.shift else None
-            self.parts.append(Part(data, own, slice(start, start + count), moves))
+            self.parts.append(Part(data, members, slice(start, start + count), moves))
+            start += count
 
     def take(self) -> None:
         """Put in place what the next step takes in; nothing here waits for the device."""
@@ -55,16 +56,16 @@ class Feed:
                 drawn = [part.data.moves(self.size, trial.spec.seed, trial.step) for trial in part.trials]
                 put(torch.cat([moves for moves in drawn if moves is not None], 1), part.moves)
         if self.masks:
-            drawn_KL = []
+            masks_KL = []
             for trial in self.trials:
                 set_dropout_step(trial.net, trial.spec.seed, trial.step)
-                drawn_KL.append(drawn_masks(trial.net, self.shapes))
-            for place, layer in zip(self.masks, zip(*drawn_KL, strict=True), strict=True):
-                put(torch.stack(layer), place)
+                masks_KL.append(drawn_masks(trial.net, self.shapes))
+            for place, masks_K in zip(self.masks, zip(*masks_KL, strict=True), strict=True):
+                put(torch.stack(masks_K), place)
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """Images (K, N, C, H, W) and labels (K, N) of what was taken, made on the device."""
-        found = [part.data.batch(self.indices[part.rows], part.moves) for part in self.parts]
-        images = torch.cat([images.contiguous() for images, _ in found])
-        labels = torch.cat([labels for _, labels in found])
+        batches = [part.data.batch(self.indices[part.rows], part.moves) for part in self.parts]
+        images = torch.cat([images.contiguous() for images, _ in batches])
+        labels = torch.cat([labels for _, labels in batches])
         return images.unflatten(0, (-1, self.size)), labels.unflatten(0, (-1, self.size))

@@ -1,6 +1,7 @@
-"""Dropout masks drawn outside a step, for steps that are compiled, recorded or taken for several trials at once."""
+"""Dropout masks drawn outside a step, for steps that are compiled, captured or taken for several trials at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ def dropouts_of(net: nn.Module) -> list[StreamDropout]:
 
 @torch.no_grad()
 def dropout_shapes(net: nn.Module, images: Tensor) -> list[tuple[int, ...]]:
-    """The shape of what each dropout layer takes in a training step on `images`; the net is in training mode after."""
+    """The shape of each dropout layer's input in a training step on `images`; the net is in training mode after."""
     shapes: list[tuple[int, ...]] = []
     hooks = [
         module.register_forward_pre_hook(lambda _, inputs: shapes.append((len(images), *inputs[0].shape[1:])))
@@ -33,3 +34,16 @@ def dropout_shapes(net: nn.Module, images: Tensor) -> list[tuple[int, ...]]:
 def drawn_masks(net: nn.Module, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     """The masks, on the CPU, of the step that `set_dropout_step` named: one per layer."""
     return [m.drawn(shape, torch.device("cpu")) for m, shape in zip(dropouts_of(net), shapes, strict=True)]
+
+
+@contextmanager
+def with_masks(net: nn.Module, masks: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, each dropout layer takes its mask from `masks`; outside it draws its own."""
+    dropouts = dropouts_of(net)
+    for module, mask in zip(dropouts, masks, strict=True):
+        module.mask = mask
+    try:
+        yield
+    finally:
+        for module in dropouts:
+            module.mask = None

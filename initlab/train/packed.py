@@ -24,11 +24,12 @@ from initlab.to_device import sent
 from initlab.train.cuda import Capture, Captured, Step
 from initlab.train.evaluate import Evaluation, evaluate_together
 from initlab.train.feed import Feed
-from initlab.train.masks import dropout_shapes, dropouts_of
+from initlab.train.masks import dropout_shapes, with_masks
 from initlab.train.records import Outcome
 from initlab.train.trial import Trial
 
 OnEnd = Callable[[Trial, Outcome | Exception], None]
+Weights = dict[str, Tensor]
 
 
 class Pack:
@@ -46,7 +47,8 @@ class Pack:
         self.capture, self.on_end, self.size = capture, on_end, len(trials)
         self.eager: str | None = None  # why steps are not replayed although they can be captured
         self.validates_together = True
-        sets = list(dict.fromkeys(id(trial.data) for trial in trials))  # those of one set of images side by side
+        # Trials on one set of images lie side by side.
+        sets = list(dict.fromkeys(id(trial.data) for trial in trials))
         self.stack(sorted(trials, key=lambda trial: sets.index(id(trial.data))))
 
     def stack(self, trials: Sequence[Trial]) -> None:
@@ -54,7 +56,8 @@ class Pack:
 
         Flat, parameter by parameter and trial by trial in each, so that an update is four operations in all.
         """
-        self.trials, self.net = list(trials), trials[0].net  # this net stands for all of them
+        # The first net stands for all of them.
+        self.trials, self.net = list(trials), trials[0].net
         columns = list(zip(*(trial.net.parameters() for trial in trials), strict=True))
         with torch.no_grad():
             self.flat = torch.cat([p.reshape(-1) for column in columns for p in column])
@@ -63,12 +66,13 @@ class Pack:
             )
         slopes = {id(p) for group in trials[0].optimizer.param_groups[1:] for p in group["params"]}
         # Of every number, 2 k for the weights of trial k and 2 k + 1 for its slopes.
-        owners = [
-            torch.full((p.numel(),), 2 * k + (id(column[0]) in slopes))
-            for column in columns
-            for k, p in enumerate(column)
-        ]
-        self.owners = torch.cat(owners).to(self.flat.device)
+        owners = [2 * k + (id(column[0]) in slopes) for column in columns for k in range(len(trials))]
+        sizes = [p.numel() for column in columns for p in column]
+        self.owners = (
+            torch.tensor(owners)
+            .repeat_interleave(torch.tensor(sizes), output_size=self.flat.numel())
+            .to(self.flat.device)
+        )
         self.momentum = self.spread([(t.spec.train.momentum,) * 2 for t in trials])
         self.decay = self.spread([(t.spec.train.weight_decay, 0.0) for t in trials])
         self.lrs: list[tuple[float, float]] = []
@@ -84,7 +88,7 @@ class Pack:
         if self.capture and not self.eager:
             self.advance = Captured(self.step, [self.flat, self.velocity, self.sums], self.capture)
 
-    def by_name(self, flat: Tensor) -> dict[str, Tensor]:
+    def by_name(self, flat: Tensor) -> Weights:
         """The views (K, ...) of each parameter in a tensor laid out as `flat` is."""
         count, named = len(self.trials), dict(self.net.named_parameters())
         pieces = flat.split([count * parameter.numel() for parameter in named.values()])
@@ -104,7 +108,7 @@ class Pack:
             self.lr.copy_(self.spread(lrs))
         self.advance()
         if isinstance(self.advance, Captured):
-            self.eager = self.advance.why
+            self.eager = self.advance.reason
         for trial in self.trials:
             trial.count_step()
 
@@ -124,23 +128,20 @@ class Pack:
         Raises:
             RuntimeError: a net that cannot be run this way: it draws random numbers, or branches on its activations.
         """
-        dropouts = dropouts_of(self.net)
 
-        def one(
-            weights: dict[str, Tensor], images: Tensor, labels: Tensor, masks: Sequence[Tensor]
-        ) -> tuple[Tensor, Tensor]:
-            for module, mask in zip(dropouts, masks, strict=True):
-                module.mask = mask
-            with self.trials[0].autocast():
-                logits = functional_call(self.net, weights, (images,))
+        def one(weights: Weights, images: Tensor, labels: Tensor, masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+            with with_masks(self.net, masks):
+                logits = self.logits(weights, images)
             return F.cross_entropy(logits.to(self.flat.dtype), labels), logits
 
-        try:
-            losses_K, logits_KN = vmap(one, randomness="error")(self.weights, images_KN, labels_KN, masks)
-        finally:
-            for module in dropouts:
-                module.mask = None
+        losses_K, logits_KN = vmap(one, randomness="error")(self.weights, images_KN, labels_KN, masks)
         return losses_K, logits_KN
+
+    def logits(self, weights: Weights, images: Tensor) -> Tensor:
+        """Of one trial's weights."""
+        with self.trials[0].autocast():
+            logits: Tensor = functional_call(self.net, weights, (images,))
+        return logits
 
     @torch.no_grad()
     def descend(self, grad: Tensor) -> None:
@@ -177,8 +178,9 @@ class Pack:
                 if time.perf_counter() - saved > checkpoint_every_s:
                     self.each(Trial.checkpoint)
                     saved = time.perf_counter()
+        # A captured step holds memory.
         finally:
-            self.advance = self.step  # a captured step holds memory
+            self.advance = self.step
 
     def record_due(self) -> None:
         """Record what each trial has due after this step."""
@@ -187,7 +189,7 @@ class Pack:
 
     def end(self, stop: bool = False, skip_hopeless: bool = False) -> None:
         """End those trials that end at this step, as `Trial.end` says."""
-        self.each(partial(Trial.end, stop=stop, skip_hopeless=skip_hopeless))
+        self.each(lambda trial: trial.end(stop, skip_hopeless))
 
     def validate(self) -> dict[Trial, Evaluation]:
         """Evaluations of all trials at once where they are due on the same images; none where each makes its own."""
@@ -195,18 +197,12 @@ class Pack:
         alike = all(trial.data is data and trial.step in trial.due.validations for trial in self.trials)
         if not alike or not self.validates_together:
             return {}
-
-        def forward(images: Tensor) -> Tensor:
-            with self.trials[0].autocast():
-                logits: Tensor = vmap(lambda weights: functional_call(self.net, weights, (images,)))(self.weights)
-            return logits
-
+        forward = partial(vmap(self.logits, in_dims=(0, None)), self.weights)
         self.net.eval()
         try:
             return dict(zip(self.trials, evaluate_together(forward, len(self.trials), data), strict=True))
+        # Too little memory, or a net of the user's that in eval mode cannot be run for several at once.
         except RuntimeError:
-            # Too little memory, or a net of the user's that in testing cannot be run for several: from here on each
-            # trial validates alone.
             self.validates_together = False
             return {}
         finally:
@@ -216,9 +212,8 @@ class Pack:
         """Do this for every trial; those that end by it leave the pack."""
         rest = []
         for trial in self.trials:
-            outcome: Outcome | Exception | None
             try:
-                outcome = do(trial)
+                outcome: Outcome | Exception | None = do(trial)
             # The trial's boundary: its end is recorded, and the others go on.
             except Exception as error:
                 outcome = error

@@ -1,48 +1,40 @@
-"""What a trial leaves behind: the protocol of a recorder, one that keeps nothing, and how a trial ended."""
+"""What a trial leaves behind: where its rows go, after which steps they are due, and how it ended."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from initlab.engine.task import State
+
 
 class Recorder(Protocol):
-    """Where a trial's records go; the store's AttemptWriter is one."""
+    """Where a trial's rows and checkpoints go; the store's AttemptWriter is one."""
 
     def scalars(self, row: dict[str, Any]) -> None: ...
     def signals(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None: ...
     def moments(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None: ...
     def slopes(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None: ...
     def checkpoint(self, state: dict[str, Any]) -> None: ...
-    def running(self, progress: dict[str, Any]) -> None: ...
+    def progress(self, figures: dict[str, Any]) -> None: ...
 
 
-class Silent:
-    """A recorder that keeps nothing, as a follower's: the leader writes."""
+class Silent(Recorder):
+    """Keeps nothing, as a follower's recorder: the leader writes."""
 
-    def scalars(self, row: dict[str, Any]) -> None:
-        pass
 
-    def signals(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
-        pass
+@dataclass(frozen=True)
+class Due:
+    """The steps after which something is due: a row of scalars, a validation in that row, a probe of the signals."""
 
-    def moments(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
-        pass
-
-    def slopes(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
-        pass
-
-    def checkpoint(self, state: dict[str, Any]) -> None:
-        pass
-
-    def running(self, progress: dict[str, Any]) -> None:
-        pass
+    rows: frozenset[int]
+    validations: frozenset[int]
+    probes: frozenset[int]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended, with its last figures: `done`, `diverged` (non-finite loss), `interrupted`, or `stopped` as
-    hopeless."""
+    """How a trial ended, with its last figures."""
 
-    state: str
+    state: State  # done, diverged, interrupted or stopped
     figures: dict[str, Any]
 
     def plus(self, **figures: Any) -> "Outcome":

@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,11 +14,12 @@ from initlab.train.evaluate import Evaluation
 from initlab.verdict.hopeless import Evidence
 
 NAN = math.nan
+Figures = dict[str, Any]
 Total = Callable[[Tensor], Tensor]  # a tensor's sum over the processes that train the net together
 
 
 class RowLog:
-    """Figures of a trial between two rows; `state` and `restore` carry them over an interruption."""
+    """Figures of a trial from row to row; `state` and `restore` carry them over an interruption."""
 
     def __init__(self, spec: TrialSpec, data: Images, per_epoch: int, steps: int) -> None:
         """`per_epoch`, `steps`: the trial's updates, in an epoch and in all."""
@@ -27,7 +27,7 @@ class RowLog:
         # Since the last row: the batches' mean losses and misclassified examples, on the device.
         self.sums = torch.zeros(2, dtype=torch.float64, device=data.mean.device)
         self.row_step = 0  # of the last row
-        self.latest: dict[str, Any] = {}  # by column, the last value that was not missing
+        self.latest: Figures = {}  # by column, the last value that was not missing
         self.constants = {  # what a reader of the figures needs beside them
             "steps": steps,
             "epochs": spec.train.epochs,
@@ -45,45 +45,33 @@ class RowLog:
         self.sums[0].add_(loss)
         self.sums[1].add_(misses)
 
-    @contextmanager
-    def probe_time(self) -> Iterator[None]:
-        """Around a probe, whose time is reported on its own."""
-        started = time.perf_counter()
-        yield
-        self.probe_s += time.perf_counter() - started
+    def row(self, step: int, sums: list[float], seconds: float, evaluation: Evaluation | None, lr: float) -> Figures:
+        """The row of scalars after `step` updates: means over the steps since the last row, NaN where there were none.
 
-    def train_figures(self, step: int, total: Total) -> dict[str, float]:
-        """Means and speed of the steps since the last row, NaN where there were none; waits for the device."""
-        count = step - self.row_step
+        `sums` are this log's over all processes, `seconds` what those steps took.
+        """
+        (loss, misses), count = sums, step - self.row_step
         examples = count * self.batch_size
-        loss, misses = total(self.sums).tolist()
         self.evidence.see_errors(misses, examples, self.constants["chance"], epoch_ends=step % self.per_epoch == 0)
-        return {
-            "train_loss": loss / count if count else NAN,
-            "train_error": misses / examples if count else NAN,
-            "images_per_s": examples / (time.perf_counter() - self.row_time) if count else NAN,
-        }
-
-    def row(self, step: int, train: dict[str, float], evaluation: Evaluation | None, lr: float) -> dict[str, Any]:
-        """The row of scalars after `step` updates; `train` as `train_figures` gave it."""
         return {
             "step": step,
             "epoch": step / self.per_epoch,
-            "train_loss": train["train_loss"],
-            "train_error": train["train_error"],
+            "train_loss": loss / count if count else NAN,
+            "train_error": misses / examples if count else NAN,
             "val_loss": evaluation.loss if evaluation else NAN,
             "val_error": evaluation.top1_error if evaluation else NAN,
             "val_error_top5": evaluation.top5_error if evaluation else NAN,
             "lr": lr,
-            "images_per_s": train["images_per_s"],
+            "images_per_s": examples / seconds if count else NAN,
             "wall_s": self.wall_s(),
         }
 
-    def close(self, row: dict[str, Any]) -> None:
-        """End a row: the sums and the time of the next one begin."""
+    def close(self, row: Figures) -> Figures:
+        """End a row, so that sums and time of the next one begin; the figures to show while the trial goes on."""
         self.latest.update({key: value for key, value in row.items() if value == value or key == "train_loss"})
         self.sums.zero_()
         self.row_step, self.row_time = row["step"], time.perf_counter()
+        return {**self.latest, **self.constants}
 
     @property
     def diverged(self) -> bool:
@@ -98,11 +86,7 @@ class RowLog:
         """Seconds of the trial so far, all attempts together."""
         return self.wall_before + time.perf_counter() - self.started
 
-    def progress(self) -> dict[str, Any]:
-        """The latest figures while the trial runs."""
-        return {**self.latest, **self.constants}
-
-    def final_figures(self, step: int) -> dict[str, Any]:
+    def final_figures(self, step: int) -> Figures:
         """The figures of a trial that ends after `step` updates."""
         counted = {"step": step, "epoch": step / self.per_epoch}
         return {**self.latest, **counted, **self.constants, "wall_s": self.wall_s(), "probe_s": self.probe_s}
@@ -120,7 +104,7 @@ class RowLog:
         }
 
     def restore(self, state: dict[str, Any], leads: bool) -> None:
-        """Take up a checkpoint's; the sums are those of all processes, so that only the one that `leads` has them."""
+        """Take up a checkpoint's; its sums are those of all processes, so that only the one that `leads` takes them."""
         # A checkpoint from before there was evidence counts as if the net had learned: it is never given up.
         self.evidence = Evidence(**state["evidence"]) if "evidence" in state else Evidence(learned=True)
         if leads:

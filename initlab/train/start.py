@@ -21,16 +21,16 @@ def start_from(net: nn.Module, shallow: Mapping[str, Tensor]) -> list[str]:
     Raises:
         ValueError: a layer that `net` does not have, or has in another shape.
     """
-    own = net.state_dict()
+    state = net.state_dict()
     weights = {key.removesuffix(".weight"): w for key, w in shallow.items() if key.endswith(".weight")}
     convs = [name for name, weight in weights.items() if weight.dim() == 4][:FIRST_CONVS]
     linears = [name for name, weight in weights.items() if weight.dim() == 2]
     for name in (*convs, *linears):
         for key in (f"{name}.weight", f"{name}.bias"):
-            got = tuple(own[key].shape) if key in own else "none"
-            if got != tuple(shallow[key].shape):
+            shape = tuple(state[key].shape) if key in state else "none"
+            if shape != tuple(shallow[key].shape):
                 raise ValueError(
-                    f"train.shallow_depth: {key} does not fit (got {got}); wanted {tuple(shallow[key].shape)}"
+                    f"train.shallow_depth: {key} does not fit (got {shape}); wanted {tuple(shallow[key].shape)}"
                 )
-            own[key].copy_(shallow[key])
+            state[key].copy_(shallow[key])
     return [*convs, *linears]

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from initlab.data.dataset import Images
+from initlab.engine.task import State
 from initlab.nets.layers import set_dropout_step
 from initlab.random_streams import stream_seed
 from initlab.signal.probe import measure
@@ -21,17 +22,17 @@ from initlab.signal.running import Running
 from initlab.study.spec import TrialSpec
 from initlab.train.auxiliary import Auxiliary
 from initlab.train.cuda import Compiled
-from initlab.train.due import Due
 from initlab.train.evaluate import Evaluation, evaluate
 from initlab.train.group import ALONE, Group
-from initlab.train.records import Outcome, Recorder
+from initlab.train.records import Due, Outcome, Recorder
 from initlab.train.row_log import RowLog
 from initlab.train.schedule import Plateau, learning_rate
 from initlab.train.sgd import sgd
 from initlab.train.slopes import slope_rows
 from initlab.user_code import is_code
 
-COMPILE_STEPS = 20_000  # from which torch.compile, about a minute a net, is taken to pay; not measured on a GPU yet
+# Steps from which torch.compile, about a minute a net, is taken to pay; not measured on a GPU yet.
+COMPILE_STEPS = 20_000
 
 
 class Trial:
@@ -47,8 +48,12 @@ class Trial:
         group: Group = ALONE,
         channels_last: bool | None = None,
     ) -> None:
-        """On CUDA alone, `compiled`: whether torch.compile makes the step's forward and backward, None is as it pays;
-        `channels_last`: whether maps lie in memory with their channels last, None is yes."""
+        """`compiled` and `channels_last` count on CUDA alone.
+
+        Args:
+            compiled: whether torch.compile makes the step's forward and backward; None is where it pays.
+            channels_last: whether maps lie in memory with their channels last; None is yes.
+        """
         self.spec, self.net, self.data, self.recorder, self.group = spec, net, data, recorder, group
         self.on_gpu = data.mean.device.type == "cuda"
         self.layout = torch.contiguous_format if channels_last is False else torch.channels_last
@@ -60,7 +65,9 @@ class Trial:
                 f"train.batch_size: no step to train (got {spec.train.batch_size}, {spec.train.epochs:g} epochs, "
                 f"for {len(data.train_labels)} images); allowed: a smaller batch or more epochs"
             )
-        self.due = Due.of(spec, self.per_epoch, self.steps)
+        validations = spec.validation_steps(self.per_epoch, self.steps)
+        steps = (spec.row_steps(self.per_epoch, self.steps), validations, spec.probe_steps(self.steps))
+        self.due = Due(*map(frozenset, steps))
         self.log = RowLog(spec, data, self.per_epoch, self.steps)
         self.plain: Callable[[Tensor], Tensor] = group.wrap(net)
         compile_pays = compiled or (compiled is None and self.steps >= COMPILE_STEPS)
@@ -111,24 +118,23 @@ class Trial:
             How it ended, None where it goes on. All ends but a diverged trial's leave a checkpoint.
         """
         if self.log.diverged:
-            state = "diverged"
+            state = State.DIVERGED
         elif self.step >= self.steps:
-            state = "done"
+            state = State.DONE
         elif self.group.agree(stop):
-            state = "interrupted"
+            state = State.INTERRUPTED
         elif skip_hopeless and self.group.agree(self.log.hopeless(self.step)):
-            state = "stopped"
+            state = State.STOPPED
         else:
             return None
-        if state != "diverged":
+        if state != State.DIVERGED:
             self.checkpoint()
-        figures = self.log.final_figures(self.step)
-        return Outcome(state, figures).plus(eager=self.eager)
+        return Outcome(state, self.log.final_figures(self.step)).plus(eager=self.eager)
 
     @property
     def eager(self) -> str | None:
         """Why steps ran uncompiled although they were to be compiled."""
-        return self.forward.why if isinstance(self.forward, Compiled) else None
+        return self.forward.reason if isinstance(self.forward, Compiled) else None
 
     def update(self) -> None:
         """One step of stochastic gradient descent; nothing here waits for the device."""
@@ -140,13 +146,16 @@ class Trial:
         # The first group holds the weights, the second the slopes where there are any (see `sgd`).
         for group, factor in zip(self.optimizer.param_groups, (1.0, self.spec.train.slope_lr_factor), strict=False):
             group["lr"] = self.lr() * factor
-        if is_code(self.spec.net.name):  # it may draw from torch's own generators, as nn.Dropout does
+        # The user's code may draw from torch's own generators, as nn.Dropout does.
+        if is_code(self.spec.net.name):
             torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
         self.optimizer.zero_grad(set_to_none=True)
         sample = self.moments if self.spec.samples_update(self.step) else None
         heads = self.auxiliary.listen() if self.auxiliary else nullcontext()
+        # Hooks do not reach into a compiled forward.
+        forward = self.plain if sample else self.forward
         with heads, sample.listen() if sample else nullcontext(), self.autocast():
-            logits = (self.plain if sample else self.forward)(images)  # hooks do not reach into a compiled forward
+            logits = forward(images)
         logits = logits.to(self.data.mean.dtype)
         loss = F.cross_entropy(logits, labels)
         (loss + self.auxiliary.loss(labels) if self.auxiliary else loss).backward()
@@ -175,27 +184,26 @@ class Trial:
     def record_due(self, evaluation: Evaluation | None = None) -> None:
         """Record what is due after this step; `evaluation` of the net as it is now, where a pack has made it."""
         if self.step in self.due.probes and self.group.leads:
-            self.record_signals()
-        if self.step in self.due.rows:
-            self.record_row(self.step in self.due.validations, evaluation)
-
-    def record_signals(self) -> None:
-        """Measure the signals of every layer."""
-        with self.log.probe_time():
+            started = time.perf_counter()
             images, labels = self.data.probe_batch(self.spec.probe.examples)
             signals = measure(self.net, images, labels, weight_decay=self.spec.train.weight_decay)
             self.log.evidence.see_probe(signals)
             self.recorder.signals(self.step, self.step / self.per_epoch, signals)
+            self.log.probe_s += time.perf_counter() - started
+        if self.step in self.due.rows:
+            self.record_row(self.step in self.due.validations, evaluation)
 
     def record_row(self, validate: bool, evaluation: Evaluation | None = None) -> None:
         """A row of scalars, validated or not, with the running moments and learned slopes that come with it."""
-        train = self.log.train_figures(self.step, self.group.total)
+        # Reading the sums waits for the device: the time of the steps ends here, before the validation.
+        sums = self.group.total(self.log.sums).tolist()
+        seconds = time.perf_counter() - self.log.row_time
         if validate:
             if evaluation is None and self.group.leads:
                 with self.autocast():
                     evaluation = evaluate(self.net, self.data)
             evaluation = self.group.share(evaluation)
-        row = self.log.row(self.step, train, evaluation, self.lr())
+        row = self.log.row(self.step, sums, seconds, evaluation, self.lr())
         self.recorder.scalars(row)
         if self.moments and (moments := self.moments.take(self.group.total)):
             self.recorder.moments(self.step, row["epoch"], moments)
@@ -203,8 +211,7 @@ class Trial:
             if slopes := slope_rows(self.net):
                 self.recorder.slopes(self.step, row["epoch"], slopes)
             self.plateau.see(evaluation.top1_error, self.spec.train.patience)
-        self.log.close(row)
-        self.recorder.running(self.log.progress())
+        self.recorder.progress(self.log.close(row))
 
     def checkpoint(self) -> None:
         """Keep a point to go on from."""

@@ -28,9 +28,9 @@ def test_the_loss_is_the_weighted_sum_of_the_heads_by_hand() -> None:
         logits = F.linear(map_of.clamp(min=0).mean((2, 3)), head.weight, head.bias)
         expected += 0.3 * F.cross_entropy(logits, labels).item()
     assert auxiliary.loss(labels).item() == pytest.approx(expected, rel=1e-6)
-    assert not auxiliary.seen
+    assert not auxiliary.maps
     net(images)
-    assert not auxiliary.seen  # nobody listens to probes and validations
+    assert not auxiliary.maps  # nobody listens to probes and validations
 
 
 def test_the_first_step_follows_the_gradient_of_both_losses() -> None:

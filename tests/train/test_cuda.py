@@ -76,7 +76,7 @@ def test_a_replay_that_differs_is_found_and_undone() -> None:
         captured()
     # the recording itself drew number 4, the other ten are those of a step each
     assert weight.tolist() == [sum(range(11)) - 4] * 3
-    assert captured.why == "CUDA graph: a replayed step differed from the step itself"
+    assert captured.reason == "CUDA graph: a replayed step differed from the step itself"
 
 
 class Waits(TorchDispatchMode):
@@ -222,7 +222,7 @@ def test_a_compiled_net_is_one_piece_and_gives_the_nets_numbers(monkeypatch: pyt
     compiled.forward = Compiled(compiled.net)  # as on a GPU
     for trial in (plain, compiled):
         trial.run(lambda: False, 1e9)
-    assert (compilations.pieces, compiled.forward.why) == (1, None)  # dropout's masks come from outside
+    assert (compilations.pieces, compiled.forward.reason) == (1, None)  # dropout's masks come from outside
     assert_same(plain, compiled)
 
 
@@ -245,7 +245,7 @@ def test_an_error_of_the_net_itself_is_no_failure_to_compile(monkeypatch: pytest
     compiled = Compiled(nn.Linear(3, 2))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         compiled(torch.ones(2, 4))
-    assert compiled.why is None
+    assert compiled.reason is None
 
 
 def test_on_cuda_float32_is_float32_and_the_settings_are_the_callers_again_afterwards() -> None:

@@ -48,7 +48,7 @@ class Memory:
     def checkpoint(self, state: dict[str, Any]) -> None:
         self.states.append(copied(state))
 
-    def running(self, progress: dict[str, Any]) -> None:
+    def progress(self, figures: dict[str, Any]) -> None:
         pass
 
 

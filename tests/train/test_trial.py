@@ -50,7 +50,7 @@ class Memory:
         torch.save(state, "/dev/null")  # must be plain enough to be saved
         self.states.append({key: clone(value) for key, value in state.items()})
 
-    def running(self, progress: dict[str, Any]) -> None:
+    def progress(self, figures: dict[str, Any]) -> None:
         pass
 
     def timeless(self) -> str:
