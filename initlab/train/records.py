@@ -17,8 +17,13 @@ class Recorder(Protocol):
     def progress(self, figures: dict[str, Any]) -> None: ...
 
 
-class Silent(Recorder):
+class Silent:
     """Keeps nothing, as a follower's recorder: the leader writes."""
+
+    def drop(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing with what is to be recorded."""
+
+    scalars = signals = moments = slopes = checkpoint = progress = drop
 
 
 @dataclass(frozen=True)
