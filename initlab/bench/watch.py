@@ -18,7 +18,7 @@ from initlab.bench.timing import seconds
 from initlab.bench.trackers import Step, backpack_steps, cockpit_steps, missing, wandb_steps
 from initlab.nets.any_module import on_weight_layers
 from initlab.signal.probe import measure
-from initlab.signal.running import Running
+from initlab.signal.running import RunningMoments
 from initlab.train.cuda import in_a_line
 from initlab.train.trial import Trial
 
@@ -123,7 +123,7 @@ def probe_steps(trial: Trial) -> Iterator[Step]:
 def running_steps(trial: Trial) -> Iterator[Step]:
     """Running moments of every step, read after each block as at a row of scalars."""
     trial.spec = trial.spec.model_copy(update={"probe": trial.spec.probe.model_copy(update={"running_every": 1})})
-    trial.moments = moments = Running(trial.net, trial.data.mean.device)
+    trial.moments = moments = RunningMoments(trial.net, trial.data.mean.device)
 
     def step() -> None:
         trial.update()

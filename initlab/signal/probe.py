@@ -5,8 +5,7 @@ dy = d(sum over examples of the loss)/dy, all in float64; see `measure`. It leav
 buffers, mode, gradients and the global random state.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from initlab.nets.any_module import WeightLayer, layer_name
+from initlab.nets.any_module import WeightLayer, on_weight_layers, op_of, weight_layers
 from initlab.nets.undisturbed import first_tensor, to_model, untouched
 from initlab.signal.moments import Moments
 
@@ -38,12 +37,12 @@ COLUMNS = (
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-class Trace:
-    """What one weight layer showed during the pass."""
+class LayerSignals:
+    """What goes through one weight layer during the pass."""
 
-    def __init__(self, name: str, module: WeightLayer) -> None:
+    def __init__(self, name: str, layer: WeightLayer) -> None:
         self.name = name
-        self.module = module
+        self.layer = layer
         self.calls = 0
         self.forward = Moments()
         self.backward = Moments()
@@ -57,16 +56,18 @@ class NextActivation(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.waiting: list[Trace] = []
+        self.waiting: list[LayerSignals] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
         if self.waiting and func in ACTIVATIONS:
             zeros = (out.detach() == 0).sum()
-            for trace in self.waiting:
-                trace.zeros = zeros if trace.zeros is None else trace.zeros + zeros
-                trace.activations += out.numel()
-                trace.activation = trace.activation or func.__name__.rstrip("_")
+            for signals in self.waiting:
+                signals.zeros = zeros if signals.zeros is None else signals.zeros + zeros
+                signals.activations += out.numel()
+                signals.activation = signals.activation or func.__name__.rstrip("_")
             self.waiting = []
         return out
 
@@ -105,51 +106,43 @@ def measure(
             raise ValueError(f"inspect: {name} is not there yet (lazy); run the model on a batch first")
     with torch.inference_mode(False), untouched(model, backward=labels is not None), parametrize.cached():
         images, labels = to_model(model, images, labels)
-        order, never_ran, output = forward(model, images)
-        weights = [trace.module.weight for trace in order]
-        grads: tuple[Tensor | None, ...] = (None,) * len(weights)
+        layers, output = forward(model, images)
+        weights = [signals.layer.weight for signals in layers if signals.calls]
+        grads: list[Tensor | None] = [None] * len(layers)
         if labels is not None and weights:
-            total = summed_loss(output, labels, loss)
-            if not total.requires_grad:
-                raise ValueError("inspect: the loss has no gradient; let the forward run without no_grad or detach")
-            grads = torch.autograd.grad(total, weights, allow_unused=True)
-        statistics = [layer_statistics(t, g, len(images), weight_decay) for t, g in zip(order, grads, strict=True)]
-        statistics += [layer_statistics(trace, None, len(images), None) for trace in never_ran]
-        return to_rows([*order, *never_ran], statistics, len(images))
+            grads[: len(weights)] = loss_gradients(output, labels, loss, weights)
+        statistics = [layer_statistics(s, g, len(images), weight_decay) for s, g in zip(layers, grads, strict=True)]
+        return to_rows(layers, statistics, len(images))
 
 
-def forward(model: nn.Module, images: Tensor) -> tuple[list[Trace], list[Trace], Tensor]:
-    """Run the model under hooks; returns its weight layers by first call, those that never ran, and its output.
+def forward(model: nn.Module, images: Tensor) -> tuple[list[LayerSignals], Tensor]:
+    """Run the model under hooks; gives its weight layers by first call, those that never ran last, and its output.
 
     The hooks are gone before the backward pass, which runs checkpointed layers a second time.
     """
-    traces: dict[nn.Module, Trace] = {}
-    order: list[Trace] = []
+    layers: dict[nn.Module, LayerSignals] = {}
     activations = NextActivation()
 
-    def seen(module: nn.Module, _: Any, y: Tensor) -> None:
-        trace = traces[module]
-        if trace.calls == 0:
-            order.append(trace)
-        trace.calls += 1
-        trace.forward.add(y)
+    def measure_output(name: str, layer: WeightLayer, inputs: tuple[Any, ...], y: Tensor) -> None:
+        signals = layers.setdefault(layer, LayerSignals(name, layer))
+        signals.calls += 1
+        signals.forward.add(y)
         if y.requires_grad:
-            y.register_hook(trace.backward.add)
-        activations.waiting.append(trace)
+            y.register_hook(signals.backward.add)
+        activations.waiting.append(signals)
 
-    with ExitStack() as hooks:
-        for name, module in model.named_modules():
-            if isinstance(module, WeightLayer):
-                traces[module] = Trace(layer_name(name), module)
-                hooks.callback(module.register_forward_hook(seen).remove)
-        with activations:
-            output = first_tensor(model(images))
-    return order, [trace for trace in traces.values() if trace.calls == 0], output
+    with on_weight_layers(model, measure_output), activations:
+        output = first_tensor(model(images))
+    for name, layer in weight_layers(model):
+        layers.setdefault(layer, LayerSignals(name, layer))
+    return list(layers.values()), output
 
 
-def layer_statistics(trace: Trace, grad: Tensor | None, examples: int, weight_decay: float | None) -> list[Tensor]:
+def layer_statistics(
+    signals: LayerSignals, grad: Tensor | None, examples: int, weight_decay: float | None
+) -> list[Tensor]:
     """The numbers of `COLUMNS` for one layer, still on the device."""
-    weight = trace.module.weight.detach().double()
+    weight = signals.layer.weight.detach().double()
     nan = torch.full((), float("nan"), dtype=torch.float64, device=weight.device)
     grad_rms = decay_ratio = nan
     if grad is not None:
@@ -157,38 +150,61 @@ def layer_statistics(trace: Trace, grad: Tensor | None, examples: int, weight_de
         grad_rms = mean_grad.square().mean().sqrt()
         if weight_decay is not None:
             decay_ratio = weight_decay * weight.norm() / mean_grad.norm()
-    zero_fraction = nan if trace.zeros is None else trace.zeros.double() / trace.activations
-    weight_var = weight.var(correction=0) if trace.calls else nan
-    return [*trace.forward.result(), *trace.backward.result(), weight_var, grad_rms, decay_ratio, zero_fraction]
+    zero_fraction = nan if signals.zeros is None else signals.zeros.double() / signals.activations
+    weight_var = weight.var(correction=0) if signals.calls else nan
+    return [*signals.forward.result(), *signals.backward.result(), weight_var, grad_rms, decay_ratio, zero_fraction]
 
 
-def to_rows(traces: list[Trace], statistics: list[list[Tensor]], examples: int) -> list[dict[str, Any]]:
+def to_rows(layers: list[LayerSignals], statistics: list[list[Tensor]], examples: int) -> list[dict[str, Any]]:
     """Rows as plain numbers, with one transfer from the device for all of them."""
-    if not traces:
+    if not layers:
         return []
-    device = traces[0].module.weight.device
+    device = layers[0].layer.weight.device
     numbers = torch.stack([torch.stack([v.to(device, torch.float64) for v in row]) for row in statistics]).tolist()
     return [
         {
             "layer": index,
-            "name": trace.name,
-            "op": "linear" if isinstance(trace.module, nn.Linear) else "conv",
-            "calls": trace.calls,
-            "outputs": trace.forward.count / (examples * max(trace.calls, 1)),
-            "activation": trace.activation,
-            "reached": trace.backward.count > 0,
+            "name": signals.name,
+            "op": op_of(signals.layer),
+            "calls": signals.calls,
+            "outputs": signals.forward.count / (examples * max(signals.calls, 1)),
+            "activation": signals.activation,
+            "reached": signals.backward.count > 0,
             **dict(zip(COLUMNS, row, strict=True)),
         }
-        for index, (trace, row) in enumerate(zip(traces, numbers, strict=True))
+        for index, (signals, row) in enumerate(zip(layers, numbers, strict=True))
     ]
 
 
+def loss_gradients(
+    output: Tensor, labels: Tensor, loss: Loss | None, tensors: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """The gradient of the summed loss with respect to each tensor; None where the loss does not depend on it."""
+    total = summed_loss(output, labels, loss)
+    if not total.requires_grad:
+        raise ValueError("inspect: the loss has no gradient; let the forward run without no_grad or detach")
+    return torch.autograd.grad(total, tensors, allow_unused=True)
+
+
 def summed_loss(output: Tensor, labels: Tensor, loss: Loss | None) -> Tensor:
-    """Sum over the examples of the loss; a scalar from a custom `loss` is taken for their mean."""
+    """Sum over the examples of the loss; a scalar from a custom `loss` is taken for their mean.
+
+    Raises:
+        ValueError: labels that cross-entropy can't take beside this output, or a loss of a wrong shape.
+    """
     if loss is None:
-        if output.dim() > 2 and output.shape[:-1] == labels.shape:  # one label per token, classes last
+        # one label per token, classes last
+        if output.dim() > 2 and output.shape[:-1] == labels.shape:
             output, labels = output.flatten(0, -2), labels.flatten()
-        return F.cross_entropy(output, labels, reduction="sum")
+        check_labels(output, labels)
+        try:
+            return F.cross_entropy(output, labels, reduction="sum")
+        # torch's own check of the range: another before it would wait for the device
+        except IndexError as error:
+            raise ValueError(
+                f"inspect: a label is out of range (got labels from {int(labels.min())} to {int(labels.max())}); "
+                f"allowed: a class from 0 to {output.shape[min(output.dim() - 1, 1)] - 1}"
+            ) from error
     values = loss(output, labels)
     if values.dim() == 0:
         return values * len(labels)
@@ -198,3 +214,14 @@ def summed_loss(output: Tensor, labels: Tensor, loss: Loss | None) -> Tensor:
             "return one value per example, or their mean"
         )
     return values.sum()
+
+
+def check_labels(output: Tensor, labels: Tensor) -> None:
+    """Refuse labels that are neither a class for each example and position nor probabilities of the classes."""
+    positions = output.shape[:1] + output.shape[2:] if output.dim() > 1 else ()
+    classes = labels.dtype in (torch.int64, torch.uint8) and labels.shape == positions
+    if not classes and not (labels.is_floating_point() and labels.shape == output.shape):
+        raise ValueError(
+            f"inspect: the labels do not fit the output (got {labels.dtype} of shape {tuple(labels.shape)} for one of "
+            f"shape {tuple(output.shape)}); allowed: int64 classes of shape {tuple(positions)}, or give a loss="
+        )

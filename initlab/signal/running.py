@@ -6,25 +6,26 @@ its gradient: no pass of their own, no wait for the device, no change to the ste
 they are trained: augmented, under dropout, in the step's precision.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from initlab.nets.any_module import weight_layers
+from initlab.nets.any_module import WeightLayer, on_weight_layers, op_of, weight_layers
+from initlab.signal.probe import COLUMNS as PROBED
 
-COLUMNS = ("forward_mean", "forward_var", "backward_mean", "backward_var")
-WAYS = FORWARD, BACKWARD = 0, 1
+COLUMNS = PROBED[:4]
+DIRECTIONS = FORWARD, BACKWARD = 0, 1
 Pair = tuple[Tensor, Tensor]  # sum and sum of squares
 # numbers cast to float64 at once: 256 KiB, which a core's cache holds, or 128 MiB, against many small kernels
 CPU_PIECE, GPU_PIECE = 2**15, 2**24
 
 
-class State(TypedDict):
-    """Open sums as plain data and tensors, as a checkpoint holds them."""
+class OpenSums(TypedDict):
+    """Sums not yet taken, as plain data and tensors that a checkpoint holds."""
 
     sums: Tensor
     counts: Tensor
@@ -32,7 +33,7 @@ class State(TypedDict):
     samples: int
 
 
-class Running:
+class RunningMoments:
     """Sums over the steps sampled since the last `take`, one row per weight layer of `net`.
 
     Sums are float64 like the probe's, since float32 loses the squares of what is below 1e-22: a square of 1e-24 is 0 in
@@ -41,52 +42,53 @@ class Running:
 
     def __init__(self, net: nn.Module, device: torch.device) -> None:
         """`device`: of the net's activations."""
+        self.net = net
         self.layers = weight_layers(net)
+        self.numbers = {layer: number for number, (_, layer) in enumerate(self.layers)}
         self.sums = torch.zeros(len(self.layers), 4, dtype=torch.float64, device=device)  # of y, y^2, dy, dy^2
         self.counts = torch.zeros(len(self.layers), 2, dtype=torch.int64)  # numbers in y, in dy
         self.order: list[int] = []  # layers by first call
         self.samples = 0
         self.piece = CPU_PIECE if device.type == "cpu" else GPU_PIECE
-        self.step: dict[tuple[int, int], Pair] = {}  # by layer and way, of the step under way
+        self.step: dict[tuple[int, int], Pair] = {}  # by layer and direction, of the step under way
 
-    @contextmanager
-    def listen(self) -> Iterator[None]:
-        """Around the forward pass of a sampled step; its backward pass is heard too, `sampled` ends it.
+    def listen(self) -> AbstractContextManager[None]:
+        """Around the forward pass of a sampled step; its backward pass counts too, `sampled` ends it.
 
         The hooks on modules are gone before the backward pass, which runs checkpointed layers a second time.
         """
-        with ExitStack() as hooks:
-            for layer, (_, module) in enumerate(self.layers):
-                hooks.callback(module.register_forward_hook(partial(self.seen, layer)).remove)
-            yield
+        return on_weight_layers(self.net, self.add_output)
 
-    def seen(self, layer: int, module: nn.Module, inputs: Any, y: Tensor) -> None:
+    def add_output(self, name: str, module: WeightLayer, inputs: tuple[Any, ...], y: Tensor) -> None:
         """A forward hook of one layer."""
+        layer = self.numbers[module]
         if layer not in self.order:
             self.order.append(layer)
         self.add(layer, FORWARD, y)
         if y.requires_grad:
             y.register_hook(partial(self.add, layer, BACKWARD))
 
-    def add(self, layer: int, way: int, values: Tensor) -> None:
+    def add(self, layer: int, direction: int, values: Tensor) -> None:
         """Sum a layer's y or its gradient; a layer called several times is one, its moments pooled."""
-        self.counts[layer, way] += values.numel()
+        self.counts[layer, direction] += values.numel()
         for piece in in_memory_order(values.detach()).split(self.piece):
             numbers = piece.double()
-            found = (numbers.sum(), torch.dot(numbers, numbers))
-            before = self.step.get((layer, way))
-            self.step[layer, way] = (before[0] + found[0], before[1] + found[1]) if before else found
+            total, squares = numbers.sum(), torch.dot(numbers, numbers)
+            if others := self.step.get((layer, direction)):
+                total, squares = others[0] + total, others[1] + squares
+            self.step[layer, direction] = total, squares
 
     def sampled(self, examples: int) -> None:
         """End a sampled step whose loss was the mean over this many examples: gradients become the summed loss's."""
         if not self.step:
             return
         nothing = (self.sums.new_zeros(()),) * 2
-        pairs = [self.step.get((layer, way), nothing) for layer in range(len(self.layers)) for way in WAYS]
-        found = torch.stack([number for pair in pairs for number in pair]).view_as(self.sums)
-        found[:, 2] *= examples
-        found[:, 3] *= examples**2
-        self.sums += found
+        layers = range(len(self.layers))
+        pairs = [self.step.get((layer, direction), nothing) for layer in layers for direction in DIRECTIONS]
+        sums = torch.stack([number for pair in pairs for number in pair]).view_as(self.sums)
+        sums[:, 2] *= examples
+        sums[:, 3] *= examples**2
+        self.sums += sums
         self.samples += 1
         self.step = {}
 
@@ -104,7 +106,8 @@ class Running:
         if not self.samples:
             return []
         counts = total(self.counts).to(self.sums.device)
-        means = total(self.sums).view(-1, 2, 2) / counts[:, :, None]  # (layers, ways, of y and y^2)
+        # (layers, directions, of y and y^2)
+        means = total(self.sums).view(-1, 2, 2) / counts[:, :, None]
         mean, variance = means[..., 0], (means[..., 1] - means[..., 0].square()).clamp(min=0)
         numbers = torch.stack((mean, variance), dim=2).flatten(1).tolist()
         order = [*self.order, *(layer for layer in range(len(self.layers)) if layer not in self.order)]
@@ -112,7 +115,7 @@ class Running:
             {
                 "layer": place,
                 "name": self.layers[layer][0],
-                "op": "linear" if isinstance(self.layers[layer][1], nn.Linear) else "conv",
+                "op": op_of(self.layers[layer][1]),
                 "samples": self.samples,
                 **dict(zip(COLUMNS, numbers[layer], strict=True)),
             }
@@ -123,11 +126,11 @@ class Running:
         self.order, self.samples = [], 0
         return rows
 
-    def state(self, total: Callable[[Tensor], Tensor]) -> State:
-        """What a checkpoint holds of them; `total` as `take` has it."""
+    def state(self, total: Callable[[Tensor], Tensor]) -> OpenSums:
+        """The sums as a checkpoint holds them; `total` as `take` has it."""
         return {"sums": total(self.sums), "counts": total(self.counts), "order": self.order, "samples": self.samples}
 
-    def restore(self, state: State, leads: bool) -> None:
+    def restore(self, state: OpenSums, leads: bool) -> None:
         """Take up open sums; they are of all processes together, so only the one that `leads` takes them."""
         if leads:
             self.sums.copy_(state["sums"])

@@ -18,7 +18,7 @@ from initlab.engine.task import State
 from initlab.nets.layers import set_dropout_step
 from initlab.random_streams import stream_seed
 from initlab.signal.probe import measure
-from initlab.signal.running import Running
+from initlab.signal.running import RunningMoments
 from initlab.study.spec import TrialSpec
 from initlab.train.auxiliary import Auxiliary
 from initlab.train.cuda import Compiled
@@ -77,7 +77,7 @@ class Trial:
         self.auxiliary = Auxiliary(net, heads, weight, data.num_classes, spec.seed) if heads else None
         self.optimizer = sgd(nn.ModuleList([net, self.auxiliary]) if self.auxiliary else net, spec)
         self.plateau = Plateau()
-        self.moments = Running(net, data.mean.device) if spec.probe.running_every else None
+        self.moments = RunningMoments(net, data.mean.device) if spec.probe.running_every else None
         self.step = 0
         self.batches: Iterator[tuple[Tensor, Tensor]] = iter(())  # those of the steps to come
 

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from initlab import build_net, init_
 from initlab.signal import running
 from initlab.signal.probe import measure
-from initlab.signal.running import COLUMNS, Running, in_memory_order
+from initlab.signal.running import COLUMNS, RunningMoments, in_memory_order
 
 CPU = torch.device("cpu")
 
@@ -21,7 +21,7 @@ def alone(sums: Tensor) -> Tensor:
     return sums
 
 
-def sample(seen: Running, net: nn.Module, images: Tensor, labels: Tensor) -> None:
+def sample(seen: RunningMoments, net: nn.Module, images: Tensor, labels: Tensor) -> None:
     """A training step without its update."""
     net.train()
     with seen.listen():
@@ -31,7 +31,7 @@ def sample(seen: Running, net: nn.Module, images: Tensor, labels: Tensor) -> Non
 
 
 def moments(net: nn.Module, images: Tensor, labels: Tensor) -> list[dict[str, Any]]:
-    seen = Running(net, CPU)
+    seen = RunningMoments(net, CPU)
     sample(seen, net, images, labels)
     return seen.take(alone)
 
@@ -78,7 +78,7 @@ def test_by_hand() -> None:
 def test_samples_are_pooled_until_they_are_taken() -> None:
     net = nn.Sequential(nn.Linear(1, 1, bias=False)).double()
     nn.init.ones_(net[0].weight)
-    seen = Running(net, CPU)
+    seen = RunningMoments(net, CPU)
     for values in ([[1.0], [3.0]], [[5.0], [7.0]]):
         sample(seen, net, torch.tensor(values, dtype=torch.float64), torch.tensor([0, 0]))
     (row,) = seen.take(alone)
@@ -132,7 +132,7 @@ def test_checkpointed_layers_count_once_and_no_hook_stays() -> None:
             return self.last(checkpoint(self.first, x, use_reentrant=False).relu())
 
     net = Net().double()
-    seen = Running(net, CPU)
+    seen = RunningMoments(net, CPU)
     sample(seen, net, *batch((5, 3)))
     assert seen.counts.tolist() == [[20, 20], [50, 50]]
     assert not any(module._forward_hooks for module in net.modules())
@@ -162,10 +162,10 @@ def test_memory_order_makes_no_copy_and_leaves_no_number_out() -> None:
 def test_open_sums_go_through_a_checkpoint_and_over_processes() -> None:
     net = init_(build_net("plain", depth=7, width=4, input_shape=(1, 8, 8)), "he", seed=0).double()
     images, labels = batch((4, 1, 8, 8))
-    whole, first, follower = (Running(net, CPU) for _ in range(3))
+    whole, first, follower = (RunningMoments(net, CPU) for _ in range(3))
     for one in (whole, whole, first):
         sample(one, net, images, labels)
-    second = Running(net, CPU)
+    second = RunningMoments(net, CPU)
     second.restore(first.state(alone), leads=True)
     follower.restore(first.state(alone), leads=False)
     assert follower.samples == 1 and not follower.sums.any()

@@ -7,18 +7,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from initlab.signal.probe import Loss, summed_loss
-from initlab.signal.theory.field import SAME
+from initlab.signal.probe import Loss, loss_gradients
+from initlab.signal.theory.field import Pairs
 from initlab.signal.theory.meanfield import Context, Gradient, Signal
 
-NUMBERS = 4_000_000  # drawn at most
+MOST_LOGITS = 4_000_000
 
 
 def loss_gradient(output: Tensor, labels: Tensor, loss: Loss | None) -> Gradient:
     """The gradient at an output (N, ...) of the loss summed over its examples."""
     output = output.detach().double().requires_grad_()
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(summed_loss(output, labels.to(output.device), loss), output)
+        (gradient,) = loss_gradients(output, labels.to(output.device), loss, [output])
+    gradient = torch.zeros_like(output) if gradient is None else gradient
     c, spread = pair_statistics(gradient.flatten(1).cpu().numpy()[None])
     return Gradient(gradient.square().mean().cpu(), c, spread, {})
 
@@ -30,11 +31,11 @@ def drawn_gradient(context: Context, output: Signal, classes: int) -> Gradient:
     their gradients have a part in common.
     """
     f, batch = output.field, min(context.examples, 64)
-    draws = int(np.clip(NUMBERS // (batch * classes), 1, 400))
+    draws = int(np.clip(MOST_LOGITS // (batch * classes), 1, 400))
     normal = np.random.default_rng(0).standard_normal
     log = context.scatter(output.noise)
     level = f.level * np.exp(log.mean + np.sqrt(log.variance) * normal((draws, 1, 1)))
-    shared = float(np.clip(f.c[SAME], 0, 1))
+    shared = float(np.clip(f.c.same_place, 0, 1))
     logits = np.sqrt(shared) * normal((draws, 1, classes)) + np.sqrt(1 - shared) * normal((draws, batch, classes))
     logits = np.sqrt(level) * logits
     gradient = np.exp(logits - logits.max(-1, keepdims=True))
@@ -44,7 +45,7 @@ def drawn_gradient(context: Context, output: Signal, classes: int) -> Gradient:
     return Gradient(torch.ones((), dtype=torch.float64), *pair_statistics(gradient), {})
 
 
-def pair_statistics(gradient: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def pair_statistics(gradient: NDArray[Any]) -> tuple[Pairs, Pairs]:
     """Mean and variance of the correlation of two examples' gradients, of (draws, batch, classes)."""
     batch = gradient.shape[1]
     squares = (gradient**2).sum(-1)
@@ -54,4 +55,4 @@ def pair_statistics(gradient: NDArray[Any]) -> tuple[NDArray[np.float64], NDArra
     squared_products = ((gram**2).sum((1, 2)) - (squares**2).sum(1)) / pairs
     mean = float((products / level).mean())
     spread = max(float((squared_products / level**2).mean()) - mean**2, 0.0)
-    return np.array([1.0, *[mean] * 4]), np.array([0.0, *[spread] * 4])
+    return Pairs.alike(mean), Pairs.alike(spread, itself=0.0)

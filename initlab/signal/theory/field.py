@@ -1,7 +1,9 @@
 """`Field`: what mean field keeps of a tensor, its second moments over channels, and how it is measured."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,28 +11,72 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Array = NDArray[np.float64]
-KINDS = ("self", "near", "within", "same place", "elsewhere")
-SELF, NEAR, WITHIN, SAME, ELSEWHERE = range(5)  # pairs of numbers of one channel, in the order of `KINDS`
 FEW_CHANNELS = 4
+
+
+def kind_by_kind(operation: Callable[[Any, Any], Array]) -> Callable[["Pairs", "Pairs | float"], "Pairs"]:
+    """An operator of `Pairs` with other pairs, or with one number for all kinds."""
+
+    def operator(left: "Pairs", right: "Pairs | float") -> "Pairs":
+        return Pairs(*operation(left.array, right.array if isinstance(right, Pairs) else right).tolist())
+
+    return operator
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A number, as a correlation, for each kind of pair of units of one channel in a batch of maps.
+
+    Arithmetic goes kind by kind: `1 - Pairs.alike(0.25)` has 0 for a unit with itself and 0.75 for all other pairs.
+    """
+
+    itself: float  # a unit with itself
+    near: float  # neighbouring positions of one example
+    within: float  # different positions of one example
+    same_place: float  # two examples at one position
+    elsewhere: float  # two examples at different positions
+
+    @classmethod
+    def alike(cls, value: float, itself: float = 1.0) -> "Pairs":
+        """The same for all pairs of different units."""
+        return cls(itself, value, value, value, value)
+
+    @property
+    def array(self) -> Array:
+        """All kinds, in the order of the fields."""
+        return np.array(astuple(self))
+
+    def each(self, function: Callable[[Array], Array]) -> "Pairs":
+        """A function of each kind's number."""
+        return Pairs(*function(self.array).tolist())
+
+    def clipped(self) -> "Pairs":
+        """As correlations, without what rounding adds."""
+        return Pairs(1.0, *np.clip(self.array, -1, 1)[1:].tolist())
+
+    # numpy's own numbers leave the arithmetic to this class
+    __array_ufunc__ = None
+    __add__ = __radd__ = kind_by_kind(np.add)
+    __sub__ = kind_by_kind(np.subtract)
+    __rsub__ = kind_by_kind(lambda pairs, number: np.subtract(number, pairs))
+    __mul__ = __rmul__ = kind_by_kind(np.multiply)
+    __truediv__ = kind_by_kind(np.true_divide)
+    __pow__ = kind_by_kind(lambda pairs, power: pairs**power)
+
+
+NONE = Pairs.alike(0.0, itself=0.0)
 
 
 @dataclass(frozen=True)
 class Field:
-    """Second moments of a tensor over its channels: what mean field keeps of it.
-
-    `c` holds the mean products of pairs of numbers of one channel over the mean square: of a number with itself (1),
-    of neighbouring positions, of different positions of one example, and of two examples at the same position and at
-    different ones.
-    """
+    """Second moments of a tensor over its channels: what mean field keeps of it."""
 
     q: Tensor  # mean square at each position, float64: the map's shape, or () where there is none
-    c: Array
+    c: Pairs  # mean products of pairs over the mean square
     mean: float  # root of the mean product of two channels' means, over that of q
     positions: int
     channels: int
-    spread: Array = field(
-        default_factory=lambda: np.zeros(5)
-    )  # variance of each correlation, over draws of the weights
+    spread: Pairs = NONE  # variance of each correlation, over draws of the weights
 
     @property
     def level(self) -> float:
@@ -44,10 +90,10 @@ def field_of(x: Tensor) -> Field:
     if x.dim() < 2:
         x = x.reshape(1, -1) if x.dim() else x.reshape(1, 1)
     maps = x.dim() > 3
-    x_NCP = x.flatten(2) if x.dim() > 3 else x.reshape(len(x), -1, x.shape[-1]).transpose(1, 2)
+    x_NCP = x.flatten(2) if maps else x.reshape(len(x), -1, x.shape[-1]).transpose(1, 2)
     level, c = pair_means(x_NCP)
     if maps and x.shape[-1] > 1 and level > 0:
-        c[1] = float((x[..., 1:] * x[..., :-1]).mean() / level)
+        c = replace(c, near=float((x[..., 1:] * x[..., :-1]).mean() / level))
     _, channels, positions = x_NCP.shape
     means = x_NCP.mean((0, 2))
     common = float((means.sum().square() - means.square().sum()).clamp(min=0)) / max(channels * (channels - 1), 1)
@@ -56,28 +102,31 @@ def field_of(x: Tensor) -> Field:
     return Field(q.cpu(), c, mean, positions, channels, spread_of(x_NCP, level, c))
 
 
-def pair_means(x_NCP: Tensor) -> tuple[float, Array]:
-    """(mean square, mean products of pairs of positions and examples over it), in the order of `KINDS`."""
+def pair_means(x_NCP: Tensor) -> tuple[float, Pairs]:
+    """(mean square, mean products of pairs of positions and examples over it); neighbours count as any positions."""
     n, _, positions = x_NCP.shape
-    total = x_NCP.square().sum()
+    square = x_NCP.square().sum()
     by_example, by_place = x_NCP.sum(2).square().sum(), x_NCP.sum(0).square().sum()
-    elsewhere = x_NCP.sum((0, 2)).square().sum() - by_example - by_place + total
-    within = ratio(by_example - total, total, positions - 1)
-    same = ratio(by_place - total, total, n - 1)
-    apart = ratio(elsewhere, total, (n - 1) * (positions - 1))
-    return float(total) / x_NCP.numel(), np.clip(np.array([1.0, within, within, same, apart]), -1, 1)
+    across = x_NCP.sum((0, 2)).square().sum() - by_example - by_place + square
+    within = ratio(by_example - square, square, positions - 1)
+    same_place = ratio(by_place - square, square, n - 1)
+    elsewhere = ratio(across, square, (n - 1) * (positions - 1))
+    c = Pairs(1.0, within, within, same_place, elsewhere).clipped()
+    return float(square) / x_NCP.numel(), c
 
 
-def spread_of(x_NCP: Tensor, level: float, c: Array) -> Array:
+def spread_of(x_NCP: Tensor, level: float, c: Pairs) -> Pairs:
     """Variance of the pairs' correlations: measured for images, 1/channels as of independent ones for wider tensors."""
     n, channels, positions = x_NCP.shape
     if channels > FEW_CHANNELS or level == 0:
-        return np.asarray((1 - c**2) / channels)
+        return (1 - c**2) / channels
+    # the squared inner product of two pixels is that of their outer products
     products = (x_NCP[:, :, None] * x_NCP[:, None]).reshape(n, channels**2, positions)
-    square, pairs = pair_means(products)  # the squared inner product of two pixels is that of their outer products
-    return np.maximum(pairs * square / level**2 - c**2, 0) * np.array([0.0, 1.0, 1.0, 1.0, 1.0])
+    square, pairs = pair_means(products)
+    spread = pairs * square / level**2 - c**2
+    return replace(spread.each(lambda values: np.maximum(values, 0)), itself=0.0)
 
 
-def ratio(products: Tensor, total: Tensor, partners: int) -> float:
+def ratio(products: Tensor, square: Tensor, partners: int) -> float:
     """Mean product over pairs in units of the mean square; 0 where there are no pairs."""
-    return float(products / (total * partners)) if partners > 0 and total > 0 else 0.0
+    return float(products / (square * partners)) if partners > 0 and square > 0 else 0.0

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initlab.signal.theory.field import SAME, SELF, Array, Field
-from initlab.signal.theory.meanfield import Context, Gradient, Noise, Result, Signal, as_like, clipped, scaled
+from initlab.signal.theory.field import NONE, Field, Pairs
+from initlab.signal.theory.meanfield import Context, Gradient, Noise, Result, Signal, as_like, scaled
+from initlab.signal.theory.no_rule import NoRule
 from initlab.signal.theory.trace import Operation
 
 DIFFERENCES = {torch.sub, Tensor.sub, Tensor.sub_, Tensor.__sub__, Tensor.__isub__}
@@ -21,13 +22,14 @@ def total(op: Operation, inputs: list[Signal]) -> Result:
 
     Branches that end in a weight layer are independent of the skip; two that both have a mean share its square.
     """
+    if op.kwargs.get("alpha", 1) != 1:
+        raise NoRule(op.function, f"alpha = {op.kwargs['alpha']}")
     sign = -1.0 if op.function in DIFFERENCES else 1.0
     if len(inputs) == 1:
-        constant = next((v for v in (*op.args, *op.kwargs.values()) if isinstance(v, (Tensor, int, float))), 0.0)
-        square = float(torch.as_tensor(constant, dtype=torch.float64).detach().square().mean())
+        square = float(constant(op, default=0.0).square().mean())
         f = inputs[0].field
         share = f.level / (f.level + square) if f.level + square > 0 else 1.0
-        c = clipped(share * f.c + 1 - share)
+        c = (share * f.c + 1 - share).clipped()
         noise = scaled(inputs[0].noise, share)
         signal = Signal(replace(f, q=f.q + square, c=c, mean=f.mean * math.sqrt(share)), noise, inputs[0].fresh)
         return signal, lambda g: [g]
@@ -37,12 +39,11 @@ def total(op: Operation, inputs: list[Signal]) -> Result:
     cross = sign * (math.sqrt(a.level * b.level) * (1.0 if same else a.mean * b.mean))
     q = (a.q + b.q if a.q.shape == b.q.shape or not (a.q.dim() and b.q.dim()) else a.q + b.q.mean()) + 2 * cross
     level = float(q.mean())
-    c = clipped((a.level * a.c + b.level * b.c + 2 * cross) / level) if level > 0 else a.c
+    c = ((a.level * a.c + b.level * b.c + 2 * cross) / level).clipped() if level > 0 else a.c
     weights = [f.level / (a.level + b.level) if a.level + b.level > 0 else 0.5 for f in (a, b)]
-    big = a if a.positions >= b.positions else b
-    field = Field(
-        q, c, min(abs(mean) / math.sqrt(level), 1.0) if level > 0 else 0.0, big.positions, big.channels, big.spread
-    )
+    larger = a if a.positions >= b.positions else b
+    mean = min(abs(mean) / math.sqrt(level), 1.0) if level > 0 else 0.0
+    field = replace(larger, q=q, c=c, mean=mean)
 
     def pull(g: Gradient) -> list[Gradient]:
         return [replace(g, q=as_like(g.q, f.q), fresh=None) for f in (a, b)]
@@ -50,13 +51,19 @@ def total(op: Operation, inputs: list[Signal]) -> Result:
     return Signal(field, mixed([s.noise for s in inputs], weights)), pull
 
 
+def constant(op: Operation, default: float) -> Tensor:
+    """What a sum or product has beside the model's signal, float64."""
+    values = (v for v in (*op.args, *op.kwargs.values()) if isinstance(v, (Tensor, int, float)))
+    return torch.as_tensor(next(values, default), dtype=torch.float64).detach()
+
+
 def mixed(noises: Sequence[Noise], weights: Sequence[float]) -> Noise:
     """Scatter of a weighted sum of mean squares, to first order."""
-    out: Noise = {}
+    powers: Noise = {}
     for noise, weight in zip(noises, weights, strict=True):
         for source, power in noise.items():
-            out[source] = out.get(source, 0.0) + weight * power
-    return out
+            powers[source] = powers.get(source, 0.0) + weight * power
+    return powers
 
 
 def join(op: Operation, inputs: list[Signal], shapes: list[tuple[int, ...]]) -> Result:
@@ -70,7 +77,7 @@ def join(op: Operation, inputs: list[Signal], shapes: list[tuple[int, ...]]) -> 
     q = torch.stack([m * share for m, share in zip(maps, shares, strict=True)]).sum(0)
     weights = shares * np.array([f.level for f in fields])
     weights = weights / weights.sum() if weights.sum() > 0 else shares
-    c = clipped(np.sum([w * f.c for w, f in zip(weights, fields, strict=True)], axis=0))
+    c = sum((w * f.c for w, f in zip(weights.tolist(), fields, strict=True)), start=NONE).clipped()
     mean = math.sqrt(sum(w * f.mean**2 for w, f in zip(weights, fields, strict=True)))
     positions = op.shape[1] if len(op.shape) == 3 else max(f.positions for f in fields)
     channels = op.shape[-1] if len(op.shape) <= 3 else op.shape[1]
@@ -91,27 +98,29 @@ def join(op: Operation, inputs: list[Signal], shapes: list[tuple[int, ...]]) -> 
 
 def times(op: Operation, x: Signal) -> Result:
     """A product with, or quotient by, something that does not depend on the input."""
-    other = next((v for v in (*op.args, *op.kwargs.values()) if isinstance(v, (Tensor, int, float))), 1.0)
-    values = torch.as_tensor(other, dtype=torch.float64).detach()
+    if op.kwargs.get("rounding_mode"):
+        raise NoRule(op.function, f"rounding_mode = {op.kwargs['rounding_mode']!r}")
+    values = constant(op, default=1.0)
     factor = float((1 / values if op.function in QUOTIENTS else values).square().mean())
     signal = replace(x, field=replace(x.field, q=x.field.q * factor), response=None, normals=None)
     return signal, lambda g: [replace(g, q=g.q * factor)]
 
 
-def dropout(rule: Context, op: Operation, x: Signal) -> Result:
-    """Dropout in training: second moments over 1 - p, both ways; nothing where it is off."""
-    if not rule.dropout:
+def dropout(context: Context, op: Operation, x: Signal) -> Result:
+    """Dropout in training: second moments over 1 - p, in both directions; nothing where it is off."""
+    if not context.dropout:
         return x, lambda g: [g]
     p = float(op.args[1] if len(op.args) > 1 else op.kwargs.get("p", 0.5))
-    c = clipped(x.field.c * (1 - p))
+    c = (x.field.c * (1 - p)).clipped()
     signal = Signal(replace(x.field, q=x.field.q / (1 - p), c=c, mean=x.field.mean * math.sqrt(1 - p)), x.noise)
-    return signal, lambda g: [replace(g, q=g.q / (1 - p), c=clipped(g.c * (1 - p)), spread=g.spread * (1 - p) ** 2)]
+    return signal, lambda g: [replace(g, q=g.q / (1 - p), c=(g.c * (1 - p)).clipped(), spread=g.spread * (1 - p) ** 2)]
 
 
 def reshaped(op: Operation, x: Signal, in_shape: tuple[int, ...]) -> Result:
     """A change of shape: maps that become vectors have one position, whose pairs average over the map's."""
     f, out = x.field, op.shape
-    gradient = math.prod(out) / math.prod(in_shape)  # of a part: the rest gets none; of copies: all add up
+    # the gradient of a part is none for the rest, those of copies add up
+    gradient = math.prod(out) / math.prod(in_shape)
     if out == in_shape or (f.q.dim() and out[2:] == in_shape[2:]):
         same = replace(x, field=replace(f, channels=out[1] if len(out) > 3 else out[-1]))
         return same, lambda g: [replace(g, q=g.q * gradient)]
@@ -120,20 +129,15 @@ def reshaped(op: Operation, x: Signal, in_shape: tuple[int, ...]) -> Result:
     channels = out[1] if dims >= 4 else out[-1]
     c = f.c
     if positions == 1 and f.positions > 1 and math.prod(out) == math.prod(in_shape):
-        c = f.c[[SELF, SAME, SAME, SAME, SAME]]  # two examples, place by place
+        # a unit's only partners now are the same place of other examples
+        c = Pairs.alike(f.c.same_place, f.c.itself)
     signal = Signal(Field(f.q.mean(), c, f.mean, positions, channels, f.spread), x.noise)
 
     def pull(g: Gradient) -> list[Gradient]:
         c = g.c
-        if positions == 1 and f.positions > 1:  # each position has weights of its own: no two gradients alike
-            c = only_same(c)
+        # each position has weights of its own, so that no two have gradients alike
+        if positions == 1 and f.positions > 1:
+            c = replace(NONE, itself=c.itself, same_place=c.same_place)
         return [Gradient((g.q.mean() * gradient).expand(f.q.shape), c, g.spread, g.noise, g.fresh)]
 
     return signal, pull
-
-
-def only_same(values: Array) -> Array:
-    """Pairs at the same place keep theirs, pairs of different places have none."""
-    out = np.zeros(5)
-    out[[SELF, SAME]] = values[[SELF, SAME]]
-    return out

@@ -2,7 +2,7 @@
 
 A rule takes the operation and its input `Signal`s; it gives the output's, and a function that carries a `Gradient` of
 the output to each input. Weights are independent, zero-mean draws; second moments are exact for bias-free linear maps
-and homogeneous activations at any width, the rest holds for wide layers. `predict.py` runs the rules over a trace.
+and homogeneous activations at any width, the rest holds for wide layers. `passes.py` runs the rules over a trace.
 """
 
 import math
@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initlab.signal.theory.field import SELF, Array, Field
+from initlab.signal.theory.field import Field, Pairs
+from initlab.signal.theory.no_rule import NoRule
 from initlab.signal.theory.response import Response, second_map
 from initlab.signal.theory.trace import Operation
 from initlab.signal.theory.width import LogMoments, gamma_factor
@@ -29,8 +30,8 @@ class Signal:
     field: Field
     noise: Noise
     fresh: int | None = None  # the source of the weight layer that gave this, while nothing else has touched it
-    response: Response | None = None  # where this is phi of normals,
-    normals: Array | None = None  # and the correlations of those
+    response: Response | None = None  # where this is phi of normals
+    normals: Pairs | None = None  # correlations of those normals
     parts: tuple[tuple[float, Field], ...] = ()  # of channels that were joined: each part's share and field
 
 
@@ -39,8 +40,8 @@ class Gradient:
     """Mean square of the gradient at each position; `c` and `spread` are mean and variance of pairs' correlations."""
 
     q: Tensor
-    c: Array
-    spread: Array
+    c: Pairs
+    spread: Pairs
     noise: Noise
     fresh: int | None = None
     parts: tuple[float, ...] = ()  # of joined channels: each part's mean square over that of all
@@ -76,20 +77,20 @@ class Context:
             total = total + gamma_factor(self.variances[number]).scaled(power)
         return total
 
-    def average(self, values: Array, positions: int) -> float:
-        """Mean over all pairs of numbers of one channel, of a batch of maps with so many positions."""
-        batch = self.examples
-        counts = np.array([1.0, 0.0, positions - 1, batch - 1, (batch - 1) * (positions - 1)])
-        return float(counts @ values / (batch * positions))
+    def average(self, values: Pairs, positions: int) -> float:
+        """Mean over all pairs of units of one channel, of a batch of maps with so many positions."""
+        others, examples = positions - 1, self.examples - 1
+        partners = Pairs(1.0, near=0.0, within=others, same_place=examples, elsewhere=examples * others)
+        return float(partners.array @ values.array / (self.examples * positions))
 
 
-def weighted(rule: Context, op: Operation, x: Signal, in_shape: Sequence[int]) -> Result:
+def weighted(context: Context, op: Operation, x: Signal, in_shape: Sequence[int]) -> Result:
     """A convolution or linear layer: q is summed over the taps that exist, pairs keep their correlation.
 
     The output has n Var[w] E[x^2] + E[b^2] (He et al. 2015, eq. 7), the gradient of the input n-hat Var[w] E[dy^2]
     (eq. 12). Over draws of the weights a map's border has fewer taps, and positions are as correlated as before.
     """
-    linear = taps(rule, op, in_shape)
+    linear = taps(context, op, in_shape)
     bias = op.args[2] if len(op.args) > 2 else op.kwargs.get("bias")
     bias_second = 0.0 if bias is None else float(bias.detach().double().square().mean())
     ins = as_map(x.field.q, in_shape) if linear.spatial else x.field.q.mean()
@@ -98,18 +99,18 @@ def weighted(rule: Context, op: Operation, x: Signal, in_shape: Sequence[int]) -
         products = linear.map(ins)
     level = float(products.detach().mean())
     share = level / (level + bias_second) if level + bias_second > 0 else 1.0
-    c = clipped(share * x.field.c * linear.overlap(products.detach()) + (1 - share))
+    c = (share * x.field.c * linear.overlap(products.detach()) + (1 - share)).clipped()
     spread = share**2 * x.field.spread / linear.taps
     channels, positions = linear.outputs, products.numel() if linear.spatial else x.field.positions
-    source = rule.source(2 * linear.radial * rule.average(c**2 + spread, positions) / channels)
+    source = context.source(2 * linear.radial * context.average(c**2 + spread, positions) / channels)
     noise = scaled(x.noise, share) | {source: 1.0}
     signal = Signal(Field(products.detach() + bias_second, c, 0.0, positions, channels, spread), noise, source)
 
     def pull(g: Gradient) -> list[Gradient]:
         (back,) = torch.autograd.grad(products, ins, as_like(g.q, products), retain_graph=True)
         spread = g.spread / linear.taps
-        variance = 2 * linear.radial_back * rule.average(g.c**2 + spread, x.field.positions) / linear.inputs
-        source = rule.source(variance)
+        variance = 2 * linear.radial_back * context.average(g.c**2 + spread, x.field.positions) / linear.inputs
+        source = context.source(variance)
         q = back * (linear.outputs / linear.inputs)
         return [Gradient(q, g.c, spread, g.noise | {source: 1.0}, source)]
 
@@ -125,7 +126,7 @@ class Taps:
     outputs: int
     spatial: bool
     taps: int
-    overlap: Callable[[Tensor], Array]  # of the taps of two positions, per kind of pair: see `shared_taps`
+    overlap: Callable[[Tensor], Pairs]  # of the taps of two positions: see `shared_taps`
     radial: float  # scatter of |Wx| relative to independent draws: 1, or 0 for a square orthogonal weight
     radial_back: float
 
@@ -134,35 +135,34 @@ CONV = ("stride", "padding", "dilation", "groups")
 TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 
 
-def taps(rule: Context, op: Operation, in_shape: Sequence[int]) -> Taps:
+def taps(context: Context, op: Operation, in_shape: Sequence[int]) -> Taps:
     """The map of second moments of a convolution's or linear layer's weight."""
     parameter = op.args[1] if len(op.args) > 1 else op.kwargs["weight"]
-    weight, given = parameter.detach().double(), rule.weight_moments.get(id(parameter))
+    weight, drawn = parameter.detach().double(), context.weight_moments.get(id(parameter))
+    if weight.dim() < 2:
+        raise NoRule(op.function, f"a weight of {weight.dim()} dimensions")
     if weight.dim() == 2:
-        moment = float(weight.square().mean()) if given is None else given
-        radial, back = orthogonality(weight)
+        outputs, inputs = weight.shape
+        moment = float(weight.square().mean()) if drawn is None else drawn
+        identical = Pairs.alike(1.0)
         return Taps(
-            lambda q: q * (moment * weight.shape[1]),
-            weight.shape[1],
-            weight.shape[0],
-            False,
-            1,
-            lambda _: np.ones(5),
-            radial,
-            back,
+            lambda q: q * (moment * inputs), inputs, outputs, False, 1, lambda _: identical, *orthogonality(weight)
         )
+    if len(in_shape) != weight.dim():
+        raise NoRule(op.function, f"an input without a batch (got shape {tuple(in_shape)})")
     transposed = "transpose" in op.function.__name__
     names = TRANSPOSED if transposed else CONV
     options = dict(zip(names, op.args[3:], strict=False)) | {k: v for k, v in op.kwargs.items() if k in names}
     groups = options.pop("groups", 1)
     first, second = weight.shape[0], weight.shape[1] * groups
     inputs, outputs = (first, second) if transposed else (second, first)
-    kernel = weight.square().mean((0, 1)) if given is None else torch.full(weight.shape[2:], given, dtype=torch.float64)
+    kernel = weight.square().mean((0, 1)) if drawn is None else torch.full(weight.shape[2:], drawn, dtype=torch.float64)
     kernel = (kernel * (inputs / groups)).cpu()[None, None]
     radial, back = orthogonality(weight.flatten(1)) if groups == 1 and not transposed else (1.0, 1.0)
 
     def convolve(q: Tensor) -> Tensor:
-        return op.function(q[None, None], kernel, None, **options)[0, 0]
+        products: Tensor = op.function(q[None, None], kernel, None, **options)
+        return products[0, 0]
 
     each = torch.diag(kernel.flatten().sqrt()).reshape(-1, *kernel.shape[1:])
     ones = torch.ones((1, 1, *in_shape[2:]), dtype=torch.float64)
@@ -171,7 +171,7 @@ def taps(rule: Context, op: Operation, in_shape: Sequence[int]) -> Taps:
     return Taps(convolve, inputs, outputs, True, kernel.numel(), partial(shared_taps, present), radial, back)
 
 
-def shared_taps(present: Tensor, q: Tensor) -> Array:
+def shared_taps(present: Tensor, q: Tensor) -> Pairs:
     """Cosine of the taps of two positions, averaged over neighbours and over all pairs of (at most 256) positions.
 
     `present` holds each tap's weight at each output position, 0 where it meets the padding: at opposite corners of a
@@ -185,8 +185,8 @@ def shared_taps(present: Tensor, q: Tensor) -> Array:
     step = -(-len(weights) // 256)
     flat, weights = flat[:, ::step], weights[::step]
     pairs = float(weights.sum() ** 2 - weights.square().sum())
-    apart = float(flat.sum(1).square().sum() - flat.square().sum()) / pairs if pairs > 0 else 1.0
-    return np.array([1.0, near, apart, 1.0, apart])
+    within = float(flat.sum(1).square().sum() - flat.square().sum()) / pairs if pairs > 0 else 1.0
+    return Pairs(1.0, near, within, same_place=1.0, elsewhere=within)
 
 
 def orthogonality(weight: Tensor) -> tuple[float, float]:
@@ -196,60 +196,62 @@ def orthogonality(weight: Tensor) -> tuple[float, float]:
     """
     rows, columns = weight.shape
     fewer = weight if rows <= columns else weight.T
-    some = fewer[:256]
-    some = some / some.norm(dim=1, keepdim=True).clamp(min=1e-300)
-    cosines = (some @ some.T).fill_diagonal_(0.0)
-    pairs = len(some) * (len(some) - 1)
+    sample = fewer[:256]
+    sample = sample / sample.norm(dim=1, keepdim=True).clamp(min=1e-300)
+    cosines = (sample @ sample.T).fill_diagonal_(0.0)
+    pairs = len(sample) * (len(sample) - 1)
     if pairs == 0 or float(cosines.square().sum()) / pairs > 0.1 / fewer.shape[1]:
         return 1.0, 1.0
     return max(1 - rows / columns, 0.0), max(1 - columns / rows, 0.0)
 
 
-def activation(rule: Context, response: Response, x: Signal) -> Result:
+def activation(context: Context, response: Response, x: Signal) -> Result:
     """phi of normals: its closed forms or quadrature at each position, its correlation map for pairs.
 
     The average over n channels scatters by (E[phi^2(u) phi^2(v)] over pairs / E[phi^2]^2 - 1) / n.
     """
     f = x.field
-    second, growth = response.second(), response.growth()
-    pair, squares = response.pair(f.c) / second, response.square_pair(f.c) / second**2
-    c = clipped(pair)
-    spread = (response.slope_pair(f.c) * response.q / second) ** 2 * f.spread
-    spread = spread + np.maximum(squares - pair**2, 0) * (1 - c**2) / f.channels
-    rest = rule.average(squares, f.positions) - 1 - growth**2 * 2 * rule.average(f.c**2, f.positions)
+    second = response.second()
+    if second == 0:
+        raise NoRule(response.phi.name, "gives 0 wherever its signal lies")
+    growth = response.growth()
+    pair, squares = f.c.each(response.pair) / second, f.c.each(response.square_pair) / second**2
+    c = pair.clipped()
+    spread = (f.c.each(response.slope_pair) * response.q / second) ** 2 * f.spread
+    spread = spread + not_negative(squares - pair**2) * (1 - c**2) / f.channels
+    rest = context.average(squares, f.positions) - 1 - growth**2 * 2 * context.average(f.c**2, f.positions)
     noise, variance = scaled(x.noise, growth), rest / f.channels
     if x.fresh is not None:
         noise.pop(x.fresh)
-        variance += growth**2 * rule.variances[x.fresh]
-    noise[rule.source(variance)] = 1.0
+        variance += growth**2 * context.variances[x.fresh]
+    noise[context.source(variance)] = 1.0
     q = second_map(response.phi, f.q) if response.mean == 0 else f.q * (second / response.q)
     mean = response.first() / math.sqrt(second)
     signal = Signal(Field(q, c, mean, f.positions, f.channels, spread), noise, None, response, f.c)
 
     def pull(g: Gradient) -> list[Gradient]:
         slope = response.slope_second()
-        ratio = clipped(response.slope_pair(f.c) / slope)
-        masks = response.slope_square_pair(f.c) / slope**2
+        ratio = (f.c.each(response.slope_pair) / slope).clipped()
+        masks = f.c.each(response.slope_square_pair) / slope**2
         square = g.c**2 + g.spread
-        rest = rule.average(masks * (1 + 2 * square), f.positions) - 1 - 2 * rule.average(square, f.positions)
+        rest = context.average(masks * (1 + 2 * square), f.positions) - 1 - 2 * context.average(square, f.positions)
         variance = rest / f.channels
-        spread = ratio**2 * g.spread + masks * (1 - np.clip(square, 0, 1)) / f.channels
+        unlike = (1 - square).each(lambda values: np.clip(values, 0, 1))
+        spread = ratio**2 * g.spread + masks * unlike / f.channels
         noise = dict(g.noise)
         if g.fresh is not None:
             noise.pop(g.fresh)
-            variance += rule.variances[g.fresh]
-        noise[rule.source(variance)] = 1.0
+            variance += context.variances[g.fresh]
+        noise[context.source(variance)] = 1.0
         factor = second_map(response.phi, f.q, slope=True) if response.mean == 0 else torch.full_like(f.q, slope)
         return [Gradient(g.q * factor, g.c * ratio, spread, noise)]
 
     return signal, pull
 
 
-def clipped(c: Array) -> Array:
-    """Correlations, without what rounding adds."""
-    c = np.clip(c, -1, 1)
-    c[SELF] = 1.0
-    return c
+def not_negative(values: Pairs) -> Pairs:
+    """Variances, without what rounding takes below 0."""
+    return values.each(lambda numbers: np.maximum(numbers, 0))
 
 
 def scaled(noise: Noise, power: float) -> Noise:
@@ -259,7 +261,8 @@ def scaled(noise: Noise, power: float) -> Noise:
 
 def as_map(q: Tensor, shape: Sequence[int]) -> Tensor:
     """Second moments at every position of (N, C, *map), of which some rules keep only the mean."""
-    return q if q.dim() else q.expand(tuple(shape[2:]))
+    sides = tuple(shape[2:])
+    return q if q.shape == sides else q.mean().expand(sides)
 
 
 def as_like(q: Tensor, other: Tensor) -> Tensor:

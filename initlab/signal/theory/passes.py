@@ -3,13 +3,15 @@
 import math
 from typing import Any
 
-from initlab.signal.theory.field import SAME, Array, Field
+from initlab.signal.theory.field import Field, Pairs
 from initlab.signal.theory.joins import mixed
 from initlab.signal.theory.meanfield import Context, Gradient, Noise, Pull, Signal
 from initlab.signal.theory.rules import apply
 from initlab.signal.theory.trace import Trace
 
+DIRECTIONS = ("forward", "backward")
 QUANTILES = {"median": 0.5, "low": 0.025, "high": 0.975}
+PREDICTED = tuple(f"{direction}_{name}" for direction in DIRECTIONS for name in ("var", *QUANTILES))
 Rows = dict[str, list[dict[str, Any]]]  # weight layer -> a row for each of its calls
 
 
@@ -37,8 +39,8 @@ def backward(trace: Trace, first: Gradient, pulls: list[Pull]) -> list[Gradient 
             continue
         for source, part in zip(trace.operations[number].inputs, pulls[number](gradient), strict=True):
             if source >= 0:
-                before = gradients[source]
-                gradients[source] = part if before is None else added(before, part)
+                others = gradients[source]
+                gradients[source] = part if others is None else added(others, part)
     return gradients
 
 
@@ -64,19 +66,19 @@ def layer_rows(context: Context, trace: Trace, signals: list[Signal], gradients:
         row = quantiles(context, "forward", centred(context, f, f.level, f.c), signals[number].noise)
         if g is not None:
             row |= quantiles(context, "backward", centred(context, f, g.level, g.c), g.noise)
-        row["correlation"] = f.c[SAME]
+        row["correlation"] = f.c.same_place
         row["basis"] = "measured" if number in without_rule else "theory"
         rows.setdefault(op.layer, []).append(row)
     return rows
 
 
-def centred(context: Context, f: Field, level: float, c: Array) -> float:
+def centred(context: Context, f: Field, level: float, c: Pairs) -> float:
     """Expected population variance: the mean over independent channels leaves the average product over their number."""
     return level * (1 - context.average(c, f.positions) / f.channels)
 
 
-def quantiles(context: Context, way: str, expected: float, noise: Noise) -> dict[str, Any]:
+def quantiles(context: Context, direction: str, expected: float, noise: Noise) -> dict[str, Any]:
     """Expectation, median and band of one variance."""
     log = context.scatter(noise)
-    levels = {f"{way}_{name}": expected * math.exp(log.quantile(share)) for name, share in QUANTILES.items()}
-    return {f"{way}_var": expected, **levels}
+    levels = {f"{direction}_{name}": expected * math.exp(log.quantile(share)) for name, share in QUANTILES.items()}
+    return {f"{direction}_var": expected, **levels}

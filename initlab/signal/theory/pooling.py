@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from scipy.special import log_ndtr
 from torch import Tensor
 
 from initlab.init.expectations import Rectifier
-from initlab.signal.theory.field import ELSEWHERE, NEAR, SAME, WITHIN, Array, Field
-from initlab.signal.theory.meanfield import Gradient, Result, Signal, as_like, as_map, clipped
+from initlab.signal.theory.field import Array, Field, Pairs
+from initlab.signal.theory.meanfield import Gradient, Result, Signal, as_like, as_map
+from initlab.signal.theory.no_rule import NoRule
 from initlab.signal.theory.response import HERMITE, POINTS, SMALLEST, Response
 from initlab.signal.theory.trace import Operation
 
@@ -27,7 +29,8 @@ def max_moments(response: Response, members: int, near: float) -> tuple[Array, A
     """
     shared = np.zeros(1) if near <= 0 else math.sqrt(near) * POINTS
     s = np.linspace(-8.0, 10.0, 18001 if near <= 0 else 361)
-    s = s + (s[1] - s[0]) / 2  # a kink at 0 lies between two points
+    # shifted, so that a kink at 0 lies between two points
+    s = s + (s[1] - s[0]) / 2
     density = members * np.exp(-(s**2) / 2 + (members - 1) * log_ndtr(s)) / math.sqrt(2 * math.pi) * (s[1] - s[0])
     phi, slope = response.at(shared[:, None] + math.sqrt(1 - max(near, 0.0)) * s)
     return phi @ density, phi**2 @ density, slope**2 @ density
@@ -46,21 +49,24 @@ def window_pair(values: Array, c: Array) -> Array:
     return (c[:, None] ** np.arange(len(energies))) @ energies
 
 
-def max_pool(x: Signal, average: Averaging, counts: Tensor, in_shape: tuple[int, ...]) -> Result:
+def max_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor, in_shape: tuple[int, ...]) -> Result:
     """The greatest of each window; `average` averages a map over the same windows, `counts` are their sizes."""
     f = x.field
     response = x.response or Response(Rectifier("linear", (1.0,)), max(f.level, SMALLEST), f.mean)
     normals = f.c if x.normals is None else x.normals
-    near = float(np.clip((response.inner(normals))[NEAR], 0.0, 1 - 1e-6))
+    latent = normals.each(response.inner)
+    near = float(np.clip(latent.near, 0.0, 1 - 1e-6))
     before, slope = response.second(), response.slope_second()
+    if before == 0 or slope == 0:
+        raise NoRule(op.function, "an activation that is 0 or constant where its signal lies")
     factor, on = torch.zeros_like(counts), torch.zeros_like(counts)
     for members in counts.unique().tolist():
         first, second, kept = max_moments(response, int(members), near)
         factor[counts == members] = over_shared(second) / before
         on[counts == members] = over_shared(kept) / (members * slope)
-    shared = np.clip(response.inner(normals) / near, -1, 1) if near > 0 else np.zeros(5)
+    shared = latent.each(lambda c: np.clip(c / near, -1, 1) if near > 0 else np.zeros_like(c))
     level = over_shared(second)
-    c = clipped(window_pair(first, shared) / level)
+    c = (shared.each(lambda c: window_pair(first, c)) / level).clipped()
     source_map = as_map(f.q, in_shape).detach().requires_grad_()
     with torch.enable_grad():
         averaged = average(source_map)
@@ -68,55 +74,49 @@ def max_pool(x: Signal, average: Averaging, counts: Tensor, in_shape: tuple[int,
     signal = Signal(Field(q, c, over_shared(first) / math.sqrt(level), q.numel(), f.channels, f.spread), x.noise)
 
     def pull(g: Gradient) -> list[Gradient]:
-        # one member of each window gets its gradient: `average` backward divides by the window's size itself
+        # One member of each window gets its gradient: `average` backward divides by the window's size itself.
         (back,) = torch.autograd.grad(averaged, source_map, as_like(g.q, q) * on * counts, retain_graph=True)
-        same = np.clip(normals, 0, 1)  # how often two windows of such correlation choose the same member, about
-        keep = (1 - same) / float(counts.mean()) + same
+        # How often two windows choose the same member: 1/size where they are independent, always where they are alike.
+        alike = normals.each(lambda c: np.clip(c, 0, 1))
+        keep = (1 - alike) / float(counts.mean()) + alike
         return [Gradient(back, g.c * keep, g.spread * keep**2, g.noise)]
 
     return signal, pull
 
 
-def average_pool(x: Signal, average: Averaging, counts: Tensor, in_shape: tuple[int, ...]) -> Result:
+def average_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor, in_shape: tuple[int, ...]) -> Result:
     """The mean of each window: its members' squares over m, and their products."""
     f, members = x.field, float(counts.mean())
-    inside = f.c[WITHIN] if members > f.positions / 2 else f.c[NEAR]
+    inside = f.c.within if members > f.positions / 2 else f.c.near
     kept = 1 / members + (1 - 1 / members) * inside
     source_map = as_map(f.q, in_shape).detach().requires_grad_()
     with torch.enable_grad():
         averaged = average(source_map)
     q = averaged.detach() * kept
-    c = f.c.copy()
-    c[SAME] = f.c[SAME] / members + (1 - 1 / members) * f.c[ELSEWHERE]
-    c = clipped(c / kept)
+    same_place = f.c.same_place / members + (1 - 1 / members) * f.c.elsewhere
+    c = (replace(f.c, same_place=same_place) / kept).clipped()
     signal = Signal(Field(q, c, min(f.mean / math.sqrt(kept), 1.0), q.numel(), f.channels, f.spread), x.noise)
 
     def pull(g: Gradient) -> list[Gradient]:
         (back,) = torch.autograd.grad(averaged, source_map, as_like(g.q, q) / counts, retain_graph=True)
-        together = min((members - 1) / max(f.positions - 1, 1), 1.0)  # pairs of positions in one window
+        # share of the pairs of positions that lie in one window
+        together = min((members - 1) / max(f.positions - 1, 1), 1.0)
         return [Gradient(back, shared_out(g.c, together), g.spread, g.noise)]
 
     return signal, pull
 
 
-def shared_out(values: Array, together: float) -> Array:
+def shared_out(c: Pairs, together: float) -> Pairs:
     """Pairs of a gradient that a window shares out: its members get the same."""
-    out = values.copy()
-    out[NEAR] = 1.0
-    out[WITHIN] = together + (1 - together) * values[WITHIN]
-    out[ELSEWHERE] = together * values[SAME] + (1 - together) * values[ELSEWHERE]
-    return out
-
-
-def windows(op: Operation, shape: tuple[int, ...]) -> tuple[Averaging, Tensor]:
-    """(averaging over the same windows, their sizes) of a pooling call on maps of this shape."""
-    return adaptive_windows(op, shape) if op.function in ADAPTIVE else fixed_windows(op, shape)
+    within = together + (1 - together) * c.within
+    elsewhere = together * c.same_place + (1 - together) * c.elsewhere
+    return replace(c, near=1.0, within=within, elsewhere=elsewhere)
 
 
 def adaptive_windows(op: Operation, shape: tuple[int, ...]) -> tuple[Averaging, Tensor]:
-    """Windows of a number that is asked for: n positions in m windows, the i-th from floor(i n/m) to (i+1) n/m."""
-    asked = op.args[1] if len(op.args) > 1 else op.kwargs["output_size"]
-    outs = [asked] * len(shape) if isinstance(asked, int) else list(asked)
+    """Windows of an output size: n positions in m windows, the i-th from floor(i n/m) to ceil((i+1) n/m)."""
+    size = op.args[1] if len(op.args) > 1 else op.kwargs["output_size"]
+    outs = [size] * len(shape) if isinstance(size, int) else list(size)
     counts = torch.ones((), dtype=torch.float64)
     sides = []
     for n, out in zip(shape, outs, strict=True):
@@ -129,15 +129,17 @@ def adaptive_windows(op: Operation, shape: tuple[int, ...]) -> tuple[Averaging, 
 
 def fixed_windows(op: Operation, shape: tuple[int, ...]) -> tuple[Averaging, Tensor]:
     """Windows of a kernel; what lies in the padding does not count."""
-    names = ["kernel_size", "stride", "padding", "dilation", "ceil_mode"]
-    if op.function in AVERAGES:
-        names.remove("dilation")
-    options = dict(zip(names, op.args[1:], strict=False)) | {k: v for k, v in op.kwargs.items() if k in names}
-    kernel = options.pop("kernel_size")
+    names = AVERAGE_ARGUMENTS if op.function in AVERAGES else MAX_ARGUMENTS
+    arguments = dict(zip(names, op.args[1:], strict=False)) | op.kwargs
+    for name, plain in (("dilation", 1), ("divisor_override", None)):
+        value = arguments.get(name, plain)
+        if value != plain and value != (plain,) * len(shape):
+            raise NoRule(op.function, f"{name} = {value}")
+    kernel = arguments["kernel_size"]
     options = {
-        "stride": options.get("stride") or None,
-        "padding": options.get("padding", 0),
-        "ceil_mode": options.get("ceil_mode", False),
+        "stride": arguments.get("stride") or None,
+        "padding": arguments.get("padding", 0),
+        "ceil_mode": arguments.get("ceil_mode", False),
     }
     pool: Any = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(shape) - 1]
     whole = math.prod([kernel] * len(shape) if isinstance(kernel, int) else kernel)
@@ -146,8 +148,10 @@ def fixed_windows(op: Operation, shape: tuple[int, ...]) -> tuple[Averaging, Ten
     return lambda q: pool(q[None, None], kernel, **options, count_include_pad=False)[0, 0], counts
 
 
-AVERAGES = {F.avg_pool1d, F.avg_pool2d, F.avg_pool3d}
-ADAPTIVE_AVERAGES = {F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d}
+AVERAGE_ARGUMENTS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+MAX_ARGUMENTS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+AVERAGES: set[Any] = {F.avg_pool1d, F.avg_pool2d, F.avg_pool3d}
+ADAPTIVE_AVERAGES: set[Any] = {F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d}
 MAXIMA = {F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d}
 ADAPTIVE_MAXIMA = {F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d}
 ADAPTIVE = ADAPTIVE_AVERAGES | ADAPTIVE_MAXIMA
@@ -156,6 +160,10 @@ POOLS = AVERAGES | MAXIMA | ADAPTIVE
 
 def pool(op: Operation, x: Signal, in_shape: tuple[int, ...]) -> Result:
     """Any of torch's pooling functions."""
+    dimensions = int(op.function.__name__.removesuffix("d")[-1])
+    if len(in_shape) != dimensions + 2:
+        raise NoRule(op.function, f"an input without a batch (got shape {in_shape})")
+    windows = adaptive_windows if op.function in ADAPTIVE else fixed_windows
     average, counts = windows(op, in_shape[2:])
     kind = max_pool if op.function in MAXIMA | ADAPTIVE_MAXIMA else average_pool
-    return kind(x, average, counts, in_shape)
+    return kind(op, x, average, counts, in_shape)

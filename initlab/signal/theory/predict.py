@@ -16,18 +16,17 @@ from torch import Tensor, nn
 
 from initlab.init.apply import init_
 from initlab.init.schemes import Scheme
-from initlab.nets.any_module import weight_layers
+from initlab.nets.any_module import op_of, weight_layers
 from initlab.signal.probe import Loss
 from initlab.signal.theory.cotangent import drawn_gradient, loss_gradient
-from initlab.signal.theory.field import Field
+from initlab.signal.theory.field import Field, Pairs
 from initlab.signal.theory.local import local_law
-from initlab.signal.theory.meanfield import Context
-from initlab.signal.theory.passes import QUANTILES, Rows, backward, forward, layer_rows
-from initlab.signal.theory.redraw import redrawn
+from initlab.signal.theory.meanfield import Context, Gradient
+from initlab.signal.theory.no_rule import NoRule
+from initlab.signal.theory.passes import PREDICTED, Rows, backward, forward, layer_rows
+from initlab.signal.theory.redraw import redraw
 from initlab.signal.theory.rules import known
 from initlab.signal.theory.trace import Trace, record
-
-PREDICTED = tuple(f"{way}_{what}" for way in ("forward", "backward") for what in ("var", *QUANTILES))
 
 
 def predict(
@@ -71,47 +70,95 @@ def predict(
         pointwise 95 % band over draws of the weights, of what `initlab.inspect` measures. `correlation` is that of two
         inputs (the c-map). `basis` is `theory`; `measured` where an operation before the layer has no rule, so that its
         own moments were taken from the run; `local` where theory can't follow the model: each layer is predicted from
-        the input that it received, and gradients aren't; `redrawn` under `draws`.
+        the input that it received, gradients aren't, and `.attrs["local_because"]` names the function without a rule;
+        `redrawn` under `draws`.
 
     Raises:
-        ValueError: neither input_shape nor batch, labels without a batch, or a model that fails on its input.
+        ValueError: neither input_shape nor batch, labels without a batch or that do not fit the output, or a number out
+            of range. What the model or the loss raises on its input goes through.
     """
+    check_inputs(input_shape, batch, labels, batch_size, input_moments)
+    images = batch
+    if images is None:
+        # theory needs a run, not its numbers
+        size = batch_size if draws else 2
+        images = random_inputs(input_shape or (), size, input_moments, seed)
+    if draws:
+        return redraw(
+            model, images, labels, loss=loss, draws=draws, seed=seed, scheme=scheme, init_arguments=init_arguments
+        )
+    stds: dict[str, float | None] = {}
+    if scheme is not None:
+        parameters: list[dict[str, Any]] = []
+        model = copy.deepcopy(model)
+        init_(model, scheme, seed=seed, batch=images, on_parameter=parameters.append, **init_arguments)
+        stds = {row["name"]: row["scheme_std"] for row in parameters}
+    trace = record(model, images, known)
+    drawn = {id(layer.weight): stds.get(f"{name}.weight") for name, layer in weight_layers(model)}
+    moments = {weight: std**2 for weight, std in drawn.items() if std is not None}
+    context = Context(batch_size if batch is None else len(batch), dropout, moments)
+    start = trace.input if batch is not None else independent(images, input_moments)
+    gradient = None if labels is None else loss_gradient(trace.logits, labels, loss)
+    try:
+        rows, local_because = mean_field(context, trace, start, gradient), None
+    except NoRule as reason:
+        rows, local_because = local_law(model, images), str(reason)
+    frame = to_frame(model, rows, relative=labels is None)
+    frame.attrs = {} if local_because is None else {"local_because": local_because}
+    return frame
+
+
+def check_inputs(
+    input_shape: Sequence[int] | None,
+    batch: Tensor | None,
+    labels: Tensor | None,
+    batch_size: int,
+    input_moments: tuple[float, float],
+) -> None:
+    """Refuse what `predict` can't take, whatever the model."""
     if (input_shape is None) == (batch is None):
         raise ValueError(f"predict: give one of input_shape and batch (got {'neither' if batch is None else 'both'})")
     if labels is not None and batch is None:
         raise ValueError("predict: labels belong to a batch (got none); give batch= too")
-    images = batch
-    if images is None:
-        size = batch_size if draws else 2  # theory needs a run, not its numbers
-        images = random_inputs(input_shape or (), size, input_moments, seed)
-    stds: dict[str, float | None] = {}
-    if scheme is not None:
-        model = copy.deepcopy(model)
-        on_parameter = lambda row: stds.update({row["name"]: row["scheme_std"]})  # noqa: E731
-        init_(model, scheme, seed=seed, batch=images, on_parameter=on_parameter, **init_arguments)
-    if draws:
-        redraw = None if scheme is None else (scheme, init_arguments)
-        return redrawn(model, images, labels, loss=loss, draws=draws, seed=seed, scheme=redraw, quantiles=QUANTILES)
-    trace = record(model, images, known)
-    drawn = {id(module.weight): stds.get(f"{name}.weight") for name, module in trace.modules.items()}
-    moments = {weight: std**2 for weight, std in drawn.items() if std is not None}
-    context = Context(batch_size if batch is None else len(batch), dropout, moments)
-    start = trace.input if batch is not None else independent(images, input_moments)
-    try:
-        rows = both_ways(context, trace, start, labels, loss)
-    except (ArithmeticError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
-        rows = local_law(model, images)  # a call that no rule foresaw; the rows say so
-    return to_frame(model, rows, relative=labels is None)
+    for name, tensor in (("batch", batch), ("labels", labels)):
+        if tensor is not None and not (isinstance(tensor, Tensor) and tensor.numel()):
+            value = "an empty one" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"predict: {name}= takes a tensor of examples (got {value}); give one example or more")
+    if input_shape is not None and not (len(input_shape) and all(side > 0 for side in input_shape)):
+        raise ValueError(
+            f"predict: input_shape is out of range (got {tuple(input_shape)}); allowed: one example's sides, from 1 on"
+        )
+    if batch_size < 1:
+        raise ValueError(f"predict: batch_size is out of range (got {batch_size}); allowed: from 1 on")
+    mean, variance = input_moments if len(input_moments) == 2 else (math.nan, math.nan)
+    if not (math.isfinite(mean) and 0 <= variance < math.inf and mean**2 + variance > 0):
+        raise ValueError(
+            f"predict: input_moments are out of range (got {input_moments}); "
+            "allowed: a mean, and a variance from 0 on, of inputs that are not all 0"
+        )
 
 
-def both_ways(context: Context, trace: Trace, start: Field, labels: Tensor | None, loss: Loss | None) -> Rows:
-    """Mean field forward and back through a recorded model, as rows of its weight layers."""
+def mean_field(context: Context, trace: Trace, start: Field, gradient: Gradient | None) -> Rows:
+    """Mean field forward and back through a recorded model, as rows of its weight layers.
+
+    Args:
+        gradient: at the model's output; None is drawn. No gradient comes from an output that is no number of the
+            input's, as a class index.
+
+    Raises:
+        NoRule: a call that the theory can't follow.
+    """
+    if not trace.operations:
+        raise NoRule("forward", "nothing that the model computes depends on its input")
     signals, pulls = forward(context, trace, start)
-    if labels is None:
-        first = drawn_gradient(context, signals[trace.output], classes=trace.logits.shape[-1])
-    else:
-        first = loss_gradient(trace.logits, labels, loss)
-    return layer_rows(context, trace, signals, backward(trace, first, pulls))
+    gradients: list[Gradient | None] = [None] * len(signals)
+    if trace.output >= 0:
+        if gradient is None:
+            if not trace.logits.dim():
+                raise NoRule("forward", "its output has no classes (got one number)")
+            gradient = drawn_gradient(context, signals[trace.output], classes=trace.logits.shape[-1])
+        gradients = backward(trace, gradient, pulls)
+    return layer_rows(context, trace, signals, gradients)
 
 
 def random_inputs(shape: Sequence[int], size: int, moments: tuple[float, float], seed: int) -> Tensor:
@@ -127,9 +174,9 @@ def independent(images: Tensor, moments: tuple[float, float]) -> Field:
     sides = tuple(shape[1:]) if len(shape) > 2 else ()
     positions = math.prod(sides) if sides else shape[0] if len(shape) == 2 else 1
     channels = shape[0] if sides else shape[-1]
-    c = np.array([1.0, *[mean**2 / q] * 4])
-    spread = (1 - c**2) / channels
-    return Field(torch.full(sides, q, dtype=torch.float64), c, abs(mean) / math.sqrt(q), positions, channels, spread)
+    c = Pairs.alike(mean**2 / q)
+    level = torch.full(sides, q, dtype=torch.float64)
+    return Field(level, c, abs(mean) / math.sqrt(q), positions, channels, (1 - c**2) / channels)
 
 
 def to_frame(model: nn.Module, rows: Rows, relative: bool) -> pd.DataFrame:
@@ -137,13 +184,11 @@ def to_frame(model: nn.Module, rows: Rows, relative: bool) -> pd.DataFrame:
     layers = dict(weight_layers(model))
     records = []
     for name in [*rows, *(name for name in layers if name not in rows)]:
-        calls = rows.get(name, [])
+        calls = rows.get(name, [{"basis": None}])
         means = {
-            key: float(np.mean([call.get(key, math.nan) for call in calls])) if calls else math.nan
-            for key in (*PREDICTED, "correlation")
+            key: float(np.mean([call.get(key, math.nan) for call in calls])) for key in (*PREDICTED, "correlation")
         }
-        op = "linear" if isinstance(layers[name], nn.Linear) else "conv"
-        records.append({"name": name, "op": op, **means, "basis": calls[0]["basis"] if calls else None})
+        records.append({"name": name, "op": op_of(layers[name]), **means, "basis": calls[0]["basis"]})
     frame = pd.DataFrame(records, columns=["name", "op", *PREDICTED, "correlation", "basis"])
     if relative and rows:
         backward_columns = [column for column in PREDICTED if column.startswith("backward")]

@@ -2,7 +2,6 @@
 
 import copy
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,14 @@ from torch import Tensor, nn
 
 from initlab.init.apply import init_, standard_normals
 from initlab.init.schemes import Scheme
-from initlab.nets.any_module import layer_name, weight_layers
+from initlab.nets.any_module import weight_layers
 from initlab.nets.undisturbed import first_tensor, to_model, untouched
 from initlab.signal.probe import Loss, measure
+from initlab.signal.theory.field import Array
+from initlab.signal.theory.passes import DIRECTIONS, QUANTILES
 
-WAYS = ("forward", "backward")
 
-
-def redrawn(
+def redraw(
     model: nn.Module,
     images: Tensor,
     labels: Tensor | None,
@@ -28,13 +27,14 @@ def redrawn(
     loss: Loss | None,
     draws: int,
     seed: int,
-    scheme: tuple[str | Scheme, dict[str, Any]] | None,
-    quantiles: Mapping[str, float],
+    scheme: str | Scheme | None,
+    init_arguments: dict[str, Any],
 ) -> pd.DataFrame:
     """Measure `draws` draws of a model's weights; the frame of `initlab.predict`, with basis `redrawn`.
 
     The band is for one more draw: normal in the logarithm, with Student's t for the few draws that its mean and spread
-    come from. Without labels, random ones are drawn and the backward columns are relative.
+    come from. Without labels, random ones are drawn and the backward columns are relative. Without a scheme the weights
+    are normal, with the second moments that they have now.
 
     Raises:
         ValueError: fewer than two draws.
@@ -45,37 +45,35 @@ def redrawn(
     if labels is None:
         labels = random_labels(model, images, seed)
     model = copy.deepcopy(model)
-    moments = {
-        name: module.weight.detach().square().mean((0, 1), keepdim=True) for name, module in weight_layers(model)
-    }
+    moments = {name: layer.weight.detach().square().mean((0, 1), keepdim=True) for name, layer in weight_layers(model)}
     tables = []
     started = time.perf_counter()
-    for draw in range(draws):
+    for draw_seed in range(seed, seed + draws):
         if scheme is None:
-            draw_again(model, moments, seed + draw)
+            draw_normals(model, moments, draw_seed)
         else:
-            init_(model, scheme[0], seed=seed + draw, **scheme[1])
+            init_(model, scheme, seed=draw_seed, batch=images, **init_arguments)
         tables.append(pd.DataFrame(measure(model, images, labels, loss=loss)))
     wall_s = time.perf_counter() - started
     frame = tables[0][["layer", "name", "op"]].copy()
-    for way in WAYS:
-        values = np.stack([table[f"{way}_var"].to_numpy(dtype=float) for table in tables])
-        if way == "backward" and relative:
+    for direction in DIRECTIONS:
+        values = np.stack([table[f"{direction}_var"].to_numpy(dtype=float) for table in tables])
+        if direction == "backward" and relative:
             values = values / values[:, [int(tables[0].calls.gt(0).sum()) - 1]]
-        frame[f"{way}_var"] = values.mean(axis=0)
-        frame = frame.assign(**{f"{way}_{name}": band(values, share) for name, share in quantiles.items()})
+        frame[f"{direction}_var"] = values.mean(axis=0)
+        frame = frame.assign(**{f"{direction}_{name}": band(values, share) for name, share in QUANTILES.items()})
     frame["correlation"], frame["basis"] = np.nan, "redrawn"
     frame.attrs = {"draws": draws, "wall_s": wall_s, "passes": wall_s / one_pass(model, images)}
     return frame
 
 
-def band(values: np.ndarray, share: float) -> np.ndarray:
+def band(values: Array, share: float) -> Array:
     """Quantile for one more draw, from values (draws, layers); 0 where a variance was 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(values)
         spread = logs.std(axis=0, ddof=1) * np.sqrt(1 + 1 / len(values))
         result = np.exp(logs.mean(axis=0) + (0 if share == 0.5 else student.ppf(share, len(values) - 1)) * spread)
-    return np.where((values == 0).any(axis=0), 0.0, result)
+    return np.asarray(np.where((values == 0).any(axis=0), 0.0, result))
 
 
 def random_labels(model: nn.Module, images: Tensor, seed: int) -> Tensor:
@@ -87,11 +85,11 @@ def random_labels(model: nn.Module, images: Tensor, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def draw_again(model: nn.Module, moments: dict[str, Tensor], seed: int) -> None:
+def draw_normals(model: nn.Module, moments: dict[str, Tensor], seed: int) -> None:
     """Normal weights with the second moments that each tap of each layer had."""
-    for name, module in weight_layers(model):
-        normals = standard_normals(module.weight.shape, seed, layer_name(name), "redraw")
-        module.weight.copy_(normals.to(module.weight) * moments[name].sqrt())
+    for name, layer in weight_layers(model):
+        normals = standard_normals(layer.weight.shape, seed, name, "redraw")
+        layer.weight.copy_(normals.to(layer.weight) * moments[name].sqrt())
 
 
 def one_pass(model: nn.Module, images: Tensor) -> float:

@@ -6,20 +6,27 @@ likewise. For rectifiers all of them are closed forms; for any other function th
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from initlab.init.expectations import Elementwise, Rectifier
+from initlab.signal.theory.field import Array
+from initlab.signal.theory.no_rule import NoRule
 
-Array = NDArray[np.float64]
 Phi = Rectifier | Elementwise
-SMALLEST = 1e-100  # second moment: squares of those below underflow, and ratios of a signal of 0 are those at this one
+T = TypeVar("T")
+# Second moments: squares of those below the smallest underflow, and ratios of a signal of 0 are those at this one;
+# squares of those above the largest overflow.
+SMALLEST, LARGEST = 1e-100, 1e150
+TINY = 1e-300
 
-POINTS = np.arange(-12.0, 12.0, 0.005) + 0.0025  # offset, so that a kink at 0 lies between two points
+# offset, so that a kink at 0 lies between two points
+POINTS = np.arange(-12.0, 12.0, 0.005) + 0.0025
 WEIGHTS = 0.005 * np.exp(-(POINTS**2) / 2) / math.sqrt(2 * math.pi)
 TERMS = 200
 
@@ -48,22 +55,26 @@ class Response:
     def at(self, z: Array) -> tuple[Array, Array]:
         """(phi, phi') where the normals are z standard deviations from their mean; z of any shape."""
         x = math.sqrt(self.q) * (self.mean + math.sqrt(1 - self.mean**2) * z)
-        if isinstance(self.phi, Rectifier):  # pooled over the slopes: exact for every first power, close for squares
+        if isinstance(self.phi, Rectifier):
+            # pooled over the slopes: exact for every first power, close for squares
             a = self.phi.a
             return np.where(x > 0, x, a * x), np.where(x > 0, 1.0, a)
-        return self.phi.finite(x.ravel(), 0).reshape(x.shape), self.phi.finite(x.ravel(), 1).reshape(x.shape)
+        phi, slope = (covered(self.phi, self.phi.finite, x.ravel(), order).reshape(x.shape) for order in (0, 1))
+        return phi, slope
 
     def first(self) -> float:
         """E[phi]."""
-        return self.phi.mean(self.q) if self.closed else float(WEIGHTS @ self.levels[0])
+        return covered(self.phi, self.phi.mean, self.q) if self.closed else float(WEIGHTS @ self.levels[0])
 
     def second(self) -> float:
         """E[phi^2]."""
-        return self.phi.second(self.q) if self.mean == 0 else float(WEIGHTS @ self.levels[0] ** 2)
+        return covered(self.phi, self.phi.second, self.q) if self.mean == 0 else float(WEIGHTS @ self.levels[0] ** 2)
 
     def slope_second(self) -> float:
         """E[phi'^2]."""
-        return self.phi.slope_second(self.q) if self.mean == 0 else float(WEIGHTS @ self.levels[1] ** 2)
+        if self.mean == 0:
+            return covered(self.phi, self.phi.slope_second, self.q)
+        return float(WEIGHTS @ self.levels[1] ** 2)
 
     def growth(self) -> float:
         """d ln E[phi^2] / d ln q: 1 for a rectifier, less where phi saturates."""
@@ -111,7 +122,7 @@ class Response:
         """Mehler's sum at correlations c; what the coefficients leave of E[f^2] goes with a power beyond them."""
         energies, total = self.energies[what]
         powers = c[:, None] ** np.arange(TERMS)
-        return powers @ energies + (total - energies.sum()) * c ** (2 * TERMS)
+        return np.asarray(powers @ energies + (total - energies.sum()) * c ** (2 * TERMS))
 
     @cached_property
     def energies(self) -> dict[str, tuple[Array, float]]:
@@ -119,6 +130,18 @@ class Response:
         phi, slope = self.levels
         functions = {"phi": phi, "slope": slope, "square": phi**2, "slope_square": slope**2}
         return {name: ((HERMITE @ f) ** 2, float(WEIGHTS @ f**2)) for name, f in functions.items()}
+
+
+def covered(phi: Phi, expectation: Callable[..., T], *arguments: Any) -> T:
+    """An expectation or value of phi.
+
+    Raises:
+        NoRule: phi is not finite where the signal lies, or its quadrature does not converge there.
+    """
+    try:
+        return expectation(*arguments)
+    except ValueError as error:
+        raise NoRule(phi.name, str(error)) from error
 
 
 def squares(phi: Rectifier) -> tuple[float, float]:
@@ -143,9 +166,11 @@ def second_map(phi: Phi, q: torch.Tensor, slope: bool = False) -> torch.Tensor:
     moment = phi.slope_second if slope else phi.second
     if isinstance(phi, Rectifier):
         return q * phi.second(1.0) if not slope else torch.full_like(q, phi.slope_second(1.0))
-    flat = q.flatten().numpy()
-    known = np.unique(flat)
-    if len(known) > 33:
-        known = np.exp(np.linspace(math.log(known[0]), math.log(known[-1]), 33))
-    values = np.array([moment(v) for v in known])
-    return torch.from_numpy(np.exp(np.interp(np.log(flat), np.log(known), np.log(values)))).reshape(q.shape)
+    flat = np.maximum(q.flatten().numpy(), SMALLEST)
+    knots = np.unique(flat)
+    if len(knots) > 33:
+        # positions that are always 0, as an image's corner, are a knot of their own
+        zero, signal = knots[knots == SMALLEST], knots[knots != SMALLEST]
+        knots = np.append(zero, np.exp(np.linspace(math.log(signal[0]), math.log(signal[-1]), 33)))
+    values = np.maximum([covered(phi, moment, knot) for knot in knots], TINY)
+    return torch.from_numpy(np.exp(np.interp(np.log(flat), np.log(knots), np.log(values)))).reshape(q.shape)

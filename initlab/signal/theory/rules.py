@@ -1,6 +1,7 @@
 """The rules of mean field by torch function, and what was measured on the spot where there is none."""
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from initlab.init.expectations import Rectifier
 from initlab.signal.probe import ACTIVATIONS
 from initlab.signal.theory.joins import DIFFERENCES, QUOTIENTS, dropout, join, reshaped, times, total
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, activation, weighted
+from initlab.signal.theory.no_rule import NoRule
 from initlab.signal.theory.norms import norm
 from initlab.signal.theory.pooling import POOLS, pool
-from initlab.signal.theory.response import SMALLEST, Phi, Response
+from initlab.signal.theory.response import LARGEST, SMALLEST, Phi, Response
 from initlab.signal.theory.trace import Operation, Ref
 
 WEIGHTED = {F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
@@ -32,28 +34,27 @@ SHAPES = {
 JOINS = {torch.cat, torch.concat, torch.concatenate}
 DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout}
 NORMS = {F.batch_norm, F.layer_norm, F.group_norm, F.rms_norm}
-ONE_INPUT = (
-    WEIGHTED | ACTIVATIONS | RECTIFIERS | LEAKY | PRELU | SHAPES | DROPOUTS | NORMS | POOLS | PRODUCTS | QUOTIENTS
-)
+SEVERAL_INPUTS = SUMS | DIFFERENCES | JOINS
+FIRST_INPUT = WEIGHTED | ACTIVATIONS | RECTIFIERS | LEAKY | PRELU | SHAPES | DROPOUTS | NORMS | POOLS | QUOTIENTS
 
 
-def known(function: Any, live: int) -> bool:
-    """Whether a rule holds for this function with so many inputs that depend on the model's."""
-    several = SUMS | DIFFERENCES | JOINS
-    return function in several or (live == 1 and function in ONE_INPUT)
+def known(function: Any, live: int, leads: bool) -> bool:
+    """Whether a rule holds for this function with so many inputs that depend on the model's, the first among them."""
+    one_input = function in PRODUCTS or (leads and function in FIRST_INPUT)
+    return function in SEVERAL_INPUTS or (live == 1 and one_input)
 
 
-def apply(rule: Context, op: Operation, inputs: list[Signal], shapes: list[tuple[int, ...]]) -> Result:
+def apply(context: Context, op: Operation, inputs: list[Signal], shapes: list[tuple[int, ...]]) -> Result:
     """The rule of an operation; `shapes` are its inputs'."""
     function, x = op.function, inputs[0]
     if op.after is not None:
         return measured(op, inputs)
     if function in WEIGHTED:
-        return weighted(rule, op, x, shapes[0])
+        return weighted(context, op, x, shapes[0])
     if function in POOLS:
         return pool(op, x, shapes[0])
     if function in NORMS:
-        return norm(rule, op, x)
+        return norm(context, op, x)
     if function in SUMS | DIFFERENCES:
         return total(op, inputs)
     if function in JOINS:
@@ -61,11 +62,13 @@ def apply(rule: Context, op: Operation, inputs: list[Signal], shapes: list[tuple
     if function in PRODUCTS | QUOTIENTS:
         return times(op, x)
     if function in DROPOUTS:
-        return dropout(rule, op, x)
+        return dropout(context, op, x)
     if function in SHAPES:
         return reshaped(op, x, shapes[0])
     level = max(x.field.level, SMALLEST)
-    return activation(rule, Response(phi_of(op), level, min(x.field.mean, 1 - 1e-6)), x)
+    if not level <= LARGEST:
+        raise NoRule(function, f"a signal of mean square {level:.3g}")
+    return activation(context, Response(phi_of(op), level, min(x.field.mean, 1 - 1e-6)), x)
 
 
 def phi_of(op: Operation) -> Phi:
@@ -83,22 +86,29 @@ def phi_of(op: Operation) -> Phi:
     return elementwise(function, tuple(rest), tuple(sorted(options.items())))
 
 
+@cache
 def elementwise(function: Any, rest: tuple[Any, ...], options: tuple[tuple[str, Any], ...]) -> Phi:
-    """The expectations of a function with these further arguments, kept for the next layer."""
-    key = (function, rest, options)
-    if key not in KEPT:
-        KEPT[key] = resolve(lambda x: function(x, *rest, **dict(options)))
-    return KEPT[key]
+    """The expectations of a function with these further arguments, kept for the next layer.
 
+    Raises:
+        NoRule: with these arguments it is random, as `rrelu` in training, or not elementwise.
+    """
 
-KEPT: dict[Any, Phi] = {}
+    def phi(x: Tensor) -> Any:
+        return function(x, *rest, **dict(options))
+
+    phi.__name__ = function.__name__.strip("_")
+    try:
+        return resolve(phi)
+    except ValueError as error:
+        raise NoRule(function, str(error)) from error
 
 
 def measured(op: Operation, inputs: list[Signal]) -> Result:
     """An operation without a rule: what the recorder measured of it, relative to its first input."""
     assert op.before is not None and op.after is not None
-    x, before = inputs[0], op.before.level
-    scale = x.field.level / before if before > 0 else 1.0
+    x, measured_level = inputs[0], op.before.level
+    scale = x.field.level / measured_level if measured_level > 0 else 1.0
     signal = Signal(replace(op.after, q=op.after.q * scale), x.noise)
 
     def pull(g: Gradient) -> list[Gradient]:

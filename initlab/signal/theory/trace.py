@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from initlab.nets.any_module import WeightLayer, layer_name
+from initlab.nets.any_module import WeightLayer, on_weight_layers
 from initlab.nets.undisturbed import first_tensor, to_model, untouched
 from initlab.signal.theory.field import Field, field_of
 
-Known = Callable[[Any, int], bool]  # (function, how many of its inputs depend on the model's) -> whether a rule holds
+# (function, how many of its inputs depend on the model's, whether the first argument does) -> whether a rule holds
+Known = Callable[[Any, int, bool], bool]
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ class Operation:
     inputs: list[int]
     shape: tuple[int, ...]
     layer: str | None = None  # name of the weight layer whose output this is
-    before: Field | None = None  # of an operation that is not known: measured input and output,
+    # of an operation that is not known: its first input and its output as measured, and the mean square of the
+    # gradient at each input over that at the output
+    before: Field | None = None
     after: Field | None = None
-    pulls: list[float] = field(
-        default_factory=list
-    )  # and gradient's mean square into each input over that at the output
+    pulls: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,9 @@ class Trace:
     """A model's run on one batch."""
 
     operations: list[Operation]
-    modules: dict[str, WeightLayer]
-    output: int  # the operation that gave the model's (first) output tensor
+    output: int  # the operation that gave the model's (first) output tensor; -1 where none did
     input: Field
     logits: Tensor
-    examples: int
     input_shape: tuple[int, ...]
 
 
@@ -68,17 +67,22 @@ class Recorder(TorchFunctionMode):
         self.origin = WeakTensorKeyDictionary()
         self.origin[batch] = -1
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         live = [t for t in tensors_of((args, kwargs)) if t in self.origin]
         inputs = [self.origin[t] for t in live]
-        unknown = bool(live) and not self.known(func, len(live))
-        copies = [t.detach().clone() for t in live] if unknown and makes_tensor(func) else []
+        leads = bool(live) and (args[0] if args else kwargs.get("input")) is live[0]
+        unknown = bool(live) and not self.known(func, len(live), leads)
+        # before the call, which may work in place
+        copies = [t.detach().clone() for t in live] if unknown and not only_reads(func) else []
         out = func(*args, **kwargs)
         outputs = [t for t in tensors_of(out) if t.is_floating_point()] if live else []
         for place, tensor in enumerate(outputs):
             operation = Operation(func, self.refs(args), self.refs(kwargs), inputs, tuple(tensor.shape))
-            if unknown and copies:
+            if unknown:
+                copies = copies or [t.detach().clone() for t in live]
                 operation.before, operation.after = field_of(copies[0]), field_of(tensor)
                 operation.pulls = pulls(func, args, kwargs, live, copies, place)
             self.operations.append(operation)
@@ -90,8 +94,8 @@ class Recorder(TorchFunctionMode):
         """The arguments without the tensors that depend on the input."""
         return swap(value, lambda t: Ref(self.origin[t]) if t in self.origin else t)
 
-    def name(self, output: Any, name: str) -> None:
-        """Note that the operation behind this tensor is the output of a weight layer."""
+    def name(self, name: str, layer: WeightLayer, inputs: tuple[Any, ...], output: Any) -> None:
+        """A hook that notes that the operation behind this tensor is the output of a weight layer."""
         if isinstance(output, Tensor) and output in self.origin:
             self.operations[self.origin[output]].layer = name
 
@@ -102,29 +106,18 @@ def record(model: nn.Module, batch: Tensor, known: Known) -> Trace:
     Args:
         known: whether an operation needs no measurement.
     """
-    modules: dict[str, WeightLayer] = {}
     with torch.inference_mode(False), untouched(model, backward=False):
         batch, _ = to_model(model, batch, None)
         recorder = Recorder(known, batch)
-        handles = []
-        for full_name, module in model.named_modules():
-            if isinstance(module, WeightLayer):
-                name = layer_name(full_name)
-                modules[name] = module
-                handles.append(module.register_forward_hook(lambda _, __, out, name=name: recorder.name(out, name)))
-        try:
-            with recorder:
-                logits = first_tensor(model(batch))
-        finally:
-            for handle in handles:
-                handle.remove()
+        with on_weight_layers(model, recorder.name), recorder:
+            logits = first_tensor(model(batch))
     output = recorder.origin.get(logits, -1)
-    return Trace(recorder.operations, modules, output, field_of(batch), logits, len(batch), tuple(batch.shape))
+    return Trace(recorder.operations, output, field_of(batch), logits, tuple(batch.shape))
 
 
-def makes_tensor(func: Any) -> bool:
-    """Whether a function can give a new tensor: reading a shape or a flag does not."""
-    return getattr(func, "__name__", "") not in ("__get__", "size", "dim", "numel", "stride", "__len__", "item")
+def only_reads(func: Any) -> bool:
+    """Whether a function leaves its tensor as it is, most often to give a shape or a flag."""
+    return getattr(func, "__name__", "") in ("__get__", "size", "dim", "numel", "stride", "__len__", "item")
 
 
 def tensors_of(value: Any) -> list[Tensor]:
@@ -150,25 +143,27 @@ def swap(value: Any, change: Callable[[Tensor], Any]) -> Any:
 def pulls(func: Any, args: Any, kwargs: Any, live: list[Tensor], copies: list[Tensor], place: int) -> list[float]:
     """Mean square of the gradient at each input of a call, for a random one of mean square 1 at its output.
 
-    NaN where torch can't say.
+    NaN where torch can't differentiate the call.
     """
     leaves = [copy.requires_grad_(copy.is_floating_point()) for copy in copies]
 
-    def leaf(tensor: Tensor) -> Tensor:
+    def as_leaf(tensor: Tensor) -> Tensor:
         for source, copy in zip(live, leaves, strict=True):
             if source is tensor:
-                return copy.clone()  # the function may work in place
+                # the function may work in place
+                return copy.clone()
         return tensor
 
-    wanted = [copy for copy in leaves if copy.requires_grad]
+    differentiable = [leaf for leaf in leaves if leaf.requires_grad]
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         try:
-            out = [t for t in tensors_of(func(*swap(args, leaf), **swap(kwargs, leaf))) if t.is_floating_point()][place]
+            outputs = tensors_of(func(*swap(args, as_leaf), **swap(kwargs, as_leaf)))
+            out = [t for t in outputs if t.is_floating_point()][place]
             if not out.requires_grad:
                 return [0.0] * len(leaves)
-            grads = torch.autograd.grad(out, wanted, torch.randn_like(out), allow_unused=True)
-        except RuntimeError:  # not differentiable: nothing is known of the gradient before it
+            grads = torch.autograd.grad(out, differentiable, torch.randn_like(out), allow_unused=True)
+        # torch's error where a function has no derivative: nothing is known of the gradient before it
+        except RuntimeError:
             return [float("nan")] * len(leaves)
-    found = {id(copy): grad for copy, grad in zip(wanted, grads, strict=True)}
-    squares = [found.get(id(copy)) for copy in leaves]
-    return [0.0 if g is None else float(g.double().square().mean()) for g in squares]
+    by_leaf = {id(leaf): grad for leaf, grad in zip(differentiable, grads, strict=True)}
+    return [0.0 if (g := by_leaf.get(id(leaf))) is None else float(g.double().square().mean()) for leaf in leaves]

@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from initlab.signal.theory.field import Field
+from initlab.signal.theory.field import NONE, Field, Pairs
 from initlab.signal.theory.meanfield import Context, Gradient, Signal
 from initlab.signal.theory.passes import backward, forward
 from initlab.signal.theory.predict import independent
 from initlab.signal.theory.rules import known
 from initlab.signal.theory.trace import Trace, record
+
+UNLIKE = Pairs.alike(0.0)
 
 
 def run(
@@ -19,27 +21,25 @@ def run(
     mean: float = 0.0,
     dropout: bool = False,
     start: Field | None = None,
+    c: Pairs = UNLIKE,
 ) -> tuple[Context, Trace, list[Signal], list[Gradient | None]]:
     """Signals and gradients at every operation, for independent unit inputs and a unit gradient at the output.
 
-    A first multiplication by 1 stands for the input, so that the gradient there is `gradients[0]`.
+    `c` holds the correlations of that gradient. A first multiplication by 1 stands for the input, so that the gradient
+    there is `gradients[0]`.
     """
     images = torch.randn(2, *shape)
     trace = record(nn.Sequential(Times1(), model), images, known)
     context = Context(examples, dropout, {})
     signals, pulls = forward(context, trace, start or independent(images, (mean, 1.0)))
     last = signals[trace.output].field
-    unit = Gradient(torch.ones_like(last.q), UNLIKE.copy(), NONE.copy(), {})
+    unit = Gradient(torch.ones_like(last.q), c, NONE, {})
     return context, trace, signals, backward(trace, unit, pulls)
 
 
 class Times1(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * 1.0
-
-
-UNLIKE = torch.tensor([1.0, 0, 0, 0, 0], dtype=torch.float64).numpy()
-NONE = torch.zeros(5, dtype=torch.float64).numpy()
 
 
 def output(model: nn.Module, shape: tuple[int, ...], **options: object) -> Field:
