@@ -28,7 +28,7 @@ def bench_engine(study: Path, jobs: int, repeats: int, overrides: Sequence[str])
     Raises:
         StudyError: a study that the plain loop cannot run (it knows digits and plain relu nets).
     """
-    # here: only this command needs Ray at once
+    # Imported here, because only this command needs Ray at once.
     from initlab.engine.cluster import ray_running
 
     trials = costliest_first(plan(load_study(study, overrides), str(study)))

@@ -52,7 +52,7 @@ def bench_forecast(source: Path, write: bool) -> Iterator[str]:
         path = results.figures / "forecast.csv"
         path.parent.mkdir(exist_ok=True)
         trial_table(results).to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
-        # read back, so that the file gives the same figures later
+        # It is read back, so that the file gives the same figures later.
         table = read_table(path)
     counts = ", ".join(f"{(table.verdict == name).sum()} {name}" for name in VERDICTS)
     yield f"{len(table)} trials ({counts}), held out by (std, depth) in {FOLDS} folds"
@@ -130,7 +130,7 @@ def fit(table: pd.DataFrame, columns: Sequence[str] = FEATURES) -> Fit:
     model = LogisticRegression(C=1 / REGULARISATION, max_iter=10_000, tol=1e-8)
     model.fit((features - mean) / scale, table.verdict)
     weights, intercepts = model.coef_, model.intercept_
-    # scikit-learn keeps one row for two classes
+    # scikit-learn keeps one row for two classes.
     if len(model.classes_) == 2:
         weights, intercepts = np.vstack([-weights, weights]) / 2, np.concatenate([-intercepts, intercepts]) / 2
     return Fit(

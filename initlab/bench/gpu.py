@@ -120,15 +120,15 @@ def measured(section: Section, rows: Rows, spent: float, limit_s: float) -> Rows
         return [row(section.name, None, "", f"left out: {spent:.0f} of {limit_s:.0f} s are gone")]
     try:
         return section.measure(rows)
-    # a section's boundary: what it could not do is a result, and the others go on
+    # A section that fails is a result, and the others go on.
     except Exception as error:
         return [row(section.name, None, "", f"failed: {in_a_line(error)}")]
     finally:
-        # nets and recorded steps that hold the device's memory
+        # Nets and recorded steps may still hold the device's memory.
         gc.collect()
         if "torch._dynamo" in sys.modules:
             torch.compiler.reset()
-        # of a device that a failure has left unusable, as every later row then says
+        # A failure may have left the device unusable, as every later row then says.
         with suppress(RuntimeError):
             torch.cuda.empty_cache()
 

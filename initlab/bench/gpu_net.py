@@ -48,7 +48,7 @@ def large_trial(
     """A trial on random pictures that lie on the device, before its first step."""
     shape = (3, large.side, large.side)
     train = {"batch_size": large.batch, "precision": precision, "lr": 1e-4, "epochs": 1e5}
-    # the paper's nets train with it
+    # The paper's nets train with dropout.
     if "name" in large.net:
         train["dropout"] = 0.5
     spec = TrialSpec.model_validate({"net": large.net, "train": train, "data": {"flip": True}, "probe": {"every": 0}})

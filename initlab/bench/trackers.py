@@ -22,7 +22,7 @@ Step = Callable[[], object]
 def missing(package: str) -> bool:
     """Whether a package that an arm needs cannot be imported here."""
     with warnings.catch_warnings():
-        # Cockpit's own imports are of another age
+        # Cockpit imports what is deprecated today.
         warnings.simplefilter("ignore")
         try:
             import_module(package)

@@ -68,7 +68,7 @@ def compare(
             try:
                 step = contexts.enter_context(arm.steps(make()))
                 step()
-            # other people's code on a torch or net that it may not know: the rest is measured
+            # Other people's code may not know this torch or net; the rest is measured.
             except Exception as error:
                 if not arm.package:
                     raise
@@ -92,10 +92,10 @@ def medians(steps: Sequence[Step], rounds: Sequence[int], device: torch.device) 
     times: list[list[float]] = [[] for _ in steps]
     for number in range(max(rounds)):
         for place in range(len(steps)):
-            # each round starts one arm later, so that none always comes after the same one
+            # Each round starts one arm later, so that none always comes after the same one.
             arm = (place + number) % len(steps)
             if number < rounds[arm]:
-                # untimed: it finds in the caches what the others left there
+                # Not timed: this step finds what the others left in the caches.
                 steps[arm]()
                 times[arm].append(seconds(steps[arm], device, BLOCK, clock) / BLOCK)
     return [median(arm_times) for arm_times in times]

@@ -45,7 +45,7 @@ def inspection(table: pd.DataFrame, title: str, ax: Target = None) -> Figure:
     Raises:
         UserError: another number of axes.
     """
-    # an empty table has no types
+    # An empty table has no types.
     ran = table[table.calls > 0].astype({f"{direction}_var": float for direction in NAMES})
     with styled():
         grid = canvas("inspection", ax, list(NAMES), columns=2, height=2.6, sharey=False)
@@ -87,7 +87,7 @@ def has_theory(ran: pd.DataFrame, direction: str) -> bool:
 
 
 def frame(ax: Axes, ran: pd.DataFrame, direction: str) -> None:
-    """Axes over everything drawn; where no gradient was measured the panel says why."""
+    """Axes over everything drawn; where nothing was measured the panel gives the reason."""
     variance = ran[f"{direction}_var"]
     if variance.isna().all():
         ax.text(
@@ -109,7 +109,7 @@ def frame(ax: Axes, ran: pd.DataFrame, direction: str) -> None:
         ax, pd.DataFrame({"layer": ran.layer, "low": values.min(axis=1), "high": values.max(axis=1), "zeros": zeros})
     )
     low, high = ax.get_ylim()
-    # with few decades there are too few powers of ten to read a size from
+    # With few decades there are too few powers of ten to read a size from.
     if high < 1e3 * low:
         ticks = [
             digit * 10.0**e

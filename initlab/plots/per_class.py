@@ -30,7 +30,7 @@ def per_class_table(errors: pd.DataFrame | str | Path) -> pd.DataFrame:
     if not isinstance(errors, pd.DataFrame):
         try:
             errors = pd.read_csv(errors)
-        # pandas' parser errors are ValueErrors
+        # pandas' parser errors are ValueErrors.
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:120]
             raise UserError(f"per_class: {errors}: not a readable csv ({reason}); give a per_class.csv") from None
@@ -61,7 +61,7 @@ def per_class(errors: pd.DataFrame | str | Path, ax: Axes | None = None) -> Figu
     """
     table = per_class_table(errors)
     bars = {"val_error": ("top-1", TOP1), "val_error_top5": ("top-5", TOP5)}
-    # of up to five classes the top-5 error is always 0
+    # Of up to five classes the top-5 error is always 0.
     if len(table) <= 5:
         del bars["val_error_top5"]
     with styled():

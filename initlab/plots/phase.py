@@ -28,7 +28,7 @@ from initlab.study.spec import TrialSpec
 from initlab.user_code import is_code
 
 STD = "init.std"
-# Lightness and hatching tell them apart in grey too.
+# They differ in lightness and hatching too, for a grey print.
 COLORS = {"converged": "#1F7A5C", "slow": "#8CCFAE", "stalled": "#D9DCE1", "diverged": "#D0624F"}
 HATCHES = {"converged": "", "slow": "", "stalled": "", "diverged": "//////"}
 LINES: dict[str, tuple[Any, str]] = {
@@ -72,7 +72,7 @@ def critical_std(spec: TrialSpec) -> float:
     """
     if is_code(spec.net.name):
         return math.nan
-    # the size counts in the fan of the first linear layer alone
+    # The size counts in the fan of the first linear layer alone.
     size = spec.data.image_size or 2**10
     layers = describe(spec, 10, (1, size, size))
     fans = [layer.in_channels * layer.kernel**2 for layer in layers if isinstance(layer, Conv)]

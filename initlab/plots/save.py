@@ -86,7 +86,7 @@ def save_figures(
 def write(folder: Path, name: str, table: pd.DataFrame, figure: Figure) -> list[Path]:
     """The three files of one figure, each renamed into place whole."""
     png, svg, csv = (folder / f"{name}.{ending}" for ending in ("png", "svg", "csv"))
-    # some settings, as the salt of an SVG's ids, count when a figure is saved
+    # Some settings, as the salt of an SVG's ids, count when a figure is saved.
     with styled():
         with atomic(png, sync=False) as file:
             figure.savefig(file, format="png", dpi=DPI)

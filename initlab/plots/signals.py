@@ -82,7 +82,7 @@ def moment_name(moment: Moment) -> str:
 
 
 def at_moments(rows: pd.DataFrame, epochs: Sequence[Moment]) -> pd.DataFrame:
-    """The rows of each trial's probes nearest to the epochs asked for, with `moment`; a probe is taken once."""
+    """The rows of each trial's probes nearest to these epochs, with `moment`; a probe is taken once."""
     probes = rows[["trial", "step", "epoch"]].drop_duplicates(["trial", "step"])
     last = probes.groupby("trial").epoch.transform("max")
     chosen = []

@@ -234,7 +234,7 @@ def fitting_columns(labels: Sequence[str], width: float) -> int:
     """The most columns of a legend that fit into `width` inches, filled row by row."""
     for columns in range(len(labels), 1, -1):
         longest = [max(map(len, labels[column::columns])) for column in range(columns)]
-        # 0.62 in for a line's sample and its gap, 0.068 in for a letter at 8 pt
+        # 0.62 in for a line's sample and its gap, 0.068 in for a letter at 8 pt.
         if sum(0.62 + 0.068 * letters for letters in longest) <= width:
             return columns
     return 1
@@ -244,13 +244,13 @@ def add_legend(grid: Canvas, handles: Sequence[Line2D | Patch], note: str) -> No
     """One legend for all panels: above them in our figure, inside the first of the user's axes."""
     if grid.owned:
         columns = fitting_columns([str(handle.get_label()) for handle in handles], grid.figure.get_figwidth())
-        # matplotlib fills a legend column by column; this order reads row by row
+        # matplotlib fills a legend column by column; this order reads row by row.
         by_rows = [handle for column in range(columns) for handle in handles[column::columns]]
         legend = grid.figure.legend(
             handles=by_rows, loc="outside upper left", ncols=columns, title=note, alignment="left"
         )
     else:
-        # narrow, so that it finds a place beside the curves
+        # A narrow legend finds a place beside the curves.
         lines = note.replace("; ", "\n")
         legend = grid.axes[0].legend(
             handles=handles, loc="best", title=lines, alignment="left", frameon=True, edgecolor="none", framealpha=0.8

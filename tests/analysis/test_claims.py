@@ -34,12 +34,12 @@ def study(xavier: float | None, depth: int, seeds: int = 3) -> Fake:
 
 
 def test_curves_like_figure_2_agree_with_it() -> None:
-    found = compare_paper(study(1.45, depth=22), "fig2")
-    assert [claim.agrees for claim in found.claims] == [True, True, True, True]
-    assert found.agrees and found.depth == 22 and found.seeds == [0, 1, 2]
-    for one in found.times:
-        assert one.ratio.low == pytest.approx(1.45, rel=0.01)
-        assert one.he == pytest.approx(2.2 * (0.9 - one.level) / 0.8, rel=0.01)  # the second seed's straight line
+    comparison = compare_paper(study(1.45, depth=22), "fig2")
+    assert [claim.agrees for claim in comparison.claims] == [True, True, True, True]
+    assert comparison.agrees and comparison.depth == 22 and comparison.seeds == [0, 1, 2]
+    for time in comparison.times:
+        assert time.ratio.low == pytest.approx(1.45, rel=0.01)
+        assert time.he == pytest.approx(2.2 * (0.9 - time.level) / 0.8, rel=0.01)  # the second seed's straight line
 
 
 def test_figure_2s_ratio_is_the_papers_own() -> None:
@@ -50,38 +50,38 @@ def test_figure_2s_ratio_is_the_papers_own() -> None:
 
 @pytest.mark.parametrize(("ratio", "agrees"), [(3.0, [True, True, True, False]), (0.8, [True, True, False, False])])
 def test_another_ratio_or_order_does_not_agree(ratio: float, agrees: list[bool]) -> None:
-    found = compare_paper(study(ratio, depth=22), "fig2")
-    assert [claim.agrees for claim in found.claims] == agrees
-    assert not found.agrees
+    comparison = compare_paper(study(ratio, depth=22), "fig2")
+    assert [claim.agrees for claim in comparison.claims] == agrees
+    assert not comparison.agrees
 
 
 def test_a_xavier_that_stalls_is_figure_3_and_its_ratio_a_bound() -> None:
-    found = compare_paper(study(None, depth=30), "fig3")
-    assert [claim.agrees for claim in found.claims] == [True, True, True, True]
-    threshold = found.times[-1]
+    comparison = compare_paper(study(None, depth=30), "fig3")
+    assert [claim.agrees for claim in comparison.claims] == [True, True, True, True]
+    threshold = comparison.times[-1]
     assert threshold.level == 0.45
-    # straight down from 0.9 to 0.1 in 2, 2.2 and 2.4 epochs: 0.45 after 9/16 of them; the budget is 10
+    # Straight down from 0.9 to 0.1 in 2, 2.2 and 2.4 epochs: 0.45 after 9/16 of them; the budget is 10.
     bounds = [10 / (length * 9 / 16) for length in (2.4, 2.2, 2.0)]
     assert threshold.interval.low == pytest.approx(bounds[0], rel=0.01) and math.isinf(threshold.interval.high)
     assert threshold.ratio.low == pytest.approx(bounds[1], rel=0.01)
-    assert "at least" in found.claims[3].ours and math.isinf(threshold.xavier)
+    assert "at least" in comparison.claims[3].ours and math.isinf(threshold.xavier)
 
 
 def test_a_xavier_that_learns_at_30_layers_is_not_figure_3() -> None:
-    found = compare_paper(study(1.45, depth=30), "fig3")
-    assert [claim.agrees for claim in found.claims] == [True, False, True, False]
+    comparison = compare_paper(study(1.45, depth=30), "fig3")
+    assert [claim.agrees for claim in comparison.claims] == [True, False, True, False]
 
 
 def test_one_seed_has_no_interval_and_leaves_the_ratio_open() -> None:
-    found = compare_paper(study(1.45, depth=22, seeds=1), "fig2")
-    assert [claim.agrees for claim in found.claims] == [True, True, True, None]
-    assert not found.agrees
-    assert "open" in paper_text(found)
+    comparison = compare_paper(study(1.45, depth=22, seeds=1), "fig2")
+    assert [claim.agrees for claim in comparison.claims] == [True, True, True, None]
+    assert not comparison.agrees
+    assert "open" in paper_text(comparison)
 
 
 def test_levels_within_the_noise_of_the_validation_set_are_left_out() -> None:
-    # chance 0.9 on 360 images: 4 standard errors are 0.063, so 0.99, 0.98 and 0.95 of chance say nothing
-    shares = [one.share for one in compare_paper(study(1.45, depth=22), "fig2").times]
+    # Chance 0.9 on 360 images: 4 standard errors are 0.063, so 0.99, 0.98 and 0.95 of chance say nothing.
+    shares = [time.share for time in compare_paper(study(1.45, depth=22), "fig2").times]
     assert shares == pytest.approx([0.9, 0.87, 0.8, 0.65, 0.5])
 
 
@@ -89,9 +89,9 @@ def test_neither_arm_learning_is_no_agreement_but_no_error() -> None:
     fake = Fake(threshold=0.45)
     for scheme in ("he", "xavier"):
         fake.add(scheme, 0, 30, val={0: 0.9, 5: 0.9}, verdict="stalled")
-    found = compare_paper(fake, "fig3")
-    assert [claim.agrees for claim in found.claims] == [False, True, None, None]
-    assert found.times == []
+    comparison = compare_paper(fake, "fig3")
+    assert [claim.agrees for claim in comparison.claims] == [False, True, None, None]
+    assert comparison.times == []
 
 
 @pytest.mark.parametrize(
@@ -119,13 +119,13 @@ def test_two_trials_of_a_seed_and_unfinished_ones_are_refused() -> None:
 
 
 def test_json_has_the_claims_and_null_for_never() -> None:
-    found = json.loads(paper_json(compare_paper(study(None, depth=30), "fig3")))
-    assert found["agrees"] is True and found["times"][0]["xavier"] is None
-    assert [claim["agrees"] for claim in found["claims"]] == [True] * 4
+    content = json.loads(paper_json(compare_paper(study(None, depth=30), "fig3")))
+    assert content["agrees"] is True and content["times"][0]["xavier"] is None
+    assert [claim["agrees"] for claim in content["claims"]] == [True] * 4
 
 
 def test_the_commands_mistakes_are_one_line(tmp_path: Path) -> None:
-    found = CliRunner().invoke(main, ["compare", str(tmp_path / "none"), "--paper", "fig3"])
-    assert (found.exit_code, found.stderr.count("\n")) == (2, 1)
-    found = CliRunner().invoke(main, ["compare", str(tmp_path)])
-    assert found.exit_code == 2 and "--paper" in found.stderr
+    result = CliRunner().invoke(main, ["compare", str(tmp_path / "none"), "--paper", "fig3"])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    result = CliRunner().invoke(main, ["compare", str(tmp_path)])
+    assert result.exit_code == 2 and "--paper" in result.stderr

@@ -31,10 +31,10 @@ def test_without_a_study_digits_are_written_as_pictures_of_mixed_sizes(tmp_path:
 
 
 def test_fields_without_a_study_and_absent_data_are_one_line(tmp_path: Path) -> None:
-    found = CliRunner().invoke(main, ["bench", "data", "--set", "train.lr=1"])
-    assert (found.exit_code, found.stderr) == (2, "--set: goes with a study (got 'train.lr=1' and none); name one\n")
+    result = CliRunner().invoke(main, ["bench", "data", "--set", "train.lr=1"])
+    assert (result.exit_code, result.stderr) == (2, "--set: goes with a study (got 'train.lr=1' and none); name one\n")
     path = tmp_path / "small.yaml"
     path.write_text("name: small\ndata: {name: imagefolder}\n")
-    found = CliRunner().invoke(main, ["bench", "data", str(path)], env={"INITLAB_DATA": ""})
-    assert found.exit_code == 2
-    assert re.fullmatch(r"data.name: imagefolder needs a folder with .*\n", found.stderr)
+    result = CliRunner().invoke(main, ["bench", "data", str(path)], env={"INITLAB_DATA": ""})
+    assert result.exit_code == 2
+    assert re.fullmatch(r"data.name: imagefolder needs a folder with .*\n", result.stderr)

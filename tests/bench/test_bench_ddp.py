@@ -28,8 +28,8 @@ def test_the_table_has_both_scalings_and_their_ratios(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_one_line() -> None:
-    found = CliRunner().invoke(main, ["bench", "ddp", "--set", "train.lr=1"])
-    assert (found.exit_code, found.stderr) == (2, "--set: goes with a study (got 'train.lr=1' and none); name one\n")
+    result = CliRunner().invoke(main, ["bench", "ddp", "--set", "train.lr=1"])
+    assert (result.exit_code, result.stderr) == (2, "--set: goes with a study (got 'train.lr=1' and none); name one\n")
     study = Study.model_validate({"name": "small"})
     with pytest.raises(StudyError, match=r"^train.batch_size: more than the training set for 2 processes \(got 2000"):
         rate(study, plan(study)[0].spec, 2000, 2, 1, "cpu", None)

@@ -34,7 +34,7 @@ def table() -> pd.DataFrame:
 
 def test_scores_by_hand() -> None:
     odds = np.array([[1.0, 0, 0, 0], [0.25, 0.25, 0.25, 0.25], [0.0, 0.5, 0.5, 0]])
-    # right, (a tie goes to the first) wrong, wrong; Brier 0, 0.75, 0.25 + 0.25 + 1
+    # Right, (a tie goes to the first) wrong, wrong; Brier 0, 0.75, 0.25 + 0.25 + 1.
     accuracy, brier, loss = scores(pd.Series(["converged", "stalled", "diverged"]), odds)
     assert accuracy == pytest.approx(1 / 3)
     assert brier == pytest.approx((0 + 0.75 + 1.5) / 3)
@@ -45,22 +45,22 @@ def test_baselines_by_hand() -> None:
     known = pd.DataFrame(
         {"init.std": [0.1, 0.1, 0.3, 0.3], "critical_std": 0.2, "verdict": ["stalled", "slow", "diverged", "diverged"]}
     )
-    asked = pd.DataFrame({"init.std": [0.05, 0.2], "critical_std": 0.2})
-    assert most_frequent(known, asked).tolist() == [[0, 0.25, 0.25, 0.5]] * 2
-    assert theory_sign(known, asked).tolist() == [[0, 0.5, 0.5, 0], [0, 0, 0, 1]]
+    new = pd.DataFrame({"init.std": [0.05, 0.2], "critical_std": 0.2})
+    assert most_frequent(known, new).tolist() == [[0, 0.25, 0.25, 0.5]] * 2
+    assert theory_sign(known, new).tolist() == [[0, 0.5, 0.5, 0], [0, 0, 0, 1]]
 
 
 def test_no_trial_is_predicted_by_a_fit_that_saw_its_cell(table: pd.DataFrame) -> None:
-    seen = []
+    sizes = []
 
-    def spy(known: pd.DataFrame, asked: pd.DataFrame) -> np.ndarray:
-        cells = [set(map(tuple, frame[CELL].to_numpy())) for frame in (known, asked)]
+    def spy(known: pd.DataFrame, new: pd.DataFrame) -> np.ndarray:
+        cells = [set(map(tuple, frame[CELL].to_numpy())) for frame in (known, new)]
         assert not cells[0] & cells[1]
-        seen.append(len(asked))
-        return most_frequent(known, asked)
+        sizes.append(len(new))
+        return most_frequent(known, new)
 
     held_out(table, spy)
-    assert len(seen) == FOLDS and sum(seen) == len(table) >= 300
+    assert len(sizes) == FOLDS and sum(sizes) == len(table) >= 300
 
 
 def test_the_shipped_coefficients_are_the_fit_on_the_committed_trials(table: pd.DataFrame) -> None:
@@ -78,7 +78,7 @@ def test_the_documented_tables_are_what_the_command_prints_on_the_committed_tria
 
 
 def test_the_forecast_beats_both_baselines_and_is_reliable(table: pd.DataFrame) -> None:
-    odds = held_out(table, lambda known, asked: fit(known).probabilities(asked[list(FEATURES)].to_numpy(float)))
+    odds = held_out(table, lambda known, new: fit(known).probabilities(new[list(FEATURES)].to_numpy(float)))
     ours, theory, frequent = (
         scores(table.verdict, o) for o in (odds, held_out(table, theory_sign), held_out(table, most_frequent))
     )
@@ -86,7 +86,7 @@ def test_the_forecast_beats_both_baselines_and_is_reliable(table: pd.DataFrame) 
     assert ours[1] < 0.6 * min(theory[1], frequent[1]) and ours[2] < 0.6 * min(theory[2], frequent[2])
     for line in reliability_lines(table, odds):
         *_, trials, mean, share = line.split()
-        # a bin's share is within 4 standard errors of what it promised
+        # A bin's share is within 4 standard errors of what it promised.
         error = np.sqrt(float(mean) * (1 - float(mean)) / int(trials))
         assert abs(float(mean) - float(share)) < 4 * error, line
 

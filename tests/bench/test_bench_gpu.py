@@ -26,19 +26,19 @@ CPU = torch.device("cpu")
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_one_line_says_what_it_needs(tmp_path: Path) -> None:
-    found = CliRunner().invoke(main, ["bench", "gpu", "--out", str(tmp_path / "x.json")])
-    assert (found.exit_code, found.stdout) == (2, "")
-    assert found.stderr == "bench gpu: needs a CUDA GPU (got none); --device cpu --quick tries the same on a CPU\n"
-    found = CliRunner().invoke(main, ["bench", "gpu", "--device", "cpu", "--out", str(tmp_path / "x.json")])
-    assert (found.exit_code, found.stderr) == (2, "bench gpu: too much for a CPU (got --device cpu); add --quick\n")
+    result = CliRunner().invoke(main, ["bench", "gpu", "--out", str(tmp_path / "x.json")])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "bench gpu: needs a CUDA GPU (got none); --device cpu --quick tries the same on a CPU\n"
+    result = CliRunner().invoke(main, ["bench", "gpu", "--device", "cpu", "--out", str(tmp_path / "x.json")])
+    assert (result.exit_code, result.stderr) == (2, "bench gpu: too much for a CPU (got --device cpu); add --quick\n")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
 def test_the_quick_run_has_every_row_and_writes_them(tmp_path: Path) -> None:
     out = tmp_path / "bench" / "gpu.json"
-    found = CliRunner().invoke(main, ["bench", "gpu", "--device", "cpu", "--quick", "--out", str(out)])
-    assert found.exit_code == 0, found.output
+    result = CliRunner().invoke(main, ["bench", "gpu", "--device", "cpu", "--quick", "--out", str(out)])
+    assert result.exit_code == 0, result.output
     content = json.loads(out.read_text())
     rows = {row["what"]: row for row in content["rows"]}
     without = {row["what"] for row in content["rows"] if row["value"] is None}
@@ -52,7 +52,7 @@ def test_the_quick_run_has_every_row_and_writes_them(tmp_path: Path) -> None:
     rates = [row for row in content["rows"] if row["unit"] in ("images/s", "trials/h", "FLOP/s", "min", "%")]
     assert min(row["value"] for row in rates) > 0
     assert (content["device"], content["quick"], content["torch_version"]) == ("cpu", True, torch.__version__)
-    lines = found.output.splitlines()
+    lines = result.output.splitlines()
     assert lines[-1].startswith("written to ")
     for entry, line in zip(content["rows"], lines[-1 - len(rows) : -1], strict=True):  # the table comes last
         assert line.startswith(entry["what"])
@@ -93,7 +93,7 @@ def test_a_section_that_fails_or_has_no_time_is_a_row_that_says_why(
 
 
 def test_shares_and_projections_are_those_of_the_measured_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    # the paper's table 3: 2.32e10 multiply-adds of B for an image; two operations each, and backward is twice forward
+    # The paper's table 3: 2.32e10 multiply-adds of B for an image; two operations each, and backward is twice forward.
     monkeypatch.setattr(gpu, "rate", lambda net, *how: (2000.0, "torch.compile: no triton"))
     product = [row("bf16 matrix product", 400e12, "FLOP/s")]
     speed, share = net_rows(FULL, CPU, "B", "bfloat16", "compiled", product)
@@ -130,7 +130,7 @@ def test_a_trial_that_fails_fails_its_arm_with_its_own_words(monkeypatch: pytest
 
 
 def test_operations_are_those_of_the_papers() -> None:
-    # small-30: 1.45e10 FLOP an image forward and backward, so Fig 3 is 5.5e17 in all
+    # The net small-30 takes 1.45e10 FLOP an image forward and backward, so Fig 3 is 5.5e17 in all.
     assert flop_per_image(FULL.nets["small-30"]) * FIG3_IMAGES == pytest.approx(5.5e17, rel=0.02)
 
 
@@ -142,9 +142,9 @@ def test_ways_to_watch_are_rows_by_name_and_cadence(monkeypatch: pytest.MonkeyPa
     absent = replace(watch.ARMS[-1], name="a tracker", package="no_such_package")
     monkeypatch.setattr(watch, "ARMS", [*(arm for arm in watch.ARMS if not arm.package), absent])
     rows = watching_rows(replace(QUICK, nets={"B": replace(TINY, steps=1)}), CPU)
-    found = {entry["what"]: entry["value"] for entry in rows}
-    assert {"initlab's probe, every 200 steps", "initlab's running moments, every 20 steps"} <= found.keys()
-    assert {"hooks with .var().item(), every 1 steps", "hooks with histograms, every 100 steps"} <= found.keys()
+    values = {entry["what"]: entry["value"] for entry in rows}
+    assert {"initlab's probe, every 200 steps", "initlab's running moments, every 20 steps"} <= values.keys()
+    assert {"hooks with .var().item(), every 1 steps", "hooks with histograms, every 100 steps"} <= values.keys()
     assert rows[-1] == {
         "what": "a tracker",
         "value": None,

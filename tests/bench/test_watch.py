@@ -61,12 +61,12 @@ def test_arms_take_blocks_in_turn_each_after_a_step_that_is_not_timed() -> None:
 
 def test_watchers_see_every_layer_forward_and_backward_and_are_gone_afterwards() -> None:
     trial = make()
-    seen: list[torch.Tensor] = []
-    with hooked_steps(trial, seen.append) as step:
+    watched: list[torch.Tensor] = []
+    with hooked_steps(trial, watched.append) as step:
         step()
-    assert len(seen) == 2 * 6  # 6 weight layers
+    assert len(watched) == 2 * 6  # 6 weight layers
     trial.update()
-    assert len(seen) == 12
+    assert len(watched) == 12
 
 
 def test_our_ways_watch_every_step_and_train_as_the_bare_one_does() -> None:
@@ -87,9 +87,9 @@ def test_bench_probe_prints_a_line_per_way_and_cadence(monkeypatch: pytest.Monke
     monkeypatch.setattr(probe, "CASES", {6: {**tiny, "train.epochs": 2.0}})
     monkeypatch.setattr(probe, "ROUNDS", 1)
     monkeypatch.setattr(watch, "ARMS", [arm for arm in watch.ARMS if not arm.package])
-    found = CliRunner().invoke(main, ["bench", "probe", "--repeats", "1"])
-    assert found.exit_code == 0, found.output
-    first, *lines, last = found.output.splitlines()
+    result = CliRunner().invoke(main, ["bench", "probe", "--repeats", "1"])
+    assert result.exit_code == 0, result.output
+    first, *lines, last = result.output.splitlines()
     assert first.startswith("6 layers: shares of a bare step") and last.startswith("6 layers, 1 whole trials")
     names = [line.split("  ")[1] for line in lines]
     assert names == [

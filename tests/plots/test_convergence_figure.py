@@ -39,8 +39,8 @@ def test_table_agrees_with_a_groupby_of_the_frames(two_depths: Fake) -> None:
     merged = two_depths.scalars.dropna(subset="val_error").merge(two_depths.trials, on="trial", suffixes=("", "_last"))
     expected = merged.groupby(["net.depth", "init.scheme", "epoch"]).val_error.agg(["mean", "min", "max"])
     table = convergence_table(two_depths).drop_duplicates(["net.depth", "init.scheme", "epoch"])
-    found = table.set_index(["net.depth", "init.scheme", "epoch"])[["mean", "low", "high"]].sort_index()
-    np.testing.assert_allclose(found.to_numpy(), expected.to_numpy(), rtol=1e-14)
+    means = table.set_index(["net.depth", "init.scheme", "epoch"])[["mean", "low", "high"]].sort_index()
+    np.testing.assert_allclose(means.to_numpy(), expected.to_numpy(), rtol=1e-14)
 
 
 def test_lines_hold_the_table_and_panels_are_depths(two_depths: Fake) -> None:

@@ -1,4 +1,4 @@
-"""The look: schemes are told apart without colour, and the room needs no torch."""
+"""The look: schemes differ without colour too, and the room needs no torch."""
 
 import subprocess
 import sys
@@ -11,10 +11,10 @@ from initlab.plots.style import LOOKS, SPARE, fitting_columns, looks
 
 
 def test_six_schemes_have_different_colours_and_different_line_and_marker() -> None:
-    found = looks(["zeta", "xavier", "orthogonal", "he", "gaussian", "lsuv"])
-    assert list(found) == ["he", "xavier", "gaussian", "orthogonal", "lsuv", "zeta"]
-    assert len({look.color for look in found.values()}) == 6
-    assert len({(str(look.line), look.marker) for look in found.values()}) == 6
+    styles = looks(["zeta", "xavier", "orthogonal", "he", "gaussian", "lsuv"])
+    assert list(styles) == ["he", "xavier", "gaussian", "orthogonal", "lsuv", "zeta"]
+    assert len({look.color for look in styles.values()}) == 6
+    assert len({(str(look.line), look.marker) for look in styles.values()}) == 6
 
 
 def test_the_papers_schemes_differ_in_lightness() -> None:

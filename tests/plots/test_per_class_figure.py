@@ -40,7 +40,7 @@ def test_bars_hold_the_table_and_the_legend_the_means() -> None:
     top1, top5 = ([bar.get_height() for bar in bars] for bars in ax.containers)
     assert (top1, top5) == (table.val_error.tolist(), table.val_error_top5.tolist())
     assert [text.get_text() for text in ax.get_xticklabels()] == ["gnu", "elk", "fox", "bee", "dog", "ant"]
-    # by hand: (9 + 2 + 10 + 1 + 2 + 0) / 70 and (3 + 2 + 2 + 0 + 1 + 0) / 70
+    # By hand: (9 + 2 + 10 + 1 + 2 + 0) / 70 and (3 + 2 + 2 + 0 + 1 + 0) / 70.
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["top-1: 34.3 % on average", "top-5: 11.4 % on average"]
 

@@ -45,7 +45,7 @@ def test_shares_of_verdicts_over_seeds(study: Fake) -> None:
 
 
 def test_the_critical_std_of_equal_layers_is_hes() -> None:
-    # 16 channels x 9 taps: sqrt(2 / 144); a leaky slope a divides by sqrt(1 + a^2); a user's net has none
+    # 16 channels x 9 taps: sqrt(2 / 144); a leaky slope a divides by sqrt(1 + a^2); a user's net has none.
     assert critical_std(spec(widths=[16], depth=30)) == pytest.approx(math.sqrt(2 / 144))
     leaky = spec(widths=[16], depth=30, activation="leaky_relu", negative_slope=0.5)
     assert critical_std(leaky) == pytest.approx(math.sqrt(2 / 144 / 1.25))

@@ -44,7 +44,7 @@ def test_the_papers_table_stands_beside_it(learned: Fake) -> None:
         if layer.name.startswith(("conv", "fc")) and "act" not in layer.name
     ]
     assert shared.name.tolist() == channel_wise.name.tolist() == layers[:-1], "all weight layers but fc3"
-    # sums of the columns as the fact sheet prints them
+    # Sums of the columns as the fact sheet prints them.
     assert shared["mean"].sum() == pytest.approx(2.385)
     assert channel_wise["mean"].sum() == pytest.approx(2.977)
     assert (shared["mean"].iloc[0], channel_wise["mean"].iloc[4]) == (0.681, 0.464)

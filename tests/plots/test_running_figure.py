@@ -26,13 +26,13 @@ def test_the_table_is_of_a_first_a_middle_and_the_last_layer_over_seeds(sampled:
     table = running_table(sampled)
     assert len(table) == 2 * 2 * 2 * 3  # schemes, directions, steps, places
     keys = ["init.scheme", "direction", "place", "step"]
-    found = table.set_index(keys)
-    he = found.loc[("he", "forward", "first", 10)]
+    points = table.set_index(keys)
+    he = points.loc[("he", "forward", "first", 10)]
     assert (he["mean"], he.low, he.high, he.seeds, he.layer, he.epoch) == (pytest.approx(2.0), 1.0, 4.0, 2, 0, 1.0)
-    assert found.loc[("he", "forward", "middle", 20), "mean"] == pytest.approx(6.0)
-    assert found.loc[("he", "backward", "last", 20), "mean"] == pytest.approx(0.04)
-    assert found.loc[("xavier", "forward", "first", 10), "mean"] == pytest.approx(1e-57)
-    assert found.loc[("xavier", "forward", "first", 20), "zeros"] == 1
+    assert points.loc[("he", "forward", "middle", 20), "mean"] == pytest.approx(6.0)
+    assert points.loc[("he", "backward", "last", 20), "mean"] == pytest.approx(0.04)
+    assert points.loc[("xavier", "forward", "first", 10), "mean"] == pytest.approx(1e-57)
+    assert points.loc[("xavier", "forward", "first", 20), "zeros"] == 1
     assert set(table.layer) == {0, 2, 4}
 
 

@@ -15,25 +15,25 @@ def row(table, **at):
 
 
 def test_mean_is_geometric_over_seeds_with_their_range(two_depths: Fake) -> None:
-    found = row(signals_table(two_depths), scheme="he", depth=30, moment="0", direction="forward", layer=1)
-    assert found["mean"] == pytest.approx(2.0, rel=1e-14)  # of 1 and 4
-    assert (found.low, found.high, found.seeds, found.zeros, found.epoch) == (1.0, 4.0, 2, 0, 0.0)
+    point = row(signals_table(two_depths), scheme="he", depth=30, moment="0", direction="forward", layer=1)
+    assert point["mean"] == pytest.approx(2.0, rel=1e-14)  # of 1 and 4
+    assert (point.low, point.high, point.seeds, point.zeros, point.epoch) == (1.0, 4.0, 2, 0, 0.0)
 
 
 def test_zero_is_counted_and_the_mean_is_over_what_is_above_zero(two_depths: Fake) -> None:
-    found = row(signals_table(two_depths), scheme="xavier", depth=22, moment="end", direction="backward", layer=1)
-    assert (found["mean"], found.zeros, found.seeds, found.epoch) == (pytest.approx(1e-40), 1, 2, 2.0)
+    point = row(signals_table(two_depths), scheme="xavier", depth=22, moment="end", direction="backward", layer=1)
+    assert (point["mean"], point.zeros, point.seeds, point.epoch) == (pytest.approx(1e-40), 1, 2, 2.0)
 
 
 def test_variance_of_1e_57_keeps_its_digits(two_depths: Fake) -> None:
-    found = row(signals_table(two_depths), scheme="xavier", depth=22, moment="0", direction="backward", layer=0)
-    assert found["mean"] == 1e-57
+    point = row(signals_table(two_depths), scheme="xavier", depth=22, moment="0", direction="backward", layer=0)
+    assert point["mean"] == 1e-57
 
 
 def test_lines_hold_the_table_with_layers_from_one(two_depths: Fake) -> None:
     table, figure = signals_table(two_depths), signals(two_depths)
     titles = [ax.get_title(loc="left") for ax in figure.axes]
-    assert titles == [f"{depth} layers, {way}" for depth in (22, 30) for way in ("forward", "backward")]
+    assert titles == [f"{depth} layers, {direction}" for depth in (22, 30) for direction in ("forward", "backward")]
     ax = figure.axes[3]
     assert ax.get_yscale() == "log" and ax.get_xlabel() == "weight layer (1 = next to the input)"
     assert ax.get_ylabel() == "variance of its gradient,\nbackward_var"
@@ -80,7 +80,7 @@ def test_nearest_probe_is_taken_once(fake: Fake) -> None:
     fake.add("he", val={0: 0.9}, probes={step: [(1.0 + step, 1.0)] for step in (0, 4, 10)})
     table = signals_table(fake, epochs=(0, 0.5, 0.9, "end"))
     forward = table[table.direction == "forward"].set_index("moment")
-    assert forward.epoch.to_dict() == {"0": 0.0, "0.5": 0.4, "0.9": 1.0}, "the last probe is there already"
+    assert forward.epoch.to_dict() == {"0": 0.0, "0.5": 0.4, "0.9": 1.0}, "the last probe is taken already"
     assert forward["mean"].tolist() == pytest.approx([1.0, 5.0, 11.0])
 
 
