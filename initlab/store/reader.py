@@ -97,8 +97,7 @@ def counted_attempts(trial: TrialFolder) -> list[CountedAttempt]:
         chain.append(CountedAttempt(folder, description, last_step))
         if not description["resumed_from"]:
             break
-        newest = attempt_number(trial.path / description["resumed_from"])
-        last_step = min(last_step, description["resumed_step"] or 0)
+        newest, last_step = attempt_number(Path(description["resumed_from"])), description["resumed_step"]
     return chain[::-1]
 
 

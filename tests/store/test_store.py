@@ -205,29 +205,54 @@ def test_a_thawed_writer_finds_a_later_attempt_and_writes_no_status_or_result(tm
     assert not (folder / files.STATUS).exists()
 
 
-def test_all_rows_are_on_the_disk_before_the_checkpoint_is_renamed_into_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, (folder,) = make_out(tmp_path)
-    writer = attempt(folder, range(0, 4), slopes=True)
-    writer.moments(3, 0.3, [{"layer": 0, "name": "conv0"}])
-    names = {path.stat().st_ino: path.name for path in writer.folder.iterdir()}
-    events: list[str] = []
+@pytest.fixture
+def disk_events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What is synced or renamed from now on, in order, by inode, which a file keeps when it is renamed."""
+    events: list[tuple[str, int]] = []
     fsync, replace = os.fsync, os.replace
 
     def recorded_fsync(descriptor: int) -> None:
         fsync(descriptor)
-        events.append(names.get(os.fstat(descriptor).st_ino, "another"))
+        events.append(("sync", os.fstat(descriptor).st_ino))
 
     def recorded_replace(source: Path, target: Path) -> None:
         replace(source, target)
-        events.append(Path(target).name)
+        events.append(("rename", target.stat().st_ino))
 
     monkeypatch.setattr(os, "fsync", recorded_fsync)
     monkeypatch.setattr(os, "replace", recorded_replace)
+    return events
+
+
+def test_a_file_is_on_the_disk_before_it_is_renamed_and_its_folder_after(
+    tmp_path: Path, disk_events: list[tuple[str, int]]
+) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    file, folder = path.stat().st_ino, tmp_path.stat().st_ino
+    assert disk_events == [("sync", file), ("rename", file), ("sync", folder)]
+
+
+def test_all_rows_are_on_the_disk_before_the_checkpoint_is_renamed_into_place(
+    tmp_path: Path, disk_events: list[tuple[str, int]]
+) -> None:
+    _, (folder,) = make_out(tmp_path)
+    writer = attempt(folder, range(0, 4), slopes=True)
+    writer.moments(3, 0.3, [{"layer": 0, "name": "conv0"}])
+    disk_events.clear()
     writer.checkpoint({"step": 3, "net": {"w": torch.ones(2)}})
-    before = events[: events.index("checkpoint.pt")]
-    assert {"scalars.jsonl", "slopes.jsonl", "running.jsonl", "signals.arrows"} <= set(before)
+    inodes = {path.name: path.stat().st_ino for path in writer.folder.iterdir()}
+    before = disk_events[: disk_events.index(("rename", inodes["checkpoint.pt"]))]
+    for name in ("scalars.jsonl", "slopes.jsonl", "running.jsonl", "signals.arrows"):
+        assert ("sync", inodes[name]) in before, name
+
+
+def test_the_result_is_renamed_into_place_last_of_all(tmp_path: Path, disk_events: list[tuple[str, int]]) -> None:
+    _, (folder,) = make_out(tmp_path)
+    attempt(folder, range(0, 4), checkpoint=3).close("done", RESULT, RESULT)
+    renamed = [inode for event, inode in disk_events if event == "rename"]
+    paths = [folder / "attempt-000/signals.parquet", folder / "status.json", folder / "result.json"]
+    assert renamed[-3:] == [path.stat().st_ino for path in paths]
 
 
 def test_two_writers_never_share_an_attempt(tmp_path: Path) -> None:
