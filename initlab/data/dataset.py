@@ -4,9 +4,9 @@ The whole set sits on the device as uint8. Data order and augmentation come from
 they are the same for every scheme and need no saved state.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,66 +21,76 @@ from initlab.to_device import sent
 WHOLE = slice(None)
 
 
-class Images(Protocol):
-    """What training needs of a data set; `ImageSet` holds it in memory, `FolderSet` reads it from files."""
+@dataclass(frozen=True, kw_only=True)
+class Images(ABC):
+    """A data set ready for training, whose inputs are images minus the training mean, times `factor`.
 
-    @property
-    def mean(self) -> Tensor: ...  # (C, H, W): its device and type are those of the batches
-    @property
-    def train_labels(self) -> Tensor: ...
-    @property
-    def val_labels(self) -> Tensor: ...
-    @property
-    def num_classes(self) -> int: ...
-    @property
-    def class_names(self) -> tuple[str, ...]: ...  # none = by their numbers
-    @property
-    def chance(self) -> float: ...
-    @property
-    def input_shape(self) -> tuple[int, int, int]: ...
-    @property
-    def factor(self) -> float: ...
-    @property
-    def flip(self) -> bool: ...
-    @property
-    def val_side(self) -> int: ...
-    def val_at(self, side: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]: ...
-    def train_batches(
-        self, seed: int, batch_size: int, first: int, last: int, part: slice = ...
-    ) -> Iterator[tuple[Tensor, Tensor]]: ...
-    def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]: ...
-    def probe_batch(self, examples: int) -> tuple[Tensor, Tensor]: ...
+    `ImageSet` holds it in memory, `FolderSet` reads it from files.
+    """
 
-
-@dataclass(frozen=True)
-class ImageSet:
-    """A data set in memory, ready for training; `factor` brings it to the requested standard deviation."""
-
-    train_images: Tensor  # (N, C, H, W) uint8
     train_labels: Tensor  # (N,) int64
-    val_images: Tensor
     val_labels: Tensor
-    mean: Tensor  # (C, H, W), per pixel over the training set
+    mean: Tensor  # (C, H, W), per pixel over the training set; its device and type are those of the batches
     factor: float
     num_classes: int
-    flip: bool
-    shift: int
-    class_names: tuple[str, ...] = ()
+    flip: bool  # whether training mirrors images
+    class_names: tuple[str, ...] = ()  # none = by their numbers
 
     @property
     def chance(self) -> float:
         """Error of the best constant guess on the training set, a fraction."""
-        return constant_guess_error(self.train_labels)
+        most = torch.bincount(self.train_labels, minlength=self.num_classes).max()
+        return 1 - most.item() / len(self.train_labels)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one image."""
-        channels, height, width = self.train_images.shape[1:]
+        """(channels, height, width) of one input."""
+        channels, height, width = self.mean.shape
         return channels, height, width
 
+    @property
+    def val_side(self) -> int:
+        """Shorter side in pixels of the images that `val_batches` takes its views from."""
+        return min(self.input_shape[1:])
+
     def normalised(self, images: Tensor) -> Tensor:
-        """uint8 images minus the per-pixel mean, at the requested std, in the mean's floating type."""
+        """uint8 images minus the mean image, at the requested std, in the mean's floating type."""
         return (images.to(self.mean.dtype) - self.mean) * self.factor
+
+    @abstractmethod
+    def train_batches(
+        self, seed: int, batch_size: int, first: int, last: int, part: slice = WHOLE
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented inputs (B, C, H, W) and labels (B,) of the steps from `first` to before `last`.
+
+        Of each batch only the rows `part`; the draws are those of the whole batch.
+        """
+
+    @abstractmethod
+    def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The validation set in order, not augmented."""
+
+    @abstractmethod
+    def val_at(self, side: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The validation set with its shorter side at `side` pixels, for testing: every image once.
+
+        Yields:
+            Whole images of one size (B, C, height, width) in grey levels, rounded as stored ones are, in the mean's
+            type; and their places (B,) in `val_labels`.
+        """
+
+    @abstractmethod
+    def probe_batch(self, examples: int) -> tuple[Tensor, Tensor]:
+        """The first `examples` of one fixed permutation of the training set, the same for all seeds and schemes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet(Images):
+    """A data set in memory, on the device."""
+
+    train_images: Tensor  # (N, C, H, W) uint8
+    val_images: Tensor
+    shift: int
 
     def train_batch(self, indices: Tensor, seed: int, step: int) -> tuple[Tensor, Tensor]:
         """Augmented, normalised images (B, C, H, W) and labels (B,) of one training step."""
@@ -104,35 +114,25 @@ class ImageSet:
     def train_batches(
         self, seed: int, batch_size: int, first: int, last: int, part: slice = WHOLE
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The rows `part` of `train_batch` of the steps from `first` to before `last`, in the epochs' orders."""
+        """As `Images`, in the epochs' orders."""
         orders = step_indices(len(self.train_labels), batch_size, seed, first, last, self.mean.device)
         for step, indices in enumerate(orders, start=first):
             images, labels = self.train_batch(indices, seed, step)
             yield images[part], labels[part]
 
     def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The validation set in order, normalised, not augmented."""
+        """As `Images`."""
         for start in range(0, len(self.val_labels), batch_size):
             part = slice(start, start + batch_size)
             yield self.normalised(self.val_images[part]), self.val_labels[part]
 
-    @property
-    def val_side(self) -> int:
-        """Shorter side in pixels of the images that `val_batches` takes its views from."""
-        return min(self.input_shape[1:])
-
     def val_at(self, side: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The validation set with its shorter side at `side` pixels, for testing: every image once.
-
-        Yields:
-            Whole images of one size (B, C, height, width) in grey levels, rounded as stored ones are, in the mean's
-            type; and their places (B,) in `val_labels`.
-        """
+        """As `Images`."""
         for places in torch.arange(len(self.val_labels)).split(batch_size):
             yield at_side(self.val_images[places.to(self.mean.device)].to(self.mean.dtype), side), places
 
     def probe_batch(self, examples: int) -> tuple[Tensor, Tensor]:
-        """The first `examples` of one fixed permutation of the training set, the same for all seeds and schemes."""
+        """As `Images`."""
         indices = fixed_permutation(len(self.train_labels), "probe")[:examples].to(self.train_labels.device)
         return self.normalised(self.train_images[indices]), self.train_labels[indices]
 
@@ -189,11 +189,6 @@ def fixed_subset(name: str, size: int, examples: int) -> Tensor:
     if size > examples:
         raise UserError(f"data.{name}: more than there are (got {size}); at most {examples}")
     return fixed_permutation(examples, name)[:size]
-
-
-def constant_guess_error(labels: Tensor) -> float:
-    """Error, a fraction, of guessing the most frequent of these labels for every image."""
-    return 1 - torch.bincount(labels).max().item() / len(labels)
 
 
 def pixel_statistics(images: Tensor) -> tuple[Tensor, float]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from initlab.data.cache import cached_statistics, decoded
-from initlab.data.dataset import WHOLE, constant_guess_error, fixed_permutation, fixed_subset, step_indices
+from initlab.data.dataset import WHOLE, Images, fixed_permutation, fixed_subset, step_indices
 from initlab.data.folders import Part, class_names, fingerprint, scan
 from initlab.data.one_pass import one_pass
 from initlab.data.pictures import Files, Pictures, in_batches, read, unpacked
@@ -18,38 +18,20 @@ from initlab.errors import UserError
 from initlab.to_device import sent
 
 
-@dataclass(frozen=True)
-class FolderSet:
-    """Pictures of mixed sizes with the interface of `initlab.data.dataset.Images`; labels stay on the CPU."""
+@dataclass(frozen=True, kw_only=True)
+class FolderSet(Images):
+    """Pictures of mixed sizes; labels stay on the CPU."""
 
     train: Pictures
     val: Pictures
-    train_labels: Tensor  # (N,) int64
-    val_labels: Tensor
-    num_classes: int
-    class_names: tuple[str, ...]
-    mean: Tensor  # (3, crop, crop), on the device
     components: Tensor  # (3, 3), see `Statistics`
-    factor: float
     views: Views
     workers: int
-
-    @property
-    def chance(self) -> float:
-        """Error of the best constant guess on the training set, a fraction."""
-        return constant_guess_error(self.train_labels)
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one input."""
-        return 3, self.views.crop, self.views.crop
 
     def train_batches(
         self, seed: int, batch_size: int, first: int, last: int, part: slice = WHOLE
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented, normalised images (B, 3, crop, crop) and labels (B,) of the steps from `first` to before `last`.
-
-        Of each batch only the rows `part`; the others are not decoded, and the draws are those of the whole batch.
+        """As `Images`; rows out of `part` are not decoded.
 
         Raises:
             UserError: a picture that cannot be read any more.
@@ -62,19 +44,14 @@ class FolderSet:
             images = training_views(pictures, draws, self.views.crop).to(self.mean.dtype)
             if self.views.color_std:
                 images += color_shift(sent(draws.color.to(self.mean.dtype), device), self.components)
-            yield (images - self.mean) * self.factor, sent(self.train_labels[indices], device)
+            yield self.normalised(images), sent(self.train_labels[indices], device)
 
     def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The centre views of the validation set in order, normalised."""
         views = CentreViews(self.val, self.views.val_side, self.views.crop)
         for batch in read(views, in_batches(len(views), batch_size), self.workers, self.mean.device):
             indices, pictures = unpacked(batch, self.mean.device)
-            yield self.normalised(pictures), sent(self.val_labels[indices], self.mean.device)
-
-    @property
-    def flip(self) -> bool:
-        """Whether training mirrors pictures."""
-        return self.views.flip
+            yield self.normalised(torch.stack(pictures)), sent(self.val_labels[indices], self.mean.device)
 
     @property
     def val_side(self) -> int:
@@ -82,7 +59,7 @@ class FolderSet:
         return self.views.val_side
 
     def val_at(self, side: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `ImageSet.val_at`: whole pictures, those of one size among `batch_size` read together."""
+        """As `Images`: whole pictures, those of one size among `batch_size` read together."""
         device = self.mean.device
         for batch in read(self.val, in_batches(len(self.val), batch_size), self.workers, device):
             by_shape: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
@@ -97,12 +74,8 @@ class FolderSet:
         """The first `examples` of one fixed permutation of the training set, as validation would see them."""
         indices = fixed_permutation(len(self.train), "probe")[:examples]
         views = CentreViews(self.train, self.views.val_side, self.views.crop)
-        images = self.normalised([views[index].to(self.mean.device) for index in indices.tolist()])
-        return images, self.train_labels[indices].to(self.mean.device)
-
-    def normalised(self, pictures: list[Tensor]) -> Tensor:
-        """uint8 squares minus the mean image, at the requested std, in the mean's floating type."""
-        return (torch.stack(pictures).to(self.mean.dtype) - self.mean) * self.factor
+        images = torch.stack([views[index].to(self.mean.device) for index in indices.tolist()])
+        return self.normalised(images), self.train_labels[indices].to(self.mean.device)
 
 
 def open_folder(
@@ -169,6 +142,7 @@ def open_folder(
         mean=statistics.mean.to(device, dtype),
         components=statistics.components.to(device, dtype),
         factor=scale / statistics.std,
+        flip=views.flip,
         views=views,
         workers=workers,
     )

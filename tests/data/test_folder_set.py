@@ -101,7 +101,7 @@ def test_the_probe_takes_the_first_of_one_fixed_permutation_as_validation_sees_t
     indices = [0, 20, 13, 10, 27, 16]
     centres = [centre_view(decode(listing.root / listing.train.files[i]), 16, 12) for i in indices]
     assert labels.tolist() == [listing.train.labels[i] for i in indices]
-    assert torch.equal(images, data.normalised(centres))
+    assert torch.equal(images, data.normalised(torch.stack(centres)))
 
 
 def test_a_colour_shift_is_one_colour_per_image_and_moves_no_crop(opened: Opener) -> None:
