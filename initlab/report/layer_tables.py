@@ -21,7 +21,7 @@ PAPER_SHAPE: ImageShape = (3, INPUT_SIZE, INPUT_SIZE)
 def catalog_lines(
     input_text: str | None = None, num_classes: int | None = None, overrides: Sequence[str] = ()
 ) -> Iterator[str]:
-    """Name, depth, parameters and multiply-adds of each net of the paper, and how far the paper's figure is from ours.
+    """Name, depth, parameters and multiply-adds of each net of the paper, and how far our count is from the printed one.
 
     Raises:
         StudyError: as `net_lines`.
@@ -32,12 +32,13 @@ def catalog_lines(
     for name, net in PAPER_NETS.items():
         spec, _ = resolved(name, overrides)
         check_size(spec, shape)
-        found = count(describe(spec, classes, shape), shape)
-        row = [name, str(found.weight_layers), f"{found.parameters:,}", f"{found.multiply_adds:,}", "–", "–"]
+        counts = count(describe(spec, classes, shape), shape)
+        printed, difference = "–", "–"
         if as_printed and net.printed_multiply_adds:
-            row[4] = f"{net.printed_multiply_adds / 1e10:.2f}e10"
-            row[5] = f"{found.multiply_adds / net.printed_multiply_adds - 1:+.1%}"
-        rows.append(row)
+            printed = f"{net.printed_multiply_adds / 1e10:.2f}e10"
+            difference = f"{counts.multiply_adds / net.printed_multiply_adds - 1:+.1%}"
+        numbers = [str(counts.weight_layers), f"{counts.parameters:,}", f"{counts.multiply_adds:,}"]
+        rows.append([name, *numbers, printed, difference])
     yield from text_table(rows, right=range(2, 6))
     yield f"of one {shape_text(shape)} image and {classes} classes; plain is of any depth, see: initlab nets plain"
 
@@ -64,10 +65,11 @@ def net_lines(
     layers = describe(spec, classes, shape)
     header = ["layer", "kind", "kernel", "stride", "padding", "output", "parameters", "multiply-adds"]
     rows = [layer_row(layer, output) for layer, output in zip(layers, output_shapes(layers, shape), strict=True)]
-    whole = count(layers, shape)
-    total = ["total", f"{whole.weight_layers} weight layers", "", "", "", "", f"{whole.parameters:,}"]
+    total = count(layers, shape)
+    numbers = [f"{total.parameters:,}", f"{total.multiply_adds:,}"]
+    last_row = ["total", f"{total.weight_layers} weight layers", "", "", "", "", *numbers]
     yield f"{spec.net.label} on {shape_text(shape)} images, {classes} classes"
-    yield from text_table([header, *rows, [*total, f"{whole.multiply_adds:,}"]], right=range(2, 8))
+    yield from text_table([header, *rows, last_row], right=range(2, 8))
     for path in sorted(dropped):
         yield f"{path} has no use in {spec.net.label}; dropped"
 
@@ -88,19 +90,13 @@ def layer_row(layer: Layer, output: tuple[int, ...]) -> list[str]:
             kind = f"Add {layer.source}"
         case Dropout():
             kind = f"Dropout {layer.p:g}"
-    own = layer_counts(layer, output)
-    return [
-        layer.name,
-        kind,
-        *window,
-        shape_text(output),
-        f"{own.parameters:,}" if own.parameters else "",
-        f"{own.multiply_adds:,}" if own.multiply_adds else "",
-    ]
+    counts = layer_counts(layer, output)
+    numbers = [f"{number:,}" if number else "" for number in (counts.parameters, counts.multiply_adds)]
+    return [layer.name, kind, *window, shape_text(output), *numbers]
 
 
 def resolved(name: str, overrides: Sequence[str]) -> tuple[TrialSpec, set[str]]:
-    """The trial of a study with this net and these overrides, and the fields set that have no use in it."""
+    """The trial of a study with this net and these overrides, and the paths that were set but have no use in it."""
     if is_code(name):
         raise StudyError([f"nets: code has no description (got {name!r}); allowed: {', '.join(CATALOG)}"])
     content: dict[str, Any] = {"name": "nets", "net": {"name": name}}

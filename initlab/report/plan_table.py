@@ -1,10 +1,11 @@
-"""What `initlab plan` prints: a line per trial with its cost, and what a reader should know of the whole."""
+"""What `initlab plan` prints: a line per trial with its cost, and the cost of all of them."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from initlab.engine.task import State
 from initlab.plan.cost import Cost, Finished
 from initlab.plan.cost import costs as plan_costs
 from initlab.plan.plan import PlannedTrial, plan
@@ -32,7 +33,7 @@ def plan_lines(study: str | Path, overrides: Sequence[str] = (), out: str | Path
     finished = finished_trials(Path(out) if out else Path("results") / loaded.name)
     costs = list(plan_costs((trial.spec for trial in trials), finished))
     varying = other_differences([trial.spec for trial in trials])
-    rows = [[*cells(trial, varying), *numbers(c)] for trial, c in zip(trials, costs, strict=True)]
+    rows = [[*cells(trial, varying), *numbers(cost)] for trial, cost in zip(trials, costs, strict=True)]
     header = ["trial", "net", "init", "seed", *varying, *NUMBERS]
     yield from text_table([header, *rows], right=range(len(header) - len(NUMBERS), len(header)))
     yield total(costs)
@@ -49,25 +50,27 @@ def cells(trial: PlannedTrial, varying: Sequence[str]) -> list[str]:
     return [trial.id, spec.net.label, spec.init.scheme, str(spec.seed), *(field_text(spec, path) for path in varying)]
 
 
-def numbers(c: Cost) -> list[str]:
+def numbers(cost: Cost) -> list[str]:
     """A trial's cost as text, `–` for what is not known."""
-    return [
-        "–" if c.parameters is None else f"{c.parameters:,}",
-        "–" if c.multiply_adds is None else f"{c.multiply_adds:,}",
-        "–" if c.steps is None else f"{c.steps:,}",
-        "–" if c.checkpoint_bytes is None else f"{c.checkpoint_bytes / 1e6:.1f} MB",
-        "–" if c.storage_bytes is None else f"{c.storage_bytes / 1e6:.1f} MB",
-        "–" if c.seconds is None else duration(c.seconds),
+    counts = [
+        f"{number:,}" if number is not None else "–" for number in (cost.parameters, cost.multiply_adds, cost.steps)
     ]
+    sizes = [megabytes(size) if size is not None else "–" for size in (cost.checkpoint_bytes, cost.storage_bytes)]
+    return [*counts, *sizes, duration(cost.seconds) if cost.seconds is not None else "–"]
 
 
 def total(costs: Sequence[Cost]) -> str:
     """Trials, steps, storage and time of all, one after another."""
-    storage = sum(c.storage_bytes or 0 for c in costs)
-    parts = [f"{len(costs)} trials", f"{sum(c.steps or 0 for c in costs):,} steps", f"{storage / 1e6:.1f} MB"]
-    if all(c.seconds is not None for c in costs):
-        parts.append(f"{duration(sum(c.seconds or 0 for c in costs))} one after another")
-    return ", ".join(parts)
+    steps = sum(cost.steps or 0 for cost in costs)
+    storage = megabytes(sum(cost.storage_bytes or 0 for cost in costs))
+    seconds = [cost.seconds for cost in costs if cost.seconds is not None]
+    time = f", {duration(sum(seconds))} one after another" if len(seconds) == len(costs) else ""
+    return f"{len(costs)} trials, {steps:,} steps, {storage}{time}"
+
+
+def megabytes(size: float) -> str:
+    """`3.9 MB`."""
+    return f"{size / 1e6:.1f} MB"
 
 
 def duration(seconds: float) -> str:
@@ -80,15 +83,16 @@ def duration(seconds: float) -> str:
 def finished_trials(out: Path) -> list[Finished]:
     """What finished trials in an output folder, or an export, took, for `plan` to expect the time of others from."""
     if (out / files.COMPACTED).exists():
-        from initlab.store.export import exported_trials  # here: pandas takes a while to import
+        # Here, for pandas takes a while to import.
+        from initlab.store.export import exported_trials
 
         ends = [(trial.spec, trial.result) for trial in exported_trials(out)]
-        return [taken(spec, result) for spec, result in ends if result and result["state"] == "done"]
+        return [taken(spec, result) for spec, result in ends if result and result["state"] == State.DONE]
     finished = []
     for folder in TrialFolder.all_in(out):
         try:
             result = folder.result()
-            if result and result.get("state") == "done":
+            if result and result.get("state") == State.DONE:
                 finished.append(taken(folder.spec(), result))
         except StoreError:
             # `status` names it; here it only means one trial less to learn from.
