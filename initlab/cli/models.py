@@ -1,7 +1,9 @@
 """Commands on one net, without a study: nets, inspect, lint, and evaluate for trained ones."""
 
+import copy
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,8 @@ import click
 from initlab.cli.options import OUT, data_dir_option, device_option, echo_lines, set_option
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from initlab.inspection.subject import Subject
 
 
@@ -26,7 +30,9 @@ def nets(name: str | None, shape: str | None, classes: int | None, overrides: Se
 
 
 MODEL_OPTIONS = (
-    click.option("--input", "input_text", metavar="CxHxW", help="One image.  [default: what the net is made for]"),
+    click.option(
+        "--input", "input_text", metavar="CxHxW", help="One image, or its side.  [default: what the net is made for]"
+    ),
     click.option("--batch-size", type=int, default=8, show_default=True),
     click.option("--seed", type=int, default=0, show_default=True, help="Of weights, images and labels."),
     click.option("--init", "scheme", metavar="SCHEME", help="Initialise it so first (a scheme, or your function)."),
@@ -47,12 +53,13 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def subject_of(model: str, options: dict[str, Any], *, double: bool = False, also: Sequence[str] = ()) -> "Subject":
     """The model and batch that a command line describes, initialised where it says how."""
-    from initlab.inspection.subject import initialised, parse_options, parse_shape, resolve_model
+    from initlab.inspection.subject import default_shape, initialised, parse_options, resolve_model
+    from initlab.plan.dimensions import parse_image_shape
 
     text = options["input_text"]
     subject = resolve_model(
         model,
-        input_shape=parse_shape(text) if text else None,
+        input_shape=parse_image_shape(text, channels=default_shape(model)[0]) if text else None,
         options=parse_options(options["texts"]),
         double=double,
         also=also,
@@ -87,38 +94,38 @@ def inspect(
     MODEL is a net of the catalog (plain), a classification model of torchvision (resnet18), or
     pkg.module:callable with --allow-code.
     """
-    from initlab.init.schemes import SCHEMES
-    from initlab.report.inspection_report import (
-        VERDICT_WORDS,
-        check_words,
-        examine,
-        fails,
-        json_of,
-        other_init,
-        text_of,
-    )
+    from initlab.inspection.examination import examine
+    from initlab.report.inspection_report import VERDICT_WORDS, check_words, examination_json, examination_text, fails
 
     words = check_words(fail_on, VERDICT_WORDS)
     if figure is not None and figure.suffix not in (".png", ".svg", ".pdf"):
         raise click.UsageError(f"--figure: not a picture's name (got {figure}); allowed: .png, .svg, .pdf")
-    subject = subject_of(model, options, double=against is not None)  # ratios are exact to 1e-9 only in float64
-    other = None
-    if against is not None:
-        other = other_init(subject, against, options["seed"], options["allow_code"])
-        other = other or subject_of(against, options, double=True, also=list(SCHEMES))
-    found = examine(
-        subject, weight_decay=weight_decay, fix=fix, against=other.module if other else None, seed=options["seed"]
-    )
-    click.echo(json_of(found) if options["as_json"] else text_of(found))
+    # Ratios are exact to 1e-9 only in float64.
+    subject = subject_of(model, options, double=against is not None)
+    other = None if against is None else other_of(subject, against, options)
+    examination = examine(subject, weight_decay=weight_decay, fix=fix, against=other, seed=options["seed"])
+    inspection = examination.inspection
+    click.echo(examination_json(examination) if options["as_json"] else examination_text(examination))
     for path in filter(None, (html, figure)):
         path.parent.mkdir(parents=True, exist_ok=True)
     if html is not None:
-        html.write_text(found.seen._repr_html_(), encoding="utf-8")
+        html.write_text(inspection._repr_html_(), encoding="utf-8")
     if figure is not None:
-        found.seen.plot().savefig(figure)
-    if fails(found.seen.verdict, words):
-        click.echo(f"--fail-on {fail_on}: the verdict is {found.seen.verdict}", err=True)
+        inspection.plot().savefig(figure)
+    if fails(inspection.verdict, words):
+        click.echo(f"--fail-on {fail_on}: the verdict is {inspection.verdict}", err=True)
         sys.exit(1)
+
+
+def other_of(subject: "Subject", against: str, options: dict[str, Any]) -> "nn.Module":
+    """The net to compare with: the subject's under the scheme of this name, or another MODEL."""
+    from initlab.init.schemes import SCHEMES
+    from initlab.inspection.subject import initialised
+
+    if against in SCHEMES:
+        copied = replace(subject, module=copy.deepcopy(subject.module))
+        return initialised(copied, against, options["seed"], options["allow_code"]).module
+    return subject_of(against, options, double=True, also=list(SCHEMES)).module
 
 
 @click.command()
@@ -135,9 +142,9 @@ def lint(model: str, fail_on: str, **options: Any) -> None:
 
     words = check_words(fail_on, LINT_WORDS)
     subject = subject_of(model, options)
-    found = findings_of(subject.module, subject.images)
-    click.echo(lint_json(subject.name, found) if options["as_json"] else lint_text(found))
-    failing = [f for f in found if {"any", f.rule, f.severity} & set(words)]
+    findings = findings_of(subject.module, subject.images)
+    click.echo(lint_json(subject.name, findings) if options["as_json"] else lint_text(findings))
+    failing = [f for f in findings if {"any", f.rule, f.severity} & set(words)]
     if failing:
         click.echo(f"--fail-on {fail_on}: {', '.join(dict.fromkeys(f.rule for f in failing))}", err=True)
         sys.exit(1)

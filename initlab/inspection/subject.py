@@ -2,7 +2,6 @@
 
 import difflib
 import inspect
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -211,15 +210,6 @@ def real_batch(data: str, folder: Path | None, size: int, dtype: torch.dtype) ->
         dtype=dtype,
     )
     return *images.probe_batch(size), raw.num_classes
-
-
-def parse_shape(text: str) -> Shape:
-    """`3x224x224` as (3, 224, 224)."""
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", text)
-    if match is None:
-        raise UserError(f"--input: not a shape (got {text!r}); allowed: channels x height x width, as in 3x224x224")
-    channels, height, width = map(int, match.groups())
-    return channels, height, width
 
 
 def shown(shape: Sequence[int] | None) -> str:

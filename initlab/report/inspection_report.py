@@ -1,83 +1,26 @@
-"""What `initlab inspect` and `initlab lint` print: text, or one JSON object, and the exit code."""
+"""What `initlab inspect` and `initlab lint` print, as text or one JSON object, and the words that make them fail."""
 
-import copy
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
-from torch import nn
 
 from initlab.errors import UserError
-from initlab.init.schemes import SCHEMES
 from initlab.inspection.diagnosis import VERDICTS
-from initlab.inspection.inspect import Inspection, inspect
+from initlab.inspection.examination import Examination
+from initlab.inspection.inspect import Inspection
 from initlab.inspection.lint.finding import Finding
-from initlab.inspection.lint.lint import RULES, lint
-from initlab.inspection.remedy import advised
-from initlab.inspection.subject import Subject, initialised
-from initlab.inspection.two_inits import Comparison, compare
+from initlab.inspection.lint.lint import RULES
+from initlab.inspection.two_inits import Comparison
 from initlab.report.json_text import json_text
 from initlab.report.text_table import text_table
 
 SCHEMA = 1
-# what is to be expected of a net with such a verdict, in the words of a trial's
+# The verdicts on a model from which such a verdict on its training is to be expected.
 OUTCOMES = {"stalled": {"vanishing", "dead"}, "diverged": {"exploding", "nonfinite"}}
-
-
-@dataclass(frozen=True)
-class Examination:
-    """What was found: the inspection, lint's findings, and what was asked for beside them."""
-
-    model: str
-    seen: Inspection
-    findings: list[Finding]
-    comparison: Comparison | None = None
-    fixed: Inspection | None = None
-    fix: str = ""  # the call that gave `fixed`
-
-
-def examine(
-    subject: Subject,
-    *,
-    weight_decay: float | None = None,
-    fix: bool = False,
-    against: nn.Module | None = None,
-    seed: int = 0,
-) -> Examination:
-    """Inspect and lint a model; compare it with another initialisation, and try the advised one on a copy.
-
-    Raises:
-        UserError: a model that cannot be inspected or initialised, or nets of different layers.
-    """
-    model, images, labels = subject.module, subject.images, subject.labels
-    try:
-        seen, findings = inspect(model, images, labels, weight_decay=weight_decay), lint(model, images)
-        comparison = compare(model, against, images, seed=seed) if against is not None else None
-        if not fix:
-            return Examination(subject.name, seen, findings, comparison)
-        remedy = advised(model, images, seen.table, seen.diagnosis)
-        mended = remedy.apply(copy.deepcopy(model), images, seed)
-        fixed = inspect(mended, images, labels, weight_decay=weight_decay)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{subject.name}: {error}") from error
-    return Examination(subject.name, seen, findings, comparison, fixed, remedy.call)
-
-
-def other_init(subject: Subject, against: str, seed: int, allow_code: bool) -> Subject | None:
-    """A copy of the subject's model under the scheme of this name; None where it names no scheme."""
-    if against not in SCHEMES:
-        return None
-    twin = Subject(subject.name, copy.deepcopy(subject.module), subject.images, subject.labels)
-    return initialised(twin, against, seed, allow_code)
-
-
-def fails(verdict: str, words: Collection[str]) -> bool:
-    """Whether a verdict is among those asked for: its own word, `any` but healthy, or an outcome to expect."""
-    asked = set(words).union(*(OUTCOMES[word] for word in words if word in OUTCOMES))
-    return verdict in asked or ("any" in asked and verdict != "healthy")
+VERDICT_WORDS = ("any", *OUTCOMES, *(word for word in VERDICTS if word != "healthy"))
+LINT_WORDS = ("any", "fault", *RULES)
 
 
 def check_words(text: str, allowed: Sequence[str]) -> list[str]:
@@ -92,20 +35,22 @@ def check_words(text: str, allowed: Sequence[str]) -> list[str]:
     return words
 
 
-VERDICT_WORDS = ("any", *OUTCOMES, *(word for word in VERDICTS if word != "healthy"))
-LINT_WORDS = ("any", "fault", *RULES)
+def fails(verdict: str, words: Collection[str]) -> bool:
+    """Whether a word names the verdict: itself, an outcome that it lets expect, or `any` for all but healthy."""
+    named = set(words).union(*(OUTCOMES.get(word, ()) for word in words))
+    return verdict in named or ("any" in named and verdict != "healthy")
 
 
-def text_of(found: Examination) -> str:
+def examination_text(examination: Examination) -> str:
     """The inspection, then what lint, a comparison and the advised initialisation add."""
-    parts = [str(found.seen)]
-    faults = [finding for finding in found.findings if finding.severity == "fault"]
+    parts = [str(examination.inspection)]
+    faults = [str(finding) for finding in examination.findings if finding.severity == "fault"]
     if faults:
-        parts.append("\n".join(["lint:", *map(str, faults)]))
-    if found.comparison is not None:
-        parts.append(comparison_text(found.comparison))
-    if found.fixed is not None:
-        parts.append(f"after {found.fix}:\n{found.fixed}")
+        parts.append("\n".join(["lint:", *faults]))
+    if examination.comparison:
+        parts.append(comparison_text(examination.comparison))
+    if examination.remedy:
+        parts.append(f"after {examination.remedy.call}:\n{examination.fixed}")
     return "\n\n".join(parts)
 
 
@@ -122,21 +67,17 @@ def comparison_text(comparison: Comparison) -> str:
 
 def lint_text(findings: Sequence[Finding]) -> str:
     """A finding per paragraph, or that there is none."""
-    return "\n".join(map(str, findings)) if findings else "nothing found"
+    return "\n".join(map(str, findings)) or "nothing found"
 
 
-def json_of(found: Examination) -> str:
-    """One object: schema, model, verdict, healthy, reason, advice, lint, layers; fix and against where asked for."""
-    content: dict[str, Any] = {"schema": SCHEMA, "model": found.model, **seen_fields(found.seen)}
-    content["lint"] = [asdict(finding) for finding in found.findings]
-    if found.comparison is not None:
-        content["against"] = {
-            "exact": found.comparison.exact,
-            "why": found.comparison.why,
-            "layers": rows(found.comparison.table),
-        }
-    if found.fixed is not None:
-        content["fix"] = {"call": found.fix, **seen_fields(found.fixed)}
+def examination_json(examination: Examination) -> str:
+    """One object: schema, model, verdict, healthy, reason, advice, lint, layers; against and fix where requested."""
+    content = {"schema": SCHEMA, "model": examination.model, **inspection_fields(examination.inspection)}
+    content["lint"] = [asdict(finding) for finding in examination.findings]
+    if comparison := examination.comparison:
+        content["against"] = {"exact": comparison.exact, "why": comparison.why, "layers": records(comparison.table)}
+    if examination.remedy and examination.fixed:
+        content["fix"] = {"call": examination.remedy.call, **inspection_fields(examination.fixed)}
     return json_text(content)
 
 
@@ -145,17 +86,12 @@ def lint_json(model: str, findings: Sequence[Finding]) -> str:
     return json_text({"schema": SCHEMA, "model": model, "lint": [asdict(finding) for finding in findings]})
 
 
-def seen_fields(seen: Inspection) -> dict[str, Any]:
+def inspection_fields(inspection: Inspection) -> dict[str, Any]:
     """An inspection as plain data."""
-    return {
-        "verdict": seen.verdict,
-        "healthy": seen.healthy,
-        "reason": seen.reason,
-        "advice": list(seen.advice),
-        "layers": rows(seen.table),
-    }
+    fields = {name: getattr(inspection, name) for name in ("verdict", "healthy", "reason", "advice")}
+    return {**fields, "layers": records(inspection.table)}
 
 
-def rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """One object per row."""
     return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]

@@ -21,7 +21,7 @@ PAPER_SHAPE: ImageShape = (3, INPUT_SIZE, INPUT_SIZE)
 def catalog_lines(
     input_text: str | None = None, num_classes: int | None = None, overrides: Sequence[str] = ()
 ) -> Iterator[str]:
-    """Name, depth, parameters and multiply-adds of each net of the paper, and how far our count is from the printed one.
+    """Name, depth, parameters and multiply-adds of each net of the paper, and our count beside the printed one.
 
     Raises:
         StudyError: as `net_lines`.

@@ -150,6 +150,13 @@ def test_html_and_figure_are_written(tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(("model", "fan_in"), [("plain", 9), ("resnet18", 147)])
+def test_an_input_may_be_given_by_its_side(model: str, fan_in: int) -> None:
+    done = initlab("inspect", model, "--input", "32", "--json")
+    # One grey channel of 3 x 3 for plain, three colours of 7 x 7 for resnet18.
+    assert json.loads(done.stdout)["layers"][0]["fan_in"] == fan_in
+
+
 def test_a_seed_gives_the_same_model_and_batch_and_leaves_the_global_numbers() -> None:
     before = torch.get_rng_state()
     first, again = resolve_model("plain", seed=3), resolve_model("plain", seed=3)
@@ -196,7 +203,7 @@ def test_options_are_values_as_in_yaml() -> None:
         ),
         (
             ["plain", "--input", "3,8,8"],
-            "--input: not a shape (got '3,8,8'); allowed: channels x height x width, as in 3x224x224",
+            "--input: not an image's shape (got '3,8,8'); allowed: CHANNELSxHEIGHTxWIDTH or SIDE",
         ),
         (["plain", "--set", "depth"], "--set: not an assignment (got 'depth'); allowed: ARGUMENT=VALUE, e.g. depth=22"),
         (["plain", "--set", "depth=3"], "plain: cannot be built (got ValueError: plain: depth: too small for 3 stages"),

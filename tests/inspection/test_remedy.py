@@ -10,9 +10,9 @@ from torch import Tensor, nn
 import initlab
 from initlab import init_, inspect, lint
 from initlab.init.activations import FUNCTIONS, NAMES
+from initlab.inspection.examination import examine
 from initlab.inspection.remedy import Remedy, remedy_for
 from initlab.inspection.subject import Subject
-from initlab.report.inspection_report import examine
 
 IMAGES = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(64) % 10
@@ -55,9 +55,10 @@ def assert_done_as_printed(remedy: Remedy, model: nn.Module, images: Tensor) -> 
 def all_calls(model: nn.Module, images: Tensor, labels: Tensor) -> set[str]:
     """The calls of `init_` in the advice, in the findings of lint, and the one that `--fix` tries."""
     examination = examine(Subject("net", model, images, labels), fix=True)
-    texts = [*examination.seen.advice, *(finding.fix for finding in examination.findings)]
-    assert any(CALL.search(text) for text in examination.seen.advice), examination.seen.verdict
-    return {examination.fix, *(call for text in texts for call in CALL.findall(text))}
+    texts = [*examination.inspection.advice, *(finding.fix for finding in examination.findings)]
+    assert examination.remedy is not None
+    assert any(CALL.search(text) for text in examination.inspection.advice), examination.inspection.verdict
+    return {examination.remedy.call, *(call for text in texts for call in CALL.findall(text))}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -113,9 +114,10 @@ def test_where_logits_are_too_large_fix_tries_the_smaller_last_layer_that_is_adv
     seen = inspect(model, 64 * IMAGES, LABELS)
     assert seen.verdict == "saturated"
     examination = examine(Subject("net", model, 64 * IMAGES, LABELS), fix=True)
-    assert f"`{examination.fix}`" in seen.advice[0]
-    assert "last_factor=0.0" in examination.fix
-    assert examination.fixed is not None and examination.fixed.healthy
+    assert examination.remedy is not None and examination.fixed is not None
+    assert f"`{examination.remedy.call}`" in seen.advice[0]
+    assert "last_factor=0.0" in examination.remedy.call
+    assert examination.fixed.healthy
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+"""An inspection and what goes with it: lint's findings, the same net under other weights, and the remedy tried out."""
+
+import copy
+from dataclasses import dataclass
+
+from torch import nn
+
+from initlab.errors import UserError
+from initlab.inspection.inspect import Inspection, inspect
+from initlab.inspection.lint.finding import Finding
+from initlab.inspection.lint.lint import lint
+from initlab.inspection.remedy import Remedy, advised
+from initlab.inspection.subject import Subject
+from initlab.inspection.two_inits import Comparison, compare
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was seen of the model of this name; `fixed` is the inspection after the remedy, where that was tried."""
+
+    model: str
+    inspection: Inspection
+    findings: list[Finding]
+    comparison: Comparison | None = None
+    remedy: Remedy | None = None
+    fixed: Inspection | None = None
+
+
+def examine(
+    subject: Subject,
+    *,
+    weight_decay: float | None = None,
+    fix: bool = False,
+    against: nn.Module | None = None,
+    seed: int = 0,
+) -> Examination:
+    """Inspect and lint a model; compare it with another initialisation, and try the advised one on a copy.
+
+    Raises:
+        UserError: a model that cannot be inspected or initialised, or nets of different layers.
+    """
+    model, images, labels = subject.module, subject.images, subject.labels
+    remedy = fixed = None
+    try:
+        inspection = inspect(model, images, labels, weight_decay=weight_decay)
+        findings = lint(model, images)
+        comparison = compare(model, against, images, seed=seed) if against is not None else None
+        if fix:
+            remedy = advised(model, images, inspection.table, inspection.diagnosis)
+            copied = remedy.apply(copy.deepcopy(model), images, seed)
+            fixed = inspect(copied, images, labels, weight_decay=weight_decay)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{subject.name}: {error}") from error
+    return Examination(subject.name, inspection, findings, comparison, remedy, fixed)
