@@ -22,8 +22,8 @@ def study(**content: object) -> Study:
 def test_a_trial_has_the_depth_of_its_net_and_nothing_of_plain() -> None:
     grid = {"net.name": list(PAPER_NETS), "net.depth": [30, 99], "net.width": [8], "net.linear_width": [3]}
     trials = plan(study(data={"name": "cifar10", "image_size": 128}, grid=grid))
-    found = {t.spec.net.name: (t.spec.net.depth, t.spec.net.width, t.spec.net.linear_width) for t in trials}
-    assert found == {name: (net.depth, 16, 64) for name, net in PAPER_NETS.items()}
+    planned = {t.spec.net.name: (t.spec.net.depth, t.spec.net.width, t.spec.net.linear_width) for t in trials}
+    assert planned == {name: (net.depth, 16, 64) for name, net in PAPER_NETS.items()}
     assert len(trials) == len(PAPER_NETS), "one trial each, whatever depth was asked for"
     assert all(t.dropped == {"net.depth", "net.width", "net.linear_width"} for t in trials)
     (one,) = plan(study(data={"name": "cifar10", "image_size": 128}, net={"name": "B", "depth": 22}))

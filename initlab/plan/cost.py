@@ -1,6 +1,6 @@
 """What a trial will cost: parameters, operations, steps, storage, and time at the pace of finished trials."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean
@@ -69,19 +69,11 @@ class Pace:
         return None if per_step is None else steps * per_step
 
 
-def cost(spec: TrialSpec, finished: Sequence[Finished] = ()) -> Cost:
-    """What a trial will take: the time from finished trials of the same net, else from their rate of multiply-adds."""
-    return costs([spec], finished)[0]
+UNKNOWN_PACE = Pace({}, None)
 
 
-def costs(specs: Iterable[TrialSpec], finished: Sequence[Finished] = ()) -> list[Cost]:
-    """`cost` of each trial; the finished ones are gone through once."""
-    pace = Pace.of(finished)
-    return [cost_at(spec, pace) for spec in specs]
-
-
-def cost_at(spec: TrialSpec, pace: Pace) -> Cost:
-    """What a trial will take at the pace of finished ones."""
+def cost(spec: TrialSpec, pace: Pace = UNKNOWN_PACE) -> Cost:
+    """What a trial will take, its time at the pace of finished ones."""
     if is_code(spec.data.name):
         return Cost()
     examples, net = planned_examples(spec.data), counts(spec)

@@ -13,8 +13,7 @@ import pandas as pd
 
 from initlab.errors import UserError
 from initlab.store.results import Results
-from initlab.study.spec import getattr_path
-from initlab.study.study import TRIAL_PATHS, differing_paths
+from initlab.study.paths import TRIAL_PATHS, differing_paths, getattr_path
 from initlab.user_code import is_code
 
 Shown = Results | Sequence[Results]

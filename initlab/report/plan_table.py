@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from initlab.engine.task import State
-from initlab.plan.cost import Cost, Finished
-from initlab.plan.cost import costs as plan_costs
+from initlab.plan.cost import Cost, Finished, Pace, cost
 from initlab.plan.plan import PlannedTrial, plan
 from initlab.report.text_table import text_table
 from initlab.store import files
@@ -30,10 +29,10 @@ def plan_lines(study: str | Path, overrides: Sequence[str] = (), out: str | Path
     """
     loaded = load_study(study, overrides)
     trials = plan(loaded, str(study))
-    finished = finished_trials(Path(out) if out else Path("results") / loaded.name)
-    costs = list(plan_costs((trial.spec for trial in trials), finished))
+    pace = Pace.of(finished_trials(Path(out) if out else Path("results") / loaded.name))
+    costs = [cost(trial.spec, pace) for trial in trials]
     varying = other_differences([trial.spec for trial in trials])
-    rows = [[*cells(trial, varying), *numbers(cost)] for trial, cost in zip(trials, costs, strict=True)]
+    rows = [[*cells(trial, varying), *numbers(expected)] for trial, expected in zip(trials, costs, strict=True)]
     header = ["trial", "net", "init", "seed", *varying, *NUMBERS]
     yield from text_table([header, *rows], right=range(len(header) - len(NUMBERS), len(header)))
     yield total(costs)

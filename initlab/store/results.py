@@ -16,8 +16,8 @@ from initlab.store.export import FRAMES, ROWS, export_csv, export_parquet, expor
 from initlab.store.files import StoreError, one_line
 from initlab.store.reader import StoredTrial, attempt_rows, read_trials
 from initlab.study.mistakes import StudyError
-from initlab.study.spec import getattr_path
-from initlab.study.study import Study, differing_paths
+from initlab.study.paths import differing_paths, getattr_path
+from initlab.study.study import Study
 from initlab.verdict.judge import judge
 from initlab.verdict.odds import features_of, forecast_of
 from initlab.verdict.rules import default_threshold

@@ -44,10 +44,12 @@ def plain_data(value: Any) -> Any:
     raise PydanticCustomError("not_plain_data", "{text}", {"text": text})
 
 
-# the upper bounds are far beyond use; they keep counts of steps and parameters within reach of floats and loops
+# The upper bounds are far beyond use; they keep counts of steps and parameters within reach of floats and loops.
 Count = Annotated[int, Field(ge=1, le=10**9)]
+Depth = Annotated[int, Field(ge=4, le=1000)]
 Epochs = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Interval = Annotated[int, Field(ge=0, le=10**9)]
 Options = Annotated[dict[str, Any], AfterValidator(plain_data)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=4, le=4096)]

@@ -6,7 +6,7 @@ What is computed is `TrialSpec`, and its id is made of it; how and where it runs
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,7 +14,18 @@ from initlab.data.facts import FACTS
 from initlab.init.shapes import Distribution, LayerShape, Mode
 from initlab.nets.architecture import Downsample, NetChoices, Norm, RectifierName, Skip
 from initlab.nets.catalog import CATALOG
-from initlab.study.field_types import Count, Epochs, Fraction, Options, Positive, Seed, Side, known_name
+from initlab.study.field_types import (
+    Count,
+    Depth,
+    Epochs,
+    Fraction,
+    Interval,
+    Options,
+    Positive,
+    Seed,
+    Side,
+    known_name,
+)
 
 HASH_VERSION = 1
 
@@ -82,9 +93,7 @@ class Net(Spec):
     name: Annotated[str, known_name("net", CATALOG)] = Field(
         "plain", description=f"{', '.join(CATALOG)}, or pkg.module:callable (needs --allow-code)"
     )
-    depth: Annotated[int, Field(ge=4, le=1000)] = Field(
-        NetChoices.depth, description="weight layers: convolutions and 3 linear ones"
-    )
+    depth: Depth = Field(NetChoices.depth, description="weight layers: convolutions and 3 linear ones")
     width: Annotated[int, Field(ge=1, le=8192)] = Field(
         NetChoices.width, description="channels of the first stage; doubles per stage"
     )
@@ -150,7 +159,7 @@ class Train(Spec):
     factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="of step and plateau")
     patience: Count = Field(5, description="validations without a better error before lr falls (plateau)")
     most_cuts: Count | None = Field(None, description="how often lr may fall, the paper's 2; null = any (plateau)")
-    shallow_depth: Annotated[int, Field(ge=4, le=1000)] | None = Field(
+    shallow_depth: Depth | None = Field(
         None, description="depth of a net trained first, whose first 4 convolutions and linear layers this one takes"
     )
     auxiliary: Annotated[tuple[Count, ...], Field(strict=False)] = Field(
@@ -168,8 +177,8 @@ class Train(Spec):
 class Probe(Spec):
     """Signal measurements, at step 0, every `every` updates and at the end; running ones are of updates themselves."""
 
-    every: Annotated[int, Field(ge=0, le=10**9)] = Field(200, description="updates between probes; 0 = off")
-    running_every: Annotated[int, Field(ge=0, le=10**9)] = Field(
+    every: Interval = Field(200, description="updates between probes; 0 = off")
+    running_every: Interval = Field(
         0, description="updates between those whose own tensors give running moments; 0 = off"
     )
     examples: Count = Field(32, description="the same training images for every seed and scheme")
@@ -251,20 +260,3 @@ class TrialSpec(Spec):
 def net_label(name: str, depth: int) -> str:
     """What to call a net beside its scheme and seed: of `plain`, which is of any depth, `plain-30`."""
     return f"{name}-{depth}" if name == "plain" else name
-
-
-def by_section(fields: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """`by_section({"net.depth": 22, "seed": 1})` is `{"net": {"depth": 22}, "": {"seed": 1}}`."""
-    sections: dict[str, dict[str, Any]] = {}
-    for path, value in fields.items():
-        section, _, key = path.rpartition(".")
-        sections.setdefault(section, {})[key] = value
-    return sections
-
-
-def getattr_path(spec: BaseModel, path: str) -> Any:
-    """The value of a field by its dotted path, as in `getattr_path(trial, "init.scheme")`."""
-    value: Any = spec
-    for key in path.split("."):
-        value = getattr(value, key)
-    return value

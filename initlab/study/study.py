@@ -12,30 +12,11 @@ from pydantic import Field, ValidationError
 
 from initlab.study.field_types import Seed
 from initlab.study.mistakes import Mistake, StudyError, dotted, explain, short
-from initlab.study.spec import (
-    Data,
-    DataSection,
-    Init,
-    Net,
-    Probe,
-    Run,
-    Spec,
-    Train,
-    TrialSpec,
-    Verdict,
-    by_section,
-    getattr_path,
-)
+from initlab.study.paths import SECTIONS, TRIAL_PATHS, getattr_path, nested
+from initlab.study.spec import DataSection, Init, Net, Probe, Run, Spec, Train, TrialSpec, Verdict
 from initlab.study.yaml_text import parse_yaml, read_yaml
 
 Overrides = dict[str, Any]  # dotted path -> value
-SECTIONS: dict[str, type[Spec]] = {"data": Data, "net": Net, "init": Init, "train": Train, "probe": Probe}
-TRIAL_PATHS = [f"{name}.{key}" for name, section in SECTIONS.items() for key in section.model_fields] + ["seed"]
-
-
-def differing_paths(specs: Sequence[TrialSpec]) -> list[str]:
-    """Dotted paths of the fields in which trials differ, in the order of `TRIAL_PATHS`."""
-    return [path for path in TRIAL_PATHS if len({repr(getattr_path(spec, path)) for spec in specs}) > 1]
 
 
 class Study(Spec):
@@ -73,8 +54,8 @@ class Study(Spec):
     def trial(self, overrides: Overrides) -> TrialSpec:
         """The spec of one point, before unused fields are dropped."""
         # The data section is always made anew, since that of a trial has no folder, download and cache.
-        changed = {"data": {}, **by_section(overrides)}
-        fields: dict[str, Any] = {"seed": self.seed, **changed.pop("", {})}
+        changed = {"data": {}, **nested(overrides)}
+        fields: dict[str, Any] = {"seed": changed.get("seed", self.seed)}
         for name, section_type in SECTIONS.items():
             fields[name] = section = getattr(self, name)
             if name in changed:
@@ -142,12 +123,14 @@ def apply_override(content: dict[str, Any], text: str) -> list[Mistake]:
     if path not in SETTABLE and not path.startswith("grid."):
         return [(path, no_such_path(path, SETTABLE))]
     parsed, mistakes = parse_yaml(value, f"--set {path}")
-    alone: dict[str, Any] = {"name": "any"}
-    set_field(alone, path, parsed)
-    mistakes += validated(alone)[1]
+    mistakes += validated({"name": "any", **nested({path: parsed})})[1]
     if not mistakes:
         vary_no_more(content, path)
-        set_field(content, path, parsed)
+        section, dot, key = path.partition(".")
+        fields = content.setdefault(section, {}) if dot else content
+        # A section that is no mapping stays, and is a mistake of the file.
+        if isinstance(fields, dict):
+            fields[key or section] = parsed
     return mistakes
 
 
@@ -166,14 +149,6 @@ def vary_no_more(content: dict[str, Any], path: str) -> None:
                 remaining.append(rest)
         if remaining == [{}]:
             del content["cases"]
-
-
-def set_field(content: dict[str, Any], path: str, value: Any) -> None:
-    """`set_field(d, "net.depth", 22)` sets d["net"]["depth"]; a section that is no mapping stays, and is a mistake."""
-    section, dot, key = path.partition(".")
-    fields = content.setdefault(section, {}) if dot else content
-    if isinstance(fields, dict):
-        fields[key or section] = value
 
 
 def varied_mistakes(grid: Any, cases: Any) -> list[Mistake]:
@@ -206,10 +181,8 @@ def varied_mistakes(grid: Any, cases: Any) -> list[Mistake]:
 
 def resolve(path: str, value: Any) -> tuple[str | None, list[str]]:
     """The value that a field takes, as text to compare by (14 and 14.0 are one), or what is wrong with it."""
-    alone: dict[str, Any] = {}
-    set_field(alone, path, value)
     try:
-        return json.dumps(getattr_path(TrialSpec.model_validate(alone), path), sort_keys=True), []
+        return json.dumps(getattr_path(TrialSpec.model_validate(nested({path: value})), path), sort_keys=True), []
     except ValidationError as error:
         return None, [text for _, text in explain(error, TrialSpec)]
 

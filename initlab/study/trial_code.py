@@ -1,7 +1,8 @@
 """The user's code that a trial names: which fields name it, with what source, and whether it is still the same."""
 
 from initlab.study.mistakes import StudyError
-from initlab.study.spec import TrialSpec, getattr_path
+from initlab.study.paths import getattr_path
+from initlab.study.spec import TrialSpec
 from initlab.user_code import is_code, source_hash
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from initlab.study.spec import TrialSpec, getattr_path
-from initlab.study.study import differing_paths
+from initlab.study.paths import differing_paths, getattr_path
+from initlab.study.spec import TrialSpec
 
 NAMED = ("net.name", "net.depth", "init.scheme", "seed")  # the fields that every name tells
 

@@ -3,7 +3,8 @@
 from initlab.data.facts import is_pictures
 from initlab.nets.architecture import PLAIN_ALONE
 from initlab.nets.catalog import PAPER_NETS
-from initlab.study.spec import SCHEMES, Init, TrialSpec, by_section, getattr_path
+from initlab.study.paths import getattr_path, nested
+from initlab.study.spec import SCHEMES, Init, TrialSpec
 from initlab.user_code import is_code
 
 DEFAULT = TrialSpec()
@@ -61,6 +62,5 @@ def drop_unused(trial: TrialSpec) -> tuple[TrialSpec, set[str]]:
         resting = defaults | {"net.depth": PAPER_NETS[trial.net.name].depth}
     changed = {path: value for path, value in resting.items() if getattr_path(trial, path) != value}
     dropped = {path for path in changed if getattr_path(trial, path) != defaults[path]}
-    sections = by_section(changed)
-    update = {name: getattr(trial, name).model_copy(update=fields) for name, fields in sections.items()}
+    update = {name: getattr(trial, name).model_copy(update=fields) for name, fields in nested(changed).items()}
     return trial.model_copy(update=update), dropped

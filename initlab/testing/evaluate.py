@@ -22,8 +22,7 @@ from initlab.errors import UserError
 from initlab.launch.settings import cache_folder
 from initlab.store.files import StoreError, writable, write_csv, write_json
 from initlab.store.trained import Trained, load_weights, read_trained
-from initlab.study.spec import getattr_path
-from initlab.study.study import differing_paths
+from initlab.study.paths import differing_paths, getattr_path
 from initlab.study.trial_code import source_hashes
 from initlab.testing.dense import Scores, check_scores
 from initlab.testing.error_rates import class_errors, error_rows, mean_scores

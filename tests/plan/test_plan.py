@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from initlab.data.facts import FACTS
-from initlab.plan.cost import Cost, Finished, cost, costs, counts
+from initlab.plan.cost import Cost, Finished, Pace, cost, counts
 from initlab.plan.plan import costliest_first, plan, waves
 from initlab.study.mistakes import StudyError
 from initlab.study.spec import TrialSpec
@@ -21,7 +21,7 @@ def trial(**sections) -> TrialSpec:
     return TrialSpec.model_validate(sections)
 
 
-# points and trials
+# Points and trials
 
 
 def test_points_that_differ_only_in_fields_without_use_are_one_trial():
@@ -31,7 +31,7 @@ def test_points_that_differ_only_in_fields_without_use_are_one_trial():
         ("he", "fan_in"),
         ("he", "fan_out"),
     ]
-    # named though the first of the two gaussian points had the default
+    # Named though the first of the two gaussian points had the default
     assert [t.dropped for t in trials] == [{"init.mode"}, set(), set()]
 
 
@@ -80,7 +80,7 @@ def test_trials_that_start_from_a_shallow_net_come_in_a_second_wave_each_costlie
     assert [[t.spec.net.depth for t in wave] for wave in waves(plan(alone))] == [[22, 14]]
 
 
-# steps, counted by hand
+# Steps, counted by hand
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_validation_steps(every, per_epoch, steps, expected):
 
 def test_rows_stand_at_validations_logs_and_the_end_of_each_epoch():
     spec = trial(train={"validate_every": 1.5, "log_every": 3})
-    # validations 0 6 10, logs 3 6 9, epochs 4 8
+    # Validations 0 6 10, logs 3 6 9, epochs 4 8
     assert spec.row_steps(4, 10) == [0, 3, 4, 6, 8, 9, 10]
 
 
@@ -131,21 +131,21 @@ def test_probe_steps(every, steps, expected):
     assert trial(probe={"every": every}).probe_steps(steps) == expected
 
 
-# cost
+# Cost
 
 
 def test_the_cost_of_a_demo_trial_counted_by_hand():
     """30 layers on 1x16x16: 9 convolutions in each of three stages of 16, 32, 64 channels, maps of 16, 8, 4."""
-    found = cost(trial(data={"image_size": 16}))
+    demo = cost(trial(data={"image_size": 16}))
     convs = [9 * (1 * 16 + 8 * 16 * 16), 9 * (16 * 32 + 8 * 32 * 32), 9 * (32 * 64 + 8 * 64 * 64)]
     linears = 1024 * 64 + 64 * 64 + 64 * 10
-    assert found.parameters == sum(convs) + linears + 9 * (16 + 32 + 64) + 64 + 64 + 10 == 481_674
-    assert found.multiply_adds == convs[0] * 256 + convs[1] * 64 + convs[2] * 16 + linears == 14_852_736
-    assert found.steps == 616
-    # rows at 0, every 50 up to 600, every 44 up to 616 (none is both); probes at 0, 200, 400, 600, 616
+    assert demo.parameters == sum(convs) + linears + 9 * (16 + 32 + 64) + 64 + 64 + 10 == 481_674
+    assert demo.multiply_adds == convs[0] * 256 + convs[1] * 64 + convs[2] * 16 + linears == 14_852_736
+    assert demo.steps == 616
+    # Rows at 0, every 50 up to 600, every 44 up to 616 (none is both); probes at 0, 200, 400, 600, 616
     rows, probes = 1 + 12 + 14, 5
-    assert found.storage_bytes == 12_000 + rows * 260 + probes * 30 * 95 + 8 * 481_674
-    assert found.seconds is None
+    assert demo.storage_bytes == 12_000 + rows * 260 + probes * 30 * 95 + 8 * 481_674
+    assert demo.seconds is None
 
 
 def test_synthetic_data_takes_its_channels_and_classes_from_the_study():
@@ -162,32 +162,28 @@ def test_of_code_only_what_can_be_known_is_told():
 def test_the_expected_time_is_the_mean_pace_of_finished_trials_of_the_same_net():
     spec = trial(data={"image_size": 16})
     other_seed = trial(data={"image_size": 16}, seed=1, init={"scheme": "xavier"}, train={"epochs": 28})
-    finished = [Finished(spec, 616, 61.6), Finished(other_seed, 1232, 369.6)]  # 0.1 and 0.3 s a step
-    assert cost(trial(data={"image_size": 16}, train={"epochs": 7}), finished).seconds == pytest.approx(308 * 0.2)
+    # 0.1 and 0.3 s a step.
+    pace = Pace.of([Finished(spec, 616, 61.6), Finished(other_seed, 1232, 369.6)])
+    assert cost(trial(data={"image_size": 16}, train={"epochs": 7}), pace).seconds == pytest.approx(308 * 0.2)
 
 
 def test_the_expected_time_of_another_net_goes_by_multiply_adds():
     spec, larger = trial(data={"image_size": 16}), trial(data={"image_size": 16}, net={"width": 32})
     half_batch = trial(data={"image_size": 16}, train={"batch_size": 16, "epochs": 7})
-    finished = [Finished(spec, 616, 61.6)]  # 0.1 s for a step of 32 images
+    # 0.1 s for a step of 32 images.
+    pace = Pace.of([Finished(spec, 616, 61.6)])
     ratio = counts(larger).multiply_adds / counts(spec).multiply_adds
-    assert cost(larger, finished).seconds == pytest.approx(61.6 * ratio)
+    assert cost(larger, pace).seconds == pytest.approx(61.6 * ratio)
     assert half_batch.steps(FACTS["digits"].train) == (89, 623)
-    assert cost(half_batch, finished).seconds == pytest.approx(623 * 0.05)
+    assert cost(half_batch, pace).seconds == pytest.approx(623 * 0.05)
 
 
 def test_finished_trials_of_code_tell_nothing():
-    assert cost(TrialSpec(), [Finished(trial(net={"name": "a:b"}), 10, 1.0)]).seconds is None
-    assert cost(trial(net={"name": "a:b"}), [Finished(TrialSpec(), 10, 1.0)]).seconds is None
+    assert cost(TrialSpec(), Pace.of([Finished(trial(net={"name": "a:b"}), 10, 1.0)])).seconds is None
+    assert cost(trial(net={"name": "a:b"}), Pace.of([Finished(TrialSpec(), 10, 1.0)])).seconds is None
 
 
-def test_costs_are_the_cost_of_each():
-    specs = [t.spec for t in plan(Study(name="x", grid={"net.depth": [14, 22], "seed": [0, 1]}))]
-    finished = [Finished(specs[0], 616, 9.0)]
-    assert costs(specs, finished) == [cost(spec, finished) for spec in specs]
-
-
-# speed
+# Speed
 
 
 def test_ten_thousand_trials_are_planned_and_costed_in_seconds(capsys):
@@ -195,13 +191,13 @@ def test_ten_thousand_trials_are_planned_and_costed_in_seconds(capsys):
     started = time.process_time()
     trials = plan(Study(name="x", grid=grid))
     planned = time.process_time()
-    finished = [Finished(t.spec, 616, 60.0) for t in trials[:2000]]
-    found = costs([t.spec for t in trials], finished)
+    pace = Pace.of(Finished(t.spec, 616, 60.0) for t in trials[:2000])
+    costs = [cost(t.spec, pace) for t in trials]
     costed = time.process_time()
     with capsys.disabled():
         print(f"\n10,000 trials: plan {planned - started:.2f} s, cost {costed - planned:.2f} s")
-    assert len(trials) == len(found) == 10_000
-    assert all(c.seconds == pytest.approx(60.0) for c in found)
+    assert len(trials) == len(costs) == 10_000
+    assert all(c.seconds == pytest.approx(60.0) for c in costs)
     assert costed - started < 10  # about 1 s where this was written
 
 

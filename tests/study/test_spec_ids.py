@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from initlab.plan.plan import plan
-from initlab.study.spec import HASH_VERSION, TrialSpec, getattr_path
-from initlab.study.study import TRIAL_PATHS, Study, load_study
+from initlab.study.paths import TRIAL_PATHS, getattr_path
+from initlab.study.spec import HASH_VERSION, TrialSpec
+from initlab.study.study import Study, load_study
 from initlab.study.unused_fields import drop_unused
 
 # HASH_VERSION 1; a changed default needs a new version, and a table of its own beside this one

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from initlab.plan.cost import costs
+from initlab.plan.cost import cost
 from initlab.plan.plan import plan
 from initlab.study.mistakes import StudyError
-from initlab.study.spec import TrialSpec, getattr_path
-from initlab.study.study import SETTABLE, TRIAL_PATHS, Study, dump_study, load_study, study_schema
+from initlab.study.paths import TRIAL_PATHS, getattr_path
+from initlab.study.spec import TrialSpec
+from initlab.study.study import SETTABLE, Study, dump_study, load_study, study_schema
 
 DEMO = Path(__file__).parents[2] / "sweeps" / "demo.yaml"
 
@@ -55,20 +56,20 @@ def test_a_merge_key_takes_over_what_is_not_given(study):
 
 
 def test_points_are_cases_times_grid_with_the_last_path_fastest(study):
-    found = list(study("grid: {init.scheme: [he, xavier], seed: [0, 1]}\ncases: [{net.depth: 22}, {}]").points())
-    assert found[:3] == [
+    points = list(study("grid: {init.scheme: [he, xavier], seed: [0, 1]}\ncases: [{net.depth: 22}, {}]").points())
+    assert points[:3] == [
         {"net.depth": 22, "init.scheme": "he", "seed": 0},
         {"net.depth": 22, "init.scheme": "he", "seed": 1},
         {"net.depth": 22, "init.scheme": "xavier", "seed": 0},
     ]
-    assert len(found) == 8
-    assert found[-1] == {"init.scheme": "xavier", "seed": 1}
+    assert len(points) == 8
+    assert points[-1] == {"init.scheme": "xavier", "seed": 1}
 
 
 def test_an_override_sets_a_field_and_keeps_its_neighbours(study):
-    found = study("train: {lr: 0.1, epochs: 2}", "train.lr=1e-2", "verdict.threshold=0.3", "name=y", "data.folder=d")
-    assert (found.train.lr, found.train.epochs) == (0.01, 2.0)
-    assert (found.verdict.threshold, found.name, found.data.folder) == (0.3, "y", "d")
+    loaded = study("train: {lr: 0.1, epochs: 2}", "train.lr=1e-2", "verdict.threshold=0.3", "name=y", "data.folder=d")
+    assert (loaded.train.lr, loaded.train.epochs) == (0.01, 2.0)
+    assert (loaded.verdict.threshold, loaded.name, loaded.data.folder) == (0.3, "y", "d")
 
 
 def test_a_callers_options_go_over_the_run_section_and_are_checked_as_it_is(study):
@@ -85,9 +86,9 @@ def test_a_callers_options_go_over_the_run_section_and_are_checked_as_it_is(stud
 
 
 def test_an_override_fixes_a_path_that_the_grid_varies(study):
-    found = study("grid: {seed: [0, 1], init.scheme: [he, xavier]}", "seed=7")
-    assert found.grid == {"init.scheme": ["he", "xavier"]}
-    assert [trial.spec.seed for trial in plan(found)] == [7, 7]
+    loaded = study("grid: {seed: [0, 1], init.scheme: [he, xavier]}", "seed=7")
+    assert loaded.grid == {"init.scheme": ["he", "xavier"]}
+    assert [trial.spec.seed for trial in plan(loaded)] == [7, 7]
 
 
 def test_an_override_of_all_that_varies_leaves_one_trial(study):
@@ -96,16 +97,16 @@ def test_an_override_of_all_that_varies_leaves_one_trial(study):
 
 
 def test_an_override_fixes_a_path_that_cases_vary_and_keeps_the_rest_of_each_case(study):
-    found = study(
+    loaded = study(
         "cases: [{net.depth: 22, seed: 1}, {net.depth: 30, seed: 1}, {net.depth: 30, seed: 2}]", "net.depth=14"
     )
-    assert found.cases == [{"seed": 1}, {"seed": 2}]
-    assert found.net.depth == 14
+    assert loaded.cases == [{"seed": 1}, {"seed": 2}]
+    assert loaded.net.depth == 14
 
 
 def test_an_override_of_the_grid_replaces_or_adds_values(study):
-    found = study("grid: {seed: [0, 1]}", "grid.seed=[5, 6, 7]", "grid.init.scheme=[he, xavier]")
-    assert found.grid == {"seed": [5, 6, 7], "init.scheme": ["he", "xavier"]}
+    loaded = study("grid: {seed: [0, 1]}", "grid.seed=[5, 6, 7]", "grid.init.scheme=[he, xavier]")
+    assert loaded.grid == {"seed": [5, 6, 7], "init.scheme": ["he", "xavier"]}
 
 
 def test_the_last_of_two_overrides_wins(study):
@@ -142,17 +143,17 @@ def test_a_study_made_in_python_is_checked_like_a_file():
 
 def test_the_schema_has_every_field_with_a_description_and_no_other():
     schema = study_schema()
-    found = set()
+    paths = set()
     for name, part in schema["properties"].items():
         section = schema["$defs"].get(part.get("$ref", "").rpartition("/")[2])
         assert part.get("description") or section["description"]
         if section is None:
-            found.add(name)
+            paths.add(name)
             continue
         assert section["additionalProperties"] is False
-        found |= {f"{name}.{key}" for key in section["properties"]}
+        paths |= {f"{name}.{key}" for key in section["properties"]}
         assert [key for key, field in section["properties"].items() if "description" not in field] == []
-    assert found == set(SETTABLE)
+    assert paths == set(SETTABLE)
     assert schema["required"] == ["name"]
     assert schema["properties"]["grid"]["propertyNames"]["enum"] == TRIAL_PATHS
 
@@ -248,7 +249,8 @@ def test_no_file_and_no_override_makes_anything_but_a_study_or_lines_of_mistakes
         path.write_text("\n".join(["name: x", *(wild_line(r) for _ in range(r.randrange(1, 3)))]))
         overrides = [f"{r.choice([*SETTABLE, 'grid.seed'])}={wild_value(r, 1)}" for _ in range(r.random() < 0.2)]
         try:
-            costs(trial.spec for trial in plan(load_study(path, overrides), str(path)))
+            for trial in plan(load_study(path, overrides), str(path)):
+                cost(trial.spec)
             right += 1
         except StudyError as error:
             wrong += 1
