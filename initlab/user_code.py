@@ -30,6 +30,18 @@ def well_formed(name: str) -> bool:
     return all(part.isidentifier() for part in [*module.split("."), attribute])
 
 
+def code_refusal(where: str, name: str) -> str:
+    """The line for code that the user has not allowed to be imported.
+
+    Args:
+        where: a study's field, an option such as `--init`, or "" for MODEL of the command line.
+    """
+    if where and not where.startswith("--"):
+        return f"{where}: names code (got {name!r}), which is imported only with --allow-code; add it if you trust it"
+    head = f"{where}: {name}" if where else f"{name}:"
+    return f"{head} is your code, which would be run; add --allow-code to import it"
+
+
 def import_callable(path: str, name: str) -> Callable[..., Any]:
     """The callable that `name` (`pkg.module:callable`) means; the working folder is searched too.
 

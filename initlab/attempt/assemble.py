@@ -17,7 +17,7 @@ from initlab.nets.build import to_modules
 from initlab.plan.dimensions import describe, input_side
 from initlab.random_streams import stream_seed
 from initlab.study.spec import Data, TrialSpec
-from initlab.user_code import import_callable, is_code
+from initlab.user_code import code_refusal, import_callable, is_code
 
 
 def load_images(
@@ -80,7 +80,7 @@ def cached_raw(data_json: str, data_dir: str | None, download: bool, allow_code:
     data = Data.model_validate(json.loads(data_json))
     if is_code(data.name):
         if not allow_code:
-            raise PermissionError(f"data.name: {data.name!r} is your code; add --allow-code to import it")
+            raise PermissionError(code_refusal("data.name", data.name))
         return import_callable("data.name", data.name)(**data.options)
     folder = Path(data_dir) if data_dir else None
     return load_raw(

@@ -18,14 +18,14 @@ from initlab.errors import UserError
 from initlab.init.apply import init_
 from initlab.init.schemes import SCHEMES
 from initlab.nets.any_module import weight_layers
+from initlab.nets.architecture import ImageShape
 from initlab.nets.build import build_net
 from initlab.nets.catalog import CATALOG
 from initlab.nets.undisturbed import first_tensor, to_model, untouched
+from initlab.plan.dimensions import shape_text
 from initlab.random_streams import stream_seed
 from initlab.study.yaml_text import parse_yaml
-from initlab.user_code import import_callable, well_formed
-
-Shape = tuple[int, int, int]  # channels, height, width
+from initlab.user_code import code_refusal, import_callable, well_formed
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Subject:
 def resolve_model(
     name: str,
     *,
-    input_shape: Shape | None = None,
+    input_shape: ImageShape | None = None,
     batch_size: int = 8,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
@@ -69,105 +69,112 @@ def resolve_model(
     if batch_size < 1:
         raise UserError(f"--batch-size: out of range (got {batch_size}); allowed: from 1 on")
     dtype = torch.float64 if double else torch.float32
-    real = None if data is None else real_batch(data, data_dir, batch_size, dtype)
-    if real is not None and input_shape not in (None, image_shape(real[0])):
-        raise UserError(f"--input: not the shape of {data} (got {shown(input_shape)}); leave it out beside --data")
-    shape = image_shape(real[0]) if real is not None else input_shape or default_shape(name)
+    examples = None if data is None else labelled_batch(data, data_dir, batch_size, dtype)
+    shape, classes = input_shape or default_shape(name), None
+    if examples is not None:
+        channels, height, width = examples[0].shape[1:]
+        if input_shape not in (None, (channels, height, width)):
+            raise UserError(f"--input: not the shape of {data} (got {shape_text(shape)}); leave it out beside --data")
+        shape, classes = (channels, height, width), examples[2]
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torchvision's on slow or changing initialisations
+        # torchvision warns of slow and of changing initialisations
+        warnings.simplefilter("ignore")
         torch.manual_seed(stream_seed(seed, "net"))
-        module = build(name, shape, real[2] if real is not None else None, dict(options or {}), allow_code, also)
+        module = build(name, shape, classes, dict(options or {}), allow_code, also)
     if double:
         module = module.double()
     generator = torch.Generator().manual_seed(stream_seed(seed, "inspect"))
-    images = torch.randn(batch_size, *shape, generator=generator).to(dtype) if real is None else real[0]
+    images = torch.randn(batch_size, *shape, generator=generator).to(dtype) if examples is None else examples[0]
     output = fitting_output(name, module, images)
-    labels = random_labels(output, batch_size, generator) if real is None else real[1]
+    labels = random_labels(output, batch_size, generator) if examples is None else examples[1]
     return Subject(name, module, images, labels)
 
 
-def image_shape(images: Tensor) -> Shape:
-    """(channels, height, width) of one image of a batch."""
-    channels, height, width = images.shape[1:]
-    return channels, height, width
-
-
-def default_shape(name: str) -> Shape:
+def default_shape(name: str) -> ImageShape:
     """The shape of one image that a model takes."""
     return {"plain": (1, 16, 16), "inception_v3": (3, 299, 299)}.get(name, (3, 224, 224))
 
 
 def build(
-    name: str, shape: Shape, classes: int | None, options: dict[str, Any], allow_code: bool, also: Sequence[str] = ()
+    name: str,
+    shape: ImageShape,
+    classes: int | None,
+    options: dict[str, Any],
+    allow_code: bool,
+    also: Sequence[str] = (),
 ) -> nn.Module:
     """The module of a name, for images of this shape; `classes` None leaves their number to the net."""
-    given = {} if classes is None else {"num_classes": classes}
+    known = {} if classes is None else {"num_classes": classes}
     if ":" in name or "/" in name or name.endswith(".py"):
-        return from_code(name, {**given, "input_shape": shape}, options, allow_code)
+        return from_code(name, {**known, "input_shape": shape}, options, allow_code)
     if name in CATALOG:
-        return called(name, build_net, {"name": name, "input_shape": shape, **given, **options})
-    from torchvision import models as vision  # half a second
+        return built(name, build_net, {"name": name, "input_shape": shape, **known, **options})
+    # Here, since it takes half a second.
+    from torchvision import models as vision
 
-    known = vision.list_models(module=vision)
-    if name not in known:
-        near = difflib.get_close_matches(name.lower(), [*also, *CATALOG, *known], n=3)
+    names = vision.list_models(module=vision)
+    if name not in names:
+        near = difflib.get_close_matches(name.lower(), [*also, *CATALOG, *names], n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UserError(
             f"{name}: no such model{hint}; allowed: {', '.join([*also, *CATALOG])}, a classification model of "
             "torchvision, or pkg.module:callable with --allow-code"
         )
-    return called(name, vision.get_model, {"name": name, "weights": None, **given, **options})
+    return built(name, vision.get_model, {"name": name, "weights": None, **known, **options})
 
 
-def from_code(name: str, given: dict[str, Any], options: dict[str, Any], allow_code: bool) -> nn.Module:
-    """The module that the user's callable gives, or is; it is handed what it has parameters for."""
+def from_code(name: str, known: dict[str, Any], options: dict[str, Any], allow_code: bool) -> nn.Module:
+    """The module that the user's callable gives, or is; it takes what it has parameters for of what is known."""
     if not well_formed(name):
         raise UserError(f"{name}: not a usable code name; allowed: pkg.module:callable, as in mypkg.mymodel:build")
     if not allow_code:
-        raise UserError(f"{name}: is your code, which would be run; add --allow-code to import it")
-    found = import_callable("MODEL", name)
-    if isinstance(found, nn.Module):
-        return found
+        raise UserError(code_refusal("", name))
+    builder = import_callable("MODEL", name)
+    if isinstance(builder, nn.Module):
+        return builder
     try:
-        takes = set(inspect.signature(found).parameters)
-    except ValueError:  # builtins have none
-        takes = set()
-    module = called(name, found, {**{key: value for key, value in given.items() if key in takes}, **options})
+        parameters = set(inspect.signature(builder).parameters)
+    except ValueError:
+        # Builtins have no signature.
+        parameters = set()
+    module = built(name, builder, {key: value for key, value in known.items() if key in parameters} | options)
     if not isinstance(module, nn.Module):
         raise UserError(f"{name}: gives no nn.Module (got {type(module).__name__}); return the model itself")
     return module
 
 
-def called(name: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+def built(name: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     """What a builder gives, its complaint as one line."""
     try:
         return function(**arguments)
-    except Exception as error:  # the user's code or torchvision's, which may raise anything
+    # The user's code, or torchvision's, may raise anything.
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
         raise UserError(f"{name}: cannot be built (got {type(error).__name__}: {reason}); see --set") from error
 
 
 def fitting_output(name: str, module: nn.Module, images: Tensor) -> Tensor:
     """The model's output for two images of the batch; where they don't fit, the layer and the shapes that don't."""
-    entered: list[tuple[str, nn.Module, Any]] = []
+    calls: list[tuple[str, nn.Module, Any]] = []
     names = {inner: path for path, inner in module.named_modules()}
 
     def note(inner: nn.Module, inputs: tuple[Any, ...]) -> None:
         if next(inner.children(), None) is None:
-            entered.append((names[inner], inner, inputs[0] if inputs else None))
+            calls.append((names[inner], inner, inputs[0] if inputs else None))
 
     hooks = [inner.register_forward_pre_hook(note) for inner in names]
     try:
         with untouched(module, backward=False):
             return first_tensor(module(to_model(module, images[:2], None)[0]))
-    except Exception as error:  # the user's forward, which may raise anything
+    # The user's forward may raise anything.
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        at = ""
-        if entered and isinstance(entered[-1][2], Tensor):
-            path, inner, x = entered[-1]
-            at = f"`{path}`, {describe(inner)}, takes no {'x'.join(map(str, x.shape[1:]))}: "
+        place = ""
+        if calls and isinstance(calls[-1][2], Tensor):
+            path, inner, x = calls[-1]
+            place = f"`{path}`, {describe(inner)}, takes no {shape_text(x.shape[1:])}: "
         raise UserError(
-            f"{name}: an input of {shown(tuple(images.shape[1:]))} does not fit (got {at}{reason}); give --input CxHxW"
+            f"{name}: an input of {shape_text(images.shape[1:])} does not fit (got {place}{reason}); give --input CxHxW"
         ) from error
     finally:
         for hook in hooks:
@@ -188,7 +195,7 @@ def random_labels(output: Tensor, examples: int, generator: torch.Generator) -> 
     return torch.randint(classes, (examples, *positions), generator=generator)
 
 
-def real_batch(data: str, folder: Path | None, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, int]:
+def labelled_batch(data: str, folder: Path | None, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, int]:
     """The first images of a built-in data set's probe order, their labels, and the number of classes."""
     if data not in FACTS:
         raise UserError(f"--data: no such data set (got {data!r}); allowed: {', '.join(FACTS)}")
@@ -210,11 +217,6 @@ def real_batch(data: str, folder: Path | None, size: int, dtype: torch.dtype) ->
         dtype=dtype,
     )
     return *images.probe_batch(size), raw.num_classes
-
-
-def shown(shape: Sequence[int] | None) -> str:
-    """`3x224x224`."""
-    return "x".join(map(str, shape or ()))
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:
@@ -240,7 +242,7 @@ def initialised(subject: Subject, scheme: str, seed: int, allow_code: bool) -> S
     if not weight_layers(subject.module):
         raise UserError(f"{subject.name}: has no convolution or linear layer to initialise; give another model")
     if ":" in scheme and not allow_code:
-        raise UserError(f"--init: {scheme} is your code, which would be run; add --allow-code to import it")
+        raise UserError(code_refusal("--init", scheme))
     if ":" not in scheme and scheme not in SCHEMES:
         near = difflib.get_close_matches(scheme.lower(), SCHEMES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

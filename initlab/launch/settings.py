@@ -58,11 +58,10 @@ def resolve(
     """
     own = study.run
     engine, device = engine or own.engine, device or own.device
-    check_choices(engine, jobs, device, gpus_per_trial, address, pack)
+    check_choices(engine, jobs, gpus_per_trial, address, pack)
     devices = own.devices if devices is None else devices
     gpus = 0 if device == "cpu" else gpu_count()
-    if device == "cuda" and not gpus and not address:
-        raise StudyError(["--device: cuda is not available on this machine; allowed here: cpu"])
+    check_device(device, bool(gpus or address))
     if device is None and not address:
         device = "cuda" if gpus else "cpu"
     check_devices(devices, engine, device, math.inf if address else gpus, jobs or own.jobs)
@@ -95,18 +94,11 @@ def resolve(
 
 
 def check_choices(
-    engine: str,
-    jobs: int | None,
-    device: str | None,
-    gpus_per_trial: float | None,
-    address: str | None,
-    pack: int | None,
+    engine: str, jobs: int | None, gpus_per_trial: float | None, address: str | None, pack: int | None
 ) -> None:
     """Refuse settings that can never work, before anything is written."""
     if engine not in ("inline", "ray"):
         raise StudyError([f"--engine: unknown engine (got {engine!r}); allowed: inline, ray"])
-    if device not in (None, "cpu", "cuda"):
-        raise StudyError([f"--device: unknown device (got {device!r}); allowed: cpu, cuda"])
     if jobs is not None and jobs < 1:
         raise StudyError([f"--jobs: out of range (got {jobs}); allowed: at least 1"])
     if pack is not None and pack < 1:
@@ -117,6 +109,14 @@ def check_choices(
         raise StudyError(["--engine: ray is not installed; pip install 'ray[tune]', or use --engine inline"])
     if engine != "ray" and address:
         raise StudyError([f"--address: only for --engine ray (got {address!r} with {engine}); add --engine ray"])
+
+
+def check_device(device: str | None, gpus: bool) -> None:
+    """Refuse a device that does not exist, or not where there are no GPUs."""
+    if device not in (None, "cpu", "cuda"):
+        raise StudyError([f"--device: unknown device (got {device!r}); allowed: cpu, cuda"])
+    if device == "cuda" and not gpus:
+        raise StudyError(["--device: cuda is not available on this machine; allowed here: cpu"])
 
 
 def check_devices(devices: int, engine: str, device: str | None, gpus: float, jobs: int | None) -> None:

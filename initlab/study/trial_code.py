@@ -3,7 +3,7 @@
 from initlab.study.mistakes import StudyError
 from initlab.study.paths import getattr_path
 from initlab.study.spec import TrialSpec
-from initlab.user_code import is_code, source_hash
+from initlab.user_code import code_refusal, is_code, source_hash
 
 
 def code_names(trial: TrialSpec) -> dict[str, str]:
@@ -22,8 +22,7 @@ def source_hashes(trial: TrialSpec, allow_code: bool) -> dict[str, str]:
     names = code_names(trial)
     if names and not allow_code:
         path, name = next(iter(names.items()))
-        hint = "which is imported only with --allow-code; add it if you trust it"
-        raise StudyError([f"{path}: names code (got {name!r}), {hint}"])
+        raise StudyError([code_refusal(path, name)])
     return {path: source_hash(path, name) for path, name in names.items()}
 
 

@@ -19,7 +19,7 @@ from initlab.attempt.assemble import bare_net, load_images
 from initlab.data.dataset import Images
 from initlab.data.facts import absence
 from initlab.errors import UserError
-from initlab.launch.settings import cache_folder
+from initlab.launch.settings import cache_folder, check_device
 from initlab.store.files import StoreError, writable, write_csv, write_json
 from initlab.store.trained import Trained, load_weights, read_trained
 from initlab.study.paths import differing_paths, getattr_path
@@ -183,10 +183,7 @@ def differing(members: Sequence[Trained]) -> pd.DataFrame:
 
 def device_of(name: str | None) -> torch.device:
     """The device to test on."""
-    if name not in (None, "cpu", "cuda"):
-        raise UserError(f"--device: unknown device (got {name!r}); allowed: cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device: cuda is not available on this machine; allowed here: cpu")
+    check_device(name, torch.cuda.is_available())
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
