@@ -95,5 +95,5 @@ def test_every_file_named_in_a_link_or_table_exists(document: str) -> None:
         assert ((ROOT / document).parent / link).exists(), link
     if document == "CONTRIBUTING.md":
         for name in re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", text):
-            found = [*ROOT.glob(f"initlab/**/{name}"), *ROOT.glob(name)]
-            assert found, name
+            files = [*ROOT.glob(f"initlab/**/{name}"), *ROOT.glob(name)]
+            assert files, name

@@ -1,7 +1,7 @@
 """The `initlab` command: each subcommand is a few lines over the public Python API.
 
-Exit codes: 0 all done; 1 some trials failed, or the answer asked for is no; 2 bad usage or study; 3 stopped on
-request, resumable; 4 the output folder is held by another launch.
+Exit codes: 0 all done; 1 some trials failed, or the answer is no; 2 bad usage or study; 3 stopped on request,
+resumable; 4 the output folder is held by another launch.
 """
 
 from typing import Any
@@ -13,9 +13,10 @@ from initlab.version import __version__
 
 
 class OneLine(click.Group):
-    """Errors of ours become one line on stderr and an exit code; anything else is a bug and keeps its traceback."""
+    """A group of commands whose users see a mistake of theirs as one line; anything else keeps its traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what a user can cause becomes one line on stderr and an exit code."""
         from initlab.engine.lease import Held
         from initlab.errors import UserError
 

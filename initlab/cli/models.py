@@ -45,7 +45,7 @@ MODEL_OPTIONS = (
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options by which MODEL and its batch are given."""
+    """The options that describe MODEL and its batch."""
     for option in reversed(MODEL_OPTIONS):
         command = option(command)
     return command

@@ -49,7 +49,9 @@ def run(study: Path, **options: Any) -> None:
 @click.command()
 @click.argument("study", type=OUT, required=False)
 @set_option
-@click.option("--out", type=OUT, help="Where finished trials tell the time to expect.  [default: results/NAME]")
+@click.option(
+    "--out", type=OUT, help="Where finished trials are, from which the time is estimated.  [default: results/NAME]"
+)
 @click.option("--schema", is_flag=True, help="Print the JSON schema of study files, for editors.")
 def plan(study: Path | None, overrides: Sequence[str], out: Path | None, schema: bool) -> None:
     """List the trials of STUDY with their ids and what each costs."""
@@ -105,8 +107,8 @@ def export(out: Path, form: Literal["parquet", "csv"], folder: Path | None) -> N
     from initlab.store.results import load
 
     results = load(out)
-    whole = out.resolve()  # of `.` too
-    target = folder or whole.with_name(f"{whole.name}-{form}")
+    # Resolved, for `.` has no name.
+    target = folder or out.resolve().with_name(f"{out.resolve().name}-{form}")
     echo_lines(results.export(form, target))
     echo_lines(results.problems, err=True)
 

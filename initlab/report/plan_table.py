@@ -16,7 +16,8 @@ from initlab.study.spec import TrialSpec
 from initlab.study.study import load_study
 from initlab.study.trial_names import field_text, other_differences
 
-NUMBERS = ["parameters", "multiply-adds", "steps", "checkpoint", "storage", "time"]  # columns set to the right
+# Columns that are set to the right.
+NUMBERS = ["parameters", "multiply-adds", "steps", "checkpoint", "storage", "time"]
 
 
 def plan_lines(study: str | Path, overrides: Sequence[str] = (), out: str | Path | None = None) -> Iterator[str]:
@@ -44,7 +45,7 @@ def plan_lines(study: str | Path, overrides: Sequence[str] = (), out: str | Path
 
 
 def cells(trial: PlannedTrial, varying: Sequence[str]) -> list[str]:
-    """The trial's id and what sets it apart."""
+    """The trial's id, net, scheme and seed, and the other fields in which trials differ."""
     spec = trial.spec
     return [trial.id, spec.net.label, spec.init.scheme, str(spec.seed), *(field_text(spec, path) for path in varying)]
 

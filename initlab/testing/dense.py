@@ -73,7 +73,7 @@ def dense_scores(
 
 
 def check_scores(scores: str) -> None:
-    """Refuse a kind of scores that there is not."""
+    """Refuse an unknown kind of scores."""
     if scores not in get_args(Scores):
         raise UserError(f"scores: unknown (got {scores!r}); allowed: {', '.join(get_args(Scores))}")
 
@@ -146,7 +146,7 @@ def window_scores(head: nn.Sequential, maps_NCHW: Tensor, window: tuple[int, int
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Eval mode, and afterwards each module's own mode again."""
+    """Eval mode inside the block; each module's own mode is restored after it."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:

@@ -19,7 +19,7 @@ from tests.launch.test_launch import assert_same_numbers, run
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300  # seconds until something hangs, on a machine that has much else to do
-# two trials of 64 steps, a row every 5, that wait in the middle to be stopped: see `Held`
+# Two trials of 64 steps, a row every 5, that wait in the middle to be stopped: see `Held`.
 HELD = {"net": {"name": "tests.engine.mine:held"}, "train": {"epochs": 8, "log_every": 5}, "grid": {"seed": [0, 1]}}
 
 
@@ -201,15 +201,15 @@ def test_a_killed_launch_loses_nothing_and_its_workers_end(
 
 def workers_of(out: Path) -> list[int]:
     """Processes that hold a file below `out` open."""
-    found = []
+    pids = []
     for descriptors in Path("/proc").glob("[0-9]*/fd"):
         try:
             links = [os.readlink(link) for link in descriptors.iterdir()]
         except OSError:  # gone meanwhile, or not ours
             continue
         if any(link.startswith(str(out)) for link in links):
-            found.append(int(descriptors.parent.name))
-    return found
+            pids.append(int(descriptors.parent.name))
+    return pids
 
 
 def test_plan_lines_begin_with_ids_and_tell_the_time_once_trials_finished(

@@ -79,21 +79,26 @@ def test_the_words_of_fail_on_cover_every_verdict() -> None:
 
 def test_json_is_one_object_with_every_layer_and_nan_as_null() -> None:
     done = initlab("inspect", "plain", "--init", "he", "--set", "depth=8", "--json", "--fix", "--against", "xavier")
-    found = json.loads(done.stdout)
-    assert (found["schema"], found["model"], found["verdict"], found["healthy"]) == (1, "plain", "healthy", True)
-    assert [layer["name"] for layer in found["layers"]][-1] == "fc3"
-    first = found["layers"][0]
+    content = json.loads(done.stdout)
+    assert (content["schema"], content["model"], content["verdict"], content["healthy"]) == (
+        1,
+        "plain",
+        "healthy",
+        True,
+    )
+    assert [layer["name"] for layer in content["layers"]][-1] == "fc3"
+    first = content["layers"][0]
     assert first["shape"] == [16, 1, 3, 3]
     assert first["fan_in"] == 9
     assert first["decay_ratio"] is None  # no --weight-decay
     assert isinstance(first["forward_var"], float)
-    assert found["lint"] == []
-    assert found["against"]["exact"] is True
-    assert [layer["forward_ratio"] for layer in found["against"]["layers"]] == pytest.approx(
+    assert content["lint"] == []
+    assert content["against"]["exact"] is True
+    assert [layer["forward_ratio"] for layer in content["against"]["layers"]] == pytest.approx(
         [2.0**i for i in range(1, 9)]
     )
-    assert found["fix"]["call"] == 'initlab.init_(model, "he")'
-    assert len(found["fix"]["layers"]) == 8
+    assert content["fix"]["call"] == 'initlab.init_(model, "he")'
+    assert len(content["fix"]["layers"]) == 8
 
 
 def test_fix_shows_the_table_before_and_after_and_leaves_what_was_given() -> None:
@@ -137,9 +142,9 @@ def test_lint_prints_findings_and_fails_on_rules() -> None:
     )  # conv1_1 has 144 weights: too few
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert initlab("lint", "plain", "--init", "he", "--fail-on", "any").stdout == "nothing found\n"
-    found = json.loads(initlab("lint", "plain", "--json", "--fail-on", "dead").stdout)
-    assert [f["rule"] for f in found["lint"]] == ["torch_default", "hidden_by_biases"]
-    assert set(found["lint"][0]) == {"rule", "severity", "layers", "text", "fix"}
+    content = json.loads(initlab("lint", "plain", "--json", "--fail-on", "dead").stdout)
+    assert [f["rule"] for f in content["lint"]] == ["torch_default", "hidden_by_biases"]
+    assert set(content["lint"][0]) == {"rule", "severity", "layers", "text", "fix"}
 
 
 def test_html_and_figure_are_written(tmp_path: Path) -> None:

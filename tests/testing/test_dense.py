@@ -48,8 +48,8 @@ def test_without_padding_windows_are_crops(spp: bool, height: int, width: int, r
     both = (expected + cropped(net, whole.flip(3), tops, lefts)) / 2
     assert torch.allclose(dense_scores(net, whole, INPUT), both, rtol=0, atol=1e-12)
     logits = cropped(net, whole, tops, lefts, softmax=False)
-    found = dense_scores(net, whole, INPUT, flips=False, scores="logits")
-    assert torch.allclose(found, logits, rtol=0, atol=1e-12)
+    scores = dense_scores(net, whole, INPUT, flips=False, scores="logits")
+    assert torch.allclose(scores, logits, rtol=0, atol=1e-12)
     assert dense_scores(net, whole, INPUT).sum(1).tolist() == pytest.approx([1.0] * 3, abs=1e-12)
 
 
@@ -140,10 +140,10 @@ def test_zero_padding_parts_windows_from_crops() -> None:
     nn.init.ones_(net[0].weight)  # type: ignore[arg-type]
     nn.init.ones_(net[2].weight)  # type: ignore[arg-type]
     whole = torch.ones(1, 1, 4, 4, dtype=torch.float64)
-    # a 2x2 crop: four sums of its 4 ones; a window sees its neighbours: sums of 4, 6 or 9
+    # A 2x2 crop has four sums of its 4 ones; a window sees its neighbours, so sums of 4, 6 or 9.
     corner, edge, middle = 4 + 6 + 6 + 9, 6 + 6 + 9 + 9, 4 * 9
-    found = dense_scores(net, whole, 2, flips=False, scores="logits").item()
-    assert found == pytest.approx((4 * corner + 4 * edge + middle) / 9, abs=1e-12)
+    scores = dense_scores(net, whole, 2, flips=False, scores="logits").item()
+    assert scores == pytest.approx((4 * corner + 4 * edge + middle) / 9, abs=1e-12)
     assert net(whole[:, :, :2, :2]).item() == 16
 
 

@@ -26,7 +26,7 @@ from initlab.testing.error_rates import class_errors, error_rows
 from initlab.testing.evaluate import parse_scales
 
 SPEC = TrialSpec(data=Data(name="digits", image_size=16), net=Net(depth=7, width=2, linear_width=4))
-# the labels of the 360 images, counted in another way than by the code under test
+# The labels of the 360 images, counted in another way than by the code under test.
 COUNTS = [int((load_raw("digits", image_size=8).val_labels == k).sum()) for k in range(10)]
 assert sum(COUNTS) == 360
 
@@ -35,7 +35,7 @@ def images_of(spec: TrialSpec) -> Images:
     return load_images(spec, torch.device("cpu"), {"data_dir": None, "download": False, "allow_code": False}, {}, print)
 
 
-def kept(folder: Path, spec: TrialSpec, state: dict[str, Tensor], attempt: int = 0, **changes: object) -> Path:
+def trial_with(folder: Path, spec: TrialSpec, state: dict[str, Tensor], attempt: int = 0, **changes: object) -> Path:
     """A trial's folder with one checkpoint; `changes` to what the checkpoint holds."""
     at = folder / f"attempt-{attempt:03d}"
     at.mkdir(parents=True)
@@ -49,14 +49,14 @@ def known(folder: Path, probabilities: dict[int, float], spec: TrialSpec = SPEC)
     rest = (1 - sum(probabilities.values())) / (10 - len(probabilities))
     state = {name: torch.zeros_like(value) for name, value in bare_net(spec, images_of(spec)).state_dict().items()}
     state["fc3.bias"] = torch.tensor([probabilities.get(k, rest) for k in range(10)]).log()
-    return kept(folder, spec, state)
+    return trial_with(folder, spec, state)
 
 
 @pytest.fixture
 def drawn(tmp_path: Path) -> Path:
     """A trial with random weights."""
     torch.manual_seed(0)
-    return kept(tmp_path / "drawn", SPEC, bare_net(SPEC, images_of(SPEC)).state_dict())
+    return trial_with(tmp_path / "drawn", SPEC, bare_net(SPEC, images_of(SPEC)).state_dict())
 
 
 def test_errors_of_a_known_score_matrix() -> None:
@@ -84,7 +84,7 @@ def test_errors_of_a_known_score_matrix() -> None:
 
 
 def test_scales_are_averaged_after_each_has_its_row() -> None:
-    # image 0: 32 says class 1, 48 says class 0 more surely; image 1: both wrong
+    # Image 0: 32 says class 1, 48 says class 0 more surely; image 1: both wrong.
     at_32 = torch.tensor([[0.4, 0.6], [0.9, 0.1]], dtype=torch.float64)
     at_48 = torch.tensor([[0.8, 0.2], [0.6, 0.4]], dtype=torch.float64)
     rows = error_rows({"checkpoint": "a"}, {32: at_32, 48: at_48}, torch.tensor([0, 1]))
@@ -94,19 +94,19 @@ def test_scales_are_averaged_after_each_has_its_row() -> None:
 
 @pytest.mark.parametrize(("scores", "winner"), [("softmax", 1), ("logits", 3)])
 def test_an_ensemble_of_two_known_nets(tmp_path: Path, scores: str, winner: int) -> None:
-    # means of the probabilities: class 1 has (0.05 + 0.6) / 2 = 0.325, class 3 sqrt(0.25 * 0.28) of both, above all
-    # others in logits: ln 0.25 + ln 0.28 = ln 0.07 against ln 0.03 of class 1 and ln(0.6 * 0.02) of class 0
+    # Means of the probabilities: class 1 has (0.05 + 0.6) / 2 = 0.325, class 3 sqrt(0.25 * 0.28) of both, above all
+    # others in logits: ln 0.25 + ln 0.28 = ln 0.07 against ln 0.03 of class 1 and ln(0.6 * 0.02) of class 0.
     paths = [known(tmp_path / "a", {0: 0.6, 1: 0.05, 3: 0.25}), known(tmp_path / "b", {0: 0.02, 1: 0.6, 3: 0.28})]
-    found = initlab.evaluate(paths, scores=scores)  # type: ignore[arg-type]
-    assert found.table.checkpoint.tolist() == [*map(str, paths), "ensemble"]
+    evaluated = initlab.evaluate(paths, scores=scores)  # type: ignore[arg-type]
+    assert evaluated.table.checkpoint.tolist() == [*map(str, paths), "ensemble"]
     expected = [1 - COUNTS[0] / 360, 1 - COUNTS[1] / 360, 1 - COUNTS[winner] / 360]
-    assert found.table.val_error.tolist() == pytest.approx(expected, abs=1e-12)
-    assert found.val_error == found.table.val_error.iloc[2]
-    per_class = found.per_class.set_index("class")
+    assert evaluated.table.val_error.tolist() == pytest.approx(expected, abs=1e-12)
+    assert evaluated.val_error == evaluated.table.val_error.iloc[2]
+    per_class = evaluated.per_class.set_index("class")
     assert per_class.images.tolist() == COUNTS
     assert per_class.val_error.tolist() == [0.0 if k == winner else 1.0 for k in range(10)]
     if scores == "softmax":
-        assert found.scores[:, [0, 1, 3]].unique(dim=0).tolist()[0] == pytest.approx([0.31, 0.325, 0.265], abs=1e-6)
+        assert evaluated.scores[:, [0, 1, 3]].unique(dim=0).tolist()[0] == pytest.approx([0.31, 0.325, 0.265], abs=1e-6)
 
 
 def test_views_and_scales_are_those_of_the_net_by_hand(drawn: Path) -> None:
@@ -138,18 +138,18 @@ def test_a_trial_of_a_study_has_the_error_of_its_training(tiny: Callable[..., Pa
     results = initlab.run(tiny(train={"epochs": 1}), out=tmp_path / "out", jobs=1, show="nothing")
     (trial,) = results.stored
     row = results.scalars.iloc[-1]
-    given = [trial.folder, trial.folder / "attempt-000", trial.folder / "attempt-000/checkpoint.pt"]
-    for path in given:
-        found = initlab.evaluate(path)
-        assert (found.val_error, found.val_error_top5) == (
+    paths = [trial.folder, trial.folder / "attempt-000", trial.folder / "attempt-000/checkpoint.pt"]
+    for path in paths:
+        evaluated = initlab.evaluate(path)
+        assert (evaluated.val_error, evaluated.val_error_top5) == (
             pytest.approx(row.val_error, abs=1e-12),
             pytest.approx(row.val_error_top5, abs=1e-12),
         )
-    shutil.copy(given[2], tmp_path / "checkpoint.pt")
+    shutil.copy(paths[2], tmp_path / "checkpoint.pt")
     with pytest.raises(UserError, match=r"no trial\.json beside it"):
         initlab.evaluate(tmp_path / "checkpoint.pt")
     shutil.copy(trial.folder / "trial.json", tmp_path)
-    assert initlab.evaluate(tmp_path / "checkpoint.pt").val_error == found.val_error
+    assert initlab.evaluate(tmp_path / "checkpoint.pt").val_error == evaluated.val_error
     (tmp_path / "small").mkdir()
     write_json(tmp_path / "small" / COMPACTED, {"trials": []})
     with pytest.raises(UserError, match="small: exported results have no checkpoints"):
@@ -197,10 +197,10 @@ def test_the_command_prints_a_table_and_writes_the_files(tmp_path: Path) -> None
 def test_members_are_told_apart_by_the_fields_in_which_they_differ(tmp_path: Path) -> None:
     described = [SPEC, SPEC.model_copy(update={"seed": 1})]
     paths = [known(tmp_path / f"{spec.seed}", {spec.seed: 0.9}, spec) for spec in described]
-    found = initlab.evaluate(paths)
-    assert found.table.columns.tolist()[:3] == ["checkpoint", "seed", "scales"]
-    assert found.table.seed.tolist()[:2] == [0, 1] and found.table.seed.isna().tolist() == [False, False, True]
-    lines = evaluation_lines(found.table)
+    evaluated = initlab.evaluate(paths)
+    assert evaluated.table.columns.tolist()[:3] == ["checkpoint", "seed", "scales"]
+    assert evaluated.table.seed.tolist()[:2] == [0, 1] and evaluated.table.seed.isna().tolist() == [False, False, True]
+    lines = evaluation_lines(evaluated.table)
     assert [line.split()[1] for line in lines] == ["seed", "0", "1", "–"]
     assert len(set(map(len, lines))) == 1, "columns are aligned"
 
@@ -212,13 +212,16 @@ def test_a_checkpoint_that_cannot_be_tested_is_one_line(drawn: Path, tmp_path: P
     file = drawn / "attempt-000/checkpoint.pt"
     flipped = bytearray(file.read_bytes())
     flipped[len(flipped) // 2] ^= 1
-    damaged = kept(tmp_path / "damaged", SPEC, state) / "attempt-000/checkpoint.pt"
+    damaged = trial_with(tmp_path / "damaged", SPEC, state) / "attempt-000/checkpoint.pt"
     damaged.write_bytes(flipped)
     cases = [
-        (kept(tmp_path / "other", spec, state), "weights of another net than its trial.json describes, plain-7 (got "),
-        (kept(tmp_path / "part", SPEC, part), "(got fc1.bias: none; wanted: 4)"),
-        (kept(tmp_path / "newer", SPEC, state, checkpoint_version=2), "checkpoint of another version (got 2)"),
-        (kept(tmp_path / "none", SPEC, state, net=None), "no net in it"),
+        (
+            trial_with(tmp_path / "other", spec, state),
+            "weights of another net than its trial.json describes, plain-7 (got ",
+        ),
+        (trial_with(tmp_path / "part", SPEC, part), "(got fc1.bias: none; wanted: 4)"),
+        (trial_with(tmp_path / "newer", SPEC, state, checkpoint_version=2), "checkpoint of another version (got 2)"),
+        (trial_with(tmp_path / "none", SPEC, state, net=None), "no net in it"),
         (damaged, "damaged checkpoint"),
         (tmp_path / "absent", "no such checkpoint; give OUT/trials/ID"),
         (tmp_path, "no checkpoint in it (not a trial)"),
@@ -259,10 +262,10 @@ def test_an_ensemble_over_different_data_is_refused(drawn: Path, tmp_path: Path)
 
 def test_absent_data_and_code_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("INITLAB_DATA", raising=False)
-    cifar = kept(tmp_path / "cifar", TrialSpec(data=Data(name="cifar10")), {})
+    cifar = trial_with(tmp_path / "cifar", TrialSpec(data=Data(name="cifar10")), {})
     with pytest.raises(UserError, match=r"cifar10 needs a folder .*set INITLAB_DATA=DIR$"):
         initlab.evaluate(cifar)
-    mine = kept(tmp_path / "mine", TrialSpec(net=Net(name="mine:net")), {})
+    mine = trial_with(tmp_path / "mine", TrialSpec(net=Net(name="mine:net")), {})
     with pytest.raises(UserError, match="add it if you trust it"):
         initlab.evaluate(mine)
 
