@@ -59,18 +59,11 @@ def for_the_loop(trial: PlannedTrial) -> dict[str, Any]:
             ["bench engine: the plain loop knows plain relu nets on digits, whole epochs, a validation each"]
         )
     return {
-        "image_size": spec.data.image_size,
-        "scale": spec.data.scale,
         "seed": spec.seed,
-        "depth": spec.net.depth,
-        "width": spec.net.width,
-        "scheme": spec.init.scheme,
-        "mode": spec.init.mode,
-        "last_factor": spec.init.last_factor,
-        "lr": spec.train.lr,
-        "momentum": spec.train.momentum,
-        "weight_decay": spec.train.weight_decay,
-        "batch_size": spec.train.batch_size,
+        **spec.data.model_dump(include={"image_size", "scale"}),
+        **spec.net.model_dump(include={"depth", "width"}),
+        **spec.init.model_dump(include={"scheme", "mode", "last_factor"}),
+        **spec.train.model_dump(include={"lr", "momentum", "weight_decay", "batch_size"}),
         "epochs": int(spec.train.epochs),
     }
 

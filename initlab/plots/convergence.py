@@ -27,7 +27,6 @@ from initlab.plots.style import (
     percent_axis,
     scheme_handles,
     seeds_note,
-    styled,
 )
 from initlab.verdict.judge import epoch_means
 
@@ -113,10 +112,9 @@ def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_
     for panel in dict.fromkeys(table.panel):
         panels += [(panel, None), *([(paper_title(beside[panel]), beside[panel])] if panel in beside else [])]
     styles = looks(table[SCHEME])
-    with styled():
-        columns = 2 if paper or len(panels) in (2, 4) else 3
-        titles = [title for title, _ in panels]
-        grid = canvas("convergence", ax, titles, columns, height=2.35, sharey=not paper)
+    columns = 2 if paper or len(panels) in (2, 4) else 3
+    titles = [title for title, _ in panels]
+    with canvas("convergence", ax, titles, columns, height=2.35, sharey=not paper) as grid:
         study_axes = []
         for (panel, figure), axes in zip(panels, grid.axes, strict=True):
             if figure:

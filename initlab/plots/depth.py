@@ -23,7 +23,6 @@ from initlab.plots.style import (
     percent_axis,
     scheme_handles,
     seeds_note,
-    styled,
 )
 
 NAMES = {"train_error": "training, mean of the last epoch", "val_error": "validation, at the end"}
@@ -83,8 +82,7 @@ def depth(results: Shown, ax: Target = None) -> Figure:
     places = [(panel, quantity) for panel in sorted(set(table.panel)) for quantity in NAMES]
     styles = looks(table[SCHEME])
     titles = [NAMES[quantity] + ("" if panel == ALL else f"\n{panel}") for panel, quantity in places]
-    with styled():
-        grid = canvas("depth", ax, titles, 2, height=2.5, sharey=True)
+    with canvas("depth", ax, titles, 2, height=2.5, sharey=True) as grid:
         for (panel, quantity), title, axes in zip(places, titles, grid.axes, strict=True):
             part = table[(table.panel == panel) & (table["quantity"] == quantity)]
             for order, (scheme, look) in enumerate(styles.items()):

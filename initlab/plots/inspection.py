@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from initlab.plots.signals import NAMES, draw_zeros, frame_layers
-from initlab.plots.style import GREY, Target, add_legend, canvas, draw_band, finish, styled
+from initlab.plots.style import GREY, Target, add_legend, canvas, draw_band, finish
 
 # Colour and marker of a status; one that isn't listed is drawn as ok.
 STATUS = {
@@ -47,8 +47,7 @@ def inspection(table: pd.DataFrame, title: str, ax: Target = None) -> Figure:
     """
     # An empty table has no types.
     ran = table[table.calls > 0].astype({f"{direction}_var": float for direction in NAMES})
-    with styled():
-        grid = canvas("inspection", ax, list(NAMES), columns=2, height=2.6, sharey=False)
+    with canvas("inspection", ax, list(NAMES), columns=2, height=2.6) as grid:
         for direction, axes in zip(NAMES, grid.axes, strict=True):
             draw_theory(axes, ran, direction)
             draw_points(axes, ran, direction)

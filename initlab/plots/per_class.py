@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from initlab.errors import UserError
-from initlab.plots.style import LOOKS, add_legend, canvas, finish, level_lines, percent_axis, styled
+from initlab.plots.style import LOOKS, add_legend, canvas, finish, level_lines, percent_axis
 
 COLUMNS = ["class", "name", "images", "val_error", "val_error_top5"]
 TOP1, TOP5 = LOOKS["xavier"].color, LOOKS["he"].color
@@ -64,8 +64,7 @@ def per_class(errors: pd.DataFrame | str | Path, ax: Axes | None = None) -> Figu
     # Of up to five classes the top-5 error is always 0.
     if len(table) <= 5:
         del bars["val_error_top5"]
-    with styled():
-        grid = canvas("per_class", ax, ["all"], 1, height=2.8, sharey=False)
+    with canvas("per_class", ax, ["all"], 1, height=2.8) as grid:
         (axes,) = grid.axes
         handles: list[Line2D] = []
         for column, (name, color) in bars.items():

@@ -23,7 +23,7 @@ from initlab.errors import UserError
 from initlab.nets.architecture import Activation, Conv, Linear
 from initlab.plan.dimensions import describe
 from initlab.plots.panels import ALL, DEPTH, NotStudied, Shown, as_list, rows_of, shown_trials, states, with_panels
-from initlab.plots.style import Target, add_legend, canvas, finish, styled
+from initlab.plots.style import Target, add_legend, canvas, finish
 from initlab.study.spec import TrialSpec
 from initlab.user_code import is_code
 
@@ -106,8 +106,7 @@ def phase(results: Shown, ax: Target = None) -> Figure:
     """
     table = phase_table(results)
     panels = list(dict.fromkeys(table.panel))
-    with styled():
-        grid = canvas("phase", ax, panels, 2, height=2.5, sharey=True)
+    with canvas("phase", ax, panels, 2, height=2.5, sharey=True) as grid:
         for panel, axes in zip(panels, grid.axes, strict=True):
             part = table[table.panel == panel]
             draw_cells(axes, part)

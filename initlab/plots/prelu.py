@@ -19,7 +19,6 @@ from initlab.plots.style import (
     looks,
     scheme_handles,
     seeds_note,
-    styled,
 )
 
 # Learned by small-14: layer, channels, one slope for the layer, mean of one per channel (He et al. 2015, table 1).
@@ -94,8 +93,7 @@ def prelu(results: Shown, ax: Target = None) -> Figure:
     panels = list(dict.fromkeys(table.panel))
     study_rows = table[table.panel != PAPER]
     styles = looks(study_rows[SCHEME])
-    with styled():
-        grid = canvas("prelu", ax, panels, 2 if len(panels) in (2, 4) else 3, height=2.4, sharey=True)
+    with canvas("prelu", ax, panels, 2 if len(panels) in (2, 4) else 3, height=2.4, sharey=True) as grid:
         for panel, axes in zip(panels, grid.axes, strict=True):
             part = table[table.panel == panel]
             for name, look in (PAPER_LOOKS if panel == PAPER else styles).items():

@@ -9,18 +9,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from initlab.errors import UserError
 from initlab.plots.panels import SCHEME, NotStudied, Shown, by_panel, rows_of, shown_trials, states
 from initlab.plots.signals import NAMES, direction_panels, over_seeds, variances
-from initlab.plots.style import (
-    GREY,
-    Look,
-    Target,
-    add_legend,
-    draw_band,
-    finish,
-    looks,
-    scheme_handles,
-    seeds_note,
-    styled,
-)
+from initlab.plots.style import GREY, Look, Target, add_legend, draw_band, finish, looks, scheme_handles, seeds_note
 
 # Of the weight layers, 0 next to the input.
 PLACES = {"first": 0.0, "middle": 0.5, "last": 1.0}
@@ -67,8 +56,7 @@ def running(results: Shown, ax: Target = None) -> Figure:
     """
     table = running_table(results)
     styles = looks(table[SCHEME])
-    with styled():
-        grid, parts = direction_panels("running", ax, table)
+    with direction_panels("running", ax, table) as (grid, parts):
         for axes, panel, direction, part in parts:
             for (scheme, place), points in part.groupby([SCHEME, "place"], sort=False):
                 draw_line(axes, points, styles[str(scheme)], str(place))

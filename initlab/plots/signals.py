@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +29,6 @@ from initlab.plots.style import (
     margin_text,
     scheme_handles,
     seeds_note,
-    styled,
 )
 
 Moment = float | Literal["end"]
@@ -139,8 +139,7 @@ def signals(
     bands = bands_of(results, points) if theory else None
     styles = looks(table[SCHEME])
     moments = [name for name in dict.fromkeys(map(moment_name, epochs)) if (table.moment == name).any()]
-    with styled():
-        grid, parts = direction_panels("signals", ax, table)
+    with direction_panels("signals", ax, table) as (grid, parts):
         for axes, panel, direction, part in parts:
             for (scheme, moment), points in part.groupby([SCHEME, "moment"], sort=False):
                 draw_line(axes, points, styles[str(scheme)], moments.index(str(moment)), len(moments), not theory)
@@ -158,9 +157,10 @@ def signals(
     return grid.figure
 
 
+@contextmanager
 def direction_panels(
     figure: str, ax: Target, table: pd.DataFrame
-) -> tuple[Canvas, Iterator[tuple[Axes, str, str, pd.DataFrame]]]:
+) -> Iterator[tuple[Canvas, list[tuple[Axes, str, str, pd.DataFrame]]]]:
     """A row of axes per panel, forward left and backward right; and each with its panel, direction and points."""
     parts = [
         (panel, direction, table[(table.panel == panel) & (table.direction == direction)])
@@ -169,8 +169,8 @@ def direction_panels(
     ]
     parts = [part for part in parts if len(part[2])]
     titles = [f"{panel}, {direction}" for panel, direction, _ in parts]
-    grid = canvas(figure, ax, titles, table.direction.nunique(), height=2.2, sharey=False)
-    return grid, ((axes, *part) for axes, part in zip(grid.axes, parts, strict=True))
+    with canvas(figure, ax, titles, table.direction.nunique(), height=2.2) as grid:
+        yield grid, [(axes, *part) for axes, part in zip(grid.axes, parts, strict=True)]
 
 
 def moment_style(place: int, count: int) -> tuple[float, bool]:
@@ -188,16 +188,8 @@ def moment_handle(table: pd.DataFrame, moment: str, place: int, count: int) -> L
         name = f"end ({name})"
     elif epochs.max() == 0:
         name = "before training"
-    return Line2D(
-        [],
-        [],
-        color=GREY,
-        linewidth=1.6 if filled else 1.0,
-        alpha=opacity,
-        marker="o",
-        markerfacecolor=GREY if filled else "white",
-        label=name,
-    )
+    width, face = (1.6, GREY) if filled else (1.0, "white")
+    return Line2D([], [], color=GREY, linewidth=width, alpha=opacity, marker="o", markerfacecolor=face, label=name)
 
 
 def theory_beside_table(results: Shown) -> pd.DataFrame:

@@ -4,8 +4,8 @@ A scheme differs from the others in colour, line and marker together, so that it
 blindness. Figures are made without pyplot: the user's settings and current figure stay as they are.
 """
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -105,8 +105,11 @@ class Canvas:
         return [ax for i, ax in enumerate(self.axes) if (i + 1) % self.columns == 0 or i + 1 == len(self.axes)]
 
 
-def canvas(figure: str, ax: Target, titles: Sequence[str], columns: int, height: float, sharey: bool) -> Canvas:
-    """Axes for panels of these titles: the user's `ax`, or a new figure with rows `height` inches high.
+@contextmanager
+def canvas(
+    figure: str, ax: Target, titles: Sequence[str], columns: int, height: float, sharey: bool = False
+) -> Iterator[Canvas]:
+    """In our style, axes for panels of these titles: the user's `ax`, or a new figure with rows `height` inches high.
 
     Raises:
         UserError: `ax` does not hold one Axes per panel.
@@ -121,15 +124,18 @@ def canvas(figure: str, ax: Target, titles: Sequence[str], columns: int, height:
             )
         root = user_axes[0].get_figure(root=True)
         assert root is not None
-        return Canvas(root, user_axes, 1, owned=False)
+        with styled():
+            yield Canvas(root, user_axes, columns=1, owned=False)
+        return
     columns = min(columns, count)
     rows = -(-count // columns)
     width = WIDTH if columns > 1 else 4.6
-    new = CellFigure(figsize=(width, rows * height + 0.6), layout="constrained")
-    axes = list(new.subplots(rows, columns, sharey=sharey, squeeze=False).ravel())
-    for spare in axes[count:]:
-        spare.remove()
-    return Canvas(new, axes[:count], columns, owned=True)
+    with styled():
+        new = CellFigure(figsize=(width, rows * height + 0.6), layout="constrained")
+        axes = list(new.subplots(rows, columns, sharey=sharey, squeeze=False).ravel())
+        for spare in axes[count:]:
+            spare.remove()
+        yield Canvas(new, axes[:count], columns, owned=True)
 
 
 def finish(ax: Axes, title: str, xlabel: str, ylabel: str | None) -> None:

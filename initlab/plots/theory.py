@@ -68,14 +68,8 @@ def predicted(spec_json: str) -> pd.DataFrame:
     classes, shape = image_facts(spec)
     return predict(
         to_modules(describe(spec, classes, shape)),
-        scheme=init.scheme,
+        **init.model_dump(),
         input_shape=shape,
-        mode=init.mode,
-        distribution=init.distribution,
-        std=init.std,
-        linear_std=init.linear_std,
-        last_std=init.last_std,
-        last_factor=init.last_factor,
         batch_size=spec.probe.examples,
         input_moments=(0.0, spec.data.scale**2),
     )
