@@ -44,26 +44,26 @@ class Finished:
 class Pace:
     """Mean seconds of finished trials: per step of each (net, batch size, counts), and per multiply-add of all."""
 
-    per_step: dict[tuple[str, int, Counts], float]
+    per_step: dict[tuple[Net, int, Counts], float]
     per_multiply_add: float | None
 
     @classmethod
     def of(cls, finished: Iterable[Finished]) -> "Pace":
         """The pace of finished trials; those whose net or data is the user's code tell nothing of others."""
-        per_step: dict[tuple[str, int, Counts], list[float]] = {}
+        per_step: dict[tuple[Net, int, Counts], list[float]] = {}
         rates = []
         for trial in finished:
             net, batch_size = counts(trial.spec), trial.spec.train.batch_size
             if net:
                 seconds = trial.wall_s / trial.steps
-                per_step.setdefault((trial.spec.net.model_dump_json(), batch_size, net), []).append(seconds)
+                per_step.setdefault((trial.spec.net, batch_size, net), []).append(seconds)
                 rates.append(seconds / (batch_size * net.multiply_adds))
         return cls({key: fmean(values) for key, values in per_step.items()}, fmean(rates) if rates else None)
 
     def seconds(self, spec: TrialSpec, steps: int, net: Counts) -> float | None:
         """Expected wall time: by trials of the same net, else by multiply-adds; None where no trial has finished."""
         batch_size = spec.train.batch_size
-        per_step = self.per_step.get((spec.net.model_dump_json(), batch_size, net))
+        per_step = self.per_step.get((spec.net, batch_size, net))
         if per_step is None and self.per_multiply_add is not None:
             per_step = batch_size * net.multiply_adds * self.per_multiply_add
         return None if per_step is None else steps * per_step
@@ -97,13 +97,13 @@ def counts(spec: TrialSpec) -> Counts | None:
     """Parameters and multiply-adds of a trial's net; None where the net or the data is the user's code."""
     if is_code(spec.net.name) or is_code(spec.data.name):
         return None
-    return counts_of(spec.net.model_dump_json(), *image_facts(spec))
+    return counts_of(spec.net, *image_facts(spec))
 
 
 @lru_cache(maxsize=1024)
-def counts_of(net: str, num_classes: int, input_shape: ImageShape) -> Counts:
-    """Counts of a catalog net, given as JSON; a sweep asks for the same few nets thousands of times."""
-    return count(describe(TrialSpec(net=Net.model_validate_json(net)), num_classes, input_shape), input_shape)
+def counts_of(net: Net, num_classes: int, input_shape: ImageShape) -> Counts:
+    """Counts of a catalog net; a sweep asks for the same few nets thousands of times."""
+    return count(describe(TrialSpec(net=net), num_classes, input_shape), input_shape)
 
 
 @lru_cache(maxsize=1024)

@@ -33,7 +33,7 @@ def theory_table(results: Shown, lines: pd.DataFrame, measured: pd.DataFrame) ->
     specs = {trial.id: trial.spec for one in as_list(results) for trial in one.stored}
     frames = []
     for (panel, scheme), line in lines.groupby(["panel", SCHEME], sort=False):
-        theory = predicted(specs[line.trial.iloc[0]].model_copy(update={"seed": 0}).model_dump_json())
+        theory = predicted(specs[line.trial.iloc[0]].model_copy(update={"seed": 0}))
         for direction in ("forward", "backward"):
             points = measured[measured.trial.isin(line.trial) & (measured.direction == direction)]
             if len(points):
@@ -56,9 +56,8 @@ def band_beside(theory: pd.DataFrame, measured: pd.DataFrame, direction: str) ->
 
 
 @lru_cache(maxsize=256)
-def predicted(spec_json: str) -> pd.DataFrame:
+def predicted(spec: TrialSpec) -> pd.DataFrame:
     """`predict` for a trial's net, scheme and inputs."""
-    spec = TrialSpec.model_validate_json(spec_json)
     init = spec.init
     for path, name in (("net.name", spec.net.name), ("init.scheme", init.scheme), ("data.name", spec.data.name)):
         if is_code(name):

@@ -48,6 +48,10 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    def __hash__(self) -> int:
+        """Also with options in it, which are a mapping: a cache takes a section as its key."""
+        return hash(self.model_dump_json())
+
 
 class Data(Spec):
     """The images: a built-in set or a callable of yours that returns an `initlab.data.sources.Raw`."""

@@ -11,7 +11,7 @@ from initlab.plan.cost import cost
 from initlab.plan.plan import plan
 from initlab.study.mistakes import StudyError
 from initlab.study.paths import TRIAL_PATHS, getattr_path
-from initlab.study.spec import TrialSpec
+from initlab.study.spec import Net, TrialSpec
 from initlab.study.study import SETTABLE, Study, dump_study, load_study, study_schema
 
 DEMO = Path(__file__).parents[2] / "sweeps" / "demo.yaml"
@@ -83,6 +83,12 @@ def test_a_callers_options_go_over_the_run_section_and_are_checked_as_it_is(stud
         "--jobs: out of range (got 0); allowed: at least 1",
         "--gpus-per-trial: out of range (got 0.0); allowed: above 0",
     ]
+
+
+def test_a_section_with_options_is_the_key_of_a_cache():
+    nets = [Net(name="a:b", options={"hidden": hidden}) for hidden in (4, 4, 5)]
+    assert len(set(nets)) == 2
+    assert len({TrialSpec(net=net) for net in nets}) == 2
 
 
 def test_an_override_fixes_a_path_that_the_grid_varies(study):
