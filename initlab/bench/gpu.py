@@ -124,7 +124,7 @@ def measured(section: Section, rows: Rows, spent: float, limit_s: float) -> Rows
     except Exception as error:
         return [row(section.name, None, "", f"failed: {in_a_line(error)}")]
     finally:
-        # Nets and recorded steps may still hold the device's memory.
+        # Nets and captured steps may still hold the device's memory.
         gc.collect()
         if "torch._dynamo" in sys.modules:
             torch.compiler.reset()

@@ -19,7 +19,7 @@ from initlab.study.spec import TrialSpec
 from initlab.train.records import Silent
 from initlab.train.trial import Trial
 
-# Steps; more than a recorded one needs until it is trusted.
+# Steps; more than a captured one needs until it is trusted.
 WARM_UP = 8
 # The profiler itself ends with a cudaDeviceSynchronize, which does not count.
 SYNCS = ("cudaStreamSynchronize", "cudaEventSynchronize")

@@ -2,7 +2,7 @@
 
 Gradients are averaged by torch's DistributedDataParallel, which over equal slices is the gradient of the whole batch.
 What one process decides or measures (a stop, a checkpoint's time, the validation error) the leader, rank 0, tells the
-others, so that all take the same way. Small messages go over gloo on the CPU, gradients on a GPU over NCCL.
+others, so that all do the same. Small messages go over gloo on the CPU, gradients on a GPU over NCCL.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Group:
-    """This process's place among those of its trial; alone, every method gives back what it got."""
+    """This process's rank among those of its trial; in a group of one, every method returns its argument."""
 
     rank: int = 0
     size: int = 1
@@ -52,13 +52,13 @@ class Group:
         dist.all_reduce(summed)
         return summed.to(sums.device)
 
-    def agree(self, answer: bool) -> bool:
-        """The leader's answer."""
+    def agree(self, decision: bool) -> bool:
+        """The leader's decision."""
         if self.size == 1:
-            return answer
-        word = torch.tensor([answer])
-        dist.broadcast(word, 0)
-        return bool(word.item())
+            return decision
+        message = torch.tensor([decision])
+        dist.broadcast(message, 0)
+        return bool(message.item())
 
     def share(self, value: T) -> T:
         """The leader's value, in every process."""

@@ -1,21 +1,21 @@
 """Learning-rate schedules: constant, step, cosine, and lowering on a plateau of the validation error."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from initlab.study.spec import Train
 
 
 @dataclass
 class Plateau:
-    """Memory of the plateau schedule: the best validation error, how long ago it was, and how often lr fell."""
+    """Memory of the plateau schedule: the best validation error, validations since it, and how often the rate fell."""
 
     best: float = math.inf
     waited: int = 0
     cuts: int = 0
 
     def see(self, val_error: float, patience: int) -> None:
-        """Take in one validation error; after `patience` in a row without a new best, cut once."""
+        """Take in one validation error; after `patience` of them in a row without a new best, the rate falls once."""
         if val_error < self.best:
             self.best, self.waited = val_error, 0
             return
@@ -23,15 +23,12 @@ class Plateau:
         if self.waited >= patience:
             self.cuts, self.waited = self.cuts + 1, 0
 
-    def state(self) -> dict[str, float]:
-        """Plain data for a checkpoint; `Plateau(**state)` restores it."""
-        return asdict(self)
-
 
 def learning_rate(train: Train, step: int, steps_per_epoch: int, steps: int, cuts: int) -> float:
-    """Learning rate of the update after `step` updates; `cuts` is how often the plateau schedule has fallen.
+    """Learning rate of the update after `step` updates.
 
-    step: times `factor` from each milestone (in epochs) on. cosine: lr (1 + cos(pi step/steps)) / 2.
+    `step`: times `factor` from each milestone (in epochs) on. `cosine`: lr (1 + cos(pi step / steps)) / 2.
+    `plateau`: times `factor` for each of `cuts`, at most `most_cuts` of them.
     """
     if train.schedule == "step":
         return train.lr * train.factor ** sum(round(m * steps_per_epoch) <= step for m in train.milestones)

@@ -1,4 +1,4 @@
-"""The optimiser: which of a net's parameters are decayed."""
+"""The optimiser: which of a net's parameters weight decay applies to."""
 
 import torch
 from torch import Tensor, nn
@@ -7,15 +7,15 @@ from initlab.study.spec import TrialSpec
 
 
 def sgd(net: nn.Module, spec: TrialSpec) -> torch.optim.SGD:
-    """SGD with momentum, in one group or two: all else, and PReLU's slopes.
+    """SGD with momentum, with PReLU's slopes in a second group where there are any.
 
-    No decay on slopes, which it would pull towards ReLU (He et al. 2015, sec. 2.1).
+    Slopes have no decay, which would pull them towards ReLU (He et al. 2015, sec. 2.1).
     """
-    slopes = {id(p) for m in net.modules() if isinstance(m, nn.PReLU) for p in m.parameters()}
-    decayed: list[Tensor] = [p for p in net.parameters() if id(p) not in slopes]
-    others: list[Tensor] = [p for p in net.parameters() if id(p) in slopes]
+    slope_ids = {id(p) for m in net.modules() if isinstance(m, nn.PReLU) for p in m.parameters()}
+    decayed: list[Tensor] = [p for p in net.parameters() if id(p) not in slope_ids]
+    slopes: list[Tensor] = [p for p in net.parameters() if id(p) in slope_ids]
     train = spec.train
     groups = [{"params": decayed, "weight_decay": train.weight_decay}]
-    if others:
-        groups.append({"params": others, "weight_decay": 0.0})
+    if slopes:
+        groups.append({"params": slopes, "weight_decay": 0.0})
     return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, fused=True)

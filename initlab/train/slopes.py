@@ -15,17 +15,13 @@ def slope_rows(net: nn.Module) -> list[dict[str, Any]]:
     `channels` is 1 where a layer shares one slope; then `std`, the population's over channels, is 0. A net without
     PReLU gives no rows, one of the paper's fresh from `build_net` gives 0.25 throughout.
     """
-    named = [(layer_name(name), module) for name, module in net.named_modules() if isinstance(module, nn.PReLU)]
-    if not named:
+    layers = [(layer_name(name), module) for name, module in net.named_modules() if isinstance(module, nn.PReLU)]
+    if not layers:
         return []
-    slopes = [module.weight.double() for _, module in named]
-    statistics = torch.stack([torch.stack([s.mean(), s.std(correction=0), s.min(), s.max()]) for s in slopes])
-    return [
-        {
-            "layer": layer,
-            "name": name,
-            "channels": module.num_parameters,
-            **dict(zip(("mean", "std", "min", "max"), row, strict=True)),
-        }
-        for layer, ((name, module), row) in enumerate(zip(named, statistics.tolist(), strict=True))
-    ]
+    slopes = [module.weight.double() for _, module in layers]
+    moments = torch.stack([torch.stack([s.mean(), s.std(correction=0), s.min(), s.max()]) for s in slopes]).tolist()
+    rows: list[dict[str, Any]] = []
+    for (name, module), numbers in zip(layers, moments, strict=True):
+        of_layer = {"layer": len(rows), "name": name, "channels": module.num_parameters}
+        rows.append({**of_layer, **dict(zip(("mean", "std", "min", "max"), numbers, strict=True))})
+    return rows

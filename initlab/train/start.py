@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-FIRST_CONVS = 4
+FIRST_CONVS = 4  # of the shallow net, as in VGG
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ whatever is random comes from (seed, stream, step), and a checkpoint holds the r
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -48,12 +49,8 @@ class Trial:
         group: Group = ALONE,
         channels_last: bool | None = None,
     ) -> None:
-        """`compiled` and `channels_last` count on CUDA alone.
-
-        Args:
-            compiled: whether torch.compile makes the step's forward and backward; None is where it pays.
-            channels_last: whether maps lie in memory with their channels last; None is yes.
-        """
+        """Two settings count on CUDA alone. `compiled`: whether torch.compile makes the step's forward and backward,
+        None is where it pays; `channels_last`: whether maps lie in memory with their channels last, None is yes."""
         self.spec, self.net, self.data, self.recorder, self.group = spec, net, data, recorder, group
         self.on_gpu = data.mean.device.type == "cuda"
         self.layout = torch.contiguous_format if channels_last is False else torch.channels_last
@@ -214,20 +211,17 @@ class Trial:
         self.recorder.progress(self.log.close(row))
 
     def checkpoint(self) -> None:
-        """Keep a point to go on from."""
-        self.recorder.checkpoint(self.state())
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint holds: all that the rest of the trial depends on."""
-        return {
+        """Keep all that the rest of the trial depends on, to go on from."""
+        state = {
             "step": self.step,
             "net": self.net.state_dict(),
             "auxiliary": self.auxiliary.state_dict() if self.auxiliary else {},
             "optimizer": self.optimizer.state_dict(),
-            "plateau": self.plateau.state(),
+            "plateau": asdict(self.plateau),
             "moments": self.moments.state(self.group.total) if self.moments else None,
             **self.log.state(self.group.total),
         }
+        self.recorder.checkpoint(state)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up where a checkpoint left off."""

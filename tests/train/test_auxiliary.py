@@ -34,9 +34,9 @@ def test_the_loss_is_the_weighted_sum_of_the_heads_by_hand() -> None:
 
 
 def test_the_first_step_follows_the_gradient_of_both_losses() -> None:
-    asked = spec(train={"epochs": 1 / 6, "auxiliary": [2], "auxiliary_weight": 0.7, "weight_decay": 0.0})
-    trial, _, _ = train(asked)
-    data, net = parts(asked)
+    trial_spec = spec(train={"epochs": 1 / 6, "auxiliary": [2], "auxiliary_weight": 0.7, "weight_decay": 0.0})
+    trial, _, _ = train(trial_spec)
+    data, net = parts(trial_spec)
     head = Auxiliary(net, (2,), 0.7, 10, seed=0)
     (indices,) = step_indices(200, 32, 0, 0, 1)
     images, labels = data.train_batch(indices, 0, 0)
@@ -51,11 +51,11 @@ def test_the_first_step_follows_the_gradient_of_both_losses() -> None:
 
 
 def test_a_resumed_trial_with_heads_ends_bit_identical_and_probes_change_nothing() -> None:
-    asked = spec(**AUX)
-    whole, _, _ = train(asked)
+    trial_spec = spec(**AUX)
+    whole, _, _ = train(trial_spec)
     calls = iter(range(10_000))
-    _, before, _ = train(asked, should_stop=lambda: next(calls) >= 7)
-    second, _, _ = train(asked, resumed=before.states[-1])
+    _, before, _ = train(trial_spec, should_stop=lambda: next(calls) >= 7)
+    second, _, _ = train(trial_spec, resumed=before.states[-1])
     assert same_weights(whole, second)
     assert same_weights(whole, train(spec(**AUX, probe={"every": 0}))[0])
     assert not same_weights(whole, train(spec(train={"dropout": 0.3}))[0])

@@ -1,4 +1,4 @@
-"""What a step does on a GPU, as far as a CPU can tell: recordings, waits for the device, ways out of torch.compile."""
+"""What a step does on a GPU, as far as a CPU can tell: captured steps, waits for the device, compilation."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,56 +25,56 @@ VARIED = [
 ]  # a cosine and a plateau schedule, flips and shifts, two data sets, masks
 
 
-@pytest.mark.parametrize("asked", [FOUR, VARIED], ids=["plain", "dropout"])
-def test_a_recorded_pack_gives_the_numbers_of_the_trials_alone(asked: list[Any]) -> None:
-    trials = [begun(one) for one in asked]
+@pytest.mark.parametrize("specs", [FOUR, VARIED], ids=["plain", "dropout"])
+def test_a_captured_pack_gives_the_numbers_of_the_trials_alone(specs: list[Any]) -> None:
+    trials = [begun(one) for one in specs]
     replays: list[int] = []
 
-    def record(step: Callable[[], None]) -> Callable[[], None]:
+    def capture(step: Callable[[], None]) -> Callable[[], None]:
         again = tape(step)
         return lambda: (replays.append(1), again())[1]
 
-    pack = Pack(trials, record)
+    pack = Pack(trials, capture)
     assert pack.unpackable_because() is None
     pack.run(lambda: False, 1e9)
     assert pack.eager is None
-    assert len(replays) == 50 - WARM_UP - 1  # every step after the recording
-    for trial, one in zip(trials, asked, strict=True):
+    assert len(replays) == 50 - WARM_UP - 1  # every step after the capture
+    for trial, one in zip(trials, specs, strict=True):
         assert_same(alone(one)[0], trial)
 
 
-def test_a_pack_that_a_trial_leaves_is_recorded_anew() -> None:
-    asked = [spec(0), spec(1, lr=1e9), spec(2, epochs=6)]
-    trials = [begun(one) for one in asked]
+def test_a_pack_that_a_trial_leaves_is_captured_anew() -> None:
+    specs = [spec(0), spec(1, lr=1e9), spec(2, epochs=6)]
+    trials = [begun(one) for one in specs]
     pack = Pack(trials, tape)
     pack.run(lambda: False, 1e9)
     assert pack.eager is None
     for i in (0, 2):
-        assert_same(alone(asked[i])[0], trials[i])
+        assert_same(alone(specs[i])[0], trials[i])
 
 
-def test_a_step_that_cannot_be_recorded_runs_as_it_is_and_says_why() -> None:
-    def record(step: Callable[[], None]) -> Callable[[], None]:
+def test_a_step_that_cannot_be_captured_runs_as_it_is_and_says_why() -> None:
+    def capture(step: Callable[[], None]) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors\nmight be")
 
     trials = [begun(spec(0)), begun(spec(1))]
-    pack = Pack(trials, record)
+    pack = Pack(trials, capture)
     pack.run(lambda: False, 1e9)
     assert pack.eager == "CUDA graph: RuntimeError: operation not permitted when stream is capturing CUDA kernel errors"
     assert_same(alone(spec(0))[0], trials[0])
 
 
 def test_a_replay_that_differs_is_found_and_undone() -> None:
-    weight, given = torch.zeros(3), torch.ones(3)
+    weight, change = torch.zeros(3), torch.ones(3)
     steps = iter(range(100))
 
     def step() -> None:
-        weight.add_(given * next(steps))  # a number that a recording holds fast
+        weight.add_(change * next(steps))  # a number that a capture holds fast
 
     captured = Captured(step, [weight], tape)
     for _ in range(10):
         captured()
-    # the recording itself drew number 4, the other ten are those of a step each
+    # the capture itself drew number 4, the other ten are those of a step each
     assert weight.tolist() == [sum(range(11)) - 4] * 3
     assert captured.reason == "CUDA graph: a replayed step differed from the step itself"
 
@@ -86,31 +86,31 @@ class Waits(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.waits: list[str] = []
         self.sent = 0
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        found = func(*args, **kwargs)
+        result = func(*args, **kwargs)
         self.count += 1
         name = func._schema.name.removeprefix("aten::").rstrip("_")
         masks = name.startswith("index") and any(
-            isinstance(given, Tensor) and given.dtype in (torch.bool, torch.uint8) and given.dim() > 0
-            for given in tree_leaves(args[1:2])
+            isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) and index.dim() > 0
+            for index in tree_leaves(args[1:2])
         )
         if name.lstrip("_") in [one.lstrip("_") for one in self.NAMES] or masks:
-            self.found.append(name)
-        devices = {t.device.type for t in tree_leaves((args, kwargs, found)) if isinstance(t, Tensor) and t.dim() > 0}
+            self.waits.append(name)
+        devices = {t.device.type for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor) and t.dim() > 0}
         if len(devices) > 1:
             self.sent += 1
             if not (kwargs.get("non_blocking") or (name == "copy" and True in args[2:3])):
-                self.found.append(f"{name} that waits")
-        return found
+                self.waits.append(f"{name} that waits")
+        return result
 
 
-def bare(asked: TrialSpec) -> nn.Module:
-    return to_modules(describe(asked, 10, (1, 8, 8))).double()
+def bare(trial_spec: TrialSpec) -> nn.Module:
+    return to_modules(describe(trial_spec, 10, (1, 8, 8))).double()
 
 
 HARD = {"data": {"flip": True, "shift": 1}, "dropout": 0.3, "net": {"activation": "prelu"}, "schedule": "cosine"}
@@ -123,11 +123,11 @@ def test_a_trials_step_waits_for_nothing() -> None:
     with Waits() as waits:
         for _ in range(3):
             trial.update()
-    assert waits.found == []
+    assert waits.waits == []
     with Waits() as waits:  # it does see what waits
         trial.log.sums[0].item()
         trial.log.sums[trial.log.sums > 0]
-    assert {"_local_scalar_dense", "index"} <= set(waits.found)
+    assert {"_local_scalar_dense", "index"} <= set(waits.waits)
 
 
 def test_a_packs_step_waits_for_nothing_and_grows_little_with_the_pack() -> None:
@@ -138,7 +138,7 @@ def test_a_packs_step_waits_for_nothing_and_grows_little_with_the_pack() -> None
         pack.update()
         with Waits() as waits:
             pack.update()
-        assert waits.found == []
+        assert waits.waits == []
         counts.append(waits.count)
     assert counts[1] < 1.5 * counts[0]  # the draws of each trial on the CPU are not shared
 
@@ -155,7 +155,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def on_fake_cuda(asked: list[TrialSpec], channels_last: bool | None = None) -> list[Trial]:
+def on_fake_cuda(specs: list[TrialSpec], channels_last: bool | None = None) -> list[Trial]:
     """Trials whose images and nets lie on the fake GPU."""
     with torch.device("cuda"):
         data = ImageSet(
@@ -169,27 +169,27 @@ def on_fake_cuda(asked: list[TrialSpec], channels_last: bool | None = None) -> l
             flip=True,
             shift=1,
         )
-        nets = [to_modules(describe(one, 10, (3, 8, 8))) for one in asked]
-    return [Trial(one, net, data, Memory(), channels_last=channels_last) for one, net in zip(asked, nets, strict=True)]
+        nets = [to_modules(describe(one, 10, (3, 8, 8))) for one in specs]
+    return [Trial(one, net, data, Memory(), channels_last=channels_last) for one, net in zip(specs, nets, strict=True)]
 
 
 @pytest.mark.parametrize("channels_last", [None, False])
 def test_a_trials_step_on_cuda_sends_without_waiting(fake_cuda: None, channels_last: bool | None) -> None:
     (trial,) = on_fake_cuda([spec(0, **HARD, precision="float32")], channels_last)
     plain: list[bool] = []
-    trial.net[0].register_forward_pre_hook(lambda _, given: plain.append(given[0].is_contiguous()))
+    trial.net[0].register_forward_pre_hook(lambda _, inputs: plain.append(inputs[0].is_contiguous()))
     trial.open_batches()
     trial.update()
     with Waits() as waits:
         trial.update()
-    assert waits.found == []
+    assert waits.waits == []
     assert plain == [channels_last is False] * 2
     assert waits.sent == 1 + 2  # moves, and the masks of two layers; an epoch's order comes in its first step
     with pytest.raises(DataDependentOutputException):
         trial.log.sums[0].item()
     with Waits() as waits:
         torch.ones(3).to("cuda")
-    assert waits.found == ["_to_copy that waits"]
+    assert waits.waits == ["_to_copy that waits"]
 
 
 def test_a_packs_step_on_cuda_sends_once_for_all_its_trials(fake_cuda: None) -> None:
@@ -197,7 +197,7 @@ def test_a_packs_step_on_cuda_sends_once_for_all_its_trials(fake_cuda: None) -> 
     pack.update()
     with Waits() as waits:
         pack.update()
-    assert waits.found == []
+    assert waits.waits == []
     assert waits.sent == 1 + 2 + 1  # moves, masks, and the learning rates of a cosine
 
 

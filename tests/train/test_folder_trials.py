@@ -80,9 +80,9 @@ def test_a_resumed_trial_ends_bit_identical(
 
 
 def test_a_trial_in_a_process_of_its_own_reads_with_further_processes(launched: Callable[..., initlab.Results]) -> None:
-    apart = launched("apart", jobs=2, run={"workers": 1}, train={"epochs": 1})
-    assert apart.trials.state.tolist() == ["done"]
-    assert numbers(apart) == numbers(launched("here", data={"cache": True}, train={"epochs": 1}))
+    separate = launched("separate", jobs=2, run={"workers": 1}, train={"epochs": 1})
+    assert separate.trials.state.tolist() == ["done"]
+    assert numbers(separate) == numbers(launched("here", data={"cache": True}, train={"epochs": 1}))
 
 
 def test_schemes_see_the_same_pictures(launched: Callable[..., initlab.Results]) -> None:
@@ -154,11 +154,11 @@ def test_a_trial_on_a_folder_is_tested_as_it_was_validated_and_at_any_scale(
 ) -> None:
     results = launched("out", train={"epochs": 1})
     (trial,) = results.stored
-    found = initlab.evaluate(trial.folder, data_dir=tmp_path / "set", device="cpu")
-    assert found.described["scales"] == [14], "8/7 of 12, as in validation"
-    assert found.val_error == pytest.approx(results.scalars.val_error.iloc[-1], abs=1e-12)
-    assert found.per_class.images.tolist() == [4, 4, 4]
-    assert found.per_class.name.tolist() == ["ant", "bee", "cat"]
+    tested = initlab.evaluate(trial.folder, data_dir=tmp_path / "set", device="cpu")
+    assert tested.described["scales"] == [14], "8/7 of 12, as in validation"
+    assert tested.val_error == pytest.approx(results.scalars.val_error.iloc[-1], abs=1e-12)
+    assert tested.per_class.images.tolist() == [4, 4, 4]
+    assert tested.per_class.name.tolist() == ["ant", "bee", "cat"]
     for views in ("10", "dense"):
         more = initlab.evaluate(trial.folder, views, [12, 17], data_dir=tmp_path / "set", device="cpu")
         assert more.scores.sum(1).tolist() == pytest.approx([1.0] * 12)

@@ -157,6 +157,6 @@ def test_what_gpus_cannot_do_is_refused(
 def test_trials_at_once_fill_the_gpus_of_this_machine_under_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("initlab.launch.settings.gpu_count", lambda: 8)
     study = Study(name="s")
-    asked = [("ray", 2), ("ray", 8), ("ray", 1), ("inline", 2)]
-    found = [resolve(study, engine, None, "cuda", None, None, None, False, devices=n).jobs for engine, n in asked]
-    assert found == [4, 1, 8, 1]
+    requested = [("ray", 2), ("ray", 8), ("ray", 1), ("inline", 2)]
+    jobs = [resolve(study, engine, None, "cuda", None, None, None, False, devices=n).jobs for engine, n in requested]
+    assert jobs == [4, 1, 8, 1]

@@ -62,45 +62,47 @@ def copied(value: Any) -> Any:
 
 def spec(seed: int = 0, **train: Any) -> TrialSpec:
     """50 steps: 5 an epoch."""
-    own = {"epochs": 10, "lr": 0.02, "batch_size": 16, "log_every": 7, "precision": "float64", **train}
-    scheme = own.pop("scheme", "he")
-    data = own.pop("data", {})
-    net = own.pop("net", {})
+    fields = {"epochs": 10, "lr": 0.02, "batch_size": 16, "log_every": 7, "precision": "float64", **train}
+    scheme = fields.pop("scheme", "he")
+    data = fields.pop("data", {})
+    net = fields.pop("net", {})
     return TrialSpec.model_validate(
         {
             "data": {"train_examples": 80, "val_examples": 40, **data},
             "net": {"depth": 7, "width": 2, "linear_width": 8, **net},
             "init": {"scheme": scheme},
             "probe": {"every": 20, "examples": 8},
-            "train": own,
+            "train": fields,
             "seed": seed,
         }
     )
 
 
-def images(asked: TrialSpec) -> ImageSet:
+def images(trial_spec: TrialSpec) -> ImageSet:
     return prepare(
         load_raw("digits"),
-        scale=asked.data.scale,
-        train_examples=asked.data.train_examples,
-        val_examples=asked.data.val_examples,
-        flip=asked.data.flip,
-        shift=asked.data.shift,
+        scale=trial_spec.data.scale,
+        train_examples=trial_spec.data.train_examples,
+        val_examples=trial_spec.data.val_examples,
+        flip=trial_spec.data.flip,
+        shift=trial_spec.data.shift,
         device=torch.device("cpu"),
         dtype=torch.float64,
     )
 
 
-def begun(asked: TrialSpec, resumed: dict[str, Any] | None = None, full: bool = False) -> Trial:
-    data = images(asked)
-    net = init_(to_modules(describe(asked, 10, data.input_shape)).double(), asked.init.scheme, seed=asked.seed)
-    trial = Trial(asked, net, data, Memory(full))
+def begun(trial_spec: TrialSpec, resumed: dict[str, Any] | None = None, full: bool = False) -> Trial:
+    data = images(trial_spec)
+    net = init_(
+        to_modules(describe(trial_spec, 10, data.input_shape)).double(), trial_spec.init.scheme, seed=trial_spec.seed
+    )
+    trial = Trial(trial_spec, net, data, Memory(full))
     trial.begin(resumed)
     return trial
 
 
-def alone(asked: TrialSpec) -> tuple[Trial, Outcome]:
-    trial = begun(asked)
+def alone(trial_spec: TrialSpec) -> tuple[Trial, Outcome]:
+    trial = begun(trial_spec)
     return trial, trial.run(lambda: False, 1e9)
 
 
@@ -117,15 +119,15 @@ def assert_same(one: Trial, other: Trial) -> None:
     assert one.step == other.step
     for key, value in one.net.state_dict().items():
         torch.testing.assert_close(other.net.state_dict()[key], value, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
-    for mine, theirs in ((one.recorder.rows, other.recorder.rows), (one.recorder.probes, other.recorder.probes)):
-        assert len(mine) == len(theirs) > 3
-        for row, found in zip(mine, theirs, strict=True):
-            assert found.keys() == row.keys()
+    for rows, others in ((one.recorder.rows, other.recorder.rows), (one.recorder.probes, other.recorder.probes)):
+        assert len(rows) == len(others) > 3
+        for row, other_row in zip(rows, others, strict=True):
+            assert other_row.keys() == row.keys()
             for key, value in row.items():
                 expected = (
                     value if isinstance(value, str) else pytest.approx(value, rel=TOLERANCE, abs=1e-15, nan_ok=True)
                 )
-                assert found[key] == expected, (key, row)
+                assert other_row[key] == expected, (key, row)
 
 
 FOUR = [
@@ -142,13 +144,13 @@ FOUR = [
     ids=["plain", "dropout and learned slopes", "identity skips"],
 )
 def test_a_packed_trial_equals_the_trial_alone(changes: dict[str, dict[str, Any]]) -> None:
-    asked = [
+    specs = [
         one.model_copy(update={key: getattr(one, key).model_copy(update=new) for key, new in changes.items()})
         for one in FOUR
     ]
-    trials = [begun(one) for one in asked]
+    trials = [begun(one) for one in specs]
     ends = packed(trials)
-    for trial, one in zip(trials, asked, strict=True):
+    for trial, one in zip(trials, specs, strict=True):
         solo, outcome = alone(one)
         assert_same(solo, trial)
         assert solo.step == 50
@@ -156,46 +158,46 @@ def test_a_packed_trial_equals_the_trial_alone(changes: dict[str, dict[str, Any]
 
 
 def test_a_trial_that_diverges_leaves_its_neighbours_untouched() -> None:
-    asked = [spec(0), spec(1, lr=1e9), spec(2)]
-    trials = [begun(one) for one in asked]
+    specs = [spec(0), spec(1, lr=1e9), spec(2)]
+    trials = [begun(one) for one in specs]
     ends = packed(trials)
     assert [ends[trial].state for trial in trials] == ["done", "diverged", "done"]
     for i in (0, 2):
-        assert_same(alone(asked[i])[0], trials[i])
-    solo, outcome = alone(asked[1])
+        assert_same(alone(specs[i])[0], trials[i])
+    solo, outcome = alone(specs[1])
     assert outcome.state == "diverged"
     assert trials[1].step == solo.step < 50
 
 
-@pytest.mark.parametrize("how", ["packed", "alone"])
-def test_a_stopped_pack_goes_on_packed_or_alone(how: str) -> None:
-    asked = [spec(0, dropout=0.2), spec(1, dropout=0.2, lr=0.01)]
-    first = [begun(one) for one in asked]
+@pytest.mark.parametrize("then", ["packed", "alone"])
+def test_a_stopped_pack_goes_on_packed_or_alone(then: str) -> None:
+    specs = [spec(0, dropout=0.2), spec(1, dropout=0.2, lr=0.01)]
+    first = [begun(one) for one in specs]
     ends = packed(first, stop_after=23)
     assert [ends[trial].state for trial in first] == ["interrupted", "interrupted"]
-    second = [begun(one, trial.recorder.states[-1]) for one, trial in zip(asked, first, strict=True)]
-    if how == "packed":
+    second = [begun(one, trial.recorder.states[-1]) for one, trial in zip(specs, first, strict=True)]
+    if then == "packed":
         packed(second)
     else:
         for trial in second:
             trial.run(lambda: False, 1e9)
-    for one, before, after in zip(asked, first, second, strict=True):
+    for one, before, after in zip(specs, first, second, strict=True):
         after.recorder.rows = before.recorder.rows + after.recorder.rows
         after.recorder.probes = before.recorder.probes + after.recorder.probes
         assert_same(alone(one)[0], after)
 
 
 def test_trials_at_different_steps_and_of_different_lengths_can_share_a_pack() -> None:
-    asked = [spec(0), spec(1, epochs=4)]
-    ahead = begun(asked[0])
+    specs = [spec(0), spec(1, epochs=4)]
+    ahead = begun(specs[0])
     packed([ahead], stop_after=9)
-    resumed = begun(asked[0], ahead.recorder.states[-1])
+    resumed = begun(specs[0], ahead.recorder.states[-1])
     assert resumed.step == 9
-    other = begun(asked[1])
+    other = begun(specs[1])
     ends = packed([resumed, other])
     assert [ends[trial].figures["step"] for trial in (resumed, other)] == [50, 20]
-    assert_same(alone(asked[1])[0], other)
-    solo = alone(asked[0])[0]
+    assert_same(alone(specs[1])[0], other)
+    solo = alone(specs[0])[0]
     for key, value in solo.net.state_dict().items():
         torch.testing.assert_close(resumed.net.state_dict()[key], value, rtol=TOLERANCE, atol=TOLERANCE)
 
@@ -224,8 +226,8 @@ class BranchingInTests(nn.Module):
 def test_trials_on_the_same_images_are_validated_at_once_where_torch_can(
     last: nn.Module, alone_too: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = [spec(seed, epochs=2, dropout=0.3) for seed in range(3)]
-    data = images(asked[0])
+    specs = [spec(seed, epochs=2, dropout=0.3) for seed in range(3)]
+    data = images(specs[0])
 
     def begun_on_data(one: TrialSpec) -> Trial:
         net = init_(to_modules(describe(one, 10, data.input_shape)).double(), "he", seed=one.seed)
@@ -233,11 +235,11 @@ def test_trials_on_the_same_images_are_validated_at_once_where_torch_can(
         trial.begin(None)
         return trial
 
-    solos = [begun_on_data(one) for one in asked]
+    solos = [begun_on_data(one) for one in specs]
     for trial in solos:
         trial.run(lambda: False, 1e9)
-    trials, calls = [begun_on_data(one) for one in asked], []
-    monkeypatch.setattr("initlab.train.trial.evaluate", lambda *given: (calls.append(1), evaluate(*given))[1])
+    trials, calls = [begun_on_data(one) for one in specs], []
+    monkeypatch.setattr("initlab.train.trial.evaluate", lambda *args: (calls.append(1), evaluate(*args))[1])
     packed(trials)
     assert len(calls) == alone_too  # two epochs' ends
     for solo, trial in zip(solos, trials, strict=True):
@@ -250,7 +252,7 @@ class Branching(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("extra", "why"),
+    ("extra", "words"),
     [
         (nn.BatchNorm1d(64), "the net keeps buffers"),
         (Branching(), "torch cannot run the net for several at once"),
@@ -258,14 +260,14 @@ class Branching(nn.Module):
     ],
     ids=["buffers", "branches", "random numbers"],
 )
-def test_nets_that_cannot_be_packed_say_why(extra: nn.Module, why: str) -> None:
+def test_nets_that_cannot_be_packed_say_why(extra: nn.Module, words: str) -> None:
     trials = []
     for seed in range(2):
         net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), extra, nn.Linear(64, 10)).double()
         trials.append(Trial(spec(seed), net, images(spec(seed)), Memory()))
         trials[-1].begin(None)
-    found = Pack(trials).unpackable_because()
-    assert found is not None
-    assert why in found
-    assert "\n" not in found
+    reason = Pack(trials).unpackable_because()
+    assert reason is not None
+    assert words in reason
+    assert "\n" not in reason
     assert trials[0].run(lambda: False, 1e9).state == "done"

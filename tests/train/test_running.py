@@ -98,11 +98,11 @@ def test_in_a_pack_they_are_refused_with_the_reason() -> None:
 
 @pytest.mark.parametrize("stop_at", [1, 5, 7, 12])
 def test_open_sums_go_on_after_an_interruption(stop_at: int) -> None:
-    asked = running(3, **HARD, probe={"every": 0})
-    asked = asked.model_copy(update={"train": asked.train.model_copy(update={"log_every": 100})})
-    whole = train(asked)[1]
+    trial_spec = running(3, **HARD, probe={"every": 0})
+    trial_spec = trial_spec.model_copy(update={"train": trial_spec.train.model_copy(update={"log_every": 100})})
+    whole = train(trial_spec)[1]
     calls = iter(range(10_000))
-    before = train(asked, should_stop=lambda: next(calls) >= stop_at)[1]
-    after = train(asked, resumed=before.states[-1])[1]
+    before = train(trial_spec, should_stop=lambda: next(calls) >= stop_at)[1]
+    after = train(trial_spec, resumed=before.states[-1])[1]
     assert repr(before.moment_rows + after.moment_rows) == repr(whole.moment_rows)
     assert [step for step, _, _ in whole.moment_rows] == [6, 12, 18]

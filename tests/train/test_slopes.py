@@ -47,18 +47,18 @@ def test_a_net_without_prelu_records_none() -> None:
 
 
 def test_the_recorded_slopes_go_on_after_an_interruption() -> None:
-    asked = spec(**{**HARD, "net": {"activation": "prelu"}, "train": {**HARD["train"], "slope_lr_factor": 3.0}})
-    whole = train(asked)[1]
+    trial_spec = spec(**{**HARD, "net": {"activation": "prelu"}, "train": {**HARD["train"], "slope_lr_factor": 3.0}})
+    whole = train(trial_spec)[1]
     calls = iter(range(10_000))
-    before = train(asked, should_stop=lambda: next(calls) >= 8)[1]
-    after = train(asked, resumed=before.states[-1])[1]
+    before = train(trial_spec, should_stop=lambda: next(calls) >= 8)[1]
+    after = train(trial_spec, resumed=before.states[-1])[1]
     assert repr(before.slope_rows + after.slope_rows) == repr(whole.slope_rows)
 
 
 def first_steps(factor: float, **sections: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     """(the net before, the net after one step) at lr 0.02 times `factor` for the slopes."""
-    asked = spec(**PRELU, train={"epochs": 1 / 6, "slope_lr_factor": factor}, **sections)
-    return parts(asked)[1], train(asked)[0].net
+    trial_spec = spec(**PRELU, train={"epochs": 1 / 6, "slope_lr_factor": factor}, **sections)
+    return parts(trial_spec)[1], train(trial_spec)[0].net
 
 
 def test_the_first_step_of_slopes_is_their_gradient_times_their_own_rate() -> None:
@@ -88,11 +88,11 @@ def test_decay_does_not_reach_the_slopes() -> None:
 
 @pytest.mark.parametrize("sections", [{"net": {"skip": "identity"}}, {"net": {"norm": "batch", "skip": "identity"}}])
 def test_a_residual_and_a_normalised_net_resume_bit_identically(sections: dict[str, Any]) -> None:
-    asked = spec(**{**HARD, "net": {**sections["net"], "depth": 12, "activation": "prelu"}})
-    whole, records, _ = train(asked)
+    trial_spec = spec(**{**HARD, "net": {**sections["net"], "depth": 12, "activation": "prelu"}})
+    whole, records, _ = train(trial_spec)
     calls = iter(range(10_000))
-    before = train(asked, should_stop=lambda: next(calls) >= 7)[1]
-    second, after, _ = train(asked, resumed=before.states[-1])
+    before = train(trial_spec, should_stop=lambda: next(calls) >= 7)[1]
+    second, after, _ = train(trial_spec, resumed=before.states[-1])
     assert all(
         torch.equal(a, b)
         for a, b in zip(whole.net.state_dict().values(), second.net.state_dict().values(), strict=True)

@@ -75,29 +75,31 @@ def spec(**sections: dict[str, Any]) -> TrialSpec:
     return TrialSpec.model_validate({**base, **{k: {**base.get(k, {}), **v} for k, v in sections.items()}})
 
 
-def parts(asked: TrialSpec) -> tuple[ImageSet, nn.Module]:
+def parts(trial_spec: TrialSpec) -> tuple[ImageSet, nn.Module]:
     data = prepare(
         load_raw("digits"),
         scale=1.0,
-        train_examples=asked.data.train_examples,
-        val_examples=asked.data.val_examples,
-        flip=asked.data.flip,
-        shift=asked.data.shift,
+        train_examples=trial_spec.data.train_examples,
+        val_examples=trial_spec.data.val_examples,
+        flip=trial_spec.data.flip,
+        shift=trial_spec.data.shift,
         device=torch.device("cpu"),
         dtype=torch.float32,
     )
-    return data, init_(to_modules(describe(asked, 10, data.input_shape)), asked.init.scheme, seed=asked.seed)
+    return data, init_(
+        to_modules(describe(trial_spec, 10, data.input_shape)), trial_spec.init.scheme, seed=trial_spec.seed
+    )
 
 
 def train(
-    asked: TrialSpec,
+    trial_spec: TrialSpec,
     resumed: dict[str, Any] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     every_s: float = 1e9,
 ) -> tuple[Trial, Memory, Outcome]:
-    data, net = parts(asked)
+    data, net = parts(trial_spec)
     memory = Memory()
-    trial = Trial(asked, net, data, memory)
+    trial = Trial(trial_spec, net, data, memory)
     trial.begin(resumed)
     return trial, memory, trial.run(should_stop, every_s)
 
@@ -121,12 +123,12 @@ def test_the_trajectory_is_bit_identical_with_and_without_probes(sections: dict[
 
 @pytest.mark.parametrize("stop_at", [1, 5, 6, 12, 17])
 def test_a_resumed_trial_ends_bit_identical_to_one_never_interrupted(stop_at: int) -> None:
-    asked = spec(**HARD)
-    whole, records, outcome = train(asked)
+    trial_spec = spec(**HARD)
+    whole, records, outcome = train(trial_spec)
     calls = iter(range(10_000))
-    first, before, stopped = train(asked, should_stop=lambda: next(calls) >= stop_at)
+    first, before, stopped = train(trial_spec, should_stop=lambda: next(calls) >= stop_at)
     assert (stopped.state, first.step) == ("interrupted", stop_at)
-    second, after, finished = train(asked, resumed=before.states[-1])
+    second, after, finished = train(trial_spec, resumed=before.states[-1])
     assert same_weights(whole, second)
     assert finished.state == outcome.state == "done"
     before.rows += after.rows
@@ -143,8 +145,8 @@ def test_a_resumed_trial_remembers_its_evidence_when_hopeless_ones_are_skipped(
     evidence: dict[str, Any] | None, state: str
 ) -> None:
     # 30 layers of tiny weights under strong decay learn nothing: given up after 6 of 12 steps, unless they once did.
-    train_section = {"epochs": 2, "weight_decay": 0.05}
-    hopeless = spec(net={"depth": 30}, init={"scheme": "gaussian"}, train=train_section, probe={"every": 2})
+    settings = {"epochs": 2, "weight_decay": 0.05}
+    hopeless = spec(net={"depth": 30}, init={"scheme": "gaussian"}, train=settings, probe={"every": 2})
     calls = iter(range(10_000))
     _, before, _ = train(hopeless, should_stop=lambda: next(calls) >= 5)
     checkpoint = before.states[-1]
@@ -185,9 +187,9 @@ def test_training_rows_are_means_over_the_steps_since_the_row_before() -> None:
 
 
 def test_the_first_step_is_plain_sgd_with_momentum_and_decay() -> None:
-    asked = spec(train={"epochs": 2 / 6})
-    trial, _, _ = train(asked)
-    data, net = parts(asked)
+    trial_spec = spec(train={"epochs": 2 / 6})
+    trial, _, _ = train(trial_spec)
+    data, net = parts(trial_spec)
     weight, velocity = net.conv1_1.weight, torch.zeros_like(net.conv1_1.weight)
     others = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
     for step in range(2):
@@ -211,9 +213,9 @@ def test_a_non_finite_loss_ends_the_trial_as_diverged() -> None:
 
 
 def test_prelu_slopes_get_no_weight_decay() -> None:
-    asked = spec(net={"activation": "prelu"})
-    _, net = parts(asked)
-    decayed, slopes = sgd(net, asked).param_groups
+    trial_spec = spec(net={"activation": "prelu"})
+    _, net = parts(trial_spec)
+    decayed, slopes = sgd(net, trial_spec).param_groups
     assert (decayed["weight_decay"], slopes["weight_decay"]) == (5e-4, 0.0)
     assert [tuple(p.shape) for p in slopes["params"]] == [(4,), (4,), (8,), (16,), (8,), (8,)]
     assert all(torch.equal(p, torch.full_like(p, 0.25)) for p in slopes["params"])
@@ -248,15 +250,15 @@ def test_evaluation_counts_top_1_and_top_5_as_by_hand() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return logits[: len(x)]
 
-    found = evaluate(Fixed(), data)
+    evaluation = evaluate(Fixed(), data)
     ranks = [
         sorted(range(10), key=lambda k: -row[k]).index(label)
         for row, label in zip(logits.tolist(), data.val_labels.tolist(), strict=True)
     ]
-    assert found.top1_error == pytest.approx(sum(rank > 0 for rank in ranks) / 60)
-    assert found.top5_error == pytest.approx(sum(rank > 4 for rank in ranks) / 60)
+    assert evaluation.top1_error == pytest.approx(sum(rank > 0 for rank in ranks) / 60)
+    assert evaluation.top5_error == pytest.approx(sum(rank > 4 for rank in ranks) / 60)
     loss = -torch.log_softmax(logits, 1)[torch.arange(60), data.val_labels].mean().item()
-    assert found.loss == pytest.approx(loss, rel=1e-6)
+    assert evaluation.loss == pytest.approx(loss, rel=1e-6)
 
 
 @pytest.mark.parametrize(
