@@ -98,7 +98,7 @@ class ImageSet(Images):
         return self.batch(indices, None if moves is None else sent(moves, self.mean.device))
 
     def moves(self, count: int, seed: int, step: int) -> Tensor | None:
-        """How augmentation moves the `count` images of a step, see `augmented`; on the CPU. None where it doesn't."""
+        """The `moves` of `augmented` for the images of a step, on the CPU; None without augmentation."""
         if not (self.flip or self.shift):
             return None
         generator = torch.Generator().manual_seed(stream_seed(seed, "augment", step))
@@ -200,7 +200,7 @@ def pixel_statistics(images: Tensor) -> tuple[Tensor, float]:
 
 
 def fixed_permutation(size: int, name: str) -> Tensor:
-    """A permutation that depends on nothing but its size and name."""
+    """A random permutation that depends on its size and name alone."""
     return torch.randperm(size, generator=torch.Generator().manual_seed(stream_seed(0, "permutation", name)))
 
 

@@ -51,9 +51,10 @@ def is_pictures(name: str) -> bool:
 
 
 def absence(name: str, folder: Path | None, downloads: bool = True) -> str | None:
-    """What to say where a data set's files are not in `folder`, or None where all are.
+    """The error of a data set whose files are not in `folder`, None where all are.
 
-    `downloads`: whether who reads it can ask for them to be fetched.
+    Args:
+        downloads: whether the reader of the error can have the files fetched.
     """
     facts, layout = FACTS[name], "train/CLASS/*.jpg and val/CLASS/*.jpg"
     if folder is None:

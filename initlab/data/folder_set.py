@@ -106,7 +106,7 @@ def open_folder(
         train_examples: a fixed random subset; None = all.
         workers: processes that decode; 0 = this one.
         cache: folder for statistics, and with `keep_decoded` for the decoded pictures.
-        say: gets a line now and then while a pass over all pictures takes its time.
+        say: gets a line of progress now and then, in a long pass over all pictures.
 
     Raises:
         FileNotFoundError, UserError: as `scan`; pictures that cannot be read; more examples asked for than there are.
@@ -122,6 +122,7 @@ def open_folder(
         pictures = {part: decoded(pictures[part], cache, keys[part], workers, say) for part in pictures}
 
     def make() -> Statistics:
+        """Read every picture once."""
         if not keep_decoded:
             for _ in one_pass(
                 CentreViews(pictures["val"], views.val_side, views.crop), workers, "checked", lambda _: None

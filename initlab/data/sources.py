@@ -93,15 +93,14 @@ def synthetic(image_size: int, classes: int, channels: int) -> Raw:
     """Class-conditional noise: a random pattern per class plus noise of twice its std; the same on every machine."""
     generator = torch.Generator().manual_seed(stream_seed(0, "synthetic", image_size, classes, channels))
     patterns = torch.randn((classes, channels, image_size, image_size), generator=generator)
-
-    def part(size: int) -> tuple[Tensor, Tensor]:
+    parts: list[Tensor] = []
+    for size in (FACTS["synthetic"].train, FACTS["synthetic"].val):
         labels = torch.arange(size) % classes
         noise = torch.randn((size, *patterns.shape[1:]), generator=generator)
         images = 128 + 24 * (patterns[labels] + 2 * noise)
-        return images.round().clamp(0, 255).to(torch.uint8), labels
-
-    train, val = part(FACTS["synthetic"].train), part(FACTS["synthetic"].val)
-    return Raw(*train, *val, num_classes=classes)
+        parts += [images.round().clamp(0, 255).to(torch.uint8), labels]
+    train_images, train_labels, val_images, val_labels = parts
+    return Raw(train_images, train_labels, val_images, val_labels, num_classes=classes)
 
 
 def torchvision_set(name: str, folder: Path | None, download: bool) -> Raw:

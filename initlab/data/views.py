@@ -44,7 +44,7 @@ class Draws:
 
 
 def draw(views: Views, count: int, seed: int, step: int) -> Draws:
-    """The draws of a step, on the CPU: all kinds in one order, so that none depends on whether another is in use."""
+    """The draws of a step, on the CPU: always of all kinds, so that none depends on whether another is used."""
     generator = torch.Generator().manual_seed(stream_seed(seed, "augment", step))
     low, high = views.jitter
     shares = torch.rand((4, count), generator=generator, dtype=torch.float64)
@@ -89,7 +89,7 @@ def at_shorter_side(picture: Tensor, side: int) -> Tensor:
 
 
 def color_shift(coefficients: Tensor, components: Tensor) -> Tensor:
-    """What is added to every pixel of each image, (B, 3, 1, 1) in grey levels.
+    """The colour that is added to every pixel of each image, (B, 3, 1, 1) in grey levels.
 
     Args:
         coefficients: (B, 3), drawn from N(0, color_std^2).

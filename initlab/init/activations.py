@@ -74,7 +74,7 @@ def by_name(name: str) -> Rectifier | Elementwise:
 
 
 def rectifier_slopes(activation: Any) -> tuple[float, ...] | None:
-    """The slopes below zero of torch's rectifiers; None for anything else, subclasses too."""
+    """The slopes below zero of torch's rectifiers; None for anything else, their subclasses included."""
     kind = type(activation)
     if kind is nn.PReLU:
         return tuple(activation.weight.detach().double().flatten().tolist())

@@ -128,6 +128,7 @@ class Elementwise:
 
     @property
     def jumps(self) -> bool:
+        """As `Rectifier`."""
         return self.kinks[1].size > 0
 
     def expect(self, q: float, what: str, integrand: Callable[[Array, Array], Array], order: int = 0) -> float:
@@ -140,22 +141,27 @@ class Elementwise:
         )
 
     def mean(self, q: float) -> float:
+        """As `Rectifier`."""
         return self.expect(q, "E[phi(z)]", lambda z, phi: phi)
 
     def second(self, q: float) -> float:
+        """As `Rectifier`."""
         return self.expect(q, "E[phi(z)^2]", lambda z, phi: phi**2)
 
     def second_growth(self, q: float) -> float:
-        # By Stein's lemma, which holds where phi jumps too: d E[f(sqrt(q) z)] / dq = E[(z^2 - 1) f] / (2 q).
+        """By Stein's lemma, which holds where phi jumps too: d E[f(sqrt(q) z)] / dq = E[(z^2 - 1) f] / (2 q)."""
         return self.expect(q, "E[z^2 phi(z)^2]", lambda z, phi: (z**2 - 1) * phi**2) / (2 * q)
 
     def slope_second(self, q: float) -> float:
+        """As `Rectifier`."""
         return self.expect(q, "E[phi'(z)^2]", lambda z, slope: slope**2, order=1)
 
     def pair(self, q: float, c: float) -> float:
+        """As `Rectifier`."""
         return self.expect_pair(q, c, "E[phi(u) phi(v)]", order=0)
 
     def slope_pair(self, q: float, c: float) -> float:
+        """As `Rectifier`."""
         return self.expect_pair(q, c, "E[phi'(u) phi'(v)]", order=1)
 
     def expect_pair(self, q: float, c: float, what: str, order: int) -> float:

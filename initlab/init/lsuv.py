@@ -47,6 +47,7 @@ def one_pass(model: nn.Module, images: Tensor, target_stds: dict[nn.Module, floa
     any_scaled = False
 
     def scale(name: str, layer: WeightLayer, inputs: Any, y: Tensor) -> Tensor | None:
+        """Scale one layer at its first call, and its output with it."""
         nonlocal any_scaled
         if layer not in target_stds or id(layer.weight) in visited:
             return None

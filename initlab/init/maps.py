@@ -108,6 +108,7 @@ def critical_point(activation: Activation, bias_variance: float) -> tuple[float,
         return 1 / math.sqrt(phi.slope_second(ZERO)), 0.0
 
     def excess(log_q: float) -> float:
+        """Of q over the second moment after a layer with chi_1 = 1, relative to q."""
         q = math.exp(log_q)
         return 1 - (phi.second(q) / phi.slope_second(q) + bias_variance) / q
 
@@ -132,7 +133,7 @@ def next_c(phi: Rectifier | Elementwise, c: float, q: float, factor: float, bias
 
 
 def settled(step: Callable[[float], float], start: float) -> float:
-    """The fixed point of `step` that lies next to `start` on the side to which it steps; 0 and inf are such too."""
+    """The fixed point of `step` that lies next to `start` on the side to which it steps, perhaps 0 or infinity."""
     departure = step(start) - start
     if abs(departure) <= 1e-12 * start:
         return start

@@ -99,6 +99,7 @@ def pair_pass(function: Function, correlation: float, breaks: Sequence[float] | 
     grid = np.arange(-REACH, REACH + step / 2, step)
 
     def inner(b: Array) -> Array:
+        """The integral over a for each b."""
         lines = np.concatenate([kinks - far * b[:, None], sign * kinks + far * b[:, None]], axis=1) / near
         rows = np.concatenate([np.tile(grid, (len(b), 1)), np.clip(lines, -REACH, REACH)], axis=1)
         edges = np.sort(rows, axis=1)
@@ -109,6 +110,7 @@ def pair_pass(function: Function, correlation: float, breaks: Sequence[float] | 
         return np.asarray(sums.sum(axis=1))
 
     def outer(b: Array) -> Array:
+        """The same, in pieces that fit into memory."""
         pieces = math.ceil(b.size * (len(grid) + 2 * len(kinks)) * len(NODES) / POINTS)
         return np.concatenate([inner(piece) for piece in np.array_split(b, pieces)])
 

@@ -49,11 +49,7 @@ STDS: dict[str, Callable[[LayerShape], float]] = {
 
 def of_std(std: Callable[[LayerShape], float]) -> Scheme:
     """The scheme that draws from `layer.distribution` with this standard deviation."""
-
-    def scheme(normals: Tensor, layer: LayerShape) -> Tensor:
-        return draws(normals, layer.distribution) * std(layer)
-
-    return scheme
+    return lambda normals, layer: draws(normals, layer.distribution) * std(layer)
 
 
 def draws(normals: Tensor, distribution: str) -> Tensor:

@@ -69,7 +69,7 @@ class LayerShape:
 
     @property
     def fan(self) -> float:
-        """The fan of the signal whose variance is kept: `fan_in` forward, `fan_out` backward."""
+        """The fan of the signal whose variance stays: `fan_in` forward, `fan_out` backward."""
         return self.fan_in if self.mode == "fan_in" else self.fan_out
 
     @property

@@ -120,7 +120,7 @@ class NetChoices:
     skip: Skip = "none"
 
     def check(self, place: str) -> None:
-        """Refuse an unknown activation or downsample, with the net's name before it."""
+        """Refuse an unknown activation or downsample; `place` is the net's name, for the error."""
         check_choice(place, "activation", self.activation, RectifierName)
         check_choice(place, "downsample", self.downsample, Downsample)
 

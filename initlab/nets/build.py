@@ -115,8 +115,13 @@ def to_module(layer: Layer) -> nn.Module:
             )
         case architecture.Linear():
             return nn.Linear(layer.in_features, layer.out_features)
+        case architecture.Activation(kind="relu"):
+            return nn.ReLU()
+        case architecture.Activation(kind="leaky_relu"):
+            return nn.LeakyReLU(layer.negative_slope)
         case architecture.Activation():
-            return rectifier_module(layer)
+            # PReLU learns a slope per channel, or one for `prelu_shared`.
+            return nn.PReLU(layer.channels if layer.kind == "prelu" else 1, init=layer.negative_slope)
         case architecture.MaxPool():
             return nn.MaxPool2d(layer.kernel, layer.stride)
         case architecture.SPP():
@@ -129,12 +134,3 @@ def to_module(layer: Layer) -> nn.Module:
             return nn.Flatten()
         case architecture.Dropout():
             return ours.StreamDropout(layer.p, layer.name)
-
-
-def rectifier_module(layer: architecture.Activation) -> nn.Module:
-    """Rectifier with the description's slope; PReLU learns one per channel, or one for `prelu_shared`."""
-    if layer.kind == "relu":
-        return nn.ReLU()
-    if layer.kind == "leaky_relu":
-        return nn.LeakyReLU(layer.negative_slope)
-    return nn.PReLU(layer.channels if layer.kind == "prelu" else 1, init=layer.negative_slope)

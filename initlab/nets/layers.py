@@ -28,6 +28,7 @@ class StreamDropout(nn.Module):
         self.rank, self.size = 0, 1
 
     def forward(self, x: Tensor) -> Tensor:
+        """x with some numbers 0 and the others over 1 - p."""
         if not self.training or self.p == 0:
             return x
         mask = self.drawn(x.shape, x.device) if self.mask is None else self.mask
@@ -44,6 +45,7 @@ class StreamDropout(nn.Module):
         return sent(whole[self.rank * shape[0] : (self.rank + 1) * shape[0]] >= self.p, device)
 
     def extra_repr(self) -> str:
+        """The arguments, as torch prints a module."""
         return f"p={self.p}"
 
 
@@ -89,6 +91,7 @@ class SpatialPyramidPool(nn.Module):
         return torch.cat([F.adaptive_max_pool2d(x, n).flatten(1) for n in self.bins], dim=1)
 
     def extra_repr(self) -> str:
+        """The arguments, as torch prints a module."""
         return f"bins={self.bins}"
 
 
@@ -100,9 +103,11 @@ class Add(nn.Module):
         self.source = source
 
     def forward(self, x: Tensor, skipped: Tensor) -> Tensor:
+        """The sum of both."""
         return x + skipped
 
     def extra_repr(self) -> str:
+        """The arguments, as torch prints a module."""
         return f"source={self.source}"
 
 
@@ -114,6 +119,7 @@ class SkipSequential(nn.Sequential):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        """The output of the last layer."""
         sources = {module.source for module in self if isinstance(module, Add)}
         outputs: dict[str, Tensor] = {}
         x = input

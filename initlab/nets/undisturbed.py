@@ -33,7 +33,7 @@ def to_model(model: nn.Module, images: Tensor, labels: Tensor | None) -> tuple[T
 
 @contextmanager
 def untouched(model: nn.Module, backward: bool) -> Iterator[None]:
-    """Probe mode inside, everything as it was afterwards.
+    """Probe mode within the block; everything is restored afterwards.
 
     Dropout is off, BatchNorm takes the batch's statistics, all parameters have gradients or none.
     """
