@@ -22,12 +22,9 @@ class OneLine(click.Group):
 
         try:
             return super().invoke(ctx)
-        except UserError as error:
+        except (UserError, Held) as error:
             click.echo(str(error), err=True)
-            ctx.exit(2)
-        except Held as error:
-            click.echo(str(error), err=True)
-            ctx.exit(4)
+            ctx.exit(4 if isinstance(error, Held) else 2)
         except KeyboardInterrupt:
             click.echo("stopped at once; the same command goes on from the last checkpoints", err=True)
             ctx.exit(3)
@@ -46,17 +43,5 @@ def main() -> None:
     """
 
 
-for command in (
-    studies.run,
-    studies.plan,
-    studies.status,
-    studies.plot,
-    studies.export,
-    studies.compare,
-    models.nets,
-    models.inspect,
-    models.lint,
-    models.evaluate,
-    bench.bench,
-):
+for command in (*studies.COMMANDS, *models.COMMANDS, bench.bench):
     main.add_command(command)

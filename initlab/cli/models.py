@@ -4,6 +4,7 @@ import copy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,7 @@ def nets(name: str | None, shape: str | None, classes: int | None, overrides: Se
 
 
 MODEL_OPTIONS = (
-    click.option(
-        "--input", "input_text", metavar="CxHxW", help="One image, or its side.  [default: what the net is made for]"
-    ),
+    click.option("--input", "shape", metavar="CxHxW|SIDE", help="One image.  [default: what the net is made for]"),
     click.option("--batch-size", type=int, default=8, show_default=True),
     click.option("--seed", type=int, default=0, show_default=True, help="Of weights, images and labels."),
     click.option("--init", "scheme", metavar="SCHEME", help="Initialise it so first (a scheme, or your function)."),
@@ -46,9 +45,7 @@ MODEL_OPTIONS = (
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that describe MODEL and its batch."""
-    for option in reversed(MODEL_OPTIONS):
-        command = option(command)
-    return command
+    return reduce(lambda wrapped, option: option(wrapped), reversed(MODEL_OPTIONS), command)
 
 
 def subject_of(model: str, options: dict[str, Any], *, double: bool = False, also: Sequence[str] = ()) -> "Subject":
@@ -56,7 +53,7 @@ def subject_of(model: str, options: dict[str, Any], *, double: bool = False, als
     from initlab.inspection.subject import default_shape, initialised, parse_options, resolve_model
     from initlab.plan.dimensions import parse_image_shape
 
-    text = options["input_text"]
+    text = options["shape"]
     subject = resolve_model(
         model,
         input_shape=parse_image_shape(text, channels=default_shape(model)[0]) if text else None,
@@ -78,16 +75,7 @@ def subject_of(model: str, options: dict[str, Any], *, double: bool = False, als
 @click.option("--fail-on", default="", metavar="WORDS", help="Exit with 1 on such verdicts: any,stalled,exploding...")
 @click.option("--html", type=OUT, help="Write the table as an HTML file.")
 @click.option("--figure", type=OUT, help="Write the figure (png, svg or pdf).")
-def inspect(
-    model: str,
-    weight_decay: float | None,
-    fix: bool,
-    against: str | None,
-    fail_on: str,
-    html: Path | None,
-    figure: Path | None,
-    **options: Any,
-) -> None:
+def inspect(model: str, fail_on: str, html: Path | None, figure: Path | None, **options: Any) -> None:
     """Measure and judge the signals of MODEL at its first training step.
 
     \b
@@ -101,9 +89,10 @@ def inspect(
     if figure is not None and figure.suffix not in (".png", ".svg", ".pdf"):
         raise click.UsageError(f"--figure: not a picture's name (got {figure}); allowed: .png, .svg, .pdf")
     # Ratios are exact to 1e-9 only in float64.
-    subject = subject_of(model, options, double=against is not None)
-    other = None if against is None else other_of(subject, against, options)
-    examination = examine(subject, weight_decay=weight_decay, fix=fix, against=other, seed=options["seed"])
+    subject = subject_of(model, options, double=options["against"] is not None)
+    other = None if options["against"] is None else other_of(subject, options["against"], options)
+    choices = {key: options[key] for key in ("weight_decay", "fix", "seed")}
+    examination = examine(subject, against=other, **choices)
     inspection = examination.inspection
     click.echo(examination_json(examination) if options["as_json"] else examination_text(examination))
     for path in filter(None, (html, figure)):
@@ -198,3 +187,6 @@ def evaluate(checkpoints: Sequence[str], scales: str | None, out: Path | None, *
     result = test(checkpoints, scales=parse_scales(scales) if scales is not None else None, out=out, **options)
     echo_lines(evaluation_lines(result.table))
     click.echo(f"written to {out}" if out else "errors per class: add --out FOLDER")
+
+
+COMMANDS = (nets, inspect, lint, evaluate)

@@ -129,3 +129,6 @@ def compare(outs: Sequence[Path], figure: str, as_json: bool) -> None:
     comparison = compare_paper([load(out) for out in outs], figure)
     click.echo(paper_json(comparison) if as_json else paper_text(comparison))
     sys.exit(0 if comparison.agrees else 1)
+
+
+COMMANDS = (run, plan, status, plot, export, compare)

@@ -15,7 +15,7 @@ from initlab.study.study import apply_override, validated
 from initlab.study.unused_fields import drop_unused
 from initlab.user_code import is_code
 
-PAPER_SHAPE: ImageShape = (3, INPUT_SIZE, INPUT_SIZE)
+SIDE = str(INPUT_SIZE)
 
 
 def catalog_lines(
@@ -26,8 +26,8 @@ def catalog_lines(
     Raises:
         StudyError: as `net_lines`.
     """
-    shape, classes = requested_shape(input_text, PAPER_SHAPE), class_count(num_classes)
-    as_printed = (shape, classes) == (PAPER_SHAPE, NUM_CLASSES)
+    shape, classes = parse_image_shape(input_text or SIDE), class_count(num_classes)
+    as_printed = (shape, classes) == (parse_image_shape(SIDE), NUM_CLASSES)
     rows = [["net", "depth", "parameters", "multiply-adds", "paper", "difference"]]
     for name, net in PAPER_NETS.items():
         spec, _ = resolved(name, overrides)
@@ -59,7 +59,7 @@ def net_lines(
     """
     spec, dropped = resolved(name, overrides)
     plain = spec.net.name == "plain"
-    shape = requested_shape(input_text, default=(1, 16, 16) if plain else PAPER_SHAPE)
+    shape = parse_image_shape(input_text or ("1x16x16" if plain else SIDE))
     classes = class_count(num_classes, default=10 if plain else NUM_CLASSES)
     check_size(spec, shape)
     layers = describe(spec, classes, shape)
@@ -105,11 +105,6 @@ def resolved(name: str, overrides: Sequence[str]) -> tuple[TrialSpec, set[str]]:
     if lines or mistakes or study is None:
         raise StudyError([*lines, *(f"nets: {at}: {text}" for at, text in mistakes)])
     return drop_unused(study.trial({}))
-
-
-def requested_shape(text: str | None, default: ImageShape) -> ImageShape:
-    """The shape of an image that `--input` gives, else the default."""
-    return default if text is None else parse_image_shape(text)
 
 
 def class_count(number: int | None, default: int = NUM_CLASSES) -> int:

@@ -26,7 +26,7 @@ from initlab.study.paths import differing_paths, getattr_path
 from initlab.study.trial_code import source_hashes
 from initlab.testing.dense import Scores, check_scores
 from initlab.testing.error_rates import class_errors, error_rows, mean_scores
-from initlab.testing.views import Views, check_sides, default_sides, scores_at
+from initlab.testing.views import Views, scores_at, sides_of
 from initlab.user_code import is_code
 from initlab.version import __version__
 
@@ -110,7 +110,7 @@ def evaluate(
     differences = differing(members)
     for path, trained, fields in zip(paths, members, differences.to_dict("records"), strict=True):
         net, data = restored(trained, place, data_dir, allow_code)
-        sides = check_sides(scales or default_sides(data, views), data)
+        sides = sides_of(scales, views, data)
         flipped.append(flips if flips is not None else views != "center" and data.flip)
         by_side = {side: scores_at(net, data, side, views, flipped[-1], scores, batch_size) for side in sides}
         labels = data.val_labels.cpu()

@@ -16,17 +16,14 @@ Views = Literal["center", "10", "dense"]
 SCALE = 8 / 7
 
 
-def default_sides(data: Images, views: Views) -> list[int]:
-    """The side that validation in training uses; for several views a larger one."""
-    return [data.val_side if views == "center" else round(min(data.input_shape[1:]) * SCALE)]
-
-
-def check_sides(sides: Sequence[int], data: Images) -> list[int]:
-    """The scales, none smaller than the net's input."""
+def sides_of(scales: Sequence[int] | None, views: Views, data: Images) -> list[int]:
+    """The requested scales, or the side that validation in training uses; for several views a larger one."""
     least = min(data.input_shape[1:])
-    if min(sides) < least:
-        raise UserError(f"--scales: smaller than the net's input (got {min(sides)}); allowed: at least {least}")
-    return list(sides)
+    if not scales:
+        return [data.val_side if views == "center" else round(least * SCALE)]
+    if min(scales) < least:
+        raise UserError(f"--scales: smaller than the net's input (got {min(scales)}); allowed: at least {least}")
+    return list(scales)
 
 
 @torch.no_grad()
