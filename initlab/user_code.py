@@ -11,6 +11,8 @@ from typing import Any
 
 from initlab.errors import UserError
 
+FORM = "allowed: pkg.module:callable"
+ABSENT = "run where it can be imported, or install it"
 # Module -> hash of the source that it was imported from.
 _imported: dict[str, str] = {}
 
@@ -60,14 +62,10 @@ def import_callable(path: str, name: str) -> Callable[..., Any]:
             module = importlib.reload(module)
             _imported[module_name] = source
     except ModuleNotFoundError as error:
-        raise CodeError(
-            f"{path}: no module named {error.name!r} (got {name!r}); run where it can be imported, or install it"
-        ) from None
+        raise CodeError(f"{path}: no module named {error.name!r} (got {name!r}); {ABSENT}") from None
     function: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(function):
-        raise CodeError(
-            f"{path}: {module_name} has no callable {attribute!r} (got {name!r}); allowed: pkg.module:callable"
-        )
+        raise CodeError(f"{path}: {module_name} has no callable {attribute!r} (got {name!r}); {FORM}")
     return function
 
 
@@ -84,16 +82,14 @@ def source_hash(path: str, name: str) -> str:
     except (ImportError, ValueError):
         spec = None
     if spec is None or not spec.origin or not Path(spec.origin).is_file():
-        raise CodeError(
-            f"{path}: no file of a module {module_name!r} (got {name!r}); run where it can be imported, or install it"
-        )
+        raise CodeError(f"{path}: no file of a module {module_name!r} (got {name!r}); {ABSENT}")
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
 
 
 def split(path: str, name: str) -> tuple[str, str]:
     """Module and callable of `pkg.module:callable`; the working folder is searched from here on, as in `python -m`."""
     if not well_formed(name):
-        raise CodeError(f"{path}: not a usable code name (got {name!r}); allowed: pkg.module:callable")
+        raise CodeError(f"{path}: not a usable code name (got {name!r}); {FORM}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     module, _, attribute = name.partition(":")

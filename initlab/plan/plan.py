@@ -18,7 +18,7 @@ MOST_TRIALS = 1_000_000
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """A trial to run: its id, its resolved spec, and the paths that were set but do not matter to it."""
+    """A trial to run: its id, its resolved spec, and the paths of fields that were set but have no use in it."""
 
     id: str
     spec: TrialSpec
@@ -35,7 +35,9 @@ def plan(study: Study, where: str | None = None) -> list[PlannedTrial]:
         StudyError: fields that do not fit together, or a trial given twice; lines begin with `where` (the file).
     """
     per_case = math.prod(len(values) for values in study.grid.values())
-    mistakes = dict.fromkeys([*varied_mistakes(study.grid, study.cases), *too_many(study, per_case)])
+    mistakes = dict.fromkeys(varied_mistakes(study.grid, study.cases))
+    if (points := per_case * max(1, len(study.cases))) > MOST_TRIALS:
+        mistakes["grid", f"too many trials (got {points:,}); allowed: at most {MOST_TRIALS:,}"] = None
     if not mistakes:
         mistakes |= dict.fromkeys(duplicate_cases(study))
     trials: dict[str, PlannedTrial] = {}
@@ -54,15 +56,8 @@ def plan(study: Study, where: str | None = None) -> list[PlannedTrial]:
     return list(trials.values())
 
 
-def too_many(study: Study, per_case: int) -> Iterable[Mistake]:
-    """A grid that multiplies beyond what can be planned."""
-    size = per_case * max(1, len(study.cases))
-    if size > MOST_TRIALS:
-        yield "grid", f"too many trials (got {size:,}); allowed: at most {MOST_TRIALS:,}"
-
-
 def duplicate_cases(study: Study) -> Iterable[Mistake]:
-    """Cases that give the same trials as an earlier one; doubles within the grid are found where its values are."""
+    """Cases that give the same trials as an earlier one; `varied_mistakes` says so of values within the grid."""
     first: dict[str, int] = {}
     for index, case in enumerate(study.cases):
         content = json.dumps(study.trial(case).model_dump(), sort_keys=True)

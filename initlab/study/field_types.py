@@ -12,7 +12,7 @@ from initlab.user_code import is_code, well_formed
 
 
 def known_name(what: str, known: Collection[str]) -> AfterValidator:
-    """Check that a name is a known one or well-formed code; whether the code exists shows when it may be imported."""
+    """Check that a name is a known one or well-formed code; whether the code exists shows when it is imported."""
 
     def check(name: str) -> str:
         if name in known or (is_code(name) and well_formed(name)):
@@ -27,9 +27,9 @@ def known_name(what: str, known: Collection[str]) -> AfterValidator:
 
 
 def plain_data(value: Any) -> Any:
-    """Check that a value means the same after a way through JSON, as the id and trial.json need.
+    """Check that a value survives JSON unchanged, as the id and trial.json need.
 
-    Dates, sets and bytes don't (YAML has them), nor do nan and keys that are not text.
+    Dates, sets and bytes, which YAML has, don't; nor do nan and keys that are not text.
     """
     match value:
         case dict() if all(isinstance(key, str) for key in value):

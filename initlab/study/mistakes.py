@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from initlab.errors import UserError
 
 Mistake = tuple[str, str]  # dotted path, what is wrong and what is allowed
-Parts = tuple[str | int, ...]  # of a path: keys, and positions in lists
+Parts = tuple[str | int, ...]  # the keys, and positions in lists, of a dotted path
 
 
 class StudyError(UserError):
@@ -77,10 +77,12 @@ def explain_value(value: Any, kind: str, context: dict[str, Any], message: str) 
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", context["expected"])
         return f"unknown value (got {short(value)}); allowed: {', '.join(allowed)}{suggestion(value, allowed)}"
-    if kind == "float_type" and type(value) is int:  # 10**400 is a number that no float holds
+    # Such as 10**400, a number that no float holds.
+    if kind == "float_type" and type(value) is int:
         kind = "finite_number"
+    # A validator in field_types.py words its own mistakes.
     if kind not in EXPLANATIONS:
-        return message  # of a validator in field_types.py
+        return message
     problem, allowed_values = EXPLANATIONS[kind]
     whole = {key: int(x) if isinstance(x, float) and x.is_integer() else x for key, x in context.items()}
     return f"{problem} (got {short(value)}); allowed: {allowed_values.format(**whole)}"
@@ -132,7 +134,8 @@ class Short(reprlib.Repr):
     def repr_int(self, value: int, level: int) -> str:
         if abs(value) < 10**self.maxlong:
             return repr(value)
-        digits = math.floor(value.bit_length() * math.log10(2)) + 1  # str() refuses very long numbers
+        # Estimated, since str() refuses very long numbers.
+        digits = math.floor(value.bit_length() * math.log10(2)) + 1
         return f"a whole number of about {digits} digits"
 
 

@@ -78,7 +78,8 @@ class Study(Spec):
 
 
 ALL_SECTIONS: dict[str, type[Spec]] = {**SECTIONS, "data": DataSection, "verdict": Verdict, "run": Run}
-SETTABLE = [f"{name}.{key}" for name, section in ALL_SECTIONS.items() for key in section.model_fields]  # by --set
+# The paths that --set takes.
+SETTABLE = [f"{name}.{key}" for name, section in ALL_SECTIONS.items() for key in section.model_fields]
 SETTABLE += [name for name in Study.model_fields if name not in ALL_SECTIONS]
 
 
