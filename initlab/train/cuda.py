@@ -1,4 +1,4 @@
-"""What makes a step fast on CUDA: cuDNN's settings, torch.compile with a way out, a step captured as a CUDA graph.
+"""What makes a step fast on CUDA: cuDNN's settings, torch.compile with a fallback, a step captured as a CUDA graph.
 
 None of it has run on a GPU yet; on a CPU it does nothing.
 """

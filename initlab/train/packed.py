@@ -61,27 +61,20 @@ class Pack:
         columns = list(zip(*(trial.net.parameters() for trial in trials), strict=True))
         with torch.no_grad():
             self.flat = torch.cat([p.reshape(-1) for column in columns for p in column])
-            self.velocity = torch.cat(
-                [t.momentum_of(p).reshape(-1) for column in columns for t, p in zip(trials, column, strict=True)]
-            )
+            momenta = [t.momentum_of(p) for column in columns for t, p in zip(trials, column, strict=True)]
+            self.velocity = torch.cat([momentum.reshape(-1) for momentum in momenta])
         slopes = {id(p) for group in trials[0].optimizer.param_groups[1:] for p in group["params"]}
         # Of every number, 2 k for the weights of trial k and 2 k + 1 for its slopes.
-        owners = [2 * k + (id(column[0]) in slopes) for column in columns for k in range(len(trials))]
-        sizes = [p.numel() for column in columns for p in column]
-        self.owners = (
-            torch.tensor(owners)
-            .repeat_interleave(torch.tensor(sizes), output_size=self.flat.numel())
-            .to(self.flat.device)
-        )
+        owners = [torch.full((p.numel(),), 2 * k + (id(c[0]) in slopes)) for c in columns for k, p in enumerate(c)]
+        self.owners = torch.cat(owners).to(self.flat.device)
         self.momentum = self.spread([(t.spec.train.momentum,) * 2 for t in trials])
         self.decay = self.spread([(t.spec.train.weight_decay, 0.0) for t in trials])
         self.lrs: list[tuple[float, float]] = []
         self.lr = torch.zeros_like(self.flat)
         self.sums = torch.stack([trial.log.sums for trial in trials])
-        weights, momenta = self.by_name(self.flat), self.by_name(self.velocity)
+        weights, velocities = self.by_name(self.flat), self.by_name(self.velocity)
         for k, trial in enumerate(trials):
-            of_trial = ({name: w[k] for name, w in weights.items()}, {name: m[k] for name, m in momenta.items()})
-            trial.adopt(*of_trial, self.sums[k])
+            trial.adopt(k, weights, velocities, self.sums)
         self.weights = {name: stacked.detach().requires_grad_() for name, stacked in weights.items()}
         self.feed = Feed(self.trials, self.dropout_shapes)
         self.advance: Step = self.step

@@ -240,13 +240,13 @@ class Trial:
         momentum: Tensor | None = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
         return torch.zeros_like(parameter) if momentum is None else momentum
 
-    def adopt(self, weights: Mapping[str, Tensor], momenta: Mapping[str, Tensor], sums: Tensor) -> None:
-        """From now on, keep weights, momenta (by parameter's name) and the row's sums in these tensors.
+    def adopt(self, k: int, weights: Mapping[str, Tensor], momenta: Mapping[str, Tensor], sums: Tensor) -> None:
+        """From now on, keep weights, momenta (by parameter) and the next row's sums in place `k` of a pack's tensors.
 
-        They hold the trial's own numbers, as parts of a pack's tensors, on which the pack takes its steps.
+        They hold the trial's own numbers already, and the pack takes its steps on them.
         """
         for name, parameter in self.net.named_parameters():
-            parameter.data = weights[name]
+            parameter.data = weights[name][k]
             if self.spec.train.momentum:
-                self.optimizer.state[parameter]["momentum_buffer"] = momenta[name]
-        self.log.sums = sums
+                self.optimizer.state[parameter]["momentum_buffer"] = momenta[name][k]
+        self.log.sums = sums[k]
