@@ -32,12 +32,23 @@ def to_model(model: nn.Module, images: Tensor, labels: Tensor | None) -> tuple[T
 
 
 @contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; each module's own mode again after it."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
 def untouched(model: nn.Module, backward: bool) -> Iterator[None]:
     """Probe mode within the block; everything is restored afterwards.
 
     Dropout is off, BatchNorm takes the batch's statistics, all parameters have gradients or none.
     """
-    modes = [(module, module.training) for module in model.modules()]
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     tracked = [norm for norm in norms if norm.track_running_stats]
     wants_grad = [(p, p.requires_grad) for p in model.parameters()]
@@ -45,18 +56,15 @@ def untouched(model: nn.Module, backward: bool) -> Iterator[None]:
         (m._buffers, key, b, b.clone()) for m in model.modules() for key, b in m._buffers.items() if b is not None
     ]
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=devices), torch.set_grad_enabled(backward):
+    with torch.random.fork_rng(devices=devices), torch.set_grad_enabled(backward), in_eval_mode(model):
         try:
             for parameter, _ in wants_grad:
                 parameter.requires_grad_(backward and parameter.is_floating_point())
-            model.eval()
             # In training but not tracking: the batch's statistics, with buffers that are not updated.
             for norm in norms:
                 norm.training, norm.track_running_stats = True, False
             yield
         finally:
-            for module, training in modes:
-                module.training = training
             for norm in tracked:
                 norm.track_running_stats = True
             for parameter, required in wants_grad:

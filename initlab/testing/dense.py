@@ -5,8 +5,6 @@ between, each window is pooled first, as SPP-net does. A window has the side tha
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal, TypeGuard, get_args
 
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 
 from initlab.errors import UserError
 from initlab.nets.layers import SkipSequential, SpatialPyramidPool
+from initlab.nets.undisturbed import in_eval_mode
 
 Scores = Literal["softmax", "logits"]
 HEAD = (nn.Flatten, nn.Linear, SpatialPyramidPool, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
@@ -65,7 +64,7 @@ def dense_scores(
             f"{sides[0]}x{sides[1]}); enlarge them, or give the input_size that the net was trained with"
         )
     maps, head = split(net)
-    with evaluating(net):
+    with in_eval_mode(net):
         window = window_size(maps, head, images[:1, :, : sides[0], : sides[1]])
         views = [images, images.flip(3)] if flips else [images]
         total = torch.stack([window_scores(head, maps(view), window, scores) for view in views])
@@ -142,15 +141,3 @@ def window_scores(head: nn.Sequential, maps_NCHW: Tensor, window: tuple[int, int
         windows = [views_NCijhw[:, :, i, j] for i, j in places[start : start + chunk]]
         sums.append(as_scores(head(torch.cat(windows)), scores).unflatten(0, (len(windows), count)).sum(0))
     return torch.stack(sums).sum(0) / len(places)
-
-
-@contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; each module's own mode is restored after it."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -99,7 +99,8 @@ def evaluate(
     check_choices(paths, views, scores, scales, batch_size)
     members = [read_trained(path) for path in paths]
     check_alike(members)
-    place = device_of(device)
+    check_device(device, torch.cuda.is_available())
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if out is not None:
         # Before the long part.
         with writable(Path(out)):
@@ -179,12 +180,6 @@ def differing(members: Sequence[Trained]) -> pd.DataFrame:
     specs = [member.spec for member in members]
     columns = {path: [getattr_path(spec, path) for spec in specs] for path in differing_paths(specs)}
     return pd.DataFrame(columns, index=range(len(members))).convert_dtypes()
-
-
-def device_of(name: str | None) -> torch.device:
-    """The device to test on."""
-    check_device(name, torch.cuda.is_available())
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def restored(
