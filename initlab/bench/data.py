@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +18,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
-from initlab.attempt.assemble import build, load_images
+from initlab.attempt.assemble import build_net, load_images
 from initlab.bench.timing import wait as wait
 from initlab.data.dataset import Images
-from initlab.launch.settings import Settings, check_data, resolve
+from initlab.launch.checks import check_data
+from initlab.launch.settings import Settings, resolve
 from initlab.nets.layers import set_dropout_step
 from initlab.plan.plan import PlannedTrial, plan
 from initlab.study.mistakes import StudyError
@@ -68,15 +68,16 @@ def bench_data(
         loaded = load_study(study, overrides) if study else Study.model_validate(DIGITS)
         trial = plan(loaded, str(study) if study else None)[0]
         spec = trial.spec
-        settings = resolve(loaded, "inline", 1, device, None, None, data_dir, allow_code=False)
-        check_data([trial], settings)
-        torch.set_num_threads(settings.threads)
+        settings = resolve(loaded, {"engine": "inline", "jobs": 1, "device": device}, data_dir=data_dir)
+        check_data([trial], settings.access)
+        torch.set_num_threads(settings.run.threads)
         yield (
-            f"{spec.data.name} at batch {spec.train.batch_size}, {spec.net.name}-{spec.net.depth}, {settings.device}, "
-            f"{settings.threads} threads: median of {repeats} runs of {steps} steps each, in turn"
+            f"{spec.data.name} at batch {spec.train.batch_size}, {spec.net.name}-{spec.net.depth}, "
+            f"{settings.run.device}, {settings.run.threads} threads: "
+            f"median of {repeats} runs of {steps} steps each, in turn"
         )
         yield f"{'workers':>7}  {'loader':>10}  {'net':>10}  {'both':>10}  {'of the slower':>13}"
-        for count in workers or [settings.workers]:
+        for count in workers or [settings.run.workers]:
             loader, net, both = rates(trial, settings, count, steps, repeats)
             share = both / min(loader, net)
             yield f"{count:>7}  {loader:>8,.0f}/s  {net:>8,.0f}/s  {both:>8,.0f}/s  {share:>13.2f}"
@@ -86,18 +87,11 @@ def rates(
     trial: PlannedTrial, settings: Settings, workers: int, steps: int, repeats: int
 ) -> tuple[float, float, float]:
     """Median images per second of the loader alone, the net alone, and both."""
-    device = torch.device(settings.device or "cpu")
+    device = torch.device(settings.run.device or "cpu")
     with tempfile.TemporaryDirectory(prefix="initlab-bench-") as cache:
-        task: dict[str, Any] = {
-            "data_dir": settings.data_dir,
-            "download": False,
-            "allow_code": False,
-            "workers": workers,
-            "cache": settings.cache if settings.keep_decoded else cache,
-            "keep_decoded": settings.keep_decoded,
-        }
-        data = load_images(trial.spec, device, task, {}, lambda line: None)
-        net = build(trial.spec, data, device)
+        changes = {"workers": workers, "cache": settings.access.cache if settings.access.keep_decoded else cache}
+        data = load_images(trial.spec, device, settings.access.model_copy(update=changes), {}, lambda line: None)
+        net = build_net(trial.spec, data, device)
         seconds: dict[str, list[float]] = {"loader": [], "net": [], "both": []}
         for _ in range(repeats):
             for arm, found in seconds.items():

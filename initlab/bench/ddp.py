@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from initlab.data.facts import FACTS
+from initlab.launch.machine import gpu_count
 from initlab.launch.run import run
-from initlab.launch.settings import gpu_count
 from initlab.plan.plan import plan
 from initlab.study.mistakes import StudyError
 from initlab.study.spec import TrialSpec

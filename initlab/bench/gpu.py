@@ -21,7 +21,7 @@ import torch
 from initlab.bench.gpu_net import Large, ceiling, flop_per_image, host_syncs, large_trial, rate, row_cost, watching
 from initlab.bench.gpu_trials import Arm, arms, small_trials, span
 from initlab.errors import UserError
-from initlab.launch.run import command_line, git_commit
+from initlab.launch.machine import provenance
 from initlab.report.text_table import text_table
 from initlab.store.files import writable, write_json
 from initlab.train.cuda import cuda_graph, in_a_line, kernels
@@ -227,8 +227,7 @@ def about(device: torch.device) -> dict[str, Any]:
         "cudnn_version": torch.backends.cudnn.version() if cuda else None,
         "python_version": platform.python_version(),
         "initlab_version": __version__,
-        "git_commit": git_commit(),
-        "command": command_line(),
+        **provenance().model_dump(),
     }
 
 

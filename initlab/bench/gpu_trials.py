@@ -2,15 +2,15 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import initlab
 from initlab.bench.streams import take_turns
-from initlab.launch.run import prepare, tasks
+from initlab.launch.folder import prepare
 from initlab.launch.settings import resolve
+from initlab.launch.tasks import tasks
 from initlab.plan.plan import plan
 from initlab.store.files import ATTEMPT
 from initlab.store.results import Results
@@ -81,11 +81,11 @@ def span(study: Study, device: Literal["cpu", "cuda"], arm: Arm) -> tuple[float,
 def by_turns(study: Study, out: Path, device: Literal["cpu", "cuda"], arm: Arm) -> Results:
     """Run a study in this process, `arm.streams` trials at a time by turns."""
     trials = plan(study)
-    settings = resolve(study, "inline", 1, device, None, None, None, allow_code=False)
+    settings = resolve(study, {"engine": "inline", "jobs": 1, "device": device})
     prepare(out, study, trials, {trial.id: {} for trial in trials}, {trial.id for trial in trials}, force=False)
-    packs: Sequence[Any] = [trials[at : at + arm.streams] for at in range(0, len(trials), arm.streams)]
-    for task in tasks(out, packs, settings, skip_hopeless=False):
-        take_turns({"pack": [task["trial"]], **task}, arm.graphs)
+    ids = [trial.id for trial in trials]
+    for task in tasks(out, [ids[at : at + arm.streams] for at in range(0, len(ids), arm.streams)], settings):
+        take_turns(task, arm.graphs)
     return initlab.load(out)
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from initlab.attempt.assemble import build, load_images
+from initlab.attempt.assemble import build_net, load_images
 from initlab.bench.watch import PROBE_EVERY, RUNNING_EVERY, Share, compare
+from initlab.engine.task import DataAccess
 from initlab.launch.run import run
 from initlab.plan.plan import plan
 from initlab.store.trial_folder import TrialFolder
@@ -62,9 +63,8 @@ def endless(case: dict[str, Any]) -> Trial:
     """The trial of a case with more steps than anyone takes, before the first; it records nothing."""
     (planned,) = plan(study({**case, "train.epochs": 1e5, "probe.every": 0}))
     spec: TrialSpec = planned.spec
-    places = {"data_dir": None, "download": False, "allow_code": False}
-    data = load_images(spec, CPU, places, {}, lambda line: None)
-    trial = Trial(spec, build(spec, data, CPU), data, Silent())
+    data = load_images(spec, CPU, DataAccess(), {}, lambda line: None)
+    trial = Trial(spec, build_net(spec, data, CPU), data, Silent())
     trial.net.train()
     trial.open_batches()
     return trial

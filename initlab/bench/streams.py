@@ -6,23 +6,22 @@ are no streams, and they take turns all the same.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 
-from initlab.attempt.work import device_of
-from initlab.attempt.work_pack import begin, ending
-from initlab.bench.data import wait
+from initlab.attempt.attempt import Attempt
+from initlab.attempt.run_task import begun, computing
+from initlab.bench.timing import wait
 from initlab.data.dataset import Images
-from initlab.store.writer import AttemptWriter
-from initlab.train.cuda import Capture, cuda_graph, kernels
+from initlab.engine.task import Task
+from initlab.train.cuda import Capture, cuda_graph
 from initlab.train.packed import OnEnd, Pack
 from initlab.train.records import Outcome
 from initlab.train.trial import Trial
 
 
-def take_turns(task: dict[str, Any], graphs: bool) -> None:
-    """Run the trials of `task["pack"]` (see `initlab.attempt.work_pack.run_pack`) to their ends, by turns.
+def take_turns(task: Task, graphs: bool) -> None:
+    """Run the trials of a task to their ends, by turns.
 
     Args:
         graphs: on CUDA, replay each trial's step from a CUDA graph of its own.
@@ -30,23 +29,23 @@ def take_turns(task: dict[str, Any], graphs: bool) -> None:
     Raises:
         RuntimeError: a trial that cannot begin.
     """
-    device = device_of(task)
-    cuda = device.type == "cuda"
-    begun: dict[Trial, tuple[str, AttemptWriter]] = {}
-    answers: dict[str, dict[str, Any]] = {}
-    loaded: dict[str, Images] = {}
-
-    def ended(trial: Trial, outcome: Outcome | Exception) -> None:
-        ending(*begun[trial], outcome)
-
-    with torch.random.fork_rng(devices=[device] if cuda else []), kernels(device):
-        for name in task["pack"]:
-            begin(task, name, device, lambda: False, loaded, begun, answers)
-        if answers:
-            raise RuntimeError(f"trials that did not begin (got {sorted(answers)}); wanted: all of them")
-        wait(device)  # weights and images were made on the default stream
+    attempts: dict[Trial, Attempt] = {}
+    images: dict[str, Images] = {}
+    with computing(task) as device:
+        cuda = device.type == "cuda"
+        for trial_id in task.trials:
+            attempt = begun(Attempt(task, trial_id, device), images)
+            if not isinstance(attempt, Attempt):
+                raise RuntimeError(f"a trial that did not begin (got {attempt.trial}); wanted: all of them")
+            attempts[attempt.trial] = attempt
+        # Weights and images were made on the default stream.
+        wait(device)
         capture = cuda_graph if cuda and graphs else None
-        lanes = [(steps(trial, ended, capture), torch.cuda.Stream() if cuda else None) for trial in begun]
+
+        def on_end(trial: Trial, outcome: Outcome | Exception) -> None:
+            attempts[trial].end(outcome)
+
+        lanes = [(steps(trial, on_end, capture), torch.cuda.Stream() if cuda else None) for trial in attempts]
         while lanes:
             lanes = [(lane, stream) for lane, stream in lanes if taken(lane, stream)]
         wait(device)
@@ -59,10 +58,10 @@ def taken(lane: Iterator[None], stream: torch.cuda.Stream | None) -> bool:
         return next(lane, lane) is not lane
 
 
-def steps(trial: Trial, ended: OnEnd, capture: Capture | None) -> Iterator[None]:
+def steps(trial: Trial, on_end: OnEnd, capture: Capture | None) -> Iterator[None]:
     """A trial's steps, each with its records; with `capture` as a pack of one, whose step can be captured."""
     if capture:
-        pack = Pack([trial], capture, ended)
+        pack = Pack([trial], capture, on_end)
         pack.end()
         while pack.trials:
             pack.update()
@@ -75,4 +74,4 @@ def steps(trial: Trial, ended: OnEnd, capture: Capture | None) -> Iterator[None]
         trial.update()
         trial.record_due()
         yield
-    ended(trial, outcome)
+    on_end(trial, outcome)

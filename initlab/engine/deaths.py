@@ -1,4 +1,7 @@
-"""How a process of Ray died, in one line."""
+"""Processes that die with their task: how often a task is tried again, and how a death is told in one line."""
+
+MAX_DEATHS = 2  # times that a task may take its process down before it is given up
+TIMES = f"{MAX_DEATHS + 1} times"
 
 
 class Died(Exception):

@@ -1,6 +1,5 @@
-"""Further processes for one task: started by the one that has it in hand, and gone when that is done or dies."""
+"""A gang: several processes that share one task. The leader starts the followers, which end when it does or dies."""
 
-import json
 import os
 import sys
 import tempfile
@@ -10,12 +9,21 @@ from contextlib import contextmanager, suppress
 from subprocess import TimeoutExpired
 from typing import IO, Any
 
-from initlab.engine.inline import spawn
+from initlab.engine.inline import end_processes, spawn
+from initlab.engine.task import PlainData, Task
 from initlab.engine.worker import named_function
 
 READY = "ready"
-PATIENCE_S = 30.0
-SILENCE_S = 7200.0  # that followers bear while the leader validates
+SHUTDOWN_TIMEOUT_S = 30.0
+COLLECTIVE_TIMEOUT_S = 7200.0  # that followers wait for the leader, which validates alone
+
+
+class Follower(PlainData):
+    """A follower's part of a task."""
+
+    task: Task
+    rank: int  # from 1; the leader is 0
+    rendezvous_file: str  # where the processes of the gang find each other
 
 
 def backend(gpus: bool) -> str:
@@ -24,58 +32,54 @@ def backend(gpus: bool) -> str:
 
 
 @contextmanager
-def followers(function: str, tasks: Sequence[dict[str, Any]], threads: int) -> Iterator[None]:
-    """One process per task that runs `function` (`pkg.module:name`) on it, all ready when the block begins.
+def started_followers(function: str, parts: Sequence[Follower], threads: int) -> Iterator[None]:
+    """One process per part that runs `function` (`pkg.module:name`) on it, all ready when the block begins.
 
     Raises:
         RuntimeError: a process died; with the end of what it printed.
     """
-    errors = [tempfile.TemporaryFile("w+") for _ in tasks]  # noqa: SIM115 - as long as the processes
+    errors = [tempfile.TemporaryFile("w+") for _ in parts]  # noqa: SIM115 - as long as the processes
     code = f"from initlab.engine.gang import main; main({function!r})"
     processes = [spawn(code, threads, file) for file in errors]
     try:
-        for process, task in zip(processes, tasks, strict=True):
-            process.stdin.write(json.dumps(task) + "\n")
+        for process, part in zip(processes, parts, strict=True):
+            process.stdin.write(part.model_dump_json() + "\n")
             process.stdin.flush()
         for process in processes:
             if process.stdout.readline().strip() != READY:
                 raise RuntimeError("a process of the trial did not start")
         yield
+    # Whatever the leader raised, that a follower died may be its cause.
     except Exception as error:
         raise RuntimeError(f"{error}{last_words(processes, errors)}") from error
     finally:
-        for process in processes:
-            with suppress(BrokenPipeError):
-                process.stdin.close()
-        for process in processes:
-            try:
-                process.wait(PATIENCE_S)
-            except TimeoutExpired:
-                process.kill()
+        end_processes(processes, SHUTDOWN_TIMEOUT_S)
 
 
 def last_words(processes: Sequence[Any], errors: Sequence[IO[str]]) -> str:
-    """What the processes that died by themselves said last."""
+    """What the processes that died by themselves printed last."""
     words = []
-    for number, (process, file) in enumerate(zip(processes, errors, strict=True), start=1):
+    for rank, (process, file) in enumerate(zip(processes, errors, strict=True), start=1):
         with suppress(TimeoutExpired):
             if process.wait(1.0):
                 file.seek(0)
-                words.append(f"; process {number} died: " + " | ".join(file.read().strip().splitlines()[-2:]))
+                words.append(f"; process {rank} died: " + " | ".join(file.read().strip().splitlines()[-2:]))
     return "".join(words)
 
 
 def main(function: str) -> None:
-    """Run `function` on the task that comes on stdin; when stdin ends, the leader is gone, and so is this process."""
-    run = named_function(function)
+    """Run `function` on the part that comes on stdin; when stdin ends, the leader is gone, and so is this process."""
+    run: Any = named_function(function)
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the task prints must not mix with the answer
-    task = json.loads(sys.stdin.readline())
+    # What the task prints must not mix with the answer.
+    os.dup2(2, 1)
+    part = Follower.model_validate_json(sys.stdin.readline())
     threading.Thread(target=die_with_leader, daemon=True).start()
     print(READY, file=answers, flush=True)
-    run(task)
+    run(part)
 
 
 def die_with_leader() -> None:
+    """Wait for the end of stdin, then end this process."""
     sys.stdin.read()
     os._exit(1)

@@ -1,76 +1,77 @@
-"""The inline engine: trials in this process, or in `jobs` worker processes on this machine."""
+"""The inline engine: tasks in this process, or in `jobs` worker processes on this machine."""
 
-import json
 import os
 import selectors
 import subprocess
 import sys
 import tempfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
+from initlab.engine.deaths import MAX_DEATHS, TIMES
+from initlab.engine.submit import Resources, Work
+from initlab.engine.task import Answer, State, Task, answer_all
 from initlab.engine.worker import named_function
 
-Task = dict[str, Any]  # plain data with at least `trial`
-Answer = dict[str, Any]  # `trial`, `state`, and `error` where a process died
-PATIENCE_S = 30.0  # for a last checkpoint
-MAX_DEATHS = 2  # times that a trial may take its process down before it is given up
+SHUTDOWN_TIMEOUT_S = 30.0  # for a last checkpoint
 
 
-def run_inline(tasks: Sequence[Task], function: str, jobs: int, *, threads: int = 1) -> list[Answer]:
-    """Run `function` (`pkg.module:name`) on every task; a task whose process dies is tried again, twice.
-
-    Returns:
-        One answer per task, as they end.
-    """
+def submit(tasks: Sequence[Task], work: Work, resources: Resources) -> Iterator[Answer]:
+    """Run every task; see `submit.Engine`."""
+    jobs = resources.jobs or 1
     if jobs == 1:
-        run = named_function(function)
-        return [run(task) for task in tasks]
-    todo, answers = deque(tasks), []
-    workers = [Worker(function, threads) for _ in range(min(jobs, len(tasks)))]
-    deaths: dict[str, int] = {}
-    with ended(workers), selectors.DefaultSelector() as selector:
+        yield from map(named_function(work.run), tasks)
+        return
+    queue, deaths = deque(tasks), Counter[tuple[str, ...]]()
+    workers = [Worker(work.run, resources.threads) for _ in range(min(jobs, len(tasks)))]
+    with shut_down(workers), selectors.DefaultSelector() as selector:
         for worker in workers:
-            worker.give(todo, selector)
+            worker.take_next(queue, selector)
         while selector.get_map():
             for key, _ in selector.select():
                 worker = key.data
                 line = worker.process.stdout.readline()
                 if line:
-                    answers.append(json.loads(line))
-                else:  # the process died with its task
+                    yield Answer.model_validate_json(line)
+                else:  # The process died with its task.
                     selector.unregister(worker.process.stdout)
-                    task = worker.task
-                    deaths[task["trial"]] = deaths.get(task["trial"], 0) + 1
-                    if deaths[task["trial"]] > MAX_DEATHS:
-                        answers.append({"trial": task["trial"], "state": "failed", "error": worker.last_words()})
+                    deaths[worker.task.trials] += 1
+                    if deaths[worker.task.trials] > MAX_DEATHS:
+                        yield answer_all(worker.task, State.FAILED, worker.last_words(), died=True)
                     else:
-                        todo.appendleft(task)
+                        queue.appendleft(worker.task)
                     worker.start()
-                worker.give(todo, selector)
-    return answers
+                worker.take_next(queue, selector)
 
 
 @contextmanager
-def ended(workers: Sequence["Worker"]) -> Iterator[None]:
-    """Ends the processes afterwards: told that nobody waits for them, they keep a checkpoint and stop."""
+def shut_down(workers: Sequence["Worker"]) -> Iterator[None]:
+    """End the processes after the block: told that nobody waits for them, they write a checkpoint and stop."""
     try:
         yield
     finally:
-        for worker in workers:
-            with suppress(BrokenPipeError):
-                worker.process.stdin.close()
-        for worker in workers:
-            try:
-                worker.process.wait(PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
+        end_processes([worker.process for worker in workers], SHUTDOWN_TIMEOUT_S)
+
+
+def end_processes(processes: Sequence[Any], timeout_s: float) -> None:
+    """Close what the processes read from, which they take for the sign to end, and kill those that go on."""
+    for process in processes:
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+    for process in processes:
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def spawn(code: str, threads: int, errors: IO[str]) -> Any:
-    """A process that runs `code`, with this one's import path, stdin and stdout as pipes and its own session."""
+    """A process that runs `code`, with this one's import path, stdin and stdout as pipes and a session of its own."""
+    # OpenMP reads its number of threads once, when torch is imported.
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
     return subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
@@ -78,13 +79,14 @@ def spawn(code: str, threads: int, errors: IO[str]) -> Any:
         stderr=errors,
         text=True,
         start_new_session=True,
-        # threads are fixed before torch is imported: OpenMP reads this once
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": str(threads)},
+        env=environment,
     )
 
 
 class Worker:
-    """One worker process and the task it has in hand."""
+    """One worker process and the task that it works on."""
+
+    task: Task
 
     def __init__(self, function: str, threads: int) -> None:
         self.function = function
@@ -92,21 +94,21 @@ class Worker:
         self.start()
 
     def start(self) -> None:
-        """Start the process, on its own from the terminal's Ctrl-C."""
+        """Start the process, out of reach of the terminal's Ctrl-C."""
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
         code = f"from initlab.engine.worker import main; main({self.function!r})"
         self.process = spawn(code, self.threads, self.errors)
 
-    def give(self, todo: deque[Task], selector: selectors.BaseSelector) -> None:
-        """Hand over the next task, or rest."""
+    def take_next(self, queue: deque[Task], selector: selectors.BaseSelector) -> None:
+        """Hand the next task over, or listen to this worker no more where none is left."""
         registered = self.process.stdout in [key.fileobj for key in selector.get_map().values()]
-        if not todo:
+        if not queue:
             if registered:
                 selector.unregister(self.process.stdout)
             return
-        self.task = todo.popleft()
-        with suppress(BrokenPipeError):  # it died meanwhile: its stdout will say so
-            self.process.stdin.write(json.dumps(self.task) + "\n")
+        self.task = queue.popleft()
+        with suppress(BrokenPipeError):  # Where it died meanwhile, the end of its stdout says so.
+            self.process.stdin.write(self.task.model_dump_json() + "\n")
             self.process.stdin.flush()
         if not registered:
             selector.register(self.process.stdout, selectors.EVENT_READ, self)
@@ -117,4 +119,4 @@ class Worker:
         self.errors.seek(0)
         tail = " | ".join(self.errors.read().strip().splitlines()[-3:])
         end = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return f"its process died {MAX_DEATHS + 1} times, last with {end}" + (f": {tail}" if tail else "")
+        return f"its process died {TIMES}, last with {end}" + (f": {tail}" if tail else "")

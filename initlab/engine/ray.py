@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from initlab.engine.cluster import EngineError, check_fits, handlers_kept, ray_running
-from initlab.engine.deaths import Died, exit_detail
+from initlab.engine.deaths import MAX_DEATHS, TIMES, Died, exit_detail
+from initlab.engine.submit import Resources, Work
+from initlab.engine.task import Answer, State, Task, answer_all
 from initlab.engine.worker import named_function
 
 # Ray is imported after its settings, which `cluster` makes
@@ -23,68 +25,49 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-Task = dict[str, Any]  # plain data with at least `trial`; `out` too with an address
-Answer = dict[str, Any]  # `trial`, `state`, and `error` where a process died
-MAX_DEATHS = 2  # times that a trial may take its process down before it is given up
-STOPPED = ("pending", "interrupted")  # the states that a trial answers with when a stop was asked for
 NOTHING: dict[str, float] = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a trial that needs nothing at all
 
 
-def run_ray(
-    tasks: Sequence[Task],
-    function: str,
-    jobs: int | None,
-    *,
-    threads: int = 1,
-    gpus_per_trial: float = 0.0,
-    address: str | None = None,
-    devices: int = 1,
-    follow: str = "",
-) -> list[Answer]:
-    """Run `function` (`pkg.module:name`, of task to answer) on every task.
+def submit(tasks: Sequence[Task], work: Work, resources: Resources) -> Iterator[Answer]:
+    """Run every task; see `submit.Engine`. Once an answer says that a stop was requested, none is begun.
 
-    A task whose process dies is tried again, twice. Once an answer says that a stop was asked for, none is begun.
+    With an address the nodes of the cluster share the folder `out` of the tasks. Several devices are processes that
+    Ray Train starts (`ray_train.py`); they may lie on several nodes.
 
-    Args:
-        jobs: tasks at once, as far as the cluster has room; None is as many as it has room for (with an address).
-        threads: CPUs per process.
-        gpus_per_trial: per process; a fraction up to 1, or a whole number; 0 on a CPU.
-        address: of a running cluster (`auto`, `HOST:PORT`), whose nodes share the folder `out` of the tasks.
-        devices: processes per task, which Ray Train starts (`engine/ray_train.py`); they may lie on several nodes.
-        follow: what those but the first run (`pkg.module:name`, of task to nothing).
-
-    Returns:
-        One answer per task: those that ran as they were begun, then those that were not begun, as `pending`.
+    Yields:
+        An answer per task: those that ran in the order of their beginning, then those not begun, as `pending`.
 
     Raises:
         EngineError: the cluster cannot be reached, or no node of it has room for a task.
     """
-    if gpus_per_trial > 1 and gpus_per_trial % 1:
-        text = f"not whole (got {gpus_per_trial}); allowed: a fraction up to 1, or a whole number"
+    gpus, devices, jobs = resources.gpus, resources.devices, resources.jobs
+    if gpus > 1 and gpus % 1:
+        text = f"not whole (got {gpus}); allowed: a fraction up to 1, or a whole number"
         raise EngineError(f"--gpus-per-trial: {text}")
     if not tasks:
-        return []
+        return
     queue = TaskQueue(tasks)
-    at_once = (jobs or 1) * devices
-    running = nullcontext() if ray.is_initialized() else ray_running(at_once, threads=threads, address=address)
-    with running, tune_folder(tasks, address) as folder, handlers_kept():
-        places = check_fits(threads, gpus_per_trial, devices)
+    processes, threads, address = (jobs or 1) * devices, resources.threads, resources.address
+    cluster = nullcontext() if ray.is_initialized() else ray_running(processes, threads=threads, address=address)
+    with cluster, tune_folder(tasks, address) as folder, handlers_kept():
+        places = check_fits(threads, gpus, devices)
         if devices > 1:
-            jobs = min(jobs or places, places)  # Tune can't tell: its own trial holds nothing of what the others need
-            gang = {"function": function, "follow": follow, "size": devices, "threads": threads, "gpus": gpus_per_trial}
-            trainable = tune.with_resources(gang_reporting(gang, folder), NOTHING)
+            # Tune can't tell how many fit: its own trial holds nothing of what the processes of a gang need.
+            jobs = min(jobs or places, places)
+            trainable = tune.with_resources(gang_reporting(work, resources, folder), NOTHING)
         else:
-            trainable = tune.with_resources(reporting(function), {"cpu": threads, "gpu": gpus_per_trial})
+            trainable = tune.with_resources(reporting(work.run), {"cpu": threads, "gpu": gpus})
         if jobs:
-            os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(jobs)  # else processes start one after the other
+            # Without this, processes start one after the other.
+            os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(jobs)
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=queue,
                 num_samples=len(tasks),
                 max_concurrent_trials=jobs,
-                # a process leaves its CUDA cache and flags to the next trial
-                reuse_actors=devices > 1 or not gpus_per_trial,
+                # A process leaves its CUDA cache and flags to the next trial.
+                reuse_actors=devices > 1 or not gpus,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
@@ -96,7 +79,8 @@ def run_ray(
         )
         results = tuner.fit()
         answers = [answer_of(results[i]) for i in range(len(results))]
-    return answers + [{"trial": task["trial"], "state": "pending"} for task in queue.tasks]
+    yield from answers
+    yield from (answer_all(task, State.PENDING) for task in queue.tasks)
 
 
 class TaskQueue(Searcher):
@@ -111,54 +95,61 @@ class TaskQueue(Searcher):
         """The next task as a Tune config, or that there is none."""
         if self.stopped or not self.tasks:
             return Searcher.FINISHED
-        return {"task": self.tasks.popleft()}
+        return {"task": self.tasks.popleft().model_dump(mode="json")}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Take note of a stop."""
-        self.stopped = self.stopped or (result or {}).get("answer/state") in STOPPED  # Tune hands it over flat
+        # Tune hands the report over flat.
+        self.stopped = self.stopped or bool((result or {}).get("stop_requested"))
+
+
+def report(answer: Answer) -> None:
+    """The answer as Tune takes it from a worker."""
+    tune.report({"answer": answer.model_dump_json(), "stop_requested": answer.stop_requested})
 
 
 def reporting(function: str) -> Callable[[dict[str, Any]], None]:
-    """The function as Tune calls it in a worker, its answer as the report."""
+    """The function as Tune calls it in a worker."""
 
     def trial(config: dict[str, Any]) -> None:
-        tune.report({"answer": named_function(function)(config["task"])})
+        report(named_function(function)(Task.model_validate(config["task"])))
 
     return trial
 
 
-def gang_reporting(gang: dict[str, Any], folder: Path) -> Callable[[dict[str, Any]], None]:
-    """The same where several processes share a task; `gang` says how, as `ray_train.Gang` takes it."""
+def gang_reporting(work: Work, resources: Resources, folder: Path) -> Callable[[dict[str, Any]], None]:
+    """The same where several processes share a task."""
 
     def trial(config: dict[str, Any]) -> None:
-        from initlab.engine.ray_train import Gang, run_gang  # here, in a worker: it imports torch
+        # Imported in a worker: it needs torch.
+        from initlab.engine.ray_train import run_gang
 
-        tune.report({"answer": run_gang(config["task"], Gang(**gang), str(folder))})
+        report(run_gang(Task.model_validate(config["task"]), work, resources, str(folder)))
 
     return trial
 
 
 def answer_of(result: Any) -> Answer:
     """What the function answered, or how its process ended; neither where Tune got a SIGUSR1, its sign to stop."""
-    trial = result.config["task"]["trial"]
+    task = Task.model_validate(result.config["task"])
     if result.error is None:
-        answer: Answer = (result.metrics or {}).get("answer") or {"trial": trial, "state": "interrupted"}
-        return answer
-    times = f"{MAX_DEATHS + 1} times"
-    cause = getattr(result.error, "cause", None)  # an exception has one, a death has not
+        answer = (result.metrics or {}).get("answer")
+        return Answer.model_validate_json(answer) if answer else answer_all(task, State.INTERRUPTED)
+    # An exception has a cause, the death of a process has none.
+    cause = getattr(result.error, "cause", None)
     if isinstance(cause, Died):
-        text = f"its process died {times}, last with: {cause}"
+        text = f"its process died {TIMES}, last with: {cause}"
     elif cause is not None:
-        text = f"raised {times}, last with {type(cause).__name__}: {' '.join(str(cause).split())}"
+        text = f"raised {TIMES}, last with {type(cause).__name__}: {' '.join(str(cause).split())}"
     else:
-        text = f"its process died {times}, last with: {exit_detail(result.error)}"
-    return {"trial": trial, "state": "failed", "error": text}
+        text = f"its process died {TIMES}, last with: {exit_detail(result.error)}"
+    return answer_all(task, State.FAILED, text, died=True)
 
 
 @contextmanager
 def tune_folder(tasks: Sequence[Task], address: str | None) -> Iterator[Path]:
     """A folder for Tune's own files, gone at the end; a cluster's nodes share it, so there it lies in the output."""
-    folder = Path(tasks[0]["out"], ".tune") if address else Path(tempfile.mkdtemp(prefix="initlab-tune-"))
+    folder = Path(tasks[0].out, ".tune") if address else Path(tempfile.mkdtemp(prefix="initlab-tune-"))
     try:
         yield folder
     finally:

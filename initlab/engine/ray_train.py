@@ -1,16 +1,14 @@
 """One task in several processes that Ray Train starts, on as few nodes as have room for them, and that torch joins.
 
-The first runs the task's function, the others a function that follows it; the answer is the first one's. It goes by a
+The first, the leader, runs the task's function, its followers another one; the answer is the leader's. It goes by a
 file in Tune's folder, which the nodes share: Ray Train hands over nothing where one of its processes has failed, and
-those that follow fail whenever the first one ends before them.
+followers fail whenever the leader ends before them.
 Imports torch: in a worker, when a trial begins there.
 """
 
-import json
 import os
 import tempfile
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,55 +24,51 @@ for name, value in SETTINGS.items():
 
 import ray.train  # noqa: E402 - after its settings
 from ray.train.torch import TorchConfig, TorchTrainer  # noqa: E402
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError  # noqa: E402 - Ray has no other name for a process that died
+
+# Ray has no other names for a process that died.
+from ray.train.v2._internal import exceptions as deaths  # noqa: E402
 
 from initlab.engine.deaths import Died, exit_detail  # noqa: E402
-from initlab.engine.gang import SILENCE_S, backend  # noqa: E402
+from initlab.engine.gang import COLLECTIVE_TIMEOUT_S, backend  # noqa: E402
+from initlab.engine.submit import Resources, Work  # noqa: E402
+from initlab.engine.task import Answer, Task  # noqa: E402
 from initlab.engine.worker import named_function  # noqa: E402
 
-WORD_S = 20.0  # that the first has to say what went wrong, before one of the others does
-PARTING_S = 2.0  # that the others have to end after the first; they end with it, or wait for it in vain
+LEADER_REPORT_S = 20.0  # that the leader has to say what went wrong, before a follower does
+FOLLOWER_GRACE_S = 2.0  # that followers have to end after the leader; they end with it, or wait for it in vain
 ANSWER = "answer.json"
 
 
-@dataclass(frozen=True)
-class Gang:
-    """How one task is shared by several processes: plain data."""
-
-    function: str  # `pkg.module:name`, of task to answer
-    follow: str  # of task to nothing, in the other processes
-    size: int
-    threads: int  # CPUs per process
-    gpus: float  # per process
-
-
 class Parted(Exception):
-    """The first process has its answer, and others are at work still: the group is to be ended."""
+    """The leader has its answer, and followers are at work still: the gang is to be ended."""
 
 
-def run_gang(task: dict[str, Any], gang: Gang, folder: str) -> dict[str, Any]:
-    """The task's answer, from the first of its processes.
+def run_gang(task: Task, work: Work, resources: Resources, folder: str) -> Answer:
+    """The task's answer, from the leader of its processes.
 
     Args:
         folder: of this launch, on a disk that the nodes share.
 
     Raises:
-        Died: one of the processes died; the answer of the first, if it has one, may be that it lost the other.
-        Exception: what one of them raised, where the first has no answer.
+        Died: one of the processes died; the answer of the leader, if it has one, may be that it lost the other.
+        Exception: what one of them raised, where the leader has no answer.
     """
-    own = Path(tempfile.mkdtemp(prefix="gang-", dir=folder))  # a name that was used before would be resumed
-    resources = {"CPU": float(gang.threads)} | ({"GPU": gang.gpus} if gang.gpus else {})
+    # A name that was used before would be resumed.
+    gang_folder = Path(tempfile.mkdtemp(prefix="gang-", dir=folder))
+    gpus, size = resources.gpus, resources.devices
+    per_process = {"CPU": float(resources.threads)} | ({"GPU": gpus} if gpus else {})
     trainer = TorchTrainer(
-        work,
-        train_loop_config={"task": task, "gang": asdict(gang), "folder": str(own)},
-        torch_config=TorchConfig(backend=backend(gang.gpus > 0), timeout_s=int(SILENCE_S)),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=gang.size, use_gpu=gang.gpus > 0, resources_per_worker=resources
-        ),
+        take_part,
+        train_loop_config={
+            **{"task": task.model_dump(mode="json"), "run": work.run, "follow": work.follow, "size": size},
+            "folder": str(gang_folder),
+        },
+        torch_config=TorchConfig(backend=backend(gpus > 0), timeout_s=int(COLLECTIVE_TIMEOUT_S)),
+        scaling_config=ray.train.ScalingConfig(num_workers=size, use_gpu=gpus > 0, resources_per_worker=per_process),
         run_config=ray.train.RunConfig(
             name="train",
-            storage_path=str(own),
-            # nothing is tried again here, Tune does that; mypy takes the class for that of Ray Train's first version
+            storage_path=str(gang_folder),
+            # Nothing is tried again here, Tune does that. Mypy takes the class for that of Ray Train's first version.
             failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
                 max_failures=0, controller_failure_limit=0, max_preemption_failures=0
             ),
@@ -86,30 +80,29 @@ def run_gang(task: dict[str, Any], gang: Gang, folder: str) -> dict[str, Any]:
         raise Died(f"its processes do not start: {exit_detail(error.controller_failure)}") from None
     except ray.train.WorkerGroupError as error:
         for rank, failure in sorted(error.worker_failures.items()):
-            if isinstance(failure, WorkerHealthCheckFailedError | WorkerHealthCheckTimeoutError):
-                raise Died(f"process {rank} of {gang.size}: {exit_detail(failure)}") from None
-        if not (own / ANSWER).exists():
+            if isinstance(failure, deaths.WorkerHealthCheckFailedError | deaths.WorkerHealthCheckTimeoutError):
+                raise Died(f"process {rank} of {size}: {exit_detail(failure)}") from None
+        if not (gang_folder / ANSWER).exists():
             raise error.worker_failures[min(error.worker_failures)] from None
-    answer: dict[str, Any] = json.loads((own / ANSWER).read_text())
-    return answer
+    return Answer.model_validate_json((gang_folder / ANSWER).read_text())
 
 
-def work(shared: dict[str, Any]) -> None:
-    """What every process of the group runs; torch has joined them."""
-    task, gang, folder = shared["task"], Gang(**shared["gang"]), Path(shared["folder"])
+def take_part(shared: dict[str, Any]) -> None:
+    """What every process of the gang runs; torch has joined them."""
+    task, folder = Task.model_validate(shared["task"]), Path(shared["folder"])
     rank = ray.train.get_context().get_world_rank()
     if rank > 0:
         try:
-            named_function(gang.follow)(task)
+            named_function(shared["follow"])(task)
+        # Whatever it is, the leader shall report first: that it lost this one may be the consequence, not the cause.
         except Exception:
-            time.sleep(WORD_S)
+            time.sleep(LEADER_REPORT_S)
             raise
         (folder / f"ended-{rank}").touch()
         return
-    answer = named_function(gang.function)(task)
-    (folder / ANSWER).write_text(json.dumps(answer))
-    begun = time.monotonic()
-    while len(list(folder.glob("ended-*"))) < gang.size - 1:
-        if time.monotonic() - begun > PARTING_S:
+    (folder / ANSWER).write_text(named_function(shared["run"])(task).model_dump_json())
+    answered = time.monotonic()
+    while len(list(folder.glob("ended-*"))) < shared["size"] - 1:
+        if time.monotonic() - answered > FOLLOWER_GRACE_S:
             raise Parted
         time.sleep(0.05)

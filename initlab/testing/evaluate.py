@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from initlab.attempt.assemble import bare_net, load_images
 from initlab.data.dataset import Images
 from initlab.data.facts import absence
+from initlab.engine.task import DataAccess
 from initlab.errors import UserError
-from initlab.launch.settings import cache_folder, check_device
+from initlab.launch.checks import check_device
+from initlab.launch.machine import cache_folder
 from initlab.store.files import StoreError, writable, write_csv, write_json
 from initlab.store.trained import Trained, load_weights, read_trained
 from initlab.study.paths import differing_paths, getattr_path
@@ -194,15 +196,8 @@ def restored(
     absent = None if is_code(spec.data.name) else absence(spec.data.name, where, downloads=False)
     if absent:
         raise UserError(absent)
-    task = {
-        "data_dir": str(folder) if folder else None,
-        "download": False,
-        "allow_code": allow_code,
-        "workers": 0,
-        "cache": str(cache_folder()),
-        "keep_decoded": False,
-    }
-    data = load_images(spec, device, task, trained.source, print)
+    access = DataAccess(data_dir=str(folder) if folder else None, allow_code=allow_code, cache=str(cache_folder()))
+    data = load_images(spec, device, access, trained.source, print)
     with torch.random.fork_rng(devices=[]):
         net = bare_net(spec, data)
     load_weights(net, trained)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from initlab.engine.gang import SILENCE_S, backend
+from initlab.engine.gang import COLLECTIVE_TIMEOUT_S, backend
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ def join_group(rank: int, size: int, rendezvous_file: Path, device: torch.device
         init_method=f"file://{rendezvous_file}",
         rank=rank,
         world_size=size,
-        timeout=timedelta(seconds=SILENCE_S),
+        timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
     )
     return Group(rank, size)
 

@@ -7,18 +7,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from torch import Tensor, nn
 
 import initlab
 from initlab import Results, StudyError
-from initlab.attempt.work_pack import replayed, run_task
-from initlab.launch.run import in_dead_packs, tasks, uncompiled
+from initlab.attempt.attempt import Attempt
+from initlab.attempt.run_task import run_task, runs_as_pack
+from initlab.engine.task import Answer, DataAccess, Provenance, Task, TrialEnd
 from initlab.launch.settings import resolve
+from initlab.launch.tasks import notes, retried_alone, tasks
 from initlab.plan.packs import packs
 from initlab.plan.plan import PlannedTrial, plan
 from initlab.store.files import write_json
+from initlab.study.spec import Run
 from initlab.study.study import Study
 
+NOBODY = Provenance(command="", git_commit=None)
 GRID = {"init.scheme": ["gaussian", "xavier", "he"], "seed": [0, 1, 2, 3], "net.depth": [22, 30]}
 
 
@@ -112,7 +117,7 @@ def test_a_stopped_pack_goes_on(tiny: Callable[..., Path], tmp_path: Path, monke
     study = tiny(train=DOUBLE, grid={"seed": [0, 1]})
     alone = run(study, tmp_path / "a")
     calls = iter(range(100))
-    monkeypatch.setattr("initlab.attempt.work_pack.stop_check", lambda out: lambda: next(calls) >= 9)
+    monkeypatch.setattr("initlab.attempt.run_task.stop_check", lambda out: lambda: next(calls) >= 9)
     stopped = run(study, tmp_path / "b", pack=2)
     assert stopped.trials.state.tolist() == ["interrupted", "interrupted"]
     monkeypatch.undo()
@@ -132,27 +137,27 @@ def test_a_trial_that_fails_to_start_leaves_the_others_of_its_pack(tiny: Callabl
         write_json(
             folder / "trial.json", {"spec": trial.spec.model_dump(mode="json"), "source": source, "first_attempt": 0}
         )
-    settings = resolve(study, "inline", 1, "cpu", None, None, None, allow_code=False, pack=3)
-    (task,) = tasks(tmp_path, [pack], settings, skip_hopeless=False)
+    settings = resolve(study, {"engine": "inline", "jobs": 1, "device": "cpu", "pack": 3})
+    (task,) = tasks(tmp_path, [[trial.id for trial in pack]], settings)
     answer = run_task(task)
-    assert [part["state"] for part in answer["pack"]] == ["done", "failed", "done"]
-    assert (answer["state"], answer["alone"]) == ("done", None)
+    assert [end.state for end in answer.ends] == ["done", "failed", "done"]
+    assert (answer.stop_requested, answer.died, answer.alone_because) == (False, False, None)
     states = [json.loads((tmp_path / "trials" / t.id / "status.json").read_text())["state"] for t in pack]
     assert states == ["done", "failed", "done"]
 
 
 def test_the_unfinished_trials_of_a_pack_whose_process_died_are_asked_for_again(tmp_path: Path) -> None:
-    asked = trials(grid={"seed": [0, 1, 2, 3, 4]})
-    for trial in asked:
-        (tmp_path / "trials" / trial.id).mkdir(parents=True)
-    (tmp_path / "trials" / asked[1].id / "result.json").touch()
-    ids = [trial.id for trial in asked]
-    alive = {"trial": ids[3], "state": "done", "pack": [{"trial": ids[3], "state": "failed", "error": "its own"}]}
-    alone = {"trial": ids[4], "state": "failed", "error": "signal 9"}
-    answers = [{"trial": ids[0], "state": "failed", "error": "signal 9"}, alive, alone]
-    again = in_dead_packs(tmp_path, [asked[:3], asked[3:4], asked[4:]], answers)
-    assert [trial.id for trial in again] == [ids[0], ids[2]]
-    assert answers == [alive, alone]
+    ids = [trial.id for trial in trials(grid={"seed": [0, 1, 2, 3]})]
+    for trial_id in ids:
+        (tmp_path / "trials" / trial_id).mkdir(parents=True)
+    (tmp_path / "trials" / ids[1] / "result.json").touch()
+
+    def answer(ids: list[str], died: bool) -> Answer:
+        return Answer(ends=tuple(TrialEnd(trial=i, state="failed", error="signal 9") for i in ids), died=died)
+
+    assert retried_alone(tmp_path, answer(ids[:3], died=True)) == [ids[0], ids[2]]
+    assert retried_alone(tmp_path, answer(ids[:3], died=False)) == []
+    assert retried_alone(tmp_path, answer(ids[3:], died=True)) == []
 
 
 class Sorting(nn.Module):
@@ -214,19 +219,21 @@ def test_a_pack_out_of_range_is_refused(pack: int, tiny: Callable[..., Path], tm
     ],
 )
 def test_a_short_trial_alone_that_is_to_be_compiled_runs_as_a_pack_of_one_on_a_gpu(
-    changes: dict[str, object], sections: dict[str, object], expected: bool, tmp_path: Path
+    changes: dict[str, object], sections: dict[str, object], expected: bool
 ) -> None:
     (trial,) = trials(**sections)
-    (tmp_path / "trials" / trial.id).mkdir(parents=True)
-    write_json(tmp_path / "trials" / trial.id / "trial.json", {"spec": trial.spec.model_dump(mode="json")})
-    task = {"out": str(tmp_path), "trial": trial.id, "device": "cuda", "compile": True, "devices": 1}
-    assert replayed({**task, **changes}) is expected
+    run = Run.model_validate({"device": "cuda", "compile": True, **changes})
+    attempt = object.__new__(Attempt)  # without its folder, which plays no part here
+    attempt.task = Task(out="", trials=("t",), run=run, access=DataAccess(), provenance=NOBODY)
+    attempt.spec, attempt.device = trial.spec, torch.device(run.device or "cpu")
+    assert runs_as_pack(attempt) is expected
 
 
 def test_trials_that_ran_uncompiled_are_named_by_reason() -> None:
-    parts = [{"trial": "a", "eager": "no triton"}, {"trial": "b"}, {"trial": "c", "eager": "no triton"}]
-    assert uncompiled({"trial": "a", "pack": parts}) == {"no triton": ["a", "c"]}
-    assert uncompiled({"trial": "d", "state": "done"}) == {}
+    reasons = {"a": "no triton", "b": None, "c": "no triton"}
+    ends = tuple(TrialEnd(trial=i, state="done", uncompiled_because=reason) for i, reason in reasons.items())
+    assert list(notes(Answer(ends=ends))) == ["a, c: ran uncompiled: no triton"]
+    assert list(notes(Answer(ends=ends[1:2]))) == []
 
 
 def test_how_a_gpu_is_used_is_not_part_of_a_trial_and_a_cpu_ignores_it(

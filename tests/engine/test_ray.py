@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,8 @@ def assert_same_numbers(results, expected, ignore=()):
 
 
 def killed_after_first_checkpoint(task):
-    """`run_one`, but the process of the first attempt is gone as soon as it has a checkpoint."""
-    from initlab.attempt.work import run_one
+    """`run_task`, but the process of the first attempt is gone as soon as it has a checkpoint."""
+    from initlab.attempt.run_task import run_task
     from initlab.store.writer import AttemptWriter
 
     checkpoint = AttemptWriter.checkpoint
@@ -66,27 +67,27 @@ def killed_after_first_checkpoint(task):
 
     AttemptWriter.checkpoint = checkpoint_and_die
     try:
-        return run_one(task)
+        return run_task(task)
     finally:
         AttemptWriter.checkpoint = checkpoint
 
 
 def killed_if_gaussian(task):
-    described = json.loads(Path(task["out"], "trials", task["trial"], "trial.json").read_text())
+    described = json.loads(Path(task.out, "trials", task.trials[0], "trial.json").read_text())
     if described["spec"]["init"]["scheme"] == "gaussian":
         os.kill(os.getpid(), signal.SIGKILL)
-    from initlab.attempt.work import run_one
+    from initlab.attempt.run_task import run_task
 
-    return run_one(task)
+    return run_task(task)
 
 
 def dies_then_stops(task):
     """`follow`, but in attempt 1 it is gone once there is a checkpoint, and in attempt 2 it asks for a stop."""
-    from initlab.attempt.work import follow
+    from initlab.attempt.gang import follow
     from initlab.train.group import Group
 
-    out = Path(task["out"])
-    attempts = out / "trials" / task["trial"]
+    out = Path(task.out)
+    attempts = out / "trials" / task.trials[0]
     agree = Group.agree
 
     def agree_but(group, answer):
@@ -100,6 +101,29 @@ def dies_then_stops(task):
     follow(task)
 
 
+def task(trial, out=""):
+    """A task of one trial that nothing else is to be known of."""
+    from initlab.engine.task import DataAccess, Provenance, Task
+    from initlab.study.spec import Run
+
+    nobody = Provenance(command="", git_commit=None)
+    return Task(out=out, trials=(trial,), run=Run(), access=DataAccess(), provenance=nobody)
+
+
+def answers_its_out(task):
+    """Answers that the trials ended in the state that the task names as its output folder."""
+    from initlab.engine.task import State, answer_all
+
+    return answer_all(task, State(task.out))
+
+
+def submitted(tasks, run, follow="", **resources):
+    """The answers of the Ray engine."""
+    from initlab.engine.submit import Resources, Work, submit
+
+    return list(submit("ray", tasks, Work(run, follow), Resources(**resources)))
+
+
 def waits_for_ever(task):
     from torch import distributed, ones
 
@@ -109,9 +133,11 @@ def waits_for_ever(task):
 @pytest.fixture
 def launch_with(monkeypatch):
     """Makes `initlab.run` run another function of this module on every trial."""
-    from initlab.launch import run as launch
+    from initlab.launch import tasks
 
-    return lambda function: monkeypatch.setattr(launch, "RUN", f"{__name__}:{function.__name__}")
+    return lambda function: monkeypatch.setattr(
+        tasks, "WORK", replace(tasks.WORK, run=f"{__name__}:{function.__name__}")
+    )
 
 
 def test_numbers_equal_those_of_the_inline_engine(tmp_path, capfd):
@@ -151,19 +177,15 @@ def test_a_trial_that_kills_every_process_fails_and_the_others_go_on(tmp_path, l
 
 
 def test_an_exception_is_answered_with_its_words():
-    from initlab.engine.ray import run_ray
-
-    (answer,) = run_ray([{"trial": "t0"}], "json:loads", jobs=1)
-    assert answer["state"] == "failed"
-    assert answer["error"].startswith("raised 3 times, last with TypeError: the JSON object must be str")
+    (answer,) = submitted([task("t0")], "json:loads", jobs=1)
+    assert answer.died and answer.ends[0].state == "failed"
+    assert answer.ends[0].error.startswith("raised 3 times, last with TypeError: the JSON object must be str")
 
 
 def test_after_an_answer_that_a_stop_was_asked_for_no_task_is_begun():
-    from initlab.engine.ray import run_ray
-
-    tasks = [{"trial": f"t{i}", "state": "interrupted"} for i in range(30)]
-    answers = run_ray(tasks, "copy:copy", jobs=1)  # the task is its own answer
-    states = {answer["trial"]: answer["state"] for answer in answers}
+    tasks = [task(f"t{i}", out="interrupted") for i in range(30)]
+    answers = submitted(tasks, f"{__name__}:answers_its_out", jobs=1)
+    states = {end.trial: end.state for answer in answers for end in answer.ends}
     assert len(states) == 30
     assert states["t0"] == "interrupted"
     assert states["t29"] == "pending"
@@ -196,8 +218,8 @@ def test_a_gang_of_ray_train_gives_the_numbers_of_an_inline_one_and_of_one_proce
 
 @pytest.mark.slow
 def test_a_gang_goes_on_from_checkpoints_through_a_death_a_stop_and_a_change_of_engine(tmp_path, monkeypatch, capsys):
-    from initlab.attempt import work
-    from initlab.launch import run as launch
+    from initlab.attempt import run_task
+    from initlab.launch import tasks
 
     small, out = study(epochs=40, schemes=["he"], every=200, checkpoint_every_s=0.02), tmp_path / "out"
 
@@ -207,9 +229,10 @@ def test_a_gang_goes_on_from_checkpoints_through_a_death_a_stop_and_a_change_of_
     whole = run("inline", tmp_path / "whole")
     stops = iter([False] * 4 + [True])
     with monkeypatch.context() as patched:
-        patched.setattr(work, "stop_check", lambda _: lambda: next(stops))
+        patched.setattr(run_task, "stop_check", lambda _: lambda: next(stops))
         assert list(run("inline").trials.state) == ["interrupted"]
-    monkeypatch.setattr(launch, "FOLLOW", f"{__name__}:{dies_then_stops.__name__}")
+    follow = f"{__name__}:{dies_then_stops.__name__}"
+    monkeypatch.setattr(tasks, "WORK", replace(tasks.WORK, follow=follow))
     stopped = run("ray")
     assert list(stopped.trials.state) == ["interrupted"] and list(stopped.trials.attempts) == [3]
     assert len(list(out.glob("trials/*/attempt-*/checkpoint.pt"))) >= 2, "the death was after a checkpoint"
@@ -221,11 +244,10 @@ def test_a_gang_goes_on_from_checkpoints_through_a_death_a_stop_and_a_change_of_
 
 @pytest.mark.slow
 def test_the_answer_of_the_first_of_a_gang_ends_the_others(tmp_path):
-    from initlab.engine.ray import run_ray
-
-    tasks = [{"trial": f"t{i}", "state": "pending"} for i in range(3)]
-    answers = run_ray(tasks, "copy:copy", jobs=1, devices=2, follow=f"{__name__}:{waits_for_ever.__name__}")
-    assert answers == tasks  # the first answers without the other; those after it are not begun
+    tasks = [task(f"t{i}", out="pending") for i in range(3)]
+    answers = submitted(tasks, f"{__name__}:answers_its_out", f"{__name__}:waits_for_ever", jobs=1, devices=2)
+    # The first answers without the other; those after it are not begun.
+    assert answers == list(map(answers_its_out, tasks))
 
 
 @pytest.mark.parametrize(
@@ -242,7 +264,7 @@ def test_the_answer_of_the_first_of_a_gang_ends_the_others(tmp_path):
 def test_what_is_made_of_a_gang_that_failed(failures, answered, found, tmp_path, monkeypatch):
     from ray.train import WorkerGroupError
 
-    from initlab.engine import ray_train
+    from initlab.engine import ray_train, submit
 
     class Trainer:
         def __init__(self, work, *, train_loop_config, **_):
@@ -250,18 +272,18 @@ def test_what_is_made_of_a_gang_that_failed(failures, answered, found, tmp_path,
 
         def fit(self):
             if answered:
-                (self.folder / ray_train.ANSWER).write_text('{"state": "done"}')
+                (self.folder / ray_train.ANSWER).write_text(answers_its_out(task("t0", out="done")).model_dump_json())
             if failures:
                 raise WorkerGroupError("", {rank: of_ray(failure) for rank, failure in failures.items()})
 
     def of_ray(failure):
         text = f"The actor died.\nWorker exit detail: {failure} Some common causes include: (1) ..."
-        return ray_train.WorkerHealthCheckFailedError("", RuntimeError(text)) if failure == "killed" else failure
+        return ray_train.deaths.WorkerHealthCheckFailedError("", RuntimeError(text)) if failure == "killed" else failure
 
     monkeypatch.setattr(ray_train, "TorchTrainer", Trainer)
-    gang = ray_train.Gang("", "", size=2, threads=1, gpus=0.0)
+    work, resources = submit.Work("", ""), submit.Resources(jobs=1, devices=2)
     try:
-        outcome = ray_train.run_gang({"trial": "t0"}, gang, str(tmp_path))["state"]
+        outcome = ray_train.run_gang(task("t0"), work, resources, str(tmp_path)).ends[0].state
     except Exception as error:
         outcome = f"{type(error).__name__}: {error}"
     assert outcome == found
@@ -273,22 +295,17 @@ def test_a_gang_that_died_to_the_last_is_answered_in_one_line():
     from initlab.engine.ray import Died, answer_of
 
     error = SimpleNamespace(cause=Died("process 1 of 2: killed"))
-    answer = answer_of(SimpleNamespace(config={"task": {"trial": "t0"}}, error=error))
-    assert answer == {
-        "trial": "t0",
-        "state": "failed",
-        "error": "its process died 3 times, last with: process 1 of 2: killed",
-    }
+    answer = answer_of(SimpleNamespace(config={"task": task("t0").model_dump(mode="json")}, error=error))
+    (end,) = answer.ends
+    assert (end.trial, end.state, answer.died) == ("t0", "failed", True)
+    assert end.error == "its process died 3 times, last with: process 1 of 2: killed"
 
 
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        (
-            {"gpus_per_trial": 1000.0},
-            r"--gpus-per-trial: no node .* \(got 1 CPUs and 1000 GPUs\); allowed: up to 2 CPUs",
-        ),
-        ({"gpus_per_trial": 1.5}, r"--gpus-per-trial: not whole \(got 1.5\); allowed: a fraction"),
+        ({"gpus": 1000.0}, r"--gpus-per-trial: no node .* \(got 1 CPUs and 1000 GPUs\); allowed: up to 2 CPUs"),
+        ({"gpus": 1.5}, r"--gpus-per-trial: not whole \(got 1.5\); allowed: a fraction"),
         (
             {"devices": 3},
             r"--devices: the cluster has no room for a trial \(got 3 processes of 1 CPUs and 0 GPUs each\); "
@@ -299,10 +316,9 @@ def test_a_gang_that_died_to_the_last_is_answered_in_one_line():
 )
 def test_a_request_that_never_fits_is_refused_in_one_line(request_, words):
     from initlab.engine.cluster import EngineError
-    from initlab.engine.ray import run_ray
 
     with pytest.raises(EngineError, match=words) as error:
-        run_ray([{"trial": "t0"}], "copy:copy", jobs=1, **request_)
+        submitted([task("t0")], f"{__name__}:answers_its_out", jobs=1, **request_)
     assert "\n" not in str(error.value)
 
 

@@ -10,7 +10,7 @@ import pytest
 import initlab
 from initlab import Results, StudyError
 from initlab.engine.lease import Held, lease
-from initlab.launch.run import command_line
+from initlab.launch.machine import command_line
 from initlab.plan.plan import plan
 from initlab.store.files import StoreError
 
@@ -111,6 +111,7 @@ def test_a_trial_that_always_takes_its_process_down_fails_and_the_others_go_on(
     study = tiny(net={"name": "tests.engine.mine:net"}, grid={"net.options": [{"kill": "always"}, {"hidden": 4}]})
     results = run(study, tmp_path / "a", jobs=2, allow_code=True)
     assert results.trials.state.tolist() == ["failed", "done"]
+    assert results.trials.attempts.tolist() == [3, 1]
     assert results.stored[0].status["error"] == "its process died 3 times, last with signal 9"
 
 

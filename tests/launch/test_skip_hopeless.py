@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import initlab
-from initlab.launch.run import reopen, settled
+from initlab.launch.folder import reopen, settled
+from initlab.store.trial_folder import TrialFolder
 from initlab.verdict.hopeless import stop_step
 from tests.cli.test_cli import here as command
 from tests.launch.test_launch import assert_same_numbers, run
@@ -70,14 +71,14 @@ def test_the_command_counts_what_was_saved_and_ends_with_0(study: Path, tmp_path
     ran = command("run", study, "--out", out, "--jobs", 1, "--device", "cpu", "--skip-hopeless")
     assert ran.exit_code == 0, ran.stderr
     assert "stopped 1 hopeless trials, saved 32 of 128 steps" in ran.stdout
-    assert re.search(r"plain-7 gaussian seed 0: stopped, epoch 4", ran.stdout)
+    assert re.search(r"plain-7 gaussian seed 0 init.std=0.001: stopped, epoch 4", ran.stdout)
     shown = command("status", out)
     assert "1 stopped" in shown.stdout and "stopped, epoch 4" in shown.stdout
 
 
 def test_a_stopped_trial_that_is_to_go_on_is_no_longer_called_so(study: Path, tmp_path: Path) -> None:
     results = run(study, tmp_path / "a", skip_hopeless=True)
-    first, second = (trial.folder for trial in results.stored)
+    first, second = (TrialFolder(results.out, trial.id) for trial in results.stored)
     assert settled(first, skip_hopeless=True) and settled(second, skip_hopeless=False)
     assert not settled(first, skip_hopeless=False)
     reopen(first)  # as a launch does for those that it was asked for, before any runs

@@ -17,6 +17,7 @@ from initlab.attempt.assemble import bare_net, load_images
 from initlab.cli import main
 from initlab.data.dataset import Images
 from initlab.data.sources import load_raw
+from initlab.engine.task import DataAccess
 from initlab.errors import UserError
 from initlab.report.evaluation_table import evaluation_lines
 from initlab.store.checkpoint import write_checkpoint
@@ -32,7 +33,7 @@ assert sum(COUNTS) == 360
 
 
 def images_of(spec: TrialSpec) -> Images:
-    return load_images(spec, torch.device("cpu"), {"data_dir": None, "download": False, "allow_code": False}, {}, print)
+    return load_images(spec, torch.device("cpu"), DataAccess(), {}, print)
 
 
 def trial_with(folder: Path, spec: TrialSpec, state: dict[str, Tensor], attempt: int = 0, **changes: object) -> Path:

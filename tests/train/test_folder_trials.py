@@ -67,7 +67,7 @@ def test_a_resumed_trial_ends_bit_identical(
         if trial.step == 5:  # in the middle of the second of four epochs of three steps
             (tmp_path / "cut" / STOP).touch()
 
-    monkeypatch.setattr("initlab.attempt.work.STOP_CHECK_S", -1.0)
+    monkeypatch.setattr("initlab.attempt.run_task.STOP_CHECK_S", -1.0)
     with monkeypatch.context() as patched:
         patched.setattr(Trial, "update", stopping)
         cut = launched("cut", run={"workers": workers})

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import initlab
-from initlab.attempt import work
+from initlab.attempt import gang, run_task
 from initlab.launch.settings import resolve
 from initlab.nets.layers import StreamDropout, set_dropout_step
 from initlab.store.checkpoint import read_checkpoint
@@ -83,8 +83,8 @@ def test_a_trial_goes_on_in_another_number_of_processes(
     alone: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for devices, steps in ((1, 5), (2, 7), (1, 99)):
-        stops = iter([False] * (steps + 1) + [True])  # `run_one` asks once before it begins
-        monkeypatch.setattr(work, "stop_check", lambda out, stops=stops: lambda: next(stops))
+        stops = iter([False] * (steps + 1) + [True])  # `run_task` asks once before it begins
+        monkeypatch.setattr(run_task, "stop_check", lambda out, stops=stops: lambda: next(stops))
         results = run(tmp_path, devices)
     assert results.trials.attempts.tolist() == [3] and results.trials.state.tolist() == ["done"]
     assert results.scalars.step.tolist() == alone.scalars.step.tolist()
@@ -96,7 +96,7 @@ def test_a_trial_goes_on_in_another_number_of_processes(
 
 
 def test_a_process_that_dies_fails_the_trial_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "FOLLOW", "initlab.errors:absent")
+    monkeypatch.setattr(gang, "JOIN_AND_FOLLOW", "initlab.errors:absent")
     (trial,) = run(tmp_path, 2).stored
     assert trial.status["state"] == "failed"
     assert "process 1 died" in trial.status["error"] and "absent" in trial.status["error"]
@@ -158,5 +158,5 @@ def test_trials_at_once_fill_the_gpus_of_this_machine_under_ray(monkeypatch: pyt
     monkeypatch.setattr("initlab.launch.settings.gpu_count", lambda: 8)
     study = Study(name="s")
     requested = [("ray", 2), ("ray", 8), ("ray", 1), ("inline", 2)]
-    jobs = [resolve(study, engine, None, "cuda", None, None, None, False, devices=n).jobs for engine, n in requested]
+    jobs = [resolve(study, {"engine": engine, "device": "cuda", "devices": n}).run.jobs for engine, n in requested]
     assert jobs == [4, 1, 8, 1]

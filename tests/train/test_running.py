@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import initlab
-from initlab.attempt import work
+from initlab.attempt import run_task
 from initlab.plan.cost import RUNNING_ROW_BYTES, cost
 from initlab.plan.packs import unpackable_because
 from initlab.store.columns import names
@@ -84,8 +84,8 @@ def test_the_frame_holds_what_the_probe_measured_before_the_same_update(tmp_path
 def test_a_resumed_trial_has_every_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(tmp_path / "whole", log_every=3).running
     for steps in (2, 1, 99):
-        stops = iter([False] * (steps + 1) + [True])  # `run_one` asks once before it begins
-        monkeypatch.setattr(work, "stop_check", lambda out, stops=stops: lambda: next(stops))
+        stops = iter([False] * (steps + 1) + [True])  # `run_task` asks once before it begins
+        monkeypatch.setattr(run_task, "stop_check", lambda out, stops=stops: lambda: next(stops))
         results = run(tmp_path / "parts", log_every=3)
     assert results.trials.attempts.tolist() == [3]
     assert results.running.drop(columns="attempt").equals(whole.drop(columns="attempt"))

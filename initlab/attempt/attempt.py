@@ -1,0 +1,128 @@
+"""One attempt at a trial: opened in its folder, built to a `Trial`, ended with what came of it.
+
+For a trial on its own, each trial of a pack and the benchmarks alike.
+"""
+
+import os
+import platform
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from initlab.attempt.assemble import build_net, load_images
+from initlab.data.dataset import Images
+from initlab.engine.task import State, Task, TrialEnd
+from initlab.plan.pretraining import shallow_of
+from initlab.store.checkpoint import read_checkpoint
+from initlab.store.trial_folder import TrialFolder
+from initlab.store.writer import AttemptWriter, Superseded
+from initlab.study.spec import TrialSpec
+from initlab.study.trial_code import check_sources
+from initlab.train.group import ALONE, Group
+from initlab.train.records import Outcome
+from initlab.train.start import start_from
+from initlab.train.trial import Trial
+from initlab.version import __version__
+
+
+class Attempt:
+    """An attempt that has claimed its folder; `writer` keeps its records, `trial` is there once it is built."""
+
+    trial: Trial
+
+    def __init__(self, task: Task, trial_id: str, device: torch.device) -> None:
+        """Open the next attempt at a trial of the task.
+
+        Raises:
+            StoreError: the trial's folder is damaged, or of a newer initlab.
+        """
+        folder = TrialFolder(Path(task.out), trial_id)
+        self.task, self.trial_id, self.device = task, trial_id, device
+        self.spec = folder.spec()
+        self.sources: dict[str, str] = folder.description()["source"]
+        self.writer = AttemptWriter(folder, environment(task, self.spec, device))
+
+    def build(self, images: dict[str, Images], group: Group = ALONE) -> Trial:
+        """The trial as it is before its first step, or before it resumes its checkpoint.
+
+        Args:
+            images: those loaded so far by the attempts that go with this one, each under its data section; added to.
+
+        Raises:
+            RuntimeError: the user's code changed since the launch, or a shallow net to start from is not trained.
+        """
+        spec, run = self.spec, self.task.run
+        check_sources(spec, self.sources)
+        key = spec.data.model_dump_json()
+        if key not in images:
+            images[key] = load_images(spec, self.device, self.task.access, self.sources, self.writer.doing)
+        net = build_net(spec, images[key], self.device)
+        if not self.writer.resumed and (shallow := shallow_of(spec)):
+            start_from(net, trained_weights(TrialFolder(Path(self.task.out), shallow.trial_id)))
+        self.trial = Trial(spec, net, images[key], self.writer, run.compile, group, run.channels_last)
+        return self.trial
+
+    def end(self, outcome: Outcome | Exception) -> TrialEnd:
+        """Record how the trial ended, or what it raised."""
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            state, figures = State(outcome.state), outcome.figures
+            self.writer.close(state, figures, figures if state.finished else None)
+            return TrialEnd(trial=self.trial_id, state=state, uncompiled_because=figures.get("eager"))
+        except Superseded:
+            return TrialEnd(trial=self.trial_id, state=State.SUPERSEDED)
+        # The trial's boundary: whatever it was is recorded, and the other trials go on.
+        except Exception as error:
+            return self.fail(error)
+
+    def fail(self, error: Exception) -> TrialEnd:
+        """Record what the trial raised, with its traceback."""
+        content = {"error": in_one_line(error), "traceback": "".join(traceback.format_exception(error))}
+        try:
+            self.writer.close(State.FAILED, content)
+        except Superseded:
+            return TrialEnd(trial=self.trial_id, state=State.SUPERSEDED)
+        return TrialEnd(trial=self.trial_id, state=State.FAILED)
+
+
+def in_one_line(error: Exception) -> str:
+    """`ValueError: what was wrong`."""
+    return f"{type(error).__name__}: {error}"
+
+
+def trained_weights(folder: TrialFolder) -> dict[str, Tensor]:
+    """The weights of a finished trial in the same output folder.
+
+    Raises:
+        RuntimeError: it has not been trained to its end.
+    """
+    result = folder.result()
+    state, checkpoint = result["state"] if result else "not finished", folder.checkpoint()
+    if state != State.DONE or checkpoint is None:
+        raise RuntimeError(
+            f"train.shallow_depth: the shallow net's trial {folder.id} is {state}; run the study without --only, "
+            "or mend what failed there"
+        )
+    weights: dict[str, Tensor] = read_checkpoint(checkpoint)["net"]
+    return weights
+
+
+def environment(task: Task, spec: TrialSpec, device: torch.device) -> dict[str, Any]:
+    """Where and with what an attempt ran, as attempt.json keeps it."""
+    precision = spec.train.precision
+    in_float32 = precision == "auto" or (precision == "bfloat16" and device.type == "cpu")
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "precision": "float32" if in_float32 else precision,
+        "threads": torch.get_num_threads(),
+        "torch_version": torch.__version__,
+        "python_version": platform.python_version(),
+        "initlab_version": __version__,
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        **task.provenance.model_dump(),
+    }

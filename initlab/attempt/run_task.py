@@ -1,0 +1,150 @@
+"""What a worker runs: a task, from plain data to the ends of its trials.
+
+`run_task` is the function that engines call by name, in this process or another one. A task of several trials is a
+pack: their training steps are taken as one where torch can do that, and each has an attempt of its own all the same.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from initlab.attempt.attempt import Attempt, in_one_line
+from initlab.attempt.gang import device_of, group_of
+from initlab.data.dataset import Images
+from initlab.engine.task import Answer, State, Task, TrialEnd
+from initlab.engine.worker import orphaned
+from initlab.plan.cost import cost
+from initlab.plan.packs import unpackable_because
+from initlab.store.files import STOP
+from initlab.store.trial_folder import TrialFolder
+from initlab.train.cuda import cuda_graph, kernels
+from initlab.train.packed import Pack
+from initlab.train.records import Outcome
+from initlab.train.trial import COMPILE_STEPS, Trial
+
+STOP_CHECK_S = 0.2
+ShouldStop = Callable[[], bool]
+
+
+def run_task(task: Task) -> Answer:
+    """Run each trial of a task to its end, its failure or a stop, and record which."""
+    should_stop = stop_check(Path(task.out))
+    images: dict[str, Images] = {}
+    ends: dict[str, TrialEnd] = {}
+    attempts: list[Attempt] = []
+    with computing(task) as device:
+        for trial_id in task.trials:
+            reached = opened(task, trial_id, device, should_stop)
+            if isinstance(reached, Attempt) and len(task.trials) == 1 and not runs_as_pack(reached):
+                reached = run_alone(reached, should_stop)
+            elif isinstance(reached, Attempt):
+                reached = begun(reached, images)
+            if isinstance(reached, Attempt):
+                attempts.append(reached)
+            else:
+                ends[trial_id] = reached
+        reason = run_together(attempts, should_stop, ends) if attempts else None
+    alone_because = reason if len(task.trials) > 1 else None
+    return Answer(ends=tuple(ends[trial_id] for trial_id in task.trials), alone_because=alone_because)
+
+
+@contextmanager
+def computing(task: Task) -> Iterator[torch.device]:
+    """The device of a task, with its threads and CUDA settings, torch's random state put back afterwards."""
+    device, threads = device_of(task), torch.get_num_threads()
+    try:
+        torch.set_num_threads(task.run.threads)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), kernels(device):
+            yield device
+    finally:
+        torch.set_num_threads(threads)
+
+
+def opened(task: Task, trial_id: str, device: torch.device, should_stop: ShouldStop) -> Attempt | TrialEnd:
+    """A new attempt at a trial, or its end where there is nothing to do or its folder is damaged."""
+    if should_stop():
+        return TrialEnd(trial=trial_id, state=State.PENDING)
+    # An engine may ask twice, as after it lost a node.
+    if TrialFolder(Path(task.out), trial_id).finished:
+        return TrialEnd(trial=trial_id, state=State.DONE)
+    try:
+        return Attempt(task, trial_id, device)
+    # The trial's boundary: without an attempt the launcher records it, and the other trials go on.
+    except Exception as error:
+        return TrialEnd(trial=trial_id, state=State.FAILED, error=in_one_line(error))
+
+
+def run_alone(attempt: Attempt, should_stop: ShouldStop) -> TrialEnd:
+    """Run one trial, in as many processes as its task says."""
+    task = attempt.task
+    outcome: Outcome | Exception
+    try:
+        with group_of(task, attempt.device) as group:
+            trial = attempt.build({}, group)
+            trial.begin(group.share(attempt.writer.resumed))
+            outcome = trial.run(should_stop, task.run.checkpoint_every_s, task.skip_hopeless)
+    # The trial's boundary: whatever it was is recorded, and the other trials go on.
+    except Exception as error:
+        outcome = error
+    return attempt.end(outcome)
+
+
+def runs_as_pack(attempt: Attempt) -> bool:
+    """Whether a trial on its own is run as a pack of one: asked to compile, and too short for torch.compile to pay."""
+    run, spec = attempt.task.run, attempt.spec
+    if not run.compile or attempt.device.type != "cuda" or run.devices > 1:
+        return False
+    return unpackable_because(spec) is None and (cost(spec).steps or COMPILE_STEPS) < COMPILE_STEPS
+
+
+def begun(attempt: Attempt, images: dict[str, Images]) -> Attempt | TrialEnd:
+    """The attempt with its trial before the next step, or its end where it gets no further."""
+    try:
+        attempt.build(images).begin(attempt.writer.resumed)
+        return attempt
+    # The trial's boundary: whatever it was is recorded, and the other trials go on.
+    except Exception as error:
+        return attempt.end(error)
+
+
+def run_together(attempts: Sequence[Attempt], should_stop: ShouldStop, ends: dict[str, TrialEnd]) -> str | None:
+    """Run trials as a pack, or what is left of them one after another; returns why, None for a pack."""
+    by_trial = {attempt.trial: attempt for attempt in attempts}
+
+    def on_end(trial: Trial, outcome: Outcome | Exception) -> None:
+        ends[by_trial[trial].trial_id] = by_trial[trial].end(outcome)
+
+    task = attempts[0].task
+    captures = attempts[0].device.type == "cuda" and task.run.compile is not False
+    pack = Pack(list(by_trial), cuda_graph if captures else None, on_end)
+    reason = pack.unpackable_because()
+    if reason is None:
+        try:
+            pack.run(should_stop, task.run.checkpoint_every_s, task.skip_hopeless)
+        except torch.OutOfMemoryError:
+            reason = "the device has too little memory for all of them; lower --pack"
+    for trial in pack.trials:
+        try:
+            outcome = trial.run(should_stop, task.run.checkpoint_every_s, task.skip_hopeless)
+            on_end(trial, outcome.plus(eager=pack.eager))
+        # The trial's boundary: whatever it was is recorded, and the other trials go on.
+        except Exception as error:
+            on_end(trial, error)
+    return reason
+
+
+def stop_check(out: Path) -> ShouldStop:
+    """A cheap `should_stop()`: a STOP file in OUT, or the launching process gone."""
+    last, answer = 0.0, False
+
+    def should_stop() -> bool:
+        nonlocal last, answer
+        now = time.monotonic()
+        if now - last > STOP_CHECK_S:
+            last, answer = now, (out / STOP).exists() or orphaned.is_set()
+        return answer
+
+    return should_stop

@@ -1,0 +1,44 @@
+"""The one interface of all engines: tasks in, answers out as they end.
+
+An engine is a module of this room with a function `submit` like the one here; its name in a study is the module's, and
+`Run.engine` lists the names. Engines know nothing of what a task computes: they call a function by its name.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol, cast
+
+from initlab.engine.task import Answer, Task
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the processes run, each function as `pkg.module:name`, so that the launcher needs no torch."""
+
+    run: str  # of task to answer
+    follow: str  # of task to nothing: the further processes of a task that several share
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What tasks may take."""
+
+    jobs: int | None  # tasks at once; None is as many as a cluster has room for
+    threads: int = 1  # CPU threads per process
+    devices: int = 1  # processes per task
+    gpus: float = 0.0  # per process; a fraction shares one, 0 is a CPU
+    address: str | None = None  # of a running cluster
+
+
+class Engine(Protocol):
+    """What a module of this room offers as an engine."""
+
+    def submit(self, tasks: Sequence[Task], work: Work, resources: Resources) -> Iterator[Answer]:
+        """Run every task, a task whose process dies again up to `deaths.MAX_DEATHS` times; one answer per task."""
+
+
+def submit(engine: str, tasks: Sequence[Task], work: Work, resources: Resources) -> Iterator[Answer]:
+    """Run the tasks on the engine of this name; yields one answer per task as it ends."""
+    module = cast(Engine, import_module(f"initlab.engine.{engine}"))
+    return module.submit(tasks, work, resources)

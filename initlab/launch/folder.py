@@ -1,0 +1,138 @@
+"""The output folder before a launch: the study and each trial's spec written, checked against what lies there."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from initlab.engine.task import State
+from initlab.plan.plan import PlannedTrial
+from initlab.store import files
+from initlab.store.files import StoreError, atomic, read_json, write_json
+from initlab.store.trial_folder import TrialFolder
+from initlab.study.spec import TrialSpec
+from initlab.study.study import Study, dump_study
+
+Sources = dict[str, str]  # dotted path -> hash of the user's code that it names
+
+
+def prepare(
+    out: Path,
+    study: Study,
+    trials: Sequence[PlannedTrial],
+    sources: dict[str, Sources],
+    requested: set[str],
+    force: bool,
+) -> list[str]:
+    """Write the study and each trial's spec; returns what the user should know, a line each.
+
+    A requested trial starts anew with `force`, and where the user's code changed since an attempt that did not finish.
+
+    Args:
+        sources: of each trial.
+        requested: ids of the trials that this launch may run.
+
+    Raises:
+        StoreError: a damaged file, another trial in the folder of one, or nothing but trials whose code has changed.
+    """
+    for trial in trials:
+        if trial.id in requested:
+            check_same(TrialFolder(out, trial.id), trial, force)
+    outdated = {} if force else changed_code(out, requested, sources)
+    lines = check_outdated(out, outdated, requested)
+    if (out / files.STOP).exists():
+        (out / files.STOP).unlink()
+        lines.append(f"removed {out / files.STOP}, which an earlier stop left")
+    for trial in trials:
+        folder = TrialFolder(out, trial.id)
+        anew = trial.id in requested and (force or (trial.id in outdated and not folder.finished))
+        write_trial(folder, trial, sources[trial.id], anew)
+    with atomic(out / files.STUDY) as file:
+        file.write(dump_study(study).encode())
+    return lines
+
+
+def write_trial(folder: TrialFolder, trial: PlannedTrial, sources: Sources, anew: bool) -> None:
+    """Write what a worker needs of a trial, where it is not there or the trial is to start anew."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    # The status before the result goes: a trial without its result is not done.
+    if anew or not folder.status_file.exists():
+        write_json(folder.status_file, {"state": State.PENDING}, sync=False)
+    if anew or not folder.attempts() or not folder.trial_file.exists():
+        # No attempt before the first is resumed.
+        first = folder.next_attempt() if anew else 0
+        content = {"id": trial.id, "spec": trial.spec.model_dump(mode="json"), "source": sources}
+        write_json(folder.trial_file, {**content, "first_attempt": first}, sync=False)
+    if anew:
+        folder.result_file.unlink(missing_ok=True)
+
+
+def check_same(folder: TrialFolder, trial: PlannedTrial, force: bool) -> None:
+    """Refuse a folder whose trial is another one, or is damaged."""
+    if not force:
+        folder.result()
+    if not folder.trial_file.exists():
+        return
+    spec = folder.description().get("spec")
+    if spec != trial.spec.model_dump(mode="json") and validated(spec) != trial.spec:
+        raise StoreError(f"{folder.trial_file}: not the spec that its id stands for; move the folder away")
+
+
+def validated(content: Any) -> TrialSpec | None:
+    """The spec that a trial.json holds, None where it is not one."""
+    try:
+        return TrialSpec.model_validate(content)
+    except ValidationError:
+        return None
+
+
+def changed_code(out: Path, requested: set[str], sources: dict[str, Sources]) -> dict[str, Sources]:
+    """The requested trials that were run by other code of the user's than there is now."""
+    folders = [TrialFolder(out, trial_id) for trial_id in requested]
+    return {
+        folder.id: sources[folder.id]
+        for folder in folders
+        if folder.trial_file.exists() and folder.attempts() and folder.description().get("source") != sources[folder.id]
+    }
+
+
+def check_outdated(out: Path, outdated: dict[str, Sources], requested: set[str]) -> list[str]:
+    """Say what becomes of trials whose code changed: unfinished ones start anew, finished ones stay.
+
+    Raises:
+        StoreError: all requested trials are finished, and some of them by other code.
+    """
+    finished = sorted(trial_id for trial_id in outdated if TrialFolder(out, trial_id).finished)
+    paths = ", ".join(dict.fromkeys(path for sources in outdated.values() for path in sources))
+    if finished and all(TrialFolder(out, trial_id).finished for trial_id in requested):
+        raise StoreError(
+            f"{TrialFolder(out, finished[0]).trial_file}: the code of {paths} changed since this trial ran; "
+            "add --force to run it anew (with --only ID that one alone), or give another --out"
+        )
+    lines = []
+    if anew := len(outdated) - len(finished):
+        lines.append(f"the code of {paths} changed: {anew} unfinished trials that it ran start anew")
+    if finished:
+        text = f"the code of {paths} changed since {len(finished)} finished trials ran, which stay as they are"
+        lines.append(f"{text} ({finished[0]}, …); --force --only ID runs one anew")
+    return lines
+
+
+def settled(folder: TrialFolder, skip_hopeless: bool) -> bool:
+    """Whether a trial has a result, or was stopped as hopeless and may stay so."""
+    return folder.finished or (skip_hopeless and stopped(folder))
+
+
+def stopped(folder: TrialFolder) -> bool:
+    """Whether a trial was stopped as hopeless; a damaged status says nothing of it."""
+    try:
+        return bool(folder.status()["state"] == State.STOPPED)
+    except StoreError:
+        return False
+
+
+def reopen(folder: TrialFolder) -> None:
+    """A stopped trial that is to go on is not finished any more, whatever happens to this launch."""
+    if stopped(folder):
+        write_json(folder.status_file, {**read_json(folder.status_file), "state": State.INTERRUPTED}, sync=False)
