@@ -21,7 +21,10 @@ from initlab.signal.theory.width import relu_layer
 HARMLESS = 6.0
 # On top of HARMLESS: together 5.8 standard deviations at width 64 and depth 30, 3.8 at width 16.
 SIGMAS = 2.0
-SMOOTHING = 2  # rows on either side of a running median, in a net of 16 or more: the layers of a block differ
+# Rows on either side of a moving median, in a net of 16 or more: the layers of a block differ.
+SMOOTHING = 2
+
+
 Array = NDArray[np.float64]
 
 
@@ -29,12 +32,12 @@ Array = NDArray[np.float64]
 class Drift:
     """The change of one signal that is furthest from what is allowed; `last` is the deeper layer in both directions."""
 
-    direction: str  # forward, or backward: seen from the output to the input
+    direction: str  # forward, from the input on, or backward, from the output on
     first: int  # rows of the table
     last: int
-    measured: float  # ln of the ratio of mean squares, along the signal's way
-    change: float  # what of it is judged: the least of all conventions, less what is typical of these widths
-    factor: float  # of the second moment per layer, along the signal's way: the median over pairs of layers
+    measured: float  # ln of the ratio of mean squares, in this direction
+    change: float  # the part of it that is judged: the least of all conventions, less what is typical of these widths
+    factor: float  # of the second moment per layer, in this direction: the median over pairs of layers
     allowed: float  # |ln| that is still allowed between these layers
     chance: float  # standard deviation of the ln between these layers over draws of a healthy net
 
@@ -81,7 +84,7 @@ def drift(table: pd.DataFrame, direction: str) -> Drift | None:
     lowest, highest = steps.min(axis=0), steps.max(axis=0)
     change = sign * np.where(lowest > 0, lowest, np.where(highest < 0, highest, 0.0))
     typical, variance = chance(table.iloc[rows], direction)
-    # a typical net is below the mean of all, e^-1.2 at width 64 and depth 30, so a fall by that much is none
+    # A typical net lies below the mean of all, e^-1.2 at width 64 and depth 30, so a fall by that much is none.
     change = np.where(change < 0, np.minimum(change - (typical[None, :] - typical[:, None]), 0.0), change)
     spread = np.sqrt(np.abs(variance[None, :] - variance[:, None]))
     allowed = HARMLESS + SIGMAS * spread
@@ -102,13 +105,13 @@ def drift(table: pd.DataFrame, direction: str) -> Drift | None:
 
 
 def conventions(rows: pd.DataFrame, level: Array, direction: str) -> list[Array]:
-    """ln of the signal's size, counted in each way that some healthy net keeps."""
+    """ln of the signal's size in each of the conventions, one of which every healthy net keeps."""
     width = np.log(rows.width.to_numpy(dtype=float))
     if direction == "forward":
         return [level, level + width]
     positions = np.log(np.maximum(rows.outputs.to_numpy(dtype=float) / rows.width.to_numpy(dtype=float), 1.0))
     total = level + positions + width
-    # before a global average: every position has the same part of the gradient, and their sum is what is kept
+    # Before a global average every position has the same part of the gradient, and their sum is constant.
     averaged = total.copy()
     (spatial,) = np.nonzero(positions > 0)
     if len(spatial):
@@ -119,22 +122,21 @@ def conventions(rows: pd.DataFrame, level: Array, direction: str) -> list[Array]
 def chance(rows: pd.DataFrame, direction: str) -> tuple[Array, Array]:
     """Typical ln of a healthy net's signal and its variance, each summed over the layers so far.
 
-    The typical net falls along the signal's way in both directions. The variance is that of the theory's band where
-    there is one, else that of a ReLU net of these widths.
+    The typical net's signal falls in both directions. The variance is that of the theory's band where the table has
+    one, else that of a ReLU net of these widths.
     """
     layers = [relu_layer(int(width)) for width in rows.width]
-    variances = np.array([layer.variance for layer in layers])
     typical = np.cumsum([layer.mean for layer in layers])
     bounds = [f"{direction}_low", f"{direction}_high"]
     if set(bounds) <= set(rows.columns):
         low, high = (rows[bound].to_numpy(dtype=float) for bound in bounds)
         if np.isfinite(low).all() and np.isfinite(high).all() and (low > 0).all():
             return typical, (np.log(high / low) / (2 * 1.96)) ** 2
-    return typical, np.cumsum(variances)
+    return typical, np.cumsum([layer.variance for layer in layers])
 
 
 def smooth(curve: Array) -> Array:
-    """Running median over the rows nearby, so that a layer that stands alone does not count; none in a short net."""
+    """Moving median over the rows nearby, so that a layer that stands alone does not count; none in a short net."""
     reach = min(SMOOTHING, len(curve) // 8)
     return pd.Series(curve).rolling(2 * reach + 1, center=True, min_periods=1).median().to_numpy(dtype=float)
 

@@ -193,17 +193,18 @@ def summed_loss(output: Tensor, labels: Tensor, loss: Loss | None) -> Tensor:
         ValueError: labels that cross-entropy can't take beside this output, or a loss of a wrong shape.
     """
     if loss is None:
-        # one label per token, classes last
+        # One label per token, classes last.
         if output.dim() > 2 and output.shape[:-1] == labels.shape:
             output, labels = output.flatten(0, -2), labels.flatten()
-        check_labels(output, labels)
         try:
             return F.cross_entropy(output, labels, reduction="sum")
-        # torch's own check of the range: another before it would wait for the device
-        except IndexError as error:
+        except torch.OutOfMemoryError:
+            raise
+        # Torch's own check of the labels: another before it would wait for the device.
+        except (IndexError, RuntimeError, ValueError) as error:
             raise ValueError(
-                f"inspect: a label is out of range (got labels from {int(labels.min())} to {int(labels.max())}); "
-                f"allowed: a class from 0 to {output.shape[min(output.dim() - 1, 1)] - 1}"
+                f"inspect: the labels do not fit an output of shape {tuple(output.shape)} (got {labels.dtype} of shape "
+                f"{tuple(labels.shape)}: {str(error).splitlines()[0]}); allowed: int64 classes from 0 on, or give loss="
             ) from error
     values = loss(output, labels)
     if values.dim() == 0:
@@ -214,14 +215,3 @@ def summed_loss(output: Tensor, labels: Tensor, loss: Loss | None) -> Tensor:
             "return one value per example, or their mean"
         )
     return values.sum()
-
-
-def check_labels(output: Tensor, labels: Tensor) -> None:
-    """Refuse labels that are neither a class for each example and position nor probabilities of the classes."""
-    positions = output.shape[:1] + output.shape[2:] if output.dim() > 1 else ()
-    classes = labels.dtype in (torch.int64, torch.uint8) and labels.shape == positions
-    if not classes and not (labels.is_floating_point() and labels.shape == output.shape):
-        raise ValueError(
-            f"inspect: the labels do not fit the output (got {labels.dtype} of shape {tuple(labels.shape)} for one of "
-            f"shape {tuple(output.shape)}); allowed: int64 classes of shape {tuple(positions)}, or give a loss="
-        )

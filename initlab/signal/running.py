@@ -19,8 +19,9 @@ from initlab.signal.probe import COLUMNS as PROBED
 
 COLUMNS = PROBED[:4]
 DIRECTIONS = FORWARD, BACKWARD = 0, 1
-Pair = tuple[Tensor, Tensor]  # sum and sum of squares
-# numbers cast to float64 at once: 256 KiB, which a core's cache holds, or 128 MiB, against many small kernels
+# Sum and sum of squares.
+Pair = tuple[Tensor, Tensor]
+# Numbers cast to float64 at once: 256 KiB, which a core's cache holds, or 128 MiB, against many small kernels.
 CPU_PIECE, GPU_PIECE = 2**15, 2**24
 
 
@@ -60,7 +61,7 @@ class RunningMoments:
         return on_weight_layers(self.net, self.add_output)
 
     def add_output(self, name: str, module: WeightLayer, inputs: tuple[Any, ...], y: Tensor) -> None:
-        """A forward hook of one layer."""
+        """The hook: sum a layer's y now, and its gradient when that comes."""
         layer = self.numbers[module]
         if layer not in self.order:
             self.order.append(layer)
@@ -106,7 +107,7 @@ class RunningMoments:
         if not self.samples:
             return []
         counts = total(self.counts).to(self.sums.device)
-        # (layers, directions, of y and y^2)
+        # (layers, directions, of y and y^2).
         means = total(self.sums).view(-1, 2, 2) / counts[:, :, None]
         mean, variance = means[..., 0], (means[..., 1] - means[..., 0].square()).clamp(min=0)
         numbers = torch.stack((mean, variance), dim=2).flatten(1).tolist()

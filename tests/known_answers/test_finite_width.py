@@ -46,17 +46,17 @@ def test_the_log_second_moments_variance_per_layer(
 
 def test_one_samples_norm_after_30_layers_is_the_exact_lognormal() -> None:
     mean, variance = relu_layer(64).mean, relu_layer(64).variance
-    found = log_ratios(1000, 64, 30)
-    assert found.mean() == pytest.approx(30 * mean, rel=0.12)  # hr.mean_exact_64x30
-    assert found.var() == pytest.approx(30 * variance, rel=0.12)  # hr.var_exact_64x30
-    assert math.exp(np.median(found)) == pytest.approx(0.3002145, rel=0.2)  # hr.median_factor_64x30
-    assert found.var() / (5 * 30 / 64) == pytest.approx(1.062366, rel=0.12)  # hr.sample_ratio_64x30
+    logs = log_ratios(1000, 64, 30)
+    assert logs.mean() == pytest.approx(30 * mean, rel=0.12)  # hr.mean_exact_64x30
+    assert logs.var() == pytest.approx(30 * variance, rel=0.12)  # hr.var_exact_64x30
+    assert math.exp(np.median(logs)) == pytest.approx(0.3002145, rel=0.2)  # hr.median_factor_64x30
+    assert logs.var() / (5 * 30 / 64) == pytest.approx(1.062366, rel=0.12)  # hr.sample_ratio_64x30
 
 
 @pytest.mark.slow
 def test_a_batch_does_not_average_the_spread_away() -> None:
-    found = log_ratios(600, 64, 30, batch=16)
-    assert found.var() / (5 * 30 / 64) == pytest.approx(0.7888464, rel=0.15)  # hr.batch_ratio_64x30
+    logs = log_ratios(600, 64, 30, batch=16)
+    assert logs.var() / (5 * 30 / 64) == pytest.approx(0.7888464, rel=0.15)  # hr.batch_ratio_64x30
 
 
 @pytest.mark.parametrize(("width", "variance"), [(64, 2.489921), (256, 0.5945613)])
@@ -69,10 +69,10 @@ def test_exact_and_leading_variance_of_30_layers(width: int, variance: float) ->
 
 @pytest.mark.slow
 def test_a_256_wide_nets_spread() -> None:
-    found = log_ratios(600, 256, 30)
-    assert found.var() == pytest.approx(0.5945613, rel=0.2)
-    assert found.mean() == pytest.approx(-0.2948598, rel=0.3)
-    assert math.exp(np.median(found)) == pytest.approx(0.744636, rel=0.2)  # hr.median_factor_256x30
+    logs = log_ratios(600, 256, 30)
+    assert logs.var() == pytest.approx(0.5945613, rel=0.2)
+    assert logs.mean() == pytest.approx(-0.2948598, rel=0.3)
+    assert math.exp(np.median(logs)) == pytest.approx(0.744636, rel=0.2)  # hr.median_factor_256x30
 
 
 @pytest.mark.slow

@@ -270,8 +270,8 @@ def test_a_channel_wise_prelu_is_pooled_over_its_channels() -> None:
 
 def test_a_module_is_left_as_it_was() -> None:
     module = Swish().half()
-    seen = []
-    module.register_forward_hook(lambda *args: seen.append(args))
+    calls = []
+    module.register_forward_hook(lambda *args: calls.append(args))
     before = torch.random.get_rng_state()
     with torch.inference_mode():
         gain(module, direction="backward")
@@ -279,7 +279,7 @@ def test_a_module_is_left_as_it_was() -> None:
     assert module.calls == 0
     assert module.beta.grad is None
     assert module.training
-    assert seen == []
+    assert calls == []
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

@@ -117,11 +117,23 @@ def test_spatial_pyramid() -> None:
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
 def test_dropout(p: float) -> None:
-    """pool.dropout*: 1 / (1 - p) both ways when asked for, nothing otherwise."""
+    """pool.dropout*: 1 / (1 - p) in both directions when dropout is on, nothing otherwise."""
     net = nn.Dropout(p)
     assert output(net, (8,), dropout=True).level == exact(1 / (1 - p))
     assert float(gradient_at_input(net, (8,), dropout=True)) == exact(1 / (1 - p))
     assert output(net, (8,)).level == 1
+
+
+def test_the_three_rules_that_the_theory_works_by_hand() -> None:
+    """Linear, ReLU and BatchNorm as the docstring of `initlab.signal.theory` has them."""
+    net = nn.Sequential(nn.Linear(64, 64, bias=False), nn.ReLU(), nn.BatchNorm1d(64, eps=1e-12))
+    nn.init.constant_(net[0].weight, math.sqrt(2 / 64))
+    _, _, signals, gradients = run(net.double(), (64,), examples=10**12)
+    fields = [signal.field for signal in signals[1:]]
+    assert [field.level for field in fields] == pytest.approx([2, 1, 1], rel=1e-6)
+    assert [field.c.same_place for field in fields] == pytest.approx([0, 1 / math.pi, 0], abs=1e-6)
+    assert gradients[0] is not None
+    assert gradients[0].level == exact(1.466942, 1e-6)
 
 
 def batch_norm_net(depth: int, width: int) -> nn.Sequential:

@@ -146,9 +146,9 @@ def test_critical_line_of_tanh(bias_variance: float, weight_variance: float, q: 
     assert critical_gain**2 == pytest.approx(weight_variance, rel=1e-6)
     assert critical_q == pytest.approx(q, rel=1e-6)
     if bias_variance:
-        there = fixed_point("tanh", critical_gain, bias_variance=bias_variance)
-        assert there.q == pytest.approx(q, rel=1e-6)
-        assert there.chi_1 == pytest.approx(1, rel=1e-9)
+        point = fixed_point("tanh", critical_gain, bias_variance=bias_variance)
+        assert point.q == pytest.approx(q, rel=1e-6)
+        assert point.chi_1 == pytest.approx(1, rel=1e-9)
 
 
 def test_tanh_under_torchs_gain_is_chaotic() -> None:  # tanh.torch_gain_*

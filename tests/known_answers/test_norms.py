@@ -20,8 +20,8 @@ def batch_norm_net(width: int, depth: int) -> nn.Sequential:
 def test_gradients_of_a_batch_norm_net_grow_per_layer(batch: int, value: float) -> None:
     assert pytest.approx(1.466942, rel=1e-6) == GROWTH
     x = torch.randn(batch, 512, generator=torch.Generator().manual_seed(0))
-    seen = inspect(batch_norm_net(512, 24), x, torch.arange(batch) % 10)
-    moments = seen.table.backward_var + seen.table.backward_mean**2
+    inspection = inspect(batch_norm_net(512, 24), x, torch.arange(batch) % 10)
+    moments = inspection.table.backward_var + inspection.table.backward_mean**2
     assert (moments[3] / moments[19]) ** (1 / 16) == pytest.approx(value, rel=0.03)
 
 
@@ -29,14 +29,14 @@ def test_gradients_of_a_batch_norm_net_grow_per_layer(batch: int, value: float) 
 def test_a_deep_batch_norm_net_is_uneven_and_told_the_growth(width: int) -> None:
     assert pytest.approx(98263.02, rel=1e-6) == GROWTH**30  # bn.grad_growth30
     x = torch.randn(256, width, generator=torch.Generator().manual_seed(0))
-    seen = inspect(batch_norm_net(width, 30), x, torch.arange(256) % 10)
-    (backward,) = (found for found in seen.diagnosis.drifts if found.direction == "backward")
-    assert seen.verdict == "uneven"
-    assert seen.healthy
+    inspection = inspect(batch_norm_net(width, 30), x, torch.arange(256) % 10)
+    (backward,) = (drift for drift in inspection.diagnosis.drifts if drift.direction == "backward")
+    assert inspection.verdict == "uneven"
+    assert inspection.healthy
     assert backward.factor == pytest.approx(GROWTH, rel=0.04)
-    assert f"gradients grow ×{backward.factor:.3g} per layer" in seen.reason
-    assert "norms hold the signals level" in seen.reason
-    assert seen.table.forward_var.iloc[1:-1].between(0.5, 2).all()
+    assert f"gradients grow ×{backward.factor:.3g} per layer" in inspection.reason
+    assert "norms hold the signals level" in inspection.reason
+    assert inspection.table.forward_var.iloc[1:-1].between(0.5, 2).all()
 
 
 def test_a_shallow_batch_norm_net_is_healthy() -> None:
@@ -61,8 +61,8 @@ def test_an_unscaled_residual_net_doubles_per_block(blocks: int, verdict: str) -
     # bn.res_preact: 2^L after L blocks; e^6 = 403 is left alone, 2^30 is not
     net = init_(nn.Sequential(*(Residual(256) for _ in range(blocks)), nn.Linear(256, 10, bias=False)), "he")
     x = torch.randn(32, 256, generator=torch.Generator().manual_seed(0))
-    seen = inspect(net, x, torch.arange(32) % 10)
-    assert seen.verdict == verdict
+    inspection = inspect(net, x, torch.arange(32) % 10)
+    assert inspection.verdict == verdict
     if verdict == "exploding":
         scaled = init_(nn.Sequential(*(Residual(256, blocks**-0.5) for _ in range(blocks)), nn.Linear(256, 10)), "he")
         assert inspect(scaled, x, torch.arange(32) % 10).verdict == "healthy"  # bn.res_scaled: (1 + 1/L)^L < e

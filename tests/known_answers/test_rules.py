@@ -30,7 +30,7 @@ def spread_of(columns: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def apart(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether a and b differ by more than x10 either way."""
+    """Whether a and b differ by more than x10 in either direction."""
     return np.abs(np.log(a / b)) > math.log(TEN)
 
 
@@ -97,8 +97,8 @@ def test_our_rule_leaves_those_same_nets_alone() -> None:
 
 @pytest.mark.parametrize(("scheme", "factor"), [("xavier", 1.0), ("torch default", 1 / 3), ("std 0.01", 64e-4)])
 def test_our_rule_catches_wrong_gains(scheme: str, factor: float) -> None:
-    found = verdicts(plain_nets(50, 64, 30, factor))
-    assert found.count("vanishing") > 0.99 * 50, scheme
+    words = verdicts(plain_nets(50, 64, 30, factor))
+    assert words.count("vanishing") > 0.99 * 50, scheme
 
 
 def test_first_to_last_weight_gradients_are_blind_to_xavier() -> None:  # rule.autotrainer_xavier
@@ -150,12 +150,12 @@ def test_healthy_conv_nets_are_left_alone_and_others_caught() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["he", "xavier", "torch_default", "gaussian"])
 def test_error_rates_of_conv_nets_over_a_thousand_seeds(scheme: str) -> None:
-    found = [conv_verdict(64, scheme, seed) for seed in range(1000)]
-    print(scheme, {word: found.count(word) for word in set(found)})
+    words = [conv_verdict(64, scheme, seed) for seed in range(1000)]
+    print(scheme, {word: words.count(word) for word in set(words)})
     if scheme == "he":
-        assert found.count("healthy") > 0.99 * 1000
+        assert words.count("healthy") > 0.99 * 1000
     else:
-        assert found.count("vanishing") > 0.99 * 1000
+        assert words.count("vanishing") > 0.99 * 1000
 
 
 def test_the_populations_columns_are_the_probes() -> None:
@@ -170,11 +170,11 @@ def test_the_populations_columns_are_the_probes() -> None:
             layer.bias.zero_()
             normals = torch.randn(2, layer.out_features, 8, generator=generator, dtype=torch.float64)
             layer.weight.copy_(normals[0] * math.sqrt(2 / 8))
-    seen = inspect(model, x, torch.arange(5)).table
-    assert (seen.backward_var + seen.backward_mean**2).tolist() == pytest.approx(nets.backward[0].tolist(), rel=1e-9)
-    assert seen.forward_var.tolist() == pytest.approx(nets.forward_var[0].tolist(), rel=1e-9)
-    numbers = np.array([math.prod(shape) for shape in seen["shape"]])
-    assert (seen.weight_grad_rms**2 * numbers).tolist() == pytest.approx(nets.weight_grad_square[0].tolist(), rel=1e-9)
+    table = inspect(model, x, torch.arange(5)).table
+    assert (table.backward_var + table.backward_mean**2).tolist() == pytest.approx(nets.backward[0].tolist(), rel=1e-9)
+    assert table.forward_var.tolist() == pytest.approx(nets.forward_var[0].tolist(), rel=1e-9)
+    numbers = np.array([math.prod(shape) for shape in table["shape"]])
+    assert (table.weight_grad_rms**2 * numbers).tolist() == pytest.approx(nets.weight_grad_square[0].tolist(), rel=1e-9)
 
 
 def test_fixed_std_at_30_layers_is_a_number_here_and_zero_in_float32() -> None:
@@ -202,5 +202,5 @@ def test_the_loss_of_a_healthy_net_starts_above_chance() -> None:
     x = torch.randn(256, 1024)
     loss = nn.functional.cross_entropy(net(x), torch.arange(256) % 1000).item()
     assert loss == pytest.approx(7.907755, rel=0.02)  # num.he_init_loss_1000: ln K + v/2, v = 2
-    seen = inspect(net, x, torch.arange(256) % 1000)
-    assert math.log(1000) + seen.table.forward_var.iloc[-1] / 2 == pytest.approx(loss, rel=0.02)
+    inspection = inspect(net, x, torch.arange(256) % 1000)
+    assert math.log(1000) + inspection.table.forward_var.iloc[-1] / 2 == pytest.approx(loss, rel=0.02)

@@ -75,9 +75,9 @@ def test_a_batch_does_not_average_the_scatter_away(batch: int | None, ratio: flo
     assert total / 150 == pytest.approx(ratio, rel=1e-6)
 
 
-def log_sd(frame: "initlab.pd.DataFrame", way: str) -> np.ndarray:  # type: ignore[name-defined]
+def log_sd(frame: "initlab.pd.DataFrame", direction: str) -> np.ndarray:  # type: ignore[name-defined]
     """Standard deviation of the logarithm that a band says."""
-    return np.log(frame[f"{way}_high"] / frame[f"{way}_low"]).to_numpy() / (2 * 1.959964)
+    return np.log(frame[f"{direction}_high"] / frame[f"{direction}_low"]).to_numpy() / (2 * 1.959964)
 
 
 def mlp(width: int, depth: int) -> nn.Sequential:

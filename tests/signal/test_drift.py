@@ -32,39 +32,39 @@ def test_second_moments_hold_the_mean_too() -> None:
 
 
 def test_a_steady_change_is_its_factor_and_its_layers() -> None:
-    found = drift(table([0.5**layer for layer in range(30)]), "forward")
-    assert found is not None and not found.healthy
-    assert found.factor == pytest.approx(0.5)
-    assert found.steady
-    assert (found.first, found.last) == (0, 28)  # the last layer is left out
-    assert found.measured == pytest.approx(28 * math.log(0.5))
-    assert found.allowed == pytest.approx(HARMLESS + SIGMAS * found.chance)
+    result = drift(table([0.5**layer for layer in range(30)]), "forward")
+    assert result is not None and not result.healthy
+    assert result.factor == pytest.approx(0.5)
+    assert result.steady
+    assert (result.first, result.last) == (0, 28)  # the last layer is left out
+    assert result.measured == pytest.approx(28 * math.log(0.5))
+    assert result.allowed == pytest.approx(HARMLESS + SIGMAS * result.chance)
 
 
 def test_backward_is_seen_from_the_output() -> None:
     rows = table([1.0] * 30, backward=[2.0**layer for layer in range(30)])
-    found = drift(rows, "backward")
-    assert found is not None
-    assert found.factor == pytest.approx(0.5)
-    assert found.measured < 0
+    result = drift(rows, "backward")
+    assert result is not None
+    assert result.factor == pytest.approx(0.5)
+    assert result.measured < 0
 
 
 def test_one_step_is_not_called_steady() -> None:
-    found = drift(table([1.0] * 10 + [1e-6] * 10), "forward")
-    assert found is not None and not found.healthy
-    assert not found.steady
+    result = drift(table([1.0] * 10 + [1e-6] * 10), "forward")
+    assert result is not None and not result.healthy
+    assert not result.steady
 
 
 def test_the_last_layer_may_be_as_small_as_it_likes() -> None:
-    found = drift(table([1.0] * 9 + [1e-20]), "forward")
-    assert found is not None and found.healthy
+    result = drift(table([1.0] * 9 + [1e-20]), "forward")
+    assert result is not None and result.healthy
 
 
 def test_a_layer_that_stands_alone_is_smoothed_away_in_a_deep_net() -> None:
     levels = [1.0] * 20
     levels[7] = 1e-9
-    found = drift(table(levels), "forward")
-    assert found is not None and found.healthy
+    result = drift(table(levels), "forward")
+    assert result is not None and result.healthy
 
 
 def test_unequal_fans_cost_nothing_whichever_of_them_a_scheme_keeps() -> None:
@@ -75,28 +75,28 @@ def test_unequal_fans_cost_nothing_whichever_of_them_a_scheme_keeps() -> None:
     ):
         rows = table(forward, backward=backward, width=widths)
         for direction in ("forward", "backward"):
-            found = drift(rows, direction)
-            assert found is not None
+            result = drift(rows, direction)
+            assert result is not None
             # typical of such narrow layers is 2.5 (1/32 + 1/64 + ...) less: nothing else may be left
-            assert abs(found.change) < 0.2
+            assert abs(result.change) < 0.2
 
 
 def test_max_pools_and_a_global_average_cost_the_gradient_nothing() -> None:
     positions = np.array([1024.0, 1024, 256, 256, 64, 64, 1, 1, 1])
     pooled = np.where(positions > 1, 64 / positions, 64.0**2)  # routed through max-pools; a 64th to each position
     rows = table([1.0] * 9, backward=pooled.tolist()).assign(outputs=positions * 64)
-    found = drift(rows, "backward")
-    assert found is not None
-    assert abs(found.change) < 0.5
-    assert abs(found.measured) > HARMLESS
+    result = drift(rows, "backward")
+    assert result is not None
+    assert abs(result.change) < 0.5
+    assert abs(result.measured) > HARMLESS
 
 
 def test_the_theorys_band_is_the_spread_where_there_is_one() -> None:
     rows = table([1.0] * 11)
     sigma = np.sqrt(0.09 * np.arange(11))
     rows = rows.assign(forward_predicted=1.0, forward_low=np.exp(-1.96 * sigma), forward_high=np.exp(1.96 * sigma))
-    found = drift(rows, "forward")
-    assert found is not None and found.chance == pytest.approx(0.3 * 3)
+    result = drift(rows, "forward")
+    assert result is not None and result.chance == pytest.approx(0.3 * 3)
     unknown = drift(rows.assign(forward_low=math.nan), "forward")
     assert unknown is not None and unknown.chance == pytest.approx(math.sqrt(9 * relu_layer(64).variance))
 

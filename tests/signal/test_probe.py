@@ -138,8 +138,8 @@ def test_a_custom_loss_per_example_or_as_mean_gives_the_same_figures() -> None:
     net, (images, labels) = two_layers(), batch(6, 2, 6, 6, classes=5, dtype=torch.float64)
     default = measure(net, images, labels)
     for reduction in ("none", "mean"):
-        own = measure(net, images, labels, loss=lambda y, t, r=reduction: F.cross_entropy(y, t, reduction=r))
-        assert [row["backward_var"] for row in own] == pytest.approx(
+        custom = measure(net, images, labels, loss=lambda y, t, r=reduction: F.cross_entropy(y, t, reduction=r))
+        assert [row["backward_var"] for row in custom] == pytest.approx(
             [row["backward_var"] for row in default], rel=1e-12
         )
 
@@ -170,8 +170,8 @@ def test_the_model_is_left_as_it_was(training: bool) -> None:
     net, (images, labels) = normed().train(training), batch(8, 1, 8, 8)
     net[0].weight.requires_grad_(False)
     net[5].weight.grad = torch.ones_like(net[5].weight)
-    seen = []
-    net[0].register_forward_hook(lambda *_: seen.append(1))
+    calls = []
+    net[0].register_forward_hook(lambda *_: calls.append(1))
     before = copy.deepcopy(net.state_dict())
     random_state = torch.get_rng_state()
     measure(net, images, labels, weight_decay=1e-4)
@@ -182,7 +182,7 @@ def test_the_model_is_left_as_it_was(training: bool) -> None:
     assert torch.equal(net[5].weight.grad, torch.ones_like(net[5].weight))
     assert torch.equal(torch.get_rng_state(), random_state)
     assert [len(module._forward_hooks) for module in net] == [1, 0, 0, 0, 0, 0]
-    assert seen == [1]
+    assert calls == [1]
 
 
 def test_the_model_is_left_as_it_was_when_it_raises() -> None:

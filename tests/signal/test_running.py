@@ -21,19 +21,19 @@ def alone(sums: Tensor) -> Tensor:
     return sums
 
 
-def sample(seen: RunningMoments, net: nn.Module, images: Tensor, labels: Tensor) -> None:
+def sample(sums: RunningMoments, net: nn.Module, images: Tensor, labels: Tensor) -> None:
     """A training step without its update."""
     net.train()
-    with seen.listen():
+    with sums.listen():
         logits = net(images)
     F.cross_entropy(logits, labels).backward()
-    seen.sampled(len(labels))
+    sums.sampled(len(labels))
 
 
 def moments(net: nn.Module, images: Tensor, labels: Tensor) -> list[dict[str, Any]]:
-    seen = RunningMoments(net, CPU)
-    sample(seen, net, images, labels)
-    return seen.take(alone)
+    sums = RunningMoments(net, CPU)
+    sample(sums, net, images, labels)
+    return sums.take(alone)
 
 
 def batch(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -78,13 +78,13 @@ def test_by_hand() -> None:
 def test_samples_are_pooled_until_they_are_taken() -> None:
     net = nn.Sequential(nn.Linear(1, 1, bias=False)).double()
     nn.init.ones_(net[0].weight)
-    seen = RunningMoments(net, CPU)
+    sums = RunningMoments(net, CPU)
     for values in ([[1.0], [3.0]], [[5.0], [7.0]]):
-        sample(seen, net, torch.tensor(values, dtype=torch.float64), torch.tensor([0, 0]))
-    (row,) = seen.take(alone)
+        sample(sums, net, torch.tensor(values, dtype=torch.float64), torch.tensor([0, 0]))
+    (row,) = sums.take(alone)
     assert (row["samples"], row["forward_mean"], row["forward_var"]) == (2, 4.0, 5.0)  # of 1, 3, 5, 7
     assert (row["backward_mean"], row["backward_var"]) == (0.0, 0.0)  # one class
-    assert seen.take(alone) == []
+    assert sums.take(alone) == []
 
 
 def test_signals_that_float32_squares_to_0_are_kept() -> None:
@@ -132,12 +132,12 @@ def test_checkpointed_layers_count_once_and_no_hook_stays() -> None:
             return self.last(checkpoint(self.first, x, use_reentrant=False).relu())
 
     net = Net().double()
-    seen = RunningMoments(net, CPU)
-    sample(seen, net, *batch((5, 3)))
-    assert seen.counts.tolist() == [[20, 20], [50, 50]]
+    sums = RunningMoments(net, CPU)
+    sample(sums, net, *batch((5, 3)))
+    assert sums.counts.tolist() == [[20, 20], [50, 50]]
     assert not any(module._forward_hooks for module in net.modules())
     net(batch((5, 3))[0])
-    assert seen.counts.tolist() == [[20, 20], [50, 50]]
+    assert sums.counts.tolist() == [[20, 20], [50, 50]]
 
 
 def test_in_pieces_and_channels_last_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

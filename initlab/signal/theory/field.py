@@ -50,11 +50,15 @@ class Pairs:
         """A function of each kind's number."""
         return Pairs(*function(self.array).tolist())
 
+    def within_limits(self, low: float, high: float) -> "Pairs":
+        """Every kind's number, or the limit beyond which it lies."""
+        return self.each(lambda values: np.clip(values, low, high))
+
     def clipped(self) -> "Pairs":
         """As correlations, without what rounding adds."""
-        return Pairs(1.0, *np.clip(self.array, -1, 1)[1:].tolist())
+        return replace(self.within_limits(-1, 1), itself=1.0)
 
-    # numpy's own numbers leave the arithmetic to this class
+    # Numpy's own numbers leave the arithmetic to this class.
     __array_ufunc__ = None
     __add__ = __radd__ = kind_by_kind(np.add)
     __sub__ = kind_by_kind(np.subtract)
@@ -120,11 +124,10 @@ def spread_of(x_NCP: Tensor, level: float, c: Pairs) -> Pairs:
     n, channels, positions = x_NCP.shape
     if channels > FEW_CHANNELS or level == 0:
         return (1 - c**2) / channels
-    # the squared inner product of two pixels is that of their outer products
+    # The squared inner product of two pixels is that of their outer products.
     products = (x_NCP[:, :, None] * x_NCP[:, None]).reshape(n, channels**2, positions)
     square, pairs = pair_means(products)
-    spread = pairs * square / level**2 - c**2
-    return replace(spread.each(lambda values: np.maximum(values, 0)), itself=0.0)
+    return replace((pairs * square / level**2 - c**2).within_limits(0, math.inf), itself=0.0)
 
 
 def ratio(products: Tensor, square: Tensor, partners: int) -> float:

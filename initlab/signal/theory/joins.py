@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from initlab.signal.theory.field import NONE, Field, Pairs
-from initlab.signal.theory.meanfield import Context, Gradient, Noise, Result, Signal, as_like, scaled
+from initlab.signal.theory.meanfield import Context, Gradient, Noise, Result, Signal, on_map, scaled
 from initlab.signal.theory.no_rule import NoRule
 from initlab.signal.theory.trace import Operation
 
@@ -17,7 +17,7 @@ DIFFERENCES = {torch.sub, Tensor.sub, Tensor.sub_, Tensor.__sub__, Tensor.__isub
 QUOTIENTS = {torch.div, Tensor.div, Tensor.div_, Tensor.__truediv__, Tensor.__itruediv__}
 
 
-def total(op: Operation, inputs: list[Signal]) -> Result:
+def total(context: Context, op: Operation, inputs: list[Signal]) -> Result:
     """A sum, of a residual's branch and its skip or with a constant: second moments add.
 
     Branches that end in a weight layer are independent of the skip; two that both have a mean share its square.
@@ -46,7 +46,7 @@ def total(op: Operation, inputs: list[Signal]) -> Result:
     field = replace(larger, q=q, c=c, mean=mean)
 
     def pull(g: Gradient) -> list[Gradient]:
-        return [replace(g, q=as_like(g.q, f.q), fresh=None) for f in (a, b)]
+        return [replace(g, q=on_map(g.q, f.q.shape), fresh=None) for f in (a, b)]
 
     return Signal(field, mixed([s.noise for s in inputs], weights)), pull
 
@@ -66,10 +66,10 @@ def mixed(noises: Sequence[Noise], weights: Sequence[float]) -> Noise:
     return powers
 
 
-def join(op: Operation, inputs: list[Signal], shapes: list[tuple[int, ...]]) -> Result:
+def join(context: Context, op: Operation, inputs: list[Signal]) -> Result:
     """A concatenation: averages over its parts, by size."""
-    dim = op.args[1] if len(op.args) > 1 else op.kwargs.get("dim", 0)
-    sizes = np.array([shape[dim] for shape in shapes], dtype=float)
+    dim = op.argument(1, "dim", 0)
+    sizes = np.array([shape[dim] for shape in op.in_shapes], dtype=float)
     shares = sizes / sizes.sum()
     fields = [signal.field for signal in inputs]
     alike = all(f.q.shape == fields[0].q.shape for f in fields)
@@ -89,14 +89,14 @@ def join(op: Operation, inputs: list[Signal], shapes: list[tuple[int, ...]]) -> 
     def pull(g: Gradient) -> list[Gradient]:
         levels = g.parts or (1.0,) * len(fields)
         return [
-            replace(g, q=level * as_like(g.q, f.q), fresh=None, parts=())
+            replace(g, q=level * on_map(g.q, f.q.shape), fresh=None, parts=())
             for f, level in zip(fields, levels, strict=True)
         ]
 
     return signal, pull
 
 
-def times(op: Operation, x: Signal) -> Result:
+def times(context: Context, op: Operation, x: Signal) -> Result:
     """A product with, or quotient by, something that does not depend on the input."""
     if op.kwargs.get("rounding_mode"):
         raise NoRule(op.function, f"rounding_mode = {op.kwargs['rounding_mode']!r}")
@@ -110,16 +110,16 @@ def dropout(context: Context, op: Operation, x: Signal) -> Result:
     """Dropout in training: second moments over 1 - p, in both directions; nothing where it is off."""
     if not context.dropout:
         return x, lambda g: [g]
-    p = float(op.args[1] if len(op.args) > 1 else op.kwargs.get("p", 0.5))
+    p = float(op.argument(1, "p", 0.5))
     c = (x.field.c * (1 - p)).clipped()
     signal = Signal(replace(x.field, q=x.field.q / (1 - p), c=c, mean=x.field.mean * math.sqrt(1 - p)), x.noise)
     return signal, lambda g: [replace(g, q=g.q / (1 - p), c=(g.c * (1 - p)).clipped(), spread=g.spread * (1 - p) ** 2)]
 
 
-def reshaped(op: Operation, x: Signal, in_shape: tuple[int, ...]) -> Result:
+def reshaped(context: Context, op: Operation, x: Signal) -> Result:
     """A change of shape: maps that become vectors have one position, whose pairs average over the map's."""
-    f, out = x.field, op.shape
-    # the gradient of a part is none for the rest, those of copies add up
+    f, out, in_shape = x.field, op.shape, op.in_shapes[0]
+    # The gradient of a part is none for the rest, those of copies add up.
     gradient = math.prod(out) / math.prod(in_shape)
     if out == in_shape or (f.q.dim() and out[2:] == in_shape[2:]):
         same = replace(x, field=replace(f, channels=out[1] if len(out) > 3 else out[-1]))
@@ -129,13 +129,13 @@ def reshaped(op: Operation, x: Signal, in_shape: tuple[int, ...]) -> Result:
     channels = out[1] if dims >= 4 else out[-1]
     c = f.c
     if positions == 1 and f.positions > 1 and math.prod(out) == math.prod(in_shape):
-        # a unit's only partners now are the same place of other examples
+        # A unit's only partners now are the same place of other examples.
         c = Pairs.alike(f.c.same_place, f.c.itself)
     signal = Signal(Field(f.q.mean(), c, f.mean, positions, channels, f.spread), x.noise)
 
     def pull(g: Gradient) -> list[Gradient]:
         c = g.c
-        # each position has weights of its own, so that no two have gradients alike
+        # Each position meets other weights, so that no two have gradients alike.
         if positions == 1 and f.positions > 1:
             c = replace(NONE, itself=c.itself, same_place=c.same_place)
         return [Gradient((g.q.mean() * gradient).expand(f.q.shape), c, g.spread, g.noise, g.fresh)]

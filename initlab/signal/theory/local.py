@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from initlab.nets.any_module import WeightLayer, on_weight_layers
-from initlab.nets.undisturbed import first_tensor, to_model, untouched
+from initlab.nets.undisturbed import to_model, untouched
 from initlab.signal.theory.meanfield import Context
 from initlab.signal.theory.no_rule import NoRule
 from initlab.signal.theory.passes import Rows, forward, layer_rows
@@ -19,8 +19,15 @@ def local_law(model: nn.Module, batch: Tensor) -> Rows:
 
     Of a layer with several calls the first counts. Gradients are left out, and all of a layer that has no rule either.
     """
+    inputs: dict[str, tuple[WeightLayer, Tensor]] = {}
+
+    def keep_first(name: str, layer: WeightLayer, arguments: tuple[Any, ...], output: Tensor) -> None:
+        inputs.setdefault(name, (layer, arguments[0].detach()))
+
+    with torch.inference_mode(False), untouched(model, backward=False), on_weight_layers(model, keep_first):
+        model(to_model(model, batch, None)[0])
     rows: Rows = {}
-    for name, (layer, x) in layer_inputs(model, batch).items():
+    for name, (layer, x) in inputs.items():
         trace = record(layer, x, known)
         context = Context(len(x), False, {})
         try:
@@ -31,15 +38,3 @@ def local_law(model: nn.Module, batch: Tensor) -> Rows:
         (calls,) = layer_rows(context, trace, signals, [None] * len(signals)).values()
         rows[name] = [calls[0] | {"basis": "local"}]
     return rows
-
-
-def layer_inputs(model: nn.Module, batch: Tensor) -> dict[str, tuple[WeightLayer, Tensor]]:
-    """Weight layer -> the module and what it received at its first call in a run on the batch."""
-    inputs: dict[str, tuple[WeightLayer, Tensor]] = {}
-
-    def keep(name: str, layer: WeightLayer, arguments: tuple[Any, ...], output: Tensor) -> None:
-        inputs.setdefault(name, (layer, arguments[0].detach()))
-
-    with torch.inference_mode(False), untouched(model, backward=False), on_weight_layers(model, keep):
-        first_tensor(model(to_model(model, batch, None)[0]))
-    return inputs

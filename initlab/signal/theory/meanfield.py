@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,16 +83,15 @@ class Context:
         return float(partners.array @ values.array / (self.examples * positions))
 
 
-def weighted(context: Context, op: Operation, x: Signal, in_shape: Sequence[int]) -> Result:
+def weighted(context: Context, op: Operation, x: Signal) -> Result:
     """A convolution or linear layer: q is summed over the taps that exist, pairs keep their correlation.
 
     The output has n Var[w] E[x^2] + E[b^2] (He et al. 2015, eq. 7), the gradient of the input n-hat Var[w] E[dy^2]
     (eq. 12). Over draws of the weights a map's border has fewer taps, and positions are as correlated as before.
     """
-    linear = taps(context, op, in_shape)
-    bias = op.args[2] if len(op.args) > 2 else op.kwargs.get("bias")
+    linear, bias = taps(context, op), op.argument(2, "bias")
     bias_second = 0.0 if bias is None else float(bias.detach().double().square().mean())
-    ins = as_map(x.field.q, in_shape) if linear.spatial else x.field.q.mean()
+    ins = on_map(x.field.q, op.in_shapes[0][2:]) if linear.spatial else x.field.q.mean()
     ins = ins.detach().requires_grad_()
     with torch.enable_grad():
         products = linear.map(ins)
@@ -107,7 +105,7 @@ def weighted(context: Context, op: Operation, x: Signal, in_shape: Sequence[int]
     signal = Signal(Field(products.detach() + bias_second, c, 0.0, positions, channels, spread), noise, source)
 
     def pull(g: Gradient) -> list[Gradient]:
-        (back,) = torch.autograd.grad(products, ins, as_like(g.q, products), retain_graph=True)
+        (back,) = torch.autograd.grad(products, ins, on_map(g.q, products.shape), retain_graph=True)
         spread = g.spread / linear.taps
         variance = 2 * linear.radial_back * context.average(g.c**2 + spread, x.field.positions) / linear.inputs
         source = context.source(variance)
@@ -135,9 +133,9 @@ CONV = ("stride", "padding", "dilation", "groups")
 TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 
 
-def taps(context: Context, op: Operation, in_shape: Sequence[int]) -> Taps:
+def taps(context: Context, op: Operation) -> Taps:
     """The map of second moments of a convolution's or linear layer's weight."""
-    parameter = op.args[1] if len(op.args) > 1 else op.kwargs["weight"]
+    parameter, in_shape = op.argument(1, "weight"), op.in_shapes[0]
     weight, drawn = parameter.detach().double(), context.weight_moments.get(id(parameter))
     if weight.dim() < 2:
         raise NoRule(op.function, f"a weight of {weight.dim()} dimensions")
@@ -149,7 +147,7 @@ def taps(context: Context, op: Operation, in_shape: Sequence[int]) -> Taps:
             lambda q: q * (moment * inputs), inputs, outputs, False, 1, lambda _: identical, *orthogonality(weight)
         )
     if len(in_shape) != weight.dim():
-        raise NoRule(op.function, f"an input without a batch (got shape {tuple(in_shape)})")
+        raise NoRule(op.function, f"an input without a batch (got shape {in_shape})")
     transposed = "transpose" in op.function.__name__
     names = TRANSPOSED if transposed else CONV
     options = dict(zip(names, op.args[3:], strict=False)) | {k: v for k, v in op.kwargs.items() if k in names}
@@ -218,7 +216,7 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     pair, squares = f.c.each(response.pair) / second, f.c.each(response.square_pair) / second**2
     c = pair.clipped()
     spread = (f.c.each(response.slope_pair) * response.q / second) ** 2 * f.spread
-    spread = spread + not_negative(squares - pair**2) * (1 - c**2) / f.channels
+    spread = spread + (squares - pair**2).within_limits(0, math.inf) * (1 - c**2) / f.channels
     rest = context.average(squares, f.positions) - 1 - growth**2 * 2 * context.average(f.c**2, f.positions)
     noise, variance = scaled(x.noise, growth), rest / f.channels
     if x.fresh is not None:
@@ -236,8 +234,7 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         square = g.c**2 + g.spread
         rest = context.average(masks * (1 + 2 * square), f.positions) - 1 - 2 * context.average(square, f.positions)
         variance = rest / f.channels
-        unlike = (1 - square).each(lambda values: np.clip(values, 0, 1))
-        spread = ratio**2 * g.spread + masks * unlike / f.channels
+        spread = ratio**2 * g.spread + masks * (1 - square).within_limits(0, 1) / f.channels
         noise = dict(g.noise)
         if g.fresh is not None:
             noise.pop(g.fresh)
@@ -249,22 +246,11 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     return signal, pull
 
 
-def not_negative(values: Pairs) -> Pairs:
-    """Variances, without what rounding takes below 0."""
-    return values.each(lambda numbers: np.maximum(numbers, 0))
-
-
 def scaled(noise: Noise, power: float) -> Noise:
     """Every factor to a power."""
     return {source: value * power for source, value in noise.items()}
 
 
-def as_map(q: Tensor, shape: Sequence[int]) -> Tensor:
-    """Second moments at every position of (N, C, *map), of which some rules keep only the mean."""
-    sides = tuple(shape[2:])
-    return q if q.shape == sides else q.mean().expand(sides)
-
-
-def as_like(q: Tensor, other: Tensor) -> Tensor:
-    """A gradient's map in the shape of another: as it is, or its mean everywhere."""
-    return q if q.shape == other.shape else q.mean().expand(other.shape)
+def on_map(q: Tensor, shape: Sequence[int]) -> Tensor:
+    """Mean squares at each position of a map of this shape: as they are, or their mean everywhere."""
+    return q if q.shape == torch.Size(shape) else q.mean().expand(torch.Size(shape))

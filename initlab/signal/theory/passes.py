@@ -21,9 +21,7 @@ def forward(context: Context, trace: Trace, start: Field) -> tuple[list[Signal],
     pulls: list[Pull] = []
     source = Signal(start, {})
     for op in trace.operations:
-        inputs = [source if i < 0 else signals[i] for i in op.inputs]
-        shapes = [trace.input_shape if i < 0 else trace.operations[i].shape for i in op.inputs]
-        signal, pull = apply(context, op, inputs, shapes)
+        signal, pull = apply(context, op, [source if i < 0 else signals[i] for i in op.inputs])
         signals.append(signal)
         pulls.append(pull)
     return signals, pulls

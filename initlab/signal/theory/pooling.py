@@ -13,12 +13,13 @@ from torch import Tensor
 
 from initlab.init.expectations import Rectifier
 from initlab.signal.theory.field import Array, Field, Pairs
-from initlab.signal.theory.meanfield import Gradient, Result, Signal, as_like, as_map
+from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, on_map
 from initlab.signal.theory.no_rule import NoRule
 from initlab.signal.theory.response import HERMITE, POINTS, SMALLEST, Response
 from initlab.signal.theory.trace import Operation
 
-Averaging = Callable[[Tensor], Tensor]  # of a map, over windows
+# A map -> its averages over windows.
+Averaging = Callable[[Tensor], Tensor]
 
 
 def max_moments(response: Response, members: int, near: float) -> tuple[Array, Array, Array]:
@@ -29,7 +30,7 @@ def max_moments(response: Response, members: int, near: float) -> tuple[Array, A
     """
     shared = np.zeros(1) if near <= 0 else math.sqrt(near) * POINTS
     s = np.linspace(-8.0, 10.0, 18001 if near <= 0 else 361)
-    # shifted, so that a kink at 0 lies between two points
+    # Shifted, so that a kink at 0 lies between two points.
     s = s + (s[1] - s[0]) / 2
     density = members * np.exp(-(s**2) / 2 + (members - 1) * log_ndtr(s)) / math.sqrt(2 * math.pi) * (s[1] - s[0])
     phi, slope = response.at(shared[:, None] + math.sqrt(1 - max(near, 0.0)) * s)
@@ -49,7 +50,7 @@ def window_pair(values: Array, c: Array) -> Array:
     return (c[:, None] ** np.arange(len(energies))) @ energies
 
 
-def max_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor, in_shape: tuple[int, ...]) -> Result:
+def max_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -> Result:
     """The greatest of each window; `average` averages a map over the same windows, `counts` are their sizes."""
     f = x.field
     response = x.response or Response(Rectifier("linear", (1.0,)), max(f.level, SMALLEST), f.mean)
@@ -59,15 +60,15 @@ def max_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor, in_sh
     before, slope = response.second(), response.slope_second()
     if before == 0 or slope == 0:
         raise NoRule(op.function, "an activation that is 0 or constant where its signal lies")
-    factor, on = torch.zeros_like(counts), torch.zeros_like(counts)
+    factor, slope_factor = torch.zeros_like(counts), torch.zeros_like(counts)
     for members in counts.unique().tolist():
-        first, second, kept = max_moments(response, int(members), near)
+        first, second, slope_second = max_moments(response, int(members), near)
         factor[counts == members] = over_shared(second) / before
-        on[counts == members] = over_shared(kept) / (members * slope)
-    shared = latent.each(lambda c: np.clip(c / near, -1, 1) if near > 0 else np.zeros_like(c))
+        slope_factor[counts == members] = over_shared(slope_second) / (members * slope)
+    shared = (latent / near).within_limits(-1, 1) if near > 0 else Pairs.alike(0.0)
     level = over_shared(second)
     c = (shared.each(lambda c: window_pair(first, c)) / level).clipped()
-    source_map = as_map(f.q, in_shape).detach().requires_grad_()
+    source_map = on_map(f.q, op.in_shapes[0][2:]).detach().requires_grad_()
     with torch.enable_grad():
         averaged = average(source_map)
     q = averaged.detach() * factor
@@ -75,31 +76,33 @@ def max_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor, in_sh
 
     def pull(g: Gradient) -> list[Gradient]:
         # One member of each window gets its gradient: `average` backward divides by the window's size itself.
-        (back,) = torch.autograd.grad(averaged, source_map, as_like(g.q, q) * on * counts, retain_graph=True)
+        (back,) = torch.autograd.grad(
+            averaged, source_map, on_map(g.q, q.shape) * slope_factor * counts, retain_graph=True
+        )
         # How often two windows choose the same member: 1/size where they are independent, always where they are alike.
-        alike = normals.each(lambda c: np.clip(c, 0, 1))
+        alike = normals.within_limits(0, 1)
         keep = (1 - alike) / float(counts.mean()) + alike
         return [Gradient(back, g.c * keep, g.spread * keep**2, g.noise)]
 
     return signal, pull
 
 
-def average_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor, in_shape: tuple[int, ...]) -> Result:
+def average_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -> Result:
     """The mean of each window: its members' squares over m, and their products."""
     f, members = x.field, float(counts.mean())
-    inside = f.c.within if members > f.positions / 2 else f.c.near
-    kept = 1 / members + (1 - 1 / members) * inside
-    source_map = as_map(f.q, in_shape).detach().requires_grad_()
+    in_window = f.c.within if members > f.positions / 2 else f.c.near
+    factor = 1 / members + (1 - 1 / members) * in_window
+    source_map = on_map(f.q, op.in_shapes[0][2:]).detach().requires_grad_()
     with torch.enable_grad():
         averaged = average(source_map)
-    q = averaged.detach() * kept
+    q = averaged.detach() * factor
     same_place = f.c.same_place / members + (1 - 1 / members) * f.c.elsewhere
-    c = (replace(f.c, same_place=same_place) / kept).clipped()
-    signal = Signal(Field(q, c, min(f.mean / math.sqrt(kept), 1.0), q.numel(), f.channels, f.spread), x.noise)
+    c = (replace(f.c, same_place=same_place) / factor).clipped()
+    signal = Signal(Field(q, c, min(f.mean / math.sqrt(factor), 1.0), q.numel(), f.channels, f.spread), x.noise)
 
     def pull(g: Gradient) -> list[Gradient]:
-        (back,) = torch.autograd.grad(averaged, source_map, as_like(g.q, q) / counts, retain_graph=True)
-        # share of the pairs of positions that lie in one window
+        (back,) = torch.autograd.grad(averaged, source_map, on_map(g.q, q.shape) / counts, retain_graph=True)
+        # The share of pairs of positions that lie in one window.
         together = min((members - 1) / max(f.positions - 1, 1), 1.0)
         return [Gradient(back, shared_out(g.c, together), g.spread, g.noise)]
 
@@ -115,7 +118,7 @@ def shared_out(c: Pairs, together: float) -> Pairs:
 
 def adaptive_windows(op: Operation, shape: tuple[int, ...]) -> tuple[Averaging, Tensor]:
     """Windows of an output size: n positions in m windows, the i-th from floor(i n/m) to ceil((i+1) n/m)."""
-    size = op.args[1] if len(op.args) > 1 else op.kwargs["output_size"]
+    size = op.argument(1, "output_size")
     outs = [size] * len(shape) if isinstance(size, int) else list(size)
     counts = torch.ones((), dtype=torch.float64)
     sides = []
@@ -129,17 +132,16 @@ def adaptive_windows(op: Operation, shape: tuple[int, ...]) -> tuple[Averaging, 
 
 def fixed_windows(op: Operation, shape: tuple[int, ...]) -> tuple[Averaging, Tensor]:
     """Windows of a kernel; what lies in the padding does not count."""
-    names = AVERAGE_ARGUMENTS if op.function in AVERAGES else MAX_ARGUMENTS
-    arguments = dict(zip(names, op.args[1:], strict=False)) | op.kwargs
-    for name, plain in (("dilation", 1), ("divisor_override", None)):
-        value = arguments.get(name, plain)
-        if value != plain and value != (plain,) * len(shape):
-            raise NoRule(op.function, f"{name} = {value}")
-    kernel = arguments["kernel_size"]
+    is_average = op.function in AVERAGES
+    if is_average and op.argument(6, "divisor_override") is not None:
+        raise NoRule(op.function, f"divisor_override = {op.argument(6, 'divisor_override')}")
+    if not is_average and (dilation := op.argument(4, "dilation", 1)) not in (1, (1,) * len(shape)):
+        raise NoRule(op.function, f"dilation = {dilation}")
+    kernel = op.argument(1, "kernel_size")
     options = {
-        "stride": arguments.get("stride") or None,
-        "padding": arguments.get("padding", 0),
-        "ceil_mode": arguments.get("ceil_mode", False),
+        "stride": op.argument(2, "stride") or None,
+        "padding": op.argument(3, "padding", 0),
+        "ceil_mode": op.argument(4 if is_average else 5, "ceil_mode", False),
     }
     pool: Any = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(shape) - 1]
     whole = math.prod([kernel] * len(shape) if isinstance(kernel, int) else kernel)
@@ -148,8 +150,6 @@ def fixed_windows(op: Operation, shape: tuple[int, ...]) -> tuple[Averaging, Ten
     return lambda q: pool(q[None, None], kernel, **options, count_include_pad=False)[0, 0], counts
 
 
-AVERAGE_ARGUMENTS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-MAX_ARGUMENTS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 AVERAGES: set[Any] = {F.avg_pool1d, F.avg_pool2d, F.avg_pool3d}
 ADAPTIVE_AVERAGES: set[Any] = {F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d}
 MAXIMA = {F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d}
@@ -158,12 +158,12 @@ ADAPTIVE = ADAPTIVE_AVERAGES | ADAPTIVE_MAXIMA
 POOLS = AVERAGES | MAXIMA | ADAPTIVE
 
 
-def pool(op: Operation, x: Signal, in_shape: tuple[int, ...]) -> Result:
+def pool(context: Context, op: Operation, x: Signal) -> Result:
     """Any of torch's pooling functions."""
-    dimensions = int(op.function.__name__.removesuffix("d")[-1])
+    dimensions, in_shape = int(op.function.__name__.removesuffix("d")[-1]), op.in_shapes[0]
     if len(in_shape) != dimensions + 2:
         raise NoRule(op.function, f"an input without a batch (got shape {in_shape})")
     windows = adaptive_windows if op.function in ADAPTIVE else fixed_windows
     average, counts = windows(op, in_shape[2:])
     kind = max_pool if op.function in MAXIMA | ADAPTIVE_MAXIMA else average_pool
-    return kind(op, x, average, counts, in_shape)
+    return kind(op, x, average, counts)

@@ -80,7 +80,7 @@ def predict(
     check_inputs(input_shape, batch, labels, batch_size, input_moments)
     images = batch
     if images is None:
-        # theory needs a run, not its numbers
+        # Theory needs a run, not its numbers.
         size = batch_size if draws else 2
         images = random_inputs(input_shape or (), size, input_moments, seed)
     if draws:
@@ -124,18 +124,15 @@ def check_inputs(
         if tensor is not None and not (isinstance(tensor, Tensor) and tensor.numel()):
             value = "an empty one" if isinstance(tensor, Tensor) else type(tensor).__name__
             raise ValueError(f"predict: {name}= takes a tensor of examples (got {value}); give one example or more")
-    if input_shape is not None and not (len(input_shape) and all(side > 0 for side in input_shape)):
-        raise ValueError(
-            f"predict: input_shape is out of range (got {tuple(input_shape)}); allowed: one example's sides, from 1 on"
-        )
-    if batch_size < 1:
-        raise ValueError(f"predict: batch_size is out of range (got {batch_size}); allowed: from 1 on")
     mean, variance = input_moments if len(input_moments) == 2 else (math.nan, math.nan)
-    if not (math.isfinite(mean) and 0 <= variance < math.inf and mean**2 + variance > 0):
-        raise ValueError(
-            f"predict: input_moments are out of range (got {input_moments}); "
-            "allowed: a mean, and a variance from 0 on, of inputs that are not all 0"
-        )
+    some_input = math.isfinite(mean) and 0 <= variance < math.inf and mean**2 + variance > 0
+    for name, number, is_allowed, allowed in (
+        ("input_shape", input_shape, input_shape is None or min(input_shape, default=0) > 0, "sides from 1 on"),
+        ("batch_size", batch_size, batch_size >= 1, "from 1 on"),
+        ("input_moments", input_moments, some_input, "a mean, and a variance from 0 on, of inputs that are not all 0"),
+    ):
+        if not is_allowed:
+            raise ValueError(f"predict: {name} is out of range (got {number}); allowed: {allowed}")
 
 
 def mean_field(context: Context, trace: Trace, start: Field, gradient: Gradient | None) -> Rows:

@@ -25,7 +25,7 @@ T = TypeVar("T")
 SMALLEST, LARGEST = 1e-100, 1e150
 TINY = 1e-300
 
-# offset, so that a kink at 0 lies between two points
+# Offset, so that a kink at 0 lies between two points.
 POINTS = np.arange(-12.0, 12.0, 0.005) + 0.0025
 WEIGHTS = 0.005 * np.exp(-(POINTS**2) / 2) / math.sqrt(2 * math.pi)
 TERMS = 200
@@ -43,9 +43,9 @@ class Response:
     mean: float = 0.0
 
     @property
-    def closed(self) -> bool:
-        """Whether closed forms hold: a rectifier of zero-mean normals."""
-        return isinstance(self.phi, Rectifier) and self.mean == 0
+    def closed(self) -> Rectifier | None:
+        """phi where closed forms hold: a rectifier of zero-mean normals."""
+        return self.phi if isinstance(self.phi, Rectifier) and self.mean == 0 else None
 
     @cached_property
     def levels(self) -> tuple[Array, Array]:
@@ -56,7 +56,7 @@ class Response:
         """(phi, phi') where the normals are z standard deviations from their mean; z of any shape."""
         x = math.sqrt(self.q) * (self.mean + math.sqrt(1 - self.mean**2) * z)
         if isinstance(self.phi, Rectifier):
-            # pooled over the slopes: exact for every first power, close for squares
+            # Pooled over the slopes: exact for every first power, close for squares.
             a = self.phi.a
             return np.where(x > 0, x, a * x), np.where(x > 0, 1.0, a)
         phi, slope = (covered(self.phi, self.phi.finite, x.ravel(), order).reshape(x.shape) for order in (0, 1))
@@ -83,46 +83,48 @@ class Response:
         step = 1e-4
         above = Response(self.phi, self.q * math.exp(step), self.mean)
         below = Response(self.phi, self.q * math.exp(-step), self.mean)
-        # both on the grid, so that its small error cancels
+        # Both on the grid, so that its small error cancels.
         return math.log((WEIGHTS @ above.levels[0] ** 2) / (WEIGHTS @ below.levels[0] ** 2)) / (2 * step)
 
     def pair(self, c: Array) -> Array:
         """E[phi(u) phi(v)] (Cho and Saul 2009, n = 1, for ReLU)."""
-        if isinstance(self.phi, Rectifier) and self.closed:
-            return np.array([self.phi.pair(self.q, r) for r in c])
-        return self.series("phi", self.inner(c))
+        if self.closed:
+            return np.array([self.closed.pair(self.q, r) for r in c])
+        return self.series("phi", c)
 
     def slope_pair(self, c: Array) -> Array:
         """E[phi'(u) phi'(v)]."""
-        if isinstance(self.phi, Rectifier) and self.closed:
-            return np.array([self.phi.slope_pair(self.q, r) for r in c])
-        return self.series("slope", self.inner(c))
+        if self.closed:
+            return np.array([self.closed.slope_pair(self.q, r) for r in c])
+        return self.series("slope", c)
 
     def square_pair(self, c: Array) -> Array:
         """E[phi^2(u) phi^2(v)]; 3/2 at c = 1 for ReLU, 1/4 at 0, in units of q^2."""
-        if isinstance(self.phi, Rectifier) and self.closed:
-            even, odd = squares(self.phi)
-            arc = (3 * c * np.sqrt(1 - c**2) + (1 + 2 * c**2) * np.arcsin(c)) * 2 / math.pi  # E[u |u| v |v|]
+        if self.closed:
+            even, odd = squares(self.closed)
+            # E[u |u| v |v|]
+            arc = (3 * c * np.sqrt(1 - c**2) + (1 + 2 * c**2) * np.arcsin(c)) * 2 / math.pi
             return self.q**2 * (even**2 * (1 + 2 * c**2) + odd**2 * arc)
-        return self.series("square", self.inner(c))
+        return self.series("square", c)
 
     def slope_square_pair(self, c: Array) -> Array:
         """E[phi'^2(u) phi'^2(v)]; 1/2 at c = 1 for ReLU, 1/4 at 0."""
-        if isinstance(self.phi, Rectifier) and self.closed:
-            even, odd = squares(self.phi)
+        if self.closed:
+            even, odd = squares(self.closed)
             return even**2 + odd**2 * np.arcsin(c) * 2 / math.pi
-        return self.series("slope_square", self.inner(c))
+        return self.series("slope_square", c)
 
     def inner(self, c: Array) -> Array:
         """The correlation of what is normal, without the common mean."""
-        spread = 1 - self.mean**2
-        return (c - self.mean**2) / spread if spread > 1e-12 else np.ones_like(c)
+        variance = 1 - self.mean**2
+        return (c - self.mean**2) / variance if variance > 1e-12 else np.ones_like(c)
 
     def series(self, what: str, c: Array) -> Array:
         """Mehler's sum at correlations c; what the coefficients leave of E[f^2] goes with a power beyond them."""
         energies, total = self.energies[what]
-        powers = c[:, None] ** np.arange(TERMS)
-        return np.asarray(powers @ energies + (total - energies.sum()) * c ** (2 * TERMS))
+        inner = self.inner(c)
+        powers = inner[:, None] ** np.arange(TERMS)
+        return np.asarray(powers @ energies + (total - energies.sum()) * inner ** (2 * TERMS))
 
     @cached_property
     def energies(self) -> dict[str, tuple[Array, float]]:
@@ -169,7 +171,7 @@ def second_map(phi: Phi, q: torch.Tensor, slope: bool = False) -> torch.Tensor:
     flat = np.maximum(q.flatten().numpy(), SMALLEST)
     knots = np.unique(flat)
     if len(knots) > 33:
-        # positions that are always 0, as an image's corner, are a knot of their own
+        # Positions that are always 0, as an image's corner, are a knot by themselves.
         zero, signal = knots[knots == SMALLEST], knots[knots != SMALLEST]
         knots = np.append(zero, np.exp(np.linspace(math.log(signal[0]), math.log(signal[-1]), 33)))
     values = np.maximum([covered(phi, moment, knot) for knot in knots], TINY)

@@ -1,8 +1,9 @@
 """The rules of mean field by torch function, and what was measured on the spot where there is none."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,71 +20,71 @@ from initlab.signal.theory.pooling import POOLS, pool
 from initlab.signal.theory.response import LARGEST, SMALLEST, Phi, Response
 from initlab.signal.theory.trace import Operation, Ref
 
-WEIGHTED = {F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
+R = TypeVar("R")
 RECTIFIERS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 LEAKY, PRELU = {F.leaky_relu, F.leaky_relu_}, {F.prelu, torch.prelu}
-SUMS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
-PRODUCTS = {torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
-SHAPES = {
+SHAPES: set[Any] = {
     torch.flatten, Tensor.flatten, Tensor.view, Tensor.reshape, torch.reshape, Tensor.permute, torch.permute,
     Tensor.transpose, torch.transpose, Tensor.contiguous, Tensor.squeeze, torch.squeeze, Tensor.unsqueeze,
     torch.unsqueeze, Tensor.to, Tensor.float, Tensor.double, Tensor.half, Tensor.clone, torch.clone, Tensor.detach,
     Tensor.__getitem__, Tensor.chunk, torch.chunk, Tensor.split, torch.split, Tensor.unbind, torch.unbind,
     Tensor.expand, torch.roll, Tensor.roll, Tensor.type, Tensor.requires_grad_,
 }  # fmt: skip
-JOINS = {torch.cat, torch.concat, torch.concatenate}
-DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout}
-NORMS = {F.batch_norm, F.layer_norm, F.group_norm, F.rms_norm}
-SEVERAL_INPUTS = SUMS | DIFFERENCES | JOINS
-FIRST_INPUT = WEIGHTED | ACTIVATIONS | RECTIFIERS | LEAKY | PRELU | SHAPES | DROPOUTS | NORMS | POOLS | QUOTIENTS
+WEIGHTED = (F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+SUMS = (torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__)
+PRODUCTS = (torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__)
+DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
+
+
+def activation_call(context: Context, op: Operation, x: Signal) -> Result:
+    """The rule of an activation, at the level and mean of its input."""
+    level = max(x.field.level, SMALLEST)
+    if not level <= LARGEST:
+        raise NoRule(op.function, f"a signal of mean square {level:.3g}")
+    return activation(context, Response(phi_of(op), level, min(x.field.mean, 1 - 1e-6)), x)
+
+
+def rules(functions: Iterable[Any], rule: R) -> dict[Any, R]:
+    """The same rule for several functions."""
+    return dict.fromkeys(functions, rule)
+
+
+ONE_INPUT = {
+    **rules(ACTIVATIONS | RECTIFIERS | LEAKY | PRELU, activation_call),
+    **rules(WEIGHTED, weighted),
+    **rules(POOLS, pool),
+    **rules((F.batch_norm, F.layer_norm, F.group_norm, F.rms_norm), norm),
+    **rules((*PRODUCTS, *QUOTIENTS), times),
+    **rules(DROPOUTS, dropout),
+    **rules(SHAPES, reshaped),
+}
+SEVERAL_INPUTS = {**rules((*SUMS, *DIFFERENCES), total), **rules((torch.cat, torch.concat, torch.concatenate), join)}
 
 
 def known(function: Any, live: int, leads: bool) -> bool:
     """Whether a rule holds for this function with so many inputs that depend on the model's, the first among them."""
-    one_input = function in PRODUCTS or (leads and function in FIRST_INPUT)
-    return function in SEVERAL_INPUTS or (live == 1 and one_input)
+    return function in SEVERAL_INPUTS or (live == 1 and function in ONE_INPUT and (leads or function in PRODUCTS))
 
 
-def apply(context: Context, op: Operation, inputs: list[Signal], shapes: list[tuple[int, ...]]) -> Result:
-    """The rule of an operation; `shapes` are its inputs'."""
-    function, x = op.function, inputs[0]
+def apply(context: Context, op: Operation, inputs: list[Signal]) -> Result:
+    """The rule of an operation."""
     if op.after is not None:
         return measured(op, inputs)
-    if function in WEIGHTED:
-        return weighted(context, op, x, shapes[0])
-    if function in POOLS:
-        return pool(op, x, shapes[0])
-    if function in NORMS:
-        return norm(context, op, x)
-    if function in SUMS | DIFFERENCES:
-        return total(op, inputs)
-    if function in JOINS:
-        return join(op, inputs, shapes)
-    if function in PRODUCTS | QUOTIENTS:
-        return times(op, x)
-    if function in DROPOUTS:
-        return dropout(context, op, x)
-    if function in SHAPES:
-        return reshaped(op, x, shapes[0])
-    level = max(x.field.level, SMALLEST)
-    if not level <= LARGEST:
-        raise NoRule(function, f"a signal of mean square {level:.3g}")
-    return activation(context, Response(phi_of(op), level, min(x.field.mean, 1 - 1e-6)), x)
+    if op.function in SEVERAL_INPUTS:
+        return SEVERAL_INPUTS[op.function](context, op, inputs)
+    return ONE_INPUT[op.function](context, op, inputs[0])
 
 
 def phi_of(op: Operation) -> Phi:
     """The activation of a call, with its arguments."""
-    function, rest = op.function, op.args[1:]
-    if function in RECTIFIERS:
+    if op.function in RECTIFIERS:
         return by_name("relu")
-    if function in LEAKY:
-        slope = rest[0] if rest else op.kwargs.get("negative_slope", 0.01)
-        return Rectifier("leaky_relu", (float(slope),))
-    if function in PRELU:
-        weight = rest[0] if rest else op.kwargs["weight"]
-        return Rectifier("prelu", tuple(weight.detach().double().flatten().tolist()))
+    if op.function in LEAKY:
+        return Rectifier("leaky_relu", (float(op.argument(1, "negative_slope", 0.01)),))
+    if op.function in PRELU:
+        return Rectifier("prelu", tuple(op.argument(1, "weight").detach().double().flatten().tolist()))
     options = {key: value for key, value in op.kwargs.items() if key != "inplace" and not isinstance(value, Ref)}
-    return elementwise(function, tuple(rest), tuple(sorted(options.items())))
+    return elementwise(op.function, op.args[1:], tuple(sorted(options.items())))
 
 
 @cache

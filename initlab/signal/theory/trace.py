@@ -37,13 +37,18 @@ class Operation:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     inputs: list[int]
+    in_shapes: list[tuple[int, ...]]
     shape: tuple[int, ...]
     layer: str | None = None  # name of the weight layer whose output this is
-    # of an operation that is not known: its first input and its output as measured, and the mean square of the
-    # gradient at each input over that at the output
+    # Of an operation that is not known: its first input and its output as measured, and the mean square of the
+    # gradient at each input over that at the output.
     before: Field | None = None
     after: Field | None = None
     pulls: list[float] = field(default_factory=list)
+
+    def argument(self, place: int, name: str, default: Any = None) -> Any:
+        """An argument of the call, given by its place or its name."""
+        return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,6 @@ class Trace:
     output: int  # the operation that gave the model's (first) output tensor; -1 where none did
     input: Field
     logits: Tensor
-    input_shape: tuple[int, ...]
 
 
 class Recorder(TorchFunctionMode):
@@ -72,15 +76,15 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         live = [t for t in tensors_of((args, kwargs)) if t in self.origin]
-        inputs = [self.origin[t] for t in live]
+        inputs, in_shapes = [self.origin[t] for t in live], [tuple(t.shape) for t in live]
         leads = bool(live) and (args[0] if args else kwargs.get("input")) is live[0]
         unknown = bool(live) and not self.known(func, len(live), leads)
-        # before the call, which may work in place
+        # Before the call, which may work in place.
         copies = [t.detach().clone() for t in live] if unknown and not only_reads(func) else []
         out = func(*args, **kwargs)
         outputs = [t for t in tensors_of(out) if t.is_floating_point()] if live else []
         for place, tensor in enumerate(outputs):
-            operation = Operation(func, self.refs(args), self.refs(kwargs), inputs, tuple(tensor.shape))
+            operation = Operation(func, self.refs(args), self.refs(kwargs), inputs, in_shapes, tuple(tensor.shape))
             if unknown:
                 copies = copies or [t.detach().clone() for t in live]
                 operation.before, operation.after = field_of(copies[0]), field_of(tensor)
@@ -112,7 +116,7 @@ def record(model: nn.Module, batch: Tensor, known: Known) -> Trace:
         with on_weight_layers(model, recorder.name), recorder:
             logits = first_tensor(model(batch))
     output = recorder.origin.get(logits, -1)
-    return Trace(recorder.operations, output, field_of(batch), logits, tuple(batch.shape))
+    return Trace(recorder.operations, output, field_of(batch), logits)
 
 
 def only_reads(func: Any) -> bool:
@@ -148,11 +152,8 @@ def pulls(func: Any, args: Any, kwargs: Any, live: list[Tensor], copies: list[Te
     leaves = [copy.requires_grad_(copy.is_floating_point()) for copy in copies]
 
     def as_leaf(tensor: Tensor) -> Tensor:
-        for source, copy in zip(live, leaves, strict=True):
-            if source is tensor:
-                # the function may work in place
-                return copy.clone()
-        return tensor
+        # A clone, since the function may work in place.
+        return next((leaf.clone() for source, leaf in zip(live, leaves, strict=True) if source is tensor), tensor)
 
     differentiable = [leaf for leaf in leaves if leaf.requires_grad]
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
@@ -162,7 +163,7 @@ def pulls(func: Any, args: Any, kwargs: Any, live: list[Tensor], copies: list[Te
             if not out.requires_grad:
                 return [0.0] * len(leaves)
             grads = torch.autograd.grad(out, differentiable, torch.randn_like(out), allow_unused=True)
-        # torch's error where a function has no derivative: nothing is known of the gradient before it
+        # Torch's error where a function has no derivative: nothing is known of the gradient before it.
         except RuntimeError:
             return [float("nan")] * len(leaves)
     by_leaf = {id(leaf): grad for leaf, grad in zip(differentiable, grads, strict=True)}

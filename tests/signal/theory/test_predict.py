@@ -29,9 +29,11 @@ def draws(net: nn.Module, scheme: str, shape: tuple[int, ...], seeds: int, batch
     return np.array(forward), np.array(backward)
 
 
-def inside(values: np.ndarray, theory: pd.DataFrame, way: str) -> float:
+def inside(values: np.ndarray, theory: pd.DataFrame, direction: str) -> float:
     """Share of (seed, layer) points in the band."""
-    return float(((values >= theory[f"{way}_low"].to_numpy()) & (values <= theory[f"{way}_high"].to_numpy())).mean())
+    return float(
+        ((values >= theory[f"{direction}_low"].to_numpy()) & (values <= theory[f"{direction}_high"].to_numpy())).mean()
+    )
 
 
 @pytest.mark.parametrize(("size", "batch"), [(8, 16), pytest.param(16, 64, marks=pytest.mark.slow)])
@@ -136,13 +138,13 @@ def test_torchvision_nets_are_followed(name: str) -> None:
     options = {"init_weights": True, "aux_logits": False} if name == "googlenet" else {}
     net = getattr(torchvision.models, name)(weights=None, **options)
     images, labels = torch.randn(4, 3, 96, 96), torch.randint(0, 1000, (4,))
-    seen = pd.DataFrame(measure(net, images, labels))
+    measured = pd.DataFrame(measure(net, images, labels))
     theory = initlab.predict(net, batch=images, labels=labels)
-    assert list(theory.name) == list(seen.name)
-    forward = np.log(seen.forward_var / theory.forward_var).abs()
+    assert list(theory.name) == list(measured.name)
+    forward = np.log(measured.forward_var / theory.forward_var).abs()
     assert forward.median() < 0.1
     assert forward.max() < 1.0
-    backward = np.log(seen.backward_var / theory.backward_var).abs()
+    backward = np.log(measured.backward_var / theory.backward_var).abs()
     assert backward.median() < {"mobilenet_v3_small": 1.8, "googlenet": 1.8}.get(name, 0.5)
 
 
@@ -199,12 +201,12 @@ def test_redrawn_bands_agree_with_theory_and_tell_their_cost() -> None:
     assert set(drawn.basis) == {"redrawn"}
     assert drawn.attrs["draws"] == 40
     assert drawn.attrs["passes"] > 20
-    for way in ("forward", "backward"):
-        medians = np.log(drawn[f"{way}_median"] / theory[f"{way}_median"]).abs()
+    for direction in ("forward", "backward"):
+        medians = np.log(drawn[f"{direction}_median"] / theory[f"{direction}_median"]).abs()
         assert medians.max() < 0.6
-        widths = np.log(drawn[f"{way}_high"] / drawn[f"{way}_low"]).iloc[:-1]
+        widths = np.log(drawn[f"{direction}_high"] / drawn[f"{direction}_low"]).iloc[:-1]
         assert widths.to_numpy() == pytest.approx(
-            np.log(theory[f"{way}_high"] / theory[f"{way}_low"]).iloc[:-1].to_numpy(), rel=0.5
+            np.log(theory[f"{direction}_high"] / theory[f"{direction}_low"]).iloc[:-1].to_numpy(), rel=0.5
         )
 
 
