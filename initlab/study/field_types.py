@@ -11,17 +11,16 @@ from initlab.study.mistakes import short, suggestion
 from initlab.user_code import is_code, well_formed
 
 
-def known_name(what: str, known: Collection[str]) -> AfterValidator:
+def known(what: str, names: Collection[str]) -> AfterValidator:
     """Check that a name is a known one or well-formed code; whether the code exists shows when it is imported."""
 
     def check(name: str) -> str:
-        if name in known or (is_code(name) and well_formed(name)):
+        if name in names or (is_code(name) and well_formed(name)):
             return name
         problem = "not a usable code name" if is_code(name) else f"unknown {what}"
-        text = (
-            f"{problem} (got {short(name)}); allowed: {', '.join(known)}, pkg.module:callable{suggestion(name, known)}"
-        )
-        raise PydanticCustomError("unknown_name", "{text}", {"text": text})
+        allowed = f"{', '.join(names)}, pkg.module:callable"
+        text = f"{problem} (got {short(name)}); allowed: {allowed}{suggestion(name, names)}"
+        raise PydanticCustomError("unknown", "{text}", {"text": text})
 
     return AfterValidator(check)
 

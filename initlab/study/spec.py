@@ -14,18 +14,7 @@ from initlab.data.facts import FACTS
 from initlab.init.shapes import Distribution, LayerShape, Mode
 from initlab.nets.architecture import Downsample, NetChoices, Norm, RectifierName, Skip
 from initlab.nets.catalog import CATALOG
-from initlab.study.field_types import (
-    Count,
-    Depth,
-    Epochs,
-    Fraction,
-    Interval,
-    Options,
-    Positive,
-    Seed,
-    Side,
-    known_name,
-)
+from initlab.study.field_types import Count, Depth, Epochs, Fraction, Interval, Options, Positive, Seed, Side, known
 
 HASH_VERSION = 1
 
@@ -56,7 +45,7 @@ class Spec(BaseModel):
 class Data(Spec):
     """The images: a built-in set or a callable of yours that returns an `initlab.data.sources.Raw`."""
 
-    name: Annotated[str, known_name("data set", FACTS)] = Field(
+    name: Annotated[str, known("data set", FACTS)] = Field(
         "digits", description=f"{', '.join(FACTS)}, or pkg.module:callable (needs --allow-code)"
     )
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = Field(
@@ -66,7 +55,7 @@ class Data(Spec):
     train_examples: Count | None = Field(None, description="a fixed random subset; null = all")
     val_examples: Count | None = Field(None, description="a fixed random subset, the paper's 3000; null = all")
     flip: bool | None = Field(None, description="mirror half of the training images; null = as fits the set")
-    shift: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="training images move by up to this many pixels")
+    shift: int = Field(0, ge=0, le=1024, description="training images move by up to this many pixels")
     crop: Side | None = Field(None, description="side of the net's input, cut from pictures in folders; null = as fits")
     jitter: Annotated[tuple[Side, Side], Field(strict=False)] | None = Field(
         None, description="range of the shorter side in training, the paper's [256, 512]; null = val_side"
@@ -75,8 +64,8 @@ class Data(Spec):
     color_std: Annotated[float, Field(ge=0, le=10)] = Field(
         0.0, description="of the colours' shift along their principal components, the paper's 0.1 (folders)"
     )
-    classes: Annotated[int, Field(ge=2, le=10**6)] = Field(10, description="of synthetic and imagefolder alone")
-    channels: Annotated[int, Field(ge=1, le=16)] = Field(3, description="synthetic alone")
+    classes: int = Field(10, ge=2, le=10**6, description="of synthetic and imagefolder alone")
+    channels: int = Field(3, ge=1, le=16, description="synthetic alone")
     options: Options = Field({}, description="keyword arguments of your callable")
 
 
@@ -94,17 +83,15 @@ class Net(Spec):
     `depth` to `linear_width` are for `plain`; a resolved trial of a net of the paper has that net's depth here.
     """
 
-    name: Annotated[str, known_name("net", CATALOG)] = Field(
+    name: Annotated[str, known("net", CATALOG)] = Field(
         "plain", description=f"{', '.join(CATALOG)}, or pkg.module:callable (needs --allow-code)"
     )
     depth: Depth = Field(NetChoices.depth, description="weight layers: convolutions and 3 linear ones")
-    width: Annotated[int, Field(ge=1, le=8192)] = Field(
-        NetChoices.width, description="channels of the first stage; doubles per stage"
-    )
+    width: int = Field(NetChoices.width, ge=1, le=8192, description="channels of the first stage; doubles per stage")
     widths: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] | None = Field(
         NetChoices.widths, description="channels of each stage, instead of width and stages"
     )
-    stages: Annotated[int, Field(ge=1, le=8)] = Field(NetChoices.stages, description="the map halves between stages")
+    stages: int = Field(NetChoices.stages, ge=1, le=8, description="the map halves between stages")
     downsample: Downsample = Field(NetChoices.downsample, description="how the map halves between stages")
     linear_width: Count = Field(NetChoices.linear_width, description="width of the first two linear layers")
     activation: RectifierName = Field(
@@ -129,7 +116,7 @@ class Net(Spec):
 class Init(Spec):
     """How weights are drawn; a key that the scheme doesn't use is dropped when the trial is resolved."""
 
-    scheme: Annotated[str, known_name("scheme", SCHEMES)] = Field(
+    scheme: Annotated[str, known("scheme", SCHEMES)] = Field(
         "he",
         description=f"{', '.join(SCHEMES)}, or pkg.module:callable (needs --allow-code); see docs/schemes.md",
         json_schema_extra={"anyOf": [{"enum": [*SCHEMES]}, {"pattern": "^[^:]+:[^:]+$"}]},
@@ -151,23 +138,23 @@ class Train(Spec):
     batch_size: Count = Field(32, description="examples per step; the short last batch of an epoch is dropped")
     lr: Positive = Field(0.003, description="learning rate at the start")
     momentum: Fraction = Field(0.9, description="of stochastic gradient descent")
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(5.0e-4, description="not on PReLU slopes")
-    slope_lr_factor: Annotated[float, Field(ge=0, le=1e6)] = Field(
-        1.0, description="times lr for the slopes that prelu learns; 0 keeps them"
+    weight_decay: float = Field(5.0e-4, ge=0, allow_inf_nan=False, description="not on PReLU slopes")
+    slope_lr_factor: float = Field(
+        1.0, ge=0, le=1e6, description="times lr for the slopes that prelu learns; 0 keeps them"
     )
     dropout: Fraction = Field(NetChoices.dropout, description="in the first two linear layers")
     schedule: Literal["constant", "step", "plateau", "cosine"] = Field("constant", description="of the learning rate")
-    milestones: Annotated[tuple[Epochs, ...], Field(strict=False)] = Field(
-        (), description="epochs at which lr is multiplied by factor (step)"
+    milestones: tuple[Epochs, ...] = Field(
+        (), strict=False, description="epochs at which lr is multiplied by factor (step)"
     )
-    factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="of step and plateau")
+    factor: float = Field(0.1, gt=0, lt=1, description="of step and plateau")
     patience: Count = Field(5, description="validations without a better error before lr falls (plateau)")
     most_cuts: Count | None = Field(None, description="how often lr may fall, the paper's 2; null = any (plateau)")
     shallow_depth: Depth | None = Field(
         None, description="depth of a net trained first, whose first 4 convolutions and linear layers this one takes"
     )
-    auxiliary: Annotated[tuple[Count, ...], Field(strict=False)] = Field(
-        (), description="convolutions, 1 the first, that get a linear classifier of their own in training"
+    auxiliary: tuple[Count, ...] = Field(
+        (), strict=False, description="convolutions, 1 the first, that get a linear classifier of their own in training"
     )
     auxiliary_weight: Positive = Field(0.3, description="of each of their losses, the net's own being worth 1")
     shallow_epochs: Epochs = Field(14.0, description="of that net")
@@ -202,12 +189,12 @@ class Run(Spec):
     engine: Literal["inline", "ray"] = Field("inline", description="inline: this machine; ray: a cluster")
     device: Literal["cpu", "cuda"] | None = Field(None, description="null = cuda where there is one")
     jobs: Count | None = Field(None, description="trials at once; null = the cores on a CPU, 1 on a GPU")
-    devices: Annotated[int, Field(ge=1, le=64)] = Field(
-        1, description="processes that train one trial together, each on a GPU of its own or on the CPU"
+    devices: int = Field(
+        1, ge=1, le=64, description="processes that train one trial together, each on a GPU of its own or on the CPU"
     )
     threads: Count = Field(1, description="CPU threads per process of a trial")
-    workers: Annotated[int, Field(ge=0, le=256)] = Field(
-        0, description="processes per trial that decode pictures in folders; 0 = the trial's own"
+    workers: int = Field(
+        0, ge=0, le=256, description="processes per trial that decode pictures in folders; 0 = the trial's own"
     )
     pack: Count = Field(1, description="trials of one net and batch size that one process trains as one")
     compile: bool | None = Field(
