@@ -74,7 +74,7 @@ def init_(
         ValueError: unknown scheme, mode or distribution; `lsuv` without a batch; a weight that cannot be set
             (parametrized, lazy); a function of yours that gives a wrong shape or numbers that are not finite.
     """
-    draw = scheme_function(scheme)
+    scheme_function(scheme)
     if scheme == "lsuv" and batch is None:
         raise ValueError("init: lsuv scales layers on a batch (got none); give batch=images")
     if on_parameter and tell:
@@ -91,19 +91,11 @@ def init_(
     lsuv_stds: dict[nn.Module, float] = {}
     for module, layer, rule in layers:
         rules |= set_bias(module, layer, rule, seed)
-        if id(module.weight) in embedded:
-            continue
-        dtype, factor, scheme_std = module.weight.dtype, last_factor if layer.is_last else 1.0, None
-        normals = standard_normals(module.weight.shape, seed, layer.name)
-        if isinstance(rule, str) and rule in STDS:
-            # What the scheme's function gives too, but with the factor in the standard deviation: one rounding.
-            scheme_std = STDS[rule](layer) * factor
-            module.weight.copy_(draws(normals, layer.distribution).to(dtype) * scheme_std)
-        else:
-            module.weight.copy_(drawn_by(draw, normals.to(torch.promote_types(dtype, torch.float32)), layer) * factor)
-        rules[id(module.weight)] = (scheme_name(rule), layer, scheme_std)
-        if rule == "lsuv":
-            lsuv_stds[module] = factor
+        if id(module.weight) not in embedded:
+            factor = last_factor if layer.is_last else 1.0
+            rules |= set_weight(module, layer, rule, seed, factor)
+            if rule == "lsuv":
+                lsuv_stds[module] = factor
     if batch is not None and lsuv_stds:
         unit_variance_(model, batch, lsuv_stds)
     report = on_parameter or tell
@@ -113,15 +105,23 @@ def init_(
     return model
 
 
-def drawn_by(draw: Scheme, normals: Tensor, layer: LayerShape) -> Tensor:
-    """What a scheme's function makes of a layer's normals, if that is a weight."""
-    weight, name = draw(normals, layer), scheme_name(draw)
-    if not isinstance(weight, Tensor) or weight.shape != normals.shape:
-        got = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+def set_weight(module: WeightLayer, layer: LayerShape, rule: str | Scheme, seed: int, factor: float) -> Rules:
+    """Set a layer's weight to what a scheme makes of its normals, times `factor`."""
+    weight, name = module.weight, scheme_name(rule)
+    normals = standard_normals(weight.shape, seed, layer.name)
+    if isinstance(rule, str) and rule in STDS:
+        # What the scheme's function gives too, but with the factor in the standard deviation: one rounding.
+        scheme_std = STDS[rule](layer) * factor
+        weight.copy_(draws(normals, layer.distribution).to(weight.dtype) * scheme_std)
+        return {id(weight): (name, layer, scheme_std)}
+    drawn = scheme_function(rule)(normals.to(torch.promote_types(weight.dtype, torch.float32)), layer)
+    if not isinstance(drawn, Tensor) or drawn.shape != normals.shape:
+        got = tuple(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
         raise ValueError(f"{layer.name}: {name} gave no weight (got {got}); return a tensor of {layer.shape}")
-    if not weight.isfinite().all():
+    if not drawn.isfinite().all():
         raise ValueError(f"{layer.name}: {name} gave numbers that are not finite; allowed: finite ones")
-    return weight
+    weight.copy_(drawn * factor)
+    return {id(weight): (name, layer, None)}
 
 
 def set_bias(module: WeightLayer, layer: LayerShape, rule: str | Scheme, seed: int) -> Rules:
@@ -151,7 +151,7 @@ def reset_norms(model: nn.Module) -> Rules:
 
 
 def scheme_name(scheme: str | Scheme) -> str:
-    """What to call a scheme: its name, or that of your function."""
+    """The name of a scheme, or that of your function."""
     return scheme if isinstance(scheme, str) else getattr(scheme, "__name__", type(scheme).__name__)
 
 

@@ -84,6 +84,7 @@ def order_statistics(count: int) -> tuple[int, float]:
     """
 
     def coverage(skipped: int) -> float:
+        """Probability that the median lies between the values that are left."""
         return float(1 - 2 * sum(math.comb(count, i) for i in range(skipped + 1)) / 2**count)
 
     return max((k, coverage(k)) for k in range((count + 1) // 2) if k == 0 or coverage(k) >= CONFIDENCE)
