@@ -1,6 +1,7 @@
 """`initlab inspect` and `initlab lint`: what they print, exit codes, JSON, and wrong inputs in one line."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -65,6 +66,12 @@ def test_a_net_that_loses_its_signal_fails_where_a_stall_is_asked_for() -> None:
     assert initlab(*net).exit_code == 0
     assert initlab(*net, "--fail-on", "exploding").exit_code == 0
     assert initlab("inspect", "plain", "--init", "he", "--set", "net.depth=30", "--fail-on", "any").exit_code == 0
+
+
+def test_the_readme_shows_what_inspect_says() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    command, text = re.findall(r"^\$ initlab (inspect .*)\n((?:.+\n)+)\n", readme, re.M)[0]
+    assert initlab(*command.split()).stdout.startswith(text)
 
 
 def test_the_words_of_fail_on_cover_every_verdict() -> None:
