@@ -22,16 +22,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from initlab.signal.drift import Drift, drift, second_moments
+from initlab.signal.drift import Drift, second_moments
+from initlab.signal.drift import drift as drift_in
 from initlab.verdict.rules import highest_loss
 
 VERDICTS = ("healthy", "nonfinite", "vanishing", "exploding", "uneven", "dead", "saturated")
-# words of a layer alone: never called; its weights are all 0; no gradient passes those yet
+# `unused` was never called, the weights of `closed` are all 0, and `waiting` gets no gradient through these yet.
 STATUSES = (*VERDICTS[1:], "ok", "unused", "closed", "waiting")
-BEYOND = 4.5  # standard deviations: 1 in 150,000 for one layer
+# Standard deviations, which chance exceeds once in 150,000 layers.
+BEYOND = 4.5
 SIGNALS = {"forward": "signals", "backward": "gradients"}
-
-
 Flags = NDArray[np.bool_]
 
 
@@ -61,13 +61,13 @@ def diagnose(table: pd.DataFrame, *, num_classes: int | None = None, normed: boo
         normed: whether the model has norm layers.
     """
     ran = table[table.calls > 0].reset_index(drop=True)
-    resting = at_rest(ran)
-    drifts = tuple(found for direction in SIGNALS if (found := drift(ran, direction)) is not None)
-    drifting = [found for found in drifts if not found.healthy]
+    resting = rest_words(ran)
+    drifts = tuple(filter(None, (drift_in(ran, direction) for direction in SIGNALS)))
+    drifting = [drift for drift in drifts if not drift.healthy]
     broken, dead, loud = find_broken(ran), find_dead(ran, resting), too_loud(ran, num_classes)
     if broken.any():
         verdict, rows, reason = "nonfinite", broken, broken_reason(ran, broken)
-    elif dead.any() and all(found.change > 0 for found in drifting):
+    elif dead.any() and all(drift.change > 0 for drift in drifting):
         verdict, rows, reason = "dead", dead, dead_reason(ran, dead)
     elif drifting:
         verdict, rows = drift_word(drifting, normed), among(drifting, len(ran))
@@ -82,7 +82,7 @@ def diagnose(table: pd.DataFrame, *, num_classes: int | None = None, normed: boo
     return Diagnosis(verdict, reason, tuple(status), names[0], names[-1], drifts)
 
 
-def at_rest(ran: pd.DataFrame) -> NDArray[np.str_]:
+def rest_words(ran: pd.DataFrame) -> NDArray[np.str_]:
     """`closed` for layers of zero weights, `waiting` for those whose gradient is 0 because of them, else `ok`.
 
     A closed layer at the end of a branch leaves layers before it that have a gradient; one in the trunk, as a zero
@@ -101,14 +101,14 @@ def at_rest(ran: pd.DataFrame) -> NDArray[np.str_]:
 def find_broken(ran: pd.DataFrame) -> Flags:
     """Layers whose signal is not finite, or whose gradient came and is not."""
     forward, backward = second_moments(ran, "forward"), second_moments(ran, "backward")
-    came = ran.reached.to_numpy(dtype=bool) if "reached" in ran else np.zeros(len(ran), dtype=bool)
-    return ~np.isfinite(forward) | np.isinf(backward) | (came & np.isnan(backward))
+    reached = ran.reached.to_numpy(dtype=bool) if "reached" in ran else np.zeros(len(ran), dtype=bool)
+    return np.asarray(~np.isfinite(forward) | np.isinf(backward) | (reached & np.isnan(backward)))
 
 
 def find_dead(ran: pd.DataFrame, resting: NDArray[np.str_]) -> Flags:
     """Layers that give or pass nothing, though their weights are not 0."""
     silent = (second_moments(ran, "forward") == 0) | (ran.zero_fraction == 1).to_numpy()
-    return (silent | (second_moments(ran, "backward") == 0)) & (resting == "ok")
+    return np.asarray((silent | (second_moments(ran, "backward") == 0)) & (resting == "ok"))
 
 
 def too_loud(ran: pd.DataFrame, num_classes: int | None) -> str:
@@ -132,17 +132,17 @@ def too_loud(ran: pd.DataFrame, num_classes: int | None) -> str:
 
 def drift_word(drifting: list[Drift], normed: bool) -> str:
     """The word for what is furthest from what is allowed."""
-    worst = max(drifting, key=lambda found: abs(found.change) / found.allowed)
+    worst = max(drifting, key=lambda drift: abs(drift.change) / drift.allowed)
     if worst.change < 0:
         return "vanishing"
-    held = normed and all(found.direction == "backward" for found in drifting)
+    held = normed and all(drift.direction == "backward" for drift in drifting)
     return "uneven" if held else "exploding"
 
 
 def among(drifting: list[Drift], count: int) -> Flags:
     """The rows from the first layer to the last of any of these."""
     rows = np.arange(count)
-    return np.logical_or.reduce([(rows >= found.first) & (rows <= found.last) for found in drifting])
+    return np.asarray(np.any([(rows >= drift.first) & (rows <= drift.last) for drift in drifting], axis=0))
 
 
 OUTLOOKS = {
@@ -158,23 +158,21 @@ OUTLOOKS = {
 
 def drift_reason(verdict: str, drifts: tuple[Drift, ...], ran: pd.DataFrame) -> str:
     """`gradients shrink ×0.011 per layer from `features.28` down to `conv1``, for each direction that drifts."""
-    parts = [drift_words(found, ran) for found in drifts if not found.healthy]
-    level = [found for found in drifts if found.healthy and found.direction == "forward"]
+    parts = [drift_words(drift, ran) for drift in drifts if not drift.healthy]
+    level = [drift for drift in drifts if drift.healthy and drift.direction == "forward"]
     if level:
         held = "norms hold the signals level" if verdict == "uneven" else "the signals themselves don't show it"
         parts.append(f"{held} (×{math.exp(level[0].measured):.2g})")
     return ", ".join(parts)
 
 
-def drift_words(found: Drift, ran: pd.DataFrame) -> str:
+def drift_words(drift: Drift, ran: pd.DataFrame) -> str:
     """One direction's change, per layer or, where a few layers make it, as a whole."""
-    verb = "grow" if found.change > 0 else "shrink"
-    first, last = f"`{ran.name[found.first]}`", f"`{ran.name[found.last]}`"
-    way = f"from {first} to {last}" if found.direction == "forward" else f"from {last} down to {first}"
-    size = f"×{math.exp(found.change):.2g} in all"
-    if found.steady:
-        size = f"×{found.factor:.3g} per layer"
-    return f"{SIGNALS[found.direction]} {verb} {size} {way}"
+    verb = "grow" if drift.change > 0 else "shrink"
+    first, last = f"`{ran.name[drift.first]}`", f"`{ran.name[drift.last]}`"
+    span = f"from {first} to {last}" if drift.direction == "forward" else f"from {last} down to {first}"
+    size = f"×{drift.factor:.3g} per layer" if drift.steady else f"×{math.exp(drift.change):.2g} in all"
+    return f"{SIGNALS[drift.direction]} {verb} {size} {span}"
 
 
 def healthy_reason(drifts: tuple[Drift, ...], ran: pd.DataFrame) -> str:
@@ -182,18 +180,12 @@ def healthy_reason(drifts: tuple[Drift, ...], ran: pd.DataFrame) -> str:
     if not drifts:
         return "fewer than two layers before the last have a signal: nothing to compare"
     parts = []
-    for found in drifts:
-        change = (
-            f"{SIGNALS[found.direction]} change ×{math.exp(found.change):.2g} over {found.last - found.first} layers"
-        )
-        chance = f" (chance alone: ×{math.exp(1.96 * found.chance):.2g} either way)"
-        parts.append(change + (chance if found.chance > 0.1 else ""))
-    kept = "beyond unequal fans and pooling, "
-    return (
-        kept
-        + ", ".join(parts)
-        + ("" if ran.backward_var.notna().any() else "; without labels gradients are not judged")
-    )
+    for drift in drifts:
+        change = f"×{math.exp(drift.change):.2g} over {drift.last - drift.first} layers"
+        chance = f" (chance alone: ×{math.exp(1.96 * drift.chance):.2g} either way)" if drift.chance > 0.1 else ""
+        parts.append(f"{SIGNALS[drift.direction]} change {change}{chance}")
+    unjudged = "" if ran.backward_var.notna().any() else "; without labels gradients are not judged"
+    return f"beyond unequal fans and pooling, {', '.join(parts)}{unjudged}"
 
 
 def broken_reason(ran: pd.DataFrame, broken: Flags) -> str:

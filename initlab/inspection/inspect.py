@@ -22,13 +22,14 @@ from initlab.signal.theory.predict import predict
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PREDICTED = [f"{way}_{what}" for way in ("forward", "backward") for what in ("predicted", "low", "high")] + ["basis"]
+PREDICTED = [f"{signal}_{what}" for signal in ("forward", "backward") for what in ("predicted", "low", "high")]
+PREDICTED.append("basis")
 LAYER = ["layer", "name", "op", "calls", "shape", "fan_in", "fan_out", "width", "outputs", "activation"]
 
 
 @dataclass(frozen=True, repr=False)
 class Inspection:
-    """What one batch showed.
+    """What one batch shows of a model's signals.
 
     `table` has one row per weight layer: layer, name, op, calls, shape (of the weight), fan_in, fan_out, width
     (channels or features of y), outputs (numbers in y of one example and call), activation (the function that comes
@@ -64,7 +65,8 @@ class Inspection:
         Raises:
             UserError: another number of axes.
         """
-        from initlab.plots.inspection import inspection  # matplotlib is loaded only here
+        # matplotlib is loaded only here.
+        from initlab.plots.inspection import inspection
 
         return inspection(self.table, f"{self.verdict}: {self.reason}", ax)
 
@@ -92,8 +94,8 @@ def inspect(
     layer (He et al. 2015, eq. 10: the first layer has no rectifier before it).
     """
     if not isinstance(batch, Tensor) or not len(batch):
-        given = "an empty one" if isinstance(batch, Tensor) else type(batch).__name__
-        raise ValueError(f"inspect: the batch is no tensor of examples (got {given}); give one with an example or more")
+        what = "an empty one" if isinstance(batch, Tensor) else type(batch).__name__
+        raise ValueError(f"inspect: the batch is no tensor of examples (got {what}); give one with an example or more")
     table = measured_table(model, measure(model, batch, labels, loss=loss, weight_decay=weight_decay))
     table = table.merge(predicted_columns(model, batch, labels, loss), on="name", how="left", validate="1:1")
     called = table[table.calls > 0]
@@ -115,9 +117,10 @@ def measured_table(model: nn.Module, rows: list[dict[str, Any]]) -> pd.DataFrame
 def predicted_columns(model: nn.Module, batch: Tensor, labels: Tensor | None, loss: Loss | None) -> pd.DataFrame:
     """What `predict` says of draws with the same second moments: median and band, by layer name."""
     theory = predict(model, batch=batch, labels=labels, loss=loss)
-    if labels is None:  # relative to the last layer, and there is nothing measured beside it
+    if labels is None:
+        # Theory is then relative to the last layer, and nothing was measured that it could be compared with.
         theory = theory.assign(**{f"backward_{what}": math.nan for what in ("median", "low", "high")})
-    names = {f"{way}_median": f"{way}_predicted" for way in ("forward", "backward")}
+    names = {f"{signal}_median": f"{signal}_predicted" for signal in ("forward", "backward")}
     return theory.rename(columns=names)[["name", *PREDICTED]]
 
 

@@ -27,11 +27,9 @@ from initlab.init.expectations import Elementwise, Rectifier
 from initlab.init.maps import critical_point
 from initlab.inspection.diagnosis import Diagnosis
 from initlab.inspection.lint.joints import Phi
-from initlab.inspection.lint.sites import Site, gain_squared, sites_of
+from initlab.inspection.lint.runs import CHAOTIC, whose
+from initlab.inspection.lint.sites import Site, gain_squared, sites_of, variance_slope
 from initlab.signal.drift import second_moments
-
-CHAOTIC = 1.1  # per layer, so that gradients grow tenfold within 24 layers; SELU's own is 1.0716
-KNOWN = {1 / 3: "torch's default", 1.0: "LeCun's and Xavier's"}  # fan_in Var[w] of schemes that relu nets get wrongly
 
 
 @dataclass(frozen=True)
@@ -83,11 +81,6 @@ def remedy_for(activation: Activation | Phi) -> Remedy:
     elif abs(gain - 1) > 1e-3:
         return Remedy("lsuv", phi, gain)
     return Remedy("lecun", phi, 1.0) if abs(gain - 1) < 1e-3 else Remedy("", phi, round(gain, 4))
-
-
-def variance_slope(phi: Phi) -> float:
-    """Factor per layer by which a departure from unit variance grows under the gain that keeps it: 1.144 for GELU."""
-    return phi.second_growth(1.0) / phi.second(1.0)
 
 
 def remedy_of(sites: Sequence[Site]) -> Remedy:
@@ -179,10 +172,9 @@ def scale_advice(ran: pd.DataFrame, diagnosis: Diagnosis, remedy: Remedy) -> lis
             f"the weights {place} have the scale that {name} needs (fan_in·Var[w] = {product:.3g}), so zero padding, "
             f"pooling, other fans or a few layers do it; scale each layer on a batch: `{remedy.call}`"
         ]
-    whose = next((f", as {who}" for value, who in KNOWN.items() if abs(product / value - 1) < 0.05), "")
     advice = [
-        f"{place} fan_in·Var[w] is {product:.3g}{whose} (median of {len(products)} layers); {name} needs "
-        f"{remedy.gain**2:.3g}: `{remedy.call}`"
+        f"{place} fan_in·Var[w] is {product:.3g}{whose(product, ', as {}')} (median of {len(products)} layers); "
+        f"{name} needs {remedy.gain**2:.3g}: `{remedy.call}`"
     ]
     slope = variance_slope(remedy.phi)
     if slope > 1 + 1e-6:

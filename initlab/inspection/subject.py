@@ -137,20 +137,20 @@ def from_code(name: str, known: dict[str, Any], options: dict[str, Any], allow_c
     except ValueError:
         # Builtins have no signature.
         parameters = set()
-    module = built(name, builder, {key: value for key, value in known.items() if key in parameters} | options)
-    if not isinstance(module, nn.Module):
-        raise UserError(f"{name}: gives no nn.Module (got {type(module).__name__}); return the model itself")
-    return module
+    return built(name, builder, {key: value for key, value in known.items() if key in parameters} | options)
 
 
-def built(name: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """What a builder gives, its complaint as one line."""
+def built(name: str, function: Callable[..., Any], arguments: dict[str, Any]) -> nn.Module:
+    """The module that a builder gives, its complaint as one line."""
     try:
-        return function(**arguments)
+        module = function(**arguments)
     # The user's code, or torchvision's, may raise anything.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
         raise UserError(f"{name}: cannot be built (got {type(error).__name__}: {reason}); see --set") from error
+    if not isinstance(module, nn.Module):
+        raise UserError(f"{name}: gives no nn.Module (got {type(module).__name__}); return the model itself")
+    return module
 
 
 def fitting_output(name: str, module: nn.Module, images: Tensor) -> Tensor:

@@ -7,8 +7,10 @@ from html import escape
 import pandas as pd
 
 WIDTH = 100
-LONGEST, SHOWN = 40, 18  # a table of more rows keeps so many at either end
-COLUMNS = {  # of the table -> its head; `theory` is the median that is predicted
+# A table of more than LONGEST rows keeps SHOWN at either end.
+LONGEST, SHOWN = 40, 18
+# The table's columns and their heads; `theory` is the median that is predicted.
+COLUMNS = {
     "layer": "",
     "name": "layer",
     "shape": "weight",
@@ -22,7 +24,7 @@ COLUMNS = {  # of the table -> its head; `theory` is the median that is predicte
     "status": "status",
 }
 HEADS = list(COLUMNS.values())
-# mid-tones, to be read on white and on black
+# Mid-tones, legible on white and on black.
 COLOURS = {
     "vanishing": "#4a8fd6",
     "exploding": "#e0584f",

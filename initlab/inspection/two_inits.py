@@ -18,7 +18,8 @@ from initlab.nets.any_module import weight_layers
 from initlab.random_streams import stream_seed
 from initlab.signal.probe import measure
 
-ALIKE = 1e-5  # relative: float32 draws scaled by two factors differ in their rounding, about 1e-7
+# Relative: float32 draws scaled by two factors differ by their rounding, about 1e-7.
+ALIKE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,19 @@ def compare(a: nn.Module, b: nn.Module, images: Tensor, *, seed: int = 0) -> Com
     Xavier against He in ReLU layers: forward_ratio is 2^-(l + 1) at layer l from 0, to 1e-9 in float64.
     """
     check_same_layers(a, b)
-    first, second = (rows_of(model, images, seed) for model in (a, b))
+    first, second = (signals_of(model, images, seed) for model in (a, b))
     sites_a, sites_b = (in_order(sites_of(model, images)[0], list(first.name)) for model in (a, b))
-    exact, why = homogeneity(sites_a, sites_b)
+    exact, reason = homogeneity(sites_a, sites_b)
     squared = {x.name: x.second / y.second if y.second else float("nan") for x, y in zip(sites_a, sites_b, strict=True)}
     table = pd.DataFrame({"name": first.name})
     table["weight_ratio"] = table.name.map(squared) ** 0.5
     table["forward_ratio"] = first.forward_var / second.forward_var
     table["backward_ratio"] = first.backward_var / second.backward_var
-    product = table.name.map(squared).cumprod()  # rows are in the order of calls, which in a chain is that of depth
+    # Rows are in the order of calls, which in a chain is that of depth.
+    product = table.name.map(squared).cumprod()
     table["expected_forward"] = product if exact else float("nan")
     table["expected_backward"] = product.iloc[-1] / product if exact and len(product) else float("nan")
-    return Comparison(table, exact, why)
+    return Comparison(table, exact, reason)
 
 
 def in_order(sites: list[Site], names: list[str]) -> list[Site]:
@@ -72,15 +74,15 @@ def check_same_layers(a: nn.Module, b: nn.Module) -> None:
     """Refuse nets whose weight layers are not the same."""
     shapes_a, shapes_b = ({n: tuple(m.weight.shape) for n, m in weight_layers(model)} for model in (a, b))
     for name in [*shapes_a, *shapes_b]:
-        got, other = shapes_a.get(name), shapes_b.get(name)
-        if got != other:
+        shape_a, shape_b = shapes_a.get(name), shapes_b.get(name)
+        if shape_a != shape_b:
             raise UserError(
-                f"--against: not two initialisations of one net (got `{name}` of shape {got or 'none'} against "
-                f"{other or 'none'}); give a scheme, or a model of the same layers"
+                f"--against: not two initialisations of one net (got `{name}` of shape {shape_a or 'none'} against "
+                f"{shape_b or 'none'}); give a scheme, or a model of the same layers"
             )
 
 
-def rows_of(model: nn.Module, images: Tensor, seed: int) -> pd.DataFrame:
+def signals_of(model: nn.Module, images: Tensor, seed: int) -> pd.DataFrame:
     """The measured rows under a loss that is one random direction at the output."""
 
     def loss(output: Tensor, labels: Tensor) -> Tensor:

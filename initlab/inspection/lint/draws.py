@@ -6,19 +6,21 @@ A weight is taken for a draw by its second moment, and bounds where it has them,
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 
 from initlab.init.expectations import Rectifier
 from initlab.init.schemes import truncated_std
-from initlab.inspection.lint.finding import Finding, called, names_of, scaled
+from initlab.inspection.lint.finding import Finding, finding, listed, scaled
 from initlab.inspection.lint.sites import SIGMAS, Site, longest_chain
 from initlab.nets.any_module import Transposed
 
 ERROR = 1e-6
-CUT = truncated_std(2.0) ** 2  # 0.77374: variance of a standard normal cut at +-2
-FEWEST_UNIFORM = 160  # (P[|z| < sqrt(3)] = 0.917)^160 = 1e-6: so many normals hardly ever look uniform
-FEWEST_CUT = 600  # P[|z| < 2.274]^600 = 1e-6
+# Variance of a standard normal cut at +-2: 0.77374.
+CUT = truncated_std(2.0) ** 2
+# So many normals hardly ever look uniform, (P[|z| < sqrt(3)] = 0.917)^160 = 1e-6, or cut, P[|z| < 2.274]^600 = 1e-6.
+FEWEST_UNIFORM, FEWEST_CUT = 160, 600
 
 
 def left_at_default(site: Site) -> bool:
@@ -28,37 +30,33 @@ def left_at_default(site: Site) -> bool:
     """
     if site.count < FEWEST_UNIFORM:
         return False
-    bound = 1 / math.sqrt(site.count / site.module.weight.shape[0])  # torch's fan_in, transposed or not
-    reached = (
-        0.995 + math.log(ERROR) / site.count
-    )  # half precision rounds by 0.4 %; the largest of N uniform numbers is below it with probability 1e-6
-    scatter = SIGMAS * math.sqrt(0.8 / site.count)  # Var[u^2] / E[u^2]^2 = 9/5 - 1
-    return reached <= site.peak / bound <= 1.005 and abs(3 * site.second / bound**2 - 1) <= scatter + 1e-3
+    # torch's fan_in, transposed or not.
+    bound = 1 / math.sqrt(site.count / site.module.weight.shape[0])
+    # Half precision rounds by 0.4 %; the largest of N uniform numbers is below the rest with probability 1e-6.
+    least_peak = 0.995 + math.log(ERROR) / site.count
+    # Var[u^2] / E[u^2]^2 = 9/5 - 1.
+    scatter = SIGMAS * math.sqrt(0.8 / site.count)
+    return least_peak <= site.peak / bound <= 1.005 and abs(3 * site.second / bound**2 - 1) <= scatter + 1e-3
 
 
 def torch_default(sites: Sequence[Site]) -> Iterator[Finding]:
     """torch's default left in: variance 1/(3 fan_in), a factor 1/6 per ReLU layer."""
-    found = [site for site in sites if left_at_default(site)]
-    if not found:
+    defaults = [site for site in sites if left_at_default(site)]
+    if not defaults:
         return
-    chain = longest_chain([site for site in found if site.joint.before == "layer"])
-    change = math.prod(site.second * site.fan_in / site.wanted for site in chain)
+    chain = longest_chain([site for site in defaults if site.joint.before == "layer"])
+    change = math.prod(site.second * site.fan_in / site.gain_squared for site in chain)
     effect = f": signals change ×{change:.2g} over {len(chain)} of them in a row" if chain else ""
-    yield Finding(
-        "torch_default",
-        "fault" if change < 0.1 else "note",
-        names_of(found),
-        f"{called(found)}: torch's default left in, U(±1/√fan_in) of kaiming_uniform_ with a=√5, fan_in·E[w²] = 1/3"
-        f"{effect}",
-    )
+    text = f"torch's default left in, U(±1/√fan_in) of kaiming_uniform_ with a=√5, fan_in·E[w²] = 1/3{effect}"
+    severity: Literal["fault", "note"] = "fault" if change < 0.1 else "note"
+    yield finding("torch_default", defaults, f"{listed(defaults)}: {text}", severity=severity)
 
 
 def targets(site: Site) -> set[float]:
-    """Variances that a scheme may have meant: 1, 2 or the activation's gain^2 over either fan, torch's way too."""
+    """Variances that a scheme may have meant: 1, 2 or the activation's gain^2 over either fan, torch's fans too."""
     weight = site.module.weight
-    receptive = math.prod(weight.shape[2:])
-    every = {site.fan_in, site.fan_out, weight.shape[0] * receptive, weight.shape[1] * receptive}
-    return {gain / fan for gain in (1.0, 2.0, site.wanted) for fan in every}
+    torch_fans = {channels * math.prod(weight.shape[2:]) for channels in weight.shape[:2]}
+    return {gain / fan for gain in gains_squared(site) for fan in {site.fan_in, site.fan_out} | torch_fans}
 
 
 def truncation(sites: Sequence[Site]) -> Iterator[Finding]:
@@ -71,58 +69,58 @@ def truncation(sites: Sequence[Site]) -> Iterator[Finding]:
     for site in sites:
         if site.count < FEWEST_CUT or site.second == 0 or any(site.drawn_as(target) for target in targets(site)):
             continue
-        rms = math.sqrt(site.second)
-        reached = 1 - 61 / site.count  # P[none of N beyond 2 (1 - 61/N) std] = 1e-6
-        if any(site.drawn_as(CUT * t) and reached <= site.peak / (2 * math.sqrt(t)) <= 1.001 for t in targets(site)):
+        # P[none of N beyond 2 (1 - 61/N) std] = 1e-6.
+        least_peak = 1 - 61 / site.count
+        if any(site.drawn_as(CUT * t) and least_peak <= site.peak / (2 * math.sqrt(t)) <= 1.001 for t in targets(site)):
             short.append(site)
-        elif any(site.drawn_as(t / CUT) for t in targets(site)) and site.peak > 2.3 * rms:
+        elif any(site.drawn_as(t / CUT) for t in targets(site)) and site.peak > 2.3 * math.sqrt(site.second):
             long += [] if of_one_std(site, sites) else [site]
     if short:
         text = (
-            f"{called(short)}: a normal cut at ±2 std without correction, so the variance is 0.7737 of what was meant, "
+            f"{listed(short)}: a normal cut at ±2 std without correction, so the variance is 0.7737 of what was meant, "
             f"×{CUT ** len(short):.2g} over all"
         )
-        yield Finding("truncation", "fault", names_of(short), text, scaled(dict.fromkeys(names_of(short), CUT**-0.5)))
+        yield finding("truncation", short, text, scaled(short, CUT**-0.5))
     if long:
         text = (
-            f"{called(long)}: corrected by 1/0.8796 for a cut at ±2 std that was not done (trunc_normal_'s bounds are "
+            f"{listed(long)}: corrected by 1/0.8796 for a cut at ±2 std that was not done (trunc_normal_'s bounds are "
             f"absolute), so the variance is 1.292 of what was meant, ×{CUT ** -len(long):.2g} over all"
         )
-        yield Finding("truncation", "fault", names_of(long), text, scaled(dict.fromkeys(names_of(long), CUT**0.5)))
+        yield finding("truncation", long, text, scaled(long, CUT**0.5))
 
 
 def of_one_std(site: Site, sites: Sequence[Site]) -> bool:
     """Whether two or more layers of quite other fans have the same variance: one std for all, as 0.02, explains it."""
 
-    def other(one: Site) -> bool:
-        return not 1 / 4 < one.fan_out * groups_of(one) / (site.fan_out * groups_of(site)) < 4
+    def has_other_fan(other: Site) -> bool:
+        return not 1 / 4 < other.fan_out * groups_of(other) / (site.fan_out * groups_of(site)) < 4
 
-    return sum(other(one) and site.drawn_as(one.second) for one in sites if one.second > 0) > 1
+    return sum(has_other_fan(other) and site.drawn_as(other.second) for other in sites if other.second > 0) > 1
 
 
-def meant(site: Site) -> set[float]:
+def gains_squared(site: Site) -> set[float]:
     """Gains squared that a scheme may have used here."""
-    return {1.0, 2.0, site.wanted}
+    return {1.0, 2.0, site.gain_squared}
 
 
 def grouped_fan_out(sites: Sequence[Site]) -> Iterator[Finding]:
     """Grouped convolutions drawn by torch's fan_out, which ignores the groups: a depthwise one gets 1/C of it."""
-    found = []
+    wrong = []
     for site in sites:
         if groups_of(site) == 1 or isinstance(site.module, Transposed):
             continue
-        true = any(site.drawn_as(gain / fan) for gain in meant(site) for fan in (site.fan_in, site.fan_out))
-        by_torch = any(site.drawn_as(gain / (site.fan_out * groups_of(site))) for gain in meant(site))
-        if by_torch and not true and not of_one_std(site, sites):
-            found.append(site)
-    for hidden, part in by_norm(found):
+        suits = any(site.drawn_as(gain / fan) for gain in gains_squared(site) for fan in (site.fan_in, site.fan_out))
+        by_torch = any(site.drawn_as(gain / (site.fan_out * groups_of(site))) for gain in gains_squared(site))
+        if by_torch and not suits and not of_one_std(site, sites):
+            wrong.append(site)
+    for hidden, part in by_norm(wrong):
         most = max(groups_of(site) for site in part)
         text = (
-            f"{called(part)}: drawn by torch's fan_out, which ignores the groups, so the variance is 1/groups of what "
+            f"{listed(part)}: drawn by torch's fan_out, which ignores the groups, so the variance is 1/groups of what "
             f"was meant, down to 1/{most}{hidden}"
         )
-        fix = scaled({site.name: math.sqrt(groups_of(site)) for site in part})
-        yield Finding("grouped_fan_out", "note" if hidden else "fault", names_of(part), text, fix)
+        fix = scaled(part, *(math.sqrt(groups_of(site)) for site in part))
+        yield finding("grouped_fan_out", part, text, fix, severity="note" if hidden else "fault")
 
 
 def groups_of(site: Site) -> int:
@@ -144,21 +142,21 @@ def by_norm(sites: Sequence[Site]) -> Iterator[tuple[str, list[Site]]]:
 
 def transposed_fan_in(sites: Sequence[Site]) -> Iterator[Finding]:
     """Strided transposed convolutions drawn by what torch calls their fan_in, which is the fan_out."""
-    found = []
+    wrong = []
     for site in sites:
         if isinstance(site.module, Transposed) and math.prod(strides(site)) > 1:
-            right = any(site.drawn_as(gain / site.fan_in) for gain in meant(site))
-            if not right and any(site.drawn_as(gain / site.fan_out) for gain in meant(site)):
-                found.append(site)
-    for hidden, part in by_norm(found):
+            suits = any(site.drawn_as(gain / site.fan_in) for gain in gains_squared(site))
+            if not suits and any(site.drawn_as(gain / site.fan_out) for gain in gains_squared(site)):
+                wrong.append(site)
+    for hidden, part in by_norm(wrong):
         change = math.prod(site.fan_in / site.fan_out for site in part)
         text = (
-            f"{called(part)}: drawn by what torch calls fan_in, {part[0].fan_out:g}, but with stride "
+            f"{listed(part)}: drawn by what torch calls fan_in, {part[0].fan_out:g}, but with stride "
             f"{strides(part[0])[0]} a response sums {part[0].fan_in:g} products: the signal changes "
             f"×{change:.3g}{hidden}"
         )
-        fix = scaled({site.name: math.sqrt(site.fan_out / site.fan_in) for site in part})
-        yield Finding("transposed_fan_in", "note" if hidden else "fault", names_of(part), text, fix)
+        fix = scaled(part, *(math.sqrt(site.fan_out / site.fan_in) for site in part))
+        yield finding("transposed_fan_in", part, text, fix, severity="note" if hidden else "fault")
 
 
 def orthogonal_first(sites: Sequence[Site]) -> Iterator[Finding]:
@@ -176,8 +174,8 @@ def orthogonal_first(sites: Sequence[Site]) -> Iterator[Finding]:
             f"`{site.name}`: orthogonal with {rows} responses on {columns} inputs, whose columns, not rows, have the "
             f"norm {scale.item() ** 0.5:.4g}: it keeps {columns}/{rows} = {columns / rows:.4g} of the signal"
         )
-        fix = scaled({site.name: math.sqrt(rows / columns)})
-        yield Finding("orthogonal_first", "note", (site.name,), text, fix)
+        fix = scaled([site], math.sqrt(rows / columns))
+        yield finding("orthogonal_first", [site], text, fix, severity="note")
 
 
 def slope(sites: Sequence[Site]) -> Iterator[Finding]:
@@ -191,16 +189,15 @@ def slope(sites: Sequence[Site]) -> Iterator[Finding]:
         if isinstance(phi, Rectifier) and phi.a_squared > 0 and site.joint.after not in ("norm", "output"):
             groups.setdefault(round(phi.a_squared, 9), []).append(site)
     for a_squared, group in groups.items():
-        found = group if lacks_slope(group) else [site for site in group if lacks_slope([site])]
-        if not found:
+        wrong = group if lacks_slope(group) else [site for site in group if lacks_slope([site])]
+        if not wrong:
             continue
-        length = len(longest_chain(found))
+        length = len(longest_chain(wrong))
         text = (
-            f"{called(found)}: ReLU's 2/fan after a rectifier of slope {a_squared**0.5:.3g}: signals grow "
+            f"{listed(wrong)}: ReLU's 2/fan after a rectifier of slope {a_squared**0.5:.3g}: signals grow "
             f"×{1 + a_squared:.4g} per layer, ×{(1 + a_squared) ** length:.3g} over {length} in a row"
         )
-        fix = scaled(dict.fromkeys(names_of(found), (1 + a_squared) ** -0.5))
-        yield Finding("slope", "fault", names_of(found), text, fix)
+        yield finding("slope", wrong, text, scaled(wrong, (1 + a_squared) ** -0.5))
 
 
 def lacks_slope(group: Sequence[Site]) -> bool:
@@ -209,9 +206,9 @@ def lacks_slope(group: Sequence[Site]) -> bool:
     scatter = SIGMAS * math.sqrt(2 / count) + 1e-3
 
     def fits(fan: str, *, slope: bool) -> bool:
-        ratios = [site.second * getattr(site, fan) / (site.wanted if slope else 2) for site in group]
+        ratios = [site.second * getattr(site, fan) / (site.gain_squared if slope else 2) for site in group]
         pooled = sum(site.count * ratio for site, ratio in zip(group, ratios, strict=True)) / count
-        return abs(pooled - 1) <= scatter
+        return bool(abs(pooled - 1) <= scatter)
 
     both = ("fan_in", "fan_out")
     return any(fits(fan, slope=False) for fan in both) and not any(fits(fan, slope=True) for fan in both)
@@ -224,8 +221,8 @@ def dead(sites: Sequence[Site]) -> Iterator[Finding]:
     """
     zeros = [site for site in sites if site.second == 0 and site.joint.after in ("activation", "layer", "norm")]
     if zeros:
-        text = f"{called(zeros)}: all weights are 0, so nothing passes and no gradient comes to what lies before"
-        yield Finding("dead", "fault", names_of(zeros), text)
+        text = f"{listed(zeros)}: all weights are 0, so nothing passes and no gradient comes to what lies before"
+        yield finding("dead", zeros, text)
     alike = [
         site
         for site in sites
@@ -235,5 +232,5 @@ def dead(sites: Sequence[Site]) -> Iterator[Finding]:
         and bool((site.module.weight == site.module.weight.flatten()[0]).all())
     ]
     if alike:
-        text = f"{called(alike)}: all weights are the same, so the units of a layer can only learn the same"
-        yield Finding("dead", "fault", names_of(alike), text)
+        text = f"{listed(alike)}: all weights are the same, so the units of a layer can only learn the same"
+        yield finding("dead", alike, text)

@@ -16,7 +16,8 @@ from initlab.inspection.lint.joints import NOWHERE, PASSES, Joint, Phi
 from initlab.nets.any_module import WeightLayer, on_weight_layers, weight_layers
 from initlab.nets.undisturbed import first_tensor, to_model, untouched
 
-Node = Any  # of autograd; which attributes it has depends on the function
+# Of autograd; which attributes a node has depends on its function.
+Node = Any
 SELU_SCALE = 1.0507009873554805
 NAMED = {
     "Hardsigmoid": "hardsigmoid",

@@ -68,7 +68,8 @@ def in_order(module: nn.Module) -> bool:
 
 def flat(chain: nn.Module) -> Iterator[nn.Module]:
     """The modules of a Sequential, those of Sequentials inside it in their place."""
-    for child in chain._modules.values():  # children() leaves out the repeats of a module used twice
+    # children() leaves out the repeats of a module used twice.
+    for child in chain._modules.values():
         if child is not None and in_order(child):
             yield from flat(child)
         elif child is not None:
@@ -77,24 +78,25 @@ def flat(chain: nn.Module) -> Iterator[nn.Module]:
 
 def joints_of_chain(chain: list[nn.Module], whole: bool, names: dict[WeightLayer, str]) -> dict[str, Joint]:
     """Joints of the weight layers in a chain of modules."""
-    found: dict[str, Joint] = {}
-    known: dict[str, Phi | None] = {}  # one for all modules that read alike, since quadrature remembers
+    joints: dict[str, Joint] = {}
+    # One for all modules that print alike, since an activation keeps the quadratures done for it.
+    phis: dict[str, Phi | None] = {}
     before, phi, source = "input" if whole else "unknown", None, ""
     for index, module in enumerate(chain):
         if isinstance(module, WeightLayer):
             after = what_follows(chain[index + 1 :], whole)
-            found[names[module]] = Joint(before, phi, source, after)
+            joints[names[module]] = Joint(before, phi, source, after)
             before, phi, source = "layer", None, names[module]
         elif isinstance(module, NORMS):
             before, phi, source = "norm", None, ""
         elif not passes(module):
             key = str(module) if next(module.parameters(), None) is None else str(index)
-            known[key] = known[key] if key in known else elementwise(module)
-            if known[key] is None or phi is not None:
+            phis[key] = phis[key] if key in phis else elementwise(module)
+            if phis[key] is None or phi is not None:
                 before, phi, source = "unknown", None, ""
             else:
-                phi = known[key]
-    return found
+                phi = phis[key]
+    return joints
 
 
 def what_follows(rest: list[nn.Module], whole: bool) -> str:

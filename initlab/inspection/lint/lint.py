@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from initlab.inspection.lint import draws, runs
-from initlab.inspection.lint.finding import Finding, called, names_of
+from initlab.inspection.lint.finding import Finding, finding, listed
 from initlab.inspection.lint.sites import Site, sites_of
 from initlab.inspection.remedy import remedy_of
 
@@ -63,15 +63,15 @@ def lint(model: nn.Module, batch: Tensor | None = None) -> list[Finding]:
     sites, output = sites_of(model, batch)
     finite = [site for site in sites if site.second < float("inf")]
     broken = [site for site in sites if site not in finite]
-    found = [finding for rule in OF_WEIGHTS for finding in rule(finite)]
-    found += runs.loss_at_start(finite, output)
+    findings = [entry for rule in OF_WEIGHTS for entry in rule(finite)]
+    findings += runs.loss_at_start(finite, output)
     if broken:
-        text = f"{called(broken)} have weights that are not finite"
-        found.append(Finding("nonfinite", "fault", names_of(broken), text))
+        text = f"{listed(broken)} have weights that are not finite"
+        findings.append(finding("nonfinite", broken, text))
     if batch is None and (blind := [site for site in sites if site.joint.before == "unknown"]):
-        text = f"what feeds {called(blind)} is not known without a batch: gains are not judged there"
-        found.append(Finding("unknown", "note", names_of(blind), text, "initlab.lint(model, images)"))
-    if any(not finding.fix for finding in found):
+        text = f"what feeds {listed(blind)} is not known without a batch: gains are not judged there"
+        findings.append(finding("unknown", blind, text, "initlab.lint(model, images)", severity="note"))
+    if any(not entry.fix for entry in findings):
         call = remedy_of(sites).call
-        found = [replace(finding, fix=finding.fix or call) for finding in found]
-    return sorted(found, key=lambda finding: finding.severity == "note")
+        findings = [replace(entry, fix=entry.fix or call) for entry in findings]
+    return sorted(findings, key=lambda entry: entry.severity == "note")

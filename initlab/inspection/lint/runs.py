@@ -6,6 +6,7 @@ that mixes or normalises. A rule speaks where a run changes a signal more than t
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,12 +14,14 @@ from torch import Tensor
 from initlab.init.expectations import Elementwise
 from initlab.init.maps import ZERO, settled
 from initlab.inspection.lint.draws import left_at_default
-from initlab.inspection.lint.finding import Finding, called, names_of, scaled
-from initlab.inspection.lint.sites import Site, longest_chain
+from initlab.inspection.lint.finding import Finding, finding, listed, scaled
+from initlab.inspection.lint.sites import Site, gain_squared, longest_chain, variance_slope
 from initlab.verdict.rules import highest_loss
 
 TENFOLD = math.log(10)
-CHAOTIC = 1.1  # chi_1 from which gradients grow tenfold within 24 layers; SELU's own is 1.0716
+KNOWN = {2.0: "He's", 1.0: "Xavier's", 25 / 9: "torch's gain 5/3 squared", 1 / 3: "torch's default"}  # fan_in E[w^2]
+# chi_1 from which gradients grow tenfold within 24 layers; SELU's own is 1.0716.
+CHAOTIC = 1.1
 
 
 def gain(sites: Sequence[Site]) -> Iterator[Finding]:
@@ -28,17 +31,17 @@ def gain(sites: Sequence[Site]) -> Iterator[Finding]:
     small on purpose, don't count; nor do runs whose signal on the batch stays level, as scaled on data.
     """
     run = longest_chain([site for site in sites if site.homogeneous and site.second > 0])
-    off = [site for site in run if inside(site) and not right(site) and not left_at_default(site)]
+    off = [site for site in run if inside(site) and not suits(site) and not left_at_default(site)]
     forward, backward = log_change(off, "fan_in"), log_change(off, "fan_out")
     if forward * backward <= 0 or min(abs(forward), abs(backward)) < TENFOLD or level(run):
         return
     names = {site.joint.phi.name if site.joint.phi else "linear" for site in off}
-    measured, wanted = typical([s.second * s.fan_in for s in off]), typical([s.wanted for s in off])
+    measured, needed = typical([s.second * s.fan_in for s in off]), typical([s.gain_squared for s in off])
     text = (
-        f"{called(off)}: fan_in·E[w²] = {measured:.3g}{known(measured)} where {' and '.join(sorted(names))} wants "
-        f"{wanted:.3g}, so signals change ×{math.exp(forward):.2g} over them, gradients ×{math.exp(backward):.2g}"
+        f"{listed(off)}: fan_in·E[w²] = {measured:.3g}{whose(measured)} where {' and '.join(sorted(names))} wants "
+        f"{needed:.3g}, so signals change ×{math.exp(forward):.2g} over them, gradients ×{math.exp(backward):.2g}"
     )
-    yield Finding("gain", "fault", names_of(off), text)
+    yield finding("gain", off, text)
 
 
 def inside(site: Site) -> bool:
@@ -46,14 +49,14 @@ def inside(site: Site) -> bool:
     return site.second > 0 and site.joint.after not in ("output", "unknown")
 
 
-def right(site: Site) -> bool:
+def suits(site: Site) -> bool:
     """Whether a layer's weights keep the signal, or its gradient."""
-    return any(site.drawn_as(site.wanted / fan) for fan in (site.fan_in, site.fan_out))
+    return any(site.drawn_as(site.gain_squared / fan) for fan in (site.fan_in, site.fan_out))
 
 
 def log_change(sites: Sequence[Site], fan: str) -> float:
     """ln of what the layers do to a second moment, forward by `fan_in` or backward by `fan_out`."""
-    return sum(math.log(site.second * getattr(site, fan) / site.wanted) for site in sites)
+    return sum(math.log(site.second * getattr(site, fan) / site.gain_squared) for site in sites)
 
 
 def level(run: Sequence[Site]) -> bool:
@@ -71,8 +74,8 @@ def smooth(sites: Sequence[Site]) -> Iterator[Finding]:
     for site in sites:
         if isinstance(site.joint.phi, Elementwise) and site.joint.before == "layer" and inside(site):
             groups.setdefault(site.joint.phi.name, []).append(site)
-    for found in groups.values():
-        run = longest_chain(found)
+    for group in groups.values():
+        run = longest_chain(group)
         phi = run[0].joint.phi
         if isinstance(phi, Elementwise) and len(run) > 1 and not phi.jumps:
             yield from smooth_run(run, phi)
@@ -82,21 +85,21 @@ def smooth_run(run: Sequence[Site], phi: Elementwise) -> Iterator[Finding]:
     """What one run does, from second moment 1, under the geometric mean of its layers' weights."""
     g2, depth = typical([site.second * site.fan_in for site in run]), len(run)
     bias = sum(site.bias_second for site in run) / depth
-    own, steepness = 1 / phi.second(1.0), phi.second_growth(1.0) / phi.second(1.0)
-    head = f"{called(run)}: fan_in·E[w²] = {g2:.4g}{known(g2)} under {phi.name}"
-    if abs(g2 / own - 1) < 0.05 and depth * math.log(steepness) > TENFOLD and bias == 0:
-        low, high = (second_after(phi, g2=own, q=start, depth=depth) for start in (0.9, 1.1))
+    own_gain, steepness = gain_squared(phi), variance_slope(phi)
+    head = f"{listed(run)}: fan_in·E[w²] = {g2:.4g}{whose(g2)} under {phi.name}"
+    if abs(g2 / own_gain - 1) < 0.05 and depth * math.log(steepness) > TENFOLD and bias == 0:
+        low, high = (second_after(phi, g2=own_gain, q=start, depth=depth) for start in (0.9, 1.1))
         text = (
             f"{head}, its own gain, where second moment 1 is an unstable fixed point (slope {steepness:.4g}): from 0.9 "
             f"it goes to {low:.2g} in {depth} layers, from 1.1 to {high:.2g}; add norms, or scale on data"
         )
-        yield Finding("unstable_gain", "fault", names_of(run), text)
+        yield finding("unstable_gain", run, text)
         return
     q = settled(lambda q: g2 * phi.second(q) + bias, 1.0)
     if q == math.inf:
         if (grown := second_after(phi, g2=g2, q=1.0, depth=depth, bias=bias)) > 10:
-            text = f"{head}, which wants {own:.3g}: the second moment grows from 1 to {grown:.2g}"
-            yield Finding("gain", "fault", names_of(run), text)
+            text = f"{head}, which wants {own_gain:.3g}: the second moment grows from 1 to {grown:.2g}"
+            yield finding("gain", run, text)
         return
     chi_1 = g2 * phi.slope_second(q or ZERO)
     change = chi_1**depth
@@ -105,13 +108,13 @@ def smooth_run(run: Sequence[Site], phi: Elementwise) -> Iterator[Finding]:
             f"{head} is chaotic: gradients grow ×{chi_1:.4g} per layer, ×{change:.3g} over {depth}, "
             f"at the second moment {q:.4g}"
         )
-        yield Finding("chaotic", "fault", names_of(run), text)
+        yield finding("chaotic", run, text)
     elif change < 0.1:
         text = (
             f"{head}, so gradients shrink ×{chi_1:.3g} per layer, ×{change:.2g} over {depth}, "
             f"at the second moment {q:.3g}"
         )
-        yield Finding("gain", "fault", names_of(run), text)
+        yield finding("gain", run, text)
 
 
 def second_after(phi: Elementwise, *, g2: float, q: float, depth: int, bias: float = 0.0) -> float:
@@ -129,8 +132,8 @@ def hidden_by_biases(sites: Sequence[Site]) -> Iterator[Finding]:
     Under torch's default f is 1/6 and the second moment settles on 2/(5 fan_in) (of a wide, square ReLU net).
     """
     run = longest_chain([site for site in sites if site.homogeneous and inside(site)])
-    factors = [site.second * site.fan_in / site.wanted for site in run]
-    backward = [site.second * site.fan_out / site.wanted for site in run]
+    factors = [site.second * site.fan_in / site.gain_squared for site in run]
+    backward = [site.second * site.fan_out / site.gain_squared for site in run]
     if not run or max(sum(map(math.log, factors)), sum(map(math.log, backward))) > -2 * TENFOLD:
         return
     weights_alone = with_biases = 1.0
@@ -139,11 +142,11 @@ def hidden_by_biases(sites: Sequence[Site]) -> Iterator[Finding]:
     if with_biases < 100 * weights_alone:
         return
     text = (
-        f"{called(run)}: biases hide a vanishing signal, which settles on E[y²] = {with_biases:.3g}, and would fall "
+        f"{listed(run)}: biases hide a vanishing signal, which settles on E[y²] = {with_biases:.3g}, and would fall "
         f"without them to {weights_alone:.2g}; gradients fall ×{typical(backward):.3g} per layer, "
         f"×{math.prod(backward):.2g} in all"
     )
-    yield Finding("hidden_by_biases", "fault", names_of(run), text)
+    yield finding("hidden_by_biases", run, text)
 
 
 def loss_at_start(sites: Sequence[Site], output: Tensor | None) -> Iterator[Finding]:
@@ -175,13 +178,8 @@ def loss_at_start(sites: Sequence[Site], output: Tensor | None) -> Iterator[Find
         f"`{last.name}`: logits have an rms of {rms:.3g} {how}: the loss starts near {loss:.3g}, "
         f"where ln {classes} = {chance:.2f} is chance"
     )
-    yield Finding(
-        "loss_at_start",
-        "fault" if loss > highest_loss(classes) else "note",
-        (last.name,),
-        text,
-        scaled({last.name: 1 / rms}),
-    )
+    severity: Literal["fault", "note"] = "fault" if loss > highest_loss(classes) else "note"
+    yield finding("loss_at_start", ends, text, scaled(ends, 1 / rms), severity=severity)
 
 
 def typical(values: Sequence[float]) -> float:
@@ -189,7 +187,6 @@ def typical(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def known(g2: float) -> str:
-    """Whose fan_in E[w^2] this is, within 3 %."""
-    whose = {2.0: "He's", 1.0: "Xavier's", 25 / 9: "torch's gain 5/3 squared", 1 / 3: "torch's default"}
-    return next((f" ({name})" for value, name in whose.items() if abs(g2 / value - 1) < 0.03), "")
+def whose(g2: float, form: str = " ({})") -> str:
+    """Whose fan_in E[w^2] this is, within 3 %: ` (He's)` for 2, or nothing."""
+    return next((form.format(name) for value, name in KNOWN.items() if abs(g2 / value - 1) < 0.03), "")

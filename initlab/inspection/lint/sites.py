@@ -13,7 +13,7 @@ from initlab.inspection.lint.graph import joints_that_ran
 from initlab.inspection.lint.joints import Joint, Phi, joints_in_order
 from initlab.nets.any_module import WeightLayer, weight_layers
 
-# two-sided error 1e-6 of a normal statistic: how often a weight drawn as described is not recognised
+# Two-sided error 1e-6 of a normal statistic: how often a weight drawn as described is not recognised.
 SIGMAS = 4.9
 CHUNK = 1 << 22
 
@@ -38,8 +38,8 @@ class Site:
         return self.module.weight.numel()
 
     @property
-    def wanted(self) -> float:
-        """gain^2 of the activation before: fan_in E[w^2] that keeps the signal; 1 without one."""
+    def gain_squared(self) -> float:
+        """fan_in E[w^2] that keeps the signal: gain^2 of the activation before, 1 without one."""
         return gain_squared(self.joint.phi) if self.joint.phi is not None else 1.0
 
     @property
@@ -58,9 +58,14 @@ class Site:
 
 @lru_cache(maxsize=64)
 def gain_squared(phi: Phi) -> float:
-    """1 / E[phi(z)^2]; kept, since quadrature takes a while. 1 for an activation that gives only zeros."""
+    """1 / E[phi(z)^2], of which quadrature takes a while; 1 for an activation that gives only zeros."""
     second = phi.second(1.0)
     return 1 / second if second > 0 else 1.0
+
+
+def variance_slope(phi: Phi) -> float:
+    """Factor per layer of a departure from unit variance under the gain that keeps it: 1.144 for GELU, unstable."""
+    return phi.second_growth(1.0) / phi.second(1.0)
 
 
 def sites_of(model: nn.Module, batch: Tensor | None) -> tuple[list[Site], Tensor | None]:
@@ -90,7 +95,7 @@ def site_of(name: str, module: WeightLayer, joint: Joint, signal: float) -> Site
 
 def second_moment(weight: Tensor) -> float:
     """Mean square in float64, part by part: a copy of VGG-16's first linear layer would take 0.8 GB."""
-    parts = weight.flatten().split(CHUNK)
+    parts = torch.split(weight.flatten(), CHUNK)
     sums = torch.stack([part.double().square().sum() for part in parts])
     return sums.sum().item() / max(weight.numel(), 1)
 
@@ -100,9 +105,8 @@ def longest_chain(sites: list[Site]) -> list[Site]:
     by_name = {site.name: site for site in sites}
     best: list[Site] = []
     for site in sites:
-        run, seen = [site], {site.name}
-        while (source := by_name.get(run[-1].joint.source)) is not None and source.name not in seen:
+        run = [site]
+        while (source := by_name.get(run[-1].joint.source)) is not None and source not in run:
             run.append(source)
-            seen.add(source.name)
         best = max(best, run[::-1], key=len)
     return best
