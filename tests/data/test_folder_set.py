@@ -84,9 +84,9 @@ def test_labels_stay_with_their_pictures_and_inputs_have_the_wanted_std(opened: 
     images, labels = (torch.cat(parts) for parts in zip(*data.val_batches(5), strict=True))
     assert labels.tolist() == list(listing.val.labels)
     assert torch.allclose(images.double(), (centres - data.mean) * data.factor, atol=1e-3)
-    seen, of_which = data.probe_batch(30)
-    assert seen.double().mean(0).abs().max().item() < 1e-3
-    assert seen.double().std(correction=0).item() == pytest.approx(64, rel=1e-5)
+    inputs, of_which = data.probe_batch(30)
+    assert inputs.double().mean(0).abs().max().item() < 1e-3
+    assert inputs.double().std(correction=0).item() == pytest.approx(64, rel=1e-5)
     assert torch.bincount(of_which).tolist() == [10, 10, 10]
     (indices,) = step_indices(30, 30, 0, 0, 1)
     ((_, train_labels),) = data.train_batches(0, 30, 0, 1)
@@ -114,8 +114,8 @@ def test_a_colour_shift_is_one_colour_per_image_and_moves_no_crop(opened: Opener
 
 def test_what_was_cached_is_used_and_a_changed_file_is_not(opened: Opener, tmp_path: Path) -> None:
     first = opened(keep_decoded=True)
-    kept = sorted(path.name for path in (tmp_path / "cache").glob("*[!k]"))
-    assert [name.split("-")[0] for name in kept] == ["pictures"] * 4 + ["statistics"]
+    cached = sorted(path.name for path in (tmp_path / "cache").glob("*[!k]"))
+    assert [name.split("-")[0] for name in cached] == ["pictures"] * 4 + ["statistics"]
     for file in (tmp_path / "set").rglob("*.jpg"):  # the same names, sizes and times, and no longer pictures
         stat = file.stat()
         file.write_bytes(bytes(stat.st_size))

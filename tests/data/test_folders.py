@@ -1,4 +1,4 @@
-"""Pictures in class folders: what is found, numbered as torchvision does, and every wrong layout refused."""
+"""Pictures in class folders: what is listed, classes numbered as torchvision does, and every wrong layout refused."""
 
 import os
 from collections.abc import Callable
@@ -102,9 +102,9 @@ def test_tiny_imagenets_table_gives_the_classes_of_its_validation_pictures(tiny_
     listing = scan("tiny-imagenet", tiny_imagenet.parent)
     assert scan("tiny-imagenet", tiny_imagenet).val == listing.val  # its own folder does too
     assert len(listing.train.files) == 200
-    found = dict(zip(listing.val.files, listing.val.labels, strict=True))
-    assert found["val/images/val_3.JPEG"] == 21
-    assert found["val/images/val_100.JPEG"] == 100
+    labels = dict(zip(listing.val.files, listing.val.labels, strict=True))
+    assert labels["val/images/val_3.JPEG"] == 21
+    assert labels["val/images/val_100.JPEG"] == 100
 
 
 @pytest.mark.parametrize(
@@ -130,12 +130,12 @@ def test_a_fingerprint_changes_with_a_files_bytes_name_or_class(tmp_path: Path) 
     def now() -> str:
         return fingerprint(tmp_path, scan("imagefolder", tmp_path).train)
 
-    seen = [now()]
-    assert now() == seen[0]
+    digests = [now()]
+    assert now() == digests[0]
     write_picture(tmp_path / "train/ant/000.jpg", (9, 9), 5)
-    seen.append(now())
+    digests.append(now())
     (tmp_path / "train/ant/000.jpg").rename(tmp_path / "train/ant/1000.jpg")
-    seen.append(now())
+    digests.append(now())
     (tmp_path / "train/ant/1000.jpg").rename(tmp_path / "train/bee/1000.jpg")
-    seen.append(now())
-    assert len(set(seen)) == 4
+    digests.append(now())
+    assert len(set(digests)) == 4

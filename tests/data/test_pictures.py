@@ -21,13 +21,13 @@ def saved(path: Path, image: Image.Image) -> Path:
 
 
 def test_a_colour_picture_keeps_its_pixels(tmp_path: Path) -> None:
-    found = decode(saved(tmp_path / "x.png", Image.fromarray(PIXELS)))
-    assert torch.equal(found, torch.from_numpy(PIXELS).permute(2, 0, 1))
+    picture = decode(saved(tmp_path / "x.png", Image.fromarray(PIXELS)))
+    assert torch.equal(picture, torch.from_numpy(PIXELS).permute(2, 0, 1))
 
 
 def test_a_grey_picture_has_three_equal_channels(tmp_path: Path) -> None:
-    found = decode(saved(tmp_path / "x.png", Image.fromarray(PIXELS[:, :, 0])))
-    assert torch.equal(found, torch.from_numpy(PIXELS[:, :, 0]).expand(3, 4, 6))
+    picture = decode(saved(tmp_path / "x.png", Image.fromarray(PIXELS[:, :, 0])))
+    assert torch.equal(picture, torch.from_numpy(PIXELS[:, :, 0]).expand(3, 4, 6))
 
 
 def test_cmyk_is_converted_to_the_colours_it_shows(tmp_path: Path) -> None:
@@ -35,17 +35,17 @@ def test_cmyk_is_converted_to_the_colours_it_shows(tmp_path: Path) -> None:
     inks = np.zeros((16, 32, 4), dtype=np.uint8)
     inks[:, :16, 0] = 255
     Image.fromarray(inks, "CMYK").save(tmp_path / "x.jpg", quality=100)
-    found = decode(tmp_path / "x.jpg").float()
-    assert found[:, 4:12, 4:12].mean((1, 2)).tolist() == pytest.approx([0, 255, 255], abs=3)
-    assert found[:, 4:12, 20:28].mean((1, 2)).tolist() == pytest.approx([255, 255, 255], abs=3)
+    picture = decode(tmp_path / "x.jpg").float()
+    assert picture[:, 4:12, 4:12].mean((1, 2)).tolist() == pytest.approx([0, 255, 255], abs=3)
+    assert picture[:, 4:12, 20:28].mean((1, 2)).tolist() == pytest.approx([255, 255, 255], abs=3)
 
 
 def test_a_palette_is_looked_up(tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[0, 1], [1, 0]], dtype=np.uint8), "P")
     image.putpalette([10, 20, 30, 200, 100, 50])
-    found = decode(saved(tmp_path / "x.png", image))
-    assert found[:, 0, 1].tolist() == [200, 100, 50]
-    assert found[:, 1, 1].tolist() == [10, 20, 30]
+    picture = decode(saved(tmp_path / "x.png", image))
+    assert picture[:, 0, 1].tolist() == [200, 100, 50]
+    assert picture[:, 1, 1].tolist() == [10, 20, 30]
 
 
 def test_the_shorter_side_is_resized_and_the_shape_kept(tmp_path: Path) -> None:
@@ -118,15 +118,15 @@ def test_batches_come_in_the_order_asked_for_with_errors_as_one_line(workers: in
     for index in range(5):
         write_picture(tmp_path / f"{index}.png", (8 + index, 9), index)
     files = Files(tmp_path, [f"{index}.png" for index in range(5)])
-    asked = [[3, 1], [4, 0], [2, 2]]
-    for wanted, batch in zip(asked, read(files, iter(asked), workers, CPU), strict=True):
+    batches = [[3, 1], [4, 0], [2, 2]]
+    for expected, batch in zip(batches, read(files, iter(batches), workers, CPU), strict=True):
         indices, pictures = unpacked(batch, CPU)
-        assert indices == wanted
+        assert indices == expected
         for index, picture in zip(indices, pictures, strict=True):
             assert torch.equal(picture, decode(tmp_path / f"{index}.png"))
     (tmp_path / "4.png").write_text("x")
     with pytest.raises(UserError, match=r"4.png: not a readable picture") as caught:
-        for batch in read(files, iter(asked), workers, CPU):
+        for batch in read(files, iter(batches), workers, CPU):
             unpacked(batch, CPU)
     assert "\n" not in str(caught.value)
 

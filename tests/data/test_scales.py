@@ -71,11 +71,11 @@ def seven() -> ImageSet:
 
 @pytest.mark.parametrize("side", [4, 6])
 def test_every_validation_image_comes_once_in_grey_levels(seven: ImageSet, side: int) -> None:
-    seen = dict[int, float]()
+    values = dict[int, float]()
     for images, places in seven.val_at(side, batch_size=3):
         assert images.shape[1:] == (1, side, side) and images.dtype == torch.float64
-        seen |= dict(zip(places.tolist(), images.mean((1, 2, 3)).tolist(), strict=True))
-    assert seen == {i: i for i in range(7)}
+        values |= dict(zip(places.tolist(), images.mean((1, 2, 3)).tolist(), strict=True))
+    assert values == {i: i for i in range(7)}
 
 
 def test_the_mean_image_is_stretched() -> None:

@@ -68,8 +68,8 @@ def test_pictures_smaller_than_the_crop_are_enlarged() -> None:
 def test_a_large_picture_shrinks_to_area_means() -> None:
     blocks = torch.arange(100, dtype=torch.uint8).view(1, 10, 10).expand(3, 10, 10)
     large = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)  # 80 x 80; a triangle over 16 pixels is linear here
-    found = centre_view(large, 10, 8)
-    assert (found.int() - blocks[:, 1:9, 1:9].int()).abs().max() <= 1
+    result = centre_view(large, 10, 8)
+    assert (result.int() - blocks[:, 1:9, 1:9].int()).abs().max() <= 1
 
 
 def test_the_centre_view_is_the_middle() -> None:
@@ -83,13 +83,13 @@ def test_colours_move_along_the_principal_components() -> None:
     pixels = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0] @ pixels
     covariance = np.cov(pixels, bias=True)
     values, vectors = np.linalg.eigh(np.cov(pixels / 255, bias=True))
-    found = color_components(torch.from_numpy(covariance)).numpy()
+    result = color_components(torch.from_numpy(covariance)).numpy()
     for column, index in enumerate((2, 1, 0)):
         sign = np.sign(vectors[np.abs(vectors[:, index]).argmax(), index])
-        assert found[:, column] == pytest.approx(sign * vectors[:, index] * values[index] * 255, rel=1e-9)
-    shift = color_shift(torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64), torch.from_numpy(found))
+        assert result[:, column] == pytest.approx(sign * vectors[:, index] * values[index] * 255, rel=1e-9)
+    shift = color_shift(torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64), torch.from_numpy(result))
     assert shift.shape == (1, 3, 1, 1)
-    assert shift.flatten().numpy() == pytest.approx(found @ [1.0, -2.0, 0.5])
+    assert shift.flatten().numpy() == pytest.approx(result @ [1.0, -2.0, 0.5])
 
 
 def test_statistics_are_those_of_all_centre_views_by_brute_force() -> None:
@@ -100,10 +100,10 @@ def test_statistics_are_those_of_all_centre_views_by_brute_force() -> None:
         def __getitem__(self, index: int) -> Tensor:
             return PICTURES[index]
 
-    found = measure(CentreViews(Four(), 10, 8), 0, print)
+    result = measure(CentreViews(Four(), 10, 8), 0, print)
     views = torch.stack([centre_view(picture, 10, 8) for picture in PICTURES]).double()
     mean = views.mean(0)
-    assert torch.allclose(found.mean, mean, rtol=0, atol=1e-10)
-    assert found.std == pytest.approx((views - mean).std(correction=0).item(), rel=1e-12)
+    assert torch.allclose(result.mean, mean, rtol=0, atol=1e-10)
+    assert result.std == pytest.approx((views - mean).std(correction=0).item(), rel=1e-12)
     covariance = torch.cov(views.transpose(0, 1).flatten(1), correction=0)
-    assert torch.allclose(found.components, color_components(covariance), rtol=1e-9, atol=1e-9)
+    assert torch.allclose(result.components, color_components(covariance), rtol=1e-9, atol=1e-9)

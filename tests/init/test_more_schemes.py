@@ -127,14 +127,14 @@ def test_stds_and_the_factor_of_the_linear_layers_go_with_every_scheme(scheme: s
     plain, factor = net(), net(last_factor=0.1)
     assert torch.allclose(factor["fc3.weight"], 0.1 * plain["fc3.weight"])
     assert torch.equal(factor["fc2.weight"], plain["fc2.weight"])
-    given, gaussian = (
+    drawn, gaussian = (
         net(linear_std=0.02, last_std=0.3),
         init_(
             build_net("plain", depth=7, width=4, input_shape=(1, 8, 8)), "gaussian", linear_std=0.02, last_std=0.3
         ).state_dict(),
     )
     for name in ("fc1.weight", "fc1.bias", "fc3.weight", "fc3.bias"):
-        assert torch.equal(given[name], gaussian[name])
+        assert torch.equal(drawn[name], gaussian[name])
 
 
 def test_fans_of_grouped_and_transposed_convolutions() -> None:
@@ -146,10 +146,10 @@ def test_fans_of_grouped_and_transposed_convolutions() -> None:
 
 
 def test_the_layer_is_what_the_module_says() -> None:
-    seen: list[LayerShape] = []
+    layers: list[LayerShape] = []
 
     def scheme(normals: Tensor, layer: LayerShape) -> Tensor:
-        seen.append(layer)
+        layers.append(layer)
         return normals
 
     model = nn.Sequential(
@@ -161,18 +161,18 @@ def test_the_layer_is_what_the_module_says() -> None:
         nn.Linear(5, 2),
     )
     init_(model, scheme, mode="fan_out", std=0.3)
-    assert [(layer.name, layer.index, layer.num_layers, layer.is_linear, layer.is_last) for layer in seen] == [
+    assert [(layer.name, layer.index, layer.num_layers, layer.is_linear, layer.is_last) for layer in layers] == [
         ("0", 0, 4, False, False),
         ("2", 1, 4, False, False),
         ("4", 2, 4, True, False),
         ("5", 3, 4, True, True),
     ]
-    assert [(layer.shape, layer.fan_in, layer.fan_out, layer.fan, layer.groups) for layer in seen[:2]] == [
+    assert [(layer.shape, layer.fan_in, layer.fan_out, layer.fan, layer.groups) for layer in layers[:2]] == [
         ((8, 2, 3, 3), 18, 36, 36, 2),
         ((8, 4, 4, 4), 32, 64, 64, 1),
     ]
-    assert seen[0].gain == pytest.approx(math.sqrt(2 / 1.25))
-    assert seen[0].std == 0.3
+    assert layers[0].gain == pytest.approx(math.sqrt(2 / 1.25))
+    assert layers[0].std == 0.3
 
 
 def test_only_one_std_has_a_std() -> None:

@@ -109,12 +109,12 @@ def test_multiply_adds_are_within_1_percent_of_the_papers(name: str) -> None:
 @pytest.mark.parametrize("name", MAPS)
 def test_torchs_modules_have_these_maps_parameters_and_multiply_adds(name: str) -> None:
     described = paper_net(name, choices=NetChoices(activation="prelu", dropout=0.5))
-    seen: list[tuple[int, ...]] = []
+    shapes: list[tuple[int, ...]] = []
     multiply_adds = 0
 
     def hook(module: nn.Module, _: object, output: torch.Tensor) -> None:
         nonlocal multiply_adds
-        seen.append(tuple(output.shape[1:]))
+        shapes.append(tuple(output.shape[1:]))
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             multiply_adds += output[0].numel() * module.weight[0].numel()
 
@@ -123,10 +123,10 @@ def test_torchs_modules_have_these_maps_parameters_and_multiply_adds(name: str) 
         for module in net:
             module.register_forward_hook(hook)
         net(torch.zeros(2, *INPUT))
-    assert seen == output_shapes(described, INPUT)
+    assert shapes == output_shapes(described, INPUT)
     assert [name for name, _ in net.named_children()] == [layer.name for layer in described]
-    found = count(described, INPUT)
-    assert (sum(p.numel() for p in net.parameters()), multiply_adds) == (found.parameters, found.multiply_adds)
+    counts = count(described, INPUT)
+    assert (sum(p.numel() for p in net.parameters()), multiply_adds) == (counts.parameters, counts.multiply_adds)
 
 
 @pytest.mark.parametrize(("name", "theirs"), [("vgg-16", "vgg16"), ("vgg-19", "vgg19")])

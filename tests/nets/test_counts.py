@@ -75,12 +75,12 @@ def test_counts_agree_with_the_modules_that_torch_runs(net: str):
     modules = build_net("plain", num_classes=7, **arguments).eval()
     shape = arguments.pop("input_shape")
     described = plain(7, shape, NetChoices(**arguments))
-    seen: list[tuple[int, ...]] = []
+    shapes: list[tuple[int, ...]] = []
     multiply_adds = 0
 
     def hook(module: nn.Module, _: object, output: torch.Tensor) -> None:
         nonlocal multiply_adds
-        seen.append(tuple(output.shape[1:]))
+        shapes.append(tuple(output.shape[1:]))
         if isinstance(module, (nn.Conv2d, nn.Linear)):  # every output value is a sum over the weights of one filter
             multiply_adds += output[0].numel() * module.weight[0].numel()
 
@@ -89,7 +89,7 @@ def test_counts_agree_with_the_modules_that_torch_runs(net: str):
     modules(torch.zeros(1, *shape))
     weighted = sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in modules)
     parameters = sum(parameter.numel() for parameter in modules.parameters())
-    assert output_shapes(described, shape) == seen
+    assert output_shapes(described, shape) == shapes
     slopes = sum(isinstance(module, nn.PReLU) for module in modules)
     assert count(described, shape) == Counts(parameters, multiply_adds, weighted, slopes)
 

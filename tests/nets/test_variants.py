@@ -89,11 +89,11 @@ def test_every_skip_adds_two_maps_of_one_shape(name: str) -> None:
 @pytest.mark.parametrize("name", ["small-30", "B", "vgg-19"])
 def test_counts_of_the_variants(name: str) -> None:
     layers, shape = paper_net(name), (3, 224, 224)
-    own = count(layers, shape)
+    base = count(layers, shape)
     channels = sum(layer.out_channels for layer in layers if isinstance(layer, Conv))
-    assert count(variant(layers, skip="identity"), shape) == own, "skips have no parameter"
+    assert count(variant(layers, skip="identity"), shape) == base, "skips have no parameter"
     both = count(variant(layers, norm="batch", skip="identity"), shape)
-    assert both == Counts(own.parameters + 2 * channels, own.multiply_adds, own.weight_layers)
+    assert both == Counts(base.parameters + 2 * channels, base.multiply_adds, base.weight_layers)
     with torch.device("meta"):
         net = build_net(name, norm="batch", skip="identity")
     assert sum(p.numel() for p in net.parameters()) == both.parameters
@@ -126,16 +126,16 @@ def test_a_branch_of_zeros_makes_its_pair_the_identity() -> None:
     net, without = small_net(skip="identity"), small_net()
     with torch.no_grad():
         net.conv1_3.weight.zero_()
-    kept = [module for name, module in without.named_children() if name not in ("conv1_2", "act1_2", "conv1_3")]
-    assert torch.equal(net(IMAGES), nn.Sequential(*kept)(IMAGES))
+    remaining = [module for name, module in without.named_children() if name not in ("conv1_2", "act1_2", "conv1_3")]
+    assert torch.equal(net(IMAGES), nn.Sequential(*remaining)(IMAGES))
 
 
 def test_variants_start_from_the_same_weights_under_the_same_names() -> None:
-    own = small_net().state_dict()
-    assert list(small_net(skip="identity").state_dict()) == list(own)
+    weights = small_net().state_dict()
+    assert list(small_net(skip="identity").state_dict()) == list(weights)
     for options in ({"skip": "identity"}, {"norm": "batch"}, {"skip": "identity", "norm": "batch"}):
         other = small_net(**options).state_dict()
-        assert all(torch.equal(other[name], tensor) for name, tensor in own.items())
+        assert all(torch.equal(other[name], tensor) for name, tensor in weights.items())
 
 
 def test_a_norm_stands_between_each_convolution_and_its_activation_or_skip() -> None:

@@ -32,8 +32,8 @@ def test_there_is_one_copy_and_results_links_to_it() -> None:
     ],
 )
 def test_times_to_levels_are_those_read_from_the_drawing(figure: str, init: str, times: list[float]) -> None:
-    found = [time_to(PAPER_FIGURES[figure], init, level) for level in (0.99, 0.98, 0.95, 0.90, 0.87, 0.80)]
-    assert found == pytest.approx(times, abs=0.035)  # an evaluation's spacing
+    epochs = [time_to(PAPER_FIGURES[figure], init, level) for level in (0.99, 0.98, 0.95, 0.90, 0.87, 0.80)]
+    assert epochs == pytest.approx(times, abs=0.035)  # an evaluation's spacing
 
 
 def test_xaviers_line_of_30_layers_is_at_one_height() -> None:

@@ -26,17 +26,17 @@ def test_one_seeds_ratio_is_known_as_far_as_the_budget_goes(he: Crossing, xavier
 
 def test_three_seeds_give_the_median_and_their_range() -> None:
     pairs = [[Crossing(1, 9), Crossing(x, 9)] for x in (4, 2, 3)]
-    found = level_ratio(0.5, 0.55, pairs)
-    assert found is not None
-    assert (found.ratio, found.interval, found.coverage, found.he, found.xavier) == (Span(3, 3), Span(2, 4), 0.75, 1, 3)
+    ratio = level_ratio(0.5, 0.55, pairs)
+    assert ratio is not None
+    assert (ratio.ratio, ratio.interval, ratio.coverage, ratio.he, ratio.xavier) == (Span(3, 3), Span(2, 4), 0.75, 1, 3)
 
 
 def test_a_seed_that_never_comes_opens_the_interval_but_not_the_median() -> None:
     pairs = [[Crossing(2, 10), Crossing(x, 10)] for x in (4, 6, NEVER)]
-    found = level_ratio(0.5, 0.55, pairs)
-    assert found is not None
-    assert (found.ratio, found.interval) == (Span(3, 3), Span(2, NEVER))
-    assert str(found.interval) == "at least 2"
+    ratio = level_ratio(0.5, 0.55, pairs)
+    assert ratio is not None
+    assert (ratio.ratio, ratio.interval) == (Span(3, 3), Span(2, NEVER))
+    assert str(ratio.interval) == "at least 2"
 
 
 @pytest.mark.parametrize("count", range(1, 13))
