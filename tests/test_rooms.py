@@ -5,6 +5,7 @@ every room in this order, and every module in the line of its room.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -75,6 +76,25 @@ def test_imports_go_down_and_never_in_a_circle():
 
 def test_at_most_five_modules_lie_loose():
     assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", "__main__", *GROUND}
+
+
+def rooms_in(table: str) -> dict[str, set[str]]:
+    """The rooms of CONTRIBUTING's table, in its order, with the modules that the line of each names."""
+    rows = re.findall(r"^\| `([a-z_]+)(?:/|\.py)` \| (.*) \|$", table, re.M)
+    return {room: {*re.findall(r"`([a-z_]+(?:/[a-z_]+)*\.py)` \(", modules)} for room, modules in rows}
+
+
+def test_contributing_names_every_room_in_this_order():
+    assert list(rooms_in((ROOT / "CONTRIBUTING.md").read_text())) == ORDER
+
+
+@pytest.mark.parametrize("room", [room for room in ORDER if (PACKAGE / room).is_dir()])
+def test_contributing_names_every_module_in_its_room(room: str):
+    paths = (PACKAGE / room).rglob("*.py")
+    modules = {path.relative_to(PACKAGE / room).as_posix() for path in paths if path.name != "__init__.py"}
+    named = rooms_in((ROOT / "CONTRIBUTING.md").read_text())[room]
+    assert modules - named == set(), f"add these to the line of `{room}/` in CONTRIBUTING.md"
+    assert named - modules == set(), f"take these out of the line of `{room}/` in CONTRIBUTING.md"
 
 
 @pytest.mark.parametrize(
