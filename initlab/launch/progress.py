@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from initlab.plan.plan import PlannedTrial
-from initlab.store.files import STATUS, TRIALS, StoreError, read_json
+from initlab.store.files import StoreError
+from initlab.store.trial_folder import TrialFolder
 from initlab.study.trial_names import trial_names
 
 POLL_S = 0.5
@@ -73,7 +74,7 @@ class Statuses:
         self.started = time.monotonic()
 
     def stamp(self, trial: str) -> int:
-        path = self.out / TRIALS / trial / STATUS
+        path = TrialFolder(self.out, trial).status_file
         return path.stat().st_mtime_ns if path.exists() else 0
 
     def read(self) -> list[str]:
@@ -83,7 +84,7 @@ class Statuses:
             if known["state"] in ENDED or self.stamp(trial) == self.before[trial]:
                 continue
             try:
-                status = read_json(self.out / TRIALS / trial / STATUS, figures=True)
+                status = TrialFolder(self.out, trial).status()
             except (StoreError, OSError):
                 continue  # half a moment too early on a slow file system; the next poll reads it
             if status["state"] != known["state"]:

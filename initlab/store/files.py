@@ -7,7 +7,6 @@ the strings "NaN", "Infinity" and "-Infinity".
 import json
 import math
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -148,14 +147,3 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             ) from None
         rows.append(row)
     return rows
-
-
-def attempts(trial: Path) -> list[Path]:
-    """The attempt folders of a trial, oldest first."""
-    folders = [folder for folder in trial.glob("attempt-*") if re.fullmatch(r"attempt-\d{3,}", folder.name)]
-    return sorted(folders, key=attempt_number)
-
-
-def attempt_number(folder: Path) -> int:
-    """`attempt-003` is 3."""
-    return int(folder.name.split("-")[1])

@@ -129,7 +129,7 @@ class AttemptWriter:
         """Publish what happens before the first step, in words."""
         self.progress({"doing": line})
 
-    def close(self, state: str, status: dict[str, Any], result: dict[str, Any] | None = None) -> None:
+    def close(self, state: State, status: dict[str, Any], result: dict[str, Any] | None = None) -> None:
         """End the attempt: signals to Parquet, status, and for a finished trial its result, last of all."""
         if self.signal_stream:
             self.signal_stream.close()
@@ -142,7 +142,7 @@ class AttemptWriter:
         if result is not None:
             self.write(self.trial.result_file, state, result)
 
-    def write(self, path: Path, state: str, content: dict[str, Any], sync: bool = True) -> None:
+    def write(self, path: Path, state: State, content: dict[str, Any], sync: bool = True) -> None:
         """Write the trial's status or result as this attempt's."""
         write_json(path, {"state": state, "attempt": self.folder.name, **content}, sync)
 
