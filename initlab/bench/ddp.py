@@ -1,6 +1,6 @@
 """`initlab bench ddp`: images per second of one trial over N processes, and how that grows with N.
 
-Strong scaling keeps the batch and parts it; weak scaling gives each process the batch. Each arm is a launch of its own;
+Strong scaling divides the batch; weak scaling gives each process the batch. Each arm is a launch of its own;
 steps before the clock starts warm it up. Efficiency is the rate over N times that of one process: 1 where nothing is
 lost to waiting and sending, and at most 1/N where all processes share one core.
 """
@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from initlab.bench.trials import first_trial
 from initlab.data.facts import FACTS
 from initlab.launch.machine import gpu_count
 from initlab.launch.run import run
-from initlab.plan.plan import plan
 from initlab.study.mistakes import StudyError
 from initlab.study.spec import TrialSpec
-from initlab.study.study import Study, load_study
+from initlab.study.study import Study
 
 SYNTHETIC = {
     "name": "bench-ddp",
@@ -45,21 +45,19 @@ def bench_ddp(
     Raises:
         StudyError: as `run`, or fields without a study.
     """
-    if study is None and overrides:
-        raise StudyError([f"--set: goes with a study (got {overrides[0]!r} and none); name one"])
-    loaded = load_study(study, overrides) if study else Study.model_validate(SYNTHETIC)
-    spec = plan(loaded, str(study) if study else None)[0].spec
-    here = gpu_count() if device != "cpu" else 0
-    place = device or ("cuda" if here else "cpu")
-    counts = list(devices) or [2**i for i in range(7) if 2**i <= (here or os.cpu_count() or 1)]
-    batch = spec.train.batch_size
-    yield f"{spec.data.name}, {spec.net.label}, {place}, {steps} steps of each arm; batch {batch}, weak: {batch} each"
+    loaded, trial = first_trial(study, SYNTHETIC, overrides)
+    spec, batch = trial.spec, trial.spec.train.batch_size
+    gpus = gpu_count() if device != "cpu" else 0
+    kind = device or ("cuda" if gpus else "cpu")
+    counts = list(devices) or [2**i for i in range(7) if 2**i <= (gpus or os.cpu_count() or 1)]
+    yield f"{spec.data.name}, {spec.net.label}, {kind}, {steps} steps of each arm; batch {batch}, weak: {batch} each"
     yield f"{'processes':>9}  {'strong':>11}  {'speed-up':>8}  {'efficiency':>10}  {'weak':>11}  {'efficiency':>10}"
     base: tuple[float, float] | None = None
     for count in counts:
-        strong = rate(loaded, spec, batch, count, steps, place, data_dir)
-        weak = rate(loaded, spec, batch * count, count, steps, place, data_dir) if count > 1 else strong
-        base = base or (strong / count, weak / count)  # of one process, or a share of the fewest
+        strong = rate(loaded, spec, batch, count, steps, kind, data_dir)
+        weak = rate(loaded, spec, batch * count, count, steps, kind, data_dir) if count > 1 else strong
+        # The rates of one process, or its share where more are the fewest.
+        base = base or (strong / count, weak / count)
         speed_up = strong / base[0]
         yield (
             f"{count:>9}  {strong:>9,.0f}/s  {speed_up:>8.2f}  {speed_up / count:>10.2f}  {weak:>9,.0f}/s  "
@@ -94,7 +92,8 @@ def rate(
         if failed:
             raise StudyError([f"bench ddp: {devices} processes: {failed[0]}"])
         rows = results.scalars.assign(images=results.scalars.step.diff() * batch)
-        timed = rows[rows.step > steps]  # a row ends at every epoch too
+        # There is a row at the end of every epoch too.
+        timed = rows[rows.step > steps]
         return float(timed.images.sum() / (timed.images / timed.images_per_s).sum())
 
 

@@ -18,8 +18,9 @@ from typing import Any, Literal
 
 import torch
 
-from initlab.bench.gpu_net import Large, ceiling, flop_per_image, host_syncs, large_trial, rate, row_cost, watching
+from initlab.bench.gpu_net import Large, ceiling, flop_per_image, host_syncs, large_trial, rate, row_cost
 from initlab.bench.gpu_trials import Arm, arms, small_trials, span
+from initlab.bench.watch import BLOCK, compare
 from initlab.errors import UserError
 from initlab.launch.machine import provenance
 from initlab.report.text_table import text_table
@@ -212,7 +213,10 @@ def sync_rows(sizes: Sizes, device: torch.device) -> Rows:
 
 def watching_rows(sizes: Sizes, device: torch.device) -> Rows:
     """What watching costs, as shares of a step; a tracker that is not there is a row that says so."""
-    shares, left_out = watching(sizes.nets["B"], device)
+    net = sizes.nets["B"]
+    shares, left_out = compare(
+        lambda: large_trial(net, "bfloat16", False, device), 1, max(1, net.steps // BLOCK), device
+    )
     measured = [row(f"{arm.name}, every {arm.every} steps", arm.share, "of a step") for arm in shares]
     return measured + [row(name, None, "", f"left out: {reason}") for name, reason in left_out]
 

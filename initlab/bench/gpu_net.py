@@ -1,4 +1,4 @@
-"""One large net on a GPU: the ceiling of a matrix product, training steps against it, and what watching costs."""
+"""One large net on a GPU: the ceiling of a matrix product, and training steps against it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from initlab.bench.timing import seconds, wait
-from initlab.bench.watch import BLOCK, Share, compare
 from initlab.data.dataset import ImageSet
 from initlab.init.apply import init_
 from initlab.nets.build import to_modules
@@ -89,11 +88,6 @@ def rate(
         trial.update()
     speed = large.batch * large.steps / seconds(trial.update, device, large.steps)
     return speed, trial.eager or ""
-
-
-def watching(large: Large, device: torch.device) -> tuple[list[Share], list[tuple[str, str]]]:
-    """What watching a net costs by `initlab.bench.watch`, as shares of the bare step; what is left out, and why."""
-    return compare(lambda: large_trial(large, "bfloat16", False, device), 1, max(1, large.steps // BLOCK), device)
 
 
 def host_syncs(update: Callable[[], None], device: torch.device) -> int:

@@ -1,6 +1,5 @@
-"""Many small trials on one device: the ways to run the same 24, from one after another to packs on CUDA graphs."""
+"""Many small trials on one device: arms that run the same 24, from one after another to packs on CUDA graphs."""
 
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,22 +16,23 @@ from initlab.store.results import Results
 from initlab.store.trial_folder import TrialFolder
 from initlab.study.study import Study
 
-GRID = {"seed": [0, 1, 2, 3], "init.scheme": ["gaussian", "xavier", "he"]}  # times two depths: 24 trials
+# Times two depths, that makes 24 trials.
+GRID = {"seed": [0, 1, 2, 3], "init.scheme": ["gaussian", "xavier", "he"]}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to run trials: so many packed as one, in so many processes, or on so many streams of one process."""
+    """How trials run: so many packed as one, in so many processes, or on so many streams of one process."""
 
     name: str
     pack: int = 1
     processes: int = 1
-    streams: int = 0  # 0: not by turns
+    streams: int = 0  # 0: trials don't take turns
     graphs: bool = False  # whether a step is replayed from a CUDA graph
 
 
 def arms(processes: int, streams: int) -> list[Arm]:
-    """The ways to run a study, in the order of worth; the first is what the others are compared with."""
+    """The arms of a study, the most wanted first; the very first is what the others are compared with."""
     return [
         Arm("one after another"),
         Arm("packs of 12, CUDA graphs", pack=12, graphs=True),
@@ -53,7 +53,7 @@ def small_trials(depths: tuple[int, int], fields: dict[str, Any]) -> Study:
 
 
 def span(study: Study, device: Literal["cpu", "cuda"], arm: Arm) -> tuple[float, str]:
-    """Seconds from the first trial's claim to the last one's result, and why steps ran uncompiled against the wish.
+    """Seconds from the first trial's claim to the last one's result, and why steps ran uncompiled, if they did.
 
     Processes' imports, the same for a sweep of any length, are not in it.
 
@@ -61,21 +61,18 @@ def span(study: Study, device: Literal["cpu", "cuda"], arm: Arm) -> tuple[float,
         RuntimeError: a trial that failed.
     """
     study = study.model_copy(update={"run": study.run.model_copy(update={"compile": arm.graphs})})
-    out = Path(tempfile.mkdtemp(prefix="initlab-bench-"))
-    try:
+    with tempfile.TemporaryDirectory(prefix="initlab-bench-") as folder:
+        out = Path(folder)
         if arm.streams:
             results = by_turns(study, out, device, arm)
         else:
-            results = initlab.run(
-                study, out, engine="inline", jobs=arm.processes, pack=arm.pack, device=device, show="nothing"
-            )
+            options: dict[str, Any] = {"jobs": arm.processes, "pack": arm.pack, "device": device}
+            results = initlab.run(study, out, engine="inline", **options, show="nothing")
         check(results)
-        folders = TrialFolder.all_in(out)
-        begun = min((path / ATTEMPT).stat().st_mtime for folder in folders for path in folder.attempts())
+        trials = TrialFolder.all_in(out)
+        begun = min((attempt / ATTEMPT).stat().st_mtime for trial in trials for attempt in trial.attempts())
         reasons = {str(stored.status["eager"]) for stored in results.stored if "eager" in stored.status}
-        return max(folder.result_file.stat().st_mtime for folder in folders) - begun, "; ".join(reasons)
-    finally:
-        shutil.rmtree(out)
+        return max(trial.result_file.stat().st_mtime for trial in trials) - begun, "; ".join(reasons)
 
 
 def by_turns(study: Study, out: Path, device: Literal["cpu", "cuda"], arm: Arm) -> Results:
@@ -93,5 +90,5 @@ def check(results: Results) -> None:
     """Refuse a measurement of trials that did not end."""
     failed = [trial.status for trial in results.stored if trial.status["state"] not in ("done", "diverged")]
     if failed:
-        why = failed[0].get("error", failed[0]["state"])
-        raise RuntimeError(f"{len(failed)} of {len(results.stored)} trials did not end, the first: {why}")
+        reason = failed[0].get("error", failed[0]["state"])
+        raise RuntimeError(f"{len(failed)} of {len(results.stored)} trials did not end, the first: {reason}")

@@ -2,8 +2,11 @@
 
 import time
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
+
+Measured = TypeVar("Measured")
 
 
 def wait(device: torch.device) -> None:
@@ -24,9 +27,9 @@ def seconds(
     return clock() - started
 
 
-def in_turn(arms: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def in_turn(arms: Mapping[str, Callable[[], Measured]], rounds: int) -> dict[str, list[Measured]]:
     """What each arm measures in every round; in a round each arm measures once, one after another."""
-    measured: dict[str, list[float]] = {name: [] for name in arms}
+    measured: dict[str, list[Measured]] = {name: [] for name in arms}
     for _ in range(rounds):
         for name, measure in arms.items():
             measured[name].append(measure())
