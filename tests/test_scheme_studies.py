@@ -35,7 +35,7 @@ def myschemes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     sys.modules.pop("myschemes", None)
 
 
-def own(path: Path, name: str) -> Callable[..., Tensor]:
+def scheme_of(path: Path, name: str) -> Callable[..., Tensor]:
     space: dict = {}
     exec(path.read_text(), space)
     return space[name]
@@ -65,9 +65,9 @@ def test_a_scheme_of_the_users_is_run_with_its_source_recorded(
     assert results.trials[["state", "init.scheme"]].to_numpy().tolist() == [["done", "myschemes:glorot"]]
     (described,) = (tmp_path / "out" / "trials").glob("*/trial.json")
     assert read_json(described)["source"] == {"init.scheme": hashlib.sha256(myschemes.read_bytes()).hexdigest()}
-    # glorot's variance: conv1_1 has 9 inputs and 36 outputs to a response
+    # Glorot's variance: conv1_1 has 9 inputs and 36 outputs to a response; the bound is that of 36 uniform weights.
     first = results.signals.query("step == 0 and name == 'conv1_1'").weight_var.item()
-    assert first == pytest.approx(2 / 45, rel=0.5)  # of 36 uniform weights
+    assert first == pytest.approx(2 / 45, rel=0.5)
     myschemes.write_text(myschemes.read_text() + "# changed\n")
     with pytest.raises(StoreError, match=r"the code of init\.scheme changed since this trial ran; add --force"):
         run(study, tmp_path / "out", allow_code=True)
@@ -82,7 +82,7 @@ def test_a_scheme_that_is_not_there_fails_its_trial_in_words(
 
 
 def test_the_docs_glorot_has_the_variance_of_equation_16(myschemes: Path) -> None:
-    weight = init_(nn.Sequential(nn.Linear(300, 500)), own(myschemes, "glorot"))[0].weight
+    weight = init_(nn.Sequential(nn.Linear(300, 500)), scheme_of(myschemes, "glorot"))[0].weight
     assert weight.var().item() == pytest.approx(2 / 800, rel=5 * math.sqrt(0.8 / weight.numel()))
     assert weight.abs().max().item() == pytest.approx(math.sqrt(6 / 800), rel=1e-3)
 
@@ -106,7 +106,7 @@ def test_the_docs_fixup_makes_every_block_an_identity_and_scales_its_branch(mysc
             return self.fc(self.blocks(torch.relu(self.stem(x))).mean((2, 3)))
 
     x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    net, he = init_(Net(), own(myschemes, "fixup")), init_(Net(), "he")
+    net, he = init_(Net(), scheme_of(myschemes, "fixup")), init_(Net(), "he")
     stem = torch.relu(net.stem(x))
     assert torch.equal(net.blocks(stem), stem)
     assert not net(x).any()

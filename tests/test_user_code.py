@@ -63,7 +63,8 @@ def test_the_source_is_hashed_without_being_run(here: Path):
 
 @pytest.mark.parametrize("name", ["absent:make", "mynets.inner:make", "sys:exit", "__main__:make"])
 def test_a_module_without_a_file_cannot_be_hashed(here: Path, name: str, monkeypatch: pytest.MonkeyPatch):
-    if name.startswith("__main__"):  # as under `python -m initlab`, which pytest is not
+    # As under `python -m initlab`, which pytest is not.
+    if name.startswith("__main__"):
         monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     with pytest.raises(CodeError, match=r"data.name: no file of a module"):
         source_hash("data.name", name)

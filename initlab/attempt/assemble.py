@@ -35,7 +35,7 @@ def load_images(
     if is_pictures(data.name):
         return load_pictures(spec, device, access, say)
     return prepare(
-        cached_raw(data.model_dump_json(), access, sources.get("data.name")),
+        cached_raw(data, access, sources.get("data.name")),
         scale=data.scale,
         train_examples=data.train_examples,
         val_examples=data.val_examples,
@@ -74,9 +74,8 @@ def load_pictures(spec: TrialSpec, device: torch.device, access: DataAccess, say
 
 
 @lru_cache(maxsize=2)
-def cached_raw(data_json: str, access: DataAccess, source: str | None) -> Raw:
+def cached_raw(data: Data, access: DataAccess, source: str | None) -> Raw:
     """A raw set; `source` is the hash of the code that makes it, so that edited code is run again."""
-    data = Data.model_validate_json(data_json)
     if is_code(data.name):
         if not access.allow_code:
             raise PermissionError(code_refusal("data.name", data.name))
