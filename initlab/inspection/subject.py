@@ -172,18 +172,13 @@ def fitting_output(name: str, module: nn.Module, images: Tensor) -> Tensor:
         place = ""
         if calls and isinstance(calls[-1][2], Tensor):
             path, inner, x = calls[-1]
-            place = f"`{path}`, {describe(inner)}, takes no {shape_text(x.shape[1:])}: "
+            place = f"`{path}`, {' '.join(str(inner).split())}, takes no {shape_text(x.shape[1:])}: "
         raise UserError(
             f"{name}: an input of {shape_text(images.shape[1:])} does not fit (got {place}{reason}); give --input CxHxW"
         ) from error
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def describe(module: nn.Module) -> str:
-    """`Linear(in_features=512, ...)` on one line."""
-    return " ".join(str(module).split())
 
 
 def random_labels(output: Tensor, examples: int, generator: torch.Generator) -> Tensor | None:

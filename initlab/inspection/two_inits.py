@@ -50,7 +50,8 @@ def compare(a: nn.Module, b: nn.Module, images: Tensor, *, seed: int = 0) -> Com
     """
     check_same_layers(a, b)
     first, second = (signals_of(model, images, seed) for model in (a, b))
-    sites_a, sites_b = (in_order(sites_of(model, images)[0], list(first.name)) for model in (a, b))
+    by_name = [{site.name: site for site in sites_of(model, images)[0]} for model in (a, b)]
+    sites_a, sites_b = ([sites[name] for name in first.name] for sites in by_name)
     exact, reason = homogeneity(sites_a, sites_b)
     squared = {x.name: x.second / y.second if y.second else float("nan") for x, y in zip(sites_a, sites_b, strict=True)}
     table = pd.DataFrame({"name": first.name})
@@ -62,12 +63,6 @@ def compare(a: nn.Module, b: nn.Module, images: Tensor, *, seed: int = 0) -> Com
     table["expected_forward"] = product if exact else float("nan")
     table["expected_backward"] = product.iloc[-1] / product if exact and len(product) else float("nan")
     return Comparison(table, exact, reason)
-
-
-def in_order(sites: list[Site], names: list[str]) -> list[Site]:
-    """The sites in the order of these names."""
-    by_name = {site.name: site for site in sites}
-    return [by_name[name] for name in names]
 
 
 def check_same_layers(a: nn.Module, b: nn.Module) -> None:

@@ -6,13 +6,12 @@ A weight is taken for a draw by its second moment, and bounds where it has them,
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import torch
 
 from initlab.init.expectations import Rectifier
 from initlab.init.schemes import truncated_std
-from initlab.inspection.lint.finding import Finding, finding, listed, scaled
+from initlab.inspection.lint.finding import Finding, Severity, finding, listed, scaled
 from initlab.inspection.lint.sites import SIGMAS, Site, longest_chain
 from initlab.nets.any_module import Transposed
 
@@ -48,7 +47,7 @@ def torch_default(sites: Sequence[Site]) -> Iterator[Finding]:
     change = math.prod(site.second * site.fan_in / site.gain_squared for site in chain)
     effect = f": signals change ×{change:.2g} over {len(chain)} of them in a row" if chain else ""
     text = f"torch's default left in, U(±1/√fan_in) of kaiming_uniform_ with a=√5, fan_in·E[w²] = 1/3{effect}"
-    severity: Literal["fault", "note"] = "fault" if change < 0.1 else "note"
+    severity: Severity = "fault" if change < 0.1 else "note"
     yield finding("torch_default", defaults, f"{listed(defaults)}: {text}", severity=severity)
 
 

@@ -7,6 +7,8 @@ from typing import Literal
 
 from initlab.inspection.lint.sites import Site
 
+Severity = Literal["fault", "note"]
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -17,7 +19,7 @@ class Finding:
     """
 
     rule: str
-    severity: Literal["fault", "note"]
+    severity: Severity
     layers: tuple[str, ...]
     text: str  # one sentence with its figures
     fix: str  # the call that fixes it, with the model under the name `model`
@@ -28,9 +30,7 @@ class Finding:
         return f"{text}\n    {self.fix}"
 
 
-def finding(
-    rule: str, sites: Sequence[Site], text: str, fix: str = "", *, severity: Literal["fault", "note"] = "fault"
-) -> Finding:
+def finding(rule: str, sites: Sequence[Site], text: str, fix: str = "", *, severity: Severity = "fault") -> Finding:
     """A rule's finding about these layers; without a fix, `lint` gives the call that draws the net anew."""
     return Finding(rule, severity, tuple(site.name for site in sites), text, fix)
 

@@ -19,28 +19,10 @@ from initlab.nets.undisturbed import first_tensor, to_model, untouched
 # Of autograd; which attributes a node has depends on its function.
 Node = Any
 SELU_SCALE = 1.0507009873554805
-NAMED = {
-    "Hardsigmoid": "hardsigmoid",
-    "Hardswish": "hardswish",
-    "LogSigmoid": "logsigmoid",
-    "Mish": "mish",
-    "Relu": "relu",
-    "Sigmoid": "sigmoid",
-    "Silu": "silu",
-    "Tanh": "tanh",
+ACTIVATIONS = {
+    *("Abs", "Celu", "Elu", "Gelu", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyRelu", "LogSigmoid"),
+    *("Mish", "PreluKernel", "Relu", "Sigmoid", "Silu", "Softplus", "Softshrink", "Tanh"),
 }
-WITH_PARAMETERS = (
-    "Abs",
-    "Celu",
-    "Elu",
-    "Gelu",
-    "Hardshrink",
-    "Hardtanh",
-    "LeakyRelu",
-    "PreluKernel",
-    "Softplus",
-    "Softshrink",
-)
 COMPOSED = {("Div", "Add", "Abs"): "softsign", ("Sub", "Tanh"): "tanhshrink"}
 KINDS = {
     **dict.fromkeys(["NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "NativeLayerNorm", "NativeGroupNorm",
@@ -153,7 +135,7 @@ def composed(node: Node) -> str:
 def kind_of(node: Node) -> str:
     """activation, pass, norm, sum, layer, input or unknown."""
     name = function_of(node)
-    if name in NAMED or name in WITH_PARAMETERS or composed(node):
+    if name in ACTIVATIONS or composed(node):
         return "activation"
     return "pass" if name.startswith(PASSES) else KINDS.get(name, "unknown")
 
@@ -183,7 +165,7 @@ def activation_of(node: Node) -> Phi:
             return resolved(nn.Softshrink, node._saved_lambd)
         case "Abs":
             return resolve(torch.abs)
-    return resolve(NAMED.get(name) or composed(node))
+    return resolve(composed(node) or name.lower())
 
 
 @lru_cache(maxsize=64)

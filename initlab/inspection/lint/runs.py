@@ -6,7 +6,6 @@ that mixes or normalises. A rule speaks where a run changes a signal more than t
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from initlab.init.expectations import Elementwise
 from initlab.init.maps import ZERO, settled
 from initlab.inspection.lint.draws import left_at_default
-from initlab.inspection.lint.finding import Finding, finding, listed, scaled
+from initlab.inspection.lint.finding import Finding, Severity, finding, listed, scaled
 from initlab.inspection.lint.sites import Site, gain_squared, longest_chain, variance_slope
 from initlab.verdict.rules import highest_loss
 
@@ -178,7 +177,7 @@ def loss_at_start(sites: Sequence[Site], output: Tensor | None) -> Iterator[Find
         f"`{last.name}`: logits have an rms of {rms:.3g} {how}: the loss starts near {loss:.3g}, "
         f"where ln {classes} = {chance:.2f} is chance"
     )
-    severity: Literal["fault", "note"] = "fault" if loss > highest_loss(classes) else "note"
+    severity: Severity = "fault" if loss > highest_loss(classes) else "note"
     yield finding("loss_at_start", ends, text, scaled(ends, 1 / rms), severity=severity)
 
 
