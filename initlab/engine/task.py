@@ -14,22 +14,14 @@ from initlab.study.spec import Run
 class State(StrEnum):
     """What has become of a trial; the values are what status.json and result.json say."""
 
-    PENDING = "pending"
-    """Not begun."""
-    RUNNING = "running"
-    """An attempt is at work on it, or was when its process died."""
-    DONE = "done"
-    """Trained to its last step."""
-    DIVERGED = "diverged"
-    """Its training loss is not finite: a result, not a failure."""
-    FAILED = "failed"
-    """It raised an exception, or took its process down too often."""
-    STOPPED = "stopped"
-    """Given up as hopeless; goes on where that is not wished."""
-    INTERRUPTED = "interrupted"
-    """Stopped on request, with a checkpoint to go on from."""
-    SUPERSEDED = "superseded"
-    """Left to a later attempt at the same trial; stands in answers alone, never in the store."""
+    PENDING = "pending"  # not begun
+    RUNNING = "running"  # an attempt is at work on it, or was when its process died
+    DONE = "done"  # trained to its last step
+    DIVERGED = "diverged"  # its training loss is not finite: a result, not a failure
+    FAILED = "failed"  # it raised an exception, or took its process down too often
+    STOPPED = "stopped"  # given up as hopeless, until a launch without --skip-hopeless
+    INTERRUPTED = "interrupted"  # stopped on request, with a checkpoint to go on from
+    SUPERSEDED = "superseded"  # left to a later attempt at the same trial; in answers alone, never in the store
 
     @property
     def finished(self) -> bool:
@@ -39,7 +31,7 @@ class State(StrEnum):
     @property
     def ended(self) -> bool:
         """Whether no attempt is at work, nor yet to come in the same launch."""
-        return self not in (State.PENDING, State.RUNNING, State.SUPERSEDED)
+        return self not in (State.PENDING, State.RUNNING)
 
     @property
     def stop_requested(self) -> bool:

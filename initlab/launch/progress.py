@@ -11,22 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from initlab.engine.task import State
 from initlab.plan.plan import PlannedTrial
 from initlab.store.files import StoreError
 from initlab.store.trial_folder import TrialFolder
 from initlab.study.trial_names import trial_names
 
 POLL_S = 0.5
-ENDED = ("done", "diverged", "failed", "stopped", "interrupted")
-FIGURES = {
-    "epoch": ".2f",
-    "train_loss": ".3f",
-    "val_loss": ".3f",
-    "train_error": ".3f",
-    "val_error": ".3f",
-    "images_per_s": ",.0f",
-}
-WIDE = 128  # characters that all of them need
+LINES_EVERY_S = 30.0
+ENDED_SHOWN = 6
+NARROW = {"epoch": ".2f", "val_error": ".3f"}  # figures on a narrow terminal, with their formats
+LOSSES = {"train_loss": ".3f", "val_loss": ".3f", "train_error": ".3f"}
+WIDE = {"epoch": ".2f", **LOSSES, "val_error": ".3f", "images_per_s": ",.0f"}
+WIDE_CHARACTERS = 128
 Status = dict[str, Any]
 
 
@@ -39,14 +36,14 @@ def progress(
         yield lambda line: None
         return
     names = dict(zip((trial.id for trial in trials), trial_names([trial.spec for trial in trials]), strict=True))
-    view: Lines | Table = Table(out, todo, names) if show == "table" else Lines(out, todo, names)
+    statuses = Statuses(out, {trial.id: names[trial.id] for trial in todo})
     skipped = f" ({len(trials) - len(todo)} finished before)" if len(todo) < len(trials) else ""
     for line in [*lines, f"{len(todo)} of {len(trials)} trials to run{skipped}, into {out}"]:
         print(line)
     if not todo:
         yield print
         return
-    stop = threading.Event()
+    view, stop = Table(statuses) if show == "table" else Lines(statuses), threading.Event()
 
     def poll() -> None:
         while not stop.wait(POLL_S):
@@ -64,54 +61,65 @@ def progress(
 
 
 class Statuses:
-    """The status of each trial, read anew only while it may change."""
+    """The status of each trial, read again only while it may change."""
 
-    def __init__(self, out: Path, todo: Sequence[PlannedTrial]) -> None:
-        self.out, self.todo = out, todo
-        # a status written by an earlier launch says nothing of this one
-        self.before = {trial.id: self.stamp(trial.id) for trial in todo}
-        self.now: dict[str, Status] = {trial.id: {"state": "pending"} for trial in todo}
+    def __init__(self, out: Path, names: Mapping[str, str]) -> None:
+        """`names`: of the trials to watch, by id."""
+        self.names = names
+        self.folders = {trial: TrialFolder(out, trial) for trial in names}
+        # A status written by an earlier launch says nothing of this one.
+        self.before = {trial: stamp(folder) for trial, folder in self.folders.items()}
+        self.now: dict[str, Status] = {trial: {"state": State.PENDING} for trial in names}
         self.started = time.monotonic()
 
-    def stamp(self, trial: str) -> int:
-        path = TrialFolder(self.out, trial).status_file
-        return path.stat().st_mtime_ns if path.exists() else 0
-
     def read(self) -> list[str]:
-        """Read what changed; returns the trials whose state did."""
-        changed = []
-        for trial, known in self.now.items():
-            if known["state"] in ENDED or self.stamp(trial) == self.before[trial]:
+        """Read what changed; returns the trials that have ended since the last time."""
+        ended = []
+        for trial, folder in self.folders.items():
+            if has_ended(self.now[trial]) or stamp(folder) == self.before[trial]:
                 continue
             try:
-                status = TrialFolder(self.out, trial).status()
+                self.now[trial] = folder.status()
+            # Half a moment too early on a slow file system: the next poll reads it.
             except (StoreError, OSError):
-                continue  # half a moment too early on a slow file system; the next poll reads it
-            if status["state"] != known["state"]:
-                changed.append(trial)
-            self.now[trial] = status
-        return changed
+                continue
+            if has_ended(self.now[trial]):
+                ended.append(trial)
+        return ended
 
-    def seconds_left(self) -> float | None:
-        """Expected seconds to the end, from the share of steps done so far; None before the first."""
-        ended = sum(status["state"] in ENDED for status in self.now.values())
-        share = ended + sum(
-            s["step"] / s["steps"] for s in self.now.values() if s["state"] == "running" and "step" in s
-        )
-        elapsed = time.monotonic() - self.started
-        return elapsed * (len(self.now) - share) / share if share > 0.02 else None
+    def num_ended(self) -> int:
+        """How many trials have ended."""
+        return sum(map(has_ended, self.now.values()))
+
+    def time_left(self) -> str:
+        """Time to the end as `3 min 20 s`, from the share of steps done so far; `?` before there is one."""
+        running = [s for s in self.now.values() if s["state"] == State.RUNNING and "step" in s]
+        share = self.num_ended() + sum(status["step"] / status["steps"] for status in running)
+        if share <= 0.02:
+            return "?"
+        seconds = (time.monotonic() - self.started) * (len(self.now) - share) / share
+        minutes, rest = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def stamp(folder: TrialFolder) -> int:
+    """When a trial's status was written, in nanoseconds; 0 before it was."""
+    return folder.status_file.stat().st_mtime_ns if folder.status_file.exists() else 0
+
+
+def has_ended(status: Status) -> bool:
+    """Whether a status says that its trial has ended."""
+    return State(status["state"]).ended
 
 
 class Lines:
     """A line when a trial ends and one of progress every half minute, for pipes and log files."""
 
-    INTERVAL_S = 30.0
-
-    def __init__(self, out: Path, todo: Sequence[PlannedTrial], names: Mapping[str, str]) -> None:
-        self.statuses = Statuses(out, todo)
-        self.names = names
-        self.said = time.monotonic()
-        self.told: dict[str, str] = {}  # what each trial was last said to do before its first step
+    def __init__(self, statuses: Statuses) -> None:
+        self.statuses = statuses
+        self.last_line = time.monotonic()
+        self.doings: dict[str, str] = {}  # what each trial was last said to do before its first step
 
     def __enter__(self) -> "Lines":
         return self
@@ -120,26 +128,28 @@ class Lines:
         return None
 
     def say(self, line: str) -> None:
+        """Print a line."""
         print(line, flush=True)
 
     def update(self) -> None:
+        """Read the statuses again and show what is new."""
         for trial in self.statuses.read():
             status = self.statuses.now[trial]
-            if status["state"] in ENDED:
-                self.say(f"{trial} {self.names[trial]}: {status['state']}{figures(status)}")
+            self.say(f"{trial} {self.statuses.names[trial]}: {status['state']}{figures(status)}")
         self.say_doings()
-        if time.monotonic() - self.said > self.INTERVAL_S:
-            self.said = time.monotonic()
+        if time.monotonic() - self.last_line > LINES_EVERY_S:
+            self.last_line = time.monotonic()
             states = [status["state"] for status in self.statuses.now.values()]
-            ended = sum(state in ENDED for state in states)
-            self.say(f"{ended} of {len(states)} trials, {states.count('running')} running, {left(self.statuses)} left")
+            counts = f"{self.statuses.num_ended()} of {len(states)} trials, {states.count(State.RUNNING)} running"
+            self.say(f"{counts}, {self.statuses.time_left()} left")
 
     def say_doings(self) -> None:
-        """What trials do before their first step, where that takes long enough for them to say so."""
+        """Say what trials do before their first step, where that takes long enough for them to publish it."""
         for trial, status in self.statuses.now.items():
-            if status["state"] == "running" and "doing" in status and self.told.get(trial) != status["doing"]:
-                self.told[trial] = status["doing"]
-                self.say(f"{trial} {self.names[trial]}: {status['doing']}")
+            doing = status.get("doing") if status["state"] == State.RUNNING else None
+            if doing and self.doings.get(trial) != doing:
+                self.doings[trial] = doing
+                self.say(f"{trial} {self.statuses.names[trial]}: {doing}")
 
 
 def figures(status: Status) -> str:
@@ -152,27 +162,15 @@ def figures(status: Status) -> str:
     return ", " + ", ".join(parts) if parts else ""
 
 
-def left(statuses: Statuses) -> str:
-    """Time to go as `3 min 20 s`, or `?`."""
-    seconds = statuses.seconds_left()
-    if seconds is None:
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 class Table(Lines):
     """A live table: the trials that run, those that ended last, and the time left."""
 
-    ENDED_SHOWN = 6
+    def __init__(self, statuses: Statuses) -> None:
+        # Imported here: lines do without rich.
+        from rich.live import Live
 
-    def __init__(self, out: Path, todo: Sequence[PlannedTrial], names: Mapping[str, str]) -> None:
-        from rich.live import Live  # here: lines do without rich
-
-        super().__init__(out, todo, names)
-        self.todo = todo
-        self.recent: list[str] = []
+        super().__init__(statuses)
+        self.ended: list[str] = []
         self.live = Live(self.render(), refresh_per_second=2)
 
     def __enter__(self) -> "Table":
@@ -183,10 +181,12 @@ class Table(Lines):
         self.live.stop()
 
     def say(self, line: str) -> None:
+        """Print a line above the table."""
         self.live.console.print(line, highlight=False)
 
     def update(self) -> None:
-        self.recent += [t for t in self.statuses.read() if self.statuses.now[t]["state"] in ENDED]
+        """Read the statuses again and draw the table."""
+        self.ended += self.statuses.read()
         self.say_doings()
         self.live.update(self.render())
 
@@ -196,20 +196,18 @@ class Table(Lines):
         from rich.console import Console
         from rich.table import Table as RichTable
 
-        shown = list(FIGURES) if Console().width >= WIDE else ["epoch", "val_error"]
-        now = self.statuses.now
-        ended = sum(status["state"] in ENDED for status in now.values())
-        title = f"{ended} of {len(now)} trials, {left(self.statuses)} left"
+        formats = WIDE if Console().width >= WIDE_CHARACTERS else NARROW
+        statuses = self.statuses
+        title = f"{statuses.num_ended()} of {len(statuses.now)} trials, {statuses.time_left()} left"
         table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for column in ("trial", "net, init, seed", "state"):
             table.add_column(column, no_wrap=True)
-        for column in (*(key.replace("_", " ") for key in shown), "left"):
+        for column in (*(key.replace("_", " ") for key in formats), "left"):
             table.add_column(column, justify="right", no_wrap=True)
-        for trial in self.todo:
-            status = now[trial.id]
-            if status["state"] == "running" or trial.id in self.recent[-self.ENDED_SHOWN :]:
-                figures = (number(status, key, FIGURES[key]) for key in shown)
-                table.add_row(trial.id, self.names[trial.id], status["state"], *figures, trial_left(status))
+        for trial, status in statuses.now.items():
+            if status["state"] == State.RUNNING or trial in self.ended[-ENDED_SHOWN:]:
+                cells = (number(status, key, form) for key, form in formats.items())
+                table.add_row(trial, statuses.names[trial], status["state"], *cells, trial_time_left(status))
         return table
 
 
@@ -219,9 +217,9 @@ def number(status: Status, key: str, form: str) -> str:
     return "–" if value is None or value != value else format(value, form)
 
 
-def trial_left(status: Status) -> str:
+def trial_time_left(status: Status) -> str:
     """Seconds left of a running trial, from its own pace."""
-    if status["state"] != "running" or not status.get("step"):
+    if status["state"] != State.RUNNING or not status.get("step"):
         return ""
     return f"{status['wall_s'] * (status['steps'] / status['step'] - 1):.0f} s"
 
