@@ -196,12 +196,15 @@ class Table(Lines):
         from rich.console import Console
         from rich.table import Table as RichTable
 
-        formats = WIDE if Console().width >= WIDE_CHARACTERS else NARROW
+        width = Console().width
+        formats, others = (WIDE, 112) if width >= WIDE_CHARACTERS else (NARROW, 54)
         statuses = self.statuses
         title = f"{statuses.num_ended()} of {len(statuses.now)} trials, {statuses.time_left()} left"
         table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        for column in ("trial", "net, init, seed", "state"):
-            table.add_column(column, no_wrap=True)
+        table.add_column("trial", no_wrap=True)
+        # A long name is cut, so that the other columns, of so many characters together, keep theirs.
+        table.add_column("net, init, seed", no_wrap=True, max_width=max(12, width - others))
+        table.add_column("state", no_wrap=True)
         for column in (*(key.replace("_", " ") for key in formats), "left"):
             table.add_column(column, justify="right", no_wrap=True)
         for trial, status in statuses.now.items():
