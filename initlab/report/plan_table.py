@@ -7,7 +7,7 @@ from typing import Any
 
 from initlab.engine.task import State
 from initlab.plan.cost import Cost, Finished, Pace, cost
-from initlab.plan.plan import PlannedTrial, plan
+from initlab.plan.plan import plan
 from initlab.report.text_table import text_table
 from initlab.store import files
 from initlab.store.files import StoreError
@@ -33,7 +33,11 @@ def plan_lines(study: str | Path, overrides: Sequence[str] = (), out: str | Path
     pace = Pace.of(finished_trials(Path(out) if out else Path("results") / loaded.name))
     costs = [cost(trial.spec, pace) for trial in trials]
     varying = other_differences([trial.spec for trial in trials])
-    rows = [[*cells(trial, varying), *numbers(expected)] for trial, expected in zip(trials, costs, strict=True)]
+    rows = []
+    for trial, expected in zip(trials, costs, strict=True):
+        spec = trial.spec
+        name = [spec.net.label, spec.init.scheme, str(spec.seed), *(field_text(spec, path) for path in varying)]
+        rows.append([trial.id, *name, *numbers(expected)])
     header = ["trial", "net", "init", "seed", *varying, *NUMBERS]
     yield from text_table([header, *rows], right=range(len(header) - len(NUMBERS), len(header)))
     yield total(costs)
@@ -42,12 +46,6 @@ def plan_lines(study: str | Path, overrides: Sequence[str] = (), out: str | Path
     points = sum(1 for _ in loaded.points())
     if points > len(trials):
         yield f"{points} points of cases and grid are {len(trials)} trials: some differ only in what has no use in them"
-
-
-def cells(trial: PlannedTrial, varying: Sequence[str]) -> list[str]:
-    """The trial's id, net, scheme and seed, and the other fields in which trials differ."""
-    spec = trial.spec
-    return [trial.id, spec.net.label, spec.init.scheme, str(spec.seed), *(field_text(spec, path) for path in varying)]
 
 
 def numbers(cost: Cost) -> list[str]:
