@@ -1,4 +1,4 @@
-"""Mistakes that only show between the fields of a trial: each value allowed, the whole impossible."""
+"""Mistakes that show only between the fields of a trial: each value is allowed, but not beside the others."""
 
 from collections.abc import Iterable
 
@@ -21,7 +21,7 @@ def conflicts(spec: TrialSpec) -> Iterable[Mistake]:
     data, train, net = spec.data, spec.train, spec.net
     if train.schedule == "step" and not train.milestones:
         yield "train.milestones", "empty (got nothing); allowed: the epochs at which lr falls under the step schedule"
-    # Of code it is not known yet how many images there are, and of what size.
+    # How many images the user's code gives, and of what size, is not known yet.
     if is_code(data.name):
         return
     facts = FACTS[data.name]
@@ -43,7 +43,7 @@ def conflicts(spec: TrialSpec) -> Iterable[Mistake]:
 
 
 def layout_conflicts(net: Net, size: int, key: str) -> Iterable[Mistake]:
-    """A net of the catalog that images of `size` pixels a side, by this key of data, do not go through."""
+    """A net of the catalog that takes no images of `size` pixels a side, which this key of data sets."""
     if is_code(net.name):
         return
     if net.name == "plain" and (problem := plain_problem(net.depth, len(net.widths or ()) or net.stages, size)):
@@ -67,7 +67,7 @@ def view_conflicts(data: Data, crop: int) -> Iterable[Mistake]:
 
 
 def shallow_conflicts(spec: TrialSpec, size: int) -> Iterable[Mistake]:
-    """A shallow net that is not one, or cannot be laid out."""
+    """A shallow net that is not shallower, or that cannot be laid out for these images."""
     net, shallow = spec.net, spec.train.shallow_depth
     if shallow is None or is_code(net.name):
         return

@@ -1,4 +1,4 @@
-"""What a trial's spec tells of its images and its net before anything is loaded: sizes, counts of examples, layers."""
+"""What a trial's spec says of its images and its net before anything is loaded: sizes, counts of examples, layers."""
 
 import re
 from collections.abc import Iterable
@@ -18,8 +18,8 @@ def input_side(data: Data) -> int:
 
 def planned_examples(data: Data) -> int | None:
     """Training images of a built-in data set; None where only the folder can tell."""
-    known = FACTS[data.name].train
-    return min(data.train_examples or known, known) if known else data.train_examples
+    size = FACTS[data.name].train
+    return min(data.train_examples or size, size) if size else data.train_examples
 
 
 def image_facts(spec: TrialSpec) -> tuple[int, ImageShape]:
@@ -37,7 +37,7 @@ def describe(spec: TrialSpec, num_classes: int, input_shape: ImageShape) -> list
 
 
 def parse_image_shape(text: str, channels: int = 3) -> ImageShape:
-    """The shape that `--input` gives: `1x28x20` as it stands, and a side `224` as a square of so many channels.
+    """The shape that `--input` gives, as in `1x28x20`; of a side, as in `224`, a square of this many channels.
 
     Raises:
         UserError: the text is neither.
@@ -49,5 +49,5 @@ def parse_image_shape(text: str, channels: int = 3) -> ImageShape:
 
 
 def shape_text(shape: Iterable[int]) -> str:
-    """`3x224x224`."""
+    """A shape as users write it: `3x224x224`."""
     return "x".join(map(str, shape))

@@ -28,7 +28,7 @@ class PlannedTrial:
 def plan(study: Study, where: str | None = None) -> list[PlannedTrial]:
     """The trials of a study, cases outermost, the last path of the grid changing fastest.
 
-    Points that differ only in fields that their scheme, net or schedule does not use are one trial; a shallow net that
+    Points that differ only in fields that their scheme, net or schedule does not use are one trial. A shallow net that
     trials start from is a trial too, before the first of them.
 
     Raises:
@@ -67,7 +67,7 @@ def duplicate_cases(study: Study) -> Iterable[Mistake]:
 
 
 def place(study: Study, case: int, path: str) -> str:
-    """Where the user gave a field the value that it has in a case: `grid.PATH`, `cases[0].PATH` or `PATH`."""
+    """Where the user set a field of a case: `grid.PATH`, `cases[0].PATH` or `PATH`."""
     if path in study.grid:
         return f"grid.{path}"
     return f"cases[{case}].{path}" if study.cases and path in study.cases[case] else path

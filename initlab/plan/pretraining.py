@@ -10,7 +10,7 @@ from initlab.study.unused_fields import drop_unused
 
 
 def shallow_of(spec: TrialSpec) -> TrialSpec | None:
-    """The trial whose net this one starts from, None where there is none: alike but for depth, epochs and heads."""
+    """The trial whose net this one starts from, alike but for depth, epochs and heads; None where it starts anew."""
     train = spec.train
     if train.shallow_depth is None:
         return None

@@ -113,7 +113,7 @@ def suggestion(got: Any, allowed: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-class Short(reprlib.Repr):
+class _Short(reprlib.Repr):
     """Values in YAML's words, cut to a line however large or nested they are."""
 
     def __init__(self) -> None:
@@ -141,5 +141,5 @@ class Short(reprlib.Repr):
 
 def short(value: Any) -> str:
     """A value as a user would recognise it, in a line."""
-    text = Short().repr(value)
+    text = _Short().repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -217,7 +217,7 @@ class TrialSpec(Spec):
 
     @property
     def trial_id(self) -> str:
-        """`t` and 12 hex digits over the fields that differ from their default."""
+        """`t` and 12 hex digits of the hash over the fields that differ from their default."""
         content = {"hash_version": HASH_VERSION, **self.model_dump(mode="json", exclude_defaults=True)}
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return "t" + hashlib.sha256(canonical.encode()).hexdigest()[:12]
@@ -231,8 +231,7 @@ class TrialSpec(Spec):
         """Steps after which the net is validated, 0 and the last among them."""
         # An interval below a step means every step.
         interval = max(1.0, self.train.validate_every * per_epoch)
-        inner = (round(i * interval) for i in range(1, int(steps / interval) + 1))
-        return sorted({0, steps, *(step for step in inner if 0 < step < steps)})
+        return sorted({0, steps, *(min(round(i * interval), steps) for i in range(1, int(steps / interval) + 1))})
 
     def row_steps(self, per_epoch: int, steps: int) -> list[int]:
         """Steps with a row of scalars: every validation, every `log_every` steps and every epoch's end."""

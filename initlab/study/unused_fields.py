@@ -40,7 +40,7 @@ def unused_paths(trial: TrialSpec) -> set[str]:
 
 
 def unused_init(init: Init) -> set[str]:
-    """Paths that the scheme has no use for; code may use all, and a layer of a given std is drawn as gaussian."""
+    """Paths that the scheme has no use for; code may use all, and a layer whose std is set is drawn as gaussian."""
     if is_code(init.scheme):
         return set()
     used = SCHEMES[init.scheme] | ({"distribution"} if init.linear_std or init.last_std else set())
@@ -53,9 +53,9 @@ def probes(trial: TrialSpec) -> bool:
 
 
 def drop_unused(trial: TrialSpec) -> tuple[TrialSpec, set[str]]:
-    """The trial with its unused fields at their resting values, and which had been set to something else.
+    """The trial with its unused fields at their default, and which of them had been set to something else.
 
-    That is their default, but for the depth of a net of the paper, which is the net's own.
+    The depth of a net of the paper becomes that of the net.
     """
     resting = defaults = {path: getattr_path(DEFAULT, path) for path in unused_paths(trial)}
     if trial.net.name in PAPER_NETS:

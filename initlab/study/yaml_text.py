@@ -20,6 +20,7 @@ class StudyLoader(yaml.SafeLoader):
     """Safe YAML in which `1e-3` is a number."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value that a node stands for; where it stands for none, a mistake at its place in the file."""
         try:
             return super().construct_object(node, deep)
         # PyYAML lets these through, for 2024-13-45, !!bool 3 and 5,000 digits.
