@@ -17,7 +17,7 @@ def gain(activation: Activation, *, direction: Literal["forward", "backward"] = 
 
     With weights of variance gain^2/fan_in the pre-activations keep a unit second moment (He et al. 2015, eq. 10,
     which this generalises), with gain^2/fan_out that of their gradients (eq. 14). Second moments, not variances: 1/std
-    would give 1.7129 for ReLU. `gain("relu")` is sqrt(2) both ways; `gain("gelu")` is 1.533530, 1.481114 backward.
+    would give 1.7129 for ReLU. `gain("relu")` is sqrt(2) for both; `gain("gelu")` is 1.533530, backward 1.481114.
 
     Args:
         activation: a name (`relu`, `gelu`, ...), a module with the parameters it has now, which is not changed, or a
