@@ -27,9 +27,12 @@ from initlab.init.expectations import Elementwise, Rectifier
 from initlab.init.maps import critical_point
 from initlab.inspection.diagnosis import Diagnosis
 from initlab.inspection.lint.joints import Phi
-from initlab.inspection.lint.runs import CHAOTIC, whose
+from initlab.inspection.lint.runs import CHAOTIC
 from initlab.inspection.lint.sites import Site, gain_squared, sites_of, variance_slope
 from initlab.signal.drift import second_moments
+
+# fan_in Var[w] of schemes that are often left in or chosen for rectifiers.
+KNOWN = {1 / 3: "torch's default", 1.0: "LeCun's and Xavier's"}
 
 
 @dataclass(frozen=True)
@@ -172,8 +175,9 @@ def scale_advice(ran: pd.DataFrame, diagnosis: Diagnosis, remedy: Remedy) -> lis
             f"the weights {place} have the scale that {name} needs (fan_in·Var[w] = {product:.3g}), so zero padding, "
             f"pooling, other fans or a few layers do it; scale each layer on a batch: `{remedy.call}`"
         ]
+    whose = next((f", as {scheme}" for value, scheme in KNOWN.items() if abs(product / value - 1) < 0.05), "")
     advice = [
-        f"{place} fan_in·Var[w] is {product:.3g}{whose(product, ', as {}')} (median of {len(products)} layers); "
+        f"{place} fan_in·Var[w] is {product:.3g}{whose} (median of {len(products)} layers); "
         f"{name} needs {remedy.gain**2:.3g}: `{remedy.call}`"
     ]
     slope = variance_slope(remedy.phi)

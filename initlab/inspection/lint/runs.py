@@ -186,6 +186,6 @@ def typical(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def whose(g2: float, form: str = " ({})") -> str:
+def whose(g2: float) -> str:
     """Whose fan_in E[w^2] this is, within 3 %: ` (He's)` for 2, or nothing."""
-    return next((form.format(name) for value, name in KNOWN.items() if abs(g2 / value - 1) < 0.03), "")
+    return next((f" ({name})" for value, name in KNOWN.items() if abs(g2 / value - 1) < 0.03), "")
