@@ -19,7 +19,8 @@ from initlab.signal.theory.response import Response, second_map
 from initlab.signal.theory.trace import Operation
 from initlab.signal.theory.width import LogMoments, gamma_factor
 
-Noise = dict[int, float]  # source of finite-width scatter -> the power with which its factor enters
+# Source of finite-width scatter -> the power with which its factor enters.
+Noise = dict[int, float]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from initlab.signal.theory.trace import Trace
 DIRECTIONS = ("forward", "backward")
 QUANTILES = {"median": 0.5, "low": 0.025, "high": 0.975}
 PREDICTED = tuple(f"{direction}_{name}" for direction in DIRECTIONS for name in ("var", *QUANTILES))
-Rows = dict[str, list[dict[str, Any]]]  # weight layer -> a row for each of its calls
+# Weight layer -> a row for each of its calls.
+Rows = dict[str, list[dict[str, Any]]]
 
 
 def forward(context: Context, trace: Trace, start: Field) -> tuple[list[Signal], list[Pull]]:

@@ -6,7 +6,7 @@ that whatever the model's Python code does is followed: padding, pooling, residu
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,30 +81,31 @@ def predict(
     images = batch
     if images is None:
         # Theory needs a run, not its numbers.
-        size = batch_size if draws else 2
-        images = random_inputs(input_shape or (), size, input_moments, seed)
+        shape = (batch_size if draws else 2, *(input_shape or ()))
+        normals = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        images = input_moments[0] + math.sqrt(input_moments[1]) * normals
     if draws:
         return redraw(
             model, images, labels, loss=loss, draws=draws, seed=seed, scheme=scheme, init_arguments=init_arguments
         )
-    stds: dict[str, float | None] = {}
+    parameters: list[dict[str, Any]] = []
     if scheme is not None:
-        parameters: list[dict[str, Any]] = []
         model = copy.deepcopy(model)
         init_(model, scheme, seed=seed, batch=images, on_parameter=parameters.append, **init_arguments)
-        stds = {row["name"]: row["scheme_std"] for row in parameters}
     trace = record(model, images, known)
-    drawn = {id(layer.weight): stds.get(f"{name}.weight") for name, layer in weight_layers(model)}
-    moments = {weight: std**2 for weight, std in drawn.items() if std is not None}
+    weights = {f"{name}.weight": id(layer.weight) for name, layer in weight_layers(model)}
+    stds = {weights[row["name"]]: row["scheme_std"] for row in parameters if row["name"] in weights}
+    moments = {weight: std**2 for weight, std in stds.items() if std is not None}
     context = Context(batch_size if batch is None else len(batch), dropout, moments)
     start = trace.input if batch is not None else independent(images, input_moments)
     gradient = None if labels is None else loss_gradient(trace.logits, labels, loss)
+    attrs: dict[Hashable, Any] = {}
     try:
-        rows, local_because = mean_field(context, trace, start, gradient), None
+        rows = mean_field(context, trace, start, gradient)
     except NoRule as reason:
-        rows, local_because = local_law(model, images), str(reason)
+        rows, attrs = local_law(model, images), {"local_because": str(reason)}
     frame = to_frame(model, rows, relative=labels is None)
-    frame.attrs = {} if local_because is None else {"local_because": local_because}
+    frame.attrs = attrs
     return frame
 
 
@@ -139,8 +140,8 @@ def mean_field(context: Context, trace: Trace, start: Field, gradient: Gradient 
     """Mean field forward and back through a recorded model, as rows of its weight layers.
 
     Args:
-        gradient: at the model's output; None is drawn. No gradient comes from an output that is no number of the
-            input's, as a class index.
+        gradient: at the model's output; None is drawn. An output that is no differentiable number, as a class index,
+            sends none back.
 
     Raises:
         NoRule: a call that the theory can't follow.
@@ -156,12 +157,6 @@ def mean_field(context: Context, trace: Trace, start: Field, gradient: Gradient 
             gradient = drawn_gradient(context, signals[trace.output], classes=trace.logits.shape[-1])
         gradients = backward(trace, gradient, pulls)
     return layer_rows(context, trace, signals, gradients)
-
-
-def random_inputs(shape: Sequence[int], size: int, moments: tuple[float, float], seed: int) -> Tensor:
-    """Independent normals of this mean and variance, (size, *shape)."""
-    normals = torch.randn((size, *shape), generator=torch.Generator().manual_seed(seed))
-    return moments[0] + math.sqrt(moments[1]) * normals
 
 
 def independent(images: Tensor, moments: tuple[float, float]) -> Field:

@@ -126,11 +126,9 @@ def only_reads(func: Any) -> bool:
 
 def tensors_of(value: Any) -> list[Tensor]:
     """The tensors in nested tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [tensor for part in value for tensor in tensors_of(part)] if isinstance(value, (tuple, list)) else []
+    tensors: list[Tensor] = []
+    swap(value, tensors.append)
+    return tensors
 
 
 def swap(value: Any, change: Callable[[Tensor], Any]) -> Any:

@@ -13,8 +13,6 @@ import numpy as np
 from scipy.special import digamma, polygamma
 from scipy.stats import binom, norm
 
-RELU = 5.0  # n times the variance of |relu(Wx)|^2 / |x|^2 for one input: E[phi^4] / E[phi^2]^2 - 1
-
 
 @dataclass(frozen=True)
 class LogMoments:
