@@ -156,14 +156,8 @@ def draw_scheme(ax: Axes, points: pd.DataFrame, quantity: str, look: Look, order
             ax.plot(curve.epoch, curve[quantity], label=name, color=look.color, linewidth=0.6, alpha=opacity)
         draw_band(ax, mean.epoch, mean.low, mean.high, look.color)
     spacing = max(1, math.ceil(len(mean) / 8))
-    ax.plot(
-        mean.epoch,
-        mean["mean"],
-        **look.style,
-        label=scheme,
-        markevery=(order * spacing // 3 % spacing, spacing),
-        zorder=3 - order / 10,
-    )
+    markers = (order * spacing // 3 % spacing, spacing)
+    ax.plot(mean.epoch, mean["mean"], **look.style, label=scheme, markevery=markers, zorder=3 - order / 10)
     ends = points[points.diverged]
     finite, valueless = ends.dropna(subset=quantity), ends[ends[quantity].isna()]
     crosses(ax, finite.epoch, finite[quantity], look, f"_{scheme} diverged", ax.transData)

@@ -1,5 +1,7 @@
 """Depth: final training and validation error against depth, a line per scheme; shows where more layers stop helping."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -112,21 +114,11 @@ def draw_scheme(ax: Axes, points: pd.DataFrame, look: Look, shift: float, lower:
     single = points[~points.diverged]
     per_depth = points.drop_duplicates(DEPTH)
     means = per_depth.dropna(subset="mean")
-    ax.plot(
-        single[DEPTH],
-        single.value,
-        color=look.color,
-        marker=".",
-        linestyle="none",
-        markersize=4,
-        alpha=0.55,
-        markeredgewidth=0,
-        transform=ax.transData + shifted,
-        label=f"_{scheme} seeds",
-        zorder=2.5,
-    )
-    ax.vlines(means[DEPTH], means.low, means.high, color=look.color, linewidth=1.0, transform=ax.transData + shifted)
-    ax.plot(means[DEPTH], means["mean"], **look.style, label=scheme, transform=ax.transData + shifted, zorder=3)
+    common: dict[str, Any] = {"color": look.color, "transform": ax.transData + shifted}
+    dots: dict[str, Any] = {"marker": ".", "linestyle": "none", "markersize": 4, "markeredgewidth": 0, "alpha": 0.55}
+    ax.plot(single[DEPTH], single.value, **common, **dots, label=f"_{scheme} seeds", zorder=2.5)
+    ax.vlines(means[DEPTH], means.low, means.high, **common, linewidth=1.0)
+    ax.plot(means[DEPTH], means["mean"], **common | look.style, label=scheme, zorder=3)
     lost = per_depth[per_depth.diverged_seeds > 0]
     crosses(ax, lost[DEPTH], [TOP] * len(lost), look, f"_{scheme} diverged", ax.get_xaxis_transform() + shifted)
     for depth, count, survivors in zip(lost[DEPTH], lost.diverged_seeds, lost.seeds, strict=True):

@@ -89,16 +89,8 @@ def frame(ax: Axes, ran: pd.DataFrame, direction: str) -> None:
     """Axes over everything drawn; where nothing was measured the panel gives the reason."""
     variance = ran[f"{direction}_var"]
     if variance.isna().all():
-        ax.text(
-            0.5,
-            0.5,
-            "no labels: gradients not measured" if direction == "backward" else "nothing measured",
-            transform=ax.transAxes,
-            ha="center",
-            va="center",
-            color=GREY,
-            fontsize=8,
-        )
+        reason = "no labels: gradients not measured" if direction == "backward" else "nothing measured"
+        ax.text(0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", color=GREY, fontsize=8)
         ax.set(xticks=[], yticks=[])
         return
     columns = [variance, *(ran[f"{direction}_{end}"] for end in ("low", "high") if has_theory(ran, direction))]

@@ -28,9 +28,10 @@ from initlab.study.spec import TrialSpec
 from initlab.user_code import is_code
 
 STD = "init.std"
-# They differ in lightness and hatching too, for a grey print.
+# They differ in lightness too, and one is hatched, for a grey print.
 COLORS = {"converged": "#1F7A5C", "slow": "#8CCFAE", "stalled": "#D9DCE1", "diverged": "#D0624F"}
-HATCHES = {"converged": "", "slow": "", "stalled": "", "diverged": "//////"}
+FILLS: dict[str, dict[str, Any]] = {name: {"facecolor": color, "edgecolor": "white"} for name, color in COLORS.items()}
+FILLS["diverged"]["hatch"] = "//////"
 LINES: dict[str, tuple[Any, str]] = {
     "critical": ("-", "critical std (He et al., eq. 10)"),
     "decay": ("--", "gradient as small as weight decay"),
@@ -129,19 +130,9 @@ def draw_cells(ax: Axes, part: pd.DataFrame) -> None:
     for row in part.to_dict("records"):
         i, j = np.searchsorted(depths, row[DEPTH]), np.searchsorted(stds, row[STD])
         x, width, height = lefts[i], lefts[i + 1] - lefts[i], bottoms[j + 1] - bottoms[j]
-        for name, color in COLORS.items():
+        for name, fill in FILLS.items():
             if row[name]:
-                ax.add_patch(
-                    Rectangle(
-                        (x, bottoms[j]),
-                        row[name] * width,
-                        height,
-                        facecolor=color,
-                        hatch=HATCHES[name],
-                        edgecolor="white",
-                        linewidth=0.4,
-                    )
-                )
+                ax.add_patch(Rectangle((x, bottoms[j]), row[name] * width, height, **fill, linewidth=0.4))
                 x += row[name] * width
     ax.set_yscale("log")
     ax.set_xlim(lefts[0], lefts[-1])
@@ -161,11 +152,7 @@ def edges(centres: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def handles(table: pd.DataFrame) -> list[Patch | Line2D]:
     """The legend's entries: the verdicts that occur, and the lines that are drawn."""
-    cells = [
-        Patch(facecolor=color, hatch=HATCHES[name], edgecolor="white", label=name)
-        for name, color in COLORS.items()
-        if table[name].any()
-    ]
+    cells = [Patch(**fill, label=name) for name, fill in FILLS.items() if table[name].any()]
     lines = [
         Line2D([], [], color="black", linestyle=style, linewidth=1.3, label=label)
         for name, (style, label) in LINES.items()

@@ -195,17 +195,8 @@ def level_lines(ax: Axes, values: Iterable[float], name: str, labelled: bool) ->
 
 def margin_text(ax: Axes, text: str, y: float, coordinates: str) -> None:
     """A word in the right margin of a panel; one outside the panel takes no room."""
-    ax.annotate(
-        text,
-        xy=(1, y),
-        xycoords=("axes fraction", coordinates),
-        xytext=(4, 0),
-        textcoords="offset points",
-        va="center",
-        color=GREY,
-        fontsize=7,
-        annotation_clip=True,
-    )
+    at: dict[str, Any] = {"xycoords": ("axes fraction", coordinates), "xytext": (4, 0), "textcoords": "offset points"}
+    ax.annotate(text, xy=(1, y), **at, va="center", color=GREY, fontsize=7, annotation_clip=True)
 
 
 def scheme_handles(styles: dict[str, Look]) -> list[Line2D]:
@@ -221,19 +212,8 @@ def cross_handle(label: str) -> Line2D:
 def crosses(ax: Axes, x: Any, y: Any, look: Look, label: str, transform: Transform) -> None:
     """The × that mark diverged trials, above all else; none where x is empty."""
     if len(x):
-        ax.plot(
-            x,
-            y,
-            color=look.color,
-            linestyle="none",
-            marker="x",
-            markersize=5.5,
-            markeredgewidth=1.5,
-            zorder=4,
-            label=label,
-            transform=transform,
-            clip_on=False,
-        )
+        style: dict[str, Any] = {"linestyle": "none", "marker": "x", "markersize": 5.5, "markeredgewidth": 1.5}
+        ax.plot(x, y, color=look.color, **style, zorder=4, label=label, transform=transform, clip_on=False)
 
 
 def fitting_columns(labels: Sequence[str], width: float) -> int:

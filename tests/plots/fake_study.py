@@ -77,53 +77,11 @@ class Fake:
             {"trial": trial, "attempt": 0, "step": step, "epoch": step / STEPS_PER_EPOCH, **points[step]}
             for step in sorted(points)
         ]
-        self.probes += [
-            {
-                "trial": trial,
-                "attempt": 0,
-                "step": step,
-                "epoch": step / STEPS_PER_EPOCH,
-                "layer": layer,
-                "name": f"layer{layer}",
-                "op": "conv",
-                "forward_var": forward,
-                "backward_var": backward,
-            }
-            for step, layers in (probes or {}).items()
-            for layer, (forward, backward) in enumerate(layers)
-        ]
-        self.sampled += [
-            {
-                "trial": trial,
-                "attempt": 0,
-                "step": step,
-                "epoch": step / STEPS_PER_EPOCH,
-                "layer": layer,
-                "name": f"layer{layer}",
-                "op": "conv",
-                "samples": 2,
-                "forward_var": forward,
-                "backward_var": backward,
-            }
-            for step, layers in (running or {}).items()
-            for layer, (forward, backward) in enumerate(layers)
-        ]
+        self.probes += layer_rows(trial, probes, "layer", "forward_var", "backward_var", op="conv")
+        self.sampled += layer_rows(trial, running, "layer", "forward_var", "backward_var", op="conv", samples=2)
         self.learned += [
-            {
-                "trial": trial,
-                "attempt": 0,
-                "step": step,
-                "epoch": step / STEPS_PER_EPOCH,
-                "layer": layer,
-                "name": f"act{layer}",
-                "channels": 4,
-                "mean": mean,
-                "std": std,
-                "min": mean - std,
-                "max": mean + std,
-            }
-            for step, layers in (slopes or {}).items()
-            for layer, (mean, std) in enumerate(layers)
+            {**row, "min": row["mean"] - row["std"], "max": row["mean"] + row["std"]}
+            for row in layer_rows(trial, slopes, "act", "mean", "std", channels=4)
         ]
         return trial
 
@@ -165,6 +123,21 @@ class Fake:
     @property
     def figures(self) -> Path:
         return self.out / "figures"
+
+
+def layer_rows(
+    trial: str, by_step: dict[int, list[tuple[float, float]]] | None, name: str, first: str, second: str, **fields: Any
+) -> list[dict[str, Any]]:
+    """A row per step and layer, its two values in the columns `first` and `second`."""
+    return [
+        {
+            **{"trial": trial, "attempt": 0, "step": step, "epoch": step / STEPS_PER_EPOCH},
+            **{"layer": layer, "name": f"{name}{layer}", first: values[0], second: values[1]},
+            **fields,
+        }
+        for step, layers in (by_step or {}).items()
+        for layer, values in enumerate(layers)
+    ]
 
 
 def spec_of(row: dict[str, Any]) -> TrialSpec:
