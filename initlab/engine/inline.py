@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from typing import IO, Any
 
 from initlab.engine.deaths import MAX_DEATHS, TIMES
@@ -26,7 +26,9 @@ def submit(tasks: Sequence[Task], work: Work, resources: Resources) -> Iterator[
         return
     queue, deaths = deque(tasks), Counter[tuple[str, ...]]()
     workers = [Worker(work.run, resources.threads) for _ in range(min(jobs, len(tasks)))]
-    with shut_down(workers), selectors.DefaultSelector() as selector:
+    with ExitStack() as stack, selectors.DefaultSelector() as selector:
+        # Told that nobody waits for them, workers write a checkpoint and stop.
+        stack.callback(end_processes, [worker.process for worker in workers], SHUTDOWN_TIMEOUT_S)
         for worker in workers:
             worker.take_next(queue, selector)
         while selector.get_map():
@@ -44,15 +46,6 @@ def submit(tasks: Sequence[Task], work: Work, resources: Resources) -> Iterator[
                         queue.appendleft(worker.task)
                     worker.start()
                 worker.take_next(queue, selector)
-
-
-@contextmanager
-def shut_down(workers: Sequence["Worker"]) -> Iterator[None]:
-    """End the processes after the block: told that nobody waits for them, they write a checkpoint and stop."""
-    try:
-        yield
-    finally:
-        end_processes([worker.process for worker in workers], SHUTDOWN_TIMEOUT_S)
 
 
 def end_processes(processes: Sequence[Any], timeout_s: float) -> None:

@@ -112,10 +112,10 @@ def check_outdated(out: Path, outdated: dict[str, Sources], requested: set[str])
         )
     lines = []
     if anew := len(outdated) - len(finished):
-        lines.append(f"the code of {paths} changed: {anew} unfinished trials that it ran start anew")
+        lines.append(f"the code of {paths} changed: what it ran and did not finish starts anew (trials: {anew})")
     if finished:
-        text = f"the code of {paths} changed since {len(finished)} finished trials ran, which stay as they are"
-        lines.append(f"{text} ({finished[0]}, …); --force --only ID runs one anew")
+        text = f"the code of {paths} changed: what it ran and finished stays as it is (trials: {len(finished)})"
+        lines.append(f"{text}; --force --only ID runs one anew, as {finished[0]}")
     return lines
 
 

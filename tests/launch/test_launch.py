@@ -152,6 +152,26 @@ def test_code_that_changed_since_a_trial_ran_is_refused(
     assert run(study, tmp_path / "a", allow_code=True, force=True).trials.attempts.tolist() == [2]
 
 
+def test_after_a_bug_in_ones_own_net_is_fixed_the_same_command_runs_the_unfinished_alone(
+    tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module, out = tmp_path / "buggy_net.py", tmp_path / "a"
+    source = "from tests.engine.mine import net\n\ndef make(hidden=4, **given):\n    return net(hidden=BUG, **given)\n"
+    module.write_text(source.replace("BUG", "hidden // (hidden != 12)"))
+    study = tiny(net={"name": "buggy_net:make"}, grid={"net.options": [{"hidden": 4}, {"hidden": 12}]})
+    first = run(study, out, allow_code=True)
+    assert first.trials.state.tolist() == ["done", "failed"]
+    written = result_of(out).stat().st_mtime_ns
+    module.write_text(source.replace("BUG", "hidden"))
+    fixed = initlab.run(study, out, jobs=1, device="cpu", allow_code=True)
+    assert fixed.trials.state.tolist() == ["done", "done"] and fixed.trials.attempts.tolist() == [1, 2]
+    assert (out / "trials" / first.trials.trial[0] / "result.json").stat().st_mtime_ns == written
+    said = capsys.readouterr().out
+    assert "the code of net.name changed: what it ran and did not finish starts anew (trials: 1)" in said
+    assert f"stays as it is (trials: 1); --force --only ID runs one anew, as {first.trials.trial[0]}" in said
+
+
 def test_an_output_folder_is_held_by_one_launch_at_a_time(tiny: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with lease(tmp_path / "a"), pytest.raises(Held, match=r"held by another launch \(host .*, pid \d+\)"):
