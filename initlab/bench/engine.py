@@ -10,9 +10,9 @@ import queue
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,8 @@ def plain_loop(lines: Sequence[str], jobs: int) -> float:
     script = str(Path(__file__).with_name("loop.py"))
     started = time.perf_counter()
     processes = [
-        subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # With -P the script's folder, which holds an inspect.py, does not come before the standard library.
+        subprocess.Popen([sys.executable, "-P", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(jobs)
     ]
 
@@ -93,11 +94,8 @@ def plain_loop(lines: Sequence[str], jobs: int) -> float:
         process.stdin.close()
         process.wait()
 
-    threads = [threading.Thread(target=serve, args=(process,)) for process in processes]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(jobs) as threads:
+        list(threads.map(serve, processes))
     return time.perf_counter() - started
 
 

@@ -1,0 +1,26 @@
+"""`initlab bench engine`: the plain loop takes the trials that it knows; one whose process dies is an error."""
+
+import json
+
+import pytest
+
+from initlab.bench.engine import for_the_loop, plain_loop
+from initlab.plan.plan import plan
+from initlab.study.mistakes import StudyError
+from initlab.study.study import Study
+
+TINY = {"name": "tiny", "data": {"image_size": 16}, "net": {"depth": 6, "width": 2}, "train": {"epochs": 1}}
+
+
+def test_the_plain_loop_takes_a_planned_trial_and_a_dead_one_is_an_error() -> None:
+    fields = for_the_loop(plan(Study.model_validate(TINY))[0])
+    assert (fields["depth"], fields["scheme"], fields["epochs"]) == (6, "he", 1)
+    assert plain_loop([json.dumps(fields)], jobs=1) > 0
+    with pytest.raises(RuntimeError, match="the plain loop died"):
+        plain_loop(["{}"], jobs=1)
+
+
+def test_a_trial_that_the_plain_loop_does_not_know_is_refused() -> None:
+    leaky = Study.model_validate({**TINY, "net": {"activation": "leaky_relu"}})
+    with pytest.raises(StudyError, match="the plain loop knows plain relu nets on digits"):
+        for_the_loop(plan(leaky)[0])
