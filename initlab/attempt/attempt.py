@@ -6,6 +6,8 @@ For a trial on its own, each trial of a pack and the benchmarks alike.
 import os
 import platform
 import traceback
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from initlab.store.writer import AttemptWriter, Superseded
 from initlab.study.spec import TrialSpec
 from initlab.study.trial_code import check_sources
 from initlab.train.group import ALONE, Group
-from initlab.train.records import Outcome
+from initlab.train.records import Outcome, caught
 from initlab.train.start import start_from
 from initlab.train.trial import Trial
 from initlab.version import __version__
@@ -67,26 +69,23 @@ class Attempt:
 
     def end(self, outcome: Outcome | Exception) -> TrialEnd:
         """Record how the trial ended, or what it raised."""
-        try:
-            if isinstance(outcome, Exception):
-                raise outcome
-            state, figures = State(outcome.state), outcome.figures
-            self.writer.close(state, figures, figures if state.finished else None)
-            return TrialEnd(trial=self.trial_id, state=state, uncompiled_because=figures.get("eager"))
-        except Superseded:
-            return TrialEnd(trial=self.trial_id, state=State.SUPERSEDED)
-        # The trial's boundary: whatever it was is recorded, and the other trials go on.
-        except Exception as error:
-            return self.fail(error)
+        end = outcome if isinstance(outcome, Exception) else caught(partial(self.close, outcome))
+        return self.fail(end) if isinstance(end, Exception) else end
+
+    def close(self, outcome: Outcome) -> TrialEnd:
+        """Record the end of a trial that raised nothing."""
+        state, figures = outcome.state, outcome.figures
+        self.writer.close(state, figures, figures if state.finished else None)
+        return TrialEnd(trial=self.trial_id, state=state, uncompiled_because=figures.get("eager"))
 
     def fail(self, error: Exception) -> TrialEnd:
-        """Record what the trial raised, with its traceback."""
-        content = {"error": in_one_line(error), "traceback": "".join(traceback.format_exception(error))}
-        try:
-            self.writer.close(State.FAILED, content)
-        except Superseded:
-            return TrialEnd(trial=self.trial_id, state=State.SUPERSEDED)
-        return TrialEnd(trial=self.trial_id, state=State.FAILED)
+        """Record what the trial raised, with its traceback; nothing where a later attempt is at work."""
+        with suppress(Superseded):
+            if not isinstance(error, Superseded):
+                trace = "".join(traceback.format_exception(error))
+                self.writer.close(State.FAILED, {"error": in_one_line(error), "traceback": trace})
+                return TrialEnd(trial=self.trial_id, state=State.FAILED)
+        return TrialEnd(trial=self.trial_id, state=State.SUPERSEDED)
 
 
 def in_one_line(error: Exception) -> str:

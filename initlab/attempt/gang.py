@@ -2,7 +2,6 @@
 
 import math
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 
 from initlab.attempt.assemble import build_net, load_images
-from initlab.engine.gang import Follower, started_followers
+from initlab.engine.gang import Follower, LateFailure, started_followers
 from initlab.engine.task import Task
 from initlab.store.trial_folder import TrialFolder
 from initlab.train.cuda import kernels
@@ -41,12 +40,9 @@ def group_of(task: Task, device: torch.device) -> Iterator[Group]:
     if size == 1:
         yield ALONE
     elif group.size == size:
-        try:
+        # If the error is that a follower died, the engine ends this process too: no failure to record.
+        with LateFailure(LOSS_S):
             yield group
-        except Exception:
-            # If the error is that a follower died, the engine ends this process too: no failure to record.
-            time.sleep(LOSS_S)
-            raise
     else:
         with tempfile.TemporaryDirectory(prefix="initlab-group-") as folder:
             file = Path(folder) / "rendezvous"

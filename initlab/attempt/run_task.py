@@ -7,6 +7,7 @@ pack: their training steps are taken as one where torch can do that, and each ha
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from initlab.store.files import STOP
 from initlab.store.trial_folder import TrialFolder
 from initlab.train.cuda import cuda_graph, kernels
 from initlab.train.packed import Pack
-from initlab.train.records import Outcome
+from initlab.train.records import Outcome, caught
 from initlab.train.trial import COMPILE_STEPS, Trial
 
 STOP_CHECK_S = 0.2
@@ -70,26 +71,24 @@ def opened(task: Task, trial_id: str, device: torch.device, should_stop: ShouldS
     # An engine may ask twice, as after it lost a node.
     if TrialFolder(Path(task.out), trial_id).finished:
         return TrialEnd(trial=trial_id, state=State.DONE)
-    try:
-        return Attempt(task, trial_id, device)
-    # The trial's boundary: without an attempt the launcher records it, and the other trials go on.
-    except Exception as error:
-        return TrialEnd(trial=trial_id, state=State.FAILED, error=in_one_line(error))
+    attempt = caught(partial(Attempt, task, trial_id, device))
+    if isinstance(attempt, Attempt):
+        return attempt
+    # Without an attempt the launcher records the failure.
+    return TrialEnd(trial=trial_id, state=State.FAILED, error=in_one_line(attempt))
 
 
 def run_alone(attempt: Attempt, should_stop: ShouldStop) -> TrialEnd:
     """Run one trial, in as many processes as its task says."""
     task = attempt.task
-    outcome: Outcome | Exception
-    try:
+
+    def outcome() -> Outcome:
         with group_of(task, attempt.device) as group:
             trial = attempt.build({}, group)
             trial.begin(group.share(attempt.writer.resumed))
-            outcome = trial.run(should_stop, task.run.checkpoint_every_s, task.skip_hopeless)
-    # The trial's boundary: whatever it was is recorded, and the other trials go on.
-    except Exception as error:
-        outcome = error
-    return attempt.end(outcome)
+            return trial.run(should_stop, task.run.checkpoint_every_s, task.skip_hopeless)
+
+    return attempt.end(caught(outcome))
 
 
 def runs_as_pack(attempt: Attempt) -> bool:
@@ -102,12 +101,8 @@ def runs_as_pack(attempt: Attempt) -> bool:
 
 def begun(attempt: Attempt, images: dict[str, Images]) -> Attempt | TrialEnd:
     """The attempt with its trial before the next step, or its end where it gets no further."""
-    try:
-        attempt.build(images).begin(attempt.writer.resumed)
-        return attempt
-    # The trial's boundary: whatever it was is recorded, and the other trials go on.
-    except Exception as error:
-        return attempt.end(error)
+    error = caught(lambda: attempt.build(images).begin(attempt.writer.resumed))
+    return attempt.end(error) if error else attempt
 
 
 def run_together(attempts: Sequence[Attempt], should_stop: ShouldStop, ends: dict[str, TrialEnd]) -> str | None:
@@ -127,12 +122,8 @@ def run_together(attempts: Sequence[Attempt], should_stop: ShouldStop, ends: dic
         except torch.OutOfMemoryError:
             reason = "the device has too little memory for all of them; lower --pack"
     for trial in pack.trials:
-        try:
-            outcome = trial.run(should_stop, task.run.checkpoint_every_s, task.skip_hopeless)
-            on_end(trial, outcome.plus(eager=pack.eager))
-        # The trial's boundary: whatever it was is recorded, and the other trials go on.
-        except Exception as error:
-            on_end(trial, error)
+        outcome = caught(partial(trial.run, should_stop, task.run.checkpoint_every_s, task.skip_hopeless))
+        on_end(trial, outcome.plus(eager=pack.eager) if isinstance(outcome, Outcome) else outcome)
     return reason
 
 

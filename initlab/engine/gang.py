@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from subprocess import TimeoutExpired
@@ -77,6 +78,20 @@ def main(function: str) -> None:
     threading.Thread(target=die_with_leader, daemon=True).start()
     print(READY, file=answers, flush=True)
     run(part)
+
+
+class LateFailure:
+    """Around code whose exception is let out only after some seconds, since another process shall report first."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, Exception):
+            time.sleep(self.seconds)
 
 
 def die_with_leader() -> None:

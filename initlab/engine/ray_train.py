@@ -29,7 +29,7 @@ from ray.train.torch import TorchConfig, TorchTrainer  # noqa: E402
 from ray.train.v2._internal import exceptions as deaths  # noqa: E402
 
 from initlab.engine.deaths import Died, exit_detail  # noqa: E402
-from initlab.engine.gang import COLLECTIVE_TIMEOUT_S, backend  # noqa: E402
+from initlab.engine.gang import COLLECTIVE_TIMEOUT_S, LateFailure, backend  # noqa: E402
 from initlab.engine.submit import Resources, Work  # noqa: E402
 from initlab.engine.task import Answer, Task  # noqa: E402
 from initlab.engine.worker import named_function  # noqa: E402
@@ -92,12 +92,8 @@ def take_part(shared: dict[str, Any]) -> None:
     task, folder = Task.model_validate(shared["task"]), Path(shared["folder"])
     rank = ray.train.get_context().get_world_rank()
     if rank > 0:
-        try:
+        with LateFailure(LEADER_REPORT_S):
             named_function(shared["follow"])(task)
-        # Whatever it is, the leader shall report first: that it lost this one may be the consequence, not the cause.
-        except Exception:
-            time.sleep(LEADER_REPORT_S)
-            raise
         (folder / f"ended-{rank}").touch()
         return
     (folder / ANSWER).write_text(named_function(shared["run"])(task).model_dump_json())

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a STOP file: trials keep a checkpoint and end; a second Ctrl-C stops at once."""
+"""Ctrl-C and SIGTERM as a STOP file: trials write a checkpoint and end; a second Ctrl-C stops at once."""
 
 import signal
 import threading
@@ -9,29 +9,28 @@ from types import FrameType
 
 
 @contextmanager
-def stop_file_on_signal(stop: Path, say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+def stop_file_on_signal(stop: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Inside, the first SIGINT or SIGTERM makes the file `stop`, which is removed at the end.
 
-    Yields:
-        Whether a signal came. Outside the main thread, where Python delivers no signals, nothing is installed.
+    Outside the main thread, where Python delivers no signals, nothing is installed.
     """
-    came = threading.Event()
+    stopping = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if came.is_set():
+        if stopping.is_set():
             raise KeyboardInterrupt
-        came.set()
+        stopping.set()
         stop.touch()
         say("stopping: every trial keeps a checkpoint (once more to stop at once)")
 
     if threading.current_thread() is not threading.main_thread():
-        yield came.is_set
+        yield
         return
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield came.is_set
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if came.is_set():
+        if stopping.is_set():
             stop.unlink(missing_ok=True)

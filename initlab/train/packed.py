@@ -25,7 +25,7 @@ from initlab.train.cuda import Capture, Captured, Step
 from initlab.train.evaluate import Evaluation, evaluate_together
 from initlab.train.feed import Feed
 from initlab.train.masks import dropout_shapes, with_masks
-from initlab.train.records import Outcome
+from initlab.train.records import Outcome, caught
 from initlab.train.trial import Trial
 
 OnEnd = Callable[[Trial, Outcome | Exception], None]
@@ -205,11 +205,7 @@ class Pack:
         """Do this for every trial; those that end by it leave the pack."""
         rest = []
         for trial in self.trials:
-            try:
-                outcome: Outcome | Exception | None = do(trial)
-            # The trial's boundary: its end is recorded, and the others go on.
-            except Exception as error:
-                outcome = error
+            outcome = caught(partial(do, trial))
             if isinstance(outcome, Outcome):
                 outcome = outcome.plus(packed=self.size if self.size > 1 else None, eager=self.eager)
             if outcome is None:

@@ -1,9 +1,12 @@
 """What a trial leaves behind: where its rows go, after which steps they are due, and how it ended."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from initlab.engine.task import State
+
+T = TypeVar("T")
 
 
 class Recorder(Protocol):
@@ -46,3 +49,12 @@ class Outcome:
         """The same end with further figures; one that is None, or there already, adds nothing."""
         new = {name: value for name, value in figures.items() if value is not None and name not in self.figures}
         return Outcome(self.state, {**self.figures, **new})
+
+
+def caught(do: Callable[[], T]) -> T | Exception:
+    """What `do` gives or, as the boundary of a trial behind which the others go on, the exception that it raises."""
+    try:
+        return do()
+    # Whatever it is, it is recorded as the trial's end.
+    except Exception as error:
+        return error
