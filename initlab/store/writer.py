@@ -50,7 +50,7 @@ class AttemptWriter:
         write_json(self.folder / files.ATTEMPT, {"host": os.uname().nodename, "pid": os.getpid(), **content})
         # By frame, each opened at its first row, but scalars.jsonl at once: a finished attempt without it lost rows.
         self.files: dict[str, IO[bytes]] = {}
-        self.lines("scalars", [])
+        self.record("scalars", [])
         self.signal_stream: pa.RecordBatchStreamWriter | None = None
         self.last_status = 0.0
 
@@ -78,36 +78,17 @@ class AttemptWriter:
         if self.trial.attempts()[-1] != self.folder:
             raise Superseded(f"{self.folder}: a later attempt runs; this one leaves")
 
-    def scalars(self, row: dict[str, Any]) -> None:
-        """Append one row of scalars."""
-        self.lines("scalars", [row])
-
-    def slopes(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
-        """Append the learned slopes at one step, a row per layer."""
-        self.lines("slopes", [{"step": step, "epoch": epoch, **row} for row in rows])
-
-    def moments(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
-        """Append the running moments since the row before, a row per layer."""
-        self.lines("running", [{"step": step, "epoch": epoch, **row} for row in rows])
-
-    def lines(self, frame: str, rows: list[dict[str, Any]]) -> None:
-        """Append rows to the attempt's file of a frame."""
-        file = self.file(f"{frame}.jsonl")
-        file.write("".join(encode(row) + "\n" for row in rows).encode())
-        file.flush()
-
-    def file(self, name: str) -> IO[bytes]:
-        """A file of the attempt, open until the attempt is closed."""
-        if name not in self.files:
-            self.files[name] = open(self.folder / name, "ab")  # noqa: SIM115
-        return self.files[name]
-
-    def signals(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
-        """Append one probe, a row per layer."""
-        file = self.file(files.STREAM)
-        self.signal_stream = self.signal_stream or pa.ipc.new_stream(file, SIGNAL_SCHEMA)
-        rows = [{"step": step, "epoch": epoch, **row} for row in rows]
-        self.signal_stream.write_batch(pa.RecordBatch.from_pylist(rows, schema=SIGNAL_SCHEMA))
+    def record(self, frame: str, rows: list[dict[str, Any]]) -> None:
+        """Append rows to the attempt's file of a frame: signals as an Arrow stream, all others as lines of JSON."""
+        if frame not in self.files:
+            name = files.STREAM if frame == "signals" else f"{frame}.jsonl"
+            self.files[frame] = open(self.folder / name, "ab")  # noqa: SIM115
+        file = self.files[frame]
+        if frame == "signals":
+            self.signal_stream = self.signal_stream or pa.ipc.new_stream(file, SIGNAL_SCHEMA)
+            self.signal_stream.write_batch(pa.RecordBatch.from_pylist(rows, schema=SIGNAL_SCHEMA))
+        else:
+            file.write("".join(encode(row) + "\n" for row in rows).encode())
         file.flush()
 
     def checkpoint(self, state: dict[str, Any]) -> None:

@@ -10,12 +10,9 @@ T = TypeVar("T")
 
 
 class Recorder(Protocol):
-    """Where a trial's rows and checkpoints go; the store's AttemptWriter is one."""
+    """Where a trial's rows, by frame, and checkpoints go; the store's AttemptWriter is one."""
 
-    def scalars(self, row: dict[str, Any]) -> None: ...
-    def signals(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None: ...
-    def moments(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None: ...
-    def slopes(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None: ...
+    def record(self, frame: str, rows: list[dict[str, Any]]) -> None: ...
     def checkpoint(self, state: dict[str, Any]) -> None: ...
     def progress(self, figures: dict[str, Any]) -> None: ...
 
@@ -23,10 +20,10 @@ class Recorder(Protocol):
 class Silent:
     """Keeps nothing, as a follower's recorder: the leader writes."""
 
-    def drop(self, *args: Any, **kwargs: Any) -> None:
+    def drop(self, *args: Any) -> None:
         """Do nothing with what is to be recorded."""
 
-    scalars = signals = moments = slopes = checkpoint = progress = drop
+    record = checkpoint = progress = drop
 
 
 @dataclass(frozen=True)

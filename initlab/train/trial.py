@@ -185,7 +185,7 @@ class Trial:
             images, labels = self.data.probe_batch(self.spec.probe.examples)
             signals = measure(self.net, images, labels, weight_decay=self.spec.train.weight_decay)
             self.log.evidence.see_probe(signals)
-            self.recorder.signals(self.step, self.step / self.per_epoch, signals)
+            self.record("signals", signals)
             self.log.probe_s += time.perf_counter() - started
         if self.step in self.due.rows:
             self.record_row(self.step in self.due.validations, evaluation)
@@ -201,14 +201,19 @@ class Trial:
                     evaluation = evaluate(self.net, self.data)
             evaluation = self.group.share(evaluation)
         row = self.log.row(self.step, sums, seconds, evaluation, self.lr())
-        self.recorder.scalars(row)
-        if self.moments and (moments := self.moments.take(self.group.total)):
-            self.recorder.moments(self.step, row["epoch"], moments)
+        self.record("scalars", [row])
+        if self.moments:
+            self.record("running", self.moments.take(self.group.total))
         if evaluation:
-            if slopes := slope_rows(self.net):
-                self.recorder.slopes(self.step, row["epoch"], slopes)
+            self.record("slopes", slope_rows(self.net))
             self.plateau.see(evaluation.top1_error, self.spec.train.patience)
         self.recorder.progress(self.log.close(row))
+
+    def record(self, frame: str, rows: list[dict[str, Any]]) -> None:
+        """Hand rows to the recorder, each with the point that it was reached at; none where there are none."""
+        point = {"step": self.step, "epoch": self.step / self.per_epoch}
+        if rows:
+            self.recorder.record(frame, [{**point, **row} for row in rows])
 
     def checkpoint(self) -> None:
         """Keep all that the rest of the trial depends on, to go on from."""

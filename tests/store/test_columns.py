@@ -42,7 +42,7 @@ def test_a_frame_has_the_columns_and_types_of_the_table(frame: str, tmp_path: Pa
     out, (folder,) = make_out(tmp_path)
     writer = attempt(folder, range(2, 13, 5), slopes=True)
     moments = {"op": "conv", "samples": 2, **dict.fromkeys(running.COLUMNS, 0.5)}
-    writer.moments(10, 1.0, [{"layer": 0, "name": "conv0", **moments}])
+    writer.record("running", [{"step": 10, "epoch": 1.0, "layer": 0, "name": "conv0", **moments}])
     writer.close("done", RESULT, RESULT)
     table = getattr(load(out), frame)
     assert [column for column in table if column in names(frame)] == names(frame)

@@ -47,15 +47,9 @@ def attempt(
         write_json(folder / files.TRIAL, {**read_json(folder / files.TRIAL), "first_attempt": first_attempt})
     writer = AttemptWriter(TrialFolder.at(folder), {"device": "cpu"})
     for step in steps:
-        writer.scalars(
-            {
-                "step": step,
-                "epoch": step / 10,
-                "train_loss": math.nan if step == 0 else 1.0 / step,
-                "train_error": 0.5,
-                "val_error": 0.5,
-            }
-        )
+        point = {"step": step, "epoch": step / 10}
+        loss = math.nan if step == 0 else 1.0 / step
+        writer.record("scalars", [{**point, "train_loss": loss, "train_error": 0.5, "val_error": 0.5}])
         layer = {
             "op": "conv",
             "calls": 1,
@@ -63,10 +57,10 @@ def attempt(
             "decay_ratio": math.inf,
             "zero_fraction": math.nan,
         }
-        writer.signals(step, step / 10, [{"layer": i, "name": f"conv{i}", **layer} for i in range(2)])
+        writer.record("signals", [{**point, "layer": i, "name": f"conv{i}", **layer} for i in range(2)])
         if slopes and step % 2 == 0:
             learned = {"channels": 3, "mean": 0.1 + step, "std": 0.0, "min": math.nan, "max": 1e-9}
-            writer.slopes(step, step / 10, [{"layer": i, "name": f"act{i}", **learned} for i in range(2)])
+            writer.record("slopes", [{**point, "layer": i, "name": f"act{i}", **learned} for i in range(2)])
         if step == checkpoint:
             writer.checkpoint({"step": step, "net": {"w": torch.ones(2)}})
     return writer
@@ -238,7 +232,7 @@ def test_all_rows_are_on_the_disk_before_the_checkpoint_is_renamed_into_place(
 ) -> None:
     _, (folder,) = make_out(tmp_path)
     writer = attempt(folder, range(0, 4), slopes=True)
-    writer.moments(3, 0.3, [{"layer": 0, "name": "conv0"}])
+    writer.record("running", [{"step": 3, "epoch": 0.3, "layer": 0, "name": "conv0"}])
     disk_events.clear()
     writer.checkpoint({"step": 3, "net": {"w": torch.ones(2)}})
     inodes = {path.name: path.stat().st_ino for path in writer.folder.iterdir()}

@@ -31,19 +31,12 @@ class Memory:
         self.states: list[dict[str, Any]] = []
         self.full = full
 
-    def scalars(self, row: dict[str, Any]) -> None:
-        if self.full and self.rows:
+    def record(self, frame: str, rows: list[dict[str, Any]]) -> None:
+        assert frame != "running", "trials with running moments are in no pack"
+        if frame == "scalars" and self.full and self.rows:
             raise OSError("No space left on device")
-        self.rows.append({key: value for key, value in row.items() if key not in TIMES})
-
-    def signals(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
-        self.probes += [{"step": step, **row} for row in rows]
-
-    def slopes(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
-        self.probes += [{"step": step, **row} for row in rows]
-
-    def moments(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
-        raise AssertionError("trials with running moments are in no pack")
+        home = self.rows if frame == "scalars" else self.probes
+        home += [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
 
     def checkpoint(self, state: dict[str, Any]) -> None:
         self.states.append(copied(state))

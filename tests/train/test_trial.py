@@ -34,17 +34,12 @@ class Memory:
         self.moment_rows: list[tuple[int, float, list[dict[str, Any]]]] = []
         self.states: list[dict[str, Any]] = []
 
-    def scalars(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
-
-    def signals(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
-        self.probes.append((step, epoch, rows))
-
-    def slopes(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
-        self.slope_rows.append((step, epoch, rows))
-
-    def moments(self, step: int, epoch: float, rows: list[dict[str, Any]]) -> None:
-        self.moment_rows.append((step, epoch, rows))
+    def record(self, frame: str, rows: list[dict[str, Any]]) -> None:
+        if frame == "scalars":
+            self.rows += rows
+        else:
+            frames = {"signals": self.probes, "slopes": self.slope_rows, "running": self.moment_rows}
+            frames[frame].append((rows[0]["step"], rows[0]["epoch"], rows))
 
     def checkpoint(self, state: dict[str, Any]) -> None:
         torch.save(state, "/dev/null")  # must be plain enough to be saved
