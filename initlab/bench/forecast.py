@@ -134,13 +134,13 @@ def fit(table: pd.DataFrame, columns: Sequence[str] = FEATURES) -> Fit:
     if len(model.classes_) == 2:
         weights, intercepts = np.vstack([-weights, weights]) / 2, np.concatenate([-intercepts, intercepts]) / 2
     return Fit(
-        classes=tuple(model.classes_),
-        mean=tuple(mean),
-        scale=tuple(scale),
-        weights=tuple(map(tuple, weights)),
-        intercepts=tuple(intercepts),
-        low=tuple(features.min(axis=0)),
-        high=tuple(features.max(axis=0)),
+        classes=model.classes_.tolist(),
+        mean=mean.tolist(),
+        scale=scale.tolist(),
+        weights=weights.tolist(),
+        intercepts=intercepts.tolist(),
+        low=features.min(axis=0).tolist(),
+        high=features.max(axis=0).tolist(),
     )
 
 

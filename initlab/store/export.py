@@ -4,10 +4,9 @@
 so that a large sweep is a handful of files. Floats stay exact.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -21,28 +20,36 @@ from initlab.store.files import StoreError, atomic, one_line, read_json, writabl
 from initlab.store.reader import StoredTrial, read_parquet
 from initlab.study.spec import TrialSpec
 
+Form = Literal["parquet", "csv"]
 ROWS = ("scalars", "signals", "slopes", "running")
 FRAMES = ("trials", "verdicts", *ROWS)
 ENVIRONMENT = ("device", "precision", "threads", "torch_version", "python_version", "initlab_version", "git_commit")
 
 
-def export_parquet(
-    folder: Path, study: bytes, trials: Sequence[StoredTrial], frames: Mapping[str, pd.DataFrame]
+def export(
+    folder: Path, form: Form, study: Path, trials: Sequence[StoredTrial], frames: Mapping[str, pd.DataFrame]
 ) -> list[Path]:
-    """Write a study, its trials and the frames of `ROWS` into an empty or new folder, which `initlab.load` reads.
+    """Write frames into an empty or new folder, as csv or with the study and trials beside them; returns the files.
 
     Raises:
         StoreError: the folder holds something, or cannot be written.
     """
-    paths = [folder / files.STUDY, *(folder / f"{name}.parquet" for name in ROWS), folder / files.COMPACTED]
-    with empty_folder(folder):
-        with atomic(paths[0]) as file:
-            file.write(study)
-        for path in paths[1:-1]:
-            write_frame(path, frames[path.stem])
+    paths = {name: folder / f"{name}.{form}" for name in frames}
+    with writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise StoreError(f"{folder}: not empty; give a new folder")
+        if form == "csv":
+            for name, path in paths.items():
+                write_csv(path, frames[name], sync=True)
+            return list(paths.values())
+        with atomic(folder / files.STUDY) as file:
+            file.write(study.read_bytes())
+        for name, path in paths.items():
+            write_frame(path, frames[name])
         # Last: it says that the folder is whole.
-        write_json(paths[-1], {"trials": [entry(trial) for trial in trials]})
-    return paths
+        write_json(folder / files.COMPACTED, {"trials": [entry(trial) for trial in trials]})
+    return [folder / files.STUDY, *paths.values(), folder / files.COMPACTED]
 
 
 def entry(trial: StoredTrial) -> dict[str, Any]:
@@ -56,29 +63,6 @@ def entry(trial: StoredTrial) -> dict[str, Any]:
         "attempts": trial.attempts,
         "environment": {key: trial.environment.get(key) for key in ENVIRONMENT},
     }
-
-
-def export_csv(folder: Path, frames: Mapping[str, pd.DataFrame]) -> list[Path]:
-    """Write the frames as FRAME.csv into an empty or new folder; returns the files.
-
-    Raises:
-        StoreError: the folder holds something, or cannot be written.
-    """
-    paths = [folder / f"{name}.csv" for name in frames]
-    with empty_folder(folder):
-        for path in paths:
-            write_csv(path, frames[path.stem], sync=True)
-    return paths
-
-
-@contextmanager
-def empty_folder(folder: Path) -> Iterator[None]:
-    """Around what writes into a folder, which is made where there is none; one that holds something is refused."""
-    with writable(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise StoreError(f"{folder}: not empty; give a new folder")
-        yield
 
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:

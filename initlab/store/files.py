@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 STUDY, STOP, TRIALS, FIGURES, COMPACTED = "study.yaml", "STOP", "trials", "figures", "compacted.json"
-NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+NON_FINITE = ("NaN", "Infinity", "-Infinity")
 TRIAL, STATUS, RESULT = "trial.json", "status.json", "result.json"
 ATTEMPT, CHECKPOINT = "attempt.json", "checkpoint.pt"
 SCALARS, STREAM, SIGNALS = "scalars.jsonl", "signals.arrows", "signals.parquet"
@@ -108,7 +108,7 @@ def encode(value: Any, indent: int | None = None) -> str:
 def without_non_finite(value: Any) -> Any:
     """Plain data whose non-finite floats are the strings of `NON_FINITE`."""
     if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        return json.dumps(value)
     if isinstance(value, dict):
         return {key: without_non_finite(part) for key, part in value.items()}
     return [without_non_finite(part) for part in value] if isinstance(value, (list, tuple)) else value
@@ -116,11 +116,7 @@ def without_non_finite(value: Any) -> Any:
 
 def decode(text: str) -> Any:
     """The inverse of `encode`, but for a non-finite float in a list, which stays a string."""
-
-    def restored(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {key: NON_FINITE.get(value, value) if isinstance(value, str) else value for key, value in pairs}
-
-    return json.loads(text, object_pairs_hook=restored)
+    return json.loads(text, object_pairs_hook=lambda pairs: {k: float(v) if v in NON_FINITE else v for k, v in pairs})
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -134,16 +130,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     text = path.read_bytes()
-    complete = text[: text.rfind(b"\n") + 1]
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(complete.splitlines(), start=1):
+    for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), start=1):
         try:
             row = decode(line.decode())
         except (json.JSONDecodeError, UnicodeDecodeError):
             row = None
         if not isinstance(row, dict) or "step" not in row:
-            raise StoreError(
-                f"{path}: line {number} is not JSON (got {line[:40]!r}); the file was changed by hand"
-            ) from None
+            raise StoreError(f"{path}: line {number} is not JSON (got {line[:40]!r}); the file was changed by hand")
         rows.append(row)
     return rows

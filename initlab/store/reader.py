@@ -5,10 +5,11 @@ A file that cannot be read is named in `problems`, and nothing else is lost with
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -21,8 +22,6 @@ from initlab.store.columns import names
 from initlab.store.files import StoreError, check_schema, one_line, read_json, read_lines
 from initlab.store.trial_folder import TrialFolder, attempt_number
 from initlab.study.spec import TrialSpec
-
-Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
@@ -103,37 +102,19 @@ def counted_attempts(trial: TrialFolder) -> list[CountedAttempt]:
 
 def attempt_rows(stored: Sequence[StoredTrial], frame: str, problems: list[str]) -> pd.DataFrame:
     """A frame of the rows that count of all attempts, with trial and attempt."""
-    columns = names(frame)
-    if frame == "signals":
-        parts = [
-            signals[signals.step <= last_step].assign(trial=trial, attempt=attempt)
-            for trial, attempt, last_step, signals in contents(stored, read_signals, problems)
-            if signals is not None
-        ]
-        return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
-    rows = [
-        {"trial": trial, "attempt": attempt, **row}
-        for trial, attempt, last_step, lines in contents(
-            stored, lambda folder: read_lines(folder / f"{frame}.jsonl"), problems
-        )
-        for row in lines
-        if row["step"] <= last_step
-    ]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def contents(
-    stored: Sequence[StoredTrial], read: Callable[[Path], Content], problems: list[str]
-) -> Iterator[tuple[str, int, float, Content]]:
-    """(trial, attempt's number, last step that counts, what `read` gives) of each attempt that can be read."""
+    columns, rows, parts = names(frame), [], []
     for trial in stored:
         for attempt in trial.counted:
+            origin: dict[str, Any] = {"trial": trial.id, "attempt": attempt_number(attempt.folder)}
             try:
-                content = read(attempt.folder)
+                if frame != "signals":
+                    lines = read_lines(attempt.folder / f"{frame}.jsonl")
+                    rows += [origin | row for row in lines if row["step"] <= attempt.last_step]
+                elif (signals := read_signals(attempt.folder)) is not None:
+                    parts.append(signals[signals.step <= attempt.last_step].assign(**origin))
             except StoreError as error:
                 problems.append(str(error))
-                continue
-            yield trial.id, attempt_number(attempt.folder), attempt.last_step, content
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(rows, columns=columns)
 
 
 def read_signals(attempt: Path) -> pd.DataFrame | None:
@@ -148,21 +129,12 @@ def read_signals(attempt: Path) -> pd.DataFrame | None:
             return read_parquet(path)
         except (pa.ArrowException, OSError) as error:
             raise StoreError(f"{path}: damaged Parquet ({one_line(error)}); its signals are left out") from None
-    if not (attempt / files.STREAM).exists():
-        return None
     batches = []
-    try:
-        with pa.ipc.open_stream(attempt / files.STREAM) as stream:
-            schema = stream.schema
-            while True:
-                batches.append(stream.read_next_batch())
-    except StopIteration:
-        pass
-    except (pa.ArrowException, OSError):
-        # The torn tail of a writer that is at work or was killed.
-        if not batches:
-            return None
-    signals: pd.DataFrame = pa.Table.from_batches(batches, schema=schema).to_pandas()
+    # There may be no stream yet, or one with the torn tail of a writer that is at work or was killed.
+    with suppress(pa.ArrowException, OSError), pa.ipc.open_stream(attempt / files.STREAM) as stream:
+        for batch in stream:
+            batches.append(batch)
+    signals: pd.DataFrame | None = pa.Table.from_batches(batches).to_pandas() if batches else None
     return signals
 
 

@@ -3,7 +3,6 @@
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 import yaml
@@ -12,9 +11,9 @@ from initlab.engine.task import State
 from initlab.plan.plan import plan
 from initlab.store import files
 from initlab.store.columns import names
-from initlab.store.export import FRAMES, ROWS, export_csv, export_parquet, exported_rows, exported_trials
+from initlab.store.export import FRAMES, ROWS, Form, export, exported_rows, exported_trials
 from initlab.store.files import StoreError, one_line
-from initlab.store.reader import StoredTrial, attempt_rows, read_trials
+from initlab.store.reader import attempt_rows, read_trials
 from initlab.study.mistakes import StudyError
 from initlab.study.paths import differing_paths, getattr_path
 from initlab.study.study import Study
@@ -116,28 +115,26 @@ class Results:
     def verdicts(self) -> pd.DataFrame:
         """One row per trial; verdict None while unfinished. One stopped as hopeless is judged by what it has."""
         curves = dict(iter(self.scalars.groupby("trial")))
-        rows = [[trial.id, *self.verdict_on(trial, curves.get(trial.id))] for trial in self.stored]
+        rows: list[list[object]] = []
+        for trial in self.stored:
+            status, batch_size = trial.status, trial.spec.train.batch_size
+            chance, stopped = status.get("chance", math.nan), status["state"] == State.STOPPED
+            threshold = self.study.verdict.threshold or default_threshold(chance)
+            if trial.id not in curves or (trial.result is None and not stopped):
+                rows.append([trial.id, None, f"{status['state']}, not finished", math.nan, True, threshold])
+                continue
+            judgement = judge(
+                curves[trial.id],
+                steps_per_epoch=status["train_examples"] // batch_size,
+                batch_size=batch_size,
+                num_classes=status["num_classes"],
+                chance=chance,
+                threshold=threshold,
+            )
+            end = f"; stopped as hopeless at epoch {status['epoch']:.3g} of {status['epochs']:.3g}" if stopped else ""
+            row = [judgement.verdict, judgement.reason + end, judgement.epoch_reached, judgement.censored]
+            rows.append([trial.id, *row, threshold])
         return pd.DataFrame(rows, columns=names("verdicts"))
-
-    def verdict_on(self, trial: StoredTrial, curve: pd.DataFrame | None) -> list[object]:
-        """A trial's row of verdicts without its id."""
-        status = trial.status
-        chance = status.get("chance", math.nan)
-        threshold = self.study.verdict.threshold or default_threshold(chance)
-        stopped = status["state"] == State.STOPPED
-        if curve is None or (trial.result is None and not stopped):
-            return [None, f"{status['state']}, not finished", math.nan, True, threshold]
-        batch_size = trial.spec.train.batch_size
-        judgement = judge(
-            curve,
-            steps_per_epoch=status["train_examples"] // batch_size,
-            batch_size=batch_size,
-            num_classes=status["num_classes"],
-            chance=chance,
-            threshold=threshold,
-        )
-        end = f"; stopped as hopeless at epoch {status['epoch']:.3g} of {status['epochs']:.3g}" if stopped else ""
-        return [judgement.verdict, judgement.reason + end, judgement.epoch_reached, judgement.censored, threshold]
 
     @cached_property
     def forecasts(self) -> pd.DataFrame:
@@ -150,16 +147,13 @@ class Results:
         losses = self.scalars[self.scalars.step == 0].set_index("trial").val_loss
         rows = []
         for trial in self.stored:
-            if trial.id in probes and trial.id in losses.index and "num_classes" in trial.status:
-                features = features_of(
-                    probes[trial.id],
-                    loss=losses[trial.id],
-                    num_classes=trial.status["num_classes"],
-                    lr=trial.spec.train.lr,
-                    weight_decay=trial.spec.train.weight_decay,
-                )
-                odds = forecast_of(features)
-                rows.append([trial.id, odds.verdict, *odds.probabilities.values(), odds.calibrated, *features])
+            layers, loss = probes.get(trial.id), losses.get(trial.id)
+            train, classes = trial.spec.train, trial.status.get("num_classes")
+            if layers is None or loss is None or classes is None:
+                continue
+            features = features_of(layers, loss=loss, num_classes=classes, lr=train.lr, weight_decay=train.weight_decay)
+            odds = forecast_of(features)
+            rows.append([trial.id, odds.verdict, *odds.probabilities.values(), odds.calibrated, *features])
         return pd.DataFrame(rows, columns=names("forecasts"))
 
     @property
@@ -167,7 +161,7 @@ class Results:
         """Where figures of this study go."""
         return self.out / files.FIGURES
 
-    def export(self, form: Literal["parquet", "csv"], folder: Path) -> list[Path]:
+    def export(self, form: Form, folder: Path) -> list[Path]:
         """Write all frames into an empty or new folder: files that `initlab.load` reads alike, or a csv each.
 
         Returns:
@@ -176,10 +170,8 @@ class Results:
         Raises:
             StoreError: the folder holds something, or cannot be written.
         """
-        if form == "csv":
-            return export_csv(folder, {name: getattr(self, name) for name in FRAMES})
-        study = (self.out / files.STUDY).read_bytes()
-        return export_parquet(folder, study, self.stored, {name: getattr(self, name) for name in ROWS})
+        frames = {name: getattr(self, name) for name in (FRAMES if form == "csv" else ROWS)}
+        return export(folder, form, self.out / files.STUDY, self.stored, frames)
 
     def __repr__(self) -> str:
         states = pd.Series([trial.status["state"] for trial in self.stored], dtype=str).value_counts()

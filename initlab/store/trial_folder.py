@@ -17,7 +17,10 @@ from initlab.study.spec import TrialSpec
 
 
 class TrialFolder:
-    """`OUT/trials/ID`, which need not be there yet, and the files that say what the trial is and how it stands."""
+    """`OUT/trials/ID`, which need not be there yet, and the files that say what the trial is and how it stands.
+
+    Reading raises a `StoreError` for a file that is not readable, or of a newer initlab.
+    """
 
     def __init__(self, out: Path, id: str, parent: str = files.TRIALS) -> None:
         """The folder of trial `id` in the output folder `out`."""
@@ -42,40 +45,24 @@ class TrialFolder:
         return self.result_file.exists()
 
     def description(self) -> dict[str, Any]:
-        """What trial.json holds: `id`, `spec`, `source` (hashes of the user's code) and `first_attempt`.
-
-        Raises:
-            StoreError: absent, not readable, or of a newer initlab.
-        """
+        """What trial.json holds: `id`, `spec`, `source` (hashes of the user's code) and `first_attempt`."""
         return read_json(self.trial_file)
 
     def spec(self) -> TrialSpec:
-        """The spec in trial.json.
-
-        Raises:
-            StoreError: as `description`, or not a spec.
-        """
+        """The spec in trial.json; a `StoreError` where there is none, or what is not one."""
         try:
             return TrialSpec.model_validate(self.description().get("spec"))
         except ValidationError as error:
             raise StoreError(f"{self.trial_file}: not a trial that this initlab reads ({one_line(error)})") from None
 
     def status(self) -> dict[str, Any]:
-        """`state` and progress; the state is `pending` without a file, and `interrupted` in a file that names none.
-
-        Raises:
-            StoreError: not readable, or of a newer initlab.
-        """
+        """`state` and progress; the state is `pending` without a file, and `interrupted` in a file that names none."""
         if not self.status_file.exists():
             return {"state": State.PENDING.value}
         return {"state": State.INTERRUPTED.value, **read_json(self.status_file, figures=True)}
 
     def result(self) -> dict[str, Any] | None:
-        """The final figures, None while the trial is unfinished.
-
-        Raises:
-            StoreError: not readable, or of a newer initlab.
-        """
+        """The final figures, None while the trial is unfinished."""
         return read_json(self.result_file, figures=True) if self.finished else None
 
     def attempts(self) -> list[Path]:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ class RowLog:
     def state(self, total: Total) -> dict[str, Any]:
         """What a checkpoint holds of it."""
         return {
-            "evidence": self.evidence.state(),
+            "evidence": asdict(self.evidence),
             "sums": total(self.sums),
             "sums_from": self.row_step,
             "row_s": time.perf_counter() - self.row_time,

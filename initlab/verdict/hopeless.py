@@ -12,19 +12,20 @@ Without weight decay or probes there is no such evidence, and no trial is given 
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from initlab.verdict.rules import noise_floor
 
+Rows = Iterable[Mapping[str, Any]]
 # Of the steps: no trial is given up before.
 MIN_SHARE = 0.5
 
 
 @dataclass
 class Evidence:
-    """What one trial has shown so far: fed row by row as it trains, and plain data for its checkpoint."""
+    """What one trial has shown so far, fed row by row as it trains; a checkpoint keeps its `asdict`."""
 
     errors: float = 0.0  # misclassified training examples of the current epoch
     examples: float = 0.0  # of the current epoch
@@ -38,7 +39,7 @@ class Evidence:
             self.learned |= self.errors / self.examples < noise_floor(chance, self.examples)
             self.errors = self.examples = 0.0
 
-    def see_probe(self, rows: Iterable[Mapping[str, Any]]) -> None:
+    def see_probe(self, rows: Rows) -> None:
         """Take in the `decay_ratio` of each layer of a probe; layers without one (NaN) are left out."""
         ratios = [row["decay_ratio"] for row in rows if not math.isnan(row["decay_ratio"])]
         self.decay_ratio = median(ratios) if ratios else math.nan
@@ -47,19 +48,9 @@ class Evidence:
         """Whether the trial may be given up after `step` of `steps` updates, at the end of an epoch."""
         return step >= MIN_SHARE * steps and not self.learned and self.decay_ratio > 1
 
-    def state(self) -> dict[str, Any]:
-        """Plain data for a checkpoint; `Evidence(**state)` restores it."""
-        return asdict(self)
-
 
 def stop_step(
-    scalars: Iterable[Mapping[str, Any]],
-    probes: Mapping[int, list[dict[str, Any]]],
-    *,
-    batch_size: int,
-    steps_per_epoch: int,
-    steps: int,
-    chance: float,
+    scalars: Rows, probes: Mapping[int, Rows], *, batch_size: int, steps_per_epoch: int, steps: int, chance: float
 ) -> int | None:
     """The step after which a trial that ran to its end would have been given up, None for one that would not.
 

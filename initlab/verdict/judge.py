@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from initlab.verdict.rules import default_threshold, highest_loss, noise_floor
+from initlab.verdict.rules import highest_loss, noise_floor
 
 
 @dataclass(frozen=True)
@@ -24,18 +24,12 @@ class Judgement:
 
 
 def judge(
-    scalars: pd.DataFrame,
-    *,
-    steps_per_epoch: int,
-    batch_size: int,
-    num_classes: int,
-    chance: float,
-    threshold: float | None = None,
+    scalars: pd.DataFrame, *, steps_per_epoch: int, batch_size: int, num_classes: int, chance: float, threshold: float
 ) -> Judgement:
     """Judge a finished trial by its rows of scalars, by the first rule that holds.
 
     1. diverged: a non-finite loss, or an epoch's mean loss above 10 max(ln K, the first epoch's);
-    2. converged: a validation error at or below `threshold` (default: half of chance);
+    2. converged: a validation error at or below `threshold`;
     3. stalled: no epoch's mean training error below chance - 4 sqrt(chance (1 - chance) / N), N its examples;
     4. slow: it learns, but did not reach the threshold.
 
@@ -43,8 +37,6 @@ def judge(
         scalars: the trial's rows by step, columns as in `Results.scalars`.
         chance: error of the best constant guess, a fraction.
     """
-    if threshold is None:
-        threshold = default_threshold(chance)
     epochs = epoch_means(scalars, steps_per_epoch)
     not_finite = scalars[(scalars.step > 0) & ~np.isfinite(scalars.train_loss)]
     if len(not_finite):
@@ -55,8 +47,7 @@ def judge(
         worst = epochs.sort_values("train_loss").iloc[-1]
         reason = f"epoch {worst.epoch:.0f} has a mean loss of {worst.train_loss:.4g}, above {highest:.4g}"
         return Judgement("diverged", reason)
-    best = scalars.val_error.min()
-    reached = scalars.loc[scalars.val_error <= threshold, "epoch"]
+    best, reached = scalars.val_error.min(), scalars.epoch[scalars.val_error <= threshold]
     if len(reached):
         epoch = float(reached.iloc[0])
         reason = f"validation error ≤ {threshold:.3g} at epoch {epoch:.3g}, best {best:.3f}"
@@ -76,11 +67,8 @@ def epoch_means(scalars: pd.DataFrame, steps_per_epoch: int) -> pd.DataFrame:
     steps = rows.step.diff()
     rows = rows.assign(steps=steps, number=np.ceil(rows.step / steps_per_epoch))[steps > 0]
     weighted = rows.assign(train_loss=rows.train_loss * rows.steps, train_error=rows.train_error * rows.steps)
-    sums = weighted.groupby("number")[["steps", "train_loss", "train_error"]].agg(total)
-    means = sums[["train_loss", "train_error"]].div(sums.steps, axis=0)
+    columns = ["steps", "train_loss", "train_error"]
+    # Not finite where a part is: an epoch with a non-finite row has no mean.
+    sums = weighted.groupby("number")[columns].agg(pd.Series.sum, skipna=False)
+    means = sums[columns[1:]].div(sums.steps, axis=0)
     return means.assign(steps=sums.steps, epoch=sums.index).reset_index(drop=True)
-
-
-def total(column: "pd.Series[float]") -> float:
-    """Sum that is NaN where a part is: an epoch with a non-finite row has no mean."""
-    return float(column.sum(skipna=False))

@@ -10,7 +10,8 @@ what measures a model.
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 
@@ -74,13 +75,13 @@ class Forecast:
 class Fit:
     """A fitted regression on standardised features, with the range of each that it saw."""
 
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    scale: tuple[float, ...]
-    weights: tuple[tuple[float, ...], ...]  # one row per class, one number per feature
-    intercepts: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    classes: Sequence[str]
+    mean: Sequence[float]
+    scale: Sequence[float]
+    weights: Sequence[Sequence[float]]  # one row per class, one number per feature
+    intercepts: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
 
     def probabilities(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """Features (N, 6) to probabilities (N, 4) in the order of `VERDICTS`; 0 for a class that the fit never saw.
@@ -109,11 +110,7 @@ class Fit:
 def shipped() -> Fit:
     """The fit that comes with initlab."""
     content = json.loads(FITTED.read_text())
-    return Fit(
-        classes=tuple(content["classes"]),
-        weights=tuple(map(tuple, content["weights"])),
-        **{key: tuple(content[key]) for key in ("mean", "scale", "intercepts", "low", "high")},
-    )
+    return Fit(**{field.name: content[field.name] for field in fields(Fit)})
 
 
 def features_of(
@@ -136,28 +133,19 @@ def features_of(
         raise ValueError(f"forecast: too few classes in the model's output (got {num_classes}); allowed: at least 2")
     table = layers[["forward_var", "backward_var", "weight_var", "weight_grad_rms"]].to_numpy(float)
     table = table[~np.isnan(table[:, 2])]
-    has_gradient = ~np.isnan(table[:, 3])
-    if not len(table) or (math.isfinite(loss) and not has_gradient.any()):
-        raise ValueError("forecast: no weight layer has a gradient; give labels, and a model whose loss reaches one")
     if math.isfinite(loss):
-        table = table[has_gradient]
+        table = table[~np.isnan(table[:, 3])]
+    if not len(table):
+        raise ValueError("forecast: no weight layer has a gradient; give labels, and a model whose loss reaches one")
     # A net that overflows at once has NaN.
     table = np.clip(np.nan_to_num(table, nan=HUGE), 1 / HUGE, HUGE)
     forward, backward, weight, gradient = np.log(table).T
     ratio = float(np.median(gradient - weight / 2))
-    decay = math.log(weight_decay) - ratio if weight_decay else LEAST_DECAY
-    start = loss if math.isfinite(loss) else HUGE
+    decay = max(LEAST_DECAY, math.log(weight_decay) - ratio) if weight_decay else LEAST_DECAY
+    start = math.log((max(loss, 1 / HUGE) if math.isfinite(loss) else HUGE) / math.log(num_classes))
     steps = len(table) - 1
-    return np.array(
-        [
-            steps * slope(forward),
-            -steps * slope(backward),
-            math.log(lr) + ratio,
-            max(LEAST_DECAY, decay),
-            math.log(max(start, 1 / HUGE) / math.log(num_classes)),
-            math.log(len(table)),
-        ]
-    )
+    changes = [steps * slope(forward), -steps * slope(backward)]
+    return np.array([*changes, math.log(lr) + ratio, decay, start, math.log(len(table))])
 
 
 def forecast_of(features: NDArray[np.float64], fit: Fit | None = None) -> Forecast:

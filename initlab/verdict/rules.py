@@ -2,16 +2,13 @@
 
 import math
 
-STANDARD_ERRORS = 4.0
-LOSS_FACTOR = 10.0
-
 
 def noise_floor(chance: float, examples: float) -> float:
     """The mean error below which a net has learned: chance - 4 sqrt(chance (1 - chance) / examples).
 
     At chance 0.9 and 1,408 examples: 0.9 - 4 * 0.008 = 0.868.
     """
-    return chance - STANDARD_ERRORS * math.sqrt(chance * (1 - chance) / examples)
+    return chance - 4 * math.sqrt(chance * (1 - chance) / examples)
 
 
 def default_threshold(chance: float) -> float:
@@ -24,4 +21,4 @@ def highest_loss(num_classes: int, first: float = 0.0) -> float:
 
     For ten classes 10 ln 10 = 23.
     """
-    return LOSS_FACTOR * max(math.log(num_classes), first)
+    return 10 * max(math.log(num_classes), first)

@@ -1,6 +1,7 @@
 """When a trial may be given up, on cases counted by hand."""
 
 import math
+from dataclasses import asdict
 
 import pytest
 
@@ -38,13 +39,13 @@ def test_an_epoch_counts_as_a_whole_and_learning_is_never_forgotten() -> None:
     facts.see_errors(0.5 * 1408, 1408, 0.9, epoch_ends=True)
     facts.see_errors(0.9 * 1408, 1408, 0.9, epoch_ends=True)
     assert facts.learned and not facts.hopeless(90, 100)
-    assert Evidence(**facts.state()) == facts
+    assert Evidence(**asdict(facts)) == facts
 
 
 def test_evidence_restored_in_the_middle_of_an_epoch_goes_on_as_if_never_interrupted() -> None:
     whole = evidence()
     whole.see_errors(0.5 * 704, 704, 0.9, epoch_ends=False)
-    restored = Evidence(**whole.state())
+    restored = Evidence(**asdict(whole))
     for shown in (whole, restored):
         shown.see_errors(0.9 * 704, 704, 0.9, epoch_ends=True)  # 0.7 over the epoch
     assert restored == whole and restored.learned and restored.decay_ratio == 2.0
