@@ -101,19 +101,22 @@ def critical_point(activation: Activation, bias_variance: float) -> tuple[float,
     For tanh (1, 0) without biases, and `critical_point("tanh", 0.05)` is (sqrt(1.760955), 0.570048).
 
     Raises:
-        ValueError: no such point between q = 1e-8 and 1e4 (rectifiers with biases; sigmoid without).
+        ValueError: no such point between q = 1e-8 and 1e4 (rectifiers with biases; softshrink without; hardshrink,
+            which jumps).
     """
     phi, bias_variance = resolve(activation), positive("critical_point: bias_variance", bias_variance, or_zero=True)
-    if bias_variance == 0 and phi.second(0.0) == 0:
-        return 1 / math.sqrt(phi.slope_second(ZERO)), 0.0
+    if bias_variance == 0 and phi.second(0.0) == 0 and (slope_at_zero := phi.slope_second(ZERO)) > 0:
+        return 1 / math.sqrt(slope_at_zero), 0.0
 
     def excess(log_q: float) -> float:
         """Of q over the second moment after a layer with chi_1 = 1, relative to q."""
         q = math.exp(log_q)
-        return 1 - (phi.second(q) / phi.slope_second(q) + bias_variance) / q
+        slope = phi.slope_second(q)
+        # Where phi is flat around 0, as softshrink, E[phi^2] vanishes faster than E[phi'^2].
+        return 1 - ((phi.second(q) / slope if slope else 0.0) + bias_variance) / q
 
     low, high = math.log(1e-8), math.log(1e4)
-    if excess(low) * excess(high) > 0:
+    if phi.jumps or excess(low) * excess(high) > 0:
         raise ValueError(
             f"critical_point: {phi.name} has none between q = 1e-8 and 1e4 (got bias_variance {bias_variance}); "
             "allowed: an activation that saturates, as tanh"

@@ -151,6 +151,13 @@ def test_critical_line_of_tanh(bias_variance: float, weight_variance: float, q: 
         assert point.chi_1 == pytest.approx(1, rel=1e-9)
 
 
+def test_critical_point_of_softshrink_which_is_flat_around_zero() -> None:
+    """chi_1 is gain^2 P[|y| > 1/2], since its slope is 1 beyond 1/2 and 0 within."""
+    critical_gain, q = critical_point("softshrink", 0.5)
+    assert critical_gain**2 * math.erfc(0.5 / math.sqrt(2 * q)) == pytest.approx(1, rel=1e-9)
+    assert q_map("softshrink", q, critical_gain, bias_variance=0.5) == pytest.approx(q, rel=1e-9)
+
+
 def test_tanh_under_torchs_gain_is_chaotic() -> None:  # tanh.torch_gain_*
     settled = fixed_point("tanh", 5 / 3)
     assert settled.q == pytest.approx(1.17848, rel=1e-6)
@@ -218,6 +225,9 @@ def test_numbers_out_of_range_are_refused() -> None:
         fixed_point("relu", 0.0)
     with pytest.raises(ValueError, match=r"critical_point: relu has none .*got bias_variance 0.1"):
         critical_point("relu", 0.1)
+    for name in ("hardshrink", "softshrink", "tanhshrink"):  # the slope at 0 is 0, so no gain makes chi_1 = 1 there
+        with pytest.raises(ValueError, match=f"critical_point: {name} has none .*got bias_variance 0.0"):
+            critical_point(name, 0.0)
     with pytest.raises(ValueError, match="fixed_point: sign jumps"):
         fixed_point(torch.sign, 1.0)
     with pytest.raises(ValueError, match=r"unknown name .*did you mean 'tanh'"):
