@@ -62,7 +62,7 @@ def ray_running(jobs: int, *, threads: int = 1, address: str | None = None) -> I
     if address:
         check_reachable(address)
     else:
-        # in /tmp: a path of Ray's sockets may have 107 bytes
+        # In /tmp: a path of Ray's sockets may have 107 bytes.
         folder = tempfile.mkdtemp(prefix="initlab-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
         options |= {"num_cpus": jobs * threads, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
         options |= {"_temp_dir": folder}
@@ -78,7 +78,7 @@ def ray_running(jobs: int, *, threads: int = 1, address: str | None = None) -> I
 
 def start(address: str, options: dict[str, Any]) -> None:
     """`ray.init`, quietly, with its errors in one line."""
-    # prints "(raylet) A worker died ..." between our lines; the answers say it
+    # It prints "(raylet) A worker died ..." between our lines; the answers say it.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
     try:
         with handlers_kept(), stderr_dropped():

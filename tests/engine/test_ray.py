@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import initlab
+from tests.engine.tasks import answers_its_out, submitted, task
 
 ROOT = Path(__file__).parents[2]
 TIMES = ["images_per_s", "wall_s"]
@@ -101,29 +102,6 @@ def dies_then_stops(task):
     follow(task)
 
 
-def task(trial, out=""):
-    """A task of one trial that nothing else is to be known of."""
-    from initlab.engine.task import DataAccess, Provenance, Task
-    from initlab.study.spec import Run
-
-    nobody = Provenance(command="", git_commit=None)
-    return Task(out=out, trials=(trial,), run=Run(), access=DataAccess(), provenance=nobody)
-
-
-def answers_its_out(task):
-    """Answers that the trials ended in the state that the task names as its output folder."""
-    from initlab.engine.task import State, answer_all
-
-    return answer_all(task, State(task.out))
-
-
-def submitted(tasks, run, follow="", **resources):
-    """The answers of the Ray engine."""
-    from initlab.engine.submit import Resources, Work, submit
-
-    return list(submit("ray", tasks, Work(run, follow), Resources(**resources)))
-
-
 def waits_for_ever(task):
     from torch import distributed, ones
 
@@ -177,14 +155,14 @@ def test_a_trial_that_kills_every_process_fails_and_the_others_go_on(tmp_path, l
 
 
 def test_an_exception_is_answered_with_its_words():
-    (answer,) = submitted([task("t0")], "json:loads", jobs=1)
+    (answer,) = submitted("ray", [task("t0")], "json:loads", jobs=1)
     assert answer.died and answer.ends[0].state == "failed"
     assert answer.ends[0].error.startswith("raised 3 times, last with TypeError: the JSON object must be str")
 
 
 def test_after_an_answer_that_a_stop_was_asked_for_no_task_is_begun():
     tasks = [task(f"t{i}", out="interrupted") for i in range(30)]
-    answers = submitted(tasks, f"{__name__}:answers_its_out", jobs=1)
+    answers = submitted("ray", tasks, "answers_its_out", jobs=1)
     states = {end.trial: end.state for answer in answers for end in answer.ends}
     assert len(states) == 30
     assert states["t0"] == "interrupted"
@@ -245,7 +223,7 @@ def test_a_gang_goes_on_from_checkpoints_through_a_death_a_stop_and_a_change_of_
 @pytest.mark.slow
 def test_the_answer_of_the_first_of_a_gang_ends_the_others(tmp_path):
     tasks = [task(f"t{i}", out="pending") for i in range(3)]
-    answers = submitted(tasks, f"{__name__}:answers_its_out", f"{__name__}:waits_for_ever", jobs=1, devices=2)
+    answers = submitted("ray", tasks, "answers_its_out", f"{__name__}:waits_for_ever", jobs=1, devices=2)
     # The first answers without the other; those after it are not begun.
     assert answers == list(map(answers_its_out, tasks))
 
@@ -318,7 +296,7 @@ def test_a_request_that_never_fits_is_refused_in_one_line(request_, words):
     from initlab.engine.cluster import EngineError
 
     with pytest.raises(EngineError, match=words) as error:
-        submitted([task("t0")], f"{__name__}:answers_its_out", jobs=1, **request_)
+        submitted("ray", [task("t0")], "answers_its_out", jobs=1, **request_)
     assert "\n" not in str(error.value)
 
 
