@@ -27,11 +27,7 @@ def compact(value: Any) -> Any:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
-
-    Raises:
-        StoreError: damaged, or of another version.
-    """
+    """Read a checkpoint onto the CPU; a `StoreError` says that it is damaged, or of another version."""
     try:
         # torch does not look at the checksums.
         with zipfile.ZipFile(path) as archive:

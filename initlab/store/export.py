@@ -29,11 +29,7 @@ ENVIRONMENT = ("device", "precision", "threads", "torch_version", "python_versio
 def export(
     folder: Path, form: Form, study: Path, trials: Sequence[StoredTrial], frames: Mapping[str, pd.DataFrame]
 ) -> list[Path]:
-    """Write frames into an empty or new folder, as csv or with the study and trials beside them; returns the files.
-
-    Raises:
-        StoreError: the folder holds something, or cannot be written.
-    """
+    """Write frames into an empty or new folder, as csv or with the study and trials beside them; returns the files."""
     paths = {name: folder / f"{name}.{form}" for name in frames}
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,11 +71,7 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
 
 
 def exported_trials(folder: Path) -> list[StoredTrial]:
-    """The trials in an export, in their order.
-
-    Raises:
-        StoreError: not readable, or of a newer initlab.
-    """
+    """The trials in an export, in their order; a `StoreError` where it is not readable, or of a newer initlab."""
     path = folder / files.COMPACTED
     try:
         return [
@@ -91,11 +83,7 @@ def exported_trials(folder: Path) -> list[StoredTrial]:
 
 
 def exported_rows(folder: Path, frame: str, problems: list[str]) -> pd.DataFrame:
-    """A frame of rows in an export; a damaged file is named in `problems`.
-
-    Raises:
-        StoreError: of a newer initlab.
-    """
+    """A frame of rows in an export; a damaged file is named in `problems`, that of a newer initlab a `StoreError`."""
     path = folder / f"{frame}.parquet"
     try:
         rows = read_parquet(path)

@@ -79,8 +79,7 @@ def write_json(path: Path, content: dict[str, Any], sync: bool = True) -> None:
 def read_json(path: Path, *, figures: bool = False) -> dict[str, Any]:
     """Read a JSON file of the store; with `figures`, the strings of non-finite floats become floats again.
 
-    Raises:
-        StoreError: absent, not JSON, or written by a newer initlab.
+    A `StoreError` says that it is absent, not JSON, or written by a newer initlab.
     """
     try:
         content = decode(path.read_text()) if figures else json.loads(path.read_text())
@@ -120,12 +119,9 @@ def decode(text: str) -> Any:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file, [] where there is none.
+    """The rows of a JSON-lines file, [] where there is none; a `StoreError` names a line that is not JSON.
 
     An unterminated last line is the trace of a crash and is dropped.
-
-    Raises:
-        StoreError: any other line that is not JSON.
     """
     if not path.exists():
         return []

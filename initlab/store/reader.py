@@ -118,11 +118,7 @@ def attempt_rows(stored: Sequence[StoredTrial], frame: str, problems: list[str])
 
 
 def read_signals(attempt: Path) -> pd.DataFrame | None:
-    """The signals of an attempt: its Parquet file, or what the live stream holds so far.
-
-    Raises:
-        StoreError: a Parquet file that is truncated or of a newer initlab.
-    """
+    """The signals of an attempt: its Parquet file, which may be damaged, or what the live stream holds so far."""
     path = attempt / files.SIGNALS
     if path.exists():
         try:

@@ -61,17 +61,12 @@ class Results:
         best = self.scalars.groupby("trial").val_error.min()
         rows = [
             {
-                "trial": trial.id,
-                "state": trial.status["state"],
-                "attempts": trial.attempts,
-                **{path: getattr_path(trial.spec, path) for path in fields},
-                "verdict": verdicts.get(trial.id),
-                "val_error": trial.status.get("val_error", math.nan),
-                "best_val_error": best.get(trial.id, math.nan),
-                "epochs_done": trial.status.get("epoch", 0.0),
-                "wall_s": trial.status.get("wall_s", math.nan),
                 **{key: trial.environment.get(key) for key in ENVIRONMENT},
-                "in_study": trial.id in self.planned,
+                **{key: trial.status.get(key, math.nan) for key in ("state", "val_error", "wall_s")},
+                **{path: getattr_path(trial.spec, path) for path in fields},
+                **{"trial": trial.id, "attempts": trial.attempts, "in_study": trial.id in self.planned},
+                **{"verdict": verdicts.get(trial.id), "best_val_error": best.get(trial.id, math.nan)},
+                "epochs_done": trial.status.get("epoch", 0.0),
             }
             for trial in self.stored
         ]
@@ -179,8 +174,5 @@ class Results:
 
 
 def load(out: str | Path) -> Results:
-    """The results in an output folder, finished or not, or in one of `initlab export`.
-
-    See `Results` for the frames and errors.
-    """
+    """The results in an output folder, finished or not, or in one of `initlab export`; see `Results` for the errors."""
     return Results(out)

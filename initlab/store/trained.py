@@ -71,11 +71,7 @@ def checkpoint_of(place: Path) -> Path:
 
 
 def load_weights(net: nn.Module, trained: Trained) -> None:
-    """Put the weights into the net that the spec describes.
-
-    Raises:
-        StoreError: they are another net's; names the first that does not fit.
-    """
+    """Put the weights into the net that the spec describes; a `StoreError` names the first that is another net's."""
     weights: Mapping[str, Tensor] = net.state_dict()
     for name in dict.fromkeys([*weights, *trained.weights]):
         expected, got = (shape_in(tensors, name) for tensors in (weights, trained.weights))

@@ -44,7 +44,12 @@ class AttemptWriter:
         self.trial = trial
         self.notes: list[str] = []
         self.resumed, resumed_from = self.latest_checkpoint()
-        self.folder = self.claim()
+        for number in count(trial.next_attempt()):
+            self.folder = trial.path / f"attempt-{number:03d}"
+            # Where the folder exists, another writer was faster.
+            with suppress(FileExistsError):
+                self.folder.mkdir()
+                break
         step = self.resumed["step"] if self.resumed else None
         content = {"resumed_from": resumed_from, "resumed_step": step, "environment": environment, "notes": self.notes}
         write_json(self.folder / files.ATTEMPT, {"host": os.uname().nodename, "pid": os.getpid(), **content})
@@ -62,16 +67,6 @@ class AttemptWriter:
             except StoreError as error:
                 self.notes.append(f"{error}; the trial starts from an earlier one or anew")
         return None, None
-
-    def claim(self) -> Path:
-        """Make the next free attempt folder."""
-        for number in count(self.trial.next_attempt()):
-            folder = self.trial.path / f"attempt-{number:03d}"
-            # Where the folder exists, another writer was faster.
-            with suppress(FileExistsError):
-                folder.mkdir()
-                break
-        return folder
 
     def check_latest(self) -> None:
         """Raise `Superseded` where a later attempt exists."""
