@@ -17,7 +17,7 @@ from torch import Tensor
 from initlab.attempt.assemble import build_net, load_images
 from initlab.data.dataset import Images
 from initlab.engine.task import State, Task, TrialEnd
-from initlab.plan.pretraining import shallow_of
+from initlab.plan.plan import shallow_of
 from initlab.store.checkpoint import read_checkpoint
 from initlab.store.trial_folder import TrialFolder
 from initlab.store.writer import AttemptWriter, Superseded

@@ -15,7 +15,7 @@ from initlab.engine.task import State
 from initlab.plan.plan import PlannedTrial
 from initlab.store.files import StoreError
 from initlab.store.trial_folder import TrialFolder
-from initlab.study.trial_names import trial_names
+from initlab.study.paths import trial_names
 
 POLL_S = 0.5
 LINES_EVERY_S = 30.0

@@ -53,9 +53,8 @@ class Pace:
         per_step: dict[tuple[Net, int, Counts], list[float]] = {}
         rates = []
         for trial in finished:
-            net, batch_size = counts(trial.spec), trial.spec.train.batch_size
-            if net:
-                seconds = trial.wall_s / trial.steps
+            if net := counts(trial.spec):
+                batch_size, seconds = trial.spec.train.batch_size, trial.wall_s / trial.steps
                 per_step.setdefault((trial.spec.net, batch_size, net), []).append(seconds)
                 rates.append(seconds / (batch_size * net.multiply_adds))
         return cls({key: fmean(values) for key, values in per_step.items()}, fmean(rates) if rates else None)

@@ -37,11 +37,7 @@ def describe(spec: TrialSpec, num_classes: int, input_shape: ImageShape) -> list
 
 
 def parse_image_shape(text: str, channels: int = 3) -> ImageShape:
-    """The shape that `--input` gives, as in `1x28x20`; of a side, as in `224`, a square of this many channels.
-
-    Raises:
-        UserError: the text is neither.
-    """
+    """The shape that `--input` gives, as in `1x28x20`; of a side, as in `224`, a square of this many channels."""
     if not re.fullmatch(r"([1-9]\d{0,4}x[1-9]\d{0,4}x)?[1-9]\d{0,4}", text, re.ASCII):
         raise UserError(f"--input: not an image's shape (got {text!r}); allowed: CHANNELSxHEIGHTxWIDTH or SIDE")
     numbers = [int(number) for number in text.split("x")]

@@ -20,8 +20,6 @@ MAY_DIFFER: dict[str, Any] = {
         *("most_cuts", "validate_every", "log_every", "shallow_depth", "shallow_epochs"),
     },
 }
-
-
 # Why a trial that could be in a pack runs alone.
 NO_OTHER = "no other of their net, batch size, precision and steps"
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from initlab.plan.conflicts import conflicts
 from initlab.plan.cost import cost
-from initlab.plan.pretraining import shallow_of
 from initlab.study.mistakes import Mistake, StudyError
+from initlab.study.paths import with_fields
 from initlab.study.spec import TrialSpec
 from initlab.study.study import Study, varied_mistakes
 from initlab.study.unused_fields import drop_unused
@@ -54,6 +54,20 @@ def plan(study: Study, where: str | None = None) -> list[PlannedTrial]:
     if mistakes:
         raise StudyError(f"{where}: {path}: {text}" if where else f"{path}: {text}" for path, text in mistakes)
     return list(trials.values())
+
+
+def shallow_of(spec: TrialSpec) -> TrialSpec | None:
+    """The trial whose net this one starts from, alike but for depth, epochs and heads; None where it starts anew.
+
+    Simonyan and Zisserman (2014, sec. 3.1) trained their net of 8 convolutions from random weights and initialised the
+    first four convolutions and the three linear layers of deeper nets from it, the layers between at random. Here the
+    shallow net is a trial like any other, with an id of its own, so that all deeper ones of a study share it.
+    """
+    depth, epochs = spec.train.shallow_depth, spec.train.shallow_epochs
+    if depth is None:
+        return None
+    fields = {"net.depth": depth, "train.shallow_depth": None, "train.auxiliary": (), "train.epochs": epochs}
+    return drop_unused(with_fields(spec, fields))[0]
 
 
 def duplicate_cases(study: Study) -> Iterable[Mistake]:

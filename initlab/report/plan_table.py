@@ -12,9 +12,9 @@ from initlab.report.text_table import text_table
 from initlab.store import files
 from initlab.store.files import StoreError
 from initlab.store.trial_folder import TrialFolder
+from initlab.study.paths import field_text, other_differences
 from initlab.study.spec import TrialSpec
 from initlab.study.study import load_study
-from initlab.study.trial_names import field_text, other_differences
 
 # Columns that are set to the right.
 NUMBERS = ["parameters", "multiply-adds", "steps", "checkpoint", "storage", "time"]

@@ -8,8 +8,8 @@ from initlab.engine.task import State
 from initlab.launch.progress import figures
 from initlab.report.text_table import text_table
 from initlab.store.results import Results
+from initlab.study.paths import trial_names
 from initlab.study.spec import net_label
-from initlab.study.trial_names import trial_names
 
 
 class Ending(IntEnum):

@@ -15,14 +15,13 @@ from initlab.store.export import FRAMES, ROWS, Form, export, exported_rows, expo
 from initlab.store.files import StoreError, one_line
 from initlab.store.reader import attempt_rows, read_trials
 from initlab.study.mistakes import StudyError
-from initlab.study.paths import differing_paths, getattr_path
+from initlab.study.paths import ALWAYS_TOLD, getattr_path, other_differences
 from initlab.study.study import Study
 from initlab.verdict.judge import judge
 from initlab.verdict.odds import features_of, forecast_of
 from initlab.verdict.rules import default_threshold
 
 ENVIRONMENT = ["device", "precision", "torch_version", "git_commit"]
-ALWAYS_SHOWN = ["seed", "net.name", "net.depth", "init.scheme"]
 
 
 class Results:
@@ -55,8 +54,7 @@ class Results:
     @cached_property
     def trials(self) -> pd.DataFrame:
         """One row per trial: state, its fields that vary, verdict, last and best validation error, where it ran."""
-        varying = differing_paths([trial.spec for trial in self.stored])
-        fields = ALWAYS_SHOWN + [path for path in varying if path not in ALWAYS_SHOWN]
+        fields = [*ALWAYS_TOLD, *other_differences([trial.spec for trial in self.stored])]
         verdicts = self.verdicts.set_index("trial").verdict
         best = self.scalars.groupby("trial").val_error.min()
         rows = [

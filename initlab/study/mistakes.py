@@ -9,6 +9,7 @@ from datetime import date
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from initlab.errors import UserError
 
@@ -26,26 +27,13 @@ class StudyError(UserError):
 
 def dotted(parts: Iterable[str | int]) -> str:
     """`dotted(["cases", 0, "net.depth"])` is `cases[0].net.depth`; a key that would break the line is quoted."""
-    text = ""
-    for part in parts:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        else:
-            text += ("." if text else "") + (part if part.isprintable() and part.strip() else repr(part))
-    return text
+    names = [part if isinstance(part, int) or (part.isprintable() and part.strip()) else repr(part) for part in parts]
+    return "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).removeprefix(".")
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[Mistake]:
     """(dotted path, explanation) of each mistake that pydantic reports of a model."""
-    mistakes = []
-    for item in error.errors(include_url=False):
-        path, kind = item["loc"], item["type"]
-        if kind == "extra_forbidden":
-            text = unknown_key([str(part) for part in path], model)
-        else:
-            text = explain_value(item["input"], kind, item.get("ctx", {}), item["msg"])
-        mistakes.append((dotted(path), text))
-    return mistakes
+    return [(dotted(item["loc"]), explanation(item, model)) for item in error.errors(include_url=False)]
 
 
 # The kind of pydantic's error -> what is wrong, and what is allowed, with values of the error's context.
@@ -70,8 +58,11 @@ EXPLANATIONS = {
 }
 
 
-def explain_value(value: Any, kind: str, context: dict[str, Any], message: str) -> str:
-    """What is wrong with a value, from the kind, context and message of pydantic's error."""
+def explanation(item: ErrorDetails, model: type[BaseModel]) -> str:
+    """What is wrong, and what is allowed, of one mistake that pydantic reports."""
+    value, kind, context = item["input"], item["type"], item.get("ctx", {})
+    if kind == "extra_forbidden":
+        return unknown_key([str(part) for part in item["loc"]], model)
     if kind == "missing":
         return "missing (got nothing); give it a value"
     if kind == "literal_error":
@@ -82,7 +73,7 @@ def explain_value(value: Any, kind: str, context: dict[str, Any], message: str) 
         kind = "finite_number"
     # A validator in field_types.py words its own mistakes.
     if kind not in EXPLANATIONS:
-        return message
+        return item["msg"]
     problem, allowed_values = EXPLANATIONS[kind]
     whole = {key: int(x) if isinstance(x, float) and x.is_integer() else x for key, x in context.items()}
     return f"{problem} (got {short(value)}); allowed: {allowed_values.format(**whole)}"

@@ -1,4 +1,6 @@
-"""Dotted paths of a trial's fields, as in `net.depth`: which there are, their values, and in which trials differ."""
+"""Dotted paths of a trial's fields, as in `net.depth`: which there are, their values, in which trials differ, and the
+names that tell trials apart where they are listed.
+"""
 
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
@@ -6,6 +8,8 @@ from typing import Any
 
 from initlab.study.spec import Data, Init, Net, Probe, Spec, Train, TrialSpec
 
+# The fields that every list of trials tells.
+ALWAYS_TOLD = ("seed", "net.name", "net.depth", "init.scheme")
 SECTIONS: dict[str, type[Spec]] = {"data": Data, "net": Net, "init": Init, "train": Train, "probe": Probe}
 TRIAL_PATHS = [f"{name}.{key}" for name, section in SECTIONS.items() for key in section.model_fields] + ["seed"]
 
@@ -24,6 +28,31 @@ def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
+def with_fields(spec: TrialSpec, fields: Mapping[str, Any]) -> TrialSpec:
+    """The spec with other values at these dotted paths, each in a section."""
+    update = {name: getattr(spec, name).model_copy(update=values) for name, values in nested(fields).items()}
+    return spec.model_copy(update=update)
+
+
 def differing_paths(specs: Sequence[TrialSpec]) -> list[str]:
     """Dotted paths of the fields in which trials differ, in the order of `TRIAL_PATHS`."""
     return [path for path in TRIAL_PATHS if len({repr(getattr_path(spec, path)) for spec in specs}) > 1]
+
+
+def other_differences(specs: Sequence[TrialSpec]) -> list[str]:
+    """Dotted paths in which trials differ, beside those that are always told."""
+    return [path for path in differing_paths(specs) if path not in ALWAYS_TOLD]
+
+
+def field_text(spec: TrialSpec, path: str) -> str:
+    """The value of a field in a few characters, as in `0.003` or `{'hidden': 4}`."""
+    value = getattr_path(spec, path)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def trial_names(specs: Sequence[TrialSpec]) -> list[str]:
+    """A name per trial: `plain-30 he seed 0`, and where learning rates differ `plain-30 he seed 0 train.lr=0.003`."""
+    paths = other_differences(specs)
+    fields = [[f"{path}={field_text(spec, path)}" for path in paths] for spec in specs]
+    names = [f"{spec.net.label} {spec.init.scheme} seed {spec.seed}" for spec in specs]
+    return [" ".join([name, *texts]) for name, texts in zip(names, fields, strict=True)]

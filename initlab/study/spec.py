@@ -17,6 +17,7 @@ from initlab.nets.catalog import CATALOG
 from initlab.study.field_types import Count, Depth, Epochs, Fraction, Interval, Options, Positive, Seed, Side, known
 
 HASH_VERSION = 1
+OR_CODE = ", or pkg.module:callable (needs --allow-code)"
 
 # Scheme -> which of the keys mode, distribution and std it has a use for; the functions are in initlab.init.schemes.
 SCHEMES: dict[str, set[str]] = {
@@ -25,10 +26,7 @@ SCHEMES: dict[str, set[str]] = {
     "he": {"mode", "distribution"},
     "lecun": {"distribution"},
     "truncated_normal": {"mode"},
-    "orthogonal": set(),
-    "delta_orthogonal": set(),
-    "torch_default": set(),
-    "lsuv": set(),
+    **{scheme: set() for scheme in ("orthogonal", "delta_orthogonal", "torch_default", "lsuv")},
 }
 
 
@@ -45,9 +43,7 @@ class Spec(BaseModel):
 class Data(Spec):
     """The images: a built-in set or a callable of yours that returns an `initlab.data.sources.Raw`."""
 
-    name: Annotated[str, known("data set", FACTS)] = Field(
-        "digits", description=f"{', '.join(FACTS)}, or pkg.module:callable (needs --allow-code)"
-    )
+    name: Annotated[str, known("data set", FACTS)] = Field("digits", description=f"{', '.join(FACTS)}{OR_CODE}")
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = Field(
         None, description="resized once, pictures in folders by their shorter side; null = as delivered"
     )
@@ -83,9 +79,7 @@ class Net(Spec):
     `depth` to `linear_width` are for `plain`; a resolved trial of a net of the paper has that net's depth here.
     """
 
-    name: Annotated[str, known("net", CATALOG)] = Field(
-        "plain", description=f"{', '.join(CATALOG)}, or pkg.module:callable (needs --allow-code)"
-    )
+    name: Annotated[str, known("net", CATALOG)] = Field("plain", description=f"{', '.join(CATALOG)}{OR_CODE}")
     depth: Depth = Field(NetChoices.depth, description="weight layers: convolutions and 3 linear ones")
     width: int = Field(NetChoices.width, ge=1, le=8192, description="channels of the first stage; doubles per stage")
     widths: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] | None = Field(
@@ -118,7 +112,7 @@ class Init(Spec):
 
     scheme: Annotated[str, known("scheme", SCHEMES)] = Field(
         "he",
-        description=f"{', '.join(SCHEMES)}, or pkg.module:callable (needs --allow-code); see docs/schemes.md",
+        description=f"{', '.join(SCHEMES)}{OR_CODE}; see docs/schemes.md",
         json_schema_extra={"anyOf": [{"enum": [*SCHEMES]}, {"pattern": "^[^:]+:[^:]+$"}]},
     )
     mode: Mode = Field(LayerShape.mode, description="which signal keeps its variance (xavier, he, truncated_normal)")

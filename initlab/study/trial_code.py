@@ -13,12 +13,7 @@ def code_names(trial: TrialSpec) -> dict[str, str]:
 
 
 def source_hashes(trial: TrialSpec, allow_code: bool) -> dict[str, str]:
-    """The hash of the source behind each name of code: dotted path -> SHA-256.
-
-    Raises:
-        StudyError: the trial names code, which the user has not allowed to be imported.
-        CodeError: a module cannot be found.
-    """
+    """The hash of the source behind each name of code: dotted path -> SHA-256; a `StudyError` where none is allowed."""
     names = code_names(trial)
     if names and not allow_code:
         path, name = next(iter(names.items()))
@@ -27,11 +22,7 @@ def source_hashes(trial: TrialSpec, allow_code: bool) -> dict[str, str]:
 
 
 def check_sources(trial: TrialSpec, planned: dict[str, str]) -> None:
-    """Refuse to run code that was edited since the launch planned this trial.
-
-    Raises:
-        RuntimeError: the source behind a name hashes to something else than planned.
-    """
+    """Refuse with a `RuntimeError` to run code whose source changed since the launch planned this trial."""
     sources = source_hashes(trial, allow_code=True)
     for path in sources | planned:
         if sources.get(path) != planned.get(path):

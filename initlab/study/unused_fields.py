@@ -3,8 +3,8 @@
 from initlab.data.facts import is_pictures
 from initlab.nets.architecture import PLAIN_ALONE
 from initlab.nets.catalog import PAPER_NETS
-from initlab.study.paths import getattr_path, nested
-from initlab.study.spec import SCHEMES, Init, TrialSpec
+from initlab.study.paths import getattr_path, with_fields
+from initlab.study.spec import SCHEMES, TrialSpec
 from initlab.user_code import is_code
 
 DEFAULT = TrialSpec()
@@ -14,8 +14,10 @@ CATALOG_PATHS = {"net.activation", "net.negative_slope", "net.norm", "net.skip",
 
 def unused_paths(trial: TrialSpec) -> set[str]:
     """Dotted paths that this trial's choices make meaningless."""
-    data, net, train = trial.data, trial.net, trial.train
+    data, net, init, train = trial.data, trial.net, trial.init, trial.train
     code, pictures, falling = is_code(net.name), is_pictures(data.name), train.schedule in ("step", "plateau")
+    # A layer whose std is set is drawn as gaussian.
+    used_init = SCHEMES.get(init.scheme, set()) | ({"distribution"} if init.linear_std or init.last_std else set())
     rules = [
         (data.name not in ("synthetic", "imagefolder"), {"data.classes"}),
         (data.name != "synthetic", {"data.channels"}),
@@ -35,16 +37,10 @@ def unused_paths(trial: TrialSpec) -> set[str]:
         (code or not train.shallow_depth, {"train.shallow_epochs"}),
         (not train.auxiliary, {"train.auxiliary_weight"}),
         (not probes(trial), {"probe.examples"}),
+        # Code may use all.
+        (not is_code(init.scheme), {f"init.{key}" for key in {"mode", "distribution", "std"} - used_init}),
     ]
-    return unused_init(trial.init).union(*(paths for holds, paths in rules if holds))
-
-
-def unused_init(init: Init) -> set[str]:
-    """Paths that the scheme has no use for; code may use all, and a layer whose std is set is drawn as gaussian."""
-    if is_code(init.scheme):
-        return set()
-    used = SCHEMES[init.scheme] | ({"distribution"} if init.linear_std or init.last_std else set())
-    return {f"init.{key}" for key in {"mode", "distribution", "std"} - used}
+    return {path for holds, paths in rules if holds for path in paths}
 
 
 def probes(trial: TrialSpec) -> bool:
@@ -62,5 +58,4 @@ def drop_unused(trial: TrialSpec) -> tuple[TrialSpec, set[str]]:
         resting = defaults | {"net.depth": PAPER_NETS[trial.net.name].depth}
     changed = {path: value for path, value in resting.items() if getattr_path(trial, path) != value}
     dropped = {path for path in changed if getattr_path(trial, path) != defaults[path]}
-    update = {name: getattr(trial, name).model_copy(update=fields) for name, fields in nested(changed).items()}
-    return trial.model_copy(update=update), dropped
+    return with_fields(trial, changed), dropped

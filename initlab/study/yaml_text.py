@@ -37,11 +37,7 @@ StudyLoader.add_implicit_resolver(
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], list[Mistake]]:
-    """The mapping in a study file, and its keys that are given twice.
-
-    Raises:
-        StudyError: the file is absent, not YAML, or not a mapping.
-    """
+    """The mapping in a study file, and its keys that are given twice; a `StudyError` where it is no such file."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -65,8 +61,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], list[Mistake]]:
 def parse_yaml(text: str, where: str) -> tuple[Any, list[Mistake]]:
     """YAML as plain data, and its keys that are given twice (the last one counts).
 
-    Raises:
-        StudyError: not YAML, in one line that begins with `where` and says the line and column.
+    What is not YAML is a `StudyError`, whose line begins with `where` and says the line and column.
     """
     try:
         loader = StudyLoader(text)

@@ -1,4 +1,4 @@
-"""The start of a deep net from a trained shallow one, as VGG's were (see `initlab.plan.pretraining`)."""
+"""The start of a deep net from a trained shallow one, as VGG's were (see `initlab.plan.plan.shallow_of`)."""
 
 from collections.abc import Mapping
 

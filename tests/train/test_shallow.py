@@ -8,8 +8,7 @@ import torch
 
 from initlab.launch.run import run
 from initlab.nets.build import build_net
-from initlab.plan.plan import plan
-from initlab.plan.pretraining import shallow_of
+from initlab.plan.plan import plan, shallow_of
 from initlab.store.files import CHECKPOINT
 from initlab.study.mistakes import StudyError
 from initlab.study.study import load_study
