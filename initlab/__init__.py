@@ -10,25 +10,20 @@ from initlab.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from initlab import plots as plots
-    from initlab.analysis.comparison import PaperComparison as PaperComparison
-    from initlab.analysis.comparison import compare_paper as compare_paper
+    from initlab.analysis.comparison import PaperComparison as PaperComparison, compare_paper as compare_paper
     from initlab.init.apply import init_ as init_
     from initlab.init.gains import gain as gain
-    from initlab.inspection.inspect import Inspection as Inspection
-    from initlab.inspection.inspect import inspect as inspect
+    from initlab.inspection.inspect import Inspection as Inspection, inspect as inspect
     from initlab.inspection.lint.finding import Finding as Finding
     from initlab.inspection.lint.lint import lint as lint
     from initlab.launch.run import run as run
     from initlab.nets.build import build_net as build_net
     from initlab.signal.theory.predict import predict as predict
-    from initlab.store.results import Results as Results
-    from initlab.store.results import load as load
+    from initlab.store.results import Results as Results, load as load
     from initlab.study.mistakes import StudyError as StudyError
-    from initlab.study.study import Study as Study
-    from initlab.study.study import load_study as load_study
+    from initlab.study.study import Study as Study, load_study as load_study
     from initlab.testing.dense import dense_scores as dense_scores
-    from initlab.testing.evaluate import Evaluated as Evaluated
-    from initlab.testing.evaluate import evaluate as evaluate
+    from initlab.testing.evaluate import Evaluated as Evaluated, evaluate as evaluate
     from initlab.verdict.forecast import forecast as forecast
 
 # The module that each public name lives in; the imports above are for type checkers.

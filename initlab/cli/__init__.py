@@ -30,7 +30,10 @@ class OneLine(click.Group):
             ctx.exit(3)
 
 
-@click.group(cls=OneLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
+
+
+@click.group(cls=OneLine, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="initlab")
 def main() -> None:
     """Will a deep net start to train, under which initialisation, and why?

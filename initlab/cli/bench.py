@@ -15,8 +15,8 @@ def bench() -> None:
 
 
 @bench.command("probe")
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Medians of each way to watch.")
-@click.option("--whole", type=click.IntRange(0), default=1, show_default=True, help="Whole trials of each, in turn.")
+@click.option("--repeats", type=click.IntRange(1), default=3, help="Medians of each way to watch.")
+@click.option("--whole", type=click.IntRange(0), default=1, help="Whole trials of each, in turn.")
 def bench_probe(repeats: int, whole: int) -> None:
     """What watching signals costs, as shares of a bare step: initlab's ways, hooks, histograms; wandb's if installed.
 
@@ -29,9 +29,9 @@ def bench_probe(repeats: int, whole: int) -> None:
 
 @bench.command("inspect")
 @click.argument("model", default="resnet50")
-@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images of the batch.")
-@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Rounds of all arms in turn.")
-@click.option("--draws", type=click.IntRange(0), default=0, show_default=True, help="Time redrawn bands too.")
+@click.option("--batch-size", type=click.IntRange(1), default=8, help="Images of the batch.")
+@click.option("--repeats", type=click.IntRange(1), default=5, help="Rounds of all arms in turn.")
+@click.option("--draws", type=click.IntRange(0), default=0, help="Time redrawn bands too.")
 @click.option("--allow-code", is_flag=True, help="Import pkg.module:callable.")
 def bench_inspect(model: str, batch_size: int, repeats: int, draws: int, allow_code: bool) -> None:
     """What inspecting MODEL costs, in plain forward and backward passes of the same run."""
@@ -43,8 +43,8 @@ def bench_inspect(model: str, batch_size: int, repeats: int, draws: int, allow_c
 
 @bench.command("engine")
 @click.argument("study", type=OUT, default=Path("sweeps/demo.yaml"))
-@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes in every arm.")
-@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Runs of each arm, alternating.")
+@click.option("--jobs", type=click.IntRange(1), default=2, help="Processes in every arm.")
+@click.option("--repeats", type=click.IntRange(1), default=1, help="Runs of each arm, alternating.")
 @set_option
 def bench_engine(study: Path, jobs: int, repeats: int, overrides: Sequence[str]) -> None:
     """A study's wall time inline and under Ray, against a plain loop without initlab, as ratios."""
@@ -55,8 +55,8 @@ def bench_engine(study: Path, jobs: int, repeats: int, overrides: Sequence[str])
 
 @bench.command("data")
 @click.argument("study", type=OUT, required=False)
-@click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Timed steps of each arm.")
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Runs of each arm, alternating.")
+@click.option("--steps", type=click.IntRange(1), default=20, help="Timed steps of each arm.")
+@click.option("--repeats", type=click.IntRange(1), default=3, help="Runs of each arm, alternating.")
 @click.option("--workers", type=click.IntRange(0), multiple=True, help="Processes that decode; repeatable.")
 @device_option
 @data_dir_option
@@ -82,9 +82,9 @@ def bench_forecast(source: Path, write: bool) -> None:
 
 
 @bench.command("gpu")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cuda", show_default=True)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cuda")
 @click.option("--quick", is_flag=True, help="Tiny nets and images, to try the command; the figures mean nothing.")
-@click.option("--out", type=OUT, default=Path("results/bench/gpu.json"), show_default=True, help="Where figures go.")
+@click.option("--out", type=OUT, default=Path("results/bench/gpu.json"), help="Where figures go.")
 def bench_gpu(device: Any, quick: bool, out: Path) -> None:
     """Large nets against the GPU's limit, many small trials at once, and what watching costs, within 8 minutes."""
     from initlab.bench.gpu import bench_gpu as measure
@@ -95,7 +95,7 @@ def bench_gpu(device: Any, quick: bool, out: Path) -> None:
 @bench.command("ddp")
 @click.argument("study", type=OUT, required=False)
 @click.option("--devices", type=click.IntRange(1), multiple=True, help="Processes; repeatable.  [default: 1, 2, 4, …]")
-@click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Timed steps of each arm.")
+@click.option("--steps", type=click.IntRange(1), default=20, help="Timed steps of each arm.")
 @device_option
 @data_dir_option
 @set_option

@@ -3,7 +3,6 @@
 import copy
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +31,8 @@ def nets(name: str | None, shape: str | None, classes: int | None, overrides: Se
 
 MODEL_OPTIONS = (
     click.option("--input", "shape", metavar="CxHxW|SIDE", help="One image.  [default: what the net is made for]"),
-    click.option("--batch-size", type=int, default=8, show_default=True),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of weights, images and labels."),
+    click.option("--batch-size", type=int, default=8),
+    click.option("--seed", type=int, default=0, help="Of weights, images and labels."),
     click.option("--init", "scheme", metavar="SCHEME", help="Initialise it so first (a scheme, or your function)."),
     click.option("--data", metavar="NAME", help="Images of a data set instead of random numbers, e.g. digits."),
     data_dir_option,
@@ -72,10 +71,10 @@ def subject_of(model: str, options: dict[str, Any], *, double: bool = False, als
 @click.option("--weight-decay", type=float, help="For the ratio of decay to the loss gradient.")
 @click.option("--fix", is_flag=True, help="Try the advised initialisation on a copy: the table before and after.")
 @click.option("--against", metavar="B", help="Compare with a scheme, or another MODEL of the same layers.")
-@click.option("--fail-on", default="", metavar="WORDS", help="Exit with 1 on such verdicts: any,stalled,exploding...")
+@click.option("--fail-on", metavar="WORDS", help="Exit with 1 on such verdicts: any,stalled,exploding...")
 @click.option("--html", type=OUT, help="Write the table as an HTML file.")
 @click.option("--figure", type=OUT, help="Write the figure (png, svg or pdf).")
-def inspect(model: str, fail_on: str, html: Path | None, figure: Path | None, **options: Any) -> None:
+def inspect(model: str, fail_on: str | None, html: Path | None, figure: Path | None, **options: Any) -> None:
     """Measure and judge the signals of MODEL at its first training step.
 
     \b
@@ -88,11 +87,11 @@ def inspect(model: str, fail_on: str, html: Path | None, figure: Path | None, **
     words = check_words(fail_on, VERDICT_WORDS)
     if figure is not None and figure.suffix not in (".png", ".svg", ".pdf"):
         raise click.UsageError(f"--figure: not a picture's name (got {figure}); allowed: .png, .svg, .pdf")
+    against = options["against"]
     # Ratios are exact to 1e-9 only in float64.
-    subject = subject_of(model, options, double=options["against"] is not None)
-    other = None if options["against"] is None else other_of(subject, options["against"], options)
-    choices = {key: options[key] for key in ("weight_decay", "fix", "seed")}
-    examination = examine(subject, against=other, **choices)
+    subject = subject_of(model, options, double=against is not None)
+    other = other_of(subject, against, options) if against is not None else None
+    examination = examine(subject, against=other, **{key: options[key] for key in ("weight_decay", "fix", "seed")})
     inspection = examination.inspection
     click.echo(examination_json(examination) if options["as_json"] else examination_text(examination))
     for path in filter(None, (html, figure)):
@@ -112,16 +111,15 @@ def other_of(subject: "Subject", against: str, options: dict[str, Any]) -> "nn.M
     from initlab.inspection.subject import initialised
 
     if against in SCHEMES:
-        copied = replace(subject, module=copy.deepcopy(subject.module))
-        return initialised(copied, against, options["seed"], options["allow_code"]).module
+        return initialised(copy.deepcopy(subject), against, options["seed"], options["allow_code"]).module
     return subject_of(against, options, double=True, also=list(SCHEMES)).module
 
 
 @click.command()
 @click.argument("model")
 @model_options
-@click.option("--fail-on", default="", metavar="WORDS", help="Exit with 1 on such findings: any, fault, or rules.")
-def lint(model: str, fail_on: str, **options: Any) -> None:
+@click.option("--fail-on", metavar="WORDS", help="Exit with 1 on such findings: any, fault, or rules.")
+def lint(model: str, fail_on: str | None, **options: Any) -> None:
     """Find faults in the initialisation of MODEL: defaults left in, wrong fans, gains that do not fit.
 
     MODEL is as in `initlab inspect`.
@@ -145,7 +143,6 @@ def lint(model: str, fail_on: str, **options: Any) -> None:
     "--views",
     type=click.Choice(["center", "10", "dense"]),
     default="center",
-    show_default=True,
     help="One centre crop; four corners and centre, mirrored too; or every window of the last map of the whole image.",
 )
 @click.option(
@@ -158,10 +155,9 @@ def lint(model: str, fail_on: str, **options: Any) -> None:
     "--scores",
     type=click.Choice(["softmax", "logits"]),
     default="softmax",
-    show_default=True,
     help="What is averaged over views, scales and checkpoints.",
 )
-@click.option("--batch-size", type=int, default=100, show_default=True, help="Images at once; fewer need less memory.")
+@click.option("--batch-size", type=int, default=100, help="Images at once; fewer need less memory.")
 @device_option
 @data_dir_option
 @click.option("--out", type=OUT, help="Folder for evaluation.csv and .json, per_class.csv, .png and .svg.")
@@ -181,8 +177,7 @@ def evaluate(checkpoints: Sequence[str], scales: str | None, out: Path | None, *
     in one way: a crop has zero padding at its border where a window has its neighbours in the image.
     """
     from initlab.report.evaluation_table import evaluation_lines
-    from initlab.testing.evaluate import evaluate as test
-    from initlab.testing.evaluate import parse_scales
+    from initlab.testing.evaluate import evaluate as test, parse_scales
 
     result = test(checkpoints, scales=parse_scales(scales) if scales is not None else None, out=out, **options)
     echo_lines(evaluation_lines(result.table))

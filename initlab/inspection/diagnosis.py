@@ -22,8 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from initlab.signal.drift import Drift, second_moments
-from initlab.signal.drift import drift as drift_in
+from initlab.signal.drift import Drift, drift as drift_in, second_moments
 from initlab.verdict.rules import highest_loss
 
 VERDICTS = ("healthy", "nonfinite", "vanishing", "exploding", "uneven", "dead", "saturated")

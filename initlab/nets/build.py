@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from initlab.nets import architecture
-from initlab.nets import layers as ours
+from initlab.nets import architecture, layers as ours
 from initlab.nets.architecture import (
     PLAIN_ALONE,
     Add,

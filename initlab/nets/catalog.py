@@ -13,8 +13,7 @@ What the paper leaves open and how it is settled here:
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from itertools import count as numbers
-from itertools import pairwise
+from itertools import count as numbers, pairwise
 
 from initlab.nets.architecture import LINEAR_LAYERS, SPP, Conv, Flatten, ImageShape, Layer, MaxPool, NetChoices, plain
 from initlab.nets.counts import output_shapes

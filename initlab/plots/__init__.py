@@ -5,19 +5,11 @@ Figure, or draws into `ax=`. `save_figures` writes each of `FIGURES` as PNG, SVG
 needed.
 """
 
-from initlab.plots.convergence import convergence as convergence
-from initlab.plots.convergence import convergence_table as convergence_table
-from initlab.plots.depth import depth as depth
-from initlab.plots.depth import depth_table as depth_table
-from initlab.plots.per_class import per_class as per_class
-from initlab.plots.per_class import per_class_table as per_class_table
-from initlab.plots.phase import phase as phase
-from initlab.plots.phase import phase_table as phase_table
-from initlab.plots.prelu import prelu as prelu
-from initlab.plots.prelu import prelu_table as prelu_table
-from initlab.plots.running import running as running
-from initlab.plots.running import running_table as running_table
-from initlab.plots.save import FIGURES as FIGURES
-from initlab.plots.save import save_figures as save_figures
-from initlab.plots.signals import signals as signals
-from initlab.plots.signals import signals_table as signals_table
+from initlab.plots.convergence import convergence as convergence, convergence_table as convergence_table
+from initlab.plots.depth import depth as depth, depth_table as depth_table
+from initlab.plots.per_class import per_class as per_class, per_class_table as per_class_table
+from initlab.plots.phase import phase as phase, phase_table as phase_table
+from initlab.plots.prelu import prelu as prelu, prelu_table as prelu_table
+from initlab.plots.running import running as running, running_table as running_table
+from initlab.plots.save import FIGURES as FIGURES, save_figures as save_figures
+from initlab.plots.signals import signals as signals, signals_table as signals_table

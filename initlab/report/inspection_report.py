@@ -1,10 +1,7 @@
 """What `initlab inspect` and `initlab lint` print, as text or one JSON object, and the words that make them fail."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
 from typing import Any
-
-import pandas as pd
 
 from initlab.errors import UserError
 from initlab.inspection.diagnosis import VERDICTS
@@ -23,13 +20,9 @@ VERDICT_WORDS = ("any", *OUTCOMES, *(word for word in VERDICTS if word != "healt
 LINT_WORDS = ("any", "fault", *RULES)
 
 
-def check_words(text: str, allowed: Sequence[str]) -> list[str]:
-    """The words of `--fail-on a,b`.
-
-    Raises:
-        UserError: a word that is not allowed.
-    """
-    words = [word.strip() for word in text.split(",") if word.strip()]
+def check_words(text: str | None, allowed: Sequence[str]) -> list[str]:
+    """The words of `--fail-on a,b`; raises a `UserError` for one that is not allowed."""
+    words = [word.strip() for word in (text or "").split(",") if word.strip()]
     if wrong := [word for word in words if word not in allowed]:
         raise UserError(f"--fail-on: no such word (got {wrong[0]!r}); allowed: {', '.join(allowed)}")
     return words
@@ -73,9 +66,10 @@ def lint_text(findings: Sequence[Finding]) -> str:
 def examination_json(examination: Examination) -> str:
     """One object: schema, model, verdict, healthy, reason, advice, lint, layers; against and fix where requested."""
     content = {"schema": SCHEMA, "model": examination.model, **inspection_fields(examination.inspection)}
-    content["lint"] = [asdict(finding) for finding in examination.findings]
+    content["lint"] = examination.findings
     if comparison := examination.comparison:
-        content["against"] = {"exact": comparison.exact, "why": comparison.why, "layers": records(comparison.table)}
+        layers = comparison.table.to_dict("records")
+        content["against"] = {"exact": comparison.exact, "why": comparison.why, "layers": layers}
     if examination.remedy and examination.fixed:
         content["fix"] = {"call": examination.remedy.call, **inspection_fields(examination.fixed)}
     return json_text(content)
@@ -83,15 +77,10 @@ def examination_json(examination: Examination) -> str:
 
 def lint_json(model: str, findings: Sequence[Finding]) -> str:
     """One object: schema, model, lint."""
-    return json_text({"schema": SCHEMA, "model": model, "lint": [asdict(finding) for finding in findings]})
+    return json_text({"schema": SCHEMA, "model": model, "lint": findings})
 
 
 def inspection_fields(inspection: Inspection) -> dict[str, Any]:
     """An inspection as plain data."""
     fields = {name: getattr(inspection, name) for name in ("verdict", "healthy", "reason", "advice")}
-    return {**fields, "layers": records(inspection.table)}
-
-
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """One object per row."""
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+    return {**fields, "layers": inspection.table.to_dict("records")}

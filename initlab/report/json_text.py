@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 
@@ -12,14 +13,16 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 
 def plain_data(value: Any) -> Any:
-    """The value in JSON's types, numpy's numbers too; NaN, infinities and missing values are None."""
+    """The value in JSON's types, dataclasses and numpy's numbers too; NaN, infinities and missing values are None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, Mapping):
         return {key: plain_data(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain_data(inner) for inner in value]
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
     # Numbers of numpy.
     if hasattr(value, "item"):
         return plain_data(value.item())
-    return value if isinstance(value, float) and math.isfinite(value) else None
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, (str, int)) else None

@@ -1,7 +1,8 @@
 """What `initlab plan` prints: a line per trial with its cost, and the cost of all of them."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,10 @@ def plan_lines(study: str | Path, overrides: Sequence[str] = (), out: str | Path
 
 
 def numbers(cost: Cost) -> list[str]:
-    """A trial's cost as text, `–` for what is not known."""
-    counts = [
-        f"{number:,}" if number is not None else "–" for number in (cost.parameters, cost.multiply_adds, cost.steps)
-    ]
-    sizes = [megabytes(size) if size is not None else "–" for size in (cost.checkpoint_bytes, cost.storage_bytes)]
-    return [*counts, *sizes, duration(cost.seconds) if cost.seconds is not None else "–"]
+    """A trial's cost as text, in the order of `NUMBERS`, `–` for what is not known."""
+    values = [cost.parameters, cost.multiply_adds, cost.steps, cost.checkpoint_bytes, cost.storage_bytes, cost.seconds]
+    forms: list[Callable[[float], str]] = [*["{:,}".format] * 3, megabytes, megabytes, duration]
+    return ["–" if value is None else form(value) for value, form in zip(values, forms, strict=True)]
 
 
 def total(costs: Sequence[Cost]) -> str:
@@ -79,25 +78,22 @@ def duration(seconds: float) -> str:
 
 
 def finished_trials(out: Path) -> list[Finished]:
-    """What finished trials in an output folder, or an export, took, for `plan` to expect the time of others from."""
+    """What finished trials in an output folder, or an export, took, for `plan` to expect the time of others from.
+
+    Of a trial that was trained in a pack, its share of the pack's time.
+    """
+    ends: list[tuple[TrialSpec, dict[str, Any] | None]] = []
     if (out / files.COMPACTED).exists():
         # Here, for pandas takes a while to import.
         from initlab.store.export import exported_trials
 
-        ends = [(trial.spec, trial.result) for trial in exported_trials(out)]
-        return [taken(spec, result) for spec, result in ends if result and result["state"] == State.DONE]
-    finished = []
+        ends += [(trial.spec, trial.result) for trial in exported_trials(out)]
     for folder in TrialFolder.all_in(out):
-        try:
-            result = folder.result()
-            if result and result.get("state") == State.DONE:
-                finished.append(taken(folder.spec(), result))
-        except StoreError:
-            # `status` names it; here it only means one trial less to learn from.
-            continue
-    return finished
-
-
-def taken(spec: TrialSpec, result: dict[str, Any]) -> Finished:
-    """What a finished trial took; in a pack, its share of the time."""
-    return Finished(spec, result["steps"], result["wall_s"] / result.get("packed", 1))
+        # `status` names what cannot be read; here it only means one trial less to learn from.
+        with suppress(StoreError):
+            ends.append((folder.spec(), folder.result()))
+    return [
+        Finished(spec, result["steps"], result["wall_s"] / result.get("packed", 1))
+        for spec, result in ends
+        if result and result.get("state") == State.DONE
+    ]

@@ -15,12 +15,9 @@ from initlab.study.spec import net_label
 class Ending(IntEnum):
     """How a run ended, as its exit code."""
 
-    DONE = 0
-    """Every requested trial has its result, or was stopped as hopeless."""
-    FAILED = 1
-    """Some trials failed, or cannot be read."""
-    STOPPED = 3
-    """Stopped on request; the same command goes on."""
+    DONE = 0  # every requested trial has its result, or was stopped as hopeless
+    FAILED = 1  # some trials failed, or cannot be read
+    STOPPED = 3  # on request; the same command goes on
 
 
 class Summary(NamedTuple):

@@ -5,7 +5,8 @@ between, each window is pooled first, as SPP-net does. A window has the side tha
 """
 
 from collections import OrderedDict
-from typing import Literal, TypeGuard, get_args
+from collections.abc import Iterator, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ def dense_scores(
     Raises:
         UserError: not such a net, images smaller than `input_size`, or an `input_size` that the net cannot take.
     """
-    check_scores(scores)
+    check_choice("scores", scores, get_args(Scores))
     sides = (input_size, input_size) if isinstance(input_size, int) else input_size
     if images.dim() != 4 or not images.is_floating_point():
         raise UserError(
@@ -71,10 +72,10 @@ def dense_scores(
     return total.mean(0).to(images.dtype)
 
 
-def check_scores(scores: str) -> None:
-    """Refuse an unknown kind of scores."""
-    if scores not in get_args(Scores):
-        raise UserError(f"scores: unknown (got {scores!r}); allowed: {', '.join(get_args(Scores))}")
+def check_choice(option: str, value: str, allowed: Sequence[str]) -> None:
+    """Refuse a value of an option that is none of those allowed."""
+    if value not in allowed:
+        raise UserError(f"{option}: unknown (got {value!r}); allowed: {', '.join(allowed)}")
 
 
 def as_scores(logits: Tensor, scores: Scores) -> Tensor:
@@ -103,15 +104,13 @@ def split(net: nn.Module) -> tuple[nn.Sequential, nn.Sequential]:
     return row(OrderedDict(layers[:at])), row(OrderedDict(layers[at:]))
 
 
-def opened(net: nn.Sequential) -> list[nn.Module]:
+def opened(net: nn.Sequential) -> Iterator[nn.Module]:
     """The layers of a row, with those of rows inside it in their place."""
-    rows = (opened(child) if is_row(child) else [child] for child in net)
-    return [layer for row in rows for layer in row]
-
-
-def is_row(module: nn.Module) -> TypeGuard[nn.Sequential]:
-    """Whether a module only runs its children one after another."""
-    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    for child in net:
+        if isinstance(child, nn.Sequential) and type(child).forward is nn.Sequential.forward:
+            yield from opened(child)
+        else:
+            yield child
 
 
 def window_size(maps: nn.Sequential, head: nn.Sequential, image: Tensor) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from initlab.store.files import StoreError, writable, write_csv, write_json
 from initlab.store.trained import Trained, load_weights, read_trained
 from initlab.study.paths import differing_paths, getattr_path
 from initlab.study.trial_code import source_hashes
-from initlab.testing.dense import Scores, check_scores
+from initlab.testing.dense import Scores, check_choice
 from initlab.testing.error_rates import class_errors, error_rows, mean_scores
 from initlab.testing.views import Views, scores_at, sides_of
 from initlab.user_code import is_code
@@ -109,26 +109,33 @@ def evaluate(
             Path(out).mkdir(parents=True, exist_ok=True)
     ensemble: dict[int, Tensor] = {}
     rows: list[dict[str, Any]] = []
-    flipped: list[bool] = []
-    differences = differing(members)
-    for path, trained, fields in zip(paths, members, differences.to_dict("records"), strict=True):
-        net, data = restored(trained, place, data_dir, allow_code)
+    tested: list[dict[str, Any]] = []
+    varying = differing_paths([member.spec for member in members])
+    for path, member in zip(paths, members, strict=True):
+        net, data = restored(member, place, data_dir, allow_code)
+        mirrored = flips if flips is not None else views != "center" and data.flip
         sides = sides_of(scales, views, data)
-        flipped.append(flips if flips is not None else views != "center" and data.flip)
-        by_side = {side: scores_at(net, data, side, views, flipped[-1], scores, batch_size) for side in sides}
+        by_side = {side: scores_at(net, data, side, views, mirrored, scores, batch_size) for side in sides}
         labels = data.val_labels.cpu()
-        rows += error_rows({"checkpoint": str(path), **{str(key): fields[key] for key in fields}}, by_side, labels)
-        for side in sides:
-            ensemble[side] = ensemble.get(side, 0) + by_side[side] / len(members)
+        fields = {name: getattr_path(member.spec, name) for name in varying}
+        rows += error_rows({"checkpoint": str(path), **fields}, by_side, labels)
+        for side, side_scores in by_side.items():
+            ensemble[side] = ensemble.get(side, 0) + side_scores / len(members)
+        label = {"trial": member.trial, "net": member.spec.net.label, "step": member.step}
+        tested.append({"path": str(member.path), **label, "flips": mirrored})
     if len(members) > 1:
         rows += error_rows({"checkpoint": "ensemble"}, ensemble, labels)
-    headline = mean_scores(ensemble)
-    result = Evaluated(
-        table=pd.DataFrame(rows).astype(differences.dtypes),
-        per_class=class_errors(headline, labels, data.class_names),
-        scores=headline,
-        described=description(members, views, list(ensemble), flipped, scores, place),
-    )
+    table, headline = pd.DataFrame(rows), mean_scores(ensemble)
+    # Of types that leave room for none, which an ensemble has.
+    table = table.astype(table[varying].convert_dtypes().dtypes)
+    described = {
+        "checkpoints": tested,
+        "data": members[0].spec.data.model_dump(mode="json"),
+        **{"views": views, "scales": list(ensemble), "scores": scores},
+        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
+        **{"torch_version": torch.__version__, "initlab_version": __version__},
+    }
+    result = Evaluated(table, class_errors(headline, labels, data.class_names), headline, described)
     if out is not None:
         write_evaluation(result, Path(out))
     return result
@@ -140,48 +147,34 @@ def check_choices(
     """Refuse what can never work, before anything is read."""
     if not paths:
         raise UserError("evaluate: no checkpoint (got none); give OUT/trials/ID, an attempt folder or a checkpoint.pt")
-    if views not in get_args(Views):
-        raise UserError(f"--views: unknown (got {views!r}); allowed: {', '.join(get_args(Views))}")
-    check_scores(scores)
+    check_choice("--views", views, get_args(Views))
+    check_choice("scores", scores, get_args(Scores))
     if batch_size < 1:
         raise UserError(f"--batch-size: out of range (got {batch_size}); allowed: at least 1")
     if scales is not None and (not scales or min(scales) < 1 or len(set(scales)) < len(scales)):
-        raise UserError(
-            f"--scales: not a list of sides (got {scales}); allowed: different numbers of pixels, at least 1"
-        )
+        allowed = "different numbers of pixels, at least 1"
+        raise UserError(f"--scales: not a list of sides (got {scales}); allowed: {allowed}")
 
 
 def parse_scales(text: str) -> list[int]:
-    """`256,384,480` as numbers.
-
-    Raises:
-        UserError: something else between the commas.
-    """
+    """`256,384,480` as numbers; raises a `UserError` for something else between the commas."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(
-            f"--scales: not sides in pixels (got {text!r}); allowed: whole numbers with commas between, 256,384"
-        ) from None
+        allowed = "whole numbers with commas between, 256,384"
+        raise UserError(f"--scales: not sides in pixels (got {text!r}); allowed: {allowed}") from None
 
 
 def check_alike(members: Sequence[Trained]) -> None:
     """Refuse an ensemble over different validation sets."""
     first = members[0]
     for other, field in product(members[1:], SHARED):
-        ours, theirs = getattr(first.spec.data, field), getattr(other.spec.data, field)
-        if ours != theirs:
+        expected, value = getattr(first.spec.data, field), getattr(other.spec.data, field)
+        if value != expected:
             raise UserError(
-                f"{other.path}: data.{field} differs in the ensemble (got {theirs!r}, {first.path} has {ours!r}); "
+                f"{other.path}: data.{field} differs in the ensemble (got {value!r}, {first.path} has {expected!r}); "
                 "give checkpoints of the same data, or test them one by one"
             )
-
-
-def differing(members: Sequence[Trained]) -> pd.DataFrame:
-    """A row per member with the fields in which their trials differ, of types that leave room for none."""
-    specs = [member.spec for member in members]
-    columns = {path: [getattr_path(spec, path) for spec in specs] for path in differing_paths(specs)}
-    return pd.DataFrame(columns, index=range(len(members))).convert_dtypes()
 
 
 def restored(
@@ -193,8 +186,7 @@ def restored(
         raise StoreError(f"{trained.path}: the code of {', '.join(trained.source)} changed since this net was trained")
     folder = data_dir or os.environ.get("INITLAB_DATA")
     where = Path(folder) if folder else None
-    absent = None if is_code(spec.data.name) else absence(spec.data.name, where, downloads=False)
-    if absent:
+    if not is_code(spec.data.name) and (absent := absence(spec.data.name, where, downloads=False)):
         raise UserError(absent)
     access = DataAccess(data_dir=str(folder) if folder else None, allow_code=allow_code, cache=str(cache_folder()))
     data = load_images(spec, device, access, trained.source, print)
@@ -202,30 +194,6 @@ def restored(
         net = bare_net(spec, data)
     load_weights(net, trained)
     return net.to(device).eval(), data
-
-
-def description(
-    members: Sequence[Trained],
-    views: str,
-    sides: Sequence[int],
-    flipped: Sequence[bool],
-    scores: str,
-    device: torch.device,
-) -> dict[str, Any]:
-    """What was tested, how and where, as plain data."""
-    return {
-        "checkpoints": [
-            {"path": str(m.path), "trial": m.trial, "net": m.spec.net.label, "step": m.step, "flips": flips}
-            for m, flips in zip(members, flipped, strict=True)
-        ],
-        "data": members[0].spec.data.model_dump(mode="json"),
-        "views": views,
-        "scales": list(sides),
-        "scores": scores,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "torch_version": torch.__version__,
-        "initlab_version": __version__,
-    }
 
 
 def write_evaluation(result: Evaluated, folder: Path) -> None:

@@ -30,22 +30,17 @@ def sides_of(scales: Sequence[int] | None, views: Views, data: Images) -> list[i
 def scores_at(
     net: nn.Module, data: Images, side: int, views: Views, flips: bool, scores: Scores, batch_size: int
 ) -> Tensor:
-    """Mean scores (N, classes) in float64 on the CPU of all validation images at one scale."""
+    """Mean scores (N, classes) over the views, in float64 on the CPU, of all validation images at one scale."""
+    height, width = data.input_shape[1:]
     all_scores = torch.full((len(data.val_labels), data.num_classes), torch.nan, dtype=torch.float64)
     for images, indices in data.val_at(side, batch_size):
-        all_scores[indices] = view_scores(net, images, data, views, flips, scores).cpu()
-    return all_scores
-
-
-def view_scores(net: nn.Module, images: Tensor, data: Images, views: Views, flips: bool, scores: Scores) -> Tensor:
-    """Mean scores (B, classes) in float64 over the views of images that are grey levels of one size."""
-    height, width = data.input_shape[1:]
-    if views == "dense":
-        whole = (images - mean_at(data.mean, images.shape[2], images.shape[3])) * data.factor
-        return dense_scores(net, whole, (height, width), flips, scores=scores).double()
-    if views == "10":
-        crops = ten_views(images, height, width, flips)
-    else:
+        if views == "dense":
+            whole = (images - mean_at(data.mean, *images.shape[2:])) * data.factor
+            all_scores[indices] = dense_scores(net, whole, (height, width), flips, scores=scores).double().cpu()
+            continue
         centre = centre_view(images, height, width)
-        crops = [centre, centre.flip(3)] if flips else [centre]
-    return torch.stack([as_scores(net((crop - data.mean) * data.factor), scores) for crop in crops]).mean(0)
+        mirrored = [centre.flip(3)] if flips else []
+        crops = ten_views(images, height, width, flips) if views == "10" else [centre, *mirrored]
+        view_scores = [as_scores(net((crop - data.mean) * data.factor), scores) for crop in crops]
+        all_scores[indices] = torch.stack(view_scores).mean(0).cpu()
+    return all_scores
