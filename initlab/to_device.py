@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """`tensor` on `device`; on CUDA through pinned memory, so that the host does not wait for the device.
 
     A plain `.to(device)` from pageable memory synchronises the stream.
@@ -14,7 +14,7 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def put(tensor: Tensor, place: Tensor) -> None:
+def copy_into(tensor: Tensor, place: Tensor) -> None:
     """Copy `tensor` from the host into `place`, a tensor that stays where it is; the host does not wait for it."""
     if place.device.type == "cuda":
         place.copy_(tensor.pin_memory(), non_blocking=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from initlab.data.dataset import Images, prepare
+from initlab.data.dataset import Images, Preprocessing, prepare
 from initlab.data.facts import FACTS, is_pictures
+from initlab.data.folders import scan
 from initlab.data.sources import Raw, load_raw
 from initlab.engine.task import DataAccess
 from initlab.init.apply import init_
@@ -31,44 +32,31 @@ def load_images(
         sources: hash of the user's code behind each dotted path that names some.
         say: hears what takes long, in words.
     """
-    data = spec.data
+    data, dtype = spec.data, DTYPES[spec.train.precision]
+    preprocessing = Preprocessing(data.scale, data.train_examples, data.val_examples, device, dtype)
     if is_pictures(data.name):
-        return load_pictures(spec, device, access, say)
-    return prepare(
-        cached_raw(data, access, sources.get("data.name")),
-        scale=data.scale,
-        train_examples=data.train_examples,
-        val_examples=data.val_examples,
-        flip=data.flip,
-        shift=data.shift,
-        device=device,
-        dtype=DTYPES[spec.train.precision],
-    )
+        return load_pictures(data, preprocessing, access, say)
+    raw = cached_raw(data, access, sources.get("data.name"))
+    return prepare(raw, preprocessing, flip=data.flip, shift=data.shift)
 
 
-def load_pictures(spec: TrialSpec, device: torch.device, access: DataAccess, say: Callable[[str], None]) -> Images:
+def load_pictures(data: Data, preprocessing: Preprocessing, access: DataAccess, say: Callable[[str], None]) -> Images:
     """The trial's pictures in class folders, listed and measured."""
     # Imported here: torchvision's transforms take seconds.
     from initlab.data.folder_set import open_folder
     from initlab.data.views import Views
 
-    data, crop = spec.data, input_side(spec.data)
+    crop = input_side(data)
     val_side = data.val_side or round(crop * 8 / 7)
     flip = FACTS[data.name].flip if data.flip is None else data.flip
     return open_folder(
-        data.name,
-        Path(access.data_dir) if access.data_dir else None,
-        classes=data.classes,
-        views=Views(crop, val_side, data.jitter or (val_side, val_side), flip, data.color_std),
+        scan(data.name, Path(access.data_dir) if access.data_dir else None, data.classes),
+        preprocessing,
+        Views(crop, val_side, data.jitter or (val_side, val_side), flip, data.color_std),
         side=data.image_size,
-        scale=data.scale,
-        train_examples=data.train_examples,
-        val_examples=data.val_examples,
         workers=access.workers,
         cache=Path(access.cache),
         keep_decoded=access.keep_decoded,
-        device=device,
-        dtype=DTYPES[spec.train.precision],
         say=say,
     )
 
@@ -82,14 +70,7 @@ def cached_raw(data: Data, access: DataAccess, source: str | None) -> Raw:
         raw: Raw = import_callable("data.name", data.name)(**data.options)
         return raw
     folder = Path(access.data_dir) if access.data_dir else None
-    return load_raw(
-        data.name,
-        folder=folder,
-        download=access.download,
-        image_size=data.image_size,
-        classes=data.classes,
-        channels=data.channels,
-    )
+    return load_raw(data.name, data.image_size, data.classes, data.channels, folder=folder, download=access.download)
 
 
 def build_net(spec: TrialSpec, images: Images, device: torch.device) -> nn.Module:

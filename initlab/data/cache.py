@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initlab.data.one_pass import one_pass
-from initlab.data.pictures import Pictures
+from initlab.data.pictures import Pictures, one_pass
 from initlab.data.statistics import Statistics
 from initlab.errors import UserError
 
@@ -57,19 +56,14 @@ def decoded(pictures: Pictures, folder: Path, key: str, workers: int, say: Calla
     with locked(path):
         # The sizes are written last, so they tell that the pixels are complete.
         if not path.with_suffix(".npz").exists():
-            fill(path, pictures, workers, say)
+            sizes: list[tuple[int, int]] = []
+            with atomic(path) as file:
+                for batch_sizes, pixels in one_pass(pictures, workers, "cached", say):
+                    file.write(pixels.numpy().data)
+                    sizes += batch_sizes
+            with atomic(path.with_suffix(".npz")) as file:
+                np.savez(file, sizes=np.array(sizes, dtype=np.int32))
     return Decoded(path)
-
-
-def fill(path: Path, pictures: Pictures, workers: int, say: Callable[[str], None]) -> None:
-    """Write all pictures, then their sizes."""
-    sizes: list[tuple[int, int]] = []
-    with atomic(path) as file:
-        for batch_sizes, pixels in one_pass(pictures, workers, "cached", say):
-            file.write(pixels.numpy().data)
-            sizes += batch_sizes
-    with atomic(path.with_suffix(".npz")) as file:
-        np.savez(file, sizes=np.array(sizes, dtype=np.int32))
 
 
 def cached_statistics(folder: Path, key: str, make: Callable[[], Statistics]) -> Statistics:

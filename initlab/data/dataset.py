@@ -15,10 +15,23 @@ from initlab.data.scales import at_side
 from initlab.data.sources import Raw
 from initlab.errors import UserError
 from initlab.random_streams import stream_seed
-from initlab.to_device import sent
+from initlab.to_device import to_device
 
-# All rows of a batch.
+# All rows of a batch, all examples of a set.
 WHOLE = slice(None)
+CPU = torch.device("cpu")
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Which images of a set become inputs, at which scale, of which type and where."""
+
+    scale: float = 1.0  # standard deviation of the inputs, after the mean image is removed
+    train_examples: int | None = None  # a fixed random subset; None = all
+    val_examples: int | None = None
+    device: torch.device = CPU
+    dtype: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,20 +71,18 @@ class Images(ABC):
         return (images.to(self.mean.dtype) - self.mean) * self.factor
 
     @abstractmethod
-    def train_batches(
-        self, seed: int, batch_size: int, first: int, last: int, part: slice = WHOLE
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def train_batches(self, seed: int, batch_size: int, first: int, last: int, part: slice = WHOLE) -> Batches:
         """Augmented inputs (B, C, H, W) and labels (B,) of the steps from `first` to before `last`.
 
         Of each batch only the rows `part`; the draws are those of the whole batch.
         """
 
     @abstractmethod
-    def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def val_batches(self, batch_size: int) -> Batches:
         """The validation set in order, not augmented."""
 
     @abstractmethod
-    def val_at(self, side: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def val_at(self, side: int, batch_size: int) -> Batches:
         """The validation set with its shorter side at `side` pixels, for testing: every image once.
 
         Yields:
@@ -95,7 +106,7 @@ class ImageSet(Images):
     def train_batch(self, indices: Tensor, seed: int, step: int) -> tuple[Tensor, Tensor]:
         """Augmented, normalised images (B, C, H, W) and labels (B,) of one training step."""
         moves = self.moves(len(indices), seed, step)
-        return self.batch(indices, None if moves is None else sent(moves, self.mean.device))
+        return self.batch(indices, None if moves is None else to_device(moves, self.mean.device))
 
     def moves(self, count: int, seed: int, step: int) -> Tensor | None:
         """The `moves` of `augmented` for the images of a step, on the CPU; None without augmentation."""
@@ -111,22 +122,20 @@ class ImageSet(Images):
             images = augmented(images, self.flip, self.shift, moves)
         return self.normalised(images), self.train_labels[indices]
 
-    def train_batches(
-        self, seed: int, batch_size: int, first: int, last: int, part: slice = WHOLE
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def train_batches(self, seed: int, batch_size: int, first: int, last: int, part: slice = WHOLE) -> Batches:
         """As `Images`, in the epochs' orders."""
         orders = step_indices(len(self.train_labels), batch_size, seed, first, last, self.mean.device)
         for step, indices in enumerate(orders, start=first):
             images, labels = self.train_batch(indices, seed, step)
             yield images[part], labels[part]
 
-    def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def val_batches(self, batch_size: int) -> Batches:
         """As `Images`."""
         for start in range(0, len(self.val_labels), batch_size):
             part = slice(start, start + batch_size)
             yield self.normalised(self.val_images[part]), self.val_labels[part]
 
-    def val_at(self, side: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def val_at(self, side: int, batch_size: int) -> Batches:
         """As `Images`."""
         for places in torch.arange(len(self.val_labels)).split(batch_size):
             yield at_side(self.val_images[places.to(self.mean.device)].to(self.mean.dtype), side), places
@@ -137,38 +146,30 @@ class ImageSet(Images):
         return self.normalised(self.train_images[indices]), self.train_labels[indices]
 
 
-def prepare(
-    raw: Raw,
-    *,
-    scale: float,
-    train_examples: int | None,
-    val_examples: int | None,
-    flip: bool | None,
-    shift: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> ImageSet:
+def prepare(raw: Raw, preprocessing: Preprocessing, *, flip: bool | None = None, shift: int = 0) -> ImageSet:
     """Put a raw set on the device, with the statistics of its training part.
 
-    `scale` is the standard deviation of the inputs after the per-pixel mean is removed. `train_examples` and
-    `val_examples` take a fixed random subset.
+    Args:
+        flip: mirror half of the training images; None = as fits the set.
+        shift: training images move by up to this many pixels.
 
     Raises:
         UserError: more examples asked for than there are.
         ValueError: training images that are all alike.
     """
-    train = subset("train_examples", train_examples, raw.train_images, raw.train_labels)
-    val = subset("val_examples", val_examples, raw.val_images, raw.val_labels)
-    mean, std = pixel_statistics(train[0])
+    train = fixed_subset("train_examples", preprocessing.train_examples, len(raw.train_labels))
+    val = fixed_subset("val_examples", preprocessing.val_examples, len(raw.val_labels))
+    train_images, device = raw.train_images[train], preprocessing.device
+    mean, std = pixel_statistics(train_images)
     if std == 0:
         raise ValueError("data: the training images are all alike (got a std of 0 around their mean); use real images")
     return ImageSet(
-        train_images=train[0].to(device),
-        train_labels=train[1].to(device),
-        val_images=val[0].to(device),
-        val_labels=val[1].to(device),
-        mean=mean.to(device, dtype),
-        factor=scale / std,
+        train_images=train_images.to(device),
+        train_labels=raw.train_labels[train].to(device),
+        val_images=raw.val_images[val].to(device),
+        val_labels=raw.val_labels[val].to(device),
+        mean=mean.to(device, preprocessing.dtype),
+        factor=preprocessing.scale / std,
         num_classes=raw.num_classes,
         flip=raw.flip if flip is None else flip,
         shift=shift,
@@ -176,19 +177,14 @@ def prepare(
     )
 
 
-def subset(name: str, size: int | None, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """All of a part, or a fixed random subset of it."""
-    if size is None:
-        return images, labels
-    indices = fixed_subset(name, size, len(labels))
-    return images[indices], labels[indices]
-
-
-def fixed_subset(name: str, size: int, examples: int) -> Tensor:
+def fixed_subset(name: str, size: int | None, examples: int) -> slice | list[int]:
     """Indices of a fixed random subset of `size` among so many examples; `name` is the field that asks for it."""
+    if size is None:
+        return WHOLE
     if size > examples:
         raise UserError(f"data.{name}: more than there are (got {size}); at most {examples}")
-    return fixed_permutation(examples, name)[:size]
+    indices: list[int] = fixed_permutation(examples, name)[:size].tolist()
+    return indices
 
 
 def pixel_statistics(images: Tensor) -> tuple[Tensor, float]:
@@ -210,14 +206,14 @@ def epoch_order(examples: int, seed: int, epoch: int) -> Tensor:
 
 
 def step_indices(
-    examples: int, batch_size: int, seed: int, first: int, last: int, device: torch.device | None = None
+    examples: int, batch_size: int, seed: int, first: int, last: int, device: torch.device = CPU
 ) -> Iterator[Tensor]:
     """Indices (batch_size,) of the training images of each step from `first` to before `last`."""
     order, per_epoch = torch.empty(0), examples // batch_size
     for step in range(first, last):
         epoch, position = divmod(step, per_epoch)
         if position == 0 or step == first:
-            order = sent(epoch_order(examples, seed, epoch), device or torch.device("cpu"))
+            order = to_device(epoch_order(examples, seed, epoch), device)
         yield order[position * batch_size : (position + 1) * batch_size]
 
 

@@ -6,9 +6,11 @@ the order of their names. Tiny ImageNet's own layout (`val/images` with `val_ann
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from initlab.data.facts import FACTS, absence, picture_root
 from initlab.errors import UserError
@@ -29,9 +31,10 @@ class Part:
     files: tuple[str, ...]
     labels: tuple[int, ...]
 
-    def chosen(self, indices: Sequence[int]) -> "Part":
+    def chosen(self, indices: slice | list[int]) -> "Part":
         """Some of the files, in the order of `indices`."""
-        return Part(tuple(self.files[i] for i in indices), tuple(self.labels[i] for i in indices))
+        rows = np.arange(len(self.files))[indices].tolist()
+        return Part(tuple(self.files[i] for i in rows), tuple(self.labels[i] for i in rows))
 
 
 @dataclass(frozen=True)
@@ -95,19 +98,16 @@ def listed(root: Path, part: str, names: Sequence[str], skipped: list[str]) -> P
     check_names(root / part, set(names) - folders, "lacks classes that train has")
     files: list[str] = []
     labels: list[int] = []
-    empty = []
     for label, name in enumerate(names):
-        before = len(files)
         for path in files_below(root / part / name):
             (files if path.lower().endswith(SUFFIXES) else skipped).append(os.path.relpath(path, root))
-        labels += [label] * (len(files) - before)
-        if len(files) == before:
-            empty.append(name)
+        labels += [label] * (len(files) - len(labels))
+    empty = {names[label] for label in {*range(len(names))} - {*labels}}
     check_names(root / part, empty, "has class folders without a picture")
     return Part(tuple(files), tuple(labels))
 
 
-def check_names(part: Path, wrong: set[str] | list[str], problem: str) -> None:
+def check_names(part: Path, wrong: Collection[str], problem: str) -> None:
     """Refuse a part of which some classes are wrong, naming the first few."""
     if wrong:
         named = ", ".join(sorted(wrong)[:MOST_NAMED]) + (", …" if len(wrong) > MOST_NAMED else "")
@@ -133,20 +133,15 @@ def annotated_val(root: Path, names: Sequence[str]) -> Part:
     wrong = sorted({row[1] if len(row) > 1 else "(none)" for row in rows} - known.keys())
     check_names(table, wrong, "has classes that train has not")
     labels = {row[0]: known[row[1]] for row in rows}
-    check_table(table, labels, [os.path.basename(path) for path in files_below(root / "val" / "images")])
+    odd = sorted({os.path.basename(path) for path in files_below(root / "val" / "images")} ^ labels.keys())
+    if odd:
+        problem = "names no class for" if odd[0] not in labels else "names an absent file,"
+        raise UserError(
+            f"data: {table} {problem} {odd[0]} ({len(odd)} such); it must have one line per file in val/images"
+        )
     check_names(table, set(names) - {row[1] for row in rows}, "lacks classes that train has")
     ordered = sorted(labels)
     return Part(tuple(f"val/images/{name}" for name in ordered), tuple(labels[name] for name in ordered))
-
-
-def check_table(table: Path, labels: Mapping[str, int], files: Sequence[str]) -> None:
-    """Refuse a table that does not name each file once, or names others."""
-    odd = sorted(set(files) ^ labels.keys())
-    if odd:
-        side = "names no class for" if odd[0] not in labels else "names an absent file,"
-        raise UserError(
-            f"data: {table} {side} {odd[0]} ({len(odd)} such); it must have one line per file in val/images"
-        )
 
 
 def fingerprint(root: Path, part: Part) -> str:

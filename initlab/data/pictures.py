@@ -1,23 +1,31 @@
 """Pictures: image files decoded to uint8 tensors, one by one or by worker processes, in batches of mixed sizes."""
 
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader
 
+from initlab.data.scales import resized_shape
 from initlab.errors import UserError
-from initlab.to_device import sent
+from initlab.to_device import to_device
 
 # Pillow's modes of at most 8 bits a channel, and what it raises on bad files.
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 # A single pixel is a placeholder, not a picture; a longer strip would not fit into memory when it is enlarged.
 LEAST_SIDE, MOST_ASPECT = 2, 32
+# Pictures read at once in a pass over all, and seconds from one line on its progress to the next.
+BATCH, INTERVAL_S = 64, 10.0
+# Named in one message; a set with more is not looked at any further.
+MOST_PROBLEMS = 10
 
 # Indices, and (3, height, width) uint8 each.
 Batch = tuple[list[int], list[Tensor]]
@@ -32,11 +40,13 @@ class Pictures(Protocol):
     def __getitem__(self, index: int) -> Tensor: ...
 
 
+@dataclass(frozen=True)
 class Files:
     """Pictures decoded from their files at every access, the shorter side resized to `side` if that is a number."""
 
-    def __init__(self, root: Path, files: Sequence[str], side: int | None = None) -> None:
-        self.root, self.files, self.side = root, files, side
+    root: Path
+    files: Sequence[str]
+    side: int | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -84,31 +94,18 @@ def check_form(path: Path, image: Image.Image) -> None:
         )
 
 
-def resized_shape(first: int, second: int, side: int) -> tuple[int, int]:
-    """Both sides after the shorter has become `side`: `resized_shape(500, 375, 256)` is (341, 256)."""
-    shorter = min(first, second)
-    return max(side, round(first * side / shorter)), max(side, round(second * side / shorter))
-
-
-class Reading(Dataset[tuple[int, Tensor | str]]):
-    """Pictures as (index, picture), or (index, what is wrong with it): an error must cross processes as one line."""
-
-    def __init__(self, pictures: Pictures) -> None:
-        self.pictures = pictures
-
-    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+def read_batch(pictures: Pictures, indices: list[int]) -> Packed:
+    """A batch as one tensor, which crosses to another process and to the device in one piece; errors as one line."""
+    readable: list[tuple[int, Tensor]] = []
+    problems: list[str] = []
+    for index in indices:
         try:
-            return index, self.pictures[index]
+            readable.append((index, pictures[index]))
         except UserError as error:
-            return index, str(error)
-
-
-def packed(items: Sequence[tuple[int, Tensor | str]]) -> Packed:
-    """A batch as one tensor, which crosses to another process and to the device in one piece."""
-    good = [(index, item) for index, item in items if isinstance(item, Tensor)]
-    sizes = [(picture.shape[1], picture.shape[2]) for _, picture in good]
-    pixels = torch.cat([picture.flatten() for _, picture in good]) if good else torch.empty(0, dtype=torch.uint8)
-    return [index for index, _ in good], sizes, pixels, [item for _, item in items if isinstance(item, str)]
+            problems.append(str(error))
+    sizes = [(picture.shape[1], picture.shape[2]) for _, picture in readable]
+    pixels = torch.cat([torch.empty(0, dtype=torch.uint8), *(picture.flatten() for _, picture in readable)])
+    return [index for index, _ in readable], sizes, pixels, problems
 
 
 def unpacked(batch: Packed, device: torch.device) -> Batch:
@@ -120,17 +117,18 @@ def unpacked(batch: Packed, device: torch.device) -> Batch:
     indices, sizes, pixels, problems = batch
     if problems:
         raise UserError(problems[0])
-    parts = sent(pixels, device).split([3 * height * width for height, width in sizes])
+    parts = to_device(pixels, device).split([3 * height * width for height, width in sizes])
     return indices, [part.view(3, *size) for part, size in zip(parts, sizes, strict=True)]
 
 
 def read(pictures: Pictures, batches: Iterable[list[int]], workers: int, device: torch.device) -> Iterator[Packed]:
     """Batches of pictures in the order of `batches`, read ahead by `workers` processes; 0 reads in this one."""
-    loader = DataLoader(
-        Reading(pictures),
+    loader: DataLoader[Packed] = DataLoader(
+        # The collation reads, and so makes one tensor where the pictures are decoded; any sequence of indices will do.
+        range(len(pictures)),  # type: ignore[arg-type]
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=packed,
+        collate_fn=partial(read_batch, pictures),
         worker_init_fn=ignore_ctrl_c,
         pin_memory=device.type == "cuda" and workers > 0,
         # The loader's own draw must not move torch's global generator.
@@ -144,6 +142,33 @@ def ignore_ctrl_c(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def in_batches(count: int, size: int) -> Iterator[list[int]]:
-    """`in_batches(5, 2)` gives [0, 1], [2, 3] and [4]."""
-    return (list(range(start, min(start + size, count))) for start in range(0, count, size))
+def one_pass(
+    pictures: Pictures, workers: int, verb: str, say: Callable[[str], None]
+) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
+    """Every picture once, in batches: (height, width) of each, and the pixels of all in a row, on the CPU.
+
+    Args:
+        workers: processes that read; 0 = this one.
+        verb: what is done with the pictures, for `say`: `measured`.
+        say: gets a line every ten seconds.
+
+    Raises:
+        UserError: pictures that cannot be read, when the pass is over or has met ten of them.
+    """
+    done, problems = 0, list[str]()
+    start = last_line = time.monotonic()
+    batches = read(pictures, BatchSampler(range(len(pictures)), BATCH, drop_last=False), workers, torch.device("cpu"))
+    for _, sizes, pixels, batch_problems in batches:
+        problems += batch_problems
+        if len(problems) >= MOST_PROBLEMS:
+            break
+        yield sizes, pixels
+        done += len(sizes)
+        now = time.monotonic()
+        if now - last_line >= INTERVAL_S:
+            last_line, rate = now, done / (now - start)
+            remaining_s = (len(pictures) - done) / rate if rate else 0
+            say(f"{verb} {done:,} of {len(pictures):,} pictures, {rate:,.0f}/s, {remaining_s:,.0f} s left")
+    if problems:
+        more = f" (and {len(problems) - 1} more files: {'; '.join(problems[1:MOST_PROBLEMS])})" if problems[1:] else ""
+        raise UserError(f"data: {problems[0]}{more}")

@@ -7,12 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def resized_shape(first: int, second: int, side: int) -> tuple[int, int]:
+    """Both sides after the shorter has become `side`: `resized_shape(500, 375, 256)` is (341, 256)."""
+    shorter = min(first, second)
+    return max(side, round(first * side / shorter)), max(side, round(second * side / shorter))
+
+
 def at_side(images: Tensor, side: int) -> Tensor:
     """Images (N, C, height, width) resized so that the shorter side is `side`: bilinear, smoothed where it shrinks."""
     height, width = images.shape[2:]
     if min(height, width) == side:
         return images
-    shape = [max(side, round(length * side / min(height, width))) for length in (height, width)]
+    shape = resized_shape(height, width, side)
     resized = F.interpolate(images, size=shape, mode="bilinear", align_corners=False, antialias=True)
     return resized.round().clamp(0, 255)
 

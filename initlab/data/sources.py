@@ -55,12 +55,12 @@ class Raw:
 
 def load_raw(
     name: str,
-    *,
-    folder: Path | None = None,
-    download: bool = False,
     image_size: int | None = None,
     classes: int = 10,
     channels: int = 3,
+    *,
+    folder: Path | None = None,
+    download: bool = False,
 ) -> Raw:
     """Load a built-in data set; `classes` and `channels` shape `synthetic` alone.
 
@@ -72,7 +72,10 @@ def load_raw(
     if name == "synthetic":
         return synthetic(image_size or FACTS["synthetic"].size, classes, channels)
     raw = torchvision_set(name, folder, download)
-    return raw if image_size is None else resized(raw, image_size)
+    if image_size is None:
+        return raw
+    train, val = (resize(images, image_size) for images in (raw.train_images, raw.val_images))
+    return replace(raw, train_images=train, val_images=val)
 
 
 def digits(image_size: int) -> Raw:
@@ -81,8 +84,7 @@ def digits(image_size: int) -> Raw:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    images = torch.from_numpy(bunch.images).float()[:, None] * (255 / 16)
-    images = resize(images, image_size)
+    images = resize(torch.from_numpy(bunch.images).float()[:, None] * (255 / 16), image_size)
     labels = torch.from_numpy(bunch.target).long()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(stream_seed(0, "digits", "split")))
     train, val = order[: FACTS["digits"].train], order[FACTS["digits"].train :]
@@ -124,17 +126,12 @@ def images_and_labels(split: Any) -> tuple[Tensor, Tensor]:
     return images.contiguous(), torch.as_tensor(split.targets).long()
 
 
-def resized(raw: Raw, size: int) -> Raw:
-    """The same set at `size` pixels a side."""
-    train, val = (
-        torch.cat([resize(chunk.float(), size) for chunk in images.split(4096)])
-        for images in (raw.train_images, raw.val_images)
-    )
-    return replace(raw, train_images=train, val_images=val)
-
-
 def resize(images: Tensor, size: int) -> Tensor:
-    """Bilinear, smoothed where it shrinks, as uint8."""
-    if images.shape[-2:] != (size, size):
-        images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
-    return images.round().clamp(0, 255).to(torch.uint8)
+    """Bilinear, smoothed where it shrinks, as uint8; some thousands at a time, since they are floats in between."""
+    chunks = []
+    for chunk in images.split(4096):
+        pixels = chunk.float()
+        if images.shape[-2:] != (size, size):
+            pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+        chunks.append(pixels.round().clamp(0, 255).to(torch.uint8))
+    return torch.cat(chunks)

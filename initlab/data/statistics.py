@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from initlab.data.one_pass import one_pass
-from initlab.data.pictures import Pictures
-from initlab.data.views import centre_view
+from initlab.data.pictures import Pictures, one_pass
+from initlab.data.views import Views, centre_view
 
 
 @dataclass(frozen=True)
@@ -24,17 +23,18 @@ class Statistics:
     components: Tensor  # (3, 3): column i is the i-th principal component of RGB times its eigenvalue
 
 
+@dataclass(frozen=True)
 class CentreViews:
     """The centre view of each picture, cut where the picture is read: in the worker process."""
 
-    def __init__(self, pictures: Pictures, side: int, crop: int) -> None:
-        self.pictures, self.side, self.crop = pictures, side, crop
+    pictures: Pictures
+    views: Views
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> Tensor:
-        return centre_view(self.pictures[index], self.side, self.crop)
+        return centre_view(self.pictures[index], self.views.val_side, self.views.crop)
 
 
 def measure(train: CentreViews, workers: int, say: Callable[[str], None]) -> Statistics:
@@ -43,21 +43,16 @@ def measure(train: CentreViews, workers: int, say: Callable[[str], None]) -> Sta
     Raises:
         UserError: pictures that cannot be read; names them.
     """
-    crop = train.crop
+    crop, count = train.views.crop, len(train)
     total = torch.zeros((3, crop, crop), dtype=torch.float64)
+    # Of x x^T over all pixels, x = (R, G, B).
     products = torch.zeros((3, 3), dtype=torch.float64)
-    for sizes, pixels in one_pass(train, workers, "measured", say):
-        images = pixels.view(len(sizes), 3, crop, crop).double()
+    for _, values in one_pass(train, workers, "measured", say):
+        images = values.view(-1, 3, crop, crop).double()
         total += images.sum(0)
         flat = images.transpose(0, 1).flatten(1)  # (3, pixels)
         products += flat @ flat.T
-    return of_sums(total, products, len(train))
-
-
-def of_sums(total: Tensor, products: Tensor, count: int) -> Statistics:
-    """Statistics from the sum of `count` images and the sum of x x^T over their pixels, x = (R, G, B)."""
-    mean = total / count
-    pixels = count * total.shape[1] * total.shape[2]
+    mean, pixels = total / count, count * crop * crop
     squares = products.diagonal().sum().item() - count * (mean**2).sum().item()
     center = total.sum((1, 2)) / pixels
     covariance = products / pixels - center[:, None] * center

@@ -8,14 +8,15 @@ one scale.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from initlab.data.pictures import resized_shape
+from initlab.data.scales import resized_shape
 from initlab.random_streams import stream_seed
-from initlab.to_device import sent
+from initlab.to_device import to_device
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,13 @@ class Views:
     color_std: float
 
 
-@dataclass(frozen=True)
-class Draws:
+class Draws(NamedTuple):
     """The random numbers of one training batch, one row per image."""
 
     sides: Tensor  # (B,) shorter sides in pixels
     offsets: Tensor  # (B, 2) in [0, 1): where between top and bottom, left and right, the square lies
     mirrored: Tensor  # (B,) bool
     color: Tensor  # (B, 3) coefficients of the principal components
-
-    def rows(self, part: slice) -> "Draws":
-        """The draws of some of the images."""
-        return Draws(self.sides[part], self.offsets[part], self.mirrored[part], self.color[part])
 
 
 def draw(views: Views, count: int, seed: int, step: int) -> Draws:
@@ -59,13 +55,9 @@ def draw(views: Views, count: int, seed: int, step: int) -> Draws:
 
 def training_views(pictures: Sequence[Tensor], draws: Draws, crop: int) -> Tensor:
     """Squares (B, 3, crop, crop) uint8 of pictures (3, height, width) uint8, on the pictures' device."""
-    squares = torch.stack(
-        [
-            square(picture, side, crop, down, right)
-            for picture, side, (down, right) in zip(pictures, draws.sides.tolist(), draws.offsets.tolist(), strict=True)
-        ]
-    )
-    return torch.where(sent(draws.mirrored, squares.device)[:, None, None, None], squares.flip(3), squares)
+    rows = zip(pictures, draws.sides.tolist(), draws.offsets.tolist(), strict=True)
+    squares = torch.stack([square(picture, side, crop, *offset) for picture, side, offset in rows])
+    return torch.where(to_device(draws.mirrored, squares.device)[:, None, None, None], squares.flip(3), squares)
 
 
 def centre_view(picture: Tensor, side: int, crop: int) -> Tensor:
@@ -89,10 +81,5 @@ def at_shorter_side(picture: Tensor, side: int) -> Tensor:
 
 
 def color_shift(coefficients: Tensor, components: Tensor) -> Tensor:
-    """The colour that is added to every pixel of each image, (B, 3, 1, 1) in grey levels.
-
-    Args:
-        coefficients: (B, 3), drawn from N(0, color_std^2).
-        components: (3, 3), column i the i-th principal component times its eigenvalue, in grey levels.
-    """
+    """The colour (B, 3, 1, 1) that coefficients (B, 3) of `Statistics.components` add to every pixel of an image."""
     return (coefficients @ components.T)[:, :, None, None]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initlab.data.dataset import prepare
+from initlab.data.dataset import Preprocessing, prepare
 from initlab.data.facts import FACTS
 from initlab.data.sources import load_raw
 from initlab.errors import UserError
@@ -201,17 +201,7 @@ def labelled_batch(data: str, folder: Path | None, size: int, dtype: torch.dtype
             f"--data: the files of {data} are not there (got folder {folder or 'none'}); give --data-dir DIR that "
             "holds them, or --data digits, which needs none"
         ) from None
-    images = prepare(
-        raw,
-        scale=1.0,
-        train_examples=None,
-        val_examples=None,
-        flip=None,
-        shift=0,
-        device=torch.device("cpu"),
-        dtype=dtype,
-    )
-    return *images.probe_batch(size), raw.num_classes
+    return *prepare(raw, Preprocessing(dtype=dtype)).probe_batch(size), raw.num_classes
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from initlab.random_streams import stream_seed
-from initlab.to_device import sent
+from initlab.to_device import to_device
 
 
 class StreamDropout(nn.Module):
@@ -42,7 +42,7 @@ class StreamDropout(nn.Module):
             )
         # Drawn on the CPU: the same masks on every device.
         whole = torch.rand(self.size * shape[0], *shape[1:], generator=self.generator)
-        return sent(whole[self.rank * shape[0] : (self.rank + 1) * shape[0]] >= self.p, device)
+        return to_device(whole[self.rank * shape[0] : (self.rank + 1) * shape[0]] >= self.p, device)
 
     def extra_repr(self) -> str:
         """The arguments, as torch prints a module."""

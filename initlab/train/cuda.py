@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from initlab.to_device import put
+from initlab.to_device import copy_into
 from initlab.train.masks import drawn_masks, dropout_shapes, with_masks
 
 Step = Callable[[], None]
@@ -61,7 +61,7 @@ class Compiled:
             self.masks = [torch.ones(shape, dtype=torch.bool, device=images.device) for shape in shapes]
         drawn = drawn_masks(self.net, [tuple(place.shape) for place in self.masks])
         for mask, place in zip(drawn, self.masks, strict=True):
-            put(mask, place)
+            copy_into(mask, place)
         with with_masks(self.net, self.masks):
             if self.reason is None:
                 try:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from initlab.data.dataset import ImageSet, step_indices
 from initlab.nets.layers import set_dropout_step
-from initlab.to_device import put
+from initlab.to_device import copy_into
 from initlab.train.masks import drawn_masks
 from initlab.train.trial import Trial
 
@@ -54,14 +54,14 @@ class Feed:
         for part in self.parts:
             if part.moves is not None:
                 drawn = [part.data.moves(self.size, trial.spec.seed, trial.step) for trial in part.trials]
-                put(torch.cat([moves for moves in drawn if moves is not None], 1), part.moves)
+                copy_into(torch.cat([moves for moves in drawn if moves is not None], 1), part.moves)
         if self.masks:
             masks_KL = []
             for trial in self.trials:
                 set_dropout_step(trial.net, trial.spec.seed, trial.step)
                 masks_KL.append(drawn_masks(trial.net, self.shapes))
             for place, masks_K in zip(self.masks, zip(*masks_KL, strict=True), strict=True):
-                put(torch.stack(masks_K), place)
+                copy_into(torch.stack(masks_K), place)
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """Images (K, N, C, H, W) and labels (K, N) of what was taken, made on the device."""

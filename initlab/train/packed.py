@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, vmap
 
-from initlab.to_device import sent
+from initlab.to_device import to_device
 from initlab.train.cuda import Capture, Captured, Step
 from initlab.train.evaluate import Evaluation, evaluate_together
 from initlab.train.feed import Feed
@@ -90,7 +90,7 @@ class Pack:
     def spread(self, values: Sequence[tuple[float, float]]) -> Tensor:
         """(weights, slopes) of each trial, laid out as `flat` is."""
         table = torch.tensor(values, dtype=self.flat.dtype).flatten()
-        return sent(table, self.flat.device)[self.owners]
+        return to_device(table, self.flat.device)[self.owners]
 
     def update(self) -> None:
         """One step of every trial; nothing here waits for the device."""

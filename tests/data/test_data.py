@@ -2,18 +2,18 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from initlab.data.dataset import ImageSet, augmented, drawn_moves, epoch_order, prepare
+from initlab.data.dataset import ImageSet, Preprocessing, augmented, drawn_moves, epoch_order, prepare
 from initlab.data.facts import FACTS
 from initlab.data.sources import Raw, load_raw
 
 
-def image_set(raw: Raw | None = None, **changes: object) -> ImageSet:
-    options = {"scale": 1.0, "train_examples": None, "val_examples": None, "flip": None, "shift": 0}
-    return prepare(raw or load_raw("digits"), **{**options, **changes}, device=torch.device("cpu"), dtype=torch.float32)
+def image_set(raw: Raw | None = None, flip: bool | None = None, shift: int = 0, **changes: Any) -> ImageSet:
+    return prepare(raw or load_raw("digits"), Preprocessing(**changes), flip=flip, shift=shift)
 
 
 @pytest.mark.parametrize("size", [None, 16])

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from initlab.data.cache import Decoded
-from initlab.data.dataset import step_indices
+from initlab.data.dataset import Preprocessing, step_indices
 from initlab.data.folder_set import FolderSet, open_folder
 from initlab.data.folders import scan
 from initlab.data.pictures import decode
@@ -21,6 +21,7 @@ from initlab.errors import UserError
 from tests.data.pictures import write_folder
 
 VIEWS = Views(crop=12, val_side=16, jitter=(14, 24), flip=True, color_std=0.1)
+PLAIN = Preprocessing()
 Opener = Callable[..., FolderSet]
 
 
@@ -29,21 +30,10 @@ def opened(tmp_path: Path) -> Opener:
     """Opens tmp_path/set, written once, with some settings changed."""
     write_folder(tmp_path / "set")
 
-    def make(**changes: Any) -> FolderSet:
-        settings: dict[str, Any] = {
-            "classes": 3,
-            "views": VIEWS,
-            "side": None,
-            "scale": 1.0,
-            "train_examples": None,
-            "val_examples": None,
-            "workers": 0,
-            "cache": tmp_path / "cache",
-            "keep_decoded": False,
-            "device": torch.device("cpu"),
-            "dtype": torch.float32,
-        }
-        return open_folder("imagefolder", tmp_path / "set", **{**settings, **changes})
+    def make(views: Views = VIEWS, preprocessing: Preprocessing = PLAIN, **changes: Any) -> FolderSet:
+        settings = {"side": None, "workers": 0, "cache": tmp_path / "cache", "keep_decoded": False}
+        listing = scan("imagefolder", tmp_path / "set", 3)
+        return open_folder(listing, preprocessing, views, **{**settings, **changes})
 
     return make
 
@@ -78,7 +68,7 @@ def test_parts_of_a_batch_are_rows_of_the_whole(opened: Opener) -> None:
 
 def test_labels_stay_with_their_pictures_and_inputs_have_the_wanted_std(opened: Opener, tmp_path: Path) -> None:
     still = replace(VIEWS, jitter=(16, 16), flip=False, color_std=0.0)
-    data = opened(views=still, scale=64.0)
+    data = opened(still, Preprocessing(scale=64.0))
     listing = scan("imagefolder", tmp_path / "set")
     centres = torch.stack([centre_view(decode(listing.root / file), 16, 12) for file in listing.val.files]).double()
     images, labels = (torch.cat(parts) for parts in zip(*data.val_batches(5), strict=True))
@@ -105,7 +95,7 @@ def test_the_probe_takes_the_first_of_one_fixed_permutation_as_validation_sees_t
 
 
 def test_a_colour_shift_is_one_colour_per_image_and_moves_no_crop(opened: Opener) -> None:
-    with_color, without = opened(), opened(views=replace(VIEWS, color_std=0.0))
+    with_color, without = opened(), opened(replace(VIEWS, color_std=0.0))
     (one, _), (other, _) = next(with_color.train_batches(0, 8, 0, 1)), next(without.train_batches(0, 8, 0, 1))
     shift = ((one - other) / with_color.factor).double()
     assert shift.abs().max() > 0.5
@@ -155,7 +145,7 @@ def test_bad_pictures_of_both_parts_are_named_before_training(
 
 def test_pictures_that_are_all_alike_and_too_large_subsets_are_refused(opened: Opener, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.train_examples: more than there are \(got 31\); at most 30"):
-        opened(train_examples=31)
+        opened(preprocessing=Preprocessing(train_examples=31))
     for file in (tmp_path / "set/train").rglob("*.jpg"):
         Image.new("RGB", (20, 20), (9, 9, 9)).save(file)
     with pytest.raises(UserError, match="all alike"):
@@ -163,8 +153,8 @@ def test_pictures_that_are_all_alike_and_too_large_subsets_are_refused(opened: O
 
 
 def test_a_subset_is_fixed_and_measured_alone(opened: Opener) -> None:
-    some = opened(train_examples=12)
+    some, again = (opened(preprocessing=Preprocessing(train_examples=12)) for _ in range(2))
     assert len(some.train_labels) == 12
-    assert torch.equal(some.train_labels, opened(train_examples=12).train_labels)
+    assert torch.equal(some.train_labels, again.train_labels)
     assert not torch.equal(some.mean, opened().mean)
     assert some.chance == pytest.approx(1 - some.train_labels.bincount().max().item() / 12)

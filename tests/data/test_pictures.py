@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from initlab.data.pictures import Files, decode, in_batches, read, resized_shape, unpacked
+from initlab.data.pictures import Files, decode, read, unpacked
+from initlab.data.scales import resized_shape
 from initlab.errors import UserError
 from tests.data.pictures import write_picture
 
@@ -134,5 +135,5 @@ def test_batches_come_in_the_order_asked_for_with_errors_as_one_line(workers: in
 def test_reading_leaves_torchs_random_numbers_alone(tmp_path: Path) -> None:
     write_picture(tmp_path / "0.png", (8, 8), 0)
     before = torch.random.get_rng_state()
-    list(read(Files(tmp_path, ["0.png"]), in_batches(1, 4), 0, CPU))
+    list(read(Files(tmp_path, ["0.png"]), [[0]], 0, CPU))
     assert torch.equal(before, torch.random.get_rng_state())

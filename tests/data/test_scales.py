@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from initlab.data.dataset import ImageSet, prepare
+from initlab.data.dataset import ImageSet, Preprocessing, prepare
 from initlab.data.scales import at_side, centre_view, mean_at, ten_views
 from initlab.data.sources import Raw
 
@@ -57,16 +57,7 @@ def seven() -> ImageSet:
     val = torch.arange(7, dtype=torch.uint8)[:, None, None, None].expand(7, 1, 4, 4).contiguous()
     train = torch.tensor([0, 20], dtype=torch.uint8)[:, None, None, None].expand(2, 1, 4, 4).contiguous()
     raw = Raw(train, torch.tensor([0, 1]), val, torch.arange(7) % 2, num_classes=2)
-    return prepare(
-        raw,
-        scale=1.0,
-        train_examples=None,
-        val_examples=None,
-        flip=None,
-        shift=0,
-        device=torch.device("cpu"),
-        dtype=torch.float64,
-    )
+    return prepare(raw, Preprocessing(dtype=torch.float64))
 
 
 @pytest.mark.parametrize("side", [4, 6])

@@ -100,7 +100,7 @@ def test_statistics_are_those_of_all_centre_views_by_brute_force() -> None:
         def __getitem__(self, index: int) -> Tensor:
             return PICTURES[index]
 
-    result = measure(CentreViews(Four(), 10, 8), 0, print)
+    result = measure(CentreViews(Four(), VIEWS), 0, print)
     views = torch.stack([centre_view(picture, 10, 8) for picture in PICTURES]).double()
     mean = views.mean(0)
     assert torch.allclose(result.mean, mean, rtol=0, atol=1e-10)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from initlab.data.dataset import ImageSet, prepare
+from initlab.data.dataset import ImageSet, Preprocessing, prepare
 from initlab.data.sources import load_raw
 from initlab.init.apply import init_
 from initlab.nets.build import to_modules
@@ -72,16 +72,9 @@ def spec(seed: int = 0, **train: Any) -> TrialSpec:
 
 
 def images(trial_spec: TrialSpec) -> ImageSet:
-    return prepare(
-        load_raw("digits"),
-        scale=trial_spec.data.scale,
-        train_examples=trial_spec.data.train_examples,
-        val_examples=trial_spec.data.val_examples,
-        flip=trial_spec.data.flip,
-        shift=trial_spec.data.shift,
-        device=torch.device("cpu"),
-        dtype=torch.float64,
-    )
+    data = trial_spec.data
+    preprocessing = Preprocessing(data.scale, data.train_examples, data.val_examples, dtype=torch.float64)
+    return prepare(load_raw("digits"), preprocessing, flip=data.flip, shift=data.shift)
 
 
 def begun(trial_spec: TrialSpec, resumed: dict[str, Any] | None = None, full: bool = False) -> Trial:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from initlab.data.dataset import ImageSet, epoch_order, prepare
+from initlab.data.dataset import ImageSet, Preprocessing, epoch_order, prepare
 from initlab.data.sources import load_raw
 from initlab.init.apply import init_
 from initlab.nets.build import to_modules
@@ -71,16 +71,9 @@ def spec(**sections: dict[str, Any]) -> TrialSpec:
 
 
 def parts(trial_spec: TrialSpec) -> tuple[ImageSet, nn.Module]:
-    data = prepare(
-        load_raw("digits"),
-        scale=1.0,
-        train_examples=trial_spec.data.train_examples,
-        val_examples=trial_spec.data.val_examples,
-        flip=trial_spec.data.flip,
-        shift=trial_spec.data.shift,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-    )
+    section = trial_spec.data
+    preprocessing = Preprocessing(train_examples=section.train_examples, val_examples=section.val_examples)
+    data = prepare(load_raw("digits"), preprocessing, flip=section.flip, shift=section.shift)
     return data, init_(
         to_modules(describe(trial_spec, 10, data.input_shape)), trial_spec.init.scheme, seed=trial_spec.seed
     )

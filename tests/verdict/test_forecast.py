@@ -9,22 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import initlab
-from initlab.data.dataset import ImageSet, prepare
+from initlab.data.dataset import ImageSet, Preprocessing, prepare
 from initlab.data.sources import load_raw
 
 
 @pytest.fixture(scope="module")
 def digits() -> ImageSet:
-    return prepare(
-        load_raw("digits", image_size=16),
-        scale=1.0,
-        train_examples=None,
-        val_examples=None,
-        flip=None,
-        shift=0,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-    )
+    return prepare(load_raw("digits", image_size=16), Preprocessing())
 
 
 def demo_net(scheme: str, seed: int = 0, **options: float) -> nn.Module:
@@ -52,16 +43,7 @@ def test_30_layers_as_in_the_demo_where_these_are_the_verdicts(
 def test_30_equal_layers_as_in_the_calibration_at_seeds_that_it_did_not_see(
     scheme: str, verdict: str, seed: int
 ) -> None:
-    data = prepare(
-        load_raw("digits", image_size=8),
-        scale=1.0,
-        train_examples=704,
-        val_examples=180,
-        flip=None,
-        shift=0,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-    )
+    data = prepare(load_raw("digits", image_size=8), Preprocessing(train_examples=704, val_examples=180))
     net = initlab.build_net(
         "plain", depth=30, widths=(16,), linear_width=144, num_classes=10, input_shape=(1, 8, 8), activation="relu"
     )
@@ -106,16 +88,7 @@ def test_a_trials_forecast_is_that_of_its_model(tiny: Callable[..., Path], tmp_p
     he = results.forecasts.iloc[0]
     odds = he[["converged", "slow", "stalled", "diverged"]].astype(float)
     assert odds.sum() == pytest.approx(1) and he.forecast == odds.idxmax()
-    data = prepare(
-        load_raw("digits"),
-        scale=1.0,
-        train_examples=256,
-        val_examples=None,
-        flip=None,
-        shift=0,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-    )
+    data = prepare(load_raw("digits"), Preprocessing(train_examples=256))
     net = initlab.build_net(
         "plain", depth=7, width=4, linear_width=8, num_classes=10, input_shape=(1, 8, 8), activation="relu"
     )
