@@ -68,7 +68,6 @@ def large_trial(
     )
     trial = Trial(spec, net, data, Silent(), compiled, channels_last=channels_last)
     trial.net.train()
-    trial.open_batches()
     return trial
 
 

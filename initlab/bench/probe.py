@@ -66,7 +66,6 @@ def endless(case: dict[str, Any]) -> Trial:
     """The trial of a case with more steps than anyone takes, before the first."""
     (planned,) = plan(study({**case, "train.epochs": 1e5, "probe.every": 0}))
     trial = silent_trial(planned.spec, CPU, DataAccess())
-    trial.open_batches()
     return trial
 
 

@@ -69,7 +69,6 @@ def steps(trial: Trial, on_end: OnEnd, capture: Capture | None) -> Iterator[None
             pack.end()
             yield
         return
-    trial.open_batches()
     while (outcome := trial.end()) is None:
         trial.update()
         trial.record_due()

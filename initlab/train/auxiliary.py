@@ -5,8 +5,7 @@ weight 0.3; Deeply-Supervised Nets: Lee et al. 2014), to compare initialisations
 layer on the rectified maps, averaged over their positions.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -29,7 +28,7 @@ class Auxiliary(nn.Module):
             raise ValueError(
                 f"train.auxiliary: no such convolution (got {max(after)}); allowed: 1 to {len(convs)}, the net's own"
             )
-        self.weight, self.listening = weight, False
+        self.weight = weight
         self.maps: dict[int, Tensor] = {}  # by head, of the forward pass under way
         self.heads = nn.ModuleList()
         for index, number in enumerate(after):
@@ -45,18 +44,9 @@ class Auxiliary(nn.Module):
         self.to(convs[0].weight.device, self.dtype)
 
     def keep(self, index: int, module: nn.Module, inputs: Any, y: Tensor) -> None:
-        """A convolution's hook, which stays: keeps its output in training steps, not in probes or validations."""
-        if self.listening:
+        """A convolution's hook: keeps its output in training mode, so not in probes and validations."""
+        if module.training:
             self.maps[index] = y
-
-    @contextmanager
-    def listen(self) -> Iterator[None]:
-        """Around the forward pass of a training step."""
-        self.listening = True
-        try:
-            yield
-        finally:
-            self.listening = False
 
     def loss(self, labels: Tensor) -> Tensor:
         """The heads' losses on the last step's maps, summed and weighted; the maps are dropped."""

@@ -59,8 +59,7 @@ class Compiled:
         if self.masks is None:
             shapes = dropout_shapes(self.net, images)
             self.masks = [torch.ones(shape, dtype=torch.bool, device=images.device) for shape in shapes]
-        drawn = drawn_masks(self.net, [tuple(place.shape) for place in self.masks])
-        for mask, place in zip(drawn, self.masks, strict=True):
+        for place, mask in zip(self.masks, drawn_masks(self.net, [mask.shape for mask in self.masks]), strict=True):
             copy_into(mask, place)
         with with_masks(self.net, self.masks):
             if self.reason is None:

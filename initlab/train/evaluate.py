@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import nan
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,9 @@ BATCH = 250
 class Evaluation:
     """Mean loss (nats), and the shares of images whose label is not the first, or none of the first five."""
 
-    loss: float
-    top1_error: float
-    top5_error: float
+    val_loss: float = nan
+    val_error: float = nan
+    val_error_top5: float = nan
 
 
 @torch.no_grad()
@@ -32,9 +33,7 @@ def evaluate(net: nn.Module, data: Images) -> Evaluation:
     for images, labels in data.val_batches(BATCH):
         logits = net(images).to(data.mean.dtype)  # from bfloat16 where that is the trial's
         top1, top5 = hits(logits, labels)
-        totals[0] += F.cross_entropy(logits, labels, reduction="sum")
-        totals[1] += (~top1).sum()
-        totals[2] += (~top5).sum()
+        totals += torch.stack([F.cross_entropy(logits, labels, reduction="sum"), (~top1).sum(), (~top5).sum()])
     net.train()
     return Evaluation(*(totals / len(data.val_labels)).tolist())
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from initlab.nets.layers import StreamDropout
+from initlab.nets.undisturbed import in_eval_mode
 
 
 def dropouts_of(net: nn.Module) -> list[StreamDropout]:
@@ -16,16 +17,15 @@ def dropouts_of(net: nn.Module) -> list[StreamDropout]:
 
 @torch.no_grad()
 def dropout_shapes(net: nn.Module, images: Tensor) -> list[tuple[int, ...]]:
-    """The shape of each dropout layer's input in a training step on `images`; the net is in training mode after."""
+    """The shape of each dropout layer's input in a training step on `images`."""
     shapes: list[tuple[int, ...]] = []
     hooks = [
         module.register_forward_pre_hook(lambda _, inputs: shapes.append((len(images), *inputs[0].shape[1:])))
         for module in dropouts_of(net)
     ]
     if hooks:
-        net.eval()
-        net(images[:1])
-        net.train()
+        with in_eval_mode(net):
+            net(images[:1])
     for hook in hooks:
         hook.remove()
     return shapes

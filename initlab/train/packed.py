@@ -13,6 +13,7 @@ Suffixes: K trials, N images a batch.
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import torch
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, vmap
 
+from initlab.nets.undisturbed import in_eval_mode
 from initlab.to_device import to_device
 from initlab.train.cuda import Capture, Captured, Step
 from initlab.train.evaluate import Evaluation, evaluate_together
@@ -58,20 +60,18 @@ class Pack:
         """
         # The first net stands for all of them.
         self.trials, self.net = list(trials), trials[0].net
-        columns = list(zip(*(trial.net.parameters() for trial in trials), strict=True))
-        with torch.no_grad():
-            self.flat = torch.cat([p.reshape(-1) for column in columns for p in column])
-            momenta = [t.momentum_of(p) for column in columns for t, p in zip(trials, column, strict=True)]
-            self.velocity = torch.cat([momentum.reshape(-1) for momentum in momenta])
+        parameters = list(self.net.parameters())
         slopes = {id(p) for group in trials[0].optimizer.param_groups[1:] for p in group["params"]}
         # Of every number, 2 k for the weights of trial k and 2 k + 1 for its slopes.
-        owners = [torch.full((p.numel(),), 2 * k + (id(c[0]) in slopes)) for c in columns for k, p in enumerate(c)]
-        self.owners = torch.cat(owners).to(self.flat.device)
+        firsts = torch.arange(0, 2 * len(trials), 2)
+        owners = [(firsts + (id(p) in slopes)).repeat_interleave(p.numel()) for p in parameters]
+        self.owners = torch.cat(owners).to(parameters[0].device)
+        self.flat, self.velocity = (parameters[0].new_zeros(len(self.owners)) for _ in range(2))
         self.momentum = self.spread([(t.spec.train.momentum,) * 2 for t in trials])
         self.decay = self.spread([(t.spec.train.weight_decay, 0.0) for t in trials])
         self.lrs: list[tuple[float, float]] = []
         self.lr = torch.zeros_like(self.flat)
-        self.sums = torch.stack([trial.log.sums for trial in trials])
+        self.sums = torch.zeros(len(trials), 2, dtype=torch.float64, device=self.flat.device)
         weights, velocities = self.by_name(self.flat), self.by_name(self.velocity)
         for k, trial in enumerate(trials):
             trial.adopt(k, weights, velocities, self.sums)
@@ -191,27 +191,23 @@ class Pack:
         if not alike or not self.validates_together:
             return {}
         forward = partial(vmap(self.logits, in_dims=(0, None)), self.weights)
-        self.net.eval()
-        try:
+        # An error is too little memory, or a net of the user's that in eval mode cannot be run for several at once.
+        with suppress(RuntimeError), in_eval_mode(self.net):
             return dict(zip(self.trials, evaluate_together(forward, len(self.trials), data), strict=True))
-        # Too little memory, or a net of the user's that in eval mode cannot be run for several at once.
-        except RuntimeError:
-            self.validates_together = False
-            return {}
-        finally:
-            self.net.train()
+        self.validates_together = False
+        return {}
 
     def each(self, do: Callable[[Trial], Outcome | None]) -> None:
         """Do this for every trial; those that end by it leave the pack."""
         rest = []
         for trial in self.trials:
             outcome = caught(partial(do, trial))
-            if isinstance(outcome, Outcome):
-                outcome = outcome.plus(packed=self.size if self.size > 1 else None, eager=self.eager)
             if outcome is None:
                 rest.append(trial)
-            else:
-                self.on_end(trial, outcome)
+                continue
+            if isinstance(outcome, Outcome):
+                outcome = outcome.plus(packed=self.size if self.size > 1 else None, eager=self.eager)
+            self.on_end(trial, outcome)
         if 0 < len(rest) < len(self.trials):
             self.stack(rest)
         self.trials = rest

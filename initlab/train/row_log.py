@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,19 +11,19 @@ from torch import Tensor
 from initlab.data.dataset import Images
 from initlab.study.spec import TrialSpec
 from initlab.train.evaluate import Evaluation
+from initlab.train.group import Group
 from initlab.verdict.hopeless import Evidence
 
 NAN = math.nan
 Figures = dict[str, Any]
-Total = Callable[[Tensor], Tensor]  # a tensor's sum over the processes that train the net together
 
 
 class RowLog:
     """Figures of a trial from row to row; `state` and `restore` carry them over an interruption."""
 
-    def __init__(self, spec: TrialSpec, data: Images, per_epoch: int, steps: int) -> None:
+    def __init__(self, spec: TrialSpec, data: Images, group: Group, per_epoch: int, steps: int) -> None:
         """`per_epoch`, `steps`: the trial's updates, in an epoch and in all."""
-        self.batch_size, self.per_epoch, self.steps = spec.train.batch_size, per_epoch, steps
+        self.group, self.batch_size, self.per_epoch, self.steps = group, spec.train.batch_size, per_epoch, steps
         # Since the last row: the batches' mean losses and misclassified examples, on the device.
         self.sums = torch.zeros(2, dtype=torch.float64, device=data.mean.device)
         self.row_step = 0  # of the last row
@@ -46,12 +45,11 @@ class RowLog:
         self.sums[0].add_(loss)
         self.sums[1].add_(misses)
 
-    def row(self, step: int, sums: list[float], seconds: float, evaluation: Evaluation | None, lr: float) -> Figures:
-        """The row of scalars after `step` updates: means over the steps since the last row, NaN where there were none.
-
-        `sums` are this log's over all processes, `seconds` what those steps took.
-        """
-        (loss, misses), count = sums, step - self.row_step
+    def row(self, step: int, lr: float) -> Figures:
+        """The row of scalars after `step` updates, not validated; means over the steps since the last row, else NaN."""
+        # Reading the sums waits for the device: the time of the steps ends here.
+        loss, misses = self.group.total(self.sums).tolist()
+        seconds, count = time.perf_counter() - self.row_time, step - self.row_step
         examples = count * self.batch_size
         self.evidence.see_errors(misses, examples, self.constants["chance"], epoch_ends=step % self.per_epoch == 0)
         return {
@@ -59,16 +57,13 @@ class RowLog:
             "epoch": step / self.per_epoch,
             "train_loss": loss / count if count else NAN,
             "train_error": misses / examples if count else NAN,
-            "val_loss": evaluation.loss if evaluation else NAN,
-            "val_error": evaluation.top1_error if evaluation else NAN,
-            "val_error_top5": evaluation.top5_error if evaluation else NAN,
+            **asdict(Evaluation()),
             "lr": lr,
             "images_per_s": examples / seconds if count else NAN,
-            "wall_s": self.wall_s(),
         }
 
     def close(self, row: Figures) -> Figures:
-        """End a row, so that sums and time of the next one begin; the figures to show while the trial goes on."""
+        """End a row: sums and time of the next one begin. Returns the figures to show while the trial goes on."""
         self.latest.update({key: value for key, value in row.items() if value == value or key == "train_loss"})
         self.sums.zero_()
         self.row_step, self.row_time = row["step"], time.perf_counter()
@@ -92,11 +87,11 @@ class RowLog:
         counted = {"step": step, "epoch": step / self.per_epoch}
         return {**self.latest, **counted, **self.constants, "wall_s": self.wall_s(), "probe_s": self.probe_s}
 
-    def state(self, total: Total) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
         return {
             "evidence": asdict(self.evidence),
-            "sums": total(self.sums),
+            "sums": self.group.total(self.sums),
             "sums_from": self.row_step,
             "row_s": time.perf_counter() - self.row_time,
             "wall_s": self.wall_s(),
@@ -104,11 +99,11 @@ class RowLog:
             "last": self.latest,
         }
 
-    def restore(self, state: dict[str, Any], leads: bool) -> None:
-        """Take up a checkpoint's; its sums are those of all processes, so that only the one that `leads` takes them."""
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a checkpoint's; its sums are those of all processes, so that only the leader takes them."""
         # A checkpoint from before there was evidence counts as if the net had learned: it is never given up.
         self.evidence = Evidence(**state["evidence"]) if "evidence" in state else Evidence(learned=True)
-        if leads:
+        if self.group.leads:
             self.sums.copy_(state["sums"])
         self.row_step, self.latest = state["sums_from"], state["last"]
         self.row_time = time.perf_counter() - state["row_s"]

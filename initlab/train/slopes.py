@@ -16,12 +16,10 @@ def slope_rows(net: nn.Module) -> list[dict[str, Any]]:
     PReLU gives no rows, one of the paper's fresh from `build_net` gives 0.25 throughout.
     """
     layers = [(layer_name(name), module) for name, module in net.named_modules() if isinstance(module, nn.PReLU)]
-    if not layers:
-        return []
-    slopes = [module.weight.double() for _, module in layers]
-    moments = torch.stack([torch.stack([s.mean(), s.std(correction=0), s.min(), s.max()]) for s in slopes]).tolist()
     rows: list[dict[str, Any]] = []
-    for (name, module), numbers in zip(layers, moments, strict=True):
-        of_layer = {"layer": len(rows), "name": name, "channels": module.num_parameters}
-        rows.append({**of_layer, **dict(zip(("mean", "std", "min", "max"), numbers, strict=True))})
+    for layer, (name, module) in enumerate(layers):
+        slopes = module.weight.double()
+        moments = torch.stack([slopes.mean(), slopes.std(correction=0), slopes.min(), slopes.max()]).tolist()
+        of_layer = dict(zip(("mean", "std", "min", "max"), moments, strict=True))
+        rows.append({"layer": layer, "name": name, "channels": module.num_parameters, **of_layer})
     return rows

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -65,7 +66,6 @@ class Trial:
         validations = spec.validation_steps(self.per_epoch, self.steps)
         steps = (spec.row_steps(self.per_epoch, self.steps), validations, spec.probe_steps(self.steps))
         self.due = Due(*map(frozenset, steps))
-        self.log = RowLog(spec, data, self.per_epoch, self.steps)
         self.plain: Callable[[Tensor], Tensor] = group.wrap(net)
         compile_pays = compiled or (compiled is None and self.steps >= COMPILE_STEPS)
         # A group's gradients are averaged by its wrapper, which is not compiled.
@@ -76,12 +76,21 @@ class Trial:
         self.plateau = Plateau()
         self.moments = RunningMoments(net, data.mean.device) if spec.probe.running_every else None
         self.step = 0
-        self.batches: Iterator[tuple[Tensor, Tensor]] = iter(())  # those of the steps to come
+        # Last, as the trial's time begins here: the optimiser's imports alone take seconds.
+        self.log = RowLog(spec, data, group, self.per_epoch, self.steps)
 
     def begin(self, resumed: dict[str, Any] | None) -> None:
-        """Take up a checkpoint's state, or record step 0."""
+        """Take up where a checkpoint left off, or record step 0."""
         if resumed:
-            self.restore(resumed)
+            self.step = resumed["step"]
+            self.net.load_state_dict(resumed["net"])
+            if self.auxiliary:
+                self.auxiliary.load_state_dict(resumed["auxiliary"])
+            self.optimizer.load_state_dict(resumed["optimizer"])
+            self.plateau = Plateau(**resumed["plateau"])
+            if self.moments:
+                self.moments.restore(resumed["moments"], self.group.leads)
+            self.log.restore(resumed)
         else:
             self.record_due()
         self.net.train()
@@ -91,7 +100,6 @@ class Trial:
 
         With `skip_hopeless`, also until the evidence says that it has stalled (`initlab.verdict.hopeless`).
         """
-        self.open_batches()
         saved = time.perf_counter()
         outcome = self.end(should_stop(), skip_hopeless)
         while outcome is None:
@@ -103,10 +111,11 @@ class Trial:
                 saved = time.perf_counter()
         return outcome
 
-    def open_batches(self) -> None:
-        """Make ready the batches of the steps to come."""
+    @cached_property
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Those of the steps to come, from the first one that this trial takes itself."""
         size = self.spec.train.batch_size
-        self.batches = self.data.train_batches(self.spec.seed, size, self.step, self.steps, self.group.part(size))
+        return self.data.train_batches(self.spec.seed, size, self.step, self.steps, self.group.part(size))
 
     def end(self, stop: bool = False, skip_hopeless: bool = False) -> Outcome | None:
         """End the trial if this step was its last, if it is to `stop`, or if it is hopeless and may be skipped.
@@ -148,12 +157,10 @@ class Trial:
             torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
         self.optimizer.zero_grad(set_to_none=True)
         sample = self.moments if self.spec.samples_update(self.step) else None
-        heads = self.auxiliary.listen() if self.auxiliary else nullcontext()
         # Hooks do not reach into a compiled forward.
         forward = self.plain if sample else self.forward
-        with heads, sample.listen() if sample else nullcontext(), self.autocast():
-            logits = forward(images)
-        logits = logits.to(self.data.mean.dtype)
+        with sample.listen() if sample else nullcontext(), self.autocast():
+            logits = forward(images).to(self.data.mean.dtype)
         loss = F.cross_entropy(logits, labels)
         (loss + self.auxiliary.loss(labels) if self.auxiliary else loss).backward()
         if sample:
@@ -192,21 +199,19 @@ class Trial:
 
     def record_row(self, validate: bool, evaluation: Evaluation | None = None) -> None:
         """A row of scalars, validated or not, with the running moments and learned slopes that come with it."""
-        # Reading the sums waits for the device: the time of the steps ends here, before the validation.
-        sums = self.group.total(self.log.sums).tolist()
-        seconds = time.perf_counter() - self.log.row_time
+        row = self.log.row(self.step, self.lr())
         if validate:
             if evaluation is None and self.group.leads:
                 with self.autocast():
                     evaluation = evaluate(self.net, self.data)
-            evaluation = self.group.share(evaluation)
-        row = self.log.row(self.step, sums, seconds, evaluation, self.lr())
+            if evaluation := self.group.share(evaluation):
+                row |= asdict(evaluation)
+                self.plateau.see(evaluation.val_error, self.spec.train.patience)
+            self.record("slopes", slope_rows(self.net))
+        row["wall_s"] = self.log.wall_s()
         self.record("scalars", [row])
         if self.moments:
             self.record("running", self.moments.take(self.group.total))
-        if evaluation:
-            self.record("slopes", slope_rows(self.net))
-            self.plateau.see(evaluation.top1_error, self.spec.train.patience)
         self.recorder.progress(self.log.close(row))
 
     def record(self, frame: str, rows: list[dict[str, Any]]) -> None:
@@ -224,34 +229,19 @@ class Trial:
             "optimizer": self.optimizer.state_dict(),
             "plateau": asdict(self.plateau),
             "moments": self.moments.state(self.group.total) if self.moments else None,
-            **self.log.state(self.group.total),
+            **self.log.state(),
         }
         self.recorder.checkpoint(state)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take up where a checkpoint left off."""
-        self.step = state["step"]
-        self.net.load_state_dict(state["net"])
-        if self.auxiliary:
-            self.auxiliary.load_state_dict(state["auxiliary"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.plateau = Plateau(**state["plateau"])
-        if self.moments:
-            self.moments.restore(state["moments"], self.group.leads)
-        self.log.restore(state, self.group.leads)
-
-    def momentum_of(self, parameter: Tensor) -> Tensor:
-        """The momentum of one of the net's parameters, zeros before its first step."""
-        momentum: Tensor | None = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
-        return torch.zeros_like(parameter) if momentum is None else momentum
-
+    @torch.no_grad()
     def adopt(self, k: int, weights: Mapping[str, Tensor], momenta: Mapping[str, Tensor], sums: Tensor) -> None:
-        """From now on, keep weights, momenta (by parameter) and the next row's sums in place `k` of a pack's tensors.
+        """Move weights, momenta (by parameter) and the next row's sums to place `k` of a pack's tensors.
 
-        They hold the trial's own numbers already, and the pack takes its steps on them.
+        They stay there, and the pack takes the trial's steps on them; momenta are 0 before the first step.
         """
         for name, parameter in self.net.named_parameters():
-            parameter.data = weights[name][k]
+            parameter.data = weights[name][k].copy_(parameter)
             if self.spec.train.momentum:
-                self.optimizer.state[parameter]["momentum_buffer"] = momenta[name][k]
-        self.log.sums = sums[k]
+                state = self.optimizer.state[parameter]
+                state["momentum_buffer"] = momenta[name][k].copy_(state.get("momentum_buffer", momenta[name][k]))
+        self.log.sums = sums[k].copy_(self.log.sums)

@@ -20,8 +20,7 @@ def test_the_loss_is_the_weighted_sum_of_the_heads_by_hand() -> None:
     data, net = parts(spec())
     auxiliary = Auxiliary(net, (1, 3), 0.3, 10, seed=0)
     images, labels = next(data.train_batches(0, 32, 0, 1))
-    with auxiliary.listen():
-        net(images)
+    net(images)
     expected = 0.0
     for depth, head in zip((1, 5), auxiliary.heads, strict=True):  # conv1_1; act1_1, conv1_2, act1_2, conv2_1
         map_of = net[:depth](images)
@@ -29,8 +28,9 @@ def test_the_loss_is_the_weighted_sum_of_the_heads_by_hand() -> None:
         expected += 0.3 * F.cross_entropy(logits, labels).item()
     assert auxiliary.loss(labels).item() == pytest.approx(expected, rel=1e-6)
     assert not auxiliary.maps
+    net.eval()
     net(images)
-    assert not auxiliary.maps  # nobody listens to probes and validations
+    assert not auxiliary.maps  # nothing is kept of probes and validations
 
 
 def test_the_first_step_follows_the_gradient_of_both_losses() -> None:
@@ -40,8 +40,7 @@ def test_the_first_step_follows_the_gradient_of_both_losses() -> None:
     head = Auxiliary(net, (2,), 0.7, 10, seed=0)
     (indices,) = step_indices(200, 32, 0, 0, 1)
     images, labels = data.train_batch(indices, 0, 0)
-    with head.listen():
-        loss = F.cross_entropy(net(images), labels)
+    loss = F.cross_entropy(net(images), labels)
     (loss + head.loss(labels)).backward()
     for name, parameter in net.named_parameters():
         assert torch.allclose(trial.net.get_parameter(name), parameter - 0.02 * parameter.grad, atol=1e-7), name

@@ -118,7 +118,6 @@ HARD = {"data": {"flip": True, "shift": 1}, "dropout": 0.3, "net": {"activation"
 
 def test_a_trials_step_waits_for_nothing() -> None:
     trial = begun(spec(0, **HARD))
-    trial.open_batches()
     trial.update()
     with Waits() as waits:
         for _ in range(3):
@@ -178,7 +177,6 @@ def test_a_trials_step_on_cuda_sends_without_waiting(fake_cuda: None, channels_l
     (trial,) = on_fake_cuda([spec(0, **HARD, precision="float32")], channels_last)
     plain: list[bool] = []
     trial.net[0].register_forward_pre_hook(lambda _, inputs: plain.append(inputs[0].is_contiguous()))
-    trial.open_batches()
     trial.update()
     with Waits() as waits:
         trial.update()

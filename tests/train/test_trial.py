@@ -243,10 +243,10 @@ def test_evaluation_counts_top_1_and_top_5_as_by_hand() -> None:
         sorted(range(10), key=lambda k: -row[k]).index(label)
         for row, label in zip(logits.tolist(), data.val_labels.tolist(), strict=True)
     ]
-    assert evaluation.top1_error == pytest.approx(sum(rank > 0 for rank in ranks) / 60)
-    assert evaluation.top5_error == pytest.approx(sum(rank > 4 for rank in ranks) / 60)
+    assert evaluation.val_error == pytest.approx(sum(rank > 0 for rank in ranks) / 60)
+    assert evaluation.val_error_top5 == pytest.approx(sum(rank > 4 for rank in ranks) / 60)
     loss = -torch.log_softmax(logits, 1)[torch.arange(60), data.val_labels].mean().item()
-    assert evaluation.loss == pytest.approx(loss, rel=1e-6)
+    assert evaluation.val_loss == pytest.approx(loss, rel=1e-6)
 
 
 @pytest.mark.parametrize(
