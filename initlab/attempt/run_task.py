@@ -83,6 +83,7 @@ def run_alone(attempt: Attempt, should_stop: ShouldStop) -> TrialEnd:
     task = attempt.task
 
     def outcome() -> Outcome:
+        """Build and train the trial in the group of its processes."""
         with group_of(task, attempt.device) as group:
             trial = attempt.build({}, group)
             trial.begin(group.share(attempt.writer.resumed))
@@ -110,6 +111,7 @@ def run_together(attempts: Sequence[Attempt], should_stop: ShouldStop, ends: dic
     by_trial = {attempt.trial: attempt for attempt in attempts}
 
     def on_end(trial: Trial, outcome: Outcome | Exception) -> None:
+        """Store how a trial of the pack ended."""
         ends[by_trial[trial].trial_id] = by_trial[trial].end(outcome)
 
     task = attempts[0].task
@@ -132,6 +134,7 @@ def stop_check(out: Path) -> ShouldStop:
     last, answer = 0.0, False
 
     def should_stop() -> bool:
+        """Whether to stop, looked up again after `STOP_CHECK_S`."""
         nonlocal last, answer
         now = time.monotonic()
         if now - last > STOP_CHECK_S:

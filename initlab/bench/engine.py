@@ -82,6 +82,7 @@ def plain_loop(lines: Sequence[str], jobs: int) -> float:
     ]
 
     def serve(process: Any) -> None:
+        """Hand tasks to one process until none is left."""
         while True:
             try:
                 line = waiting.get_nowait()

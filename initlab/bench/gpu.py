@@ -138,6 +138,7 @@ def sections(sizes: Sizes, device: torch.device) -> Iterator[Section]:
     """What is measured, the most wanted first."""
 
     def net(name: str, precision: str = "bfloat16", how: str = "eager") -> Section:
+        """The section of one net at a precision, eager or compiled."""
         most = COMPILE_S if how == "compiled" else SHORT_S
         return Section(f"{name} {precision} {how}", most, partial(net_rows, sizes, device, name, precision, how))
 

@@ -105,6 +105,7 @@ def row_cost(large: Large, device: torch.device) -> float:
     trial = large_trial(large, "bfloat16", False, device)
 
     def steps(row: bool) -> None:
+        """Train `large.steps` steps, with or without a row of scalars after them."""
         for _ in range(large.steps):
             trial.update()
         if row:

@@ -43,6 +43,7 @@ def take_turns(task: Task, graphs: bool) -> None:
         capture = cuda_graph if cuda and graphs else None
 
         def on_end(trial: Trial, outcome: Outcome | Exception) -> None:
+            """Store how a trial ended."""
             attempts[trial].end(outcome)
 
         lanes = [(steps(trial, on_end, capture), torch.cuda.Stream() if cuda else None) for trial in attempts]

@@ -41,6 +41,7 @@ def wandb_steps(trial: Trial) -> Iterator[Step]:
             run.watch(trial.net, log="all", log_freq=1)
 
             def step() -> None:
+                """One step with BackPACK's second moments of the gradients."""
                 trial.update()
                 run.log({"step": trial.step})
 
@@ -63,6 +64,7 @@ def cockpit_steps(trial: Trial) -> Iterator[Step]:
     instruments = cockpit.Cockpit(trial.net.parameters(), configuration("economy"))
 
     def watching(losses: Tensor, loss: Tensor) -> AbstractContextManager[object]:
+        """Cockpit's context around one step."""
         info = {"batch_size": len(losses), "individual_losses": losses, "loss": loss, "optimizer": trial.optimizer}
         context: AbstractContextManager[object] = instruments(trial.step, info=info)
         return context
@@ -77,6 +79,7 @@ def extended(trial: Trial, watching: Callable[[Tensor, Tensor], AbstractContextM
     each = nn.CrossEntropyLoss(reduction="none")
 
     def step() -> None:
+        """One step that wandb logs."""
         images, labels = next(trial.batches)
         trial.optimizer.zero_grad(set_to_none=True)
         logits = net(images)

@@ -113,6 +113,7 @@ def probe_steps(trial: Trial) -> Iterator[Step]:
     images, labels = trial.data.probe_batch(min(32, trial.spec.train.batch_size))
 
     def step() -> None:
+        """A probe, then an update."""
         measure(trial.net, images, labels, weight_decay=trial.spec.train.weight_decay)
         trial.update()
 
@@ -126,6 +127,7 @@ def running_steps(trial: Trial) -> Iterator[Step]:
     trial.moments = moments = RunningMoments(trial.net, trial.data.mean.device)
 
     def step() -> None:
+        """An update; after each block the moments are read."""
         trial.update()
         if moments.samples == BLOCK:
             moments.take(trial.group.total)
@@ -138,9 +140,11 @@ def hooked_steps(trial: Trial, watch: Callable[[Tensor], object]) -> Iterator[St
     """Every step under hooks that watch each weight layer's output and the gradient of it."""
 
     def on_gradient(grad: Tensor) -> None:
+        """Watch a gradient and leave it as it is: what a hook returns would replace it."""
         watch(grad)
 
     def on_output(name: str, layer: nn.Module, inputs: tuple[Any, ...], y: Tensor) -> None:
+        """Watch a layer's output, and its gradient once that arrives."""
         watch(y)
         if y.requires_grad:
             y.register_hook(on_gradient)

@@ -112,6 +112,7 @@ def reporting(function: str) -> Callable[[dict[str, Any]], None]:
     """The function as Tune calls it in a worker."""
 
     def trial(config: dict[str, Any]) -> None:
+        """Run the task and report its answers to Tune."""
         report(named_function(function)(Task.model_validate(config["task"])))
 
     return trial
@@ -121,6 +122,7 @@ def gang_reporting(work: Work, resources: Resources, folder: Path) -> Callable[[
     """The same where several processes share a task."""
 
     def trial(config: dict[str, Any]) -> None:
+        """Run the task in its group of processes and report the answers to Tune."""
         # Imported in a worker: it needs torch.
         from initlab.engine.ray_train import run_gang
 

@@ -17,6 +17,7 @@ def stop_file_on_signal(stop: Path, say: Callable[[str], None]) -> Iterator[None
     stopping = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
+        """Ask for a stop at the first signal, and interrupt at the second."""
         if stopping.is_set():
             raise KeyboardInterrupt
         stopping.set()

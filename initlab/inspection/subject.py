@@ -159,6 +159,7 @@ def fitting_output(name: str, module: nn.Module, images: Tensor) -> Tensor:
     names = {inner: path for path, inner in module.named_modules()}
 
     def note(inner: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Note the call of a module without children, the latest last."""
         if next(inner.children(), None) is None:
             calls.append((names[inner], inner, inputs[0] if inputs else None))
 

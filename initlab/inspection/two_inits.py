@@ -81,6 +81,7 @@ def signals_of(model: nn.Module, images: Tensor, seed: int) -> pd.DataFrame:
     """The measured rows under a loss that is one random direction at the output."""
 
     def loss(output: Tensor, labels: Tensor) -> Tensor:
+        """The output's component in the random direction, per example."""
         generator = torch.Generator().manual_seed(stream_seed(seed, "against"))
         direction = torch.randn(output.shape, generator=generator, dtype=torch.float64)
         return (output * direction.to(output)).flatten(1).sum(1)

@@ -46,6 +46,7 @@ def progress(
     view, stop = Table(statuses) if show == "table" else Lines(statuses), threading.Event()
 
     def poll() -> None:
+        """Update the view until the launch ends."""
         while not stop.wait(POLL_S):
             view.update()
 

@@ -98,6 +98,7 @@ def costliest_first(trials: Iterable[PlannedTrial]) -> list[PlannedTrial]:
     """Trials by falling steps x batch x multiply-adds, those of unknown cost last; equal ones keep their order."""
 
     def multiply_adds(trial: PlannedTrial) -> int:
+        """Of all steps, 0 where the cost is unknown."""
         expected = cost(trial.spec)
         return (expected.steps or 0) * trial.spec.train.batch_size * (expected.multiply_adds or 0)
 

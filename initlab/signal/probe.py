@@ -124,6 +124,7 @@ def forward(model: nn.Module, images: Tensor) -> tuple[list[LayerSignals], Tenso
     activations = NextActivation()
 
     def measure_output(name: str, layer: WeightLayer, inputs: tuple[Any, ...], y: Tensor) -> None:
+        """Add a call's output to its layer's moments, and its gradient once that arrives."""
         signals = layers.setdefault(layer, LayerSignals(name, layer))
         signals.calls += 1
         signals.forward.add(y)

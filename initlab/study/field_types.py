@@ -15,6 +15,7 @@ def known(what: str, names: Collection[str]) -> AfterValidator:
     """Check that a name is a known one or well-formed code; whether the code exists shows when it is imported."""
 
     def check(name: str) -> str:
+        """The name, or an error that lists what is allowed."""
         if name in names or (is_code(name) and well_formed(name)):
             return name
         problem = "not a usable code name" if is_code(name) else f"unknown {what}"

@@ -112,17 +112,21 @@ class _Short(reprlib.Repr):
         self.maxlevel, self.maxstring, self.maxlong = 3, 60, 40
 
     def repr_bool(self, value: bool, level: int) -> str:
+        """As YAML writes it."""
         return "true" if value else "false"
 
     def repr_NoneType(self, value: None, level: int) -> str:
+        """A word for an empty value."""
         return "nothing"
 
     def repr_date(self, value: date, level: int) -> str:
+        """A date, or a date with its time, as YAML writes it."""
         return value.isoformat()
 
     repr_datetime = repr_date
 
     def repr_int(self, value: int, level: int) -> str:
+        """A very long number by its count of digits."""
         if abs(value) < 10**self.maxlong:
             return repr(value)
         # Estimated, since str() refuses very long numbers.

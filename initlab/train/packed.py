@@ -123,6 +123,7 @@ class Pack:
         """
 
         def one(weights: Weights, images: Tensor, labels: Tensor, masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+            """Loss and logits of one trial of the pack."""
             with with_masks(self.net, masks):
                 logits = self.logits(weights, images)
             return F.cross_entropy(logits.to(self.flat.dtype), labels), logits

@@ -12,9 +12,14 @@ T = TypeVar("T")
 class Recorder(Protocol):
     """Where a trial's rows, by frame, and checkpoints go; the store's AttemptWriter is one."""
 
-    def record(self, frame: str, rows: list[dict[str, Any]]) -> None: ...
-    def checkpoint(self, state: dict[str, Any]) -> None: ...
-    def progress(self, figures: dict[str, Any]) -> None: ...
+    def record(self, frame: str, rows: list[dict[str, Any]]) -> None:
+        """Rows of a frame."""
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        """The state to go on from."""
+
+    def progress(self, figures: dict[str, Any]) -> None:
+        """The latest figures."""
 
 
 class Silent:

@@ -92,6 +92,7 @@ def of_one_std(site: Site, sites: Sequence[Site]) -> bool:
     """Whether two or more layers of quite other fans have the same variance: one std for all, as 0.02, explains it."""
 
     def has_other_fan(other: Site) -> bool:
+        """Whether the fan_out of another layer is at least four times as large or as small."""
         return not 1 / 4 < other.fan_out * groups_of(other) / (site.fan_out * groups_of(site)) < 4
 
     return sum(has_other_fan(other) and site.drawn_as(other.second) for other in sites if other.second > 0) > 1
@@ -205,6 +206,7 @@ def lacks_slope(group: Sequence[Site]) -> bool:
     scatter = SIGMAS * math.sqrt(2 / count) + 1e-3
 
     def fits(fan: str, *, slope: bool) -> bool:
+        """Whether the pooled variance is gain^2/fan (`slope`) or 2/fan within chance."""
         ratios = [site.second * getattr(site, fan) / (site.gain_squared if slope else 2) for site in group]
         pooled = sum(site.count * ratio for site, ratio in zip(group, ratios, strict=True)) / count
         return bool(abs(pooled - 1) <= scatter)

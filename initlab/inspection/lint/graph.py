@@ -46,6 +46,7 @@ def joints_that_ran(model: nn.Module, batch: Tensor) -> tuple[dict[str, Joint], 
     calls: dict[str, tuple[Node, Node]] = {}  # of a layer's first call: what made its input, and its own node
 
     def note(name: str, _: WeightLayer, inputs: tuple[Any, ...], y: Tensor) -> None:
+        """Note the node of a call, and what a layer's first call takes in and gives out."""
         if y.grad_fn is not None:
             layers[y.grad_fn] = name
         if inputs:

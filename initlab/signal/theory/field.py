@@ -18,6 +18,7 @@ def kind_by_kind(operation: Callable[[Any, Any], Array]) -> Callable[["Pairs", "
     """An operator of `Pairs` with other pairs, or with one number for all kinds."""
 
     def operator(left: "Pairs", right: "Pairs | float") -> "Pairs":
+        """The operation on the numbers of all kinds."""
         return Pairs(*operation(left.array, right.array if isinstance(right, Pairs) else right).tolist())
 
     return operator

@@ -46,6 +46,7 @@ def total(context: Context, op: Operation, inputs: list[Signal]) -> Result:
     field = replace(larger, q=q, c=c, mean=mean)
 
     def pull(g: Gradient) -> list[Gradient]:
+        """A sum hands its gradient to both inputs."""
         return [replace(g, q=on_map(g.q, f.q.shape), fresh=None) for f in (a, b)]
 
     return Signal(field, mixed([s.noise for s in inputs], weights)), pull
@@ -87,6 +88,7 @@ def join(context: Context, op: Operation, inputs: list[Signal]) -> Result:
     signal = Signal(joined, mixed([s.noise for s in inputs], list(weights)), parts=parts)
 
     def pull(g: Gradient) -> list[Gradient]:
+        """Each part gets its own channels' gradient."""
         levels = g.parts or (1.0,) * len(fields)
         return [
             replace(g, q=level * on_map(g.q, f.q.shape), fresh=None, parts=())
@@ -134,6 +136,7 @@ def reshaped(context: Context, op: Operation, x: Signal) -> Result:
     signal = Signal(Field(f.q.mean(), c, f.mean, positions, channels, f.spread), x.noise)
 
     def pull(g: Gradient) -> list[Gradient]:
+        """The gradient is shared out alike over the positions."""
         c = g.c
         # Each position meets other weights, so that no two have gradients alike.
         if positions == 1 and f.positions > 1:

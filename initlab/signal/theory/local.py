@@ -22,6 +22,7 @@ def local_law(model: nn.Module, batch: Tensor) -> Rows:
     inputs: dict[str, tuple[WeightLayer, Tensor]] = {}
 
     def keep_first(name: str, layer: WeightLayer, arguments: tuple[Any, ...], output: Tensor) -> None:
+        """Keep a layer's input at its first call."""
         inputs.setdefault(name, (layer, arguments[0].detach()))
 
     with torch.inference_mode(False), untouched(model, backward=False), on_weight_layers(model, keep_first):

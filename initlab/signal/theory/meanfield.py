@@ -106,6 +106,7 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
     signal = Signal(Field(products.detach() + bias_second, c, 0.0, positions, channels, spread), noise, source)
 
     def pull(g: Gradient) -> list[Gradient]:
+        """The gradient through the transposed operator, with the scatter that the weights add to it."""
         (back,) = torch.autograd.grad(products, ins, on_map(g.q, products.shape), retain_graph=True)
         spread = g.spread / linear.taps
         variance = 2 * linear.radial_back * context.average(g.c**2 + spread, x.field.positions) / linear.inputs
@@ -160,6 +161,7 @@ def taps(context: Context, op: Operation) -> Taps:
     radial, back = orthogonality(weight.flatten(1)) if groups == 1 and not transposed else (1.0, 1.0)
 
     def convolve(q: Tensor) -> Tensor:
+        """A map of second moments through the squared weights."""
         products: Tensor = op.function(q[None, None], kernel, None, **options)
         return products[0, 0]
 
@@ -229,6 +231,7 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     signal = Signal(Field(q, c, mean, f.positions, f.channels, spread), noise, None, response, f.c)
 
     def pull(g: Gradient) -> list[Gradient]:
+        """The gradient times the second moment of the slope."""
         slope = response.slope_second()
         ratio = (f.c.each(response.slope_pair) / slope).clipped()
         masks = f.c.each(response.slope_square_pair) / slope**2

@@ -36,6 +36,7 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
     signal = Signal(Field(f.q / f.level * gain + shift, c, 0.0, f.positions, f.channels, spread), {})
 
     def pull(g: Gradient) -> list[Gradient]:
+        """The gradient without what moves the statistics, over their spread."""
         mean = context.average(g.c, f.positions) if batch else 0.0
         rest = max(1 - mean, 1e-12)
         factors = [n.slope * max(rest - 1 / n.independent, 0.0) for n in normed]

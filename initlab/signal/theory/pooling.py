@@ -75,7 +75,7 @@ def max_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -> Re
     signal = Signal(Field(q, c, over_shared(first) / math.sqrt(level), q.numel(), f.channels, f.spread), x.noise)
 
     def pull(g: Gradient) -> list[Gradient]:
-        # One member of each window gets its gradient: `average` backward divides by the window's size itself.
+        """One member of each window gets its gradient: `average` backward divides by the window's size itself."""
         (back,) = torch.autograd.grad(
             averaged, source_map, on_map(g.q, q.shape) * slope_factor * counts, retain_graph=True
         )
@@ -101,6 +101,7 @@ def average_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -
     signal = Signal(Field(q, c, min(f.mean / math.sqrt(factor), 1.0), q.numel(), f.channels, f.spread), x.noise)
 
     def pull(g: Gradient) -> list[Gradient]:
+        """Each member gets its share of the window's gradient."""
         (back,) = torch.autograd.grad(averaged, source_map, on_map(g.q, q.shape) / counts, retain_graph=True)
         # The share of pairs of positions that lie in one window.
         together = min((members - 1) / max(f.positions - 1, 1), 1.0)

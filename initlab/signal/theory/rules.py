@@ -96,6 +96,7 @@ def elementwise(function: Any, rest: tuple[Any, ...], options: tuple[tuple[str, 
     """
 
     def phi(x: Tensor) -> Any:
+        """The function of its first argument alone."""
         return function(x, *rest, **dict(options))
 
     phi.__name__ = function.__name__.strip("_")
@@ -113,6 +114,7 @@ def measured(op: Operation, inputs: list[Signal]) -> Result:
     signal = Signal(replace(op.after, q=op.after.q * scale), x.noise)
 
     def pull(g: Gradient) -> list[Gradient]:
+        """The measured factors carry the gradient to the inputs."""
         return [
             Gradient((g.q.mean() * factor).expand(s.field.q.shape), g.c, g.spread, g.noise)
             for s, factor in zip(inputs, op.pulls, strict=True)

@@ -150,7 +150,7 @@ def pulls(func: Any, args: Any, kwargs: Any, live: list[Tensor], copies: list[Te
     leaves = [copy.requires_grad_(copy.is_floating_point()) for copy in copies]
 
     def as_leaf(tensor: Tensor) -> Tensor:
-        # A clone, since the function may work in place.
+        """The leaf of an argument, as a clone, since the function may work in place."""
         return next((leaf.clone() for source, leaf in zip(live, leaves, strict=True) if source is tensor), tensor)
 
     differentiable = [leaf for leaf in leaves if leaf.requires_grad]
