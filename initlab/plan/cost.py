@@ -68,10 +68,7 @@ class Pace:
         return None if per_step is None else steps * per_step
 
 
-UNKNOWN_PACE = Pace({}, None)
-
-
-def cost(spec: TrialSpec, pace: Pace = UNKNOWN_PACE) -> Cost:
+def cost(spec: TrialSpec, pace: Pace | None = None) -> Cost:
     """What a trial will take, its time at the pace of finished ones."""
     if is_code(spec.data.name):
         return Cost()
@@ -79,8 +76,8 @@ def cost(spec: TrialSpec, pace: Pace = UNKNOWN_PACE) -> Cost:
     steps_per_epoch, steps = spec.steps(examples or 0)
     if net is None:
         return Cost(steps=steps if examples else None)
-    weights_and_momentum = 2 * net.parameters
-    checkpoint = weights_and_momentum * (8 if spec.train.precision == "float64" else 4)
+    # Weights and momentum.
+    checkpoint = 2 * net.parameters * (8 if spec.train.precision == "float64" else 4)
     if not examples:
         return Cost(net.parameters, net.multiply_adds, checkpoint_bytes=checkpoint)
     rows, validations = count_rows(spec.train, steps_per_epoch, steps)
@@ -89,7 +86,8 @@ def cost(spec: TrialSpec, pace: Pace = UNKNOWN_PACE) -> Cost:
     storage += validations * net.slope_layers * SLOPE_ROW_BYTES
     if every := spec.probe.running_every:
         storage += min(rows, steps // every) * net.weight_layers * RUNNING_ROW_BYTES
-    return Cost(net.parameters, net.multiply_adds, steps, storage, checkpoint, pace.seconds(spec, steps, net))
+    seconds = pace.seconds(spec, steps, net) if pace else None
+    return Cost(net.parameters, net.multiply_adds, steps, storage, checkpoint, seconds)
 
 
 def counts(spec: TrialSpec) -> Counts | None:

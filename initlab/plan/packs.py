@@ -36,11 +36,6 @@ def unpackable_because(spec: TrialSpec) -> str | None:
     return "pictures read from files" if is_pictures(spec.data.name) else None
 
 
-def pack_key(spec: TrialSpec) -> str:
-    """Equal for trials of one net, input, batch size, precision, dropout and number of steps."""
-    return json.dumps(spec.model_dump(mode="json", exclude=MAY_DIFFER), sort_keys=True)
-
-
 def packs(trials: Sequence[PlannedTrial], size: int) -> tuple[list[list[PlannedTrial]], list[str]]:
     """The trials in packs of at most `size`, in the order of their first ones, and a line on those that run alone.
 
@@ -51,7 +46,9 @@ def packs(trials: Sequence[PlannedTrial], size: int) -> tuple[list[list[PlannedT
         return [[trial] for trial in trials], []
     groups: dict[str, list[PlannedTrial]] = {}
     for trial in trials:
-        groups.setdefault(trial.id if unpackable_because(trial.spec) else pack_key(trial.spec), []).append(trial)
+        shared = trial.spec.model_dump(mode="json", exclude=MAY_DIFFER)
+        key = trial.id if unpackable_because(trial.spec) else json.dumps(shared, sort_keys=True)
+        groups.setdefault(key, []).append(trial)
     cut: list[list[PlannedTrial]] = []
     for group in groups.values():
         parts = -(-len(group) // size)

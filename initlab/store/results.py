@@ -34,13 +34,11 @@ class Results:
             StoreError: no such folder, no study in it, or one of a newer initlab.
         """
         self.out = Path(out)
-        study = self.out / files.STUDY
+        study, hint = self.out / files.STUDY, "give the folder that `initlab run` wrote"
         if not self.out.is_dir():
-            raise StoreError(f"{self.out}: no such output folder; give the folder that `initlab run` wrote")
+            raise StoreError(f"{self.out}: no such output folder; {hint}")
         if not study.exists():
-            raise StoreError(
-                f"{self.out}: not an output folder (no {files.STUDY} in it); give the folder that `initlab run` wrote"
-            )
+            raise StoreError(f"{self.out}: not an output folder (no {files.STUDY} in it); {hint}")
         try:
             self.study = Study.model_validate(yaml.safe_load(study.read_text()))
             self.planned = [trial.id for trial in plan(self.study)]

@@ -85,11 +85,8 @@ def unknown_key(path: list[str], model: type[BaseModel]) -> str:
     for part in path[:-1]:
         section = section.model_fields[part].annotation
     key, prefix = path[-1], "".join(f"{part}." for part in path[:-1])
-    elsewhere = [
-        f"{name}.{key}"
-        for name, field in model.model_fields.items()
-        if key in getattr(field.annotation, "model_fields", {})
-    ]
+    fields = model.model_fields.items()
+    elsewhere = [f"{name}.{key}" for name, field in fields if key in getattr(field.annotation, "model_fields", {})]
     near = [prefix + name for name in difflib.get_close_matches(key, section.model_fields, n=1)]
     near = elsewhere if len(elsewhere) == 1 else near
     hint = f"; did you mean {near[0]}?" if near else ""
