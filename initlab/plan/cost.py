@@ -32,15 +32,6 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Finished:
-    """What a finished trial took, to expect the time of others from."""
-
-    spec: TrialSpec
-    steps: int
-    wall_s: float
-
-
-@dataclass(frozen=True)
 class Pace:
     """Mean seconds of finished trials: per step of each (net, batch size, counts), and per multiply-add of all."""
 
@@ -48,15 +39,14 @@ class Pace:
     per_multiply_add: float | None
 
     @classmethod
-    def of(cls, finished: Iterable[Finished]) -> "Pace":
-        """The pace of finished trials; those whose net or data is the user's code tell nothing of others."""
+    def of(cls, finished: Iterable[tuple[TrialSpec, float]]) -> "Pace":
+        """The pace by finished trials and their seconds per step; those of the user's code tell nothing of others."""
         per_step: dict[tuple[Net, int, Counts], list[float]] = {}
         rates = []
-        for trial in finished:
-            if net := counts(trial.spec):
-                batch_size, seconds = trial.spec.train.batch_size, trial.wall_s / trial.steps
-                per_step.setdefault((trial.spec.net, batch_size, net), []).append(seconds)
-                rates.append(seconds / (batch_size * net.multiply_adds))
+        for spec, seconds in finished:
+            if net := counts(spec):
+                per_step.setdefault((spec.net, spec.train.batch_size, net), []).append(seconds)
+                rates.append(seconds / (spec.train.batch_size * net.multiply_adds))
         return cls({key: fmean(values) for key, values in per_step.items()}, fmean(rates) if rates else None)
 
     def seconds(self, spec: TrialSpec, steps: int, net: Counts) -> float | None:

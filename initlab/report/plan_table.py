@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from initlab.engine.task import State
-from initlab.plan.cost import Cost, Finished, Pace, cost
+from initlab.plan.cost import Cost, Pace, cost
 from initlab.plan.plan import plan
 from initlab.report.text_table import text_table
 from initlab.store import files
@@ -77,8 +77,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def finished_trials(out: Path) -> list[Finished]:
-    """What finished trials in an output folder, or an export, took, for `plan` to expect the time of others from.
+def finished_trials(out: Path) -> list[tuple[TrialSpec, float]]:
+    """Finished trials in an output folder or an export, with their seconds per step, to expect the time of others from.
 
     Of a trial that was trained in a pack, its share of the pack's time.
     """
@@ -93,7 +93,7 @@ def finished_trials(out: Path) -> list[Finished]:
         with suppress(StoreError):
             ends.append((folder.spec(), folder.result()))
     return [
-        Finished(spec, result["steps"], result["wall_s"] / result.get("packed", 1))
+        (spec, result["wall_s"] / result.get("packed", 1) / result["steps"])
         for spec, result in ends
         if result and result.get("state") == State.DONE
     ]

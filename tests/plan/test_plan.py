@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from initlab.data.facts import FACTS
-from initlab.plan.cost import Cost, Finished, Pace, cost, counts
+from initlab.plan.cost import Cost, Pace, cost, counts
 from initlab.plan.plan import costliest_first, plan, waves
 from initlab.study.mistakes import StudyError
 from initlab.study.spec import TrialSpec
@@ -163,7 +163,7 @@ def test_the_expected_time_is_the_mean_pace_of_finished_trials_of_the_same_net()
     spec = trial(data={"image_size": 16})
     other_seed = trial(data={"image_size": 16}, seed=1, init={"scheme": "xavier"}, train={"epochs": 28})
     # 0.1 and 0.3 s a step.
-    pace = Pace.of([Finished(spec, 616, 61.6), Finished(other_seed, 1232, 369.6)])
+    pace = Pace.of([(spec, 61.6 / 616), (other_seed, 369.6 / 1232)])
     assert cost(trial(data={"image_size": 16}, train={"epochs": 7}), pace).seconds == pytest.approx(308 * 0.2)
 
 
@@ -171,7 +171,7 @@ def test_the_expected_time_of_another_net_goes_by_multiply_adds():
     spec, larger = trial(data={"image_size": 16}), trial(data={"image_size": 16}, net={"width": 32})
     half_batch = trial(data={"image_size": 16}, train={"batch_size": 16, "epochs": 7})
     # 0.1 s for a step of 32 images.
-    pace = Pace.of([Finished(spec, 616, 61.6)])
+    pace = Pace.of([(spec, 61.6 / 616)])
     ratio = counts(larger).multiply_adds / counts(spec).multiply_adds
     assert cost(larger, pace).seconds == pytest.approx(61.6 * ratio)
     assert half_batch.steps(FACTS["digits"].train) == (89, 623)
@@ -179,8 +179,8 @@ def test_the_expected_time_of_another_net_goes_by_multiply_adds():
 
 
 def test_finished_trials_of_code_tell_nothing():
-    assert cost(TrialSpec(), Pace.of([Finished(trial(net={"name": "a:b"}), 10, 1.0)])).seconds is None
-    assert cost(trial(net={"name": "a:b"}), Pace.of([Finished(TrialSpec(), 10, 1.0)])).seconds is None
+    assert cost(TrialSpec(), Pace.of([(trial(net={"name": "a:b"}), 0.1)])).seconds is None
+    assert cost(trial(net={"name": "a:b"}), Pace.of([(TrialSpec(), 0.1)])).seconds is None
 
 
 # Speed
@@ -191,7 +191,7 @@ def test_ten_thousand_trials_are_planned_and_costed_in_seconds(capsys):
     started = time.process_time()
     trials = plan(Study(name="x", grid=grid))
     planned = time.process_time()
-    pace = Pace.of(Finished(t.spec, 616, 60.0) for t in trials[:2000])
+    pace = Pace.of((t.spec, 60.0 / 616) for t in trials[:2000])
     costs = [cost(t.spec, pace) for t in trials]
     costed = time.process_time()
     with capsys.disabled():
