@@ -18,12 +18,13 @@ def weight_layers(model: nn.Module) -> list[tuple[str, WeightLayer]]:
 
 
 @contextmanager
-def on_weight_layers(model: nn.Module, hook: LayerHook) -> Iterator[None]:
-    """After each call of a weight layer, call `hook(name, layer, inputs, output)`; it may return another output."""
+def on_weight_layers(model: nn.Module, hook: LayerHook) -> Iterator[list[tuple[str, WeightLayer]]]:
+    """Call `hook(name, layer, inputs, output)` after each call of a weight layer, whose output it may replace."""
+    layers = weight_layers(model)
     with ExitStack() as hooks:
-        for name, layer in weight_layers(model):
+        for name, layer in layers:
             hooks.callback(layer.register_forward_hook(partial(hook, name)).remove)
-        yield
+        yield layers
 
 
 def op_of(module: nn.Module) -> str:

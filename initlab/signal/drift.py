@@ -24,7 +24,6 @@ SIGMAS = 2.0
 # Rows on either side of a moving median, in a net of 16 or more: the layers of a block differ.
 SMOOTHING = 2
 
-
 Array = NDArray[np.float64]
 
 
@@ -82,35 +81,28 @@ def drift(table: pd.DataFrame, direction: str) -> Drift | None:
     curves = np.array([smooth(curve) for curve in conventions(table.iloc[rows], level, direction)])
     steps = curves[:, None, :] - curves[:, :, None]  # [convention, from, to]
     lowest, highest = steps.min(axis=0), steps.max(axis=0)
-    change = sign * np.where(lowest > 0, lowest, np.where(highest < 0, highest, 0.0))
+    changes = sign * np.where(lowest > 0, lowest, np.where(highest < 0, highest, 0.0))
     typical, variance = chance(table.iloc[rows], direction)
     # A typical net lies below the mean of all, e^-1.2 at width 64 and depth 30, so a fall by that much is none.
-    change = np.where(change < 0, np.minimum(change - (typical[None, :] - typical[:, None]), 0.0), change)
-    spread = np.sqrt(np.abs(variance[None, :] - variance[:, None]))
-    allowed = HARMLESS + SIGMAS * spread
-    excess = np.where(np.triu(np.ones_like(spread), 1) > 0, np.abs(change) - allowed, -np.inf)
+    changes = np.where(changes < 0, np.minimum(changes - (typical[None, :] - typical[:, None]), 0.0), changes)
+    spreads = np.sqrt(np.abs(variance[None, :] - variance[:, None]))
+    limits = HARMLESS + SIGMAS * spreads
+    excess = np.where(np.triu(np.ones_like(spreads), 1) > 0, np.abs(changes) - limits, -np.inf)
     first, last = divmod(int(np.argmax(excess)), len(rows))
     if excess[first, last] <= 0:
         first, last = 0, len(rows) - 1
-    return Drift(
-        direction=direction,
-        first=int(rows[first]),
-        last=int(rows[last]),
-        measured=float(sign * (level[last] - level[first])),
-        change=float(change[first, last]),
-        factor=math.exp(sign * slope(level[first : last + 1])),
-        allowed=float(allowed[first, last]),
-        chance=float(spread[first, last]),
-    )
+    change, allowed, deviation = (float(matrix[first, last]) for matrix in (changes, limits, spreads))
+    measured, factor = float(sign * (level[last] - level[first])), math.exp(sign * slope(level[first : last + 1]))
+    return Drift(direction, int(rows[first]), int(rows[last]), measured, change, factor, allowed, deviation)
 
 
 def conventions(rows: pd.DataFrame, level: Array, direction: str) -> list[Array]:
     """ln of the signal's size in each of the conventions, one of which every healthy net keeps."""
-    width = np.log(rows.width.to_numpy(dtype=float))
+    outputs, width = (rows[column].to_numpy(dtype=float) for column in ("outputs", "width"))
     if direction == "forward":
-        return [level, level + width]
-    positions = np.log(np.maximum(rows.outputs.to_numpy(dtype=float) / rows.width.to_numpy(dtype=float), 1.0))
-    total = level + positions + width
+        return [level, level + np.log(width)]
+    positions = np.log(np.maximum(outputs / width, 1.0))
+    total = level + positions + np.log(width)
     # Before a global average every position has the same part of the gradient, and their sum is constant.
     averaged = total.copy()
     (spatial,) = np.nonzero(positions > 0)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+NAN = torch.tensor(float("nan"), dtype=torch.float64)
+
 
 class Moments:
     """Mean and population variance of all numbers added so far.
@@ -13,8 +15,8 @@ class Moments:
 
     def __init__(self) -> None:
         self.count = 0
-        self.mean: Tensor | None = None
-        self.squares: Tensor | None = None  # sum of squared deviations from the mean
+        # The squares are summed deviations from the mean.
+        self.mean = self.squares = NAN
 
     def add(self, values: Tensor) -> None:
         """Take the numbers of a tensor in."""
@@ -24,7 +26,7 @@ class Moments:
         mean = part.mean()
         part = part - mean
         squares = torch.dot(part, part)
-        if self.mean is None or self.squares is None:
+        if not self.count:
             self.count, self.mean, self.squares = part.numel(), mean, squares
             return
         total = self.count + part.numel()
@@ -35,6 +37,4 @@ class Moments:
 
     def result(self) -> tuple[Tensor, Tensor]:
         """(mean, variance), float64 and 0-dimensional, on the device of what was added; NaN where nothing was."""
-        if self.mean is None or self.squares is None:
-            return torch.tensor(float("nan"), dtype=torch.float64), torch.tensor(float("nan"), dtype=torch.float64)
-        return self.mean, self.squares / self.count
+        return self.mean, self.squares / max(self.count, 1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from initlab.nets.any_module import WeightLayer, on_weight_layers, op_of, weight_layers
+from initlab.nets.any_module import WeightLayer, on_weight_layers, op_of
 from initlab.nets.undisturbed import first_tensor, to_model, untouched
 from initlab.signal.moments import Moments
 
@@ -25,14 +25,8 @@ ACTIVATIONS = {
     Tensor.sigmoid, Tensor.sigmoid_, F.tanh, F.sigmoid,
 }  # fmt: skip
 COLUMNS = (
-    "forward_mean",
-    "forward_var",
-    "backward_mean",
-    "backward_var",
-    "weight_var",
-    "weight_grad_rms",
-    "decay_ratio",
-    "zero_fraction",
+    *("forward_mean", "forward_var", "backward_mean", "backward_var"),
+    *("weight_var", "weight_grad_rms", "decay_ratio", "zero_fraction"),
 )
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -125,18 +119,19 @@ def forward(model: nn.Module, images: Tensor) -> tuple[list[LayerSignals], Tenso
 
     def measure_output(name: str, layer: WeightLayer, inputs: tuple[Any, ...], y: Tensor) -> None:
         """Add a call's output to its layer's moments, and its gradient once that arrives."""
-        signals = layers.setdefault(layer, LayerSignals(name, layer))
+        if layer not in layers:
+            layers[layer] = LayerSignals(name, layer)
+        signals = layers[layer]
         signals.calls += 1
         signals.forward.add(y)
         if y.requires_grad:
             y.register_hook(signals.backward.add)
         activations.waiting.append(signals)
 
-    with on_weight_layers(model, measure_output), activations:
+    with on_weight_layers(model, measure_output) as weight_layers, activations:
         output = first_tensor(model(images))
-    for name, layer in weight_layers(model):
-        layers.setdefault(layer, LayerSignals(name, layer))
-    return list(layers.values()), output
+    never_ran = [LayerSignals(name, layer) for name, layer in weight_layers if layer not in layers]
+    return [*layers.values(), *never_ran], output
 
 
 def layer_statistics(
@@ -162,19 +157,13 @@ def to_rows(layers: list[LayerSignals], statistics: list[list[Tensor]], examples
         return []
     device = layers[0].layer.weight.device
     numbers = torch.stack([torch.stack([v.to(device, torch.float64) for v in row]) for row in statistics]).tolist()
-    return [
-        {
-            "layer": index,
-            "name": signals.name,
-            "op": op_of(signals.layer),
-            "calls": signals.calls,
-            "outputs": signals.forward.count / (examples * max(signals.calls, 1)),
-            "activation": signals.activation,
-            "reached": signals.backward.count > 0,
-            **dict(zip(COLUMNS, row, strict=True)),
-        }
-        for index, (signals, row) in enumerate(zip(layers, numbers, strict=True))
-    ]
+    rows = []
+    for index, (signals, row) in enumerate(zip(layers, numbers, strict=True)):
+        outputs, reached = signals.forward.count / (examples * max(signals.calls, 1)), signals.backward.count > 0
+        which = {"layer": index, "name": signals.name, "op": op_of(signals.layer), "calls": signals.calls}
+        what = {"outputs": outputs, "activation": signals.activation, "reached": reached}
+        rows.append(which | what | dict(zip(COLUMNS, row, strict=True)))
+    return rows
 
 
 def loss_gradients(

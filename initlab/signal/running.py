@@ -9,7 +9,7 @@ they are trained: augmented, under dropout, in the step's precision.
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +23,6 @@ DIRECTIONS = FORWARD, BACKWARD = 0, 1
 Pair = tuple[Tensor, Tensor]
 # Numbers cast to float64 at once: 256 KiB, which a core's cache holds, or 128 MiB, against many small kernels.
 CPU_PIECE, GPU_PIECE = 2**15, 2**24
-
-
-class OpenSums(TypedDict):
-    """Sums not yet taken, as plain data and tensors that a checkpoint holds."""
-
-    sums: Tensor
-    counts: Tensor
-    order: list[int]
-    samples: int
 
 
 class RunningMoments:
@@ -53,7 +44,7 @@ class RunningMoments:
         self.piece = CPU_PIECE if device.type == "cpu" else GPU_PIECE
         self.step: dict[tuple[int, int], Pair] = {}  # by layer and direction, of the step under way
 
-    def listen(self) -> AbstractContextManager[None]:
+    def listen(self) -> AbstractContextManager[list[tuple[str, WeightLayer]]]:
         """Around the forward pass of a sampled step; its backward pass counts too, `sampled` ends it.
 
         The hooks on modules are gone before the backward pass, which runs checkpointed layers a second time.
@@ -111,27 +102,22 @@ class RunningMoments:
         means = total(self.sums).view(-1, 2, 2) / counts[:, :, None]
         mean, variance = means[..., 0], (means[..., 1] - means[..., 0].square()).clamp(min=0)
         numbers = torch.stack((mean, variance), dim=2).flatten(1).tolist()
-        order = [*self.order, *(layer for layer in range(len(self.layers)) if layer not in self.order)]
-        rows = [
-            {
-                "layer": place,
-                "name": self.layers[layer][0],
-                "op": op_of(self.layers[layer][1]),
-                "samples": self.samples,
-                **dict(zip(COLUMNS, numbers[layer], strict=True)),
-            }
-            for place, layer in enumerate(order)
-        ]
+        order = [*self.order, *(number for number in range(len(self.layers)) if number not in self.order)]
+        rows = []
+        for place, number in enumerate(order):
+            name, layer = self.layers[number]
+            row = {"layer": place, "name": name, "op": op_of(layer), "samples": self.samples}
+            rows.append(row | dict(zip(COLUMNS, numbers[number], strict=True)))
         self.sums.zero_()
         self.counts.zero_()
         self.order, self.samples = [], 0
         return rows
 
-    def state(self, total: Callable[[Tensor], Tensor]) -> OpenSums:
-        """The sums as a checkpoint holds them; `total` as `take` has it."""
+    def state(self, total: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """The sums not yet taken, as a checkpoint holds them; `total` as `take` has it."""
         return {"sums": total(self.sums), "counts": total(self.counts), "order": self.order, "samples": self.samples}
 
-    def restore(self, state: OpenSums, leads: bool) -> None:
+    def restore(self, state: dict[str, Any], leads: bool) -> None:
         """Take up open sums; they are of all processes together, so only the one that `leads` takes them."""
         if leads:
             self.sums.copy_(state["sums"])

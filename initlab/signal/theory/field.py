@@ -14,6 +14,19 @@ Array = NDArray[np.float64]
 FEW_CHANNELS = 4
 
 
+class NoRule(Exception):
+    """A call that the theory can't follow; `initlab.predict` then falls back on the local law and says so.
+
+    Args:
+        function: the torch function that was called, or its name.
+        reason: what of the call is not covered.
+    """
+
+    def __init__(self, function: Any, reason: str) -> None:
+        name = function if isinstance(function, str) else getattr(function, "__name__", str(function))
+        super().__init__(f"{name.strip('_')}: {reason}")
+
+
 def kind_by_kind(operation: Callable[[Any, Any], Array]) -> Callable[["Pairs", "Pairs | float"], "Pairs"]:
     """An operator of `Pairs` with other pairs, or with one number for all kinds."""
 

@@ -8,16 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initlab.signal.theory.field import NONE, Field, Pairs
+from initlab.signal.theory.field import NONE, Field, NoRule, Pairs
 from initlab.signal.theory.meanfield import Context, Gradient, Noise, Result, Signal, on_map, scaled
-from initlab.signal.theory.no_rule import NoRule
 from initlab.signal.theory.trace import Operation
 
 DIFFERENCES = {torch.sub, Tensor.sub, Tensor.sub_, Tensor.__sub__, Tensor.__isub__}
 QUOTIENTS = {torch.div, Tensor.div, Tensor.div_, Tensor.__truediv__, Tensor.__itruediv__}
 
 
-def total(context: Context, op: Operation, inputs: list[Signal]) -> Result:
+def total(context: Context, op: Operation, *inputs: Signal) -> Result:
     """A sum, of a residual's branch and its skip or with a constant: second moments add.
 
     Branches that end in a weight layer are independent of the skip; two that both have a mean share its square.
@@ -67,7 +66,7 @@ def mixed(noises: Sequence[Noise], weights: Sequence[float]) -> Noise:
     return powers
 
 
-def join(context: Context, op: Operation, inputs: list[Signal]) -> Result:
+def join(context: Context, op: Operation, *inputs: Signal) -> Result:
     """A concatenation: averages over its parts, by size."""
     dim = op.argument(1, "dim", 0)
     sizes = np.array([shape[dim] for shape in op.in_shapes], dtype=float)

@@ -13,8 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from initlab.signal.theory.field import Field, Pairs
-from initlab.signal.theory.no_rule import NoRule
+from initlab.signal.theory.field import Field, NoRule, Pairs
 from initlab.signal.theory.response import Response, second_map
 from initlab.signal.theory.trace import Operation
 from initlab.signal.theory.width import LogMoments, gamma_factor
@@ -93,21 +92,19 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
     linear, bias = taps(context, op), op.argument(2, "bias")
     bias_second = 0.0 if bias is None else float(bias.detach().double().square().mean())
     ins = on_map(x.field.q, op.in_shapes[0][2:]) if linear.spatial else x.field.q.mean()
-    ins = ins.detach().requires_grad_()
-    with torch.enable_grad():
-        products = linear.map(ins)
-    level = float(products.detach().mean())
+    products, transposed = torch.func.vjp(linear.map, ins)[:2]
+    level = float(products.mean())
     share = level / (level + bias_second) if level + bias_second > 0 else 1.0
-    c = (share * x.field.c * linear.overlap(products.detach()) + (1 - share)).clipped()
+    c = (share * x.field.c * linear.overlap(products) + (1 - share)).clipped()
     spread = share**2 * x.field.spread / linear.taps
     channels, positions = linear.outputs, products.numel() if linear.spatial else x.field.positions
     source = context.source(2 * linear.radial * context.average(c**2 + spread, positions) / channels)
     noise = scaled(x.noise, share) | {source: 1.0}
-    signal = Signal(Field(products.detach() + bias_second, c, 0.0, positions, channels, spread), noise, source)
+    signal = Signal(Field(products + bias_second, c, 0.0, positions, channels, spread), noise, source)
 
     def pull(g: Gradient) -> list[Gradient]:
         """The gradient through the transposed operator, with the scatter that the weights add to it."""
-        (back,) = torch.autograd.grad(products, ins, on_map(g.q, products.shape), retain_graph=True)
+        (back,) = transposed(on_map(g.q, products.shape))
         spread = g.spread / linear.taps
         variance = 2 * linear.radial_back * context.average(g.c**2 + spread, x.field.positions) / linear.inputs
         source = context.source(variance)

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import torch.nn.functional as F
 
-from initlab.signal.theory.field import NONE, Field, Pairs
+from initlab.signal.theory.field import NONE, Field, NoRule, Pairs
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal
-from initlab.signal.theory.no_rule import NoRule
 from initlab.signal.theory.trace import Operation
 
 # Where a norm's call has its weight, bias and eps; an RMSNorm has no bias.

@@ -1,13 +1,19 @@
-"""Mean field through a recorded model: forward, backward, and what it says of each weight layer."""
+"""Mean field through a recorded model, forward and backward, or where it can't follow, each layer by itself."""
 
 import math
 from typing import Any
 
-from initlab.signal.theory.field import Field, Pairs
+import torch
+from torch import Tensor, nn
+
+from initlab.nets.any_module import WeightLayer, on_weight_layers
+from initlab.nets.undisturbed import to_model, untouched
+from initlab.signal.theory.cotangent import drawn_gradient
+from initlab.signal.theory.field import Field, NoRule, Pairs
 from initlab.signal.theory.joins import mixed
-from initlab.signal.theory.meanfield import Context, Gradient, Noise, Pull, Signal
-from initlab.signal.theory.rules import apply
-from initlab.signal.theory.trace import Trace
+from initlab.signal.theory.meanfield import Context, Gradient, Noise, Pull, Result, Signal
+from initlab.signal.theory.rules import RULES, known, measured
+from initlab.signal.theory.trace import Trace, record
 
 DIRECTIONS = ("forward", "backward")
 QUANTILES = {"median": 0.5, "low": 0.025, "high": 0.975}
@@ -18,14 +24,12 @@ Rows = dict[str, list[dict[str, Any]]]
 
 def forward(context: Context, trace: Trace, start: Field) -> tuple[list[Signal], list[Pull]]:
     """The signal after each operation, and what carries a gradient back through it."""
-    signals: list[Signal] = []
-    pulls: list[Pull] = []
+    results: list[Result] = []
     source = Signal(start, {})
     for op in trace.operations:
-        signal, pull = apply(context, op, [source if i < 0 else signals[i] for i in op.inputs])
-        signals.append(signal)
-        pulls.append(pull)
-    return signals, pulls
+        rule = RULES[op.function] if op.after is None else measured
+        results.append(rule(context, op, *(source if i < 0 else results[i][0] for i in op.inputs)))
+    return [signal for signal, _ in results], [pull for _, pull in results]
 
 
 def backward(trace: Trace, first: Gradient, pulls: list[Pull]) -> list[Gradient | None]:
@@ -33,13 +37,11 @@ def backward(trace: Trace, first: Gradient, pulls: list[Pull]) -> list[Gradient 
     gradients: list[Gradient | None] = [None] * len(pulls)
     gradients[trace.output] = first
     for number in reversed(range(trace.output + 1)):
-        gradient = gradients[number]
-        if gradient is None:
-            continue
-        for source, part in zip(trace.operations[number].inputs, pulls[number](gradient), strict=True):
-            if source >= 0:
-                others = gradients[source]
-                gradients[source] = part if others is None else added(others, part)
+        if gradient := gradients[number]:
+            for source, part in zip(trace.operations[number].inputs, pulls[number](gradient), strict=True):
+                if source >= 0:
+                    others = gradients[source]
+                    gradients[source] = added(others, part) if others else part
     return gradients
 
 
@@ -50,6 +52,54 @@ def added(a: Gradient, b: Gradient) -> Gradient:
     shares = [a.level / total, b.level / total] if total > 0 else [0.5, 0.5]
     c, spread = shares[0] * a.c + shares[1] * b.c, shares[0] ** 2 * a.spread + shares[1] ** 2 * b.spread
     return Gradient(q, c, spread, mixed([a.noise, b.noise], shares))
+
+
+def mean_field(context: Context, trace: Trace, start: Field, gradient: Gradient | None) -> Rows:
+    """Mean field forward and back through a recorded model, as rows of its weight layers.
+
+    Args:
+        gradient: at the model's output; None is drawn. An output that is no differentiable number, as a class index,
+            sends none back.
+
+    Raises:
+        NoRule: a call that the theory can't follow.
+    """
+    if not trace.operations:
+        raise NoRule("forward", "nothing that the model computes depends on its input")
+    signals, pulls = forward(context, trace, start)
+    gradients: list[Gradient | None] = [None] * len(signals)
+    if trace.output >= 0:
+        if gradient is None:
+            if not trace.logits.dim():
+                raise NoRule("forward", "its output has no classes (got one number)")
+            gradient = drawn_gradient(context, signals[trace.output], classes=trace.logits.shape[-1])
+        gradients = backward(trace, gradient, pulls)
+    return layer_rows(context, trace, signals, gradients)
+
+
+def local_law(model: nn.Module, batch: Tensor) -> Rows:
+    """Each weight layer's y from the x that it received: n Var[w] E[x^2] + E[b^2] (He et al. 2015, eq. 7) and its band.
+
+    Of a layer with several calls the first counts. Gradients are left out, and all of a layer that has no rule either.
+    """
+    inputs: dict[str, tuple[WeightLayer, Tensor]] = {}
+
+    def keep_first(name: str, layer: WeightLayer, arguments: tuple[Any, ...], output: Tensor) -> None:
+        """Keep a layer's input at its first call."""
+        inputs.setdefault(name, (layer, arguments[0].detach()))
+
+    with torch.inference_mode(False), untouched(model, backward=False), on_weight_layers(model, keep_first):
+        model(to_model(model, batch, None)[0])
+    rows: Rows = {name: [{"basis": "local"}] for name in inputs}
+    for name, (layer, x) in inputs.items():
+        trace, context = record(layer, x, known), Context(len(x), False, {})
+        try:
+            signals, _ = forward(context, trace, trace.input)
+        except NoRule:
+            continue
+        (calls,) = layer_rows(context, trace, signals, [None] * len(signals)).values()
+        rows[name] = [calls[0] | rows[name][0]]
+    return rows
 
 
 def layer_rows(context: Context, trace: Trace, signals: list[Signal], gradients: list[Gradient | None]) -> Rows:
@@ -65,9 +115,8 @@ def layer_rows(context: Context, trace: Trace, signals: list[Signal], gradients:
         row = quantiles(context, "forward", centred(context, f, f.level, f.c), signals[number].noise)
         if g is not None:
             row |= quantiles(context, "backward", centred(context, f, g.level, g.c), g.noise)
-        row["correlation"] = f.c.same_place
-        row["basis"] = "measured" if number in without_rule else "theory"
-        rows.setdefault(op.layer, []).append(row)
+        basis = "measured" if number in without_rule else "theory"
+        rows.setdefault(op.layer, []).append(row | {"correlation": f.c.same_place, "basis": basis})
     return rows
 
 

@@ -12,9 +12,8 @@ from scipy.special import log_ndtr
 from torch import Tensor
 
 from initlab.init.expectations import Rectifier
-from initlab.signal.theory.field import Array, Field, Pairs
+from initlab.signal.theory.field import Array, Field, NoRule, Pairs
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, on_map
-from initlab.signal.theory.no_rule import NoRule
 from initlab.signal.theory.response import HERMITE, POINTS, SMALLEST, Response
 from initlab.signal.theory.trace import Operation
 
@@ -68,17 +67,13 @@ def max_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -> Re
     shared = (latent / near).within_limits(-1, 1) if near > 0 else Pairs.alike(0.0)
     level = over_shared(second)
     c = (shared.each(lambda c: window_pair(first, c)) / level).clipped()
-    source_map = on_map(f.q, op.in_shapes[0][2:]).detach().requires_grad_()
-    with torch.enable_grad():
-        averaged = average(source_map)
-    q = averaged.detach() * factor
+    averaged, transposed = torch.func.vjp(average, on_map(f.q, op.in_shapes[0][2:]))[:2]
+    q = averaged * factor
     signal = Signal(Field(q, c, over_shared(first) / math.sqrt(level), q.numel(), f.channels, f.spread), x.noise)
 
     def pull(g: Gradient) -> list[Gradient]:
         """One member of each window gets its gradient: `average` backward divides by the window's size itself."""
-        (back,) = torch.autograd.grad(
-            averaged, source_map, on_map(g.q, q.shape) * slope_factor * counts, retain_graph=True
-        )
+        (back,) = transposed(on_map(g.q, q.shape) * slope_factor * counts)
         # How often two windows choose the same member: 1/size where they are independent, always where they are alike.
         alike = normals.within_limits(0, 1)
         keep = (1 - alike) / float(counts.mean()) + alike
@@ -92,17 +87,15 @@ def average_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -
     f, members = x.field, float(counts.mean())
     in_window = f.c.within if members > f.positions / 2 else f.c.near
     factor = 1 / members + (1 - 1 / members) * in_window
-    source_map = on_map(f.q, op.in_shapes[0][2:]).detach().requires_grad_()
-    with torch.enable_grad():
-        averaged = average(source_map)
-    q = averaged.detach() * factor
+    averaged, transposed = torch.func.vjp(average, on_map(f.q, op.in_shapes[0][2:]))[:2]
+    q = averaged * factor
     same_place = f.c.same_place / members + (1 - 1 / members) * f.c.elsewhere
     c = (replace(f.c, same_place=same_place) / factor).clipped()
     signal = Signal(Field(q, c, min(f.mean / math.sqrt(factor), 1.0), q.numel(), f.channels, f.spread), x.noise)
 
     def pull(g: Gradient) -> list[Gradient]:
         """Each member gets its share of the window's gradient."""
-        (back,) = torch.autograd.grad(averaged, source_map, on_map(g.q, q.shape) / counts, retain_graph=True)
+        (back,) = transposed(on_map(g.q, q.shape) / counts)
         # The share of pairs of positions that lie in one window.
         together = min((members - 1) / max(f.positions - 1, 1), 1.0)
         return [Gradient(back, shared_out(g.c, together), g.spread, g.noise)]

@@ -7,6 +7,7 @@ that whatever the model's Python code does is followed: padding, pooling, residu
 import copy
 import math
 from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,13 @@ from initlab.init.apply import init_
 from initlab.init.schemes import Scheme
 from initlab.nets.any_module import op_of, weight_layers
 from initlab.signal.probe import Loss
-from initlab.signal.theory.cotangent import drawn_gradient, loss_gradient
-from initlab.signal.theory.field import Field, Pairs
-from initlab.signal.theory.local import local_law
-from initlab.signal.theory.meanfield import Context, Gradient
-from initlab.signal.theory.no_rule import NoRule
-from initlab.signal.theory.passes import PREDICTED, Rows, backward, forward, layer_rows
+from initlab.signal.theory.cotangent import loss_gradient
+from initlab.signal.theory.field import Field, NoRule, Pairs
+from initlab.signal.theory.meanfield import Context
+from initlab.signal.theory.passes import PREDICTED, Rows, local_law, mean_field
 from initlab.signal.theory.redraw import redraw
 from initlab.signal.theory.rules import known
-from initlab.signal.theory.trace import Trace, record
+from initlab.signal.theory.trace import record
 
 
 def predict(
@@ -85,9 +84,8 @@ def predict(
         normals = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         images = input_moments[0] + math.sqrt(input_moments[1]) * normals
     if draws:
-        return redraw(
-            model, images, labels, loss=loss, draws=draws, seed=seed, scheme=scheme, init_arguments=init_arguments
-        )
+        draw = None if scheme is None else partial(init_, scheme=scheme, batch=images, **init_arguments)
+        return redraw(model, images, labels, loss, draws, seed, draw)
     parameters: list[dict[str, Any]] = []
     if scheme is not None:
         model = copy.deepcopy(model)
@@ -110,14 +108,10 @@ def predict(
 
 
 def check_inputs(
-    input_shape: Sequence[int] | None,
-    batch: Tensor | None,
-    labels: Tensor | None,
-    batch_size: int,
-    input_moments: tuple[float, float],
+    shape: Sequence[int] | None, batch: Tensor | None, labels: Tensor | None, batch_size: int, moments: Sequence[float]
 ) -> None:
     """Refuse what `predict` can't take, whatever the model."""
-    if (input_shape is None) == (batch is None):
+    if (shape is None) == (batch is None):
         raise ValueError(f"predict: give one of input_shape and batch (got {'neither' if batch is None else 'both'})")
     if labels is not None and batch is None:
         raise ValueError("predict: labels belong to a batch (got none); give batch= too")
@@ -125,38 +119,15 @@ def check_inputs(
         if tensor is not None and not (isinstance(tensor, Tensor) and tensor.numel()):
             value = "an empty one" if isinstance(tensor, Tensor) else type(tensor).__name__
             raise ValueError(f"predict: {name}= takes a tensor of examples (got {value}); give one example or more")
-    mean, variance = input_moments if len(input_moments) == 2 else (math.nan, math.nan)
+    mean, variance = moments if len(moments) == 2 else (math.nan, math.nan)
     some_input = math.isfinite(mean) and 0 <= variance < math.inf and mean**2 + variance > 0
     for name, number, is_allowed, allowed in (
-        ("input_shape", input_shape, input_shape is None or min(input_shape, default=0) > 0, "sides from 1 on"),
+        ("input_shape", shape, shape is None or min(shape, default=0) > 0, "sides from 1 on"),
         ("batch_size", batch_size, batch_size >= 1, "from 1 on"),
-        ("input_moments", input_moments, some_input, "a mean, and a variance from 0 on, of inputs that are not all 0"),
+        ("input_moments", moments, some_input, "a mean, and a variance from 0 on, of inputs that are not all 0"),
     ):
         if not is_allowed:
             raise ValueError(f"predict: {name} is out of range (got {number}); allowed: {allowed}")
-
-
-def mean_field(context: Context, trace: Trace, start: Field, gradient: Gradient | None) -> Rows:
-    """Mean field forward and back through a recorded model, as rows of its weight layers.
-
-    Args:
-        gradient: at the model's output; None is drawn. An output that is no differentiable number, as a class index,
-            sends none back.
-
-    Raises:
-        NoRule: a call that the theory can't follow.
-    """
-    if not trace.operations:
-        raise NoRule("forward", "nothing that the model computes depends on its input")
-    signals, pulls = forward(context, trace, start)
-    gradients: list[Gradient | None] = [None] * len(signals)
-    if trace.output >= 0:
-        if gradient is None:
-            if not trace.logits.dim():
-                raise NoRule("forward", "its output has no classes (got one number)")
-            gradient = drawn_gradient(context, signals[trace.output], classes=trace.logits.shape[-1])
-        gradients = backward(trace, gradient, pulls)
-    return layer_rows(context, trace, signals, gradients)
 
 
 def independent(images: Tensor, moments: tuple[float, float]) -> Field:
@@ -173,17 +144,15 @@ def independent(images: Tensor, moments: tuple[float, float]) -> Field:
 
 def to_frame(model: nn.Module, rows: Rows, relative: bool) -> pd.DataFrame:
     """One row per layer, the mean over its calls; layers that never ran come last."""
-    layers = dict(weight_layers(model))
+    layers, columns = dict(weight_layers(model)), (*PREDICTED, "correlation")
     records = []
-    for name in [*rows, *(name for name in layers if name not in rows)]:
+    for name in dict.fromkeys([*rows, *layers]):
         calls = rows.get(name, [{"basis": None}])
-        means = {
-            key: float(np.mean([call.get(key, math.nan) for call in calls])) for key in (*PREDICTED, "correlation")
-        }
+        means = {column: float(np.mean([call.get(column, math.nan) for call in calls])) for column in columns}
         records.append({"name": name, "op": op_of(layers[name]), **means, "basis": calls[0]["basis"]})
-    frame = pd.DataFrame(records, columns=["name", "op", *PREDICTED, "correlation", "basis"])
+    frame = pd.DataFrame(records, columns=["name", "op", *columns, "basis"])
     if relative and rows:
-        backward_columns = [column for column in PREDICTED if column.startswith("backward")]
-        frame[backward_columns] /= frame.backward_var.iloc[len(rows) - 1]
+        backward = [column for column in PREDICTED if column.startswith("backward")]
+        frame[backward] /= frame.backward_var.iloc[len(rows) - 1]
     frame.insert(0, "layer", range(len(frame)))
     return frame

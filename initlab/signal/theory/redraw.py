@@ -2,7 +2,8 @@
 
 import copy
 import time
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,30 +11,24 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
-from initlab.init.apply import init_, standard_normals
-from initlab.init.schemes import Scheme
+from initlab.init.apply import standard_normals
 from initlab.nets.any_module import weight_layers
 from initlab.nets.undisturbed import first_tensor, to_model, untouched
 from initlab.signal.probe import Loss, measure
 from initlab.signal.theory.field import Array
 from initlab.signal.theory.passes import DIRECTIONS, QUANTILES
 
+# Initialises a model in place, with a `seed`.
+Draw = Callable[..., object]
+
 
 def redraw(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor | None,
-    *,
-    loss: Loss | None,
-    draws: int,
-    seed: int,
-    scheme: str | Scheme | None,
-    init_arguments: dict[str, Any],
+    model: nn.Module, images: Tensor, labels: Tensor | None, loss: Loss | None, draws: int, seed: int, draw: Draw | None
 ) -> pd.DataFrame:
     """Measure `draws` draws of a model's weights; the frame of `initlab.predict`, with basis `redrawn`.
 
     The band is for one more draw: normal in the logarithm, with Student's t for the few draws that its mean and spread
-    come from. Without labels, random ones are drawn and the backward columns are relative. Without a scheme the weights
+    come from. Without labels, random ones are drawn and the backward columns are relative. Without `draw` the weights
     are normal, with the second moments that they have now.
 
     Raises:
@@ -45,14 +40,13 @@ def redraw(
     if labels is None:
         labels = random_labels(model, images, seed)
     model = copy.deepcopy(model)
-    moments = {name: layer.weight.detach().square().mean((0, 1), keepdim=True) for name, layer in weight_layers(model)}
+    layers = weight_layers(model)
+    stds = {name: layer.weight.detach().square().mean((0, 1), keepdim=True).sqrt() for name, layer in layers}
+    draw = draw or partial(draw_normals, stds)
     tables = []
     started = time.perf_counter()
     for draw_seed in range(seed, seed + draws):
-        if scheme is None:
-            draw_normals(model, moments, draw_seed)
-        else:
-            init_(model, scheme, seed=draw_seed, batch=images, **init_arguments)
+        draw(model, seed=draw_seed)
         tables.append(pd.DataFrame(measure(model, images, labels, loss=loss)))
     wall_s = time.perf_counter() - started
     frame = tables[0][["layer", "name", "op"]].copy()
@@ -85,11 +79,11 @@ def random_labels(model: nn.Module, images: Tensor, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def draw_normals(model: nn.Module, moments: dict[str, Tensor], seed: int) -> None:
-    """Normal weights with the second moments that each tap of each layer had."""
+def draw_normals(stds: dict[str, Tensor], model: nn.Module, seed: int) -> None:
+    """Normal weights with the standard deviation of each tap of each layer."""
     for name, layer in weight_layers(model):
         normals = standard_normals(layer.weight.shape, seed, name, "redraw")
-        layer.weight.copy_(normals.to(layer.weight) * moments[name].sqrt())
+        layer.weight.copy_(normals.to(layer.weight) * stds[name])
 
 
 def one_pass(model: nn.Module, images: Tensor) -> float:

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from initlab.init.expectations import Elementwise, Rectifier
-from initlab.signal.theory.field import Array
-from initlab.signal.theory.no_rule import NoRule
+from initlab.signal.theory.field import Array, NoRule
 
 Phi = Rectifier | Elementwise
 T = TypeVar("T")

@@ -1,9 +1,9 @@
 """The rules of mean field by torch function, and what was measured on the spot where there is none."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,15 +12,15 @@ from torch import Tensor
 from initlab.init.activations import by_name, resolve
 from initlab.init.expectations import Rectifier
 from initlab.signal.probe import ACTIVATIONS
+from initlab.signal.theory.field import NoRule
 from initlab.signal.theory.joins import DIFFERENCES, QUOTIENTS, dropout, join, reshaped, times, total
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, activation, weighted
-from initlab.signal.theory.no_rule import NoRule
-from initlab.signal.theory.norms import norm
+from initlab.signal.theory.norms import PLACES, norm
 from initlab.signal.theory.pooling import POOLS, pool
 from initlab.signal.theory.response import LARGEST, SMALLEST, Phi, Response
 from initlab.signal.theory.trace import Operation, Ref
 
-R = TypeVar("R")
+Rule = Callable[..., Result]
 RECTIFIERS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 LEAKY, PRELU = {F.leaky_relu, F.leaky_relu_}, {F.prelu, torch.prelu}
 SHAPES: set[Any] = {
@@ -33,6 +33,7 @@ SHAPES: set[Any] = {
 WEIGHTED = (F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 SUMS = (torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__)
 PRODUCTS = (torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__)
+JOINS = (torch.cat, torch.concat, torch.concatenate)
 DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
 
 
@@ -44,35 +45,24 @@ def activation_call(context: Context, op: Operation, x: Signal) -> Result:
     return activation(context, Response(phi_of(op), level, min(x.field.mean, 1 - 1e-6)), x)
 
 
-def rules(functions: Iterable[Any], rule: R) -> dict[Any, R]:
-    """The same rule for several functions."""
-    return dict.fromkeys(functions, rule)
-
-
-ONE_INPUT = {
-    **rules(ACTIVATIONS | RECTIFIERS | LEAKY | PRELU, activation_call),
-    **rules(WEIGHTED, weighted),
-    **rules(POOLS, pool),
-    **rules((F.batch_norm, F.layer_norm, F.group_norm, F.rms_norm), norm),
-    **rules((*PRODUCTS, *QUOTIENTS), times),
-    **rules(DROPOUTS, dropout),
-    **rules(SHAPES, reshaped),
+SEVERAL_INPUTS = {*SUMS, *DIFFERENCES, *JOINS}
+# By function; each takes the context, the operation and the signals that go in.
+RULES: dict[Any, Rule] = {
+    **dict.fromkeys(ACTIVATIONS | RECTIFIERS | LEAKY | PRELU, activation_call),
+    **dict.fromkeys(WEIGHTED, weighted),
+    **dict.fromkeys(POOLS, pool),
+    **dict.fromkeys(PLACES, norm),
+    **dict.fromkeys((*PRODUCTS, *QUOTIENTS), times),
+    **dict.fromkeys(DROPOUTS, dropout),
+    **dict.fromkeys(SHAPES, reshaped),
+    **dict.fromkeys((*SUMS, *DIFFERENCES), total),
+    **dict.fromkeys(JOINS, join),
 }
-SEVERAL_INPUTS = {**rules((*SUMS, *DIFFERENCES), total), **rules((torch.cat, torch.concat, torch.concatenate), join)}
 
 
 def known(function: Any, live: int, leads: bool) -> bool:
     """Whether a rule holds for this function with so many inputs that depend on the model's, the first among them."""
-    return function in SEVERAL_INPUTS or (live == 1 and function in ONE_INPUT and (leads or function in PRODUCTS))
-
-
-def apply(context: Context, op: Operation, inputs: list[Signal]) -> Result:
-    """The rule of an operation."""
-    if op.after is not None:
-        return measured(op, inputs)
-    if op.function in SEVERAL_INPUTS:
-        return SEVERAL_INPUTS[op.function](context, op, inputs)
-    return ONE_INPUT[op.function](context, op, inputs[0])
+    return function in SEVERAL_INPUTS or (live == 1 and function in RULES and (leads or function in PRODUCTS))
 
 
 def phi_of(op: Operation) -> Phi:
@@ -106,7 +96,7 @@ def elementwise(function: Any, rest: tuple[Any, ...], options: tuple[tuple[str, 
         raise NoRule(function, str(error)) from error
 
 
-def measured(op: Operation, inputs: list[Signal]) -> Result:
+def measured(context: Context, op: Operation, *inputs: Signal) -> Result:
     """An operation without a rule: what the recorder measured of it, relative to its first input."""
     assert op.before is not None and op.after is not None
     x, measured_level = inputs[0], op.before.level
