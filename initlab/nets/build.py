@@ -1,23 +1,25 @@
 """Modules from descriptions: `build_net` by catalog name, `to_modules` from a list of layers."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
 
 from torch import nn
 
 from initlab.nets import architecture, layers as ours
-from initlab.nets.architecture import (
-    PLAIN_ALONE,
-    Add,
-    Downsample,
-    ImageShape,
-    Layer,
-    NetChoices,
-    Norm,
-    RectifierName,
-    Skip,
-)
+from initlab.nets.architecture import PLAIN_ALONE, Activation, Dropout, ImageShape, Layer, NetChoices
 from initlab.nets.catalog import CATALOG, INPUT_SIZE, NUM_CLASSES, describe_net
+
+# A module takes the fields of its description, but the name, in their order.
+MODULES: dict[type[Layer], Callable[..., nn.Module]] = {
+    architecture.Conv: nn.Conv2d,
+    architecture.Linear: nn.Linear,
+    architecture.MaxPool: nn.MaxPool2d,
+    architecture.SPP: ours.SpatialPyramidPool,
+    architecture.BatchNorm: nn.BatchNorm2d,
+    architecture.Add: ours.Add,
+    architecture.Flatten: nn.Flatten,
+}
 
 
 def build_net(
@@ -31,12 +33,12 @@ def build_net(
     widths: Sequence[int] | None = NetChoices.widths,
     stages: int = NetChoices.stages,
     linear_width: int = NetChoices.linear_width,
-    activation: RectifierName = NetChoices.activation,
+    activation: architecture.RectifierName = NetChoices.activation,
     negative_slope: float | None = NetChoices.negative_slope,
-    downsample: Downsample = NetChoices.downsample,
+    downsample: architecture.Downsample = NetChoices.downsample,
     dropout: float = NetChoices.dropout,
-    norm: Norm = NetChoices.norm,
-    skip: Skip = NetChoices.skip,
+    norm: architecture.Norm = NetChoices.norm,
+    skip: architecture.Skip = NetChoices.skip,
 ) -> nn.Sequential:
     """A net of the catalog, with torch's default initialisation; `initlab.init_` gives it another.
 
@@ -63,18 +65,10 @@ def build_net(
     """
     if name not in CATALOG:
         raise ValueError(f"build_net: unknown net (got {name!r}); allowed: {', '.join(CATALOG)}")
+    stage_widths = tuple(widths) if widths else None
+    # In the order of its fields.
     choices = NetChoices(
-        depth=depth,
-        width=width,
-        widths=tuple(widths) if widths else None,
-        stages=stages,
-        linear_width=linear_width,
-        downsample=downsample,
-        activation=activation,
-        negative_slope=negative_slope,
-        dropout=dropout,
-        norm=norm,
-        skip=skip,
+        depth, width, stage_widths, stages, linear_width, downsample, activation, negative_slope, dropout, norm, skip
     )
     for key in PLAIN_ALONE:
         value = getattr(choices, key)
@@ -102,34 +96,21 @@ def build_net(
 def to_modules(layers: Sequence[Layer]) -> nn.Sequential:
     """One module per description, in order, under its name."""
     modules = OrderedDict((layer.name, to_module(layer)) for layer in layers)
-    return ours.SkipSequential(modules) if any(isinstance(layer, Add) for layer in layers) else nn.Sequential(modules)
+    skips = any(isinstance(layer, architecture.Add) for layer in layers)
+    return ours.SkipSequential(modules) if skips else nn.Sequential(modules)
 
 
 def to_module(layer: Layer) -> nn.Module:
     """The torch module of one description."""
     match layer:
-        case architecture.Conv():
-            return nn.Conv2d(
-                layer.in_channels, layer.out_channels, layer.kernel, stride=layer.stride, padding=layer.padding
-            )
-        case architecture.Linear():
-            return nn.Linear(layer.in_features, layer.out_features)
-        case architecture.Activation(kind="relu"):
+        case Activation(kind="relu"):
             return nn.ReLU()
-        case architecture.Activation(kind="leaky_relu"):
+        case Activation(kind="leaky_relu"):
             return nn.LeakyReLU(layer.negative_slope)
-        case architecture.Activation():
+        case Activation():
             # PReLU learns a slope per channel, or one for `prelu_shared`.
             return nn.PReLU(layer.channels if layer.kind == "prelu" else 1, init=layer.negative_slope)
-        case architecture.MaxPool():
-            return nn.MaxPool2d(layer.kernel, layer.stride)
-        case architecture.SPP():
-            return ours.SpatialPyramidPool(layer.bins)
-        case architecture.BatchNorm():
-            return nn.BatchNorm2d(layer.channels)
-        case architecture.Add():
-            return ours.Add(layer.source)
-        case architecture.Flatten():
-            return nn.Flatten()
-        case architecture.Dropout():
+        case Dropout():
             return ours.StreamDropout(layer.p, layer.name)
+    _, *arguments = astuple(layer)
+    return MODULES[type(layer)](*arguments)

@@ -17,7 +17,7 @@ from itertools import count as numbers, pairwise
 
 from initlab.nets.architecture import LINEAR_LAYERS, SPP, Conv, Flatten, ImageShape, Layer, MaxPool, NetChoices, plain
 from initlab.nets.counts import output_shapes
-from initlab.nets.variants import variant
+from initlab.nets.variants import after_convs, variant
 
 LINEAR_WIDTH = 4096
 INPUT_SIZE = 224
@@ -95,10 +95,8 @@ def describe_net(name: str, num_classes: int, input_shape: tuple[int, int, int],
     Raises:
         ValueError: as `plain`, `paper_net` and `variant`.
     """
-    if name == "plain":
-        layers = plain(num_classes, input_shape, choices)
-    else:
-        layers = paper_net(name, num_classes, input_shape, choices)
+    args = num_classes, input_shape, choices
+    layers = plain(*args) if name == "plain" else paper_net(name, *args)
     return variant(layers, norm=choices.norm, skip=choices.skip)
 
 
@@ -111,29 +109,21 @@ def paper_net(
     """The layers of a net of `PAPER_NETS`: convolutions, SPP (VGG: flattened), linear layers of 4096, 4096 and classes.
 
     An activation follows every convolution and the first two linear layers (sec. 2.1); the paper's dropout is 0.5.
-
-    Args:
-        input_shape: (channels, height, width) of one image; a net with SPP then takes any larger or smaller ones too.
+    `paper_net("small-14")` has 11 convolutions, and 74,993,896 parameters with `relu`.
 
     Raises:
         ValueError: unknown name or activation, or an image too small for the net.
-
-    `paper_net("small-14")` has 11 convolutions, and 74,993,896 parameters with `relu`.
     """
     if name not in PAPER_NETS:
         raise ValueError(f"net.name: unknown net (got {name!r}); allowed: {', '.join(PAPER_NETS)}")
     choices = choices or NetChoices()
     choices.check(name)
-    problem = size_problem(name, *input_shape[1:])
-    if problem:
+    if problem := size_problem(name, *input_shape[1:]):
         raise ValueError(f"{name}: images {problem}")
     conv_part = PAPER_NETS[name].conv_part(input_shape[0])
-    layers: list[Layer] = []
-    for layer in conv_part:
-        layers.append(layer)
-        if isinstance(layer, Conv):
-            layers.append(choices.rectifier("act" + layer.name.removeprefix("conv"), layer.out_channels))
     (features,) = output_shapes(conv_part, input_shape)[-1]
+    rectifier = choices.rectifier
+    layers = after_convs(conv_part, lambda conv, number: [rectifier(f"act{number}", conv.out_channels)])
     return [*layers, *choices.linear_part(features, LINEAR_WIDTH, num_classes)]
 
 

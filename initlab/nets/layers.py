@@ -19,8 +19,7 @@ class StreamDropout(nn.Module):
 
     def __init__(self, p: float, name: str) -> None:
         super().__init__()
-        self.p = p
-        self.name = name
+        self.p, self.name = p, name
         self.generator: torch.Generator | None = None
         # Of x's shape: whether each number goes through.
         self.mask: Tensor | None = None
@@ -66,11 +65,9 @@ class SpatialPyramidPool(nn.Module):
     """Maxima of the n x n bins of a map, for each n of `bins`, as one vector per example (SPP-net, arXiv 1406.4729).
 
     A level is (channels, n, n) flattened, the levels stand in the order of `bins`: {6, 3, 2, 1} of 256 channels are
-    256 * (36 + 9 + 4 + 1) = 12,800 values, whatever the map's size.
-
-    Bin i of n over a side of m reaches from floor(i m/n) to ceil((i + 1) m/n). Where n divides m this is SPP-net's
-    sliding window of ceil(m/n) and stride floor(m/n). Elsewhere those windows leave the map's end out or are more than
-    n (m = 14, n = 3: windows of 5 at stride 4 never see the last row), and only the bins take in every size whole.
+    256 * (36 + 9 + 4 + 1) = 12,800 values, whatever the map's size. Bin i of n over a side of m reaches from
+    floor(i m/n) to ceil((i + 1) m/n). Where n divides m this is SPP-net's sliding window of ceil(m/n) and stride
+    floor(m/n); elsewhere those windows leave the map's end out (m = 14, n = 3) or are more than n.
     """
 
     def __init__(self, bins: tuple[int, ...]) -> None:
@@ -124,13 +121,9 @@ class SkipSequential(nn.Sequential):
         outputs: dict[str, Tensor] = {}
         x = input
         for name, module in self.named_children():
-            if isinstance(module, Add):
-                if module.source not in outputs:
-                    got = f"no {module.source}"
-                    raise ValueError(f"{name}: its skip starts outside (got {got}); slice around whole skips")
-                x = module(x, outputs[module.source])
-            else:
-                x = module(x)
+            if isinstance(module, Add) and module.source not in outputs:
+                raise ValueError(f"{name}: its skip starts outside (got no {module.source}); slice around whole skips")
+            x = module(x, outputs[module.source]) if isinstance(module, Add) else module(x)
             if name in sources:
                 outputs[name] = x
         return x

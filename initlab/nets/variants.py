@@ -4,7 +4,7 @@ Both leave every layer its name, so that a plain net, its normalised and its res
 the same names, start from the same random numbers, and compare at equal depth.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from initlab.nets.architecture import Add, BatchNorm, Conv, Layer, MaxPool, Norm, Skip, check_choice
@@ -18,13 +18,21 @@ def variant(layers: Sequence[Layer], *, norm: Norm = "none", skip: Skip = "none"
     """
     check_choice("net.norm", "norm", norm, Norm)
     check_choice("net.skip", "skip", skip, Skip)
-    layers = list(layers)
     if skip == "identity":
-        problem = skip_problem(layers)
-        if problem:
+        if problem := skip_problem(layers):
             raise ValueError(f"net.skip: {problem}")
         layers = with_skips(layers)
-    return with_norms(layers) if norm == "batch" else layers
+    return with_norms(layers) if norm == "batch" else list(layers)
+
+
+def after_convs(layers: Sequence[Layer], added: Callable[[Conv, str], list[Layer]]) -> list[Layer]:
+    """The layers, each convolution followed by what `added` makes of it and of its number (`2_1` of `conv2_1`)."""
+    longer: list[Layer] = []
+    for layer in layers:
+        longer.append(layer)
+        if isinstance(layer, Conv):
+            longer += added(layer, layer.name.removeprefix("conv"))
+    return longer
 
 
 def with_norms(layers: Sequence[Layer]) -> list[Layer]:
@@ -32,12 +40,7 @@ def with_norms(layers: Sequence[Layer]) -> list[Layer]:
 
     The biases of the convolutions stay too, though the norm takes them out again.
     """
-    normed: list[Layer] = []
-    for layer in layers:
-        normed.append(layer)
-        if isinstance(layer, Conv):
-            normed.append(BatchNorm("norm" + layer.name.removeprefix("conv"), layer.out_channels))
-    return normed
+    return after_convs(layers, lambda conv, number: [BatchNorm(f"norm{number}", conv.out_channels)])
 
 
 def with_skips(layers: Sequence[Layer]) -> list[Layer]:
@@ -50,13 +53,10 @@ def with_skips(layers: Sequence[Layer]) -> list[Layer]:
     `plain` of depth 30 has 12 skips: of the 9 convolutions of each stage all but the first. Without a norm each adds
     its branch's variance to the signal: under He init the variance grows two- to threefold from one pair to the next.
     """
-    ends = {second: source for source, second in skipped_pairs(layers)}
-    skipping: list[Layer] = []
-    for layer in layers:
-        skipping.append(layer)
-        if layer.name in ends:
-            skipping.append(Add("add" + layer.name.removeprefix("conv"), source=ends[layer.name]))
-    return skipping
+    sources = {second: source for source, second in skipped_pairs(layers)}
+    return after_convs(
+        layers, lambda conv, number: [Add(f"add{number}", sources[conv.name])] if conv.name in sources else []
+    )
 
 
 def skip_problem(layers: Sequence[Layer]) -> str | None:
@@ -75,11 +75,11 @@ def skipped_pairs(layers: Sequence[Layer]) -> list[tuple[str, str]]:
     for before, layer in pairwise(layers):
         if isinstance(layer, MaxPool):
             first = None
-        elif isinstance(layer, Conv) and first is not None and gives_back(first[1], layer):
+        elif isinstance(layer, Conv) and first and gives_back(first[1], layer):
             pairs.append((first[0], layer.name))
             first = None
         elif isinstance(layer, Conv):
-            first = (before.name, layer)
+            first = before.name, layer
     return pairs
 
 
