@@ -153,10 +153,7 @@ class Results:
         return self.out / files.FIGURES
 
     def export(self, form: Form, folder: Path) -> list[Path]:
-        """Write all frames into an empty or new folder: files that `initlab.load` reads alike, or a csv each.
-
-        Returns:
-            The files.
+        """Write all frames into an empty or new folder, as files that `initlab.load` reads or a csv each; returns them.
 
         Raises:
             StoreError: the folder holds something, or cannot be written.

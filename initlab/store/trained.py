@@ -26,14 +26,10 @@ class Trained:
 
 
 def read_trained(place: str | Path) -> Trained:
-    """Read a trained net.
+    """Read a trained net; a `StoreError` says what is absent, damaged or of a newer initlab.
 
-    Args:
-        place: OUT/trials/ID (then the newest attempt that has a checkpoint), an attempt's folder, or a checkpoint file
-            with the trial.json beside it or one folder up.
-
-    Raises:
-        StoreError: nothing there, no checkpoint yet, no trial.json, or one of them damaged or of a newer initlab.
+    `place` is OUT/trials/ID (then the newest attempt that has a checkpoint), an attempt's folder, or a checkpoint file
+    with the trial.json beside it or one folder up.
     """
     path = checkpoint_of(Path(place))
     folders = [TrialFolder.at(path.parent), TrialFolder.at(path.parent.parent)]

@@ -126,8 +126,7 @@ class AttemptWriter:
         """One Parquet file instead of the live stream."""
         with pa.ipc.open_stream(self.folder / files.STREAM) as stream:
             table = stream.read_all()
-        floats = [field.name for field in SIGNAL_SCHEMA if field.type == pa.float64()]
-        encodings = dict.fromkeys(floats, "BYTE_STREAM_SPLIT")
+        encodings = {field.name: "BYTE_STREAM_SPLIT" for field in SIGNAL_SCHEMA if field.type == pa.float64()}
         with files.atomic(self.folder / files.SIGNALS) as file:
             pq.write_table(table, file, compression="zstd", column_encoding=encodings, use_dictionary=["name", "op"])
         (self.folder / files.STREAM).unlink()

@@ -19,8 +19,6 @@ from typing import Any
 from initlab.verdict.rules import noise_floor
 
 Rows = Iterable[Mapping[str, Any]]
-# Of the steps: no trial is given up before.
-MIN_SHARE = 0.5
 
 
 @dataclass
@@ -46,7 +44,7 @@ class Evidence:
 
     def hopeless(self, step: int, steps: int) -> bool:
         """Whether the trial may be given up after `step` of `steps` updates, at the end of an epoch."""
-        return step >= MIN_SHARE * steps and not self.learned and self.decay_ratio > 1
+        return step >= steps / 2 and not self.learned and self.decay_ratio > 1
 
 
 def stop_step(
