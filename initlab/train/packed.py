@@ -63,8 +63,8 @@ class Pack:
         parameters = list(self.net.parameters())
         slopes = {id(p) for group in trials[0].optimizer.param_groups[1:] for p in group["params"]}
         # Of every number, 2 k for the weights of trial k and 2 k + 1 for its slopes.
-        firsts = torch.arange(0, 2 * len(trials), 2)
-        owners = [(firsts + (id(p) in slopes)).repeat_interleave(p.numel()) for p in parameters]
+        weights_of = torch.arange(0, 2 * len(trials), 2)
+        owners = [(weights_of + (id(p) in slopes)).repeat_interleave(p.numel()) for p in parameters]
         self.owners = torch.cat(owners).to(parameters[0].device)
         self.flat, self.velocity = (parameters[0].new_zeros(len(self.owners)) for _ in range(2))
         self.momentum = self.spread([(t.spec.train.momentum,) * 2 for t in trials])
@@ -111,7 +111,11 @@ class Pack:
         losses_K, logits_KN = self.forward(images_KN, labels_KN, self.feed.masks)
         # The sum's gradient by each loss is 1: a loss that is not finite stays with its trial.
         grads = torch.autograd.grad(losses_K.sum(), list(self.weights.values()))
-        self.descend(torch.cat([grad.reshape(-1) for grad in grads]))
+        # Momentum, as `torch.optim.SGD` has it.
+        with torch.no_grad():
+            grad = torch.cat([grad.reshape(-1) for grad in grads])
+            self.velocity.mul_(self.momentum).add_(grad.addcmul_(self.flat, self.decay))
+            self.flat.addcmul_(self.velocity, self.lr, value=-1)
         self.sums[:, 0].add_(losses_K.detach())
         self.sums[:, 1].add_((logits_KN.detach().argmax(2) != labels_KN).sum(1))
 
@@ -136,12 +140,6 @@ class Pack:
         with self.trials[0].autocast():
             logits: Tensor = functional_call(self.net, weights, (images,))
         return logits
-
-    @torch.no_grad()
-    def descend(self, grad: Tensor) -> None:
-        """Gradient descent with momentum, as `torch.optim.SGD` does it; gradients laid out as `flat` is."""
-        self.velocity.mul_(self.momentum).add_(grad.addcmul_(self.flat, self.decay))
-        self.flat.addcmul_(self.velocity, self.lr, value=-1)
 
     def unpackable_because(self) -> str | None:
         """Why the trials cannot be trained as one, as shows once their nets are there; None where they can."""

@@ -4,7 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import torch
+from torch import nn
+
 from initlab.engine.task import State
+from initlab.nets.any_module import layer_name
 
 T = TypeVar("T")
 
@@ -60,3 +64,20 @@ def caught(do: Callable[[], T]) -> T | Exception:
     # Whatever it is, it is recorded as the trial's end.
     except Exception as error:
         return error
+
+
+@torch.no_grad()
+def slope_rows(net: nn.Module) -> list[dict[str, Any]]:
+    """The slopes that PReLU has learned: per layer of its kind, in order, layer, name, channels and their moments.
+
+    `channels` is 1 where a layer shares one slope; then `std`, the population's over channels, is 0. A net without
+    PReLU gives no rows, one of the paper's fresh from `build_net` gives 0.25 throughout (He et al. 2015, sec. 2.1).
+    """
+    layers = [(layer_name(name), module) for name, module in net.named_modules() if isinstance(module, nn.PReLU)]
+    rows: list[dict[str, Any]] = []
+    for layer, (name, module) in enumerate(layers):
+        slopes = module.weight.double()
+        moments = torch.stack([slopes.mean(), slopes.std(correction=0), slopes.min(), slopes.max()]).tolist()
+        of_layer = dict(zip(("mean", "std", "min", "max"), moments, strict=True))
+        rows.append({"layer": layer, "name": name, "channels": module.num_parameters, **of_layer})
+    return rows

@@ -26,11 +26,9 @@ from initlab.train.auxiliary import Auxiliary
 from initlab.train.cuda import Compiled
 from initlab.train.evaluate import Evaluation, evaluate
 from initlab.train.group import ALONE, Group
-from initlab.train.records import Due, Outcome, Recorder
+from initlab.train.records import Due, Outcome, Recorder, slope_rows
 from initlab.train.row_log import RowLog
-from initlab.train.schedule import Plateau, learning_rate
-from initlab.train.sgd import sgd
-from initlab.train.slopes import slope_rows
+from initlab.train.sgd import Plateau, learning_rate, sgd
 from initlab.user_code import is_code
 
 # Steps from which torch.compile, about a minute a net, is taken to pay; not measured on a GPU yet.

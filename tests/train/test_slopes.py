@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from initlab import build_net
-from initlab.train.slopes import slope_rows
+from initlab.train.records import slope_rows
 from tests.train.test_trial import HARD, parts, spec, train
 
 PRELU = {"net": {"activation": "prelu"}}

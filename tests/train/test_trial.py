@@ -17,8 +17,7 @@ from initlab.plan.dimensions import describe
 from initlab.study.spec import Train, TrialSpec
 from initlab.train.evaluate import evaluate
 from initlab.train.records import Outcome
-from initlab.train.schedule import Plateau, learning_rate
-from initlab.train.sgd import sgd
+from initlab.train.sgd import Plateau, learning_rate, sgd
 from initlab.train.trial import Trial
 
 TIMES = ("images_per_s", "wall_s")
