@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initlab.data.pictures import Pictures, one_pass
+from initlab.data.pictures import Pictures, Sizes, one_pass
 from initlab.data.statistics import Statistics
 from initlab.errors import UserError
 
@@ -56,7 +56,7 @@ def decoded(pictures: Pictures, folder: Path, key: str, workers: int, say: Calla
     with locked(path):
         # The sizes are written last, so they tell that the pixels are complete.
         if not path.with_suffix(".npz").exists():
-            sizes: list[tuple[int, int]] = []
+            sizes: Sizes = []
             with atomic(path) as file:
                 for batch_sizes, pixels in one_pass(pictures, workers, "cached", say):
                     file.write(pixels.numpy().data)

@@ -51,11 +51,7 @@ def is_pictures(name: str) -> bool:
 
 
 def absence(name: str, folder: Path | None, downloads: bool = True) -> str | None:
-    """The error of a data set whose files are not in `folder`, None where all are.
-
-    Args:
-        downloads: whether the reader of the error can have the files fetched.
-    """
+    """The error of a data set whose files are not in `folder`, else None; `downloads`: they can be fetched."""
     facts, layout = FACTS[name], "train/CLASS/*.jpg and val/CLASS/*.jpg"
     if folder is None:
         if facts.pictures:

@@ -30,11 +30,7 @@ class FolderSet(Images):
     workers: int
 
     def train_batches(self, seed: int, batch_size: int, first: int, last: int, part: slice = WHOLE) -> Batches:
-        """As `Images`; rows out of `part` are not decoded.
-
-        Raises:
-            UserError: a picture that cannot be read any more.
-        """
+        """As `Images`; rows out of `part` are not decoded, and a picture that cannot be read any more is refused."""
         device = self.mean.device
         rows = (indices[part].tolist() for indices in step_indices(len(self.train), batch_size, seed, first, last))
         for step, batch in enumerate(read(self.train, rows, self.workers, device), start=first):

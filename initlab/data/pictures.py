@@ -27,10 +27,9 @@ BATCH, INTERVAL_S = 64, 10.0
 # Named in one message; a set with more is not looked at any further.
 MOST_PROBLEMS = 10
 
-# Indices, and (3, height, width) uint8 each.
-Batch = tuple[list[int], list[Tensor]]
-# Indices, (height, width) of each, the pixels of all in a row, problems.
-Packed = tuple[list[int], list[tuple[int, int]], Tensor, list[str]]
+Sizes = list[tuple[int, int]]  # height, width
+# Indices, the size of each, the pixels of all in a row, problems.
+Packed = tuple[list[int], Sizes, Tensor, list[str]]
 
 
 class Pictures(Protocol):
@@ -108,12 +107,8 @@ def read_batch(pictures: Pictures, indices: list[int]) -> Packed:
     return [index for index, _ in readable], sizes, pixels, problems
 
 
-def unpacked(batch: Packed, device: torch.device) -> Batch:
-    """The batch's pictures on a device.
-
-    Raises:
-        UserError: some of them could not be read; names the first.
-    """
+def unpacked(batch: Packed, device: torch.device) -> tuple[list[int], list[Tensor]]:
+    """The batch's pictures on a device; refuses it where some could not be read, naming the first."""
     indices, sizes, pixels, problems = batch
     if problems:
         raise UserError(problems[0])
@@ -142,15 +137,10 @@ def ignore_ctrl_c(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def one_pass(
-    pictures: Pictures, workers: int, verb: str, say: Callable[[str], None]
-) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
+def one_pass(pictures: Pictures, workers: int, verb: str, say: Callable[[str], None]) -> Iterator[tuple[Sizes, Tensor]]:
     """Every picture once, in batches: (height, width) of each, and the pixels of all in a row, on the CPU.
 
-    Args:
-        workers: processes that read; 0 = this one.
-        verb: what is done with the pictures, for `say`: `measured`.
-        say: gets a line every ten seconds.
+    Every ten seconds `say` gets a line; `verb` is what is done with the pictures: `measured`.
 
     Raises:
         UserError: pictures that cannot be read, when the pass is over or has met ten of them.

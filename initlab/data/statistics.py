@@ -38,11 +38,7 @@ class CentreViews:
 
 
 def measure(train: CentreViews, workers: int, say: Callable[[str], None]) -> Statistics:
-    """Statistics of all training pictures, on the CPU.
-
-    Raises:
-        UserError: pictures that cannot be read; names them.
-    """
+    """Statistics of all training pictures, on the CPU; those that cannot be read are named in an error."""
     crop, count = train.views.crop, len(train)
     total = torch.zeros((3, crop, crop), dtype=torch.float64)
     # Of x x^T over all pixels, x = (R, G, B).
@@ -60,14 +56,12 @@ def measure(train: CentreViews, workers: int, say: Callable[[str], None]) -> Sta
 
 
 def color_components(covariance: Tensor) -> Tensor:
-    """Principal components of RGB, largest first, each times its eigenvalue: (3, 3), a column each, in grey levels.
+    """Principal components of an RGB covariance (3, 3), largest first, in columns, each times its eigenvalue.
 
-    AlexNet's paper gives no unit, and p * eigenvalue depends on it: as usual, the eigenvalue is that of pixels in
-    [0, 1], about 0.2 for the first, so a coefficient of 0.1 moves grey pixels by about 255 * 0.1 * 0.2 / sqrt(3) = 3
-    levels. A component's sign means nothing; its largest entry is made positive, so that all machines agree.
-
-    Args:
-        covariance: (3, 3), of pixels in grey levels.
+    Both are in grey levels. AlexNet's paper gives no unit, and p * eigenvalue depends on it: as usual, the eigenvalue
+    is that of pixels in [0, 1], about 0.2 for the first, so a coefficient of 0.1 moves grey pixels by about
+    255 * 0.1 * 0.2 / sqrt(3) = 3 levels. A component's sign means nothing; its largest entry is made positive, so
+    that all machines agree.
     """
     values, vectors = torch.linalg.eigh(covariance / 255**2)
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))

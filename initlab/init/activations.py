@@ -43,7 +43,11 @@ def resolve(activation: Activation) -> Rectifier | Elementwise:
     if isinstance(activation, type) or not callable(activation):
         what = f"the class {activation.__name__}" if isinstance(activation, type) else repr(activation)
         raise ValueError(f"activation: not one (got {what}); pass a name, a module such as nn.GELU(), or a function")
-    name, slopes = display_name(activation), rectifier_slopes(activation)
+    if isinstance(activation, nn.Module):
+        name = " ".join(str(activation).split())
+    else:
+        name = str(getattr(activation, "__name__", type(activation).__name__))
+    slopes = rectifier_slopes(activation)
     if slopes is not None:
         if not all(map(math.isfinite, slopes)):
             raise ValueError(f"activation: {name} has a slope that is not finite (got {slopes}); fix its weight first")
@@ -83,13 +87,6 @@ def rectifier_slopes(activation: Any) -> tuple[float, ...] | None:
     return {nn.ReLU: (0.0,), nn.Identity: (1.0,)}.get(kind)
 
 
-def display_name(activation: Any) -> str:
-    """How an error names an activation: `Softmax(dim=1)`, `my_function`."""
-    if isinstance(activation, nn.Module):
-        return " ".join(str(activation).split())
-    return str(getattr(activation, "__name__", type(activation).__name__))
-
-
 def check(name: str, function: TensorFunction) -> None:
     """Refuse what is not a deterministic function of each number alone, by a few calls on an (8, 16) tensor."""
     generator = torch.Generator().manual_seed(0)
@@ -97,30 +94,24 @@ def check(name: str, function: TensorFunction) -> None:
     keep = torch.rand(8, 16, generator=generator) < 0.5
     # Much greater, so that a maximum moves too.
     other = torch.where(keep, x, 10 * torch.randn(8, 16, generator=generator, dtype=torch.float64))
-    allowed = "an activation maps each number to one by itself"
+    place, allowed = f"activation: {name}", "an activation maps each number to one by itself"
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
             outputs = [function(points.clone()) for points in (x, x, other, x.flip(0, 1))]
         # The user's code may raise anything.
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(
-                f"activation: {name} fails on a tensor of shape (8, 16) (got {reason}); {allowed}"
-            ) from error
+            raise ValueError(f"{place} fails on a tensor of shape (8, 16) (got {reason}); {allowed}") from error
     for y in outputs:
         if not isinstance(y, Tensor):
-            raise ValueError(f"activation: {name} gives no tensor (got {type(y).__name__}); {allowed}")
+            raise ValueError(f"{place} gives no tensor (got {type(y).__name__}); {allowed}")
         if y.shape != x.shape:
-            raise ValueError(f"activation: {name} changes the shape (got {tuple(y.shape)} from (8, 16)); {allowed}")
+            raise ValueError(f"{place} changes the shape (got {tuple(y.shape)} from (8, 16)); {allowed}")
     first, again, changed, flipped = (y.double().nan_to_num() for y in outputs)
     if not torch.equal(first, again):
-        raise ValueError(
-            f"activation: {name} is random (got two results from one input); call .eval() on it if it is a module"
-        )
+        raise ValueError(f"{place} is random (got two results from one input); call .eval() on it if it is a module")
     # Not exactly, since vector instructions and the rest of a row may round differently.
     close = partial(torch.allclose, rtol=1e-6, atol=1e-9)
     if not close(first[keep], changed[keep]) or not close(flipped.flip(0, 1), first):
-        raise ValueError(
-            f"activation: {name} is not elementwise (got an output that depends on other positions, or on its own); "
-            f"{allowed}"
-        )
+        reason = "got an output that depends on other positions, or on its own"
+        raise ValueError(f"{place} is not elementwise ({reason}); {allowed}")

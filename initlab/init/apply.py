@@ -80,22 +80,20 @@ def init_(
     if on_parameter and tell:
         raise ValueError("init: on_parameter is given twice (got its old name tell too); give on_parameter alone")
     slope = first_slope(model) if negative_slope is None else negative_slope
-    layers: list[tuple[WeightLayer, LayerShape, str | Scheme]] = []
-    for module, shape in layer_shapes(model):
-        fixed_std = last_std if shape.is_last else linear_std if shape.is_linear else None
-        layer_std = std if fixed_std is None else fixed_std
-        layer = replace(shape, mode=mode, distribution=distribution, std=layer_std, negative_slope=slope)
-        layers.append((module, layer, scheme if fixed_std is None else "gaussian"))
-    rules = reset_norms(model)
+    rules: Rules = {}
     embedded = {id(module.weight) for module in model.modules() if isinstance(module, EMBEDDINGS)}
     lsuv_stds: dict[nn.Module, float] = {}
-    for module, layer, rule in layers:
+    for module, shape in layer_shapes(model):
+        fixed_std = last_std if shape.is_last else linear_std if shape.is_linear else None
+        layer_std, rule = (std, scheme) if fixed_std is None else (fixed_std, "gaussian")
+        layer = replace(shape, mode=mode, distribution=distribution, std=layer_std, negative_slope=slope)
         rules |= set_bias(module, layer, rule, seed)
         if id(module.weight) not in embedded:
             factor = last_factor if layer.is_last else 1.0
             rules |= set_weight(module, layer, rule, seed, factor)
             if rule == "lsuv":
                 lsuv_stds[module] = factor
+    rules |= reset_norms(model)
     if batch is not None and lsuv_stds:
         unit_variance_(model, batch, lsuv_stds)
     report = on_parameter or tell
@@ -107,7 +105,7 @@ def init_(
 
 def set_weight(module: WeightLayer, layer: LayerShape, rule: str | Scheme, seed: int, factor: float) -> Rules:
     """Set a layer's weight to what a scheme makes of its normals, times `factor`."""
-    weight, name = module.weight, scheme_name(rule)
+    weight, name = module.weight, rule if isinstance(rule, str) else getattr(rule, "__name__", type(rule).__name__)
     normals = standard_normals(weight.shape, seed, layer.name)
     if isinstance(rule, str) and rule in STDS:
         # What the scheme's function gives too, but with the factor in the standard deviation: one rounding.
@@ -131,7 +129,7 @@ def set_bias(module: WeightLayer, layer: LayerShape, rule: str | Scheme, seed: i
     if isinstance(rule, str) and rule in BIASES:
         normals = standard_normals(module.bias.shape, seed, layer.name, "bias")
         module.bias.copy_(BIASES[rule](normals.to(module.bias.dtype), layer))
-        return {id(module.bias): (scheme_name(rule), None, None)}
+        return {id(module.bias): (rule, None, None)}
     module.bias.zero_()
     return {id(module.bias): ("0", None, None)}
 
@@ -150,23 +148,13 @@ def reset_norms(model: nn.Module) -> Rules:
     return rules
 
 
-def scheme_name(scheme: str | Scheme) -> str:
-    """The name of a scheme, or that of your function."""
-    return scheme if isinstance(scheme, str) else getattr(scheme, "__name__", type(scheme).__name__)
-
-
 def parameter_rows(model: nn.Module, rules: Rules) -> Iterator[dict[str, Any]]:
     """A row per parameter: what it was set to, and the moments that it has now."""
     for name, parameter in model.named_parameters():
         rule, layer, scheme_std = rules.get(id(parameter), ("kept", None, None))
         values = parameter.detach().double()
         yield {
-            "name": layer_name(name),
-            "rule": rule,
-            "shape": tuple(parameter.shape),
-            "fan_in": layer.fan_in if layer else None,
-            "fan_out": layer.fan_out if layer else None,
-            "scheme_std": scheme_std,
-            "mean": values.mean().item(),
-            "std": values.std(correction=0).item(),
+            **{"name": layer_name(name), "rule": rule, "shape": tuple(parameter.shape)},
+            **{"fan_in": layer and layer.fan_in, "fan_out": layer and layer.fan_out, "scheme_std": scheme_std},
+            **{"mean": values.mean().item(), "std": values.std(correction=0).item()},
         }

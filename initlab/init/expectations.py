@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ class Rectifier:
 
     name: str
     slopes: tuple[float, ...]
+    jumps: ClassVar[bool] = False  # whether phi itself is discontinuous
 
     @property
     def a(self) -> float:
@@ -71,18 +73,13 @@ class Rectifier:
         """Mean squared coefficients of |x| and of x in phi."""
         return (1 - 2 * self.a + self.a_squared) / 4, (1 + 2 * self.a + self.a_squared) / 4
 
-    @property
-    def jumps(self) -> bool:
-        """Whether phi itself is discontinuous."""
-        return False
 
-
+@dataclass(frozen=True, eq=False)
 class Elementwise:
     """Any elementwise function of a tensor, as expectations by quadrature; the names mean what `Rectifier`'s do."""
 
-    def __init__(self, name: str, function: TensorFunction) -> None:
-        self.name = name
-        self.function = function
+    name: str
+    function: TensorFunction
 
     def derivatives(self, x: Array, order: int) -> list[Array]:
         """[phi, phi', ...] at x, by autograd; where nothing depends on x, as in `torch.sign`, the slope is 0."""
@@ -133,12 +130,9 @@ class Elementwise:
 
     def expect(self, q: float, what: str, integrand: Callable[[Array, Array], Array], order: int = 0) -> float:
         """E[integrand(z, phi^(order)(sqrt(q) z))]."""
-        scale = math.sqrt(q)
-        return gaussian_mean(
-            lambda z: integrand(z, self.finite(scale * z, order)),
-            self.kinks[0] / scale if scale else (),
-            what=f"activation: {what} of {self.name}",
-        )
+        scale, what = math.sqrt(q), f"activation: {what} of {self.name}"
+        breaks = self.kinks[0] / scale if scale else ()
+        return gaussian_mean(lambda z: integrand(z, self.finite(scale * z, order)), breaks, what=what)
 
     def mean(self, q: float) -> float:
         """As `Rectifier`."""

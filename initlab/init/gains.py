@@ -72,15 +72,8 @@ def activation_moments(activation: Activation, second_moment: float = 1.0) -> Ac
     q = positive("activation_moments: second_moment", second_moment)
     phi = resolve(activation)
     second, slope_second = require_signal(phi.name, phi.second(q)), phi.slope_second(q)
-    return ActivationMoments(
-        second_moment=q,
-        mean=phi.mean(q),
-        second=second,
-        slope_second=slope_second,
-        gain=math.sqrt(q / second),
-        chi_1=q * slope_second / second,
-        slope=q * phi.second_growth(q) / second,
-    )
+    chi_1, slope = q * slope_second / second, q * phi.second_growth(q) / second
+    return ActivationMoments(q, phi.mean(q), second, slope_second, math.sqrt(q / second), chi_1, slope)
 
 
 def require_signal(name: str, second: float) -> float:

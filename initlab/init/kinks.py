@@ -22,10 +22,8 @@ SUSPICIOUS, JUMP, NOISE = 1e-5, 1e-6, 1e-9
 def find_kinks(derivatives: Derivatives) -> tuple[Array, Array]:
     """(every kink, those at which the function itself jumps), sorted, for |x| <= 64.
 
-    Args:
-        derivatives: gives the function, its slope and perhaps its curvature, as arrays like x.
-
-    Of two kinks in one cell (relative width 1/256) only the greater is reported; hardtanh's are -1 and 1.
+    `derivatives` gives the function, its slope and perhaps its curvature, as arrays like x. Of two kinks in one cell
+    (relative width 1/256) only the greater is reported; hardtanh's are -1 and 1.
     """
     positive = np.concatenate([np.linspace(2.0**i, 2.0 ** (i + 1), CELLS, endpoint=False) for i in OCTAVES])
     grid = np.concatenate([-positive[::-1], [0.0], positive])
@@ -35,17 +33,13 @@ def find_kinks(derivatives: Derivatives) -> tuple[Array, Array]:
         for order, level in enumerate(derivatives(grid)):
             central = np.abs(level[(np.abs(grid) <= 4) & np.isfinite(level)])
             noise = NOISE * float(central.max(initial=0.0))
-            cells = suspicious_cells(level, noise)
+            # Cells i (from grid point i to i + 1) over which the level changes otherwise than over the two beside.
+            steps = np.diff(level)
+            bent = np.abs(steps[1:-1] - (steps[:-2] + steps[2:]) / 2)
+            size = np.abs(level[1:-2]) + np.abs(level[2:-1])
+            cells = np.flatnonzero(bent > SUSPICIOUS * size + noise) + 1
             places.append(bisect(derivatives, order, grid[cells], grid[cells + 1], noise))
     return distinct(np.concatenate(places)), distinct(places[0])
-
-
-def suspicious_cells(level: Array, noise: float) -> NDArray[np.intp]:
-    """Cells i (from grid point i to i + 1) over which `level` changes otherwise than over the two beside."""
-    steps = np.diff(level)
-    bent = np.abs(steps[1:-1] - (steps[:-2] + steps[2:]) / 2)
-    size = np.abs(level[1:-2]) + np.abs(level[2:-1])
-    return np.flatnonzero(bent > SUSPICIOUS * size + noise) + 1
 
 
 def bisect(derivatives: Derivatives, order: int, low: Array, high: Array, noise: float) -> Array:

@@ -18,16 +18,8 @@ def layer_shapes(model: nn.Module) -> list[tuple[WeightLayer, LayerShape]]:
     shapes = []
     for index, (name, layer) in enumerate(layers):
         check_settable(name, layer)
-        shape = LayerShape(
-            tuple(layer.weight.shape),
-            *layer_fans(layer),
-            name,
-            index,
-            num_layers=len(layers),
-            is_linear=isinstance(layer, nn.Linear),
-            is_last=layer is last,
-            groups=getattr(layer, "groups", 1),
-        )
+        size, is_linear, groups = tuple(layer.weight.shape), isinstance(layer, nn.Linear), getattr(layer, "groups", 1)
+        shape = LayerShape(size, *layer_fans(layer), name, index, len(layers), is_linear, layer is last, groups)
         shapes.append((layer, shape))
     return shapes
 

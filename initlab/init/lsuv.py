@@ -22,33 +22,21 @@ MOST_PASSES = 10
 
 @torch.no_grad()
 def unit_variance_(model: nn.Module, batch: Tensor, target_stds: dict[nn.Module, float]) -> None:
-    """Scale layers of `model` in place so that their outputs have a given standard deviation on `batch`.
+    """Scale each layer of `target_stds` in place so that its output has this standard deviation on `batch`.
 
-    The variance is over batch, channels and positions. Dropout is off, BatchNorm uses the batch's statistics; buffers,
-    modes and the global random state stay. A layer used several times, or a weight of several layers, is scaled
-    by its first call in the pass; layers that never run keep their weights.
-
-    Args:
-        target_stds: standard deviation of the output, 1 as a rule, of each layer to scale; its biases have to be 0.
+    Their biases have to be 0. The variance is over batch, channels and positions. Dropout is off, BatchNorm uses the
+    batch's statistics; buffers, modes and the global random state stay. A layer used several times, or a weight of
+    several layers, is scaled by its first call in the pass; layers that never run keep their weights.
 
     Raises:
         ValueError: a layer whose output has no variance on this batch, or not a finite one.
     """
     images, _ = to_model(model, batch, None)
-    with untouched(model, backward=False):
-        for _ in range(MOST_PASSES):
-            if not one_pass(model, images, target_stds):
-                return
-
-
-def one_pass(model: nn.Module, images: Tensor, target_stds: dict[nn.Module, float]) -> bool:
-    """Run the model, scaling each layer as it comes; whether any had to be scaled."""
     visited: set[int] = set()
-    any_scaled = False
+    scaled: list[WeightLayer] = []
 
     def scale(name: str, layer: WeightLayer, inputs: Any, y: Tensor) -> Tensor | None:
-        """Scale one layer at its first call, and its output with it."""
-        nonlocal any_scaled
+        """Scale one layer at its first call in a pass, and its output with it."""
         if layer not in target_stds or id(layer.weight) in visited:
             return None
         visited.add(id(layer.weight))
@@ -60,11 +48,15 @@ def one_pass(model: nn.Module, images: Tensor, target_stds: dict[nn.Module, floa
             )
         if abs(variance / target_stds[layer] ** 2 - 1) <= TOLERANCE:
             return None
-        any_scaled = True
+        scaled.append(layer)
         factor = target_stds[layer] / math.sqrt(variance)
         layer.weight.mul_(factor)
         return y * factor
 
-    with on_weight_layers(model, scale):
-        model(images)
-    return any_scaled
+    with untouched(model, backward=False), on_weight_layers(model, scale):
+        for _ in range(MOST_PASSES):
+            visited.clear()
+            scaled.clear()
+            model(images)
+            if not scaled:
+                return

@@ -39,12 +39,9 @@ def q_map(activation: Activation, q: float, gain: float, *, bias_variance: float
     Raises:
         ValueError: an activation that `gain` refuses; a number out of range.
     """
-    return next_q(
-        resolve(activation),
-        positive("q_map: q", q, or_zero=True),
-        positive("q_map: gain", gain),
-        positive("q_map: bias_variance", bias_variance, or_zero=True),
-    )
+    phi, q, gain = resolve(activation), positive("q_map: q", q, or_zero=True), positive("q_map: gain", gain)
+    bias_variance = positive("q_map: bias_variance", bias_variance, or_zero=True)
+    return gain**2 * phi.second(q) + bias_variance
 
 
 def c_map(
@@ -85,7 +82,7 @@ def fixed_point(activation: Activation, gain: float, *, bias_variance: float = 0
     bias_variance = positive("fixed_point: bias_variance", bias_variance, or_zero=True)
     if phi.jumps:
         raise ValueError(f"fixed_point: {phi.name} jumps, so chi_1 is infinite; allowed: a continuous activation")
-    q = settled(lambda q: next_q(phi, q, gain, bias_variance), positive("fixed_point: start", start))
+    q = settled(lambda q: factor * phi.second(q) + bias_variance, positive("fixed_point: start", start))
     if q == math.inf:
         return FixedPoint(q, math.nan, math.nan, math.nan)
     chi_1 = factor * phi.slope_second(q or ZERO)
@@ -123,11 +120,6 @@ def critical_point(activation: Activation, bias_variance: float) -> tuple[float,
         )
     q = math.exp(brentq(excess, low, high, xtol=1e-13))
     return 1 / math.sqrt(phi.slope_second(q)), q
-
-
-def next_q(phi: Rectifier | Elementwise, q: float, gain: float, bias_variance: float) -> float:
-    """The second moment after one more layer."""
-    return gain**2 * phi.second(q) + bias_variance
 
 
 def next_c(phi: Rectifier | Elementwise, c: float, q: float, factor: float, bias_variance: float) -> float:

@@ -7,13 +7,11 @@ from initlab.init.shapes import LayerShape
 
 
 def haar(normals: Tensor) -> Tensor:
-    """Orthonormal columns, or rows where those are fewer, uniform over all such matrices (the Haar measure).
+    """Orthonormal columns, or rows where those are fewer, of standard normals (rows, columns), by the Haar measure.
 
-    The Q of a QR decomposition alone is not: LAPACK's signs give E[Q_11] = -2/pi for 2x2. With R's diagonal made
-    positive, Q is unique and the normals' rotation invariance carries over, so E[Q_11] = 0 (Mezzadri 2007).
-
-    Args:
-        normals: (rows, columns), standard normal.
+    That is uniform over all such matrices. The Q of a QR decomposition alone is not: LAPACK's signs give
+    E[Q_11] = -2/pi for 2x2. With R's diagonal made positive, Q is unique and the normals' rotation invariance carries
+    over, so E[Q_11] = 0 (Mezzadri 2007).
     """
     rows, columns = normals.shape
     tall = normals.double() if rows >= columns else normals.double().T

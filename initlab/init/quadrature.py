@@ -14,6 +14,7 @@ import numpy as np
 from initlab.init.kinks import Array
 
 Function = Callable[[Array], Array]
+Breaks = Sequence[float] | Array
 
 # Panels reach so many standard deviations out, where the density is 2e-32 and |f(z)| n(z) may be at most TAILS.
 REACH = 12.0
@@ -24,15 +25,11 @@ PANELS, POINTS = 20_000, 500_000
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
-def gaussian_mean(function: Function, breaks: Sequence[float] | Array = (), *, what: str = "E[f(z)]") -> float:
+def gaussian_mean(function: Function, breaks: Breaks = (), *, what: str = "E[f(z)]") -> float:
     """E[f(z)] for z ~ N(0, 1): panels between the breaks, halved until each agrees with its two halves.
 
-    `gaussian_mean(lambda z: np.maximum(z, 0) ** 2)` is 0.5.
-
-    Args:
-        function: takes and gives a flat float64 array.
-        breaks: where `function` or a derivative jumps; 0 is always one. A missed break costs time, not accuracy.
-        what: the expectation's name, for the error.
+    `gaussian_mean(lambda z: np.maximum(z, 0) ** 2)` is 0.5. The breaks are where the function, of flat float64 arrays,
+    or a derivative jumps; 0 is always one. A missed break costs time, not accuracy. `what` is for the error.
 
     Raises:
         ValueError: it is infinite, or not settled within 12 standard deviations.
@@ -60,9 +57,7 @@ def gaussian_mean(function: Function, breaks: Sequence[float] | Array = (), *, w
     return total + float(coarse.sum())
 
 
-def pair_mean(
-    function: Function, correlation: float, breaks: Sequence[float] | Array = (), *, what: str = "E[f(u) f(v)]"
-) -> float:
+def pair_mean(function: Function, correlation: float, breaks: Breaks = (), *, what: str = "E[f(u) f(v)]") -> float:
     """E[f(u) f(v)] for standard normals u, v of this correlation; panels are halved until two passes agree.
 
     `pair_mean(lambda z: np.maximum(z, 0), 0.0)` is 1/(2 pi).
@@ -84,7 +79,7 @@ def pair_mean(
     raise ValueError(f"{what} does not converge: the function is too steep; it has to be smooth over 1/8")
 
 
-def pair_pass(function: Function, correlation: float, breaks: Sequence[float] | Array, step: float) -> float:
+def pair_pass(function: Function, correlation: float, breaks: Breaks, step: float) -> float:
     """E[f(u) f(v)] with panels of at most this width.
 
     u = near a + far b and v = sign(c) (near a - far b), a and b independent, near >= far. The inner integral is over a:
@@ -118,7 +113,7 @@ def pair_pass(function: Function, correlation: float, breaks: Sequence[float] | 
     return float(panel_sums(outer, edges[:-1], edges[1:]).sum())
 
 
-def panel_edges(breaks: Sequence[float] | Array, *, step: float) -> Array:
+def panel_edges(breaks: Breaks, *, step: float) -> Array:
     """Sorted distinct edges over +-REACH: the breaks within, 0, and a grid of this step."""
     inside = np.asarray(breaks, dtype=np.float64)
     inside = inside[np.abs(inside) < REACH]

@@ -7,25 +7,15 @@ how to write your own.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from initlab.init.orthogonal import delta_orthogonal, orthogonal
-from initlab.init.shapes import LayerShape, Mode, fans
+from initlab.init.shapes import LayerShape
 
 Scheme = Callable[[Tensor, LayerShape], Tensor]
-
-
-def gaussian_std(layer: LayerShape) -> float:
-    """One standard deviation for all layers, 0.01 in AlexNet and VGG (He et al. 2015, sec. 2.2)."""
-    return layer.std
-
-
-def xavier_std(layer: LayerShape) -> float:
-    """sqrt(1 / fan), of linear units (Glorot and Bengio 2010, eq. 10 or 11): 1/24 for 3x3 on 64 channels."""
-    return 1.0 / math.sqrt(layer.fan)
 
 
 def he_std(layer: LayerShape) -> float:
@@ -33,17 +23,15 @@ def he_std(layer: LayerShape) -> float:
     return layer.gain / math.sqrt(layer.fan)
 
 
-def lecun_std(layer: LayerShape) -> float:
-    """sqrt(1 / fan_in) (LeCun et al. 1998, Efficient BackProp, eq. 16), what Xavier is forward: 1/8 for 64 inputs."""
-    return 1.0 / math.sqrt(layer.fan_in)
-
-
 # The schemes whose weights are draws of `layer.distribution` times one standard deviation.
 STDS: dict[str, Callable[[LayerShape], float]] = {
-    "gaussian": gaussian_std,
-    "xavier": xavier_std,
+    # The same for all layers, 0.01 in AlexNet and VGG (He et al. 2015, sec. 2.2).
+    "gaussian": lambda layer: layer.std,
+    # Of linear units (Glorot and Bengio 2010, eq. 10 or 11): 1/24 for 3x3 on 64 channels.
+    "xavier": lambda layer: 1.0 / math.sqrt(layer.fan),
     "he": he_std,
-    "lecun": lecun_std,
+    # What Xavier is forward (LeCun et al. 1998, Efficient BackProp, eq. 16): 1/8 for 64 inputs.
+    "lecun": lambda layer: 1.0 / math.sqrt(layer.fan_in),
 }
 
 
@@ -109,34 +97,9 @@ BIASES: dict[str, Scheme] = {"torch_default": torch_default}
 
 
 def scheme_function(scheme: str | Scheme) -> Scheme:
-    """The function of a scheme's name; a function of yours is one already.
-
-    Raises:
-        ValueError: no such scheme.
-    """
+    """The function of a scheme's name, which has to be one of `SCHEMES`; a function of yours is one already."""
     if callable(scheme):
         return scheme
     if scheme not in SCHEMES:
         raise ValueError(f"init: unknown scheme (got {scheme!r}); allowed: {', '.join(SCHEMES)}, or a function")
     return SCHEMES[scheme]
-
-
-def scheme_std(
-    scheme: str,
-    weight_shape: Sequence[int],
-    *,
-    mode: Mode = LayerShape.mode,
-    negative_slope: float = LayerShape.negative_slope,
-    std: float = LayerShape.std,
-) -> float:
-    """Standard deviation that a Gaussian scheme gives the weight of a linear layer or of a plain convolution.
-
-    `scheme_std("he", (128, 64, 3, 3))` is sqrt(2/576) = 0.05893.
-
-    Raises:
-        ValueError: unknown mode, or a scheme that is not one standard deviation times independent draws.
-    """
-    if scheme not in STDS:
-        raise ValueError(f"init: no scheme of one std (got {scheme!r}); allowed: {', '.join(STDS)}")
-    shape = tuple(weight_shape)
-    return STDS[scheme](LayerShape(shape, *fans(shape), mode=mode, negative_slope=negative_slope, std=std))

@@ -10,10 +10,10 @@ from torch import nn
 
 from initlab import build_net, init_
 from initlab.init.apply import standard_normals
-from initlab.init.schemes import scheme_std
 from initlab.init.shapes import LayerShape, fans
 from initlab.nets.any_module import weight_layers
 from initlab.study.spec import Init
+from tests.init.drawn_std import drawn_std
 
 
 def deep_net() -> nn.Sequential:
@@ -29,7 +29,6 @@ def test_the_defaults_are_frozen_and_those_of_a_study_file() -> None:
     assert {key: getattr(LayerShape, key) for key in golden} == golden
     assert {key: getattr(Init(), key) for key in golden} == golden
     assert {key: signature(init_).parameters[key].default for key in golden} == golden
-    assert signature(scheme_std).parameters["std"].default == 0.01
 
 
 @pytest.mark.parametrize(
@@ -43,7 +42,7 @@ def test_the_defaults_are_frozen_and_those_of_a_study_file() -> None:
 )
 def test_conv_stds_are_those_printed_in_the_paper(scheme: str, mode: str, expected: dict[int, float]) -> None:
     for filters, std in expected.items():
-        assert scheme_std(scheme, (filters, 64, 3, 3), mode=mode) == pytest.approx(std, abs=5e-6)
+        assert drawn_std(scheme, (filters, 64, 3, 3), mode=mode) == pytest.approx(std, abs=5e-6)
 
 
 def test_fans_of_a_conv_and_a_linear_weight() -> None:
@@ -53,9 +52,9 @@ def test_fans_of_a_conv_and_a_linear_weight() -> None:
 
 def test_he_corrects_for_the_negative_slope_as_equation_15() -> None:
     # a = 0.25: Var[w] = 1.882/n
-    assert 100 * scheme_std("he", (5, 100), negative_slope=0.25) ** 2 == pytest.approx(2 / 1.0625)
+    assert 100 * drawn_std("he", (5, 100), negative_slope=0.25) ** 2 == pytest.approx(2 / 1.0625)
     # a = 1 is the linear case: Xavier
-    assert scheme_std("he", (5, 100), negative_slope=1.0) == pytest.approx(scheme_std("xavier", (5, 100)))
+    assert drawn_std("he", (5, 100), negative_slope=1.0) == pytest.approx(drawn_std("xavier", (5, 100)))
 
 
 @pytest.mark.parametrize("distribution", ["normal", "uniform"])

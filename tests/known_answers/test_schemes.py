@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from initlab import init_
 from initlab.init.orthogonal import haar
-from initlab.init.schemes import scheme_std, truncated_normal, truncated_std
+from initlab.init.schemes import truncated_normal, truncated_std
 from initlab.init.shapes import LayerShape, fans
+from tests.init.drawn_std import drawn_std
 
 
 def perceptron(width: int, depth: int, bias: bool = False, activation: Callable[[], nn.Module] = nn.ReLU):
@@ -193,13 +194,13 @@ VGG_B = [3, 64, 64, 128, 128, 256, 256, 512, 512, 512, 512]
     ("filters", "std"), [(64, 0.05892557), (128, 0.04166667), (256, 0.02946278), (512, 0.02083333)]
 )
 def test_scale_vggb_std(filters: int, std: float):
-    assert scheme_std("he", (filters, 64, 3, 3), mode="fan_out") == pytest.approx(std, rel=2e-7)
+    assert drawn_std("he", (filters, 64, 3, 3), mode="fan_out") == pytest.approx(std, rel=2e-7)
 
 
 def test_scale_vggb_fanout_forward_and_fanin_backward():
     shapes = [(d, c, 3, 3) for c, d in pairwise(VGG_B)][1:]
-    forward = math.prod(fans(shape)[0] * scheme_std("he", shape, mode="fan_out") ** 2 / 2 for shape in shapes)
-    backward = math.prod(fans(shape)[1] * scheme_std("he", shape, mode="fan_in") ** 2 / 2 for shape in shapes)
+    forward = math.prod(fans(shape)[0] * drawn_std("he", shape, mode="fan_out") ** 2 / 2 for shape in shapes)
+    backward = math.prod(fans(shape)[1] * drawn_std("he", shape, mode="fan_in") ** 2 / 2 for shape in shapes)
     assert (forward, backward) == pytest.approx((0.125, 8), rel=1e-12)
 
 
