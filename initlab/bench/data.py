@@ -20,8 +20,7 @@ from sklearn.datasets import load_digits
 from initlab.bench.timing import in_turn, seconds
 from initlab.bench.trials import first_trial, silent_trial
 from initlab.launch.checks import check_data
-from initlab.launch.settings import Settings, resolve
-from initlab.study.spec import TrialSpec
+from initlab.launch.settings import resolve
 from initlab.train.trial import Trial
 
 # Steps before the clock starts: first kernels, first processes.
@@ -46,23 +45,20 @@ def bench_data(
 ) -> Iterator[str]:
     """Lines of text: a table with a row per number of decoding processes, each arm's median images per second.
 
-    The last column is the rate of both over that of the slower one alone: 1 where loading hides behind training.
-
-    Args:
-        study: its first trial is measured; None takes one of pictures made for the purpose.
-        workers: numbers of processes that decode; empty takes the study's.
+    The last column is the rate of both over that of the slower one alone: 1 where loading hides behind training. The
+    first trial of `study` is measured, without one a trial on pictures of digits; no `workers` takes the study's.
 
     Raises:
         StudyError: as `load_study` and `plan`, or data that is not there.
     """
-    loaded, trial = first_trial(study, DIGITS, overrides)
+    loaded, planned = first_trial(study, DIGITS, overrides)
     with ExitStack() as folders:
         if study is None:
             data_dir = Path(folders.enter_context(tempfile.TemporaryDirectory(prefix="initlab-bench-")))
             write_digits(data_dir)
-        spec = trial.spec
+        spec = planned.spec
         settings = resolve(loaded, {"engine": "inline", "jobs": 1, "device": device}, data_dir=data_dir)
-        check_data([trial], settings.access)
+        check_data([planned], settings.access)
         torch.set_num_threads(settings.run.threads)
         yield (
             f"{spec.data.name} at batch {spec.train.batch_size}, {spec.net.name}-{spec.net.depth}, "
@@ -71,19 +67,16 @@ def bench_data(
         )
         yield f"{'workers':>7}  {'loader':>10}  {'net':>10}  {'both':>10}  {'of the slower':>13}"
         for count in workers or [settings.run.workers]:
-            loader, net, both = rates(spec, settings, count, steps, repeats)
+            # Each count decodes anew, unless the study keeps decoded pictures.
+            cache = folders.enter_context(tempfile.TemporaryDirectory(prefix="initlab-bench-"))
+            changes = {"workers": count, "cache": settings.access.cache if settings.access.keep_decoded else cache}
+            access = settings.access.model_copy(update=changes)
+            trial = silent_trial(spec, torch.device(settings.run.device or "cpu"), access)
+            arms = {arm: partial(timed, arm, trial, steps) for arm in ("loader", "net", "both")}
+            images = steps * spec.train.batch_size
+            loader, net, both = (images / median(times) for times in in_turn(arms, repeats).values())
             share = both / min(loader, net)
             yield f"{count:>7}  {loader:>8,.0f}/s  {net:>8,.0f}/s  {both:>8,.0f}/s  {share:>13.2f}"
-
-
-def rates(spec: TrialSpec, settings: Settings, workers: int, steps: int, repeats: int) -> list[float]:
-    """Median images per second of the loader alone, the net alone, and both."""
-    device = torch.device(settings.run.device or "cpu")
-    with tempfile.TemporaryDirectory(prefix="initlab-bench-") as cache:
-        changes = {"workers": workers, "cache": settings.access.cache if settings.access.keep_decoded else cache}
-        trial = silent_trial(spec, device, settings.access.model_copy(update=changes))
-        arms = {arm: partial(timed, arm, trial, steps) for arm in ("loader", "net", "both")}
-        return [steps * spec.train.batch_size / median(spent) for spent in in_turn(arms, repeats).values()]
 
 
 def timed(arm: str, trial: Trial, steps: int) -> float:

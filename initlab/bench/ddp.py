@@ -35,12 +35,10 @@ def bench_ddp(
     data_dir: Path | None,
     overrides: Sequence[str],
 ) -> Iterator[str]:
-    """Lines of text: a table with a row per number of processes.
+    """Lines of text: a table with a row per number of processes, each arm of so many timed steps.
 
-    Args:
-        study: its first trial is measured; None takes a plain net on made images.
-        devices: numbers of processes; empty takes the powers of two up to the GPUs, or the cores, that are here.
-        steps: timed steps of each arm.
+    The first trial of `study` is measured, without one a plain net on made images; no `devices` takes the powers of two
+    up to the GPUs, or the cores, that are here.
 
     Raises:
         StudyError: as `run`, or fields without a study.
@@ -69,23 +67,20 @@ def rate(
     study: Study, spec: TrialSpec, batch: int, devices: int, steps: int, device: Any, data_dir: Path | None
 ) -> float:
     """Images per second over the last `steps` of twice as many steps."""
-    per_epoch = (spec.data.train_examples or train_examples(spec)) // batch
+    examples = spec.data.train_examples or (FACTS[spec.data.name].train if spec.data.name in FACTS else 0)
+    if not examples:
+        raise StudyError([f"data.train_examples: not known for {spec.data.name} (got none); set it for this command"])
+    per_epoch = examples // batch
     if per_epoch < 1:
         raise StudyError([f"train.batch_size: more than the training set for {devices} processes (got {batch} in all)"])
-    train = spec.train.model_copy(
-        update={"batch_size": batch, "epochs": 2 * steps / per_epoch, "log_every": steps, "validate_every": 1e6}
-    )
-    alone = Study.model_validate(
-        {
-            "name": "bench-ddp",
-            "data": {**study.data.model_dump(), **spec.data.model_dump()},
-            "net": spec.net.model_dump(),
-            "init": spec.init.model_dump(),
-            "train": train.model_dump(),
-            "probe": {"every": 0},
-            "run": {**study.run.model_dump(), "engine": "inline"},
-        }
-    )
+    train = {"batch_size": batch, "epochs": 2 * steps / per_epoch, "log_every": steps, "validate_every": 1e6}
+    sections: dict[str, Any] = {
+        "data": {**study.data.model_dump(), **spec.data.model_dump()},
+        "train": {**spec.train.model_dump(), **train},
+        "probe": {"every": 0},
+        "run": {**study.run.model_dump(), "engine": "inline"},
+    }
+    alone = Study.model_validate({**spec.model_dump(), "name": "bench-ddp", **sections})
     with tempfile.TemporaryDirectory(prefix="initlab-bench-") as out:
         results = run(alone, out, jobs=1, device=device, devices=devices, data_dir=data_dir, show="nothing")
         failed = [trial.status["error"] for trial in results.stored if trial.status["state"] == "failed"]
@@ -95,11 +90,3 @@ def rate(
         # There is a row at the end of every epoch too.
         timed = rows[rows.step > steps]
         return float(timed.images.sum() / (timed.images / timed.images_per_s).sum())
-
-
-def train_examples(spec: TrialSpec) -> int:
-    """Images of the whole training set, as far as it is known before it is loaded."""
-    known = FACTS[spec.data.name].train if spec.data.name in FACTS else 0
-    if not known:
-        raise StudyError([f"data.train_examples: not known for {spec.data.name} (got none); set it for this command"])
-    return known

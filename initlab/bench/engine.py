@@ -6,7 +6,6 @@ Ray's one-off start is shown by itself.
 """
 
 import json
-import queue
 import subprocess
 import sys
 import tempfile
@@ -36,15 +35,12 @@ def bench_engine(study: Path, jobs: int, repeats: int, overrides: Sequence[str])
     yield f"{len(trials)} trials of {study}, {jobs} processes of one thread, {repeats} runs of each arm in turn"
     base = inline = ray = 0.0
     for _ in range(repeats):
-        seconds = plain_loop(lines, jobs)
-        base += seconds
+        base += (seconds := plain_loop(lines, jobs))
         yield f"plain loop {seconds:7.1f} s"
-        seconds = with_engine(study, "inline", jobs, overrides)
-        inline += seconds
+        inline += (seconds := with_engine(study, "inline", jobs, overrides))
         yield f"inline     {seconds:7.1f} s"
         with ray_running(jobs) as ray_start:
-            seconds = with_engine(study, "ray", jobs, overrides)
-        ray += seconds
+            ray += (seconds := with_engine(study, "ray", jobs, overrides))
         yield f"ray        {seconds:7.1f} s, and {ray_start:.1f} s to start Ray once"
     yield f"ratio to the plain loop: inline {inline / base:.3f}, ray {ray / base:.3f}"
 
@@ -53,11 +49,13 @@ def for_the_loop(trial: PlannedTrial) -> dict[str, Any]:
     """The fields that the plain loop takes."""
     spec = trial.spec
     net = (spec.net.name, spec.net.activation, spec.net.norm, spec.net.skip)
-    fits = spec.data.name == "digits" and net == ("plain", "relu", "none", "none")
+    fits = (spec.data.name, *net) == ("digits", "plain", "relu", "none", "none")
     if not fits or spec.train.epochs != int(spec.train.epochs) or spec.train.validate_every != 1:
-        raise StudyError(
-            ["bench engine: the plain loop knows plain relu nets on digits, whole epochs, a validation each"]
-        )
+        rule = "the plain loop knows plain relu nets on digits, whole epochs, a validation each"
+        raise StudyError([f"bench engine: {rule}"])
+    if spec.data.image_size != 16:
+        rule = "set data.image_size 16, the only size whose linear layers the plain loop knows"
+        raise StudyError([f"bench engine: images of another size (got {spec.data.image_size}); {rule}"])
     return {
         "seed": spec.seed,
         **spec.data.model_dump(include={"image_size", "scale"}),
@@ -70,33 +68,24 @@ def for_the_loop(trial: PlannedTrial) -> dict[str, Any]:
 
 def plain_loop(lines: Sequence[str], jobs: int) -> float:
     """Seconds that `jobs` processes of the plain loop need for all trials."""
-    waiting: queue.Queue[str] = queue.Queue()
-    for line in lines:
-        waiting.put(line)
-    script = str(Path(__file__).with_name("loop.py"))
-    started = time.perf_counter()
-    processes = [
-        # With -P the script's folder, which holds an inspect.py, does not come before the standard library.
-        subprocess.Popen([sys.executable, "-P", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(jobs)
-    ]
+    # With -P the script's folder, which holds an inspect.py, does not come before the standard library.
+    command = [sys.executable, "-P", str(Path(__file__).with_name("loop.py"))]
+    # All threads take from one iterator, a list's, which gives each line once.
+    waiting = iter(list(lines))
 
     def serve(process: Any) -> None:
-        """Hand tasks to one process until none is left."""
-        while True:
-            try:
-                line = waiting.get_nowait()
-            except queue.Empty:
-                break
-            process.stdin.write(line + "\n")
-            process.stdin.flush()
-            if not process.stdout.readline():
-                raise RuntimeError("bench engine: the plain loop died; see its error above")
-        process.stdin.close()
-        process.wait()
+        """Hand trials to one process until none is left."""
+        with process:
+            for line in waiting:
+                process.stdin.write(line + "\n")
+                process.stdin.flush()
+                if not process.stdout.readline():
+                    raise RuntimeError("bench engine: the plain loop died; see its error above")
 
+    started = time.perf_counter()
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with ThreadPoolExecutor(jobs) as threads:
-        list(threads.map(serve, processes))
+        list(threads.map(serve, [subprocess.Popen(command, **pipes) for _ in range(jobs)]))
     return time.perf_counter() - started
 
 

@@ -39,35 +39,27 @@ Predict = Callable[[pd.DataFrame, pd.DataFrame], Array]
 def bench_forecast(source: Path, write: bool) -> Iterator[str]:
     """Lines of text: accuracy, Brier score, log loss and reliability on held-out trials; `write` keeps the fit.
 
-    Args:
-        source: an output folder of a phase study, or the forecast.csv that this command left in its figures.
+    `source` is an output folder of a phase study, or the forecast.csv that this command left in its figures.
 
     Raises:
         UserError: not such a folder or table, or unfinished trials.
     """
-    if source.suffix == ".csv":
-        table = read_table(source)
-    else:
+    path = source
+    if source.suffix != ".csv":
         results = load(source)
         path = results.figures / "forecast.csv"
         path.parent.mkdir(exist_ok=True)
         trial_table(results).to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
-        # It is read back, so that the file gives the same figures later.
-        table = read_table(path)
+    # The table is read back, so that the file gives the same figures later.
+    table = read_table(path)
     counts = ", ".join(f"{(table.verdict == name).sum()} {name}" for name in VERDICTS)
     yield f"{len(table)} trials ({counts}), held out by (std, depth) in {FOLDS} folds"
-    yield ""
-    yield f"{'held out':<24} {'predicted by':<22} {'trials':>6}  accuracy  Brier  log loss"
+    yield from ["", f"{'held out':<24} {'predicted by':<22} {'trials':>6}  accuracy  Brier  log loss"]
     yield from score_lines(table)
-    yield ""
     odds = held_out(table, regression)
-    yield "highest probability   trials  its mean  share right"
-    yield from reliability_lines(table, odds)
-    yield ""
-    yield "verdict     said converged   slow  stalled  diverged"
-    yield from confusion_lines(table, odds)
-    yield ""
-    yield hopeless_line(table)
+    yield from ["", "highest probability   trials  its mean  share right", *reliability_lines(table, odds)]
+    yield from ["", "verdict     said converged   slow  stalled  diverged", *confusion_lines(table, odds)]
+    yield from ["", hopeless_line(table)]
     if write:
         write_fit(fit(table), len(table))
         yield f"wrote {FITTED}"
@@ -88,38 +80,23 @@ def trial_table(results: Results) -> pd.DataFrame:
     rows = []
     for name in table.trial:
         spec, status = stored[name].spec, stored[name].status
-        by_step = {int(layers.step.iloc[0]): records(layers) for _, layers in probes[name].groupby("step")}
-        size = spec.train.batch_size
-        stop = stop_step(
-            records(curves[name]),
-            by_step,
-            batch_size=size,
-            steps=status["steps"],
-            steps_per_epoch=status["train_examples"] // size,
-            chance=status["chance"],
-        )
+        size, facts = spec.train.batch_size, {key: status[key] for key in ("steps", "chance")}
+        by_step: Any = {step: layers.to_dict("records") for step, layers in probes[name].groupby("step")}
+        curve: Any = curves[name].to_dict("records")
+        stop = stop_step(curve, by_step, batch_size=size, steps_per_epoch=status["train_examples"] // size, **facts)
         rows.append({"critical_std": critical_std(spec), "steps": status["steps"], "stop_step": stop})
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(rows)], axis=1)[COLUMNS]
 
 
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a frame as plain dicts."""
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
-
-
 def read_table(path: Path) -> pd.DataFrame:
-    """The table that an earlier run of this command left.
-
-    Raises:
-        UserError: absent, or without the columns.
-    """
+    """The table that an earlier run of this command left, and theory's `growth`, (depth - 1) ln(std / critical)."""
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give what `initlab bench forecast` left") from None
     if absent := set(COLUMNS) - set(table):
         raise UserError(f"{path}: no table of a phase study (lacks {', '.join(sorted(absent))}); give forecast.csv")
-    return table
+    return table.assign(growth=(table["net.depth"] - 1) * np.log(table[STD] / table.critical_std))
 
 
 def fit(table: pd.DataFrame, columns: Sequence[str] = FEATURES) -> Fit:
@@ -133,38 +110,22 @@ def fit(table: pd.DataFrame, columns: Sequence[str] = FEATURES) -> Fit:
     # scikit-learn keeps one row for two classes.
     if len(model.classes_) == 2:
         weights, intercepts = np.vstack([-weights, weights]) / 2, np.concatenate([-intercepts, intercepts]) / 2
-    return Fit(
-        classes=model.classes_.tolist(),
-        mean=mean.tolist(),
-        scale=scale.tolist(),
-        weights=weights.tolist(),
-        intercepts=intercepts.tolist(),
-        low=features.min(axis=0).tolist(),
-        high=features.max(axis=0).tolist(),
-    )
+    numbers = {"mean": mean, "scale": scale, "weights": weights, "intercepts": intercepts}
+    numbers |= {"low": features.min(axis=0), "high": features.max(axis=0)}
+    return Fit(classes=model.classes_.tolist(), **{key: values.tolist() for key, values in numbers.items()})
 
 
 def write_fit(new: Fit, trials: int) -> None:
     """Keep a fit as the one that comes with initlab, with nine significant digits."""
-    content = {
-        "study": "sweeps/phase.yaml",
-        "trials": trials,
-        "features": FEATURES,
-        "classes": new.classes,
-        **{key: rounded(getattr(new, key)) for key in ("mean", "scale", "intercepts", "low", "high")},
-        "weights": [rounded(row) for row in new.weights],
-    }
+    content = {"study": "sweeps/phase.yaml", "trials": trials, "features": FEATURES, "classes": new.classes}
+    for key in ("mean", "scale", "intercepts", "low", "high", "weights"):
+        content[key] = np.vectorize(lambda value: float(f"{value:.9g}"))(getattr(new, key)).tolist()
     FITTED.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def rounded(values: Sequence[float]) -> list[float]:
-    """Nine significant digits of each."""
-    return [float(f"{value:.9g}") for value in values]
-
-
-def regression(known: pd.DataFrame, new: pd.DataFrame) -> Array:
+def regression(known: pd.DataFrame, new: pd.DataFrame, columns: Sequence[str] = FEATURES) -> Array:
     """Odds (N, 4) by the forecast's own kind of fit."""
-    return fit(known).probabilities(new[list(FEATURES)].to_numpy(float))
+    return fit(known, columns).probabilities(new[list(columns)].to_numpy(float))
 
 
 def most_frequent(known: pd.DataFrame, new: pd.DataFrame) -> Array:
@@ -177,15 +138,6 @@ def theory_sign(known: pd.DataFrame, new: pd.DataFrame) -> Array:
     known_above, new_above = (trials[STD] >= trials.critical_std * 0.999 for trials in (known, new))
     below, above = (shares(known[side] if side.any() else known) for side in (~known_above, known_above))
     return np.where(new_above.to_numpy()[:, None], above, below)
-
-
-def theory_growth(known: pd.DataFrame, new: pd.DataFrame) -> Array:
-    """The same regression on one number of theory's, (depth - 1) ln(std / critical), with nothing measured."""
-    known, new = (
-        trials.assign(growth=(trials["net.depth"] - 1) * np.log(trials[STD] / trials.critical_std))
-        for trials in (known, new)
-    )
-    return fit(known, ["growth"]).probabilities(new[["growth"]].to_numpy(float))
 
 
 def shares(trials: pd.DataFrame) -> Array:
@@ -218,7 +170,8 @@ def scores(verdicts: pd.Series, odds: Array) -> tuple[float, float, float]:
 
 PREDICTORS: dict[str, Predict] = {
     "the forecast": regression,
-    "theory's growth": theory_growth,
+    # One number of theory's, with nothing measured.
+    "theory's growth": lambda known, new: regression(known, new, ["growth"]),
     "theory's sign": theory_sign,
     "the most frequent": most_frequent,
 }
@@ -226,19 +179,13 @@ PREDICTORS: dict[str, Predict] = {
 
 def score_lines(table: pd.DataFrame) -> Iterator[str]:
     """One line per test and predictor."""
-    for name, predict in PREDICTORS.items():
-        yield score_line("cells", name, table.verdict, held_out(table, predict))
-    for field in ("net.depth", LR):
-        largest = table[field] == table[field].max()
+    for field in ("", "net.depth", LR):
+        largest = table[field] == table[field].max() if field else np.full(len(table), True)
+        test = f"{field} {table[field].max():g}" if field else "cells"
         for name, predict in PREDICTORS.items():
-            odds = predict(table[~largest], table[largest])
-            yield score_line(f"{field} {table[field].max():g}", name, table.verdict[largest], odds)
-
-
-def score_line(test: str, name: str, verdicts: pd.Series, odds: Array) -> str:
-    """The line of one test and predictor."""
-    accuracy, brier, loss = scores(verdicts, odds)
-    return f"{test:<24} {name:<22} {len(verdicts):>6}  {accuracy:>8.3f}  {brier:>5.3f}  {loss:>8.3f}"
+            odds = predict(table[~largest], table[largest]) if field else held_out(table, predict)
+            accuracy, brier, loss = scores(table.verdict[largest], odds)
+            yield f"{test:<24} {name:<22} {len(odds):>6}  {accuracy:>8.3f}  {brier:>5.3f}  {loss:>8.3f}"
 
 
 def reliability_lines(table: pd.DataFrame, odds: Array) -> Iterator[str]:

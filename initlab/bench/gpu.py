@@ -11,20 +11,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from initlab.bench.gpu_net import Large, ceiling, flop_per_image, host_syncs, large_trial, rate, row_cost
-from initlab.bench.gpu_trials import Arm, arms, small_trials, span
+from initlab.bench.gpu_trials import Arm, arms, span
 from initlab.bench.watch import BLOCK, compare
 from initlab.errors import UserError
 from initlab.launch.machine import provenance
 from initlab.report.text_table import text_table
 from initlab.store.files import writable, write_json
+from initlab.study.study import Study
 from initlab.train.cuda import cuda_graph, in_a_line, kernels
 from initlab.train.packed import Pack
 from initlab.version import __version__
@@ -48,8 +49,7 @@ class Sizes:
     matrix: int
     nets: dict[str, Large]  # B, and small-30 for Fig 3; B is watched too
     small: Large  # packed, to look for host syncs
-    depths: tuple[int, int]
-    trials: dict[str, Any]  # sections of the small trials' study
+    trials: dict[str, Any]  # sections of the small trials' study, on digits
     processes: int
     streams: int
     limit_s: float  # of the whole: a section begins only where its `most_s` is left
@@ -64,33 +64,33 @@ class Section:
     measure: Callable[[Rows], Rows]
 
 
-def large(name: str) -> Large:
-    """A net of the paper's on pictures of ImageNet's size."""
-    return Large({"name": name}, side=224, batch=128, classes=1000, steps=20)
-
-
+# Times two depths, that makes 24 trials.
+GRID = {"seed": [0, 1, 2, 3], "init.scheme": ["gaussian", "xavier", "he"]}
 FULL = Sizes(
-    matrix=8192, nets={"B": large("B"), "small-30": large("small-30")},
-    small=Large({"depth": 22, "width": 16}, side=32, batch=32, classes=10, steps=20), depths=(22, 30),
-    trials={"data": {"image_size": 32}, "train": {"epochs": 5.0, "batch_size": 32, "lr": 0.003}},
+    matrix=8192, nets={name: Large({"name": name}, 224, 128, classes=1000, steps=20) for name in ("B", "small-30")},
+    small=Large({"depth": 22, "width": 16}, side=32, batch=32, classes=10, steps=20, precision="float32"),
+    trials={
+        "data": {"image_size": 32}, "train": {"epochs": 5.0, "batch_size": 32, "lr": 0.003},
+        "grid": {**GRID, "net.depth": [22, 30]},
+    },
     processes=4, streams=4, limit_s=470.0,
 )  # fmt: skip
 TINY = Large({"depth": 6, "width": 2}, side=16, batch=4, classes=10, steps=2)
 QUICK = Sizes(
-    matrix=64, nets={"B": TINY, "small-30": TINY}, small=TINY, depths=(6, 8),
+    matrix=64, nets={"B": TINY, "small-30": TINY}, small=replace(TINY, precision="float32"),
     trials={
         "data": {"train_examples": 64, "val_examples": 16}, "net": {"width": 2},
         "train": {"epochs": 1.0, "batch_size": 8, "lr": 0.003}, "probe": {"examples": 8},
+        "grid": {**GRID, "net.depth": [6, 8]},
     },
     processes=2, streams=4, limit_s=math.inf,
 )  # fmt: skip
 
 
-def bench_gpu(device: Literal["cpu", "cuda"], quick: bool, out: Path) -> Iterator[str]:
+def bench_gpu(device: str, quick: bool, out: Path) -> Iterator[str]:
     """Lines of text as the sections end, then the table; writes `out`.
 
-    Args:
-        quick: nets and images so small that a CPU does it in a minute, to try the command; its figures mean nothing.
+    `quick` takes nets and images so small that a CPU does it in a minute, to try the command.
 
     Raises:
         UserError: no GPU, or a CPU asked for without `quick`.
@@ -147,17 +147,13 @@ def sections(sizes: Sizes, device: torch.device) -> Iterator[Section]:
         for arm in arms(sizes.processes, sizes.streams)
     ]
     yield Section(PRODUCT, SHORT_S, lambda rows: [row(PRODUCT, ceiling(sizes.matrix, device), "FLOP/s")])
-    yield net("B")
-    yield net("B", how="compiled")
-    yield net("small-30")
+    yield from (net("B"), net("B", how="compiled"), net("small-30"))
     yield Section("host syncs", SHORT_S, lambda rows: sync_rows(sizes, device))
     yield from trial_arms[:7]
     yield Section("watching", SHORT_S, lambda rows: watching_rows(sizes, device))
     yield net("small-30", how="compiled")
     yield from trial_arms[7:]
-    yield net("B", how="contiguous")
-    yield net("B", "float32")
-    yield net("small-30", "float32")
+    yield from (net("B", how="contiguous"), net("B", "float32"), net("small-30", "float32"))
 
 
 def row(what: str, value: float | None, unit: str, note: str = "") -> Row:
@@ -172,9 +168,10 @@ def value_of(rows: Rows, what: str) -> float | None:
 
 def net_rows(sizes: Sizes, device: torch.device, name: str, precision: str, how: str, rows: Rows) -> Rows:
     """Images per second of a net, its share of the matrix product's, and Fig 3's time by it."""
-    net, what, product = sizes.nets[name], f"{name} {precision} {how}", value_of(rows, PRODUCT)
+    what, product = f"{name} {precision} {how}", value_of(rows, PRODUCT)
     layout = False if how == "contiguous" else None
-    speed, uncompiled = rate(net, precision, how == "compiled", device, layout)
+    net = replace(sizes.nets[name], precision=precision, compiled=how == "compiled", channels_last=layout)
+    speed, uncompiled = rate(net, device)
     new_rows = [row(what, speed, "images/s", f"ran uncompiled: {uncompiled}" if uncompiled else "")]
     if product:
         target = "target >= 60 %" if (name, precision) == ("B", "bfloat16") else ""
@@ -188,11 +185,10 @@ def net_rows(sizes: Sizes, device: torch.device, name: str, precision: str, how:
 
 def arm_rows(sizes: Sizes, device: torch.device, arm: Arm, rows: Rows) -> Rows:
     """Trials per hour of an arm, and its ratio to one after another."""
-    kind: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
-    took, uncompiled = span(small_trials(sizes.depths, sizes.trials), kind, arm)
+    took, uncompiled = span(Study.model_validate({"name": "bench-gpu", **sizes.trials}), device.type, arm)
     per_hour, base = 24 * 3600 / took, value_of(rows, BASE)
     notes = [f"{per_hour / base:.2f} times one after another"] if base else []
-    if arm.graphs and kind == "cpu":
+    if arm.graphs and device.type == "cpu":
         notes.append("no graphs on a CPU")
     if uncompiled:
         notes.append(f"without graphs: {uncompiled}")
@@ -201,23 +197,19 @@ def arm_rows(sizes: Sizes, device: torch.device, arm: Arm, rows: Rows) -> Rows:
 
 def sync_rows(sizes: Sizes, device: torch.device) -> Rows:
     """How often the host waits in steady steps, of one trial, a pack and its replays; and what a row's wait costs."""
-    updates = {"": large_trial(sizes.nets["B"], "bfloat16", False, device).update}
+    updates = {"": large_trial(sizes.nets["B"], device).update}
     graph = cuda_graph if device.type == "cuda" else None
     for name, capture in {" of a pack": None, " of a pack, CUDA graph": graph}.items():
-        trials = [large_trial(sizes.small, "float32", False, device) for _ in range(4)]
-        updates[name] = Pack(trials, capture).update
-    return [
-        row(f"host syncs in 10 steps{name}", host_syncs(update, device), "", "target 0")
-        for name, update in updates.items()
-    ] + [row("a row of scalars every 50 steps", row_cost(sizes.nets["B"], device), "of a step")]
+        updates[name] = Pack([large_trial(sizes.small, device) for _ in range(4)], capture).update
+    syncs = {f"host syncs in 10 steps{name}": host_syncs(update, device) for name, update in updates.items()}
+    cost = row("a row of scalars every 50 steps", row_cost(sizes.nets["B"], device), "of a step")
+    return [*(row(what, count, "", "target 0") for what, count in syncs.items()), cost]
 
 
 def watching_rows(sizes: Sizes, device: torch.device) -> Rows:
     """What watching costs, as shares of a step; a tracker that is not there is a row that says so."""
     net = sizes.nets["B"]
-    shares, left_out = compare(
-        lambda: large_trial(net, "bfloat16", False, device), 1, max(1, net.steps // BLOCK), device
-    )
+    shares, left_out = compare(partial(large_trial, net, device), 1, max(1, net.steps // BLOCK), device)
     measured = [row(f"{arm.name}, every {arm.every} steps", arm.share, "of a step") for arm in shares]
     return measured + [row(name, None, "", f"left out: {reason}") for name, reason in left_out]
 
@@ -236,14 +228,11 @@ def about(device: torch.device) -> dict[str, Any]:
     }
 
 
-def table(rows: Rows) -> Iterator[str]:
-    """One line per figure."""
-    values = ["–" if row["value"] is None else shown(row["value"]) for row in rows]
-    yield from text_table(
-        [[row["what"], f"{value:>12} {row['unit']:<9}", row["note"]] for row, value in zip(rows, values, strict=True)]
-    )
-
-
-def shown(value: float) -> str:
-    """Four digits."""
-    return f"{value:,.4g}" if value < 1e6 else f"{value:.4g}"
+def table(rows: Rows) -> list[str]:
+    """One line per figure, with four digits."""
+    cells = []
+    for entry in rows:
+        value = entry["value"]
+        digits = "–" if value is None else f"{value:,.4g}" if value < 1e6 else f"{value:.4g}"
+        cells.append([entry["what"], f"{digits:>12} {entry['unit']:<9}", entry["note"]])
+    return text_table(cells)

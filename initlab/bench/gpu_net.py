@@ -26,13 +26,16 @@ SYNCS = ("cudaStreamSynchronize", "cudaEventSynchronize")
 
 @dataclass(frozen=True)
 class Large:
-    """A net to measure: its name or fields, images of `side` pixels, classes, and steps to time."""
+    """A net to measure: its name or fields, images of `side` pixels, classes, steps to time, and how it runs."""
 
     net: dict[str, Any]
     side: int
     batch: int
     classes: int
     steps: int
+    precision: str = "bfloat16"
+    compiled: bool = False
+    channels_last: bool | None = None  # None: as a trial has it
 
 
 def ceiling(side: int, device: torch.device) -> float:
@@ -41,12 +44,10 @@ def ceiling(side: int, device: torch.device) -> float:
     return 10 * 2 * side**3 / min(seconds(lambda: torch.mm(a, b), device, 10) for _ in range(3))
 
 
-def large_trial(
-    large: Large, precision: str, compiled: bool, device: torch.device, channels_last: bool | None = None
-) -> Trial:
+def large_trial(large: Large, device: torch.device) -> Trial:
     """A trial on random pictures that lie on the device, before its first step."""
     shape = (3, large.side, large.side)
-    train = {"batch_size": large.batch, "precision": precision, "lr": 1e-4, "epochs": 1e5}
+    train = {"batch_size": large.batch, "precision": large.precision, "lr": 1e-4, "epochs": 1e5}
     # The paper's nets train with dropout.
     if "name" in large.net:
         train["dropout"] = 0.5
@@ -55,18 +56,10 @@ def large_trial(
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4 * large.batch, *shape), dtype=torch.uint8, generator=generator).to(device)
     labels = torch.randint(0, large.classes, (len(images),), generator=generator).to(device)
-    data = ImageSet(
-        train_images=images,
-        train_labels=labels,
-        val_images=images[:1],
-        val_labels=labels[:1],
-        mean=torch.full(shape, 127.5, device=device),
-        factor=1 / 74,
-        num_classes=large.classes,
-        flip=True,
-        shift=0,
-    )
-    trial = Trial(spec, net, data, Silent(), compiled, channels_last=channels_last)
+    parts: dict[str, Any] = {"train_images": images, "train_labels": labels, "val_images": images[:1]}
+    parts |= {"val_labels": labels[:1], "mean": torch.full(shape, 127.5, device=device), "num_classes": large.classes}
+    data = ImageSet(**parts, factor=1 / 74, flip=True, shift=0)
+    trial = Trial(spec, net, data, Silent(), large.compiled, channels_last=large.channels_last)
     trial.net.train()
     return trial
 
@@ -78,11 +71,9 @@ def flop_per_image(large: Large) -> float:
     return 6.0 * count(describe(spec, large.classes, shape), shape).multiply_adds
 
 
-def rate(
-    large: Large, precision: str, compiled: bool, device: torch.device, channels_last: bool | None = None
-) -> tuple[float, str]:
+def rate(large: Large, device: torch.device) -> tuple[float, str]:
     """Images per second of a trial's own training steps, and why they ran uncompiled where they were to be compiled."""
-    trial = large_trial(large, precision, compiled, device, channels_last)
+    trial = large_trial(large, device)
     for _ in range(WARM_UP):
         trial.update()
     speed = large.batch * large.steps / seconds(trial.update, device, large.steps)
@@ -102,7 +93,7 @@ def host_syncs(update: Callable[[], None], device: torch.device) -> int:
 
 def row_cost(large: Large, device: torch.device) -> float:
     """What the row of scalars every `log_every` steps, at which the host waits, adds to a step, as a share of it."""
-    trial = large_trial(large, "bfloat16", False, device)
+    trial = large_trial(large, device)
 
     def steps(row: bool) -> None:
         """Train `large.steps` steps, with or without a row of scalars after them."""

@@ -1,12 +1,24 @@
-"""Many small trials on one device: arms that run the same 24, from one after another to packs on CUDA graphs."""
+"""Many small trials on one device: arms that run the same 24, from one after another to packs on CUDA graphs.
+
+In the arms by turns a step of each of several trials is taken in turn, in one process, each on a CUDA stream of its
+own: the device may work on all of them at once where one leaves it idle. A CPU has no streams; they take turns there.
+"""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+import torch
 
 import initlab
-from initlab.bench.streams import take_turns
+from initlab.attempt.attempt import Attempt
+from initlab.attempt.run_task import begun, computing
+from initlab.bench.timing import wait
+from initlab.data.dataset import Images
+from initlab.engine.task import Task
 from initlab.launch.folder import prepare
 from initlab.launch.settings import resolve
 from initlab.launch.tasks import tasks
@@ -15,9 +27,10 @@ from initlab.store.files import ATTEMPT
 from initlab.store.results import Results
 from initlab.store.trial_folder import TrialFolder
 from initlab.study.study import Study
-
-# Times two depths, that makes 24 trials.
-GRID = {"seed": [0, 1, 2, 3], "init.scheme": ["gaussian", "xavier", "he"]}
+from initlab.train.cuda import Capture, cuda_graph
+from initlab.train.packed import OnEnd, Pack
+from initlab.train.records import Outcome
+from initlab.train.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -47,12 +60,7 @@ def arms(processes: int, streams: int) -> list[Arm]:
     ]
 
 
-def small_trials(depths: tuple[int, int], fields: dict[str, Any]) -> Study:
-    """4 seeds x 3 schemes x 2 depths on digits."""
-    return Study.model_validate({"name": "bench-gpu", **fields, "grid": {**GRID, "net.depth": [*depths]}})
-
-
-def span(study: Study, device: Literal["cpu", "cuda"], arm: Arm) -> tuple[float, str]:
+def span(study: Study, device: str, arm: Arm) -> tuple[float, str]:
     """Seconds from the first trial's claim to the last one's result, and why steps ran uncompiled, if they did.
 
     Processes' imports, the same for a sweep of any length, are not in it.
@@ -68,14 +76,17 @@ def span(study: Study, device: Literal["cpu", "cuda"], arm: Arm) -> tuple[float,
         else:
             options: dict[str, Any] = {"jobs": arm.processes, "pack": arm.pack, "device": device}
             results = initlab.run(study, out, engine="inline", **options, show="nothing")
-        check(results)
+        failed = [trial.status for trial in results.stored if trial.status["state"] not in ("done", "diverged")]
+        if failed:
+            reason = failed[0].get("error", failed[0]["state"])
+            raise RuntimeError(f"{len(failed)} of {len(results.stored)} trials did not end, the first: {reason}")
         trials = TrialFolder.all_in(out)
-        begun = min((attempt / ATTEMPT).stat().st_mtime for trial in trials for attempt in trial.attempts())
+        start = min((attempt / ATTEMPT).stat().st_mtime for trial in trials for attempt in trial.attempts())
         reasons = {str(stored.status["eager"]) for stored in results.stored if "eager" in stored.status}
-        return max(trial.result_file.stat().st_mtime for trial in trials) - begun, "; ".join(reasons)
+        return max(trial.result_file.stat().st_mtime for trial in trials) - start, "; ".join(reasons)
 
 
-def by_turns(study: Study, out: Path, device: Literal["cpu", "cuda"], arm: Arm) -> Results:
+def by_turns(study: Study, out: Path, device: str, arm: Arm) -> Results:
     """Run a study in this process, `arm.streams` trials at a time by turns."""
     trials = plan(study)
     settings = resolve(study, {"engine": "inline", "jobs": 1, "device": device})
@@ -86,9 +97,48 @@ def by_turns(study: Study, out: Path, device: Literal["cpu", "cuda"], arm: Arm) 
     return initlab.load(out)
 
 
-def check(results: Results) -> None:
-    """Refuse a measurement of trials that did not end."""
-    failed = [trial.status for trial in results.stored if trial.status["state"] not in ("done", "diverged")]
-    if failed:
-        reason = failed[0].get("error", failed[0]["state"])
-        raise RuntimeError(f"{len(failed)} of {len(results.stored)} trials did not end, the first: {reason}")
+def take_turns(task: Task, graphs: bool) -> None:
+    """Run the trials of a task to their ends, by turns; on CUDA `graphs` replays each step from its own graph."""
+    attempts: dict[Trial, Attempt] = {}
+    images: dict[str, Images] = {}
+    with computing(task) as device:
+        for trial_id in task.trials:
+            attempt = begun(Attempt(task, trial_id, device), images)
+            if not isinstance(attempt, Attempt):
+                raise RuntimeError(f"a trial that did not begin (got {attempt.trial}); wanted: all of them")
+            attempts[attempt.trial] = attempt
+        # Weights and images were made on the default stream.
+        wait(device)
+        cuda = device.type == "cuda"
+        capture = cuda_graph if cuda and graphs else None
+
+        def on_end(trial: Trial, outcome: Outcome | Exception) -> None:
+            """Store how a trial ended."""
+            attempts[trial].end(outcome)
+
+        lanes = {steps(trial, on_end, capture): torch.cuda.Stream() if cuda else None for trial in attempts}
+        while lanes:
+            for lane, stream in list(lanes.items()):
+                with torch.cuda.stream(stream) if stream else nullcontext():
+                    # A lane that ends gives itself.
+                    if next(lane, lane) is lane:
+                        del lanes[lane]
+        wait(device)
+
+
+def steps(trial: Trial, on_end: OnEnd, capture: Capture | None) -> Iterator[None]:
+    """A trial's steps, each with its records; with `capture` as a pack of one, whose step can be captured."""
+    if capture:
+        pack = Pack([trial], capture, on_end)
+        pack.end()
+        while pack.trials:
+            pack.update()
+            pack.record_due()
+            pack.end()
+            yield
+        return
+    while (outcome := trial.end()) is None:
+        trial.update()
+        trial.record_due()
+        yield
+    on_end(trial, outcome)

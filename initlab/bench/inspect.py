@@ -22,25 +22,20 @@ def bench_inspect(subject: Subject, repeats: int, draws: int) -> Iterator[str]:
     """
     model, images, labels = subject.module, subject.images, subject.labels
     arms: dict[str, Callable[[], object]] = {
-        "plain pass": lambda: plain_pass(subject),
-        "measure": lambda: measure(model, images, labels),
-        "predict": lambda: predict(model, batch=images, labels=labels),
-        "inspect": lambda: inspect(model, images, labels),
+        "plain pass": partial(plain_pass, subject),
+        "measure": partial(measure, model, images, labels),
+        "predict": partial(predict, model, batch=images, labels=labels),
+        "inspect": partial(inspect, model, images, labels),
     }
     measured = in_turn({name: partial(seconds, work, images.device) for name, work in arms.items()}, repeats + 1)
     # The first round warms caches up.
     medians = {name: median(rounds[1:]) for name, rounds in measured.items()}
     yield f"{subject.name}, {len(images)} images of {shape_text(images.shape[1:])}, median of {repeats} rounds"
-    for name, spent in medians.items():
-        yield line(name, spent, medians["plain pass"])
     if draws:
-        redrawn = seconds(lambda: predict(model, batch=images, labels=labels, draws=draws), images.device)
-        yield line(f"{draws} draws", redrawn, medians["plain pass"])
-
-
-def line(name: str, spent: float, unit: float) -> str:
-    """A row of the table: seconds, and how many plain passes they are."""
-    return f"{name:<12} {spent:8.3f} s {spent / unit:7.2f} passes"
+        redrawn = partial(predict, model, batch=images, labels=labels, draws=draws)
+        medians[f"{draws} draws"] = seconds(redrawn, images.device)
+    for name, spent in medians.items():
+        yield f"{name:<12} {spent:8.3f} s {spent / medians['plain pass']:7.2f} passes"
 
 
 def plain_pass(subject: Subject) -> None:

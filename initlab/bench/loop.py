@@ -60,9 +60,8 @@ def train(trial: dict[str, Any]) -> float:
     torch.manual_seed(trial["seed"])
     net = plain(trial["depth"], trial["width"])
     initialise(net, trial["scheme"], trial["mode"], trial["last_factor"])
-    optimizer = torch.optim.SGD(
-        net.parameters(), trial["lr"], momentum=trial["momentum"], weight_decay=trial["weight_decay"]
-    )
+    options = {name: trial[name] for name in ("lr", "momentum", "weight_decay")}
+    optimizer = torch.optim.SGD(net.parameters(), **options)
     size, error = trial["batch_size"], math.nan
     for _ in range(trial["epochs"]):
         order = torch.randperm(len(labels))

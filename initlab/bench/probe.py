@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -11,11 +10,10 @@ import torch
 
 from initlab.bench.timing import in_turn
 from initlab.bench.trials import silent_trial
-from initlab.bench.watch import PROBE_EVERY, RUNNING_EVERY, Share, compare
+from initlab.bench.watch import PROBE_EVERY, RUNNING_EVERY, compare
 from initlab.engine.task import DataAccess
 from initlab.launch.run import run
 from initlab.plan.plan import plan
-from initlab.store.trial_folder import TrialFolder
 from initlab.study.study import Study
 from initlab.train.trial import Trial
 
@@ -35,26 +33,17 @@ CPU = torch.device("cpu")
 
 
 def bench_probe(repeats: int, whole: int) -> Iterator[str]:
-    """Lines of text: per depth every arm's share of the bare step, then whole trials with and without watching.
-
-    Args:
-        repeats: medians per arm, over which the range goes.
-        whole: whole trials of each arm, in turn; 0 leaves them out.
-    """
+    """Lines of text: per depth every arm's share of the bare step, over so many medians; then `whole` whole trials."""
     torch.set_num_threads(1)
     for depth, case in CASES.items():
         yield f"{depth} layers: shares of a bare step, median of {repeats} (their range); the demo's He trial, a thread"
         shares, left_out = compare(partial(endless, {**case, "net.depth": depth}), repeats, ROUNDS, CPU)
-        yield from map(line, shares)
+        for cost in shares:
+            cadence = "every step" if cost.every == 1 else f"every {cost.every} steps"
+            yield f"  {cost.name + ', ' + cadence:<44} {cost.share:>8.2%}  ({cost.low:.2%} to {cost.high:.2%})"
         yield from (f"  {name}: {reason}" for name, reason in left_out)
-    for depth, case in CASES.items() if whole else ():
-        yield whole_line(depth, case, whole)
-
-
-def line(cost: Share) -> str:
-    """A row of the table."""
-    cadence = "every step" if cost.every == 1 else f"every {cost.every} steps"
-    return f"  {cost.name + ', ' + cadence:<44} {cost.share:>8.2%}  ({cost.low:.2%} to {cost.high:.2%})"
+    if whole:
+        yield from (whole_line(depth, case, whole) for depth, case in CASES.items())
 
 
 def study(case: dict[str, Any]) -> Study:
@@ -65,15 +54,13 @@ def study(case: dict[str, Any]) -> Study:
 def endless(case: dict[str, Any]) -> Trial:
     """The trial of a case with more steps than anyone takes, before the first."""
     (planned,) = plan(study({**case, "train.epochs": 1e5, "probe.every": 0}))
-    trial = silent_trial(planned.spec, CPU, DataAccess())
-    return trial
+    return silent_trial(planned.spec, CPU, DataAccess())
 
 
 def whole_line(depth: int, case: dict[str, Any], repeats: int) -> str:
     """Wall time of whole trials, watched over unwatched, each round's ratio in turn."""
     arms = {name: partial(one_trial, {**case, "net.depth": depth, **fields}) for name, fields in WHOLE.items()}
-    results = in_turn(arms, repeats)
-    parts = []
+    results, parts = in_turn(arms, repeats), []
     for name, every in (("probe", PROBE_EVERY), ("running", RUNNING_EVERY)):
         pairs = zip(results[name], results["unwatched"], strict=True)
         ratios = [watched["wall_s"] / unwatched["wall_s"] for watched, unwatched in pairs]
@@ -85,8 +72,5 @@ def whole_line(depth: int, case: dict[str, Any], repeats: int) -> str:
 def one_trial(case: dict[str, Any]) -> dict[str, Any]:
     """Run one trial in this process; returns its result."""
     with tempfile.TemporaryDirectory(prefix="initlab-bench-") as out:
-        run(study(case), out, engine="inline", jobs=1, device="cpu", show="nothing")
-        (folder,) = TrialFolder.all_in(Path(out))
-        result = folder.result()
-        assert result
-        return result
+        (stored,) = run(study(case), out, engine="inline", jobs=1, device="cpu", show="nothing").stored
+        return stored.result or {}

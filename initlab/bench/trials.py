@@ -17,11 +17,7 @@ from initlab.train.trial import Trial
 
 
 def first_trial(study: Path | None, default: dict[str, Any], overrides: Sequence[str]) -> tuple[Study, PlannedTrial]:
-    """A study, `default` where no file is named, and its first trial.
-
-    Raises:
-        StudyError: as `load_study` and `plan`, or fields without a study.
-    """
+    """A study, `default` where no file is named, and its first trial; fields without a study are a StudyError."""
     if study is None and overrides:
         raise StudyError([f"--set: goes with a study (got {overrides[0]!r} and none); name one"])
     loaded = load_study(study, overrides) if study else Study.model_validate(default)

@@ -1,13 +1,19 @@
 """What watching a net costs its training, as shares of the bare step: initlab's two methods, and what is common today.
 
+Common are hooks, and other people's tools where they are installed, which are no dependencies of initlab: wandb,
+BackPACK, Cockpit. These take steps as their own documents show, with initlab's net, batches and optimiser, in float32.
 Each method (an arm) trains a trial of its own. Arms take short blocks of steps in turn within one run, so that a busy
 machine slows all of them alike; an arm's share is (its step / the bare step - 1) / steps from one watched to the next.
 """
 
+import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from statistics import median
 from typing import Any
 
@@ -15,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from initlab.bench.timing import seconds
-from initlab.bench.trackers import Step, backpack_steps, cockpit_steps, missing, wandb_steps
 from initlab.nets.any_module import on_weight_layers
 from initlab.signal.probe import measure
 from initlab.signal.running import RunningMoments
@@ -26,6 +31,7 @@ from initlab.train.trial import Trial
 PROBE_EVERY, RUNNING_EVERY = 200, 20
 # Steps; the samples between two rows of scalars at 10 steps each.
 BLOCK = 5
+Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -54,32 +60,34 @@ def compare(
 ) -> tuple[list[Share], list[tuple[str, str]]]:
     """Every arm's share of the bare step; and those that are left out, each with the reason.
 
-    Args:
-        make: a new trial before its first step, its batches open.
-        repeats: medians to take the spread over.
-        rounds: blocks behind one median, of other people's tools one, whose steps take several times as long.
+    `make` gives a new trial before its first step. The spread is over `repeats` medians of `rounds` blocks each; of one
+    block for other people's tools, whose steps take several times as long.
     """
-    arms, steps, left_out = [], [], []
+    steps: dict[Arm, Step] = {}
+    left_out = []
     with ExitStack() as contexts:
         for arm in ARMS:
-            if arm.package and missing(arm.package):
+            try:
+                if arm.package:
+                    # Cockpit imports what is deprecated today.
+                    with warnings.catch_warnings(action="ignore"):
+                        import_module(arm.package)
+            except ImportError:
                 left_out.append((arm.name, f"{arm.package} is not installed"))
                 continue
             try:
-                step = contexts.enter_context(arm.steps(make()))
-                step()
+                steps[arm] = contexts.enter_context(arm.steps(make()))
+                steps[arm]()
             # Other people's code may not know this torch or net; the rest is measured.
             except Exception as error:
                 if not arm.package:
                     raise
+                steps.pop(arm, None)
                 left_out.append((arm.name, f"fails here ({in_a_line(error)})"))
-                continue
-            arms.append(arm)
-            steps.append(step)
-        counts = [1 if arm.package else rounds for arm in arms]
-        runs = [medians(steps, counts, device) for _ in range(repeats)]
+        counts = [1 if arm.package else rounds for arm in steps]
+        runs = [medians(list(steps.values()), counts, device) for _ in range(repeats)]
     shares = []
-    for index, arm in enumerate(arms[1:], start=1):
+    for index, arm in list(enumerate(steps))[1:]:
         for every in arm.cadences:
             each = [(times[index] / times[0] - 1) / every for times in runs]
             shares.append(Share(arm.name, every, median(each), min(each), max(each)))
@@ -153,22 +161,80 @@ def hooked_steps(trial: Trial, watch: Callable[[Tensor], object]) -> Iterator[St
         yield trial.update
 
 
-def variance(values: Tensor) -> object:
-    """As most people watch a layer today."""
-    return values.detach().var().item()
+@contextmanager
+def wandb_steps(trial: Trial) -> Iterator[Step]:
+    """Histograms of every parameter and of its gradient at every step, offline, a row each."""
+    wandb: Any = import_module("wandb")
+    options = {"mode": "offline", "project": "bench", "settings": wandb.Settings(silent=True, x_disable_stats=True)}
+    with tempfile.TemporaryDirectory(prefix="initlab-wandb-") as folder, wandb.init(dir=folder, **options) as run:
+        run.watch(trial.net, log="all", log_freq=1)
+
+        def step() -> None:
+            """One step, and the row that makes wandb keep what it watched."""
+            trial.update()
+            run.log({"step": trial.step})
+
+        yield step
 
 
-def histogram(values: Tensor) -> object:
-    """As experiment trackers do: 64 bins, brought to the host."""
-    return torch.histc(values.detach().float(), bins=64).tolist()
+@contextmanager
+def backpack_steps(trial: Trial) -> Iterator[Step]:
+    """The variance over the examples of every parameter's gradient."""
+    backpack: Any = import_module("backpack")
+    variance: Any = import_module("backpack.extensions").Variance
+    yield extended(trial, lambda losses, loss: backpack.backpack(variance()))
+
+
+@contextmanager
+def cockpit_steps(trial: Trial) -> Iterator[Step]:
+    """Cockpit's least set of instruments, every step."""
+    cockpit: Any = import_module("cockpit")
+    configuration: Any = import_module("cockpit.utils.configuration").configuration
+    instruments = cockpit.Cockpit(trial.net.parameters(), configuration("economy"))
+
+    def watching(losses: Tensor, loss: Tensor) -> AbstractContextManager[object]:
+        """Cockpit's context around a backward pass."""
+        info = {"batch_size": len(losses), "individual_losses": losses, "loss": loss, "optimizer": trial.optimizer}
+        context: AbstractContextManager[object] = instruments(trial.step, info=info)
+        return context
+
+    yield extended(trial, watching)
+
+
+def extended(trial: Trial, watching: Callable[[Tensor, Tensor], AbstractContextManager[object]]) -> Step:
+    """A training step on modules that BackPACK has extended, its backward pass inside `watching(losses, loss)`."""
+    extend: Any = import_module("backpack").extend
+    net, mean = extend(trial.net), extend(nn.CrossEntropyLoss())
+    each = nn.CrossEntropyLoss(reduction="none")
+
+    def step() -> None:
+        """One step as a trial takes it, without its sums."""
+        images, labels = next(trial.batches)
+        trial.optimizer.zero_grad(set_to_none=True)
+        logits = net(images)
+        loss = mean(logits, labels)
+        with torch.no_grad():
+            losses = each(logits, labels)
+        with watching(losses, loss):
+            loss.backward()
+        trial.optimizer.step()
+        trial.step += 1
+
+    return step
 
 
 ARMS = (
     Arm("bare step", bare_steps),
     Arm("initlab's probe", probe_steps, (PROBE_EVERY,)),
     Arm("initlab's running moments", running_steps, (RUNNING_EVERY, 10, 1)),
-    Arm("hooks with .var().item()", lambda trial: hooked_steps(trial, variance)),
-    Arm("hooks with histograms", lambda trial: hooked_steps(trial, histogram), (100, 1)),
+    # As most people watch a layer today.
+    Arm("hooks with .var().item()", partial(hooked_steps, watch=lambda y: y.detach().var().item())),
+    # As experiment trackers do: 64 bins, brought to the host.
+    Arm(
+        "hooks with histograms",
+        partial(hooked_steps, watch=lambda y: torch.histc(y.detach().float(), 64).tolist()),
+        (100, 1),
+    ),
     Arm("wandb.watch(log='all')", wandb_steps, (1000, 100, 1), "wandb"),
     Arm("BackPACK's Variance", backpack_steps, (1,), "backpack"),
     Arm("Cockpit, economy", cockpit_steps, (1,), "cockpit"),

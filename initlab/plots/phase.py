@@ -119,7 +119,8 @@ def phase(results: Shown, ax: Target = None) -> Figure:
             axes.grid(False)
         seeds = table.seeds.max()
         note = "1 seed per cell" if seeds == 1 else f"{seeds} seeds per cell; one with several verdicts is split"
-        add_legend(grid, handles(table), note)
+        # Verdicts go down a column, from the best to the worst.
+        add_legend(grid, handles(table), note, by_rows=False)
     return grid.figure
 
 

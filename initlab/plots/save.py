@@ -52,6 +52,8 @@ def save_figures(
     Raises:
         UserError: an unknown name, no folder for several Results, or nothing to draw; then nothing is written.
     """
+    if names is not None and not names:
+        raise UserError(f"plot: no figure to draw (got an empty list of names); allowed: {', '.join(FIGURES)}")
     for name in names or ():
         if name not in FIGURES:
             raise UserError(f"plot: unknown figure (got {name!r}); allowed: {', '.join(FIGURES)}")

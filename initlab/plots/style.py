@@ -226,21 +226,20 @@ def fitting_columns(labels: Sequence[str], width: float) -> int:
     return 1
 
 
-def add_legend(grid: Canvas, handles: Sequence[Line2D | Patch], note: str) -> None:
-    """One legend for all panels: above them in our figure, inside the first of the user's axes."""
+def add_legend(grid: Canvas, handles: Sequence[Line2D | Patch], note: str, by_rows: bool = True) -> None:
+    """One legend for all panels, read by rows or by columns: above them in our figure, in the first of your axes."""
     if grid.owned:
         columns = fitting_columns([str(handle.get_label()) for handle in handles], grid.figure.get_figwidth())
-        # matplotlib fills a legend column by column; this order reads row by row.
-        by_rows = [handle for column in range(columns) for handle in handles[column::columns]]
-        legend = grid.figure.legend(
-            handles=by_rows, loc="outside upper left", ncols=columns, title=note, alignment="left"
-        )
+        if by_rows:
+            # matplotlib fills a legend column by column.
+            handles = [handle for column in range(columns) for handle in handles[column::columns]]
+        place: dict[str, Any] = {"loc": "outside upper left", "ncols": columns, "title": note}
+        legend = grid.figure.legend(handles=handles, alignment="left", **place)
     else:
         # A narrow legend finds a place beside the curves.
+        frame: dict[str, Any] = {"frameon": True, "edgecolor": "none", "framealpha": 0.8}
         lines = note.replace("; ", "\n")
-        legend = grid.axes[0].legend(
-            handles=handles, loc="best", title=lines, alignment="left", frameon=True, edgecolor="none", framealpha=0.8
-        )
+        legend = grid.axes[0].legend(handles=handles, loc="best", title=lines, alignment="left", **frame)
     legend.get_title().set_color(GREY)
 
 

@@ -1,10 +1,13 @@
 """`initlab bench engine`: the plain loop takes the trials that it knows; one whose process dies is an error."""
 
 import json
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from initlab.bench.engine import for_the_loop, plain_loop
+from initlab.cli import main
 from initlab.plan.plan import plan
 from initlab.study.mistakes import StudyError
 from initlab.study.study import Study
@@ -24,3 +27,14 @@ def test_a_trial_that_the_plain_loop_does_not_know_is_refused() -> None:
     leaky = Study.model_validate({**TINY, "net": {"activation": "leaky_relu"}})
     with pytest.raises(StudyError, match="the plain loop knows plain relu nets on digits"):
         for_the_loop(plan(leaky)[0])
+
+
+@pytest.mark.parametrize("data", [{}, {"image_size": 8}])
+def test_images_of_another_size_are_one_line_before_anything_runs(tmp_path: Path, data: dict[str, int]) -> None:
+    path = tmp_path / "small.json"
+    path.write_text(json.dumps({**TINY, "data": data}))
+    result = CliRunner().invoke(main, ["bench", "engine", str(path)])
+    assert (result.exit_code, result.stdout) == (2, "")
+    size = data.get("image_size")
+    assert result.stderr.startswith(f"bench engine: images of another size (got {size}); set data.image_size 16")
+    assert result.stderr.count("\n") == 1

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 import initlab
-from initlab.bench import gpu, streams, watch
+from initlab.bench import gpu, gpu_trials, watch
 from initlab.bench.gpu import FIG3_IMAGES, FULL, QUICK, TINY, Section, Sizes, net_rows, row, value_of, watching_rows
 from initlab.bench.gpu_net import flop_per_image, host_syncs, large_trial
 from initlab.bench.gpu_trials import Arm, arms, by_turns, span
@@ -110,8 +110,8 @@ def test_trials_that_take_turns_give_what_they_give_one_after_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
 ) -> None:
     if packed:  # as on a GPU
-        plain = streams.steps
-        monkeypatch.setattr(streams, "steps", lambda trial, ended, record: plain(trial, ended, tape))
+        plain = gpu_trials.steps
+        monkeypatch.setattr(gpu_trials, "steps", lambda trial, ended, record: plain(trial, ended, tape))
     study = Study.model_validate(
         {"name": "t", **QUICK.trials, "net": {"depth": 6, "width": 2}, "grid": {"seed": [0, 1, 2]}}
     )
@@ -135,7 +135,7 @@ def test_operations_are_those_of_the_papers() -> None:
 
 
 def test_host_syncs_are_counted_and_a_cpu_has_none() -> None:
-    assert host_syncs(large_trial(TINY, "bfloat16", False, CPU).update, CPU) == 0
+    assert host_syncs(large_trial(TINY, CPU).update, CPU) == 0
 
 
 def test_ways_to_watch_are_rows_by_name_and_cadence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def test_ways_to_watch_are_rows_by_name_and_cadence(monkeypatch: pytest.MonkeyPa
 
 
 def test_bfloat16_keeps_float32_weights_updates_and_probes() -> None:
-    trial = large_trial(TINY, "bfloat16", True, CPU)  # compiled is for GPUs: quietly not here
+    trial = large_trial(replace(TINY, compiled=True), CPU)  # compiled is for GPUs: quietly not here
     kinds: list[torch.dtype] = []
     for module in (trial.net[0], trial.net[-1]):
         module.register_forward_hook(lambda _, inputs, y: kinds.append(y.dtype))

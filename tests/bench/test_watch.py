@@ -14,11 +14,11 @@ from initlab.cli import main
 from initlab.train.trial import Trial
 
 CPU = torch.device("cpu")
-TINY = Large({"depth": 6, "width": 2}, side=16, batch=4, classes=10, steps=2)
+TINY = Large({"depth": 6, "width": 2}, side=16, batch=4, classes=10, steps=2, precision="float32")
 
 
 def make() -> Trial:
-    return large_trial(TINY, "float32", False, CPU)
+    return large_trial(TINY, CPU)
 
 
 @contextmanager

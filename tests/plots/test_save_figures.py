@@ -81,6 +81,8 @@ def test_nothing_to_draw_raises_and_writes_nothing(fake: Fake, tmp_path: Path) -
 def test_wrong_names_and_missing_folder_are_told_in_one_line(two_depths: Fake) -> None:
     with pytest.raises(ValueError, match=r"unknown figure \(got 'loss'\); allowed: convergence, signals, running, th"):
         save_figures(two_depths, names=["loss"])
+    with pytest.raises(ValueError, match=r"no figure to draw \(got an empty list of names\); allowed: convergence, "):
+        save_figures(two_depths, names=[])
     with pytest.raises(ValueError, match="no folder for figures of 2 studies"):
         save_figures([two_depths, two_depths])
     with pytest.raises(ValueError, match=r"no results \(got an empty sequence\)"):
