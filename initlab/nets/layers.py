@@ -1,11 +1,13 @@
 """Layers of our own: dropout whose masks come from (seed, stream, step), pyramid pooling, identity skips."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from initlab.nets.undisturbed import in_eval_mode
 from initlab.random_streams import stream_seed
 from initlab.to_device import to_device
 
@@ -53,12 +55,50 @@ def set_dropout_step(net: nn.Module, seed: int, step: int, rank: int = 0, size: 
 
     Masks are drawn for a whole batch; of `size` processes that share it in equal slices, `rank` takes its own.
     """
-    for module in net.modules():
-        if isinstance(module, StreamDropout):
-            if module.generator is None:
-                module.generator = torch.Generator()
-            module.generator.manual_seed(stream_seed(seed, "dropout", module.name, step))
-            module.rank, module.size = rank, size
+    for module in dropouts_of(net):
+        module.generator = module.generator or torch.Generator()
+        module.generator.manual_seed(stream_seed(seed, "dropout", module.name, step))
+        module.rank, module.size = rank, size
+
+
+def dropouts_of(net: nn.Module) -> list[StreamDropout]:
+    """The dropout layers in order."""
+    return [module for module in net.modules() if isinstance(module, StreamDropout)]
+
+
+@torch.no_grad()
+def dropout_shapes(net: nn.Module, images: Tensor) -> list[tuple[int, ...]]:
+    """The shape of each dropout layer's input in a training step on `images`."""
+    shapes: list[tuple[int, ...]] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        shapes.append((len(images), *inputs[0].shape[1:]))
+
+    hooks = [module.register_forward_pre_hook(note) for module in dropouts_of(net)]
+    if hooks:
+        with in_eval_mode(net):
+            net(images[:1])
+    for hook in hooks:
+        hook.remove()
+    return shapes
+
+
+def drawn_masks(net: nn.Module, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """The masks, on the CPU, of the step that `set_dropout_step` named: one per layer."""
+    return [m.drawn(shape, torch.device("cpu")) for m, shape in zip(dropouts_of(net), shapes, strict=True)]
+
+
+@contextmanager
+def with_masks(net: nn.Module, masks: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, each dropout layer takes its mask from `masks`; outside it draws its own."""
+    dropouts = dropouts_of(net)
+    for module, mask in zip(dropouts, masks, strict=True):
+        module.mask = mask
+    try:
+        yield
+    finally:
+        for module in dropouts:
+            module.mask = None
 
 
 class SpatialPyramidPool(nn.Module):

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from initlab.nets.layers import drawn_masks, dropout_shapes, with_masks
 from initlab.to_device import copy_into
-from initlab.train.masks import drawn_masks, dropout_shapes, with_masks
 
 Step = Callable[[], None]
 Capture = Callable[[Step], Step]  # from a step on fixed tensors to what does the same to them again
