@@ -12,8 +12,6 @@ import click
 from initlab.cli.options import OUT, data_dir_option, device_option, echo_lines, set_option
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from initlab.inspection.subject import Subject
 
 
@@ -29,22 +27,22 @@ def nets(name: str | None, shape: str | None, classes: int | None, overrides: Se
     echo_lines(catalog_lines(shape, classes, overrides) if name is None else net_lines(name, shape, classes, overrides))
 
 
-MODEL_OPTIONS = (
-    click.option("--input", "shape", metavar="CxHxW|SIDE", help="One image.  [default: what the net is made for]"),
-    click.option("--batch-size", type=int, default=8),
-    click.option("--seed", type=int, default=0, help="Of weights, images and labels."),
-    click.option("--init", "scheme", metavar="SCHEME", help="Initialise it so first (a scheme, or your function)."),
-    click.option("--data", metavar="NAME", help="Images of a data set instead of random numbers, e.g. digits."),
-    data_dir_option,
-    click.option("--set", "texts", multiple=True, metavar="KEY=VALUE", help="An argument of the net, e.g. depth=22."),
-    click.option("--allow-code", is_flag=True, help="Import pkg.module:callable."),
-    click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text."),
-)
-
-
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that describe MODEL and its batch."""
-    return reduce(lambda wrapped, option: option(wrapped), reversed(MODEL_OPTIONS), command)
+    options = (
+        click.option("--input", "shape", metavar="CxHxW|SIDE", help="One image.  [default: what the net is made for]"),
+        click.option("--batch-size", type=int, default=8),
+        click.option("--seed", type=int, default=0, help="Of weights, images and labels."),
+        click.option("--init", "scheme", metavar="SCHEME", help="Initialise it so first (a scheme, or your function)."),
+        click.option("--data", metavar="NAME", help="Images of a data set instead of random numbers, e.g. digits."),
+        data_dir_option,
+        click.option(
+            "--set", "texts", multiple=True, metavar="KEY=VALUE", help="An argument of the net, e.g. depth=22."
+        ),
+        click.option("--allow-code", is_flag=True, help="Import pkg.module:callable."),
+        click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text."),
+    )
+    return reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
 def subject_of(model: str, options: dict[str, Any], *, double: bool = False, also: Sequence[str] = ()) -> "Subject":
@@ -81,7 +79,9 @@ def inspect(model: str, fail_on: str | None, html: Path | None, figure: Path | N
     MODEL is a net of the catalog (plain), a classification model of torchvision (resnet18), or
     pkg.module:callable with --allow-code.
     """
+    from initlab.init.schemes import SCHEMES
     from initlab.inspection.examination import examine
+    from initlab.inspection.subject import initialised
     from initlab.report.inspection_report import VERDICT_WORDS, check_words, examination_json, examination_text, fails
 
     words = check_words(fail_on, VERDICT_WORDS)
@@ -90,7 +90,11 @@ def inspect(model: str, fail_on: str | None, html: Path | None, figure: Path | N
     against = options["against"]
     # Ratios are exact to 1e-9 only in float64.
     subject = subject_of(model, options, double=against is not None)
-    other = other_of(subject, against, options) if against is not None else None
+    other = None
+    if against in SCHEMES:
+        other = initialised(copy.deepcopy(subject), against, options["seed"], options["allow_code"]).module
+    elif against is not None:
+        other = subject_of(against, options, double=True, also=list(SCHEMES)).module
     examination = examine(subject, against=other, **{key: options[key] for key in ("weight_decay", "fix", "seed")})
     inspection = examination.inspection
     click.echo(examination_json(examination) if options["as_json"] else examination_text(examination))
@@ -103,16 +107,6 @@ def inspect(model: str, fail_on: str | None, html: Path | None, figure: Path | N
     if fails(inspection.verdict, words):
         click.echo(f"--fail-on {fail_on}: the verdict is {inspection.verdict}", err=True)
         sys.exit(1)
-
-
-def other_of(subject: "Subject", against: str, options: dict[str, Any]) -> "nn.Module":
-    """The net to compare with: the subject's under the scheme of this name, or another MODEL."""
-    from initlab.init.schemes import SCHEMES
-    from initlab.inspection.subject import initialised
-
-    if against in SCHEMES:
-        return initialised(copy.deepcopy(subject), against, options["seed"], options["allow_code"]).module
-    return subject_of(against, options, double=True, also=list(SCHEMES)).module
 
 
 @click.command()

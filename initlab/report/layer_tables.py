@@ -30,9 +30,7 @@ def catalog_lines(
     as_printed = (shape, classes) == (parse_image_shape(SIDE), NUM_CLASSES)
     rows = [["net", "depth", "parameters", "multiply-adds", "paper", "difference"]]
     for name, net in PAPER_NETS.items():
-        spec, _ = resolved(name, overrides)
-        check_size(spec, shape)
-        counts = count(describe(spec, classes, shape), shape)
+        counts = count(layers_of(resolved(name, overrides)[0], classes, shape), shape)
         printed, difference = "–", "–"
         if as_printed and net.printed_multiply_adds:
             printed = f"{net.printed_multiply_adds / 1e10:.2f}e10"
@@ -61,8 +59,7 @@ def net_lines(
     plain = spec.net.name == "plain"
     shape = parse_image_shape(input_text or ("1x16x16" if plain else SIDE))
     classes = class_count(num_classes, default=10 if plain else NUM_CLASSES)
-    check_size(spec, shape)
-    layers = describe(spec, classes, shape)
+    layers = layers_of(spec, classes, shape)
     header = ["layer", "kind", "kernel", "stride", "padding", "output", "parameters", "multiply-adds"]
     rows = [layer_row(layer, output) for layer, output in zip(layers, output_shapes(layers, shape), strict=True)]
     total = count(layers, shape)
@@ -114,8 +111,8 @@ def class_count(number: int | None, default: int = NUM_CLASSES) -> int:
     return default if number is None else number
 
 
-def check_size(spec: TrialSpec, shape: ImageShape) -> None:
-    """Refuse images that do not go through the net."""
-    mistakes = [text for _, text in layout_conflicts(spec.net, min(shape[1:]), "image_size")]
-    if mistakes:
-        raise StudyError(f"--input: {text}" for text in mistakes)
+def layers_of(spec: TrialSpec, num_classes: int, shape: ImageShape) -> list[Layer]:
+    """The layers of a trial's net; refuses images that do not go through it."""
+    if mistakes := [f"--input: {text}" for _, text in layout_conflicts(spec.net, min(shape[1:]), "image_size")]:
+        raise StudyError(mistakes)
+    return describe(spec, num_classes, shape)

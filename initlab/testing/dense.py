@@ -55,10 +55,8 @@ def dense_scores(
     check_choice("scores", scores, get_args(Scores))
     sides = (input_size, input_size) if isinstance(input_size, int) else input_size
     if images.dim() != 4 or not images.is_floating_point():
-        raise UserError(
-            f"dense_scores: images: not a batch (got {images.dtype} {tuple(images.shape)}); "
-            "allowed: floating point (N, channels, height, width)"
-        )
+        shape, allowed = tuple(images.shape), "floating point (N, channels, height, width)"
+        raise UserError(f"dense_scores: images: not a batch (got {images.dtype} {shape}); allowed: {allowed}")
     if images.shape[2] < sides[0] or images.shape[3] < sides[1]:
         raise UserError(
             f"dense_scores: images smaller than input_size (got {images.shape[2]}x{images.shape[3]} for "
@@ -86,10 +84,8 @@ def as_scores(logits: Tensor, scores: Scores) -> Tensor:
 def split(net: nn.Module) -> tuple[nn.Sequential, nn.Sequential]:
     """The part that makes maps, and the part from flatten, pooling to a fixed size or the first linear layer on."""
     if not isinstance(net, nn.Sequential) or type(net).forward not in (nn.Sequential.forward, SkipSequential.forward):
-        raise UserError(
-            f"dense_scores: net: not a Sequential (got {type(net).__name__}); "
-            "allowed: layers in a row, as initlab.build_net gives them"
-        )
+        allowed = "layers in a row, as initlab.build_net gives them"
+        raise UserError(f"dense_scores: net: not a Sequential (got {type(net).__name__}); allowed: {allowed}")
     skips = isinstance(net, SkipSequential)
     # Skips go by the names of the layers.
     layers = list(net._modules.items()) if skips else [(str(i), layer) for i, layer in enumerate(opened(net))]
@@ -121,9 +117,8 @@ def window_size(maps: nn.Sequential, head: nn.Sequential, image: Tensor) -> tupl
     except RuntimeError as error:
         # Torch's words for shapes that do not fit.
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"dense_scores: input_size: not what the net was built for (got {tuple(image.shape[1:])}: {reason})"
-        ) from None
+        shape = tuple(image.shape[1:])
+        raise UserError(f"dense_scores: input_size: not what the net was built for (got {shape}: {reason})") from None
     if logits.dim() != 2:
         raise UserError(f"dense_scores: net: no scores per image (got {tuple(logits.shape)}); allowed: (N, classes)")
     return map_NCHW.shape[2], map_NCHW.shape[3]
