@@ -177,11 +177,7 @@ def loss_gradients(
 
 
 def summed_loss(output: Tensor, labels: Tensor, loss: Loss | None) -> Tensor:
-    """Sum over the examples of the loss; a scalar from a custom `loss` is taken for their mean.
-
-    Raises:
-        ValueError: labels that cross-entropy can't take beside this output, or a loss of a wrong shape.
-    """
+    """Sum over the examples of the loss; a scalar from a custom `loss` is taken for their mean."""
     if loss is None:
         # One label per token, classes last.
         if output.dim() > 2 and output.shape[:-1] == labels.shape:

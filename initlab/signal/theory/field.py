@@ -15,12 +15,7 @@ FEW_CHANNELS = 4
 
 
 class NoRule(Exception):
-    """A call that the theory can't follow; `initlab.predict` then falls back on the local law and says so.
-
-    Args:
-        function: the torch function that was called, or its name.
-        reason: what of the call is not covered.
-    """
+    """A call that the theory can't follow; `initlab.predict` then falls back on the local law and says so."""
 
     def __init__(self, function: Any, reason: str) -> None:
         name = function if isinstance(function, str) else getattr(function, "__name__", str(function))
@@ -60,13 +55,13 @@ class Pairs:
         """All kinds, in the order of the fields."""
         return np.array(astuple(self))
 
-    def each(self, function: Callable[[Array], Array]) -> "Pairs":
+    def each(self, function: Callable[..., Array], *arguments: Any) -> "Pairs":
         """A function of each kind's number."""
-        return Pairs(*function(self.array).tolist())
+        return Pairs(*function(self.array, *arguments).tolist())
 
     def within_limits(self, low: float, high: float) -> "Pairs":
         """Every kind's number, or the limit beyond which it lies."""
-        return self.each(lambda values: np.clip(values, low, high))
+        return self.each(np.clip, low, high)
 
     def clipped(self) -> "Pairs":
         """As correlations, without what rounding adds."""
@@ -110,9 +105,9 @@ def field_of(x: Tensor) -> Field:
     maps = x.dim() > 3
     x_NCP = x.flatten(2) if maps else x.reshape(len(x), -1, x.shape[-1]).transpose(1, 2)
     level, c = pair_means(x_NCP)
+    _, channels, positions = x_NCP.shape
     if maps and x.shape[-1] > 1 and level > 0:
         c = replace(c, near=float((x[..., 1:] * x[..., :-1]).mean() / level))
-    _, channels, positions = x_NCP.shape
     means = x_NCP.mean((0, 2))
     common = float((means.sum().square() - means.square().sum()).clamp(min=0)) / max(channels * (channels - 1), 1)
     q = x_NCP.square().mean((0, 1)).reshape(x.shape[2:]) if maps else x_NCP.square().mean()

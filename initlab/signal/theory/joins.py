@@ -1,6 +1,7 @@
 """Mean field of sums, concatenations, scalings, dropout and changes of shape."""
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -59,10 +60,10 @@ def constant(op: Operation, default: float) -> Tensor:
 
 def mixed(noises: Sequence[Noise], weights: Sequence[float]) -> Noise:
     """Scatter of a weighted sum of mean squares, to first order."""
-    powers: Noise = {}
+    powers: Noise = defaultdict(float)
     for noise, weight in zip(noises, weights, strict=True):
         for source, power in noise.items():
-            powers[source] = powers.get(source, 0.0) + weight * power
+            powers[source] += weight * power
     return powers
 
 
@@ -89,10 +90,8 @@ def join(context: Context, op: Operation, *inputs: Signal) -> Result:
     def pull(g: Gradient) -> list[Gradient]:
         """Each part gets its own channels' gradient."""
         levels = g.parts or (1.0,) * len(fields)
-        return [
-            replace(g, q=level * on_map(g.q, f.q.shape), fresh=None, parts=())
-            for f, level in zip(fields, levels, strict=True)
-        ]
+        maps = [level * on_map(g.q, f.q.shape) for f, level in zip(fields, levels, strict=True)]
+        return [replace(g, q=q, fresh=None, parts=()) for q in maps]
 
     return signal, pull
 

@@ -215,7 +215,7 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     growth = response.growth()
     pair, squares = f.c.each(response.pair) / second, f.c.each(response.square_pair) / second**2
     c = pair.clipped()
-    spread = (f.c.each(response.slope_pair) * response.q / second) ** 2 * f.spread
+    spread = (f.c.each(response.pair, 1) * response.q / second) ** 2 * f.spread
     spread = spread + (squares - pair**2).within_limits(0, math.inf) * (1 - c**2) / f.channels
     rest = context.average(squares, f.positions) - 1 - growth**2 * 2 * context.average(f.c**2, f.positions)
     noise, variance = scaled(x.noise, growth), rest / f.channels
@@ -229,9 +229,9 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
 
     def pull(g: Gradient) -> list[Gradient]:
         """The gradient times the second moment of the slope."""
-        slope = response.slope_second()
-        ratio = (f.c.each(response.slope_pair) / slope).clipped()
-        masks = f.c.each(response.slope_square_pair) / slope**2
+        slope = response.second(order=1)
+        ratio = (f.c.each(response.pair, 1) / slope).clipped()
+        masks = f.c.each(response.square_pair, 1) / slope**2
         square = g.c**2 + g.spread
         rest = context.average(masks * (1 + 2 * square), f.positions) - 1 - 2 * context.average(square, f.positions)
         variance = rest / f.channels
@@ -241,7 +241,7 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
             noise.pop(g.fresh)
             variance += context.variances[g.fresh]
         noise[context.source(variance)] = 1.0
-        factor = second_map(response.phi, f.q, slope=True) if response.mean == 0 else torch.full_like(f.q, slope)
+        factor = second_map(response.phi, f.q, order=1) if response.mean == 0 else torch.full_like(f.q, slope)
         return [Gradient(g.q * factor, g.c * ratio, spread, noise)]
 
     return signal, pull

@@ -55,26 +55,20 @@ def added(a: Gradient, b: Gradient) -> Gradient:
 
 
 def mean_field(context: Context, trace: Trace, start: Field, gradient: Gradient | None) -> Rows:
-    """Mean field forward and back through a recorded model, as rows of its weight layers.
+    """Mean field forward and back through a recorded model; a `gradient` of None at its output is drawn.
 
-    Args:
-        gradient: at the model's output; None is drawn. An output that is no differentiable number, as a class index,
-            sends none back.
-
-    Raises:
-        NoRule: a call that the theory can't follow.
+    An output that is no differentiable number, as a class index, sends none back.
     """
     if not trace.operations:
         raise NoRule("forward", "nothing that the model computes depends on its input")
     signals, pulls = forward(context, trace, start)
-    gradients: list[Gradient | None] = [None] * len(signals)
-    if trace.output >= 0:
-        if gradient is None:
-            if not trace.logits.dim():
-                raise NoRule("forward", "its output has no classes (got one number)")
-            gradient = drawn_gradient(context, signals[trace.output], classes=trace.logits.shape[-1])
-        gradients = backward(trace, gradient, pulls)
-    return layer_rows(context, trace, signals, gradients)
+    if trace.output < 0:
+        return layer_rows(context, trace, signals, [None] * len(signals))
+    if gradient is None:
+        if not trace.logits.dim():
+            raise NoRule("forward", "its output has no classes (got one number)")
+        gradient = drawn_gradient(context, signals[trace.output], classes=trace.logits.shape[-1])
+    return layer_rows(context, trace, signals, backward(trace, gradient, pulls))
 
 
 def local_law(model: nn.Module, batch: Tensor) -> Rows:

@@ -36,19 +36,6 @@ def max_moments(response: Response, members: int, near: float) -> tuple[Array, A
     return phi @ density, phi**2 @ density, slope**2 @ density
 
 
-def over_shared(values: Array) -> float:
-    """Mean over what the members share."""
-    return float(values[0] if len(values) == 1 else HERMITE[0] @ values)
-
-
-def window_pair(values: Array, c: Array) -> Array:
-    """E of the product over two windows whose shared parts have correlations c."""
-    if len(values) == 1:
-        return np.full_like(c, values[0] ** 2)
-    energies = (HERMITE @ values) ** 2
-    return (c[:, None] ** np.arange(len(energies))) @ energies
-
-
 def max_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -> Result:
     """The greatest of each window; `average` averages a map over the same windows, `counts` are their sizes."""
     f = x.field
@@ -56,20 +43,24 @@ def max_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -> Re
     normals = f.c if x.normals is None else x.normals
     latent = normals.each(response.inner)
     near = float(np.clip(latent.near, 0.0, 1 - 1e-6))
-    before, slope = response.second(), response.slope_second()
+    # Gives a function's coefficients over what the members share; its mean is the first.
+    basis = HERMITE if near > 0 else np.ones((1, 1))
+    before, slope = response.second(), response.second(order=1)
     if before == 0 or slope == 0:
         raise NoRule(op.function, "an activation that is 0 or constant where its signal lies")
     factor, slope_factor = torch.zeros_like(counts), torch.zeros_like(counts)
     for members in counts.unique().tolist():
-        first, second, slope_second = max_moments(response, int(members), near)
-        factor[counts == members] = over_shared(second) / before
-        slope_factor[counts == members] = over_shared(slope_second) / (members * slope)
+        moments = max_moments(response, int(members), near)
+        first, second, slope_second = (float(basis[0] @ moment) for moment in moments)
+        factor[counts == members] = second / before
+        slope_factor[counts == members] = slope_second / (members * slope)
     shared = (latent / near).within_limits(-1, 1) if near > 0 else Pairs.alike(0.0)
-    level = over_shared(second)
-    c = (shared.each(lambda c: window_pair(first, c)) / level).clipped()
+    # Two windows whose shared parts are correlated: Mehler's sum.
+    energies = (basis @ moments[0]) ** 2
+    c = (shared.each(lambda c: (c[:, None] ** np.arange(len(energies))) @ energies) / second).clipped()
     averaged, transposed = torch.func.vjp(average, on_map(f.q, op.in_shapes[0][2:]))[:2]
     q = averaged * factor
-    signal = Signal(Field(q, c, over_shared(first) / math.sqrt(level), q.numel(), f.channels, f.spread), x.noise)
+    signal = Signal(Field(q, c, first / math.sqrt(second), q.numel(), f.channels, f.spread), x.noise)
 
     def pull(g: Gradient) -> list[Gradient]:
         """One member of each window gets its gradient: `average` backward divides by the window's size itself."""

@@ -30,9 +30,6 @@ def redraw(
     The band is for one more draw: normal in the logarithm, with Student's t for the few draws that its mean and spread
     come from. Without labels, random ones are drawn and the backward columns are relative. Without `draw` the weights
     are normal, with the second moments that they have now.
-
-    Raises:
-        ValueError: fewer than two draws.
     """
     if draws < 2:
         raise ValueError(f"predict: too few draws for a band (got {draws}); allowed: 0, or at least 2")

@@ -65,15 +65,11 @@ class Response:
         """E[phi]."""
         return covered(self.phi, self.phi.mean, self.q) if self.closed else float(WEIGHTS @ self.levels[0])
 
-    def second(self) -> float:
-        """E[phi^2]."""
-        return covered(self.phi, self.phi.second, self.q) if self.mean == 0 else float(WEIGHTS @ self.levels[0] ** 2)
-
-    def slope_second(self) -> float:
-        """E[phi'^2]."""
+    def second(self, order: int = 0) -> float:
+        """E[phi^2], or E[phi'^2] for order 1."""
         if self.mean == 0:
-            return covered(self.phi, self.phi.slope_second, self.q)
-        return float(WEIGHTS @ self.levels[1] ** 2)
+            return covered(self.phi, self.phi.slope_second if order else self.phi.second, self.q)
+        return float(WEIGHTS @ self.levels[order] ** 2)
 
     def growth(self) -> float:
         """d ln E[phi^2] / d ln q: 1 for a rectifier, less where phi saturates."""
@@ -85,69 +81,46 @@ class Response:
         # Both on the grid, so that its small error cancels.
         return math.log((WEIGHTS @ above.levels[0] ** 2) / (WEIGHTS @ below.levels[0] ** 2)) / (2 * step)
 
-    def pair(self, c: Array) -> Array:
-        """E[phi(u) phi(v)] (Cho and Saul 2009, n = 1, for ReLU)."""
-        if self.closed:
-            return np.array([self.closed.pair(self.q, r) for r in c])
-        return self.series("phi", c)
+    def pair(self, c: Array, order: int = 0) -> Array:
+        """E[phi(u) phi(v)] (Cho and Saul 2009, n = 1, for ReLU), or E[phi'(u) phi'(v)] for order 1."""
+        if not self.closed:
+            return self.series(self.levels[order], c)
+        closed_form = self.closed.slope_pair if order else self.closed.pair
+        return np.array([closed_form(self.q, r) for r in c])
 
-    def slope_pair(self, c: Array) -> Array:
-        """E[phi'(u) phi'(v)]."""
-        if self.closed:
-            return np.array([self.closed.slope_pair(self.q, r) for r in c])
-        return self.series("slope", c)
+    def square_pair(self, c: Array, order: int = 0) -> Array:
+        """E[phi^2(u) phi^2(v)], or that of slopes for order 1.
 
-    def square_pair(self, c: Array) -> Array:
-        """E[phi^2(u) phi^2(v)]; 3/2 at c = 1 for ReLU, 1/4 at 0, in units of q^2."""
-        if self.closed:
-            even, odd = squares(self.closed)
-            # E[u |u| v |v|]
-            arc = (3 * c * np.sqrt(1 - c**2) + (1 + 2 * c**2) * np.arcsin(c)) * 2 / math.pi
-            return self.q**2 * (even**2 * (1 + 2 * c**2) + odd**2 * arc)
-        return self.series("square", c)
-
-    def slope_square_pair(self, c: Array) -> Array:
-        """E[phi'^2(u) phi'^2(v)]; 1/2 at c = 1 for ReLU, 1/4 at 0."""
-        if self.closed:
-            even, odd = squares(self.closed)
-            return even**2 + odd**2 * np.arcsin(c) * 2 / math.pi
-        return self.series("slope_square", c)
+        For ReLU 3/2 at c = 1 and 1/4 at 0, in units of q^2; its slopes have 1/2 and 1/4.
+        """
+        if not self.closed:
+            return self.series(self.levels[order] ** 2, c)
+        # phi^2 = even x^2 + odd x |x|, and phi'^2 = even + odd sign(x), pooled over the slopes.
+        even, odd = (1 + self.closed.a_squared) / 2, (1 - self.closed.a_squared) / 2
+        if order:
+            return np.asarray(even**2 + odd**2 * np.arcsin(c) * 2 / math.pi)
+        # E[u |u| v |v|]
+        arc = (3 * c * np.sqrt(1 - c**2) + (1 + 2 * c**2) * np.arcsin(c)) * 2 / math.pi
+        return np.asarray(self.q**2 * (even**2 * (1 + 2 * c**2) + odd**2 * arc))
 
     def inner(self, c: Array) -> Array:
         """The correlation of what is normal, without the common mean."""
         variance = 1 - self.mean**2
         return (c - self.mean**2) / variance if variance > 1e-12 else np.ones_like(c)
 
-    def series(self, what: str, c: Array) -> Array:
-        """Mehler's sum at correlations c; what the coefficients leave of E[f^2] goes with a power beyond them."""
-        energies, total = self.energies[what]
-        inner = self.inner(c)
+    def series(self, f: Array, c: Array) -> Array:
+        """Mehler's sum for E[f(u) f(v)]; what the coefficients leave of E[f^2] goes with a power beyond them."""
+        energies, inner = (HERMITE @ f) ** 2, self.inner(c)
         powers = inner[:, None] ** np.arange(TERMS)
-        return np.asarray(powers @ energies + (total - energies.sum()) * inner ** (2 * TERMS))
-
-    @cached_property
-    def energies(self) -> dict[str, tuple[Array, float]]:
-        """Squared Hermite coefficients, and E[f^2], of phi, phi', phi^2 and phi'^2."""
-        phi, slope = self.levels
-        functions = {"phi": phi, "slope": slope, "square": phi**2, "slope_square": slope**2}
-        return {name: ((HERMITE @ f) ** 2, float(WEIGHTS @ f**2)) for name, f in functions.items()}
+        return np.asarray(powers @ energies + (float(WEIGHTS @ f**2) - energies.sum()) * inner ** (2 * TERMS))
 
 
 def covered(phi: Phi, expectation: Callable[..., T], *arguments: Any) -> T:
-    """An expectation or value of phi.
-
-    Raises:
-        NoRule: phi is not finite where the signal lies, or its quadrature does not converge there.
-    """
+    """An expectation or value of phi; NoRule where phi is not finite on the signal or its quadrature fails there."""
     try:
         return expectation(*arguments)
     except ValueError as error:
         raise NoRule(phi.name, str(error)) from error
-
-
-def squares(phi: Rectifier) -> tuple[float, float]:
-    """phi^2 = even x^2 + odd x |x|, and phi'^2 = even + odd sign(x), pooled over the slopes."""
-    return (1 + phi.a_squared) / 2, (1 - phi.a_squared) / 2
 
 
 def hermite() -> Array:
@@ -162,11 +135,11 @@ def hermite() -> Array:
 HERMITE = hermite()
 
 
-def second_map(phi: Phi, q: torch.Tensor, slope: bool = False) -> torch.Tensor:
+def second_map(phi: Phi, q: torch.Tensor, order: int = 0) -> torch.Tensor:
     """E[phi^2] (or E[phi'^2]) for every second moment of a map: exact for few, between 33 of them in logs for many."""
-    moment = phi.slope_second if slope else phi.second
+    moment = phi.slope_second if order else phi.second
     if isinstance(phi, Rectifier):
-        return q * phi.second(1.0) if not slope else torch.full_like(q, phi.slope_second(1.0))
+        return torch.full_like(q, moment(1.0)) if order else q * moment(1.0)
     flat = np.maximum(q.flatten().numpy(), SMALLEST)
     knots = np.unique(flat)
     if len(knots) > 33:

@@ -79,11 +79,7 @@ def phi_of(op: Operation) -> Phi:
 
 @cache
 def elementwise(function: Any, rest: tuple[Any, ...], options: tuple[tuple[str, Any], ...]) -> Phi:
-    """The expectations of a function with these further arguments, kept for the next layer.
-
-    Raises:
-        NoRule: with these arguments it is random, as `rrelu` in training, or not elementwise.
-    """
+    """The expectations of a function with these further arguments, kept for the next layer."""
 
     def phi(x: Tensor) -> Any:
         """The function of its first argument alone."""
@@ -92,6 +88,7 @@ def elementwise(function: Any, rest: tuple[Any, ...], options: tuple[tuple[str, 
     phi.__name__ = function.__name__.strip("_")
     try:
         return resolve(phi)
+    # With these arguments it is random, as `rrelu` in training, or not elementwise.
     except ValueError as error:
         raise NoRule(function, str(error)) from error
 
@@ -99,15 +96,12 @@ def elementwise(function: Any, rest: tuple[Any, ...], options: tuple[tuple[str, 
 def measured(context: Context, op: Operation, *inputs: Signal) -> Result:
     """An operation without a rule: what the recorder measured of it, relative to its first input."""
     assert op.before is not None and op.after is not None
-    x, measured_level = inputs[0], op.before.level
-    scale = x.field.level / measured_level if measured_level > 0 else 1.0
-    signal = Signal(replace(op.after, q=op.after.q * scale), x.noise)
+    scale = inputs[0].field.level / op.before.level if op.before.level > 0 else 1.0
+    shapes = [signal.field.q.shape for signal in inputs]
 
     def pull(g: Gradient) -> list[Gradient]:
         """The measured factors carry the gradient to the inputs."""
-        return [
-            Gradient((g.q.mean() * factor).expand(s.field.q.shape), g.c, g.spread, g.noise)
-            for s, factor in zip(inputs, op.pulls, strict=True)
-        ]
+        maps = [(g.q.mean() * factor).expand(shape) for shape, factor in zip(shapes, op.pulls, strict=True)]
+        return [Gradient(q, g.c, g.spread, g.noise) for q in maps]
 
-    return signal, pull
+    return Signal(replace(op.after, q=op.after.q * scale), inputs[0].noise), pull

@@ -83,8 +83,9 @@ class Recorder(TorchFunctionMode):
         copies = [t.detach().clone() for t in live] if unknown and not only_reads(func) else []
         out = func(*args, **kwargs)
         outputs = [t for t in tensors_of(out) if t.is_floating_point()] if live else []
+        refs_args, refs_kwargs = swap((args, kwargs), lambda t: Ref(self.origin[t]) if t in self.origin else t)
         for place, tensor in enumerate(outputs):
-            operation = Operation(func, self.refs(args), self.refs(kwargs), inputs, in_shapes, tuple(tensor.shape))
+            operation = Operation(func, refs_args, refs_kwargs, inputs, in_shapes, tuple(tensor.shape))
             if unknown:
                 copies = copies or [t.detach().clone() for t in live]
                 operation.before, operation.after = field_of(copies[0]), field_of(tensor)
@@ -94,10 +95,6 @@ class Recorder(TorchFunctionMode):
             self.origin[tensor] = number
         return out
 
-    def refs(self, value: Any) -> Any:
-        """The arguments without the tensors that depend on the input."""
-        return swap(value, lambda t: Ref(self.origin[t]) if t in self.origin else t)
-
     def name(self, name: str, layer: WeightLayer, inputs: tuple[Any, ...], output: Any) -> None:
         """A hook that notes that the operation behind this tensor is the output of a weight layer."""
         if isinstance(output, Tensor) and output in self.origin:
@@ -105,11 +102,7 @@ class Recorder(TorchFunctionMode):
 
 
 def record(model: nn.Module, batch: Tensor, known: Known) -> Trace:
-    """Run the model on a batch and record what it does; it is left as it was (see `untouched`).
-
-    Args:
-        known: whether an operation needs no measurement.
-    """
+    """Run the model on a batch and record what it does; it is left as it was (see `untouched`)."""
     with torch.inference_mode(False), untouched(model, backward=False):
         batch, _ = to_model(model, batch, None)
         recorder = Recorder(known, batch)

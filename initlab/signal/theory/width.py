@@ -52,17 +52,14 @@ def relu_layer(width: int) -> LogMoments:
     With k ~ Binomial(n, 1/2) active units the factor is (2/n) chi^2_k: mean ln(4/n) + E digamma(k/2) and variance
     E trigamma(k/2) + Var digamma(k/2). 30 layers of width 64 have -1.203258 and 2.489921: half of all such nets keep
     less than 0.30.
-
-    Raises:
-        ValueError: a width below 1.
     """
     if width < 1:
         raise ValueError(f"relu_layer: width is out of range (got {width}); allowed: from 1 on")
     k = np.arange(1, width + 1)
     p = binom.pmf(k, width, 0.5)
     p = p / p.sum()
-    psi = digamma(k / 2)
+    psi, psi_1, psi_2 = digamma(k / 2), polygamma(1, k / 2), polygamma(2, k / 2)
     mean = float(p @ psi)
-    variance = float(p @ polygamma(1, k / 2) + p @ (psi - mean) ** 2)
-    third = float(p @ (polygamma(2, k / 2) + 3 * polygamma(1, k / 2) * (psi - mean) + (psi - mean) ** 3))
+    variance = float(p @ psi_1 + p @ (psi - mean) ** 2)
+    third = float(p @ (psi_2 + 3 * psi_1 * (psi - mean) + (psi - mean) ** 3))
     return LogMoments(math.log(4 / width) + mean, variance, third)
