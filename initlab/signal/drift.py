@@ -63,14 +63,8 @@ def second_moments(table: pd.DataFrame, direction: str) -> Array:
 def drift(table: pd.DataFrame, direction: str) -> Drift | None:
     """The change in this direction that is furthest from what is allowed, healthy or not.
 
-    The last layer is left out: one of small or zero weights gets its own gradient in full and opens by itself.
-
-    Args:
-        table: one row per layer as in `Inspection.table`; rows whose second moment is not above 0 are passed over.
-        direction: `forward` or `backward`.
-
-    Returns:
-        None where fewer than two layers have a signal.
+    The last layer of the table (as in `Inspection.table`) is left out: one of small or zero weights gets its own
+    gradient in full and opens by itself. None where fewer than two layers have a second moment above 0.
     """
     moments = second_moments(table, direction)[:-1]
     (rows,) = np.nonzero(np.isfinite(moments) & (moments > 0))
@@ -112,10 +106,9 @@ def conventions(rows: pd.DataFrame, level: Array, direction: str) -> list[Array]
 
 
 def chance(rows: pd.DataFrame, direction: str) -> tuple[Array, Array]:
-    """Typical ln of a healthy net's signal and its variance, each summed over the layers so far.
+    """Typical ln of a healthy net's signal, which falls in both directions, and its variance, by layer.
 
-    The typical net's signal falls in both directions. The variance is that of the theory's band where the table has
-    one, else that of a ReLU net of these widths.
+    The variance is that of the theory's band where the table has one, else that of a ReLU net of these widths.
     """
     layers = [relu_layer(int(width)) for width in rows.width]
     typical = np.cumsum([layer.mean for layer in layers])

@@ -26,14 +26,13 @@ CPU_PIECE, GPU_PIECE = 2**15, 2**24
 
 
 class RunningMoments:
-    """Sums over the steps sampled since the last `take`, one row per weight layer of `net`.
+    """Sums over the steps sampled since the last `take`, one row per weight layer of `net`, whose device is `device`.
 
     Sums are float64 like the probe's, since float32 loses the squares of what is below 1e-22: a square of 1e-24 is 0 in
     it. They aren't centred, which takes a second pass: `forward_var` is right to 1e-16 x (1 + mean^2 / variance).
     """
 
     def __init__(self, net: nn.Module, device: torch.device) -> None:
-        """`device`: of the net's activations."""
         self.net = net
         self.layers = weight_layers(net)
         self.numbers = {layer: number for number, (_, layer) in enumerate(self.layers)}
@@ -87,13 +86,10 @@ class RunningMoments:
     def take(self, total: Callable[[Tensor], Tensor]) -> list[dict[str, Any]]:
         """Rows of what was sampled since the last time, [] where nothing was; the sums begin anew.
 
-        Args:
-            total: gives a tensor's sum over the processes that train the net together.
-
-        Returns:
-            One row per layer in order of first call, those that never ran last: layer, name, op, `samples` (steps),
-            and mean and population variance over the samples' examples, channels and positions, of y (`forward_*`) and
-            of the gradient of the summed loss (`backward_*`), as `probe.measure` defines them; NaN where none came.
+        A row per layer in order of first call, those that never ran last: layer, name, op, `samples` (steps), and mean
+        and population variance over the samples of y (`forward_*`) and of the gradient of the summed loss
+        (`backward_*`), as `probe.measure` defines them; NaN where none came. `total` gives a tensor's sum over the
+        processes that train the net together.
         """
         if not self.samples:
             return []

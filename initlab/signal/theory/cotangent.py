@@ -1,14 +1,11 @@
 """Where the backward theory starts: the gradient of the loss at the model's output."""
 
-from typing import Any
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from initlab.signal.probe import Loss, loss_gradients
-from initlab.signal.theory.field import Pairs
+from initlab.signal.theory.field import Array, Pairs
 from initlab.signal.theory.meanfield import Context, Gradient, Signal
 
 MOST_LOGITS = 4_000_000
@@ -45,7 +42,7 @@ def drawn_gradient(context: Context, output: Signal, classes: int) -> Gradient:
     return Gradient(torch.ones((), dtype=torch.float64), *pair_statistics(gradient), {})
 
 
-def pair_statistics(gradient: NDArray[Any]) -> tuple[Pairs, Pairs]:
+def pair_statistics(gradient: Array) -> tuple[Pairs, Pairs]:
     """Mean and variance of the correlation of two examples' gradients, of (draws, batch, classes)."""
     batch = gradient.shape[1]
     squares = (gradient**2).sum(-1)

@@ -69,6 +69,13 @@ class Context:
         self.variances.append(max(variance, 0.0))
         return len(self.variances) - 1
 
+    def replaced(self, noise: Noise, fresh: int | None, variance: float, power: float = 1.0) -> Noise:
+        """Every factor to a power, and a new one of this variance; it takes a fresh layer's in, which drops out."""
+        if fresh is not None:
+            variance += power**2 * self.variances[fresh]
+        others = {source: value * power for source, value in noise.items() if source != fresh}
+        return others | {self.source(variance): 1.0}
+
     def scatter(self, noise: Noise) -> LogMoments:
         """Logarithm of the product of all factors."""
         total = LogMoments()
@@ -140,11 +147,8 @@ def taps(context: Context, op: Operation) -> Taps:
         raise NoRule(op.function, f"a weight of {weight.dim()} dimensions")
     if weight.dim() == 2:
         outputs, inputs = weight.shape
-        moment = float(weight.square().mean()) if drawn is None else drawn
-        identical = Pairs.alike(1.0)
-        return Taps(
-            lambda q: q * (moment * inputs), inputs, outputs, False, 1, lambda _: identical, *orthogonality(weight)
-        )
+        factor = (float(weight.square().mean()) if drawn is None else drawn) * inputs
+        return Taps(lambda q: q * factor, inputs, outputs, False, 1, lambda _: Pairs.alike(1.0), *orthogonality(weight))
     if len(in_shape) != weight.dim():
         raise NoRule(op.function, f"an input without a batch (got shape {in_shape})")
     transposed = "transpose" in op.function.__name__
@@ -157,16 +161,12 @@ def taps(context: Context, op: Operation) -> Taps:
     kernel = (kernel * (inputs / groups)).cpu()[None, None]
     radial, back = orthogonality(weight.flatten(1)) if groups == 1 and not transposed else (1.0, 1.0)
 
-    def convolve(q: Tensor) -> Tensor:
-        """A map of second moments through the squared weights."""
-        products: Tensor = op.function(q[None, None], kernel, None, **options)
-        return products[0, 0]
-
+    through = partial(op.function, bias=None, **options)
     each = torch.diag(kernel.flatten().sqrt()).reshape(-1, *kernel.shape[1:])
-    ones = torch.ones((1, 1, *in_shape[2:]), dtype=torch.float64)
     each = each.transpose(0, 1) if transposed else each
-    present = op.function(ones, each, None, **options)[0]
-    return Taps(convolve, inputs, outputs, True, kernel.numel(), partial(shared_taps, present), radial, back)
+    overlap = partial(shared_taps, through(torch.ones((1, 1, *in_shape[2:]), dtype=torch.float64), each)[0])
+    sizes = (inputs, outputs, True, kernel.numel())
+    return Taps(lambda q: through(q[None, None], kernel)[0, 0], *sizes, overlap, radial, back)
 
 
 def shared_taps(present: Tensor, q: Tensor) -> Pairs:
@@ -218,11 +218,7 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     spread = (f.c.each(response.pair, 1) * response.q / second) ** 2 * f.spread
     spread = spread + (squares - pair**2).within_limits(0, math.inf) * (1 - c**2) / f.channels
     rest = context.average(squares, f.positions) - 1 - growth**2 * 2 * context.average(f.c**2, f.positions)
-    noise, variance = scaled(x.noise, growth), rest / f.channels
-    if x.fresh is not None:
-        noise.pop(x.fresh)
-        variance += growth**2 * context.variances[x.fresh]
-    noise[context.source(variance)] = 1.0
+    noise = context.replaced(x.noise, x.fresh, rest / f.channels, growth)
     q = second_map(response.phi, f.q) if response.mean == 0 else f.q * (second / response.q)
     mean = response.first() / math.sqrt(second)
     signal = Signal(Field(q, c, mean, f.positions, f.channels, spread), noise, None, response, f.c)
@@ -234,13 +230,8 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         masks = f.c.each(response.square_pair, 1) / slope**2
         square = g.c**2 + g.spread
         rest = context.average(masks * (1 + 2 * square), f.positions) - 1 - 2 * context.average(square, f.positions)
-        variance = rest / f.channels
         spread = ratio**2 * g.spread + masks * (1 - square).within_limits(0, 1) / f.channels
-        noise = dict(g.noise)
-        if g.fresh is not None:
-            noise.pop(g.fresh)
-            variance += context.variances[g.fresh]
-        noise[context.source(variance)] = 1.0
+        noise = context.replaced(g.noise, g.fresh, rest / f.channels)
         factor = second_map(response.phi, f.q, order=1) if response.mean == 0 else torch.full_like(f.q, slope)
         return [Gradient(g.q * factor, g.c * ratio, spread, noise)]
 

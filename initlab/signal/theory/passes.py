@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from initlab.nets.any_module import WeightLayer, on_weight_layers
 from initlab.nets.undisturbed import to_model, untouched
 from initlab.signal.theory.cotangent import drawn_gradient
-from initlab.signal.theory.field import Field, NoRule, Pairs
+from initlab.signal.theory.field import Field, NoRule
 from initlab.signal.theory.joins import mixed
 from initlab.signal.theory.meanfield import Context, Gradient, Noise, Pull, Result, Signal
 from initlab.signal.theory.rules import RULES, known, measured
@@ -106,21 +106,18 @@ def layer_rows(context: Context, trace: Trace, signals: list[Signal], gradients:
         if op.layer is None:
             continue
         f, g = signals[number].field, gradients[number]
-        row = quantiles(context, "forward", centred(context, f, f.level, f.c), signals[number].noise)
+        row = band(context, "forward", f, f, signals[number].noise)
         if g is not None:
-            row |= quantiles(context, "backward", centred(context, f, g.level, g.c), g.noise)
+            row |= band(context, "backward", f, g, g.noise)
         basis = "measured" if number in without_rule else "theory"
         rows.setdefault(op.layer, []).append(row | {"correlation": f.c.same_place, "basis": basis})
     return rows
 
 
-def centred(context: Context, f: Field, level: float, c: Pairs) -> float:
-    """Expected population variance: the mean over independent channels leaves the average product over their number."""
-    return level * (1 - context.average(c, f.positions) / f.channels)
-
-
-def quantiles(context: Context, direction: str, expected: float, noise: Noise) -> dict[str, Any]:
-    """Expectation, median and band of one variance."""
+def band(context: Context, direction: str, f: Field, signal: Field | Gradient, noise: Noise) -> dict[str, Any]:
+    """Expectation, median and band of the population variance of a layer's output `f`, or of the gradient there."""
+    # The mean over independent channels leaves the average product over their number.
+    expected = signal.level * (1 - context.average(signal.c, f.positions) / f.channels)
     log = context.scatter(noise)
     levels = {f"{direction}_{name}": expected * math.exp(log.quantile(share)) for name, share in QUANTILES.items()}
     return {f"{direction}_var": expected, **levels}

@@ -105,14 +105,11 @@ def adaptive_windows(op: Operation, shape: tuple[int, ...]) -> tuple[Averaging, 
     """Windows of an output size: n positions in m windows, the i-th from floor(i n/m) to ceil((i+1) n/m)."""
     size = op.argument(1, "output_size")
     outs = [size] * len(shape) if isinstance(size, int) else list(size)
+    sides = [n if out is None else int(out) for n, out in zip(shape, outs, strict=True)]
     counts = torch.ones((), dtype=torch.float64)
-    sides = []
-    for n, out in zip(shape, outs, strict=True):
-        m = n if out is None else int(out)
-        sides.append(m)
+    for n, m in zip(shape, sides, strict=True):
         counts = counts[..., None] * torch.tensor([-(-(i + 1) * n // m) - i * n // m for i in range(m)])
-    pool: Any = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(shape) - 1]
-    return lambda q: pool(q[None, None], sides)[0, 0], counts
+    return lambda q: ADAPTIVE_AVERAGES[len(shape) - 1](q[None, None], sides)[0, 0], counts
 
 
 def fixed_windows(op: Operation, shape: tuple[int, ...]) -> tuple[Averaging, Tensor]:
@@ -122,25 +119,20 @@ def fixed_windows(op: Operation, shape: tuple[int, ...]) -> tuple[Averaging, Ten
         raise NoRule(op.function, f"divisor_override = {op.argument(6, 'divisor_override')}")
     if not is_average and (dilation := op.argument(4, "dilation", 1)) not in (1, (1,) * len(shape)):
         raise NoRule(op.function, f"dilation = {dilation}")
-    kernel = op.argument(1, "kernel_size")
-    options = {
-        "stride": op.argument(2, "stride") or None,
-        "padding": op.argument(3, "padding", 0),
-        "ceil_mode": op.argument(4 if is_average else 5, "ceil_mode", False),
-    }
-    pool: Any = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(shape) - 1]
+    kernel, stride = op.argument(1, "kernel_size"), op.argument(2, "stride") or None
+    window = (kernel, stride, op.argument(3, "padding", 0), op.argument(4 if is_average else 5, "ceil_mode", False))
+    pool = AVERAGES[len(shape) - 1]
     whole = math.prod([kernel] * len(shape) if isinstance(kernel, int) else kernel)
-    ones = torch.ones((1, 1, *shape), dtype=torch.float64)
-    counts = (pool(ones, kernel, **options, count_include_pad=True)[0, 0] * whole).round()
-    return lambda q: pool(q[None, None], kernel, **options, count_include_pad=False)[0, 0], counts
+    counts = (pool(torch.ones((1, 1, *shape), dtype=torch.float64), *window, True)[0, 0] * whole).round()
+    return lambda q: pool(q[None, None], *window, False)[0, 0], counts
 
 
-AVERAGES: set[Any] = {F.avg_pool1d, F.avg_pool2d, F.avg_pool3d}
-ADAPTIVE_AVERAGES: set[Any] = {F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d}
+AVERAGES: tuple[Any, ...] = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+ADAPTIVE_AVERAGES: tuple[Any, ...] = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
 MAXIMA = {F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d}
 ADAPTIVE_MAXIMA = {F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d}
-ADAPTIVE = ADAPTIVE_AVERAGES | ADAPTIVE_MAXIMA
-POOLS = AVERAGES | MAXIMA | ADAPTIVE
+ADAPTIVE = {*ADAPTIVE_AVERAGES, *ADAPTIVE_MAXIMA}
+POOLS = {*AVERAGES, *MAXIMA, *ADAPTIVE}
 
 
 def pool(context: Context, op: Operation, x: Signal) -> Result:

@@ -18,6 +18,8 @@ from initlab.nets.any_module import WeightLayer, on_weight_layers
 from initlab.nets.undisturbed import first_tensor, to_model, untouched
 from initlab.signal.theory.field import Field, field_of
 
+# Functions that leave their tensor as it is, most often to give a shape or a flag.
+READERS = ("__get__", "size", "dim", "numel", "stride", "__len__", "item")
 # (function, how many of its inputs depend on the model's, whether the first argument does) -> whether a rule holds
 Known = Callable[[Any, int, bool], bool]
 
@@ -80,7 +82,8 @@ class Recorder(TorchFunctionMode):
         leads = bool(live) and (args[0] if args else kwargs.get("input")) is live[0]
         unknown = bool(live) and not self.known(func, len(live), leads)
         # Before the call, which may work in place.
-        copies = [t.detach().clone() for t in live] if unknown and not only_reads(func) else []
+        changing = unknown and getattr(func, "__name__", "") not in READERS
+        copies = [t.detach().clone() for t in live] if changing else []
         out = func(*args, **kwargs)
         outputs = [t for t in tensors_of(out) if t.is_floating_point()] if live else []
         refs_args, refs_kwargs = swap((args, kwargs), lambda t: Ref(self.origin[t]) if t in self.origin else t)
@@ -112,11 +115,6 @@ def record(model: nn.Module, batch: Tensor, known: Known) -> Trace:
     return Trace(recorder.operations, output, field_of(batch), logits)
 
 
-def only_reads(func: Any) -> bool:
-    """Whether a function leaves its tensor as it is, most often to give a shape or a flag."""
-    return getattr(func, "__name__", "") in ("__get__", "size", "dim", "numel", "stride", "__len__", "item")
-
-
 def tensors_of(value: Any) -> list[Tensor]:
     """The tensors in nested tuples, lists and dicts."""
     tensors: list[Tensor] = []
@@ -136,10 +134,7 @@ def swap(value: Any, change: Callable[[Tensor], Any]) -> Any:
 
 
 def pulls(func: Any, args: Any, kwargs: Any, live: list[Tensor], copies: list[Tensor], place: int) -> list[float]:
-    """Mean square of the gradient at each input of a call, for a random one of mean square 1 at its output.
-
-    NaN where torch can't differentiate the call.
-    """
+    """Mean square of the gradient at each input of a call, for a random one of mean square 1 at its output."""
     leaves = [copy.requires_grad_(copy.is_floating_point()) for copy in copies]
 
     def as_leaf(tensor: Tensor) -> Tensor:
@@ -154,7 +149,7 @@ def pulls(func: Any, args: Any, kwargs: Any, live: list[Tensor], copies: list[Te
             if not out.requires_grad:
                 return [0.0] * len(leaves)
             grads = torch.autograd.grad(out, differentiable, torch.randn_like(out), allow_unused=True)
-        # Torch's error where a function has no derivative: nothing is known of the gradient before it.
+        # Torch's error where a function has no derivative: nothing is known of the gradient before it, hence NaN.
         except RuntimeError:
             return [float("nan")] * len(leaves)
     by_leaf = {id(leaf): grad for leaf, grad in zip(differentiable, grads, strict=True)}
