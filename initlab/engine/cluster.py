@@ -45,6 +45,16 @@ class EngineError(UserError):
     """A request that Ray cannot fulfil, in one line."""
 
 
+class Died(Exception):
+    """A process of a gang died; which, and how."""
+
+
+def exit_detail(error: Exception) -> str:
+    """How a process ended, out of Ray's words for it."""
+    end = str(error).strip().splitlines()[-1].rpartition("Worker exit detail: ")[2]
+    return end.partition(" Some common causes")[0]
+
+
 @contextmanager
 def ray_running(jobs: int, *, threads: int = 1, address: str | None = None) -> Iterator[float]:
     """Ray for the length of the block, started here for `jobs` processes at once, or joined at `address`.

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import IO, Any
 
-from initlab.engine.deaths import MAX_DEATHS, TIMES
-from initlab.engine.submit import Resources, Work
+from initlab.engine.submit import MAX_DEATHS, TIMES, Resources, Work
 from initlab.engine.task import Answer, State, Task, answer_all
 from initlab.engine.worker import named_function
 

@@ -10,12 +10,12 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from initlab.engine.cluster import EngineError, check_fits, handlers_kept, ray_running
-from initlab.engine.deaths import MAX_DEATHS, TIMES, Died, exit_detail
-from initlab.engine.submit import Resources, Work
+from initlab.engine.cluster import Died, EngineError, check_fits, exit_detail, handlers_kept, ray_running
+from initlab.engine.submit import MAX_DEATHS, TIMES, Resources, Work
 from initlab.engine.task import Answer, State, Task, answer_all
 from initlab.engine.worker import named_function
 
@@ -54,9 +54,10 @@ def submit(tasks: Sequence[Task], work: Work, resources: Resources) -> Iterator[
         if devices > 1:
             # Tune can't tell how many fit: its own trial holds nothing of what the processes of a gang need.
             jobs = min(jobs or places, places)
-            trainable = tune.with_resources(gang_reporting(work, resources, folder), NOTHING)
+            gang = partial(run_in_gang, work=work, resources=resources, folder=str(folder))
+            trainable = tune.with_resources(reporting(work, gang), NOTHING)
         else:
-            trainable = tune.with_resources(reporting(work.run), {"cpu": threads, "gpu": gpus})
+            trainable = tune.with_resources(reporting(work), {"cpu": threads, "gpu": gpus})
         if jobs:
             # Without this, processes start one after the other.
             os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(jobs)
@@ -103,32 +104,22 @@ class TaskQueue(Searcher):
         self.stopped = self.stopped or bool((result or {}).get("stop_requested"))
 
 
-def report(answer: Answer) -> None:
-    """The answer as Tune takes it from a worker."""
-    tune.report({"answer": answer.model_dump_json(), "stop_requested": answer.stop_requested})
-
-
-def reporting(function: str) -> Callable[[dict[str, Any]], None]:
-    """The function as Tune calls it in a worker."""
+def reporting(work: Work, gang: Callable[[Task], Answer] | None = None) -> Callable[[dict[str, Any]], None]:
+    """What Tune calls in a worker: it runs the task there, or hands it to a gang, and reports the answer."""
 
     def trial(config: dict[str, Any]) -> None:
-        """Run the task and report its answers to Tune."""
-        report(named_function(function)(Task.model_validate(config["task"])))
+        answer: Answer = (gang or named_function(work.run))(Task.model_validate(config["task"]))
+        tune.report({"answer": answer.model_dump_json(), "stop_requested": answer.stop_requested})
 
     return trial
 
 
-def gang_reporting(work: Work, resources: Resources, folder: Path) -> Callable[[dict[str, Any]], None]:
-    """The same where several processes share a task."""
+def run_in_gang(task: Task, work: Work, resources: Resources, folder: str) -> Answer:
+    """The answer of several processes that share a task."""
+    # Imported in a worker: it needs torch.
+    from initlab.engine.ray_train import run_gang
 
-    def trial(config: dict[str, Any]) -> None:
-        """Run the task in its group of processes and report the answers to Tune."""
-        # Imported in a worker: it needs torch.
-        from initlab.engine.ray_train import run_gang
-
-        report(run_gang(Task.model_validate(config["task"]), work, resources, str(folder)))
-
-    return trial
+    return run_gang(task, work, resources, folder)
 
 
 def answer_of(result: Any) -> Answer:

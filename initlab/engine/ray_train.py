@@ -28,7 +28,7 @@ from ray.train.torch import TorchConfig, TorchTrainer  # noqa: E402
 # Ray has no other names for a process that died.
 from ray.train.v2._internal import exceptions as deaths  # noqa: E402
 
-from initlab.engine.deaths import Died, exit_detail  # noqa: E402
+from initlab.engine.cluster import Died, exit_detail  # noqa: E402
 from initlab.engine.gang import COLLECTIVE_TIMEOUT_S, LateFailure, backend  # noqa: E402
 from initlab.engine.submit import Resources, Work  # noqa: E402
 from initlab.engine.task import Answer, Task  # noqa: E402

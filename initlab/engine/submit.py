@@ -11,6 +11,9 @@ from typing import Protocol, cast
 
 from initlab.engine.task import Answer, Task
 
+MAX_DEATHS = 2  # times that a task may take its process down before it is given up
+TIMES = f"{MAX_DEATHS + 1} times"
+
 
 @dataclass(frozen=True)
 class Work:
@@ -35,7 +38,7 @@ class Engine(Protocol):
     """What a module of this room offers as an engine."""
 
     def submit(self, tasks: Sequence[Task], work: Work, resources: Resources) -> Iterator[Answer]:
-        """Run every task, a task whose process dies again up to `deaths.MAX_DEATHS` times; one answer per task."""
+        """Run every task, a task whose process dies again up to `MAX_DEATHS` times; one answer per task."""
 
 
 def submit(engine: str, tasks: Sequence[Task], work: Work, resources: Resources) -> Iterator[Answer]:

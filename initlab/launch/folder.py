@@ -1,6 +1,7 @@
 """The output folder before a launch: the study and each trial's spec written, checked against what lies there."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,12 @@ from initlab.store.trial_folder import TrialFolder
 from initlab.study.spec import TrialSpec
 from initlab.study.study import Study, dump_study
 
-Sources = dict[str, str]  # dotted path -> hash of the user's code that it names
-
 
 def prepare(
     out: Path,
     study: Study,
     trials: Sequence[PlannedTrial],
-    sources: dict[str, Sources],
+    sources: dict[str, dict[str, str]],
     requested: set[str],
     force: bool,
 ) -> list[str]:
@@ -30,30 +29,31 @@ def prepare(
     A requested trial starts anew with `force`, and where the user's code changed since an attempt that did not finish.
 
     Args:
-        sources: of each trial.
+        sources: of each trial, dotted path -> hash of the user's code that it names.
         requested: ids of the trials that this launch may run.
 
     Raises:
         StoreError: a damaged file, another trial in the folder of one, or nothing but trials whose code has changed.
     """
+    folders = {trial.id: TrialFolder(out, trial.id) for trial in trials}
     for trial in trials:
         if trial.id in requested:
-            check_same(TrialFolder(out, trial.id), trial, force)
-    outdated = {} if force else changed_code(out, requested, sources)
-    lines = check_outdated(out, outdated, requested)
+            check_same(folders[trial.id], trial, force)
+    edited = {} if force else {id: folders[id] for id in sorted(requested) if is_edited(folders[id], sources[id])}
+    lines = edited_lines(edited, sources, all(folders[id].finished for id in requested))
     if (out / files.STOP).exists():
         (out / files.STOP).unlink()
         lines.append(f"removed {out / files.STOP}, which an earlier stop left")
     for trial in trials:
-        folder = TrialFolder(out, trial.id)
-        anew = trial.id in requested and (force or (trial.id in outdated and not folder.finished))
+        folder = folders[trial.id]
+        anew = trial.id in requested and (force or (trial.id in edited and not folder.finished))
         write_trial(folder, trial, sources[trial.id], anew)
     with atomic(out / files.STUDY) as file:
         file.write(dump_study(study).encode())
     return lines
 
 
-def write_trial(folder: TrialFolder, trial: PlannedTrial, sources: Sources, anew: bool) -> None:
+def write_trial(folder: TrialFolder, trial: PlannedTrial, source: dict[str, str], anew: bool) -> None:
     """Write what a worker needs of a trial, where it is not there or the trial is to start anew."""
     folder.path.mkdir(parents=True, exist_ok=True)
     # The status before the result goes: a trial without its result is not done.
@@ -62,7 +62,7 @@ def write_trial(folder: TrialFolder, trial: PlannedTrial, sources: Sources, anew
     if anew or not folder.attempts() or not folder.trial_file.exists():
         # No attempt before the first is resumed.
         first = folder.next_attempt() if anew else 0
-        content = {"id": trial.id, "spec": trial.spec.model_dump(mode="json"), "source": sources}
+        content = {"id": trial.id, "spec": trial.spec.model_dump(mode="json"), "source": source}
         write_json(folder.trial_file, {**content, "first_attempt": first}, sync=False)
     if anew:
         folder.result_file.unlink(missing_ok=True)
@@ -74,48 +74,39 @@ def check_same(folder: TrialFolder, trial: PlannedTrial, force: bool) -> None:
         folder.result()
     if not folder.trial_file.exists():
         return
-    spec = folder.description().get("spec")
-    if spec != trial.spec.model_dump(mode="json") and validated(spec) != trial.spec:
-        raise StoreError(f"{folder.trial_file}: not the spec that its id stands for; move the folder away")
+    stored: Any = folder.description().get("spec")
+    if stored != trial.spec.model_dump(mode="json"):
+        # An older initlab wrote fewer fields: the defaults of the others are what was done.
+        with suppress(ValidationError):
+            stored = TrialSpec.model_validate(stored)
+        if stored != trial.spec:
+            raise StoreError(f"{folder.trial_file}: not the spec that its id stands for; move the folder away")
 
 
-def validated(content: Any) -> TrialSpec | None:
-    """The spec that a trial.json holds, None where it is not one."""
-    try:
-        return TrialSpec.model_validate(content)
-    except ValidationError:
-        return None
+def is_edited(folder: TrialFolder, source: dict[str, str]) -> bool:
+    """Whether the user's code was another one when attempts at a trial were made."""
+    return folder.trial_file.exists() and bool(folder.attempts()) and folder.description().get("source") != source
 
 
-def changed_code(out: Path, requested: set[str], sources: dict[str, Sources]) -> dict[str, Sources]:
-    """The requested trials that were run by other code of the user's than there is now."""
-    folders = [TrialFolder(out, trial_id) for trial_id in requested]
-    return {
-        folder.id: sources[folder.id]
-        for folder in folders
-        if folder.trial_file.exists() and folder.attempts() and folder.description().get("source") != sources[folder.id]
-    }
-
-
-def check_outdated(out: Path, outdated: dict[str, Sources], requested: set[str]) -> list[str]:
+def edited_lines(edited: dict[str, TrialFolder], sources: dict[str, dict[str, str]], all_finished: bool) -> list[str]:
     """Say what becomes of trials whose code changed: unfinished ones start anew, finished ones stay.
 
     Raises:
-        StoreError: all requested trials are finished, and some of them by other code.
+        StoreError: some are finished, and so are all others that this launch may run.
     """
-    finished = sorted(trial_id for trial_id in outdated if TrialFolder(out, trial_id).finished)
-    paths = ", ".join(dict.fromkeys(path for sources in outdated.values() for path in sources))
-    if finished and all(TrialFolder(out, trial_id).finished for trial_id in requested):
+    paths = ", ".join(dict.fromkeys(path for id in edited for path in sources[id]))
+    finished = [folder for folder in edited.values() if folder.finished]
+    if finished and all_finished:
         raise StoreError(
-            f"{TrialFolder(out, finished[0]).trial_file}: the code of {paths} changed since this trial ran; "
+            f"{finished[0].trial_file}: the code of {paths} changed since this trial ran; "
             "add --force to run it anew (with --only ID that one alone), or give another --out"
         )
     lines = []
-    if anew := len(outdated) - len(finished):
-        lines.append(f"the code of {paths} changed: what it ran and did not finish starts anew (trials: {anew})")
+    if unfinished := len(edited) - len(finished):
+        lines.append(f"the code of {paths} changed: what it ran and did not finish starts anew (trials: {unfinished})")
     if finished:
         text = f"the code of {paths} changed: what it ran and finished stays as it is (trials: {len(finished)})"
-        lines.append(f"{text}; --force --only ID runs one anew, as {finished[0]}")
+        lines.append(f"{text}; --force --only ID runs one anew, as {finished[0].id}")
     return lines
 
 
