@@ -79,13 +79,8 @@ def current_group() -> Group:
 
 def join_group(rank: int, size: int, rendezvous_file: Path, device: torch.device) -> Group:
     """Wait until all processes have joined through the same file; this one belongs to the group until `leave_group`."""
-    dist.init_process_group(
-        backend(device.type == "cuda"),
-        init_method=f"file://{rendezvous_file}",
-        rank=rank,
-        world_size=size,
-        timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
-    )
+    timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
+    dist.init_process_group(backend(device.type == "cuda"), f"file://{rendezvous_file}", timeout, size, rank)
     return Group(rank, size)
 
 

@@ -227,9 +227,8 @@ class Trial:
             "optimizer": self.optimizer.state_dict(),
             "plateau": asdict(self.plateau),
             "moments": self.moments.state(self.group.total) if self.moments else None,
-            **self.log.state(),
         }
-        self.recorder.checkpoint(state)
+        self.recorder.checkpoint({**state, **self.log.state()})
 
     @torch.no_grad()
     def adopt(self, k: int, weights: Mapping[str, Tensor], momenta: Mapping[str, Tensor], sums: Tensor) -> None:
