@@ -47,11 +47,7 @@ class Decoded:
 
 
 def decoded(pictures: Pictures, folder: Path, key: str, workers: int, say: Callable[[str], None]) -> Decoded:
-    """The pictures from the cache, decoded into it at their first use; a second use reads no image file.
-
-    Raises:
-        UserError: pictures that cannot be read, or a cache folder that cannot be written.
-    """
+    """The pictures from the cache, decoded into it at their first use; a second use reads no image file."""
     path = folder / f"pictures-{key}.u8"
     with locked(path):
         # The sizes are written last, so they tell that the pixels are complete.

@@ -83,11 +83,10 @@ class Images(ABC):
 
     @abstractmethod
     def val_at(self, side: int, batch_size: int) -> Batches:
-        """The validation set with its shorter side at `side` pixels, for testing: every image once.
+        """The validation set with its shorter side at `side` pixels, for testing: every image once, whole.
 
-        Yields:
-            Whole images of one size (B, C, height, width) in grey levels, rounded as stored ones are, in the mean's
-            type; and their places (B,) in `val_labels`.
+        Images of one size (B, C, height, width) in grey levels, rounded as stored ones are, in the mean's type; and
+        their places (B,) in `val_labels`.
         """
 
     @abstractmethod
@@ -149,9 +148,7 @@ class ImageSet(Images):
 def prepare(raw: Raw, preprocessing: Preprocessing, *, flip: bool | None = None, shift: int = 0) -> ImageSet:
     """Put a raw set on the device, with the statistics of its training part.
 
-    Args:
-        flip: mirror half of the training images; None = as fits the set.
-        shift: training images move by up to this many pixels.
+    `flip` mirrors half of the training images (None = as fits the set); they move by up to `shift` pixels.
 
     Raises:
         UserError: more examples asked for than there are.
@@ -183,8 +180,7 @@ def fixed_subset(name: str, size: int | None, examples: int) -> slice | list[int
         return WHOLE
     if size > examples:
         raise UserError(f"data.{name}: more than there are (got {size}); at most {examples}")
-    indices: list[int] = fixed_permutation(examples, name)[:size].tolist()
-    return indices
+    return list(fixed_permutation(examples, name)[:size].tolist())
 
 
 def pixel_statistics(images: Tensor) -> tuple[Tensor, float]:

@@ -86,16 +86,10 @@ def open_folder(
 ) -> FolderSet:
     """Check and measure a set of pictures; what was computed before comes from the cache folder.
 
-    Every picture is read once before training starts, so that a bad file is named now.
-
-    Args:
-        side: length that the shorter side of every picture is resized to once; None = as delivered.
-        workers: processes that decode; 0 = this one.
-        cache: folder for statistics, and with `keep_decoded` for the decoded pictures.
-        say: gets a line of progress now and then, in a long pass over all pictures.
-
-    Raises:
-        UserError: pictures that cannot be read; more examples asked for than there are.
+    Every picture is read once before training starts, so that a bad file is named now. Their shorter side is resized to
+    `side` once (None = as delivered), by `workers` processes (0 = this one). The cache folder takes the statistics, and
+    with `keep_decoded` the decoded pictures; `say` gets a line of progress now and then. More examples than there are
+    are refused, and pictures that cannot be read.
     """
     train = listing.train.chosen(fixed_subset("train_examples", preprocessing.train_examples, len(listing.train.files)))
     val = listing.val.chosen(fixed_subset("val_examples", preprocessing.val_examples, len(listing.val.files)))

@@ -49,11 +49,7 @@ class Listing:
 
 
 def scan(name: str, folder: Path | None, classes: int | None = None) -> Listing:
-    """List the pictures of a set.
-
-    Args:
-        name: `imagefolder`, `imagenet` or `tiny-imagenet`.
-        classes: the number of class folders, for a set whose facts do not say it.
+    """List the pictures of `imagefolder`, whose class folders `classes` counts, `imagenet` or `tiny-imagenet`.
 
     Raises:
         FileNotFoundError: the folder or its train and val are absent.

@@ -57,8 +57,7 @@ class Files:
 def decode(path: Path, side: int | None = None) -> Tensor:
     """Read an image file as uint8 (3, height, width); grey, palette and CMYK become RGB, transparency is dropped.
 
-    Args:
-        side: length that the shorter side is resized to (bilinear, smoothed where it shrinks); None = as it is.
+    The shorter side is resized to `side` (bilinear, smoothed where it shrinks); None leaves it as it is.
 
     Raises:
         UserError: a file that is no whole picture, has more than 8 bits a channel, or is too thin.
@@ -66,7 +65,16 @@ def decode(path: Path, side: int | None = None) -> Tensor:
     try:
         with Image.open(path) as file:
             file.load()
-            check_form(path, file)
+            # Converted wrongly otherwise, or of no use.
+            if file.mode not in MODES:
+                form = f"more than 8 bits a channel (got Pillow's mode {file.mode})"
+                raise UserError(f"{path}: {form}; convert the file to 8 bits")
+            width, height = file.size
+            if min(file.size) < LEAST_SIDE or max(file.size) > MOST_ASPECT * min(file.size):
+                raise UserError(
+                    f"{path}: too thin for a picture (got {width} x {height} pixels); allowed: sides of at least "
+                    f"{LEAST_SIDE}, the longer at most {MOST_ASPECT} times the shorter; replace or remove the file"
+                )
             image = file.convert("RGB")
     except UserError:
         raise
@@ -79,24 +87,9 @@ def decode(path: Path, side: int | None = None) -> Tensor:
     return pixels.view(image.height, image.width, 3).permute(2, 0, 1).contiguous()
 
 
-def check_form(path: Path, image: Image.Image) -> None:
-    """Refuse pictures that would be converted wrongly or cannot be used."""
-    if image.mode not in MODES:
-        raise UserError(
-            f"{path}: more than 8 bits a channel (got Pillow's mode {image.mode}); convert the file to 8 bits"
-        )
-    shorter, longer = sorted(image.size)
-    if shorter < LEAST_SIDE or longer > MOST_ASPECT * shorter:
-        raise UserError(
-            f"{path}: too thin for a picture (got {image.width} x {image.height} pixels); allowed: sides of at least "
-            f"{LEAST_SIDE}, the longer at most {MOST_ASPECT} times the shorter; replace or remove the file"
-        )
-
-
 def read_batch(pictures: Pictures, indices: list[int]) -> Packed:
     """A batch as one tensor, which crosses to another process and to the device in one piece; errors as one line."""
-    readable: list[tuple[int, Tensor]] = []
-    problems: list[str] = []
+    readable, problems = list[tuple[int, Tensor]](), list[str]()
     for index in indices:
         try:
             readable.append((index, pictures[index]))
@@ -140,10 +133,8 @@ def ignore_ctrl_c(worker: int) -> None:
 def one_pass(pictures: Pictures, workers: int, verb: str, say: Callable[[str], None]) -> Iterator[tuple[Sizes, Tensor]]:
     """Every picture once, in batches: (height, width) of each, and the pixels of all in a row, on the CPU.
 
-    Every ten seconds `say` gets a line; `verb` is what is done with the pictures: `measured`.
-
-    Raises:
-        UserError: pictures that cannot be read, when the pass is over or has met ten of them.
+    Every ten seconds `say` gets a line; `verb` is what is done with the pictures: `measured`. Those that cannot be read
+    are refused when the pass is over, or has met ten of them.
     """
     done, problems = 0, list[str]()
     start = last_line = time.monotonic()

@@ -3,7 +3,6 @@
 The built-in names are in `initlab.data.facts`; a callable of the user's returns a `Raw` as well.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,17 +112,15 @@ def torchvision_set(name: str, folder: Path | None, download: bool) -> Raw:
     absent = absence(name, folder)
     if absent and not (download and folder):
         raise FileNotFoundError(absent)
-    source: Callable[..., Any] = getattr(torchvision.datasets, CLASSES[name])
-    train, val = (source(str(folder), train=train, download=download) for train in (True, False))
-    facts = FACTS[name]
-    return Raw(*images_and_labels(train), *images_and_labels(val), facts.num_classes, facts.flip, tuple(train.classes))
-
-
-def images_and_labels(split: Any) -> tuple[Tensor, Tensor]:
-    """A torchvision set's arrays as (N, C, H, W) and (N,)."""
-    images = torch.as_tensor(split.data)
-    images = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2)
-    return images.contiguous(), torch.as_tensor(split.targets).long()
+    parts: list[Tensor] = []
+    for train in (True, False):
+        split: Any = getattr(torchvision.datasets, CLASSES[name])(str(folder), train=train, download=download)
+        images = torch.as_tensor(split.data)
+        images = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2)
+        parts += [images.contiguous(), torch.as_tensor(split.targets).long()]
+    train_images, train_labels, val_images, val_labels = parts
+    facts, classes = FACTS[name], tuple(split.classes)
+    return Raw(train_images, train_labels, val_images, val_labels, facts.num_classes, facts.flip, classes)
 
 
 def resize(images: Tensor, size: int) -> Tensor:

@@ -49,13 +49,11 @@ class Rectifier:
         """E[phi^2]; q/2 for ReLU."""
         return q * (1 + self.a_squared) / 2
 
-    def second_growth(self, q: float) -> float:
-        """d E[phi^2] / dq."""
+    def slope_second(self, q: float) -> float:
+        """E[phi'^2], and d E[phi^2] / dq, since E[phi^2] is proportional to q."""
         return (1 + self.a_squared) / 2
 
-    def slope_second(self, q: float) -> float:
-        """E[phi'^2]."""
-        return (1 + self.a_squared) / 2
+    second_growth = slope_second
 
     def pair(self, q: float, c: float) -> float:
         """E[phi(sqrt(q) u) phi(sqrt(q) v)] for normals of correlation c; q / (2 pi) for ReLU at c = 0."""
@@ -96,18 +94,19 @@ class Elementwise:
 
     def finite(self, x: Array, order: int) -> Array:
         """The derivative of this order at x, all numbers."""
+        place = f"activation: {self.name}"
         try:
             values = self.derivatives(x, order)[order]
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
-                f"activation: {self.name} can't be differentiated (got {reason}); its slope needs torch's autograd"
+                f"{place} can't be differentiated (got {reason}); its slope needs torch's autograd"
             ) from error
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
             what = "phi" + "'" * order
             raise ValueError(
-                f"activation: {self.name} is not finite (got {what}({x[bad[0]]:.4g}) = {values[bad[0]]}); "
+                f"{place} is not finite (got {what}({x[bad[0]]:.4g}) = {values[bad[0]]}); "
                 "an activation has to be a finite number wherever the signal reaches"
             )
         return values

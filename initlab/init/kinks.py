@@ -55,8 +55,7 @@ def bisect(derivatives: Derivatives, order: int, low: Array, high: Array, noise:
         left = np.abs(at_middle - at_low) > np.abs(at_high - at_middle)
         low, at_low = np.where(left, low, middle), np.where(left, at_low, at_middle)
         high, at_high = np.where(left, middle, high), np.where(left, at_middle, at_high)
-    places: Array = high[np.abs(at_high - at_low) > JUMP * size + noise]
-    return places
+    return np.asarray(high[np.abs(at_high - at_low) > JUMP * size + noise])
 
 
 def distinct(places: Array) -> Array:

@@ -26,10 +26,8 @@ def unit_variance_(model: nn.Module, batch: Tensor, target_stds: dict[nn.Module,
 
     Their biases have to be 0. The variance is over batch, channels and positions. Dropout is off, BatchNorm uses the
     batch's statistics; buffers, modes and the global random state stay. A layer used several times, or a weight of
-    several layers, is scaled by its first call in the pass; layers that never run keep their weights.
-
-    Raises:
-        ValueError: a layer whose output has no variance on this batch, or not a finite one.
+    several layers, is scaled by its first call in the pass; layers that never run keep their weights. A layer whose
+    output has no variance on this batch, or not a finite one, is refused.
     """
     images, _ = to_model(model, batch, None)
     visited: set[int] = set()

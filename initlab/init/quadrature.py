@@ -60,10 +60,7 @@ def gaussian_mean(function: Function, breaks: Breaks = (), *, what: str = "E[f(z
 def pair_mean(function: Function, correlation: float, breaks: Breaks = (), *, what: str = "E[f(u) f(v)]") -> float:
     """E[f(u) f(v)] for standard normals u, v of this correlation; panels are halved until two passes agree.
 
-    `pair_mean(lambda z: np.maximum(z, 0), 0.0)` is 1/(2 pi).
-
-    Raises:
-        ValueError: it does not converge.
+    `pair_mean(lambda z: np.maximum(z, 0), 0.0)` is 1/(2 pi). Refuses what does not converge.
     """
     size = gaussian_mean(lambda z: function(z) ** 2, breaks, what=what)
     if correlation >= 1:

@@ -28,12 +28,11 @@ def fans(
     Raises:
         ValueError: fewer than two dimensions.
     """
-    if len(weight_shape) < 2:
-        raise ValueError(
-            f"fans: a weight needs at least 2 dimensions (got shape {tuple(weight_shape)}); biases have no fan"
-        )
-    receptive = math.prod(weight_shape[2:])
-    first, second = weight_shape[0] // groups * receptive, weight_shape[1] * receptive
+    shape = tuple(weight_shape)
+    if len(shape) < 2:
+        raise ValueError(f"fans: a weight needs at least 2 dimensions (got shape {shape}); biases have no fan")
+    receptive = math.prod(shape[2:])
+    first, second = shape[0] // groups * receptive, shape[1] * receptive
     return (first / math.prod(stride), second) if transposed else (second, first)
 
 
