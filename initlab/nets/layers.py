@@ -72,6 +72,7 @@ def dropout_shapes(net: nn.Module, images: Tensor) -> list[tuple[int, ...]]:
     shapes: list[tuple[int, ...]] = []
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Note the shape that a layer takes in for the whole batch."""
         shapes.append((len(images), *inputs[0].shape[1:]))
 
     hooks = [module.register_forward_pre_hook(note) for module in dropouts_of(net)]
