@@ -108,6 +108,7 @@ def reporting(work: Work, gang: Callable[[Task], Answer] | None = None) -> Calla
     """What Tune calls in a worker: it runs the task there, or hands it to a gang, and reports the answer."""
 
     def trial(config: dict[str, Any]) -> None:
+        """Run the task and report its answers to Tune."""
         answer: Answer = (gang or named_function(work.run))(Task.model_validate(config["task"]))
         tune.report({"answer": answer.model_dump_json(), "stop_requested": answer.stop_requested})
 
