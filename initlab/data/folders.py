@@ -98,8 +98,7 @@ def listed(root: Path, part: str, names: Sequence[str], skipped: list[str]) -> P
         for path in files_below(root / part / name):
             (files if path.lower().endswith(SUFFIXES) else skipped).append(os.path.relpath(path, root))
         labels += [label] * (len(files) - len(labels))
-    empty = {names[label] for label in {*range(len(names))} - {*labels}}
-    check_names(root / part, empty, "has class folders without a picture")
+    check_names(root / part, set(names) - {names[label] for label in labels}, "has class folders without a picture")
     return Part(tuple(files), tuple(labels))
 
 

@@ -94,19 +94,18 @@ class Elementwise:
 
     def finite(self, x: Array, order: int) -> Array:
         """The derivative of this order at x, all numbers."""
-        place = f"activation: {self.name}"
         try:
             values = self.derivatives(x, order)[order]
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
-                f"{place} can't be differentiated (got {reason}); its slope needs torch's autograd"
+                f"activation: {self.name} can't be differentiated (got {reason}); its slope needs torch's autograd"
             ) from error
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
             what = "phi" + "'" * order
             raise ValueError(
-                f"{place} is not finite (got {what}({x[bad[0]]:.4g}) = {values[bad[0]]}); "
+                f"activation: {self.name} is not finite (got {what}({x[bad[0]]:.4g}) = {values[bad[0]]}); "
                 "an activation has to be a finite number wherever the signal reaches"
             )
         return values

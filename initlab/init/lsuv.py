@@ -30,8 +30,7 @@ def unit_variance_(model: nn.Module, batch: Tensor, target_stds: dict[nn.Module,
     output has no variance on this batch, or not a finite one, is refused.
     """
     images, _ = to_model(model, batch, None)
-    visited: set[int] = set()
-    scaled: list[WeightLayer] = []
+    visited, scaled = set[int](), list[WeightLayer]()
 
     def scale(name: str, layer: WeightLayer, inputs: Any, y: Tensor) -> Tensor | None:
         """Scale one layer at its first call in a pass, and its output with it."""
