@@ -27,22 +27,14 @@ def learns(paper: PaperFigure, arm: pd.DataFrame) -> Claim:
     """The figure's arm of this scheme leaves chance."""
     scheme = arm[SCHEME].iloc[0]
     end = curve(paper, scheme).top1_error.iloc[-1]
-    return Claim(
-        f"{scheme} learns",
-        f"{CHANCE} down to {end:.3f} in {length(paper):.1f} epochs",
-        verdicts(arm),
-        bool(arm.verdict.isin(["converged", "slow"]).all()),
-    )
+    shown = f"{CHANCE} down to {end:.3f} in {length(paper):.1f} epochs"
+    return Claim(f"{scheme} learns", shown, verdicts(arm), bool(arm.verdict.isin(["converged", "slow"]).all()))
 
 
 def stalls(arm: pd.DataFrame) -> Claim:
     """Xavier at 30 layers never leaves chance."""
-    return Claim(
-        "xavier never leaves chance",
-        f"{CHANCE} at every evaluation",
-        verdicts(arm),
-        bool((arm.verdict == "stalled").all()),
-    )
+    agrees = bool((arm.verdict == "stalled").all())
+    return Claim("xavier never leaves chance", f"{CHANCE} at every evaluation", verdicts(arm), agrees)
 
 
 def verdicts(arm: pd.DataFrame) -> str:
@@ -55,12 +47,8 @@ def order(paper: PaperFigure, times: Sequence[LevelRatio]) -> Claim:
     reached = [level for level in paper.levels if math.isfinite(time_to(paper, "he", level))]
     ahead = [level for level in reached if time_to(paper, "he", level) < time_to(paper, "xavier", level)]
     slower_here = sum(time.ratio.low > 1 for time in times)
-    return Claim(
-        "he ahead at every level",
-        f"{len(ahead)} of {len(reached)} levels",
-        f"{slower_here} of {len(times)} levels",
-        slower_here == len(times) if times else None,
-    )
+    shown, ours = f"{len(ahead)} of {len(reached)} levels", f"{slower_here} of {len(times)} levels"
+    return Claim("he ahead at every level", shown, ours, slower_here == len(times) if times else None)
 
 
 def slower(paper: PaperFigure, time: LevelRatio | None, threshold: float) -> Claim:

@@ -59,10 +59,9 @@ def compare_paper(results: Shown, figure: str = "fig3") -> PaperComparison:
     arms = {scheme: arm_trials(results, paper.depth, scheme) for scheme in ARMS}
     seeds = sorted(set(arms["he"][SEED]) & set(arms["xavier"][SEED]))
     if not seeds:
-        raise UserError(
-            f"compare: no seed with finished trials of he and xavier at {paper.depth} layers (got {states(arms)}); "
-            "run the study to its end"
-        )
+        got = ", ".join(f"{scheme} {len(arm)}" for scheme, arm in arms.items()) + " finished"
+        where = f"of he and xavier at {paper.depth} layers"
+        raise UserError(f"compare: no seed with finished trials {where} (got {got}); run the study to its end")
     curves = convergence_table(results)
     chance, threshold = levels_of(curves[curves.trial.isin(arms["he"].trial)])
     floor = noise_floor(chance, validation_images(results))
@@ -88,9 +87,8 @@ def arm_trials(results: Shown, depth: int, scheme: str) -> pd.DataFrame:
     arm = trials[(trials[DEPTH] == depth) & (trials[SCHEME] == scheme)]
     if arm.empty:
         got = ", ".join(f"{s} at {d}" for d, s in sorted(set(zip(trials[DEPTH], trials[SCHEME], strict=True))))
-        raise UserError(
-            f"compare: no trials of {scheme} at {depth} layers (got {got or 'none'}); run a study with them"
-        )
+        what = f"no trials of {scheme} at {depth} layers"
+        raise UserError(f"compare: {what} (got {got or 'none'}); run a study with them")
     if arm[SEED].duplicated().any():
         seed = arm[SEED][arm[SEED].duplicated()].iloc[0]
         raise UserError(
@@ -98,11 +96,6 @@ def arm_trials(results: Shown, depth: int, scheme: str) -> pd.DataFrame:
             "(got trials that differ in more than seed and scheme); compare a study that fixes the rest"
         )
     return arm[arm.verdict.notna()]
-
-
-def states(arms: dict[str, pd.DataFrame]) -> str:
-    """`he 2, xavier 0 finished`."""
-    return ", ".join(f"{scheme} {len(arm)}" for scheme, arm in arms.items()) + " finished"
 
 
 def levels_of(curves: pd.DataFrame) -> tuple[float, float]:

@@ -11,23 +11,10 @@ from matplotlib.ticker import MaxNLocator
 
 from initlab.errors import UserError
 from initlab.paper.curves import PaperFigure
+from initlab.plots.legend import add_legend, cross_handle, scheme_handles, seeds_note
 from initlab.plots.panels import SCHEME, SEED, Shown, by_panel, rows_of, shown_trials, states
 from initlab.plots.paper import draw_paper, epoch_name, paper_panels, paper_points, paper_title
-from initlab.plots.style import (
-    Look,
-    Target,
-    add_legend,
-    canvas,
-    cross_handle,
-    crosses,
-    draw_band,
-    finish,
-    level_lines,
-    looks,
-    percent_axis,
-    scheme_handles,
-    seeds_note,
-)
+from initlab.plots.style import Look, Target, canvas, crosses, draw_band, finish, level_lines, looks, percent_axis
 from initlab.verdict.judge import epoch_means
 
 Quantity = Literal["val_error", "train_error", "train_loss"]
@@ -96,7 +83,6 @@ def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_
     """Draw `convergence_table`: the mean over seeds, each seed as a thin curve, the range over seeds as a band.
 
     Args:
-        results: one Results, or a sequence whose trials are shown together.
         ax: one Axes, or as many as there are panels; None makes a figure.
         quantity: `val_error`, `train_error` or `train_loss`.
         paper: beside each panel of 22 or 30 layers the paper's figure 2 or 3 as a panel of its own, with its own axes;

@@ -11,21 +11,9 @@ from matplotlib.transforms import ScaledTranslation
 
 from initlab.errors import UserError
 from initlab.plots.convergence import training_means
+from initlab.plots.legend import add_legend, cross_handle, scheme_handles, seeds_note
 from initlab.plots.panels import ALL, DEPTH, SCHEME, SEED, Shown, rows_of, shown_trials, states, with_panels
-from initlab.plots.style import (
-    Look,
-    Target,
-    add_legend,
-    canvas,
-    cross_handle,
-    crosses,
-    finish,
-    level_lines,
-    looks,
-    percent_axis,
-    scheme_handles,
-    seeds_note,
-)
+from initlab.plots.style import Look, Target, canvas, crosses, finish, level_lines, looks, percent_axis
 
 NAMES = {"train_error": "training, mean of the last epoch", "val_error": "validation, at the end"}
 # Points between schemes at one depth.
@@ -46,8 +34,9 @@ def depth_table(results: Shown) -> pd.DataFrame:
     trials, fields = shown_trials(results)
     finished = trials[trials.verdict.notna()]
     if finished.empty:
+        got = states(trials)
         raise UserError(
-            f"plot: no finished trial for the depth figure (got {states(trials)}); run the study until one has finished"
+            f"plot: no finished trial for the depth figure (got {got}); run the study until one has finished"
         )
     finished, settings = with_panels("depth", finished, fields, [])
     curves = rows_of(results, finished, "scalars").groupby("trial", sort=False)
@@ -58,24 +47,18 @@ def depth_table(results: Shown) -> pd.DataFrame:
     table = finished.melt(id_vars=facts, value_vars=list(NAMES), var_name="quantity", value_name="value")
     point = ["panel", "quantity", DEPTH, SCHEME]
     survived = table.assign(value=table.value.where(~table.diverged)).groupby(point, sort=False).value
-    table = table.assign(
-        mean=survived.transform("mean"),
-        low=survived.transform("min"),
-        high=survived.transform("max"),
-        seeds=survived.transform("count"),
-        diverged_seeds=table.groupby(point, sort=False).diverged.transform("sum"),
-    )
+    statistics: dict[str, Any] = {"mean": "mean", "low": "min", "high": "max", "seeds": "count"}
+    summary = {name: survived.transform(statistic) for name, statistic in statistics.items()}
+    diverged_seeds = table.groupby(point, sort=False).diverged.transform("sum")
+    table = table.assign(**summary, diverged_seeds=diverged_seeds)
     return table.sort_values(DEPTH, kind="stable", ignore_index=True)
 
 
 def depth(results: Shown, ax: Target = None) -> Figure:
     """Draw `depth_table`: training error left, validation error right; points are seeds, whiskers their range.
 
-    A × in the top row is a depth at which trials of the scheme diverged, with their number where others did not.
-
-    Args:
-        results: one Results, or a sequence whose trials are shown together.
-        ax: two Axes (training, validation), two more per further setting; None makes a figure.
+    A × in the top row is a depth at which trials of the scheme diverged, with their number where others did not. `ax`
+    is two Axes (training, validation), two more per further setting; None makes a figure.
 
     Raises:
         UserError: no finished trial, or another number of axes.
@@ -123,17 +106,14 @@ def draw_scheme(ax: Axes, points: pd.DataFrame, look: Look, shift: float, lower:
     crosses(ax, lost[DEPTH], [TOP] * len(lost), look, f"_{scheme} diverged", ax.get_xaxis_transform() + shifted)
     for depth, count, survivors in zip(lost[DEPTH], lost.diverged_seeds, lost.seeds, strict=True):
         if survivors:
-            ax.annotate(
-                f"{count} of {count + survivors}",
-                xy=(depth, TOP),
-                xycoords=ax.get_xaxis_transform(),
-                xytext=(shift, -12 if lower else -5),
-                textcoords="offset points",
-                ha="center",
-                va="top",
-                fontsize=6,
-                color=look.color,
-            )
+            place: dict[str, Any] = {"xy": (depth, TOP), "xycoords": ax.get_xaxis_transform()}
+            place |= {
+                "xytext": (shift, -12 if lower else -5),
+                "textcoords": "offset points",
+                "ha": "center",
+                "va": "top",
+            }
+            ax.annotate(f"{count} of {count + survivors}", **place, fontsize=6, color=look.color)
 
 
 def frame_depths(ax: Axes, table: pd.DataFrame) -> None:

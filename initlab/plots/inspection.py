@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
+from initlab.plots.legend import add_legend
 from initlab.plots.signals import NAMES, draw_zeros, frame_layers
-from initlab.plots.style import GREY, Target, add_legend, canvas, draw_band, finish
+from initlab.plots.style import GREY, Target, canvas, draw_band, finish
 
 # Colour and marker of a status; one that isn't listed is drawn as ok.
 STATUS = {
@@ -26,8 +27,6 @@ STATUS = {
     "closed": (GREY, "s"),
     "waiting": (GREY, "o"),
 }
-
-
 THEORY = ("predicted", "low", "high")
 
 
@@ -49,12 +48,23 @@ def inspection(table: pd.DataFrame, title: str, ax: Target = None) -> Figure:
     ran = table[table.calls > 0].astype({f"{direction}_var": float for direction in NAMES})
     with canvas("inspection", ax, list(NAMES), columns=2, height=2.6) as grid:
         for direction, axes in zip(NAMES, grid.axes, strict=True):
-            draw_theory(axes, ran, direction)
+            if has_theory(ran, direction):
+                median, low, high = (ran[f"{direction}_{name}"] for name in THEORY)
+                draw_band(axes, ran.layer + 1, low, high, GREY)
+                theory: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 1.0, "zorder": 1.6}
+                axes.plot(ran.layer + 1, median, **theory, label="_predicted")
             draw_points(axes, ran, direction)
             finish(axes, direction, "weight layer (1 = next to the input)", NAMES[direction])
             frame(axes, ran, direction)
+        handles = []
+        for status in ran.status.unique():
+            color, marker = STATUS.get(status, STATUS["ok"])
+            handles.append(Line2D([], [], color=color, marker=marker, linestyle="none", label=status))
+        if any(has_theory(ran, direction) for direction in NAMES):
+            band = Line2D([], [], color=GREY, linestyle="--", linewidth=1.0, label="predicted median, 95 % band")
+            handles.append(band)
         # The title is the legend's, because a title of the figure would lie over the legend.
-        add_legend(grid, handles(ran), "\n".join(textwrap.wrap(title, 108)) if grid.owned else "")
+        add_legend(grid, handles, "\n".join(textwrap.wrap(title, 108)) if grid.owned else "")
     return grid.figure
 
 
@@ -69,14 +79,6 @@ def draw_points(ax: Axes, ran: pd.DataFrame, direction: str) -> None:
         style: dict[str, Any] = {"color": color, "marker": marker, "linestyle": "none", "markersize": 3.6, "zorder": 3}
         ax.plot(ran.layer[has_status] + 1, positive[has_status], label=status, **style)
         draw_zeros(ax, ran.layer[has_status & (variance == 0)], label=f"_{status} zero", **style)
-
-
-def draw_theory(ax: Axes, ran: pd.DataFrame, direction: str) -> None:
-    """The predicted median as a line in its band, where the table has them."""
-    if has_theory(ran, direction):
-        median, low, high = (ran[f"{direction}_{name}"] for name in THEORY)
-        draw_band(ax, ran.layer + 1, low, high, GREY)
-        ax.plot(ran.layer + 1, median, color=GREY, linestyle="--", linewidth=1.0, zorder=1.6, label="_predicted")
 
 
 def has_theory(ran: pd.DataFrame, direction: str) -> bool:
@@ -96,27 +98,12 @@ def frame(ax: Axes, ran: pd.DataFrame, direction: str) -> None:
     columns = [variance, *(ran[f"{direction}_{end}"] for end in ("low", "high") if has_theory(ran, direction))]
     values = pd.concat([column.where((column > 0) & np.isfinite(column)) for column in columns], axis=1)
     zeros = (variance == 0).astype(int)
-    frame_layers(
-        ax, pd.DataFrame({"layer": ran.layer, "low": values.min(axis=1), "high": values.max(axis=1), "zeros": zeros})
-    )
+    ranges = {"layer": ran.layer, "low": values.min(axis=1), "high": values.max(axis=1), "zeros": zeros}
+    frame_layers(ax, pd.DataFrame(ranges))
     low, high = ax.get_ylim()
     # With few decades there are too few powers of ten to read a size from.
     if high < 1e3 * low:
-        ticks = [
-            digit * 10.0**e
-            for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
-            for digit in (1, 2, 5)
-        ]
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+        ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
         ax.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def handles(ran: pd.DataFrame) -> list[Line2D]:
-    """The legend's entries: each status that occurs, and the theory."""
-    entries = []
-    for status in ran.status.unique():
-        color, marker = STATUS.get(status, STATUS["ok"])
-        entries.append(Line2D([], [], color=color, marker=marker, linestyle="none", label=status))
-    if any(has_theory(ran, direction) for direction in NAMES):
-        entries.append(Line2D([], [], color=GREY, linestyle="--", linewidth=1.0, label="predicted median, 95 % band"))
-    return entries

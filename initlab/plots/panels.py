@@ -45,11 +45,15 @@ def as_list(results: Shown) -> list[Results]:
 def shown_trials(results: Shown) -> tuple[pd.DataFrame, list[str]]:
     """The trials of the studies, one row each with fields, verdict, chance, epoch length, threshold; and what varies.
 
+    That is the dotted paths that differ between trials, of one study or between studies, and depth, scheme, net's name.
     Trials that a study no longer contains are left out. One that lies in several folders counts once, finished before
     unfinished. `threshold` is NaN where the study sets none.
     """
     several = as_list(results)
-    fields = varying_fields(several)
+    varying = {path for one in several for path in one.trials.columns if path in TRIAL_PATHS}
+    if len(several) > 1:
+        varying |= set(differing_paths([one.stored[0].spec for one in several if one.stored]))
+    fields = [path for path in TRIAL_PATHS if path in varying and path != SEED]
     frames = []
     for source, one in enumerate(several):
         frame = one.trials[one.trials.in_study.astype(bool)].copy()
@@ -69,20 +73,6 @@ def shown_trials(results: Shown) -> tuple[pd.DataFrame, list[str]]:
     return trials.loc[order].drop_duplicates("trial").sort_index(), fields
 
 
-def varying_fields(several: Sequence[Results]) -> list[str]:
-    """Dotted paths that differ between trials, of one study or between studies, with depth, scheme and net's name."""
-    columns = {path for one in several for path in one.trials.columns if path in TRIAL_PATHS}
-    if len(several) > 1:
-        columns |= set(differing_paths([one.stored[0].spec for one in several if one.stored]))
-    return [path for path in TRIAL_PATHS if path in columns and path != SEED]
-
-
-def setting_fields(trials: pd.DataFrame, fields: Sequence[str]) -> list[str]:
-    """Fields besides depth and scheme that vary among trials of the same depth and scheme."""
-    lines = trials.groupby([DEPTH, SCHEME], sort=False)
-    return [path for path in fields if path not in (DEPTH, SCHEME) and (lines[path].nunique(dropna=False) > 1).any()]
-
-
 def with_panels(
     figure: str, trials: pd.DataFrame, fields: Sequence[str], by: Sequence[str]
 ) -> tuple[pd.DataFrame, list[str]]:
@@ -91,16 +81,15 @@ def with_panels(
     Raises:
         UserError: more panels than are readable.
     """
-    settings = [*by, *setting_fields(trials, fields)]
+    lines = trials.groupby([DEPTH, SCHEME], sort=False)
+    others = [path for path in fields if path not in (DEPTH, SCHEME)]
+    settings = [*by, *(path for path in others if (lines[path].nunique(dropna=False) > 1).any())]
     trials = trials.sort_values([*settings, SEED], kind="stable") if settings else trials
     titles = [title({path: row[path] for path in settings}, row["net.name"]) for row in trials.to_dict("records")]
     trials = trials.assign(panel=titles)
-    count = trials.panel.nunique()
-    if count > LARGEST:
-        raise UserError(
-            f"{figure}: too many panels to read (got {count}, by {', '.join(settings)}); at most {LARGEST}: "
-            f"take {figure}_table and draw a part of it"
-        )
+    if (count := trials.panel.nunique()) > LARGEST:
+        limit = f"at most {LARGEST}: take {figure}_table and draw a part of it"
+        raise UserError(f"{figure}: too many panels to read (got {count}, by {', '.join(settings)}); {limit}")
     return trials, settings
 
 

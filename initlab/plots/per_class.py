@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from initlab.errors import UserError
-from initlab.plots.style import LOOKS, add_legend, canvas, finish, level_lines, percent_axis
+from initlab.plots.legend import add_legend
+from initlab.plots.style import LOOKS, canvas, finish, level_lines, percent_axis
 
 COLUMNS = ["class", "name", "images", "val_error", "val_error_top5"]
 TOP1, TOP5 = LOOKS["xavier"].color, LOOKS["he"].color
@@ -40,9 +41,8 @@ def per_class_table(errors: pd.DataFrame | str | Path) -> pd.DataFrame:
             f"per_class: columns absent: {', '.join(absent)} (got {', '.join(map(str, errors))}); "
             "give what initlab.evaluate calls per_class, or its per_class.csv"
         )
-    table = errors.loc[errors.images > 0, COLUMNS].sort_values(
-        ["val_error", "val_error_top5", "class"], ignore_index=True
-    )
+    order = ["val_error", "val_error_top5", "class"]
+    table = errors.loc[errors.images > 0, COLUMNS].sort_values(order, ignore_index=True)
     if table.empty:
         raise UserError(f"per_class: no class with images (got {len(errors)} classes); test on some images")
     table.insert(0, "rank", table.index + 1)

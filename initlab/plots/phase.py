@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from initlab.errors import UserError
 from initlab.nets.architecture import Activation, Conv, Linear
 from initlab.plan.dimensions import describe
+from initlab.plots.legend import add_legend
 from initlab.plots.panels import ALL, DEPTH, NotStudied, Shown, as_list, rows_of, shown_trials, states, with_panels
-from initlab.plots.style import Target, add_legend, canvas, finish
+from initlab.plots.style import Target, canvas, finish
 from initlab.study.spec import TrialSpec
 from initlab.user_code import is_code
 
@@ -98,9 +99,7 @@ def with_decay(trials: pd.DataFrame, signals: pd.DataFrame) -> pd.DataFrame:
 def phase(results: Shown, ax: Target = None) -> Figure:
     """Draw `phase_table`: a cell per depth and std, split by the share of seeds with each verdict.
 
-    Args:
-        results: one Results, or a sequence whose trials are shown together.
-        ax: one Axes per panel; None makes a figure.
+    `ax` is one Axes per panel; None makes a figure.
 
     Raises:
         UserError: nothing to draw, or another number of axes than panels.
@@ -120,7 +119,11 @@ def phase(results: Shown, ax: Target = None) -> Figure:
         seeds = table.seeds.max()
         note = "1 seed per cell" if seeds == 1 else f"{seeds} seeds per cell; one with several verdicts is split"
         # Verdicts go down a column, from the best to the worst.
-        add_legend(grid, handles(table), note, by_rows=False)
+        handles: list[Patch | Line2D] = [Patch(**fill, label=name) for name, fill in FILLS.items() if table[name].any()]
+        for name, (style, label) in LINES.items():
+            if table[name].notna().any():
+                handles.append(Line2D([], [], color="black", linestyle=style, linewidth=1.3, label=label))
+        add_legend(grid, handles, note, by_rows=False)
     return grid.figure
 
 
@@ -149,14 +152,3 @@ def edges(centres: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.array([centres[0] - 0.5, centres[0] + 0.5])
     between = (centres[1:] + centres[:-1]) / 2
     return np.array([2 * centres[0] - between[0], *between, 2 * centres[-1] - between[-1]])
-
-
-def handles(table: pd.DataFrame) -> list[Patch | Line2D]:
-    """The legend's entries: the verdicts that occur, and the lines that are drawn."""
-    cells = [Patch(**fill, label=name) for name, fill in FILLS.items() if table[name].any()]
-    lines = [
-        Line2D([], [], color="black", linestyle=style, linewidth=1.3, label=label)
-        for name, (style, label) in LINES.items()
-        if table[name].notna().any()
-    ]
-    return [*cells, *lines]

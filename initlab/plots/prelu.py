@@ -1,25 +1,15 @@
 """PReLU: the slope below zero that each layer learned, beside those of the paper's table 1."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from initlab.plots.legend import add_legend, scheme_handles, seeds_note
 from initlab.plots.panels import DEPTH, SCHEME, NotStudied, Shown, by_panel, rows_of, shown_trials, states
-from initlab.plots.style import (
-    GREY,
-    Look,
-    Target,
-    add_legend,
-    canvas,
-    draw_band,
-    finish,
-    frame_numbers,
-    level_lines,
-    looks,
-    scheme_handles,
-    seeds_note,
-)
+from initlab.plots.style import GREY, Look, Target, canvas, draw_band, finish, frame_numbers, level_lines, looks
 
 # Learned by small-14: layer, channels, one slope for the layer, mean of one per channel (He et al. 2015, table 1).
 TABLE_1 = [
@@ -55,36 +45,25 @@ def prelu_table(results: Shown) -> pd.DataFrame:
     first = rows.loc[rows.step == step.transform("min"), ["trial", "layer", "mean"]].rename(columns={"mean": "start"})
     last = rows[rows.step == step.transform("max")].merge(first, on=["trial", "layer"])
     points, line = by_panel("prelu", last, trials, fields)
-    table = points.groupby([*line, "layer", "name", "channels"], sort=False, dropna=False, as_index=False).agg(
-        epoch=("epoch", "mean"),
-        mean=("mean", "mean"),
-        low=("mean", "min"),
-        high=("mean", "max"),
-        spread=("std", "mean"),
-        start=("start", "mean"),
-        seeds=("trial", "nunique"),
-    )
-    return pd.concat([table, paper_rows()], ignore_index=True)
-
-
-def paper_rows() -> pd.DataFrame:
-    """The paper's table 1 as rows of `prelu_table`: one run of each kind, of 75 epochs from 0.25 on."""
-    rows = []
+    lines = points.groupby([*line, "layer", "name", "channels"], sort=False, dropna=False, as_index=False)
+    over_seeds: dict[str, Any] = {"epoch": ("epoch", "mean"), "mean": ("mean", "mean"), "low": ("mean", "min")}
+    over_seeds |= {"high": ("mean", "max"), "spread": ("std", "mean")}
+    over_seeds |= {"start": ("start", "mean"), "seeds": ("trial", "nunique")}
+    paper_rows = []
     for layer, (name, channels, shared, channel_wise) in enumerate(TABLE_1):
         for kind, count, mean in (("shared", 1, shared), ("channel-wise", channels, channel_wise)):
             row = {"panel": PAPER, DEPTH: 14, SCHEME: kind, "layer": layer, "name": name, "channels": count}
-            rows.append({**row, "epoch": 75.0, "mean": mean, "start": 0.25, "seeds": 1})
-    return pd.DataFrame(rows)
+            # One run of each kind, of 75 epochs from 0.25 on.
+            paper_rows.append({**row, "epoch": 75.0, "mean": mean, "start": 0.25, "seeds": 1})
+    table: pd.DataFrame = lines.agg(**over_seeds)
+    return pd.concat([table, pd.DataFrame(paper_rows)], ignore_index=True)
 
 
 def prelu(results: Shown, ax: Target = None) -> Figure:
     """Draw `prelu_table`: a panel per depth and setting, a line per scheme, and the paper's table in the last panel.
 
-    Whiskers are one standard deviation over a layer's channels, the dotted line is where the slopes started.
-
-    Args:
-        results: one Results, or a sequence whose trials are shown together.
-        ax: one Axes per panel, the paper's last; None makes a figure.
+    Whiskers are one standard deviation over a layer's channels, the dotted line is where the slopes started. `ax` is
+    one Axes per panel, the paper's last; None makes a figure.
 
     Raises:
         UserError: no learned slopes to draw, or another number of axes.

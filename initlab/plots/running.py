@@ -7,9 +7,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 from initlab.errors import UserError
+from initlab.plots.legend import add_legend, scheme_handles, seeds_note
 from initlab.plots.panels import SCHEME, NotStudied, Shown, by_panel, rows_of, shown_trials, states
 from initlab.plots.signals import NAMES, direction_panels, over_seeds, variances
-from initlab.plots.style import GREY, Look, Target, add_legend, draw_band, finish, looks, scheme_handles, seeds_note
+from initlab.plots.style import GREY, Look, Target, draw_band, finish, looks
 
 # Of the weight layers, 0 next to the input.
 PLACES = {"first": 0.0, "middle": 0.5, "last": 1.0}
@@ -45,11 +46,8 @@ def running_table(results: Shown) -> pd.DataFrame:
 def running(results: Shown, ax: Target = None) -> Figure:
     """Draw `running_table`: a row per depth, forward left and backward right, a line per scheme and place.
 
-    A variance of 0 has no place on a log axis: its line has a gap there.
-
-    Args:
-        results: one Results, or a sequence whose trials are shown together.
-        ax: two Axes per depth (forward, backward); None makes a figure.
+    A variance of 0 has no place on a log axis: its line has a gap there. `ax` is two Axes per depth (forward,
+    backward); None makes a figure.
 
     Raises:
         UserError: no running moments to draw, or another number of axes.

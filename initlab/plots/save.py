@@ -52,11 +52,12 @@ def save_figures(
     Raises:
         UserError: an unknown name, no folder for several Results, or nothing to draw; then nothing is written.
     """
+    allowed = f"allowed: {', '.join(FIGURES)}"
     if names is not None and not names:
-        raise UserError(f"plot: no figure to draw (got an empty list of names); allowed: {', '.join(FIGURES)}")
+        raise UserError(f"plot: no figure to draw (got an empty list of names); {allowed}")
     for name in names or ():
         if name not in FIGURES:
-            raise UserError(f"plot: unknown figure (got {name!r}); allowed: {', '.join(FIGURES)}")
+            raise UserError(f"plot: unknown figure (got {name!r}); {allowed}")
     several = as_list(results)
     if folder is None and len(several) > 1:
         raise UserError(f"plot: no folder for figures of {len(several)} studies (got None); give folder=")

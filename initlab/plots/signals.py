@@ -14,22 +14,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from initlab.errors import UserError
+from initlab.plots.legend import add_legend, scheme_handles, seeds_note
 from initlab.plots.panels import SCHEME, Shown, by_panel, rows_of, shown_trials, states
-from initlab.plots.style import (
-    GREY,
-    Canvas,
-    Look,
-    Target,
-    add_legend,
-    canvas,
-    draw_band,
-    finish,
-    frame_numbers,
-    looks,
-    margin_text,
-    scheme_handles,
-    seeds_note,
-)
+from initlab.plots.style import GREY, Canvas, Look, Target, canvas, draw_band, finish, frame_numbers, looks, margin_text
 
 Moment = float | Literal["end"]
 NAMES = {"forward": "variance of pre-activation,\nforward_var", "backward": "variance of its gradient,\nbackward_var"}
@@ -99,15 +86,9 @@ def over_seeds(table: pd.DataFrame, line: list[str]) -> pd.DataFrame:
     """Geometric mean and range over the seeds of each line and layer; zeros are counted, for they have no logarithm."""
     positive = table.variance.where(table.variance > 0)
     table = table.assign(log=np.log(positive), positive=positive, zero=table.variance == 0)
-    groups = table.groupby(line, sort=False, dropna=False)
-    summary = groups.agg(
-        epoch=("epoch", "mean"),
-        mean=("log", "mean"),
-        low=("positive", "min"),
-        high=("positive", "max"),
-        seeds=("trial", "nunique"),
-        zeros=("zero", "sum"),
-    ).reset_index()
+    over_seeds = {"epoch": ("epoch", "mean"), "mean": ("log", "mean"), "low": ("positive", "min")}
+    over_seeds |= {"high": ("positive", "max"), "seeds": ("trial", "nunique"), "zeros": ("zero", "sum")}
+    summary = table.groupby(line, sort=False, dropna=False).agg(**over_seeds).reset_index()
     # Where all seeds agree, rounding of exp(log v) would leave the range by a last digit.
     summary["mean"] = np.exp(summary["mean"]).clip(summary.low, summary.high)
     return summary
@@ -121,7 +102,6 @@ def signals(
     A variance that underflowed to 0 is a marker in the row named 0 at the bottom of its panel.
 
     Args:
-        results: one Results, or a sequence whose trials are shown together.
         ax: two Axes per depth (forward, backward); None makes a figure.
         epochs: when to look, the nearest probe each; 0 is before training, "end" the last probe. None is both, or 0
             under `theory`.
@@ -234,15 +214,9 @@ def draw_line(ax: Axes, points: pd.DataFrame, look: Look, place: int, count: int
         draw_band(ax, number, points.low, points.high, look.color, opacity)
     spacing = math.ceil(len(points) / 12)
     style = {**look.style, "markersize": 3.2, "markerfacecolor": look.color if filled else "white", "alpha": opacity}
-    ax.plot(
-        number,
-        points["mean"],
-        **style | ({} if filled else {"linestyle": "-"}),
-        linewidth=1.4 if filled else 0.9,
-        markevery=(place * spacing // 2 % spacing, spacing),
-        zorder=3 if filled else 2,
-        label=f"{scheme} {moment}",
-    )
+    weight = {"linewidth": 1.4, "zorder": 3} if filled else {"linewidth": 0.9, "zorder": 2, "linestyle": "-"}
+    markers = (place * spacing // 2 % spacing, spacing)
+    ax.plot(number, points["mean"], **style | weight, markevery=markers, label=f"{scheme} {moment}")
     draw_zeros(ax, points.layer[points.zeros > 0], **style, label=f"_{scheme} {moment} zero")
 
 

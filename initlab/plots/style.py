@@ -1,4 +1,4 @@
-"""The look of the figures: the style sheet, a line style per scheme, axes, legends and reference lines.
+"""The look of the figures: the style sheet, a line style per scheme, axes and reference lines.
 
 A scheme differs from the others in colour, line and marker together, so that it survives a grey print and colour
 blindness. Figures are made without pyplot: the user's settings and current figure stay as they are.
@@ -16,8 +16,6 @@ import pandas as pd
 from matplotlib import rcParams, style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import Transform
 
@@ -118,10 +116,8 @@ def canvas(
     if ax is not None:
         user_axes = [ax] if isinstance(ax, Axes) else list(np.ravel(np.asarray(ax, dtype=object)))
         if len(user_axes) != count or not all(isinstance(one, Axes) for one in user_axes):
-            panels = ", ".join(title.replace("\n", ", ") for title in titles)
-            raise UserError(
-                f"{figure}: ax: one Axes per panel (got {len(user_axes)} for {count}: {panels}); give {count}"
-            )
+            got = f"{len(user_axes)} for {count}: " + ", ".join(title.replace("\n", ", ") for title in titles)
+            raise UserError(f"{figure}: ax: one Axes per panel (got {got}); give {count}")
         root = user_axes[0].get_figure(root=True)
         assert root is not None
         with styled():
@@ -129,9 +125,8 @@ def canvas(
         return
     columns = min(columns, count)
     rows = -(-count // columns)
-    width = WIDTH if columns > 1 else 4.6
     with styled():
-        new = CellFigure(figsize=(width, rows * height + 0.6), layout="constrained")
+        new = CellFigure(figsize=(WIDTH if columns > 1 else 4.6, rows * height + 0.6), layout="constrained")
         axes = list(new.subplots(rows, columns, sharey=sharey, squeeze=False).ravel())
         for spare in axes[count:]:
             spare.remove()
@@ -144,15 +139,9 @@ def finish(ax: Axes, title: str, xlabel: str, ylabel: str | None) -> None:
     ax.set_xlabel(xlabel)
     if ylabel:
         ax.set_ylabel(ylabel)
-    ax.tick_params(
-        axis="both",
-        which="major",
-        length=rcParams["xtick.major.size"],
-        width=rcParams["xtick.major.width"],
-        labelsize=rcParams["xtick.labelsize"],
-        color=rcParams["xtick.color"],
-        labelcolor=rcParams["xtick.labelcolor"],
-    )
+    settings: Any = rcParams
+    ticks = {name: settings[f"xtick.{name}"] for name in ("labelsize", "color", "labelcolor")}
+    ax.tick_params(length=settings["xtick.major.size"], width=settings["xtick.major.width"], **ticks)
     ax.grid(True, axis="y", color=rcParams["grid.color"], linewidth=rcParams["grid.linewidth"])
 
 
@@ -199,54 +188,8 @@ def margin_text(ax: Axes, text: str, y: float, coordinates: str) -> None:
     ax.annotate(text, xy=(1, y), **at, va="center", color=GREY, fontsize=7, annotation_clip=True)
 
 
-def scheme_handles(styles: dict[str, Look]) -> list[Line2D]:
-    """The schemes' entries in a legend; of `pkg.module:callable` the callable's name."""
-    return [Line2D([], [], **look.style, label=scheme.rsplit(":", 1)[-1]) for scheme, look in styles.items()]
-
-
-def cross_handle(label: str) -> Line2D:
-    """The legend's entry of the × that marks diverged trials."""
-    return Line2D([], [], color="#222222", linestyle="none", marker="x", markersize=6, markeredgewidth=1.6, label=label)
-
-
 def crosses(ax: Axes, x: Any, y: Any, look: Look, label: str, transform: Transform) -> None:
     """The × that mark diverged trials, above all else; none where x is empty."""
     if len(x):
         style: dict[str, Any] = {"linestyle": "none", "marker": "x", "markersize": 5.5, "markeredgewidth": 1.5}
         ax.plot(x, y, color=look.color, **style, zorder=4, label=label, transform=transform, clip_on=False)
-
-
-def fitting_columns(labels: Sequence[str], width: float) -> int:
-    """The most columns of a legend that fit into `width` inches, filled row by row."""
-    for columns in range(len(labels), 1, -1):
-        longest = [max(map(len, labels[column::columns])) for column in range(columns)]
-        # 0.62 in for a line's sample and its gap, 0.068 in for a letter at 8 pt.
-        if sum(0.62 + 0.068 * letters for letters in longest) <= width:
-            return columns
-    return 1
-
-
-def add_legend(grid: Canvas, handles: Sequence[Line2D | Patch], note: str, by_rows: bool = True) -> None:
-    """One legend for all panels, read by rows or by columns: above them in our figure, in the first of your axes."""
-    if grid.owned:
-        columns = fitting_columns([str(handle.get_label()) for handle in handles], grid.figure.get_figwidth())
-        if by_rows:
-            # matplotlib fills a legend column by column.
-            handles = [handle for column in range(columns) for handle in handles[column::columns]]
-        place: dict[str, Any] = {"loc": "outside upper left", "ncols": columns, "title": note}
-        legend = grid.figure.legend(handles=handles, alignment="left", **place)
-    else:
-        # A narrow legend finds a place beside the curves.
-        frame: dict[str, Any] = {"frameon": True, "edgecolor": "none", "framealpha": 0.8}
-        lines = note.replace("; ", "\n")
-        legend = grid.axes[0].legend(handles=handles, loc="best", title=lines, alignment="left", **frame)
-    legend.get_title().set_color(GREY)
-
-
-def seeds_note(seeds: pd.Series, each: str = "thin: each seed; ", band: str = "band", mean: str = "mean") -> str:
-    """What line and interval mean, and of how many seeds: `mean over 3 seeds; band: range over seeds`."""
-    fewest, most = int(seeds.min()), int(seeds.max())
-    if most == 1:
-        return "1 seed"
-    count = f"{most}" if fewest == most else f"{fewest}–{most}"
-    return f"{mean} over {count} seeds; {each}{band}: range over seeds"

@@ -61,9 +61,8 @@ def predicted(spec: TrialSpec) -> pd.DataFrame:
     init = spec.init
     for path, name in (("net.name", spec.net.name), ("init.scheme", init.scheme), ("data.name", spec.data.name)):
         if is_code(name):
-            raise UserError(
-                f"signals: no theory for {path} (got {name}); your own code is predicted by initlab.predict"
-            )
+            hint = "your own code is predicted by initlab.predict"
+            raise UserError(f"signals: no theory for {path} (got {name}); {hint}")
     classes, shape = image_facts(spec)
     return predict(
         to_modules(describe(spec, classes, shape)),

@@ -7,7 +7,8 @@ from fake_study import Fake
 from matplotlib.colors import to_rgb
 
 from initlab.plots import convergence
-from initlab.plots.style import LOOKS, SPARE, fitting_columns, looks
+from initlab.plots.legend import fitting_columns
+from initlab.plots.style import LOOKS, SPARE, looks
 
 
 def test_six_schemes_have_different_colours_and_different_line_and_marker() -> None:

@@ -1,0 +1,56 @@
+"""The one legend of a figure: its entries, in as many columns as fit, under a line that says what is drawn."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from initlab.plots.style import GREY, Canvas, Look
+
+
+def scheme_handles(styles: dict[str, Look]) -> list[Line2D]:
+    """The schemes' entries in a legend; of `pkg.module:callable` the callable's name."""
+    return [Line2D([], [], **look.style, label=scheme.rsplit(":", 1)[-1]) for scheme, look in styles.items()]
+
+
+def cross_handle(label: str) -> Line2D:
+    """The legend's entry of the × that marks diverged trials."""
+    return Line2D([], [], color="#222222", linestyle="none", marker="x", markersize=6, markeredgewidth=1.6, label=label)
+
+
+def fitting_columns(labels: Sequence[str], width: float) -> int:
+    """The most columns of a legend that fit into `width` inches, filled row by row."""
+    for columns in range(len(labels), 1, -1):
+        longest = [max(map(len, labels[column::columns])) for column in range(columns)]
+        # 0.62 in for a line's sample and its gap, 0.068 in for a letter at 8 pt.
+        if sum(0.62 + 0.068 * letters for letters in longest) <= width:
+            return columns
+    return 1
+
+
+def add_legend(grid: Canvas, handles: Sequence[Line2D | Patch], note: str, by_rows: bool = True) -> None:
+    """One legend for all panels, read by rows or by columns: above them in our figure, in the first of your axes."""
+    if grid.owned:
+        columns = fitting_columns([str(handle.get_label()) for handle in handles], grid.figure.get_figwidth())
+        if by_rows:
+            # matplotlib fills a legend column by column.
+            handles = [handle for column in range(columns) for handle in handles[column::columns]]
+        place: dict[str, Any] = {"loc": "outside upper left", "ncols": columns, "title": note}
+        legend = grid.figure.legend(handles=handles, alignment="left", **place)
+    else:
+        # A narrow legend finds a place beside the curves.
+        frame: dict[str, Any] = {"frameon": True, "edgecolor": "none", "framealpha": 0.8}
+        lines = note.replace("; ", "\n")
+        legend = grid.axes[0].legend(handles=handles, loc="best", title=lines, alignment="left", **frame)
+    legend.get_title().set_color(GREY)
+
+
+def seeds_note(seeds: pd.Series, each: str = "thin: each seed; ", band: str = "band", mean: str = "mean") -> str:
+    """What line and interval mean, and of how many seeds: `mean over 3 seeds; band: range over seeds`."""
+    fewest, most = int(seeds.min()), int(seeds.max())
+    if most == 1:
+        return "1 seed"
+    count = f"{most}" if fewest == most else f"{fewest}–{most}"
+    return f"{mean} over {count} seeds; {each}{band}: range over seeds"
