@@ -20,18 +20,28 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from initlab.signal.drift import Drift, drift as drift_in, second_moments
 from initlab.verdict.rules import highest_loss
 
-VERDICTS = ("healthy", "nonfinite", "vanishing", "exploding", "uneven", "dead", "saturated")
+# What each verdict lets expect.
+OUTLOOKS = {
+    "healthy": "",
+    "nonfinite": ": it can't train",
+    "vanishing": ": expect a stall or a slow start",
+    "exploding": ": expect it to diverge unless the learning rate is small",
+    "uneven": ": it trains with a small learning rate at first",
+    "dead": ": these layers can't learn",
+    "saturated": ": expect wild first steps",
+}
+VERDICTS = tuple(OUTLOOKS)
 # `unused` was never called, the weights of `closed` are all 0, and `waiting` gets no gradient through these yet.
 STATUSES = (*VERDICTS[1:], "ok", "unused", "closed", "waiting")
 # Standard deviations, which chance exceeds once in 150,000 layers.
 BEYOND = 4.5
 SIGNALS = {"forward": "signals", "backward": "gradients"}
-Flags = NDArray[np.bool_]
+# A verdict, the rows that it is about, in order, and what justifies it.
+Trouble = tuple[str, list[int], str]
 
 
 @dataclass(frozen=True)
@@ -60,113 +70,76 @@ def diagnose(table: pd.DataFrame, *, num_classes: int | None = None, normed: boo
         normed: whether the model has norm layers.
     """
     ran = table[table.calls > 0].reset_index(drop=True)
-    resting = rest_words(ran)
+    ran = ran.assign(**{direction: second_moments(ran, direction) for direction in SIGNALS})
+    ran["status"] = resting(ran)
     drifts = tuple(filter(None, (drift_in(ran, direction) for direction in SIGNALS)))
-    drifting = [drift for drift in drifts if not drift.healthy]
-    broken, dead, loud = find_broken(ran), find_dead(ran, resting), too_loud(ran, num_classes)
-    if broken.any():
-        verdict, rows, reason = "nonfinite", broken, broken_reason(ran, broken)
-    elif dead.any() and all(drift.change > 0 for drift in drifting):
-        verdict, rows, reason = "dead", dead, dead_reason(ran, dead)
-    elif drifting:
-        verdict, rows = drift_word(drifting, normed), among(drifting, len(ran))
-        reason = drift_reason(verdict, drifts, ran)
-    elif loud:
-        verdict, rows, reason = "saturated", np.arange(len(ran)) == len(ran) - 1, loud
-    else:
-        verdict, rows, reason = "healthy", np.zeros(len(ran), dtype=bool), healthy_reason(drifts, ran)
-    reason += rest_reason(ran, resting) + theory_reason(ran, normed) + decay_reason(ran, resting) + OUTLOOKS[verdict]
-    status = [*np.where(rows, verdict, resting).tolist(), *["unused"] * (len(table) - len(ran))]
-    names = ran.name[rows].tolist() or [""]
-    return Diagnosis(verdict, reason, tuple(status), names[0], names[-1], drifts)
+    trouble = nonfinite(ran) or dead(ran, drifts) or drifting(ran, drifts, normed) or saturated(ran, num_classes)
+    verdict, rows, reason = trouble or ("healthy", [], healthy_reason(ran, drifts))
+    reason += rest_reason(ran) + theory_reason(ran, normed) + decay_reason(ran) + OUTLOOKS[verdict]
+    ran.loc[rows, "status"] = verdict
+    first, last = ran.name[[rows[0], rows[-1]]] if rows else ("", "")
+    status = (*ran.status, *["unused"] * (len(table) - len(ran)))
+    return Diagnosis(verdict, reason, status, first, last, drifts)
 
 
-def rest_words(ran: pd.DataFrame) -> NDArray[np.str_]:
+def resting(ran: pd.DataFrame) -> "pd.Series[str]":
     """`closed` for layers of zero weights, `waiting` for those whose gradient is 0 because of them, else `ok`.
 
     A closed layer at the end of a branch leaves layers before it that have a gradient; one in the trunk, as a zero
     classifier, leaves none. It opens with the first update if its weights have a gradient; where none has, as in a net
     of zeros, nothing ever opens and nothing is called closed.
     """
-    closed = (ran.weight_var == 0).to_numpy() & (second_moments(ran, "forward") == 0)
-    closed &= bool((ran.weight_grad_rms[closed] != 0).any())  # NaN, not measured, is not 0
-    without = second_moments(ran, "backward") == 0
-    first = int(np.argmin(without)) if len(ran) and not without.all() else len(ran)
-    opens = closed[first:].any()
-    waiting = without & ((np.arange(len(ran)) > first) | opens)
-    return np.where(closed, "closed", np.where(waiting, "waiting", "ok"))
+    closed = (ran.weight_var == 0) & (ran.forward == 0)
+    # NaN, which was not measured, is not 0.
+    closed &= bool((ran.weight_grad_rms[closed] != 0).any())
+    without = ran.backward == 0
+    first = without.idxmin() if len(ran) and not without.all() else len(ran)
+    waiting = without & ((ran.index > first) | closed[first:].any())
+    return pd.Series("ok", ran.index).mask(waiting, "waiting").mask(closed, "closed")
 
 
-def find_broken(ran: pd.DataFrame) -> Flags:
-    """Layers whose signal is not finite, or whose gradient came and is not."""
-    forward, backward = second_moments(ran, "forward"), second_moments(ran, "backward")
-    reached = ran.reached.to_numpy(dtype=bool) if "reached" in ran else np.zeros(len(ran), dtype=bool)
-    return np.asarray(~np.isfinite(forward) | np.isinf(backward) | (reached & np.isnan(backward)))
+def nonfinite(ran: pd.DataFrame) -> Trouble | None:
+    """Signals that are not finite, or gradients that came and are not."""
+    forward, reached = ~np.isfinite(ran.forward), ran.reached.astype(bool) if "reached" in ran else False
+    rows = np.flatnonzero(forward | np.isinf(ran.backward) | (reached & np.isnan(ran.backward))).tolist()
+    if not rows:
+        return None
+    if forward.any():
+        return "nonfinite", rows, f"signals are not finite from `{ran.name[forward].iloc[0]}` on"
+    return "nonfinite", rows, f"gradients are not finite from `{ran.name[rows[-1]]}` down"
 
 
-def find_dead(ran: pd.DataFrame, resting: NDArray[np.str_]) -> Flags:
-    """Layers that give or pass nothing, though their weights are not 0."""
-    silent = (second_moments(ran, "forward") == 0) | (ran.zero_fraction == 1).to_numpy()
-    return np.asarray((silent | (second_moments(ran, "backward") == 0)) & (resting == "ok"))
+def dead(ran: pd.DataFrame, drifts: tuple[Drift, ...]) -> Trouble | None:
+    """Layers that give or pass nothing, though their weights are not 0 and nothing vanishes on the way."""
+    silent = ((ran.forward == 0) | (ran.zero_fraction == 1)) & (ran.status == "ok")
+    without = (ran.backward == 0) & (ran.status == "ok")
+    rows = np.flatnonzero(silent | without).tolist()
+    if not rows or any(drift.change < 0 for drift in drifts if not drift.healthy):
+        return None
+    parts = [f"the activation after `{ran.name[silent].iloc[0]}` gives only zeros"] if silent.any() else []
+    parts += [f"no gradient comes to {without.sum()} of {len(ran)} layers"] if without.any() else []
+    return "dead", rows, ", ".join(parts)
 
 
-def too_loud(ran: pd.DataFrame, num_classes: int | None) -> str:
-    """The reason if the logits put the loss above 10 ln K before training; else "".
-
-    Gaussian logits of variance v start at a loss of ln K + v/2 up to v = 2 ln K, and of sqrt(2 v ln K) beyond (Derrida
-    1981, the random energy model), which is 10 ln K at v = 50 ln K: 115 for K = 10, where He's net has 2.
-    """
-    if not num_classes or num_classes < 2 or ran.empty:
-        return ""
-    log_classes = math.log(num_classes)
-    moment = float(second_moments(ran.tail(1), "forward")[0])
-    loss = math.sqrt(2 * moment * log_classes)
-    if not loss > highest_loss(num_classes):
-        return ""
-    return (
-        f"logits start with an rms of {math.sqrt(moment):.3g}, so the loss is near {loss:.3g} "
-        f"where ln {num_classes} = {log_classes:.2f} is chance"
-    )
-
-
-def drift_word(drifting: list[Drift], normed: bool) -> str:
-    """The word for what is furthest from what is allowed."""
-    worst = max(drifting, key=lambda drift: abs(drift.change) / drift.allowed)
-    if worst.change < 0:
-        return "vanishing"
-    held = normed and all(drift.direction == "backward" for drift in drifting)
-    return "uneven" if held else "exploding"
-
-
-def among(drifting: list[Drift], count: int) -> Flags:
-    """The rows from the first layer to the last of any of these."""
-    rows = np.arange(count)
-    return np.asarray(np.any([(rows >= drift.first) & (rows <= drift.last) for drift in drifting], axis=0))
-
-
-OUTLOOKS = {
-    "healthy": "",
-    "nonfinite": ": it can't train",
-    "vanishing": ": expect a stall or a slow start",
-    "exploding": ": expect it to diverge unless the learning rate is small",
-    "dead": ": these layers can't learn",
-    "uneven": ": it trains with a small learning rate at first",
-    "saturated": ": expect wild first steps",
-}
-
-
-def drift_reason(verdict: str, drifts: tuple[Drift, ...], ran: pd.DataFrame) -> str:
-    """`gradients shrink ×0.011 per layer from `features.28` down to `conv1``, for each direction that drifts."""
-    parts = [drift_words(drift, ran) for drift in drifts if not drift.healthy]
-    level = [drift for drift in drifts if drift.healthy and drift.direction == "forward"]
-    if level:
-        held = "norms hold the signals level" if verdict == "uneven" else "the signals themselves don't show it"
-        parts.append(f"{held} (×{math.exp(level[0].measured):.2g})")
-    return ", ".join(parts)
+def drifting(ran: pd.DataFrame, drifts: tuple[Drift, ...], normed: bool) -> Trouble | None:
+    """Directions that change too much, under the word for what is furthest from what is allowed."""
+    unhealthy = [drift for drift in drifts if not drift.healthy]
+    if not unhealthy:
+        return None
+    held = normed and all(drift.direction == "backward" for drift in unhealthy)
+    worst = max(unhealthy, key=lambda drift: abs(drift.change) / drift.allowed)
+    verdict = "vanishing" if worst.change < 0 else "uneven" if held else "exploding"
+    parts = [drift_words(drift, ran) for drift in unhealthy]
+    for drift in drifts:
+        if drift.healthy and drift.direction == "forward":
+            level = "norms hold the signals level" if verdict == "uneven" else "the signals themselves don't show it"
+            parts.append(f"{level} (×{math.exp(drift.measured):.2g})")
+    rows = {row for drift in unhealthy for row in range(drift.first, drift.last + 1)}
+    return verdict, sorted(rows), ", ".join(parts)
 
 
 def drift_words(drift: Drift, ran: pd.DataFrame) -> str:
-    """One direction's change, per layer or, where a few layers make it, as a whole."""
+    """`gradients shrink ×0.011 per layer from `features.28` down to `conv1``; a change in few steps as a whole."""
     verb = "grow" if drift.change > 0 else "shrink"
     first, last = f"`{ran.name[drift.first]}`", f"`{ran.name[drift.last]}`"
     span = f"from {first} to {last}" if drift.direction == "forward" else f"from {last} down to {first}"
@@ -174,7 +147,26 @@ def drift_words(drift: Drift, ran: pd.DataFrame) -> str:
     return f"{SIGNALS[drift.direction]} {verb} {size} {span}"
 
 
-def healthy_reason(drifts: tuple[Drift, ...], ran: pd.DataFrame) -> str:
+def saturated(ran: pd.DataFrame, num_classes: int | None) -> Trouble | None:
+    """Logits that put the loss above 10 ln K before training.
+
+    Gaussian logits of variance v start at a loss of ln K + v/2 up to v = 2 ln K, and of sqrt(2 v ln K) beyond (Derrida
+    1981, the random energy model), which is 10 ln K at v = 50 ln K: 115 for K = 10, where He's net has 2.
+    """
+    if not num_classes or num_classes < 2 or ran.empty:
+        return None
+    log_classes, moment = math.log(num_classes), ran.forward.iloc[-1]
+    loss = math.sqrt(2 * moment * log_classes)
+    if not loss > highest_loss(num_classes):
+        return None
+    reason = (
+        f"logits start with an rms of {math.sqrt(moment):.3g}, so the loss is near {loss:.3g} "
+        f"where ln {num_classes} = {log_classes:.2f} is chance"
+    )
+    return "saturated", [len(ran) - 1], reason
+
+
+def healthy_reason(ran: pd.DataFrame, drifts: tuple[Drift, ...]) -> str:
     """What the signals do from end to end, and what chance does at these widths."""
     if not drifts:
         return "fewer than two layers before the last have a signal: nothing to compare"
@@ -187,38 +179,18 @@ def healthy_reason(drifts: tuple[Drift, ...], ran: pd.DataFrame) -> str:
     return f"beyond unequal fans and pooling, {', '.join(parts)}{unjudged}"
 
 
-def broken_reason(ran: pd.DataFrame, broken: Flags) -> str:
-    """How many layers are not finite, and the first of them that is not forward, else the last backward."""
-    forward = ~np.isfinite(second_moments(ran, "forward"))
-    if forward.any():
-        return f"signals are not finite from `{ran.name[int(np.argmax(forward))]}` on"
-    return f"gradients are not finite from `{ran.name[int(np.flatnonzero(broken)[-1])]}` down"
-
-
-def dead_reason(ran: pd.DataFrame, dead: Flags) -> str:
-    """The first layer after which there are only zeros, or how many layers get no gradient."""
-    silent = dead & ((second_moments(ran, "forward") == 0) | (ran.zero_fraction == 1).to_numpy())
-    without = int((dead & (second_moments(ran, "backward") == 0)).sum())
-    parts = [f"the activation after `{ran.name[int(np.argmax(silent))]}` gives only zeros"] if silent.any() else []
-    if without:
-        parts.append(f"no gradient comes to {without} of {len(ran)} layers")
-    return ", ".join(parts)
-
-
-def decay_reason(ran: pd.DataFrame, resting: NDArray[np.str_]) -> str:
+def decay_reason(ran: pd.DataFrame) -> str:
     """In how many layers weight decay is stronger than the loss; those that wait for others don't count."""
-    outweighed = int(((ran.decay_ratio > 1).to_numpy() & (resting == "ok")).sum())
-    if not outweighed:
-        return ""
-    return f"; weight decay outweighs the loss gradient in {outweighed} of {len(ran)} layers"
+    outweighed = ((ran.decay_ratio > 1) & (ran.status == "ok")).sum()
+    return f"; weight decay outweighs the loss gradient in {outweighed} of {len(ran)} layers" if outweighed else ""
 
 
-def rest_reason(ran: pd.DataFrame, resting: NDArray[np.str_]) -> str:
+def rest_reason(ran: pd.DataFrame) -> str:
     """Which layers start at 0 and how many wait for them."""
-    closed, waiting = resting == "closed", int((resting == "waiting").sum())
+    closed, waiting = ran.status == "closed", (ran.status == "waiting").sum()
     if not closed.any() and not waiting:
         return ""
-    which = f"`{ran.name[int(np.argmax(closed))]}` starts at 0" if closed.any() else "branches start closed"
+    which = f"`{ran.name[closed].iloc[0]}` starts at 0" if closed.any() else "branches start closed"
     return f"; {which} and {waiting} of {len(ran)} layers get no gradient in the first step"
 
 

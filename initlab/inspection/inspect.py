@@ -1,7 +1,4 @@
-"""`inspect`: the signals of any model on one batch, with a verdict on them and advice.
-
-`measured_table` is where the probe's rows become the table; further columns by layer are joined there.
-"""
+"""`inspect`: the signals of any model on one batch, with a verdict on them and advice."""
 
 import math
 from dataclasses import dataclass
@@ -22,7 +19,7 @@ from initlab.signal.theory.predict import predict
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PREDICTED = [f"{signal}_{what}" for signal in ("forward", "backward") for what in ("predicted", "low", "high")]
+PREDICTED = [f"{signal}_{bound}" for signal in ("forward", "backward") for bound in ("predicted", "low", "high")]
 PREDICTED.append("basis")
 LAYER = ["layer", "name", "op", "calls", "shape", "fan_in", "fan_out", "width", "outputs", "activation"]
 
@@ -71,10 +68,10 @@ class Inspection:
         return inspection(self.table, f"{self.verdict}: {self.reason}", ax)
 
     def __repr__(self) -> str:
-        return as_text(self.table, self.verdict, self.reason, self.advice)
+        return as_text(self.table, self.diagnosis, self.advice)
 
     def _repr_html_(self) -> str:
-        return as_html(self.table, self.verdict, self.reason, self.advice)
+        return as_html(self.table, self.diagnosis, self.advice)
 
 
 def inspect(
@@ -94,24 +91,20 @@ def inspect(
     layer (He et al. 2015, eq. 10: the first layer has no rectifier before it).
     """
     if not isinstance(batch, Tensor) or not len(batch):
-        what = "an empty one" if isinstance(batch, Tensor) else type(batch).__name__
-        raise ValueError(f"inspect: the batch is no tensor of examples (got {what}); give one with an example or more")
-    table = measured_table(model, measure(model, batch, labels, loss=loss, weight_decay=weight_decay))
+        got = "an empty one" if isinstance(batch, Tensor) else type(batch).__name__
+        raise ValueError(f"inspect: the batch is no tensor of examples (got {got}); give one with an example or more")
+    modules = dict(weight_layers(model))
+    measured = measure(model, batch, labels, loss=loss, weight_decay=weight_decay)
+    rows = [layer_facts(modules[row["name"]]) | row for row in measured]
+    table = pd.DataFrame(rows, columns=[*LAYER, *COLUMNS, "reached"])
     table = table.merge(predicted_columns(model, batch, labels, loss), on="name", how="left", validate="1:1")
     called = table[table.calls > 0]
     classes = int(called.width.iloc[-1]) if labels is not None and loss is None and len(called) else None
     diagnosis = diagnose(table, num_classes=classes, normed=any(isinstance(m, NORMS) for m in model.modules()))
     table = table.assign(status=list(diagnosis.status)).drop(columns="reached")
-    if diagnosis.verdict == "healthy":
-        return Inspection(table, diagnosis, [])
-    return Inspection(table, diagnosis, advise(table, diagnosis, advised(model, batch, table, diagnosis)))
-
-
-def measured_table(model: nn.Module, rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """The probe's rows with what each layer is: `LAYER`, the measured columns, and `reached`."""
-    modules = dict(weight_layers(model))
-    facts = [layer_facts(modules[row["name"]]) | row for row in rows]
-    return pd.DataFrame(facts, columns=[*LAYER, *COLUMNS, "reached"])
+    healthy = diagnosis.verdict == "healthy"
+    advice = [] if healthy else advise(table, diagnosis, advised(model, batch, table, diagnosis))
+    return Inspection(table, diagnosis, advice)
 
 
 def predicted_columns(model: nn.Module, batch: Tensor, labels: Tensor | None, loss: Loss | None) -> pd.DataFrame:
@@ -119,9 +112,8 @@ def predicted_columns(model: nn.Module, batch: Tensor, labels: Tensor | None, lo
     theory = predict(model, batch=batch, labels=labels, loss=loss)
     if labels is None:
         # Theory is then relative to the last layer, and nothing was measured that it could be compared with.
-        theory = theory.assign(**{f"backward_{what}": math.nan for what in ("median", "low", "high")})
-    names = {f"{signal}_median": f"{signal}_predicted" for signal in ("forward", "backward")}
-    return theory.rename(columns=names)[["name", *PREDICTED]]
+        theory = theory.assign(backward_median=math.nan, backward_low=math.nan, backward_high=math.nan)
+    return theory.rename(columns=lambda name: name.replace("median", "predicted"))[["name", *PREDICTED]]
 
 
 def layer_facts(module: WeightLayer) -> dict[str, Any]:

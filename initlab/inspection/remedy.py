@@ -45,23 +45,17 @@ class Remedy:
     options: dict[str, Any] = field(default_factory=dict)  # further arguments of `init_`, no more precise than printed
 
     @property
-    def activation(self) -> str:
-        """`elu` of `ELU(alpha=0.5)`."""
-        return self.phi.name.partition("(")[0].lower()
-
-    @property
     def call(self) -> str:
         """The call, with `model` and, for lsuv, `images` as the user's names."""
-        scheme = (
-            f'"{self.scheme}"' if self.scheme else f"lambda normals, layer: normals * {self.gain} / layer.fan_in**0.5"
-        )
-        options = [f", {name}={value:.6g}" for name, value in self.options.items()]
-        return f"initlab.init_(model, {scheme}{''.join(options)}{', batch=images' * (self.scheme == 'lsuv')})"
+        scaled = f"lambda normals, layer: normals * {self.gain} / layer.fan_in**0.5"
+        arguments = ["model", f'"{self.scheme}"' if self.scheme else scaled]
+        arguments += [f"{name}={value:.6g}" for name, value in self.options.items()]
+        return f"initlab.init_({', '.join(arguments + ['batch=images'] * (self.scheme == 'lsuv'))})"
 
     def apply(self, model: nn.Module, images: Tensor, seed: int = 0) -> nn.Module:
         """Initialise the model in place: at seed 0 exactly what `call` does."""
         scheme = self.scheme or (lambda normals, layer: normals * self.gain / layer.fan_in**0.5)
-        return init_(model, scheme, seed=seed, batch=images if self.scheme == "lsuv" else None, **self.options)
+        return init_(model, scheme, seed=seed, batch=images, **self.options)
 
 
 def remedy_for(activation: Activation | Phi) -> Remedy:
@@ -73,13 +67,12 @@ def remedy_for(activation: Activation | Phi) -> Remedy:
     gain = math.sqrt(gain_squared(phi))
     if isinstance(phi, Rectifier):
         slope = float(f"{phi.a_squared**0.5:.6g}")
-        if slope == 1:
-            return Remedy("xavier", phi, gain)
-        return Remedy("he", phi, gain, {"negative_slope": slope} if slope else {})
+        return Remedy("xavier" if slope == 1 else "he", phi, gain, {"negative_slope": slope} if 0 < slope != 1 else {})
     if variance_slope(phi) < 1 and abs(math.log(gain**2 * phi.slope_second(1.0))) > math.log(CHAOTIC):
         try:
             gain, _ = critical_point(phi.function, 0.0)
-        except ValueError:  # none, as for softplus
+        # There is none, as for softplus.
+        except ValueError:
             return Remedy("lsuv", phi, gain)
     elif abs(gain - 1) > 1e-3:
         return Remedy("lsuv", phi, gain)
@@ -94,7 +87,8 @@ def remedy_of(sites: Sequence[Site]) -> Remedy:
     kinds = [(phi.name, phi.a_squared if isinstance(phi, Rectifier) else 0.0) for phi in phis]
     remedy = remedy_for(phis[kinds.index(mode(kinds))])
     if remedy.scheme == "he" and any(isinstance(phi, Rectifier) and phi.a_squared for phi in phis):
-        return replace(remedy, options={"negative_slope": 0.0} | remedy.options)  # else `init_` takes the first slope
+        # Else `init_` takes the first slope.
+        return replace(remedy, options={"negative_slope": 0.0} | remedy.options)
     return remedy
 
 
@@ -110,19 +104,13 @@ def advised(model: nn.Module, images: Tensor, table: pd.DataFrame, diagnosis: Di
     Raises:
         ValueError: as the model's own forward on this batch.
     """
-    remedy, ran = remedy_of(sites_of(model, images)[0]), table[table.calls > 0]
+    remedy, rows = remedy_of(sites_of(model, images)[0]), table[table.status == diagnosis.verdict]
     if diagnosis.verdict == "saturated" and remedy.scheme != "lsuv":
-        factor = math.sqrt(2 / second_moments(ran.tail(1), "forward")[0])
+        factor = math.sqrt(2 / second_moments(rows, "forward")[0])
         return replace(remedy, options=remedy.options | {"last_factor": float(f"{factor:.2g}")})
-    if diagnosis.verdict in ("vanishing", "exploding") and suits(products_of(ran, diagnosis).median(), remedy):
+    if diagnosis.verdict in ("vanishing", "exploding") and suits((rows.fan_in * rows.weight_var).median(), remedy):
         return replace(remedy, scheme="lsuv", options={})
     return remedy
-
-
-def products_of(ran: pd.DataFrame, diagnosis: Diagnosis) -> "pd.Series[float]":
-    """fan_in Var[w] of the layers that the verdict is about."""
-    rows = ran[[status == diagnosis.verdict for status in diagnosis.status[: len(ran)]]]
-    return rows.fan_in * rows.weight_var
 
 
 def suits(product: float, remedy: Remedy) -> bool:
@@ -137,13 +125,20 @@ def advise(table: pd.DataFrame, diagnosis: Diagnosis, remedy: Remedy) -> list[st
     the call `initlab.init_(model, "he")`.
 
     Args:
-        table: as `diagnose` takes it, with fan_in.
+        table: that of the inspection which gave the diagnosis.
         remedy: as `advised` gives it.
     """
-    ran, call = table[table.calls > 0], f"`{remedy.call}`"
+    call = f"`{remedy.call}`"
     match diagnosis.verdict:
         case "vanishing" | "exploding":
-            return [*scale_advice(ran, diagnosis, remedy), *decay_advice(ran, diagnosis)]
+            advice = scale_advice(table, diagnosis, remedy)
+            # Decay is not the cause of a vanishing signal, so it comes second.
+            if diagnosis.verdict == "vanishing" and (table.decay_ratio > 1).any():
+                worst = table.name[table.decay_ratio == table.decay_ratio.max()].iloc[0]
+                advice.append(
+                    f"while gradients are this small, weight decay is what moves such layers, most of all `{worst}`"
+                )
+            return advice
         case "uneven":
             return [
                 "norm layers undo any scale of the weights, so no scheme changes this: warm the learning rate up over "
@@ -166,18 +161,20 @@ def advise(table: pd.DataFrame, diagnosis: Diagnosis, remedy: Remedy) -> list[st
     return []
 
 
-def scale_advice(ran: pd.DataFrame, diagnosis: Diagnosis, remedy: Remedy) -> list[str]:
+def scale_advice(table: pd.DataFrame, diagnosis: Diagnosis, remedy: Remedy) -> list[str]:
     """The scheme that suits the activation, or that the weights' scale is not at fault."""
-    name, products = remedy.activation, products_of(ran, diagnosis)
-    product, place = products.median(), f"from `{diagnosis.first}` to `{diagnosis.last}`"
+    # `elu` of `ELU(alpha=0.5)`.
+    name, place = remedy.phi.name.partition("(")[0].lower(), f"from `{diagnosis.first}` to `{diagnosis.last}`"
+    rows = table[table.status == diagnosis.verdict]
+    product = (rows.fan_in * rows.weight_var).median()
     if suits(product, remedy):
         return [
             f"the weights {place} have the scale that {name} needs (fan_in·Var[w] = {product:.3g}), so zero padding, "
             f"pooling, other fans or a few layers do it; scale each layer on a batch: `{remedy.call}`"
         ]
-    whose = next((f", as {scheme}" for value, scheme in KNOWN.items() if abs(product / value - 1) < 0.05), "")
+    origin = next((f", as {scheme}" for value, scheme in KNOWN.items() if abs(product / value - 1) < 0.05), "")
     advice = [
-        f"{place} fan_in·Var[w] is {product:.3g}{whose} (median of {len(products)} layers); "
+        f"{place} fan_in·Var[w] is {product:.3g}{origin} (median of {len(rows)} layers); "
         f"{name} needs {remedy.gain**2:.3g}: `{remedy.call}`"
     ]
     slope = variance_slope(remedy.phi)
@@ -187,11 +184,3 @@ def scale_advice(ran: pd.DataFrame, diagnosis: Diagnosis, remedy: Remedy) -> lis
             "and put norm layers between if it drifts"
         )
     return advice
-
-
-def decay_advice(ran: pd.DataFrame, diagnosis: Diagnosis) -> list[str]:
-    """What decay does meanwhile; it is not the cause of a vanishing signal, so it comes second."""
-    if diagnosis.verdict != "vanishing" or not (ran.decay_ratio > 1).any():
-        return []
-    worst = ran.name[ran.decay_ratio == ran.decay_ratio.max()].iloc[0]
-    return [f"while gradients are this small, weight decay is what moves such layers, most of all `{worst}`"]

@@ -6,9 +6,12 @@ from html import escape
 
 import pandas as pd
 
+from initlab.inspection.diagnosis import Diagnosis
+
 WIDTH = 100
 # A table of more than LONGEST rows keeps SHOWN at either end.
 LONGEST, SHOWN = 40, 18
+BETWEEN = "… {} layers between …"
 # The table's columns and their heads; `theory` is the median that is predicted.
 COLUMNS = {
     "layer": "",
@@ -36,30 +39,26 @@ COLOURS = {
 }
 
 
-def as_text(table: pd.DataFrame, verdict: str, reason: str, advice: list[str]) -> str:
+def as_text(table: pd.DataFrame, diagnosis: Diagnosis, advice: list[str]) -> str:
     """Verdict, reason, advice and the table, for a terminal."""
-    lines = textwrap.wrap(f"{verdict}: {reason}", WIDTH, break_on_hyphens=False)
+    lines = textwrap.wrap(f"{diagnosis.verdict}: {diagnosis.reason}", WIDTH, break_on_hyphens=False)
     for text in advice:
         lines += textwrap.wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
     if table.empty:
         return "\n".join(lines)
     cells = [HEADS, *rows_of(table)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(HEADS))]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     widths[1] = min(widths[1], WIDTH - sum(widths) + widths[1] - 2 * (len(HEADS) - 1))
-    lines += ["", *(line(row, widths) for row in cells)]
+    # Names and shapes to the left, numbers to the right.
+    sides = ["<" if head in ("layer", "weight", "status") else ">" for head in HEADS]
+    line = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))
+    lines.append("")
+    for number, name, *others in cells:
+        short = name if len(name) <= widths[1] else "…" + name[1 - widths[1] :]
+        lines.append(line.format(number, short, *others).rstrip())
     if len(table) > LONGEST:
-        lines.insert(-SHOWN, f"… {len(table) - 2 * SHOWN} layers between …")
+        lines.insert(-SHOWN, BETWEEN.format(len(table) - 2 * SHOWN))
     return "\n".join(lines)
-
-
-def line(row: list[str], widths: list[int]) -> str:
-    """One line of the table: names and shapes to the left, numbers to the right."""
-    name = row[1] if len(row[1]) <= widths[1] else "…" + row[1][1 - widths[1] :]
-    cells = [row[0], name, *row[2:]]
-    return "  ".join(
-        cell.ljust(width) if HEADS[i] in ("layer", "weight", "status") else cell.rjust(width)
-        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ).rstrip()
 
 
 def rows_of(table: pd.DataFrame) -> list[list[str]]:
@@ -77,27 +76,23 @@ def cell(value: object) -> str:
     return str(value)
 
 
-def as_html(table: pd.DataFrame, verdict: str, reason: str, advice: list[str]) -> str:
-    """The same for a notebook; text and lines take the page's own colour."""
+def as_html(table: pd.DataFrame, diagnosis: Diagnosis, advice: list[str]) -> str:
+    """The same for a notebook; text and lines take the page's own colour, a status that of its word."""
     head = "".join(f"<th>{escape(name)}</th>" for name in HEADS)
-    rows = [html_row(row) for row in rows_of(table)]
+    rows = []
+    for *cells, status in rows_of(table):
+        colour, plain = COLOURS.get(status, "inherit"), "".join(f"<td>{escape(text)}</td>" for text in cells)
+        rows.append(f'<tr>{plain}<td style="color:{colour}">{escape(status)}</td></tr>')
     if len(table) > LONGEST:
-        between = f"… {len(table) - 2 * SHOWN} layers between …"
+        between = BETWEEN.format(len(table) - 2 * SHOWN)
         rows.insert(SHOWN, f'<tr><td colspan="{len(HEADS)}" style="text-align:center">{between}</td></tr>')
-    advised = "".join(f"<li>{code(text)}</li>" for text in advice)
+    items, verdict = "".join(f"<li>{code(text)}</li>" for text in advice), diagnosis.verdict
     return (
-        f'<div style="color:inherit"><p><b style="color:{COLOURS[verdict]}">{escape(verdict)}</b>: {code(reason)}</p>'
-        + (f"<ul>{advised}</ul>" if advice else "")
+        f'<div style="color:inherit"><p><b style="color:{COLOURS[verdict]}">{verdict}</b>: {code(diagnosis.reason)}</p>'
+        + (f"<ul>{items}</ul>" if advice else "")
         + f'<table style="color:inherit;background:transparent"><thead><tr>{head}</tr></thead>'
         + f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
-
-
-def html_row(row: list[str]) -> str:
-    """One row, its status in the colour of its word."""
-    colour = COLOURS.get(row[-1], "inherit")
-    plain = "".join(f"<td>{escape(value)}</td>" for value in row[:-1])
-    return f'<tr>{plain}<td style="color:{colour}">{escape(row[-1])}</td></tr>'
 
 
 def code(text: str) -> str:

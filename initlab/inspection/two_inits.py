@@ -5,6 +5,7 @@ on every gradient before it, whatever the weight is. Where the weights of two ne
 ratios are products of these, exactly.
 """
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -53,16 +54,17 @@ def compare(a: nn.Module, b: nn.Module, images: Tensor, *, seed: int = 0) -> Com
     by_name = [{site.name: site for site in sites_of(model, images)[0]} for model in (a, b)]
     sites_a, sites_b = ([sites[name] for name in first.name] for sites in by_name)
     exact, reason = homogeneity(sites_a, sites_b)
-    squared = {x.name: x.second / y.second if y.second else float("nan") for x, y in zip(sites_a, sites_b, strict=True)}
-    table = pd.DataFrame({"name": first.name})
-    table["weight_ratio"] = table.name.map(squared) ** 0.5
-    table["forward_ratio"] = first.forward_var / second.forward_var
-    table["backward_ratio"] = first.backward_var / second.backward_var
+    squared = pd.Series([x.second / y.second if y.second else math.nan for x, y in zip(sites_a, sites_b, strict=True)])
     # Rows are in the order of calls, which in a chain is that of depth.
-    product = table.name.map(squared).cumprod()
-    table["expected_forward"] = product if exact else float("nan")
-    table["expected_backward"] = product.iloc[-1] / product if exact and len(product) else float("nan")
-    return Comparison(table, exact, reason)
+    product = squared.cumprod()
+    columns = {
+        "weight_ratio": squared**0.5,
+        "forward_ratio": first.forward_var / second.forward_var,
+        "backward_ratio": first.backward_var / second.backward_var,
+        "expected_forward": product if exact else math.nan,
+        "expected_backward": product.iloc[-1] / product if exact and len(product) else math.nan,
+    }
+    return Comparison(first[["name"]].assign(**columns), exact, reason)
 
 
 def check_same_layers(a: nn.Module, b: nn.Module) -> None:
@@ -101,10 +103,8 @@ def homogeneity(a: list[Site], b: list[Site]) -> tuple[bool, str]:
         if not (site.joint.phi is None or isinstance(site.joint.phi, Rectifier)):
             return False, f"not exact: {site.joint.phi.name} before `{site.name}` does not keep ratios"
         if not proportional(site, b[index]):
-            return (
-                False,
-                f"not exact: the weights of `{site.name}` differ in more than scale (give --init, or a scheme)",
-            )
+            reason = f"the weights of `{site.name}` differ in more than scale (give --init, or a scheme)"
+            return False, f"not exact: {reason}"
     if a and a[-1].joint.after != "output":
         return False, f"not exact: something follows `{a[-1].name}`, the last layer"
     return True, "exact by homogeneity: forward ratios are products of squared weight ratios, biases are 0"
