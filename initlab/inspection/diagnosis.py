@@ -75,7 +75,7 @@ def diagnose(table: pd.DataFrame, *, num_classes: int | None = None, normed: boo
     drifts = tuple(filter(None, (drift_in(ran, direction) for direction in SIGNALS)))
     trouble = nonfinite(ran) or dead(ran, drifts) or drifting(ran, drifts, normed) or saturated(ran, num_classes)
     verdict, rows, reason = trouble or ("healthy", [], healthy_reason(ran, drifts))
-    reason += rest_reason(ran) + theory_reason(ran, normed) + decay_reason(ran) + OUTLOOKS[verdict]
+    reason += remarks(ran, normed) + OUTLOOKS[verdict]
     ran.loc[rows, "status"] = verdict
     first, last = ran.name[[rows[0], rows[-1]]] if rows else ("", "")
     status = (*ran.status, *["unused"] * (len(table) - len(ran)))
@@ -179,35 +179,23 @@ def healthy_reason(ran: pd.DataFrame, drifts: tuple[Drift, ...]) -> str:
     return f"beyond unequal fans and pooling, {', '.join(parts)}{unjudged}"
 
 
-def decay_reason(ran: pd.DataFrame) -> str:
-    """In how many layers weight decay is stronger than the loss; those that wait for others don't count."""
-    outweighed = ((ran.decay_ratio > 1) & (ran.status == "ok")).sum()
-    return f"; weight decay outweighs the loss gradient in {outweighed} of {len(ran)} layers" if outweighed else ""
-
-
-def rest_reason(ran: pd.DataFrame) -> str:
-    """Which layers start at 0 and how many wait for them."""
-    closed, waiting = ran.status == "closed", (ran.status == "waiting").sum()
-    if not closed.any() and not waiting:
-        return ""
-    which = f"`{ran.name[closed].iloc[0]}` starts at 0" if closed.any() else "branches start closed"
-    return f"; {which} and {waiting} of {len(ran)} layers get no gradient in the first step"
-
-
-def theory_reason(ran: pd.DataFrame, normed: bool) -> str:
-    """Where a signal is further from its own theory than chance explains.
-
-    Norms hold signals so tightly that theory's own error counts, so nothing is said of nets that have them.
-    """
-    if normed or "basis" not in ran:
-        return ""
+def remarks(ran: pd.DataFrame, normed: bool) -> str:
+    """What else is to be said: layers that start at 0, signals further off their theory than chance, weight decay."""
     parts = []
-    for direction, signal in SIGNALS.items():
-        names = [f"{direction}_{what}" for what in ("var", "predicted", "low", "high")]
+    closed, waiting = ran.status == "closed", (ran.status == "waiting").sum()
+    if closed.any() or waiting:
+        which = f"`{ran.name[closed].iloc[0]}` starts at 0" if closed.any() else "branches start closed"
+        parts.append(f"{which} and {waiting} of {len(ran)} layers get no gradient in the first step")
+    # Norms hold signals so tightly that theory's own error counts, so nothing is said of nets that have them.
+    for direction, signal in SIGNALS.items() if "basis" in ran and not normed else ():
+        names = [f"{direction}_{column}" for column in ("var", "predicted", "low", "high")]
         measured, predicted, low, high = (np.log(ran[name].where(ran[name] > 0)) for name in names)
         distance = (measured - predicted).abs() / ((high - low) / (2 * 1.96))
         distance = distance.where(ran.basis == "theory").replace(np.inf, np.nan)
         if distance.max() > BEYOND:
             worst = f"`{ran.name[int(distance.argmax())]}`"
             parts.append(f"{signal} are {distance.max():.1f} standard deviations off their theory at {worst}")
+    # Layers that wait for others don't count.
+    if outweighed := ((ran.decay_ratio > 1) & (ran.status == "ok")).sum():
+        parts.append(f"weight decay outweighs the loss gradient in {outweighed} of {len(ran)} layers")
     return "".join(f"; {part}" for part in parts)

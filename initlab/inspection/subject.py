@@ -4,12 +4,14 @@ import difflib
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from initlab.data.dataset import Preprocessing, prepare
 from initlab.data.facts import FACTS
@@ -25,7 +27,7 @@ from initlab.nets.undisturbed import first_tensor, to_model, untouched
 from initlab.plan.dimensions import shape_text
 from initlab.random_streams import stream_seed
 from initlab.study.yaml_text import parse_yaml
-from initlab.user_code import code_refusal, import_callable, well_formed
+from initlab.user_code import code_refusal, import_callable, is_code, well_formed
 
 
 @dataclass(frozen=True)
@@ -70,19 +72,26 @@ def resolve_model(
         raise UserError(f"--batch-size: out of range (got {batch_size}); allowed: from 1 on")
     dtype = torch.float64 if double else torch.float32
     examples = None if data is None else labelled_batch(data, data_dir, batch_size, dtype)
-    shape, classes = input_shape or default_shape(name), None
+    shape, classes = input_shape or default_shape(name), {}
     if examples is not None:
         channels, height, width = examples[0].shape[1:]
         if input_shape not in (None, (channels, height, width)):
             raise UserError(f"--input: not the shape of {data} (got {shape_text(shape)}); leave it out beside --data")
-        shape, classes = (channels, height, width), examples[2]
+        shape, classes = (channels, height, width), {"num_classes": examples[2]}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # torchvision warns of slow and of changing initialisations
+        # torchvision warns of slow and of changing initialisations.
         warnings.simplefilter("ignore")
         torch.manual_seed(stream_seed(seed, "net"))
-        module = build(name, shape, classes, dict(options or {}), allow_code, also)
-    if double:
-        module = module.double()
+        build, arguments = builder_of(name, shape, classes, allow_code, also)
+        try:
+            module = build(**{**arguments, **(options or {})})
+        # The user's code, or torchvision's, may raise anything.
+        except Exception as error:
+            reason = str(error).partition("\n")[0] or "no reason given"
+            raise UserError(f"{name}: cannot be built (got {type(error).__name__}: {reason}); see --set") from error
+    if not isinstance(module, nn.Module):
+        raise UserError(f"{name}: gives no nn.Module (got {type(module).__name__}); return the model itself")
+    module = module.double() if double else module
     generator = torch.Generator().manual_seed(stream_seed(seed, "inspect"))
     images = torch.randn(batch_size, *shape, generator=generator).to(dtype) if examples is None else examples[0]
     output = fitting_output(name, module, images)
@@ -95,20 +104,25 @@ def default_shape(name: str) -> ImageShape:
     return {"plain": (1, 16, 16), "inception_v3": (3, 299, 299)}.get(name, (3, 224, 224))
 
 
-def build(
-    name: str,
-    shape: ImageShape,
-    classes: int | None,
-    options: dict[str, Any],
-    allow_code: bool,
-    also: Sequence[str] = (),
-) -> nn.Module:
-    """The module of a name, for images of this shape; `classes` None leaves their number to the net."""
-    known = {} if classes is None else {"num_classes": classes}
-    if ":" in name or "/" in name or name.endswith(".py"):
-        return from_code(name, {**known, "input_shape": shape}, options, allow_code)
+def builder_of(
+    name: str, shape: ImageShape, classes: dict[str, int], allow_code: bool, also: Sequence[str]
+) -> tuple[Callable[..., object], dict[str, Any]]:
+    """What builds the model of a name, and its arguments; `classes` holds `num_classes` where a data set gives them."""
     if name in CATALOG:
-        return built(name, build_net, {"name": name, "input_shape": shape, **known, **options})
+        return build_net, {"name": name, "input_shape": shape, **classes}
+    if is_code(name) or "/" in name or name.endswith(".py"):
+        if not well_formed(name):
+            raise UserError(f"{name}: not a usable code name; allowed: pkg.module:callable, as in mypkg.mymodel:build")
+        if not allow_code:
+            raise UserError(code_refusal("", name))
+        build = import_callable("MODEL", name)
+        if isinstance(build, nn.Module):
+            return lambda **_: build, {}
+        # Builtins have no signature.
+        with suppress(ValueError):
+            parameters = inspect.signature(build).parameters
+            return build, {key: value for key, value in {"input_shape": shape, **classes}.items() if key in parameters}
+        return build, {}
     # Here, since it takes half a second.
     from torchvision import models as vision
 
@@ -120,74 +134,39 @@ def build(
             f"{name}: no such model{hint}; allowed: {', '.join([*also, *CATALOG])}, a classification model of "
             "torchvision, or pkg.module:callable with --allow-code"
         )
-    return built(name, vision.get_model, {"name": name, "weights": None, **known, **options})
-
-
-def from_code(name: str, known: dict[str, Any], options: dict[str, Any], allow_code: bool) -> nn.Module:
-    """The module that the user's callable gives, or is; it takes what it has parameters for of what is known."""
-    if not well_formed(name):
-        raise UserError(f"{name}: not a usable code name; allowed: pkg.module:callable, as in mypkg.mymodel:build")
-    if not allow_code:
-        raise UserError(code_refusal("", name))
-    builder = import_callable("MODEL", name)
-    if isinstance(builder, nn.Module):
-        return builder
-    try:
-        parameters = set(inspect.signature(builder).parameters)
-    except ValueError:
-        # Builtins have no signature.
-        parameters = set()
-    return built(name, builder, {key: value for key, value in known.items() if key in parameters} | options)
-
-
-def built(name: str, function: Callable[..., Any], arguments: dict[str, Any]) -> nn.Module:
-    """The module that a builder gives, its complaint as one line."""
-    try:
-        module = function(**arguments)
-    # The user's code, or torchvision's, may raise anything.
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else "no reason given"
-        raise UserError(f"{name}: cannot be built (got {type(error).__name__}: {reason}); see --set") from error
-    if not isinstance(module, nn.Module):
-        raise UserError(f"{name}: gives no nn.Module (got {type(module).__name__}); return the model itself")
-    return module
+    return vision.get_model, {"name": name, "weights": None, **classes}
 
 
 def fitting_output(name: str, module: nn.Module, images: Tensor) -> Tensor:
     """The model's output for two images of the batch; where they don't fit, the layer and the shapes that don't."""
-    calls: list[tuple[str, nn.Module, Any]] = []
-    names = {inner: path for path, inner in module.named_modules()}
+    calls: list[tuple[nn.Module, Any]] = []
 
     def note(inner: nn.Module, inputs: tuple[Any, ...]) -> None:
         """Note the call of a module without children, the latest last."""
         if next(inner.children(), None) is None:
-            calls.append((names[inner], inner, inputs[0] if inputs else None))
+            calls.append((inner, inputs[0] if inputs else None))
 
-    hooks = [inner.register_forward_pre_hook(note) for inner in names]
     try:
-        with untouched(module, backward=False):
+        with register_module_forward_pre_hook(note), untouched(module, backward=False):
             return first_tensor(module(to_model(module, images[:2], None)[0]))
     # The user's forward may raise anything.
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        place = ""
-        if calls and isinstance(calls[-1][2], Tensor):
-            path, inner, x = calls[-1]
-            place = f"`{path}`, {' '.join(str(inner).split())}, takes no {shape_text(x.shape[1:])}: "
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        if calls and isinstance(calls[-1][1], Tensor):
+            inner, x = calls[-1]
+            path = next((path for path, each in module.named_modules() if each is inner), "")
+            reason = f"`{path}`, {' '.join(str(inner).split())}, takes no {shape_text(x.shape[1:])}: {reason}"
         raise UserError(
-            f"{name}: an input of {shape_text(images.shape[1:])} does not fit (got {place}{reason}); give --input CxHxW"
+            f"{name}: an input of {shape_text(images.shape[1:])} does not fit (got {reason}); give --input CxHxW"
         ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def random_labels(output: Tensor, examples: int, generator: torch.Generator) -> Tensor | None:
     """Random classes for an output (n, K), a label per token for (n, T, K), per pixel for (n, K, H, W); else None."""
     if not 2 <= output.dim() <= 4:
         return None
-    classes = output.shape[-1] if output.dim() == 3 else output.shape[1]
-    positions = {2: (), 3: output.shape[1:2], 4: output.shape[2:]}[output.dim()]
+    positions = list(output.shape[1:])
+    classes = positions.pop(1 if output.dim() == 3 else 0)
     return torch.randint(classes, (examples, *positions), generator=generator)
 
 
@@ -227,20 +206,16 @@ def initialised(subject: Subject, scheme: str, seed: int, allow_code: bool) -> S
     """
     if not weight_layers(subject.module):
         raise UserError(f"{subject.name}: has no convolution or linear layer to initialise; give another model")
-    if ":" in scheme and not allow_code:
+    if is_code(scheme) and not allow_code:
         raise UserError(code_refusal("--init", scheme))
-    if ":" not in scheme and scheme not in SCHEMES:
+    if not is_code(scheme) and scheme not in SCHEMES:
         near = difflib.get_close_matches(scheme.lower(), SCHEMES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         allowed = f"{', '.join(SCHEMES)}, or pkg.module:callable with --allow-code"
         raise UserError(f"--init: no such scheme (got {scheme!r}{hint}); allowed: {allowed}")
     try:
-        init_(
-            subject.module,
-            import_callable("--init", scheme) if ":" in scheme else scheme,
-            seed=seed,
-            batch=subject.images if scheme == "lsuv" else None,
-        )
+        rule = import_callable("--init", scheme) if is_code(scheme) else scheme
+        init_(subject.module, rule, seed=seed, batch=subject.images)
     except ValueError as error:
         raise UserError(f"{subject.name}: {error}") from error
     return subject

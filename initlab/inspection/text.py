@@ -14,28 +14,16 @@ LONGEST, SHOWN = 40, 18
 BETWEEN = "… {} layers between …"
 # The table's columns and their heads; `theory` is the median that is predicted.
 COLUMNS = {
-    "layer": "",
-    "name": "layer",
-    "shape": "weight",
-    "fan_in": "fan_in",
-    "forward_var": "forward",
-    "forward_predicted": "theory",
-    "backward_var": "backward",
-    "backward_predicted": "theory",
-    "decay_ratio": "decay",
-    "zero_fraction": "zeros",
-    "status": "status",
+    **{"layer": "", "name": "layer", "shape": "weight", "fan_in": "fan_in"},
+    **{"forward_var": "forward", "forward_predicted": "theory"},
+    **{"backward_var": "backward", "backward_predicted": "theory"},
+    **{"decay_ratio": "decay", "zero_fraction": "zeros", "status": "status"},
 }
 HEADS = list(COLUMNS.values())
 # Mid-tones, legible on white and on black.
 COLOURS = {
-    "vanishing": "#4a8fd6",
-    "exploding": "#e0584f",
-    "nonfinite": "#e0584f",
-    "dead": "#8d8d8d",
-    "uneven": "#c08a1e",
-    "saturated": "#c08a1e",
-    "healthy": "#3f9d63",
+    **{"vanishing": "#4a8fd6", "exploding": "#e0584f", "nonfinite": "#e0584f", "dead": "#8d8d8d"},
+    **{"uneven": "#c08a1e", "saturated": "#c08a1e", "healthy": "#3f9d63"},
 }
 
 

@@ -114,5 +114,5 @@ def proportional(a: Site, b: Site) -> bool:
     """Whether one weight is a positive multiple of the other."""
     if a.second == 0 or b.second == 0:
         return a.second == b.second
-    x, y = a.module.weight.detach().double(), b.module.weight.detach().double()
+    x, y = a.weight.double(), b.weight.double()
     return bool((x / a.second**0.5 - y / b.second**0.5).abs().max() <= ALIKE)

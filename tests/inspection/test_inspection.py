@@ -35,29 +35,29 @@ def mlp(activation: type[nn.Module] = nn.ReLU, depth: int = 30, width: int = 64)
     ],
 )
 def test_words_for_schemes_on_a_30_layer_relu_net(scheme: str, verdict: str) -> None:
-    seen = inspect(init_(mlp(), scheme), *batch())
-    assert (seen.verdict, seen.healthy) == (verdict, verdict == "healthy")
-    assert bool(seen.advice) != seen.healthy
-    assert (seen.table.status == ("ok" if seen.healthy else verdict))[:-1].all()
+    inspection = inspect(init_(mlp(), scheme), *batch())
+    assert (inspection.verdict, inspection.healthy) == (verdict, verdict == "healthy")
+    assert bool(inspection.advice) != inspection.healthy
+    assert (inspection.table.status == ("ok" if inspection.healthy else verdict))[:-1].all()
 
 
 def test_torchs_default_is_caught_through_the_gradient_while_biases_hold_the_signal() -> None:
-    seen = inspect(init_(mlp(width=256), "torch_default"), *batch(width=256))
-    assert "the signals themselves don't show it" in seen.reason
-    factor = float(re.search(r"gradients shrink ×([\d.]+) per layer", seen.reason)[1])
+    inspection = inspect(init_(mlp(width=256), "torch_default"), *batch(width=256))
+    assert "the signals themselves don't show it" in inspection.reason
+    factor = float(re.search(r"gradients shrink ×([\d.]+) per layer", inspection.reason)[1])
     assert factor == pytest.approx(1 / 6, rel=0.05)
-    second = seen.table.forward_var + seen.table.forward_mean**2
-    # default.bias_floor: the post-activations' fixed point gives E[y^2] = 2/(5n)
+    second = inspection.table.forward_var + inspection.table.forward_mean**2
+    # default.bias_floor: the post-activations' fixed point gives E[y^2] = 2/(5n).
     assert 256 * second.iloc[10:29].mean() == pytest.approx(0.4, rel=0.1)
-    assert re.search(r"fan_in·Var\[w\] is 0\.33\d, as torch's default", seen.advice[0])
+    assert re.search(r"fan_in·Var\[w\] is 0\.33\d, as torch's default", inspection.advice[0])
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.PReLU, nn.Tanh, nn.SELU])
 def test_the_advised_call_makes_the_net_healthy(activation: type[nn.Module]) -> None:
     model = mlp(activation)
-    seen = inspect(model, *batch())
-    assert seen.verdict == "vanishing"
-    (code,) = re.findall(r"`(initlab\.init_\(.*?\))`", seen.advice[0])
+    inspection = inspect(model, *batch())
+    assert inspection.verdict == "vanishing"
+    (code,) = re.findall(r"`(initlab\.init_\(.*?\))`", inspection.advice[0])
     eval(code, {"initlab": initlab, "model": model})
     assert inspect(model, *batch()).healthy, code
 
@@ -67,23 +67,25 @@ def test_advice_names_the_slope_the_gain_and_what_is_unstable() -> None:
     assert 'initlab.init_(model, "lsuv", batch=images)' in inspect(mlp(nn.GELU), *batch()).advice[0]
     assert "slope 1.144" in inspect(mlp(nn.GELU), *batch()).advice[1]
     deep = inspect(mlp(nn.Tanh, depth=50), *batch())
-    assert 'initlab.init_(model, "lecun")' in deep.advice[0]  # 1.5925 would grow gradients 1.178^50-fold
+    # Its own gain 1.5925 would grow gradients 1.178^50-fold.
+    assert 'initlab.init_(model, "lecun")' in deep.advice[0]
 
 
 def test_weights_of_the_right_scale_are_not_blamed() -> None:
     net = init_(nn.Sequential(*(m for _ in range(60) for m in (nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()))), "he")
     images = torch.randn(2, 32, 3, 3, generator=torch.Generator().manual_seed(0))
-    seen = inspect(net, images)  # pad.rate at 3x3: ((1 + sqrt 2)/3)^2 = 0.648 per layer
-    assert seen.verdict == "vanishing"
-    assert "have the scale that relu needs" in seen.advice[0]
+    # pad.rate at 3x3: ((1 + sqrt 2)/3)^2 = 0.648 per layer.
+    inspection = inspect(net, images)
+    assert inspection.verdict == "vanishing"
+    assert "have the scale that relu needs" in inspection.advice[0]
 
 
 def test_inputs_on_the_scale_of_pixels_saturate_the_logits() -> None:
     images, labels = batch(width=256)
     net = init_(mlp(width=256, depth=6), "he")
-    seen = inspect(net, 64 * images, labels)
-    assert seen.verdict == "saturated"
-    factor = float(re.search(r"last_factor=([\d.e-]+)", seen.advice[0])[1])
+    inspection = inspect(net, 64 * images, labels)
+    assert inspection.verdict == "saturated"
+    factor = float(re.search(r"last_factor=([\d.e-]+)", inspection.advice[0])[1])
     assert inspect(init_(net, "he", last_factor=factor), 64 * images, labels).verdict == "healthy"
     assert inspect(init_(net, "he"), 64 * images, labels, loss=nn.functional.cross_entropy).verdict == "healthy"
 
@@ -98,8 +100,8 @@ def test_dead_and_nonfinite_nets() -> None:
     with torch.no_grad():
         net[4].weight[0, 0] = float("nan")
     assert inspect(net, *batch()).verdict == "nonfinite"
-    for seen in (dead, inspect(net, *batch())):
-        assert seen.advice and str(seen) and seen._repr_html_()
+    for inspection in (dead, inspect(net, *batch())):
+        assert inspection.advice and str(inspection) and inspection._repr_html_()
 
 
 def test_the_table_says_what_each_layer_is() -> None:
@@ -131,14 +133,14 @@ def test_the_text_fits_a_terminal_and_a_long_table_is_cut_in_the_middle(depth: i
     net = nn.Sequential()
     for i in range(depth):
         net.add_module(f"{'a_very_long_name_of_a_block_' * (1 + i % 4)}{i}", nn.Linear(8, 8))
-    seen = inspect(net, torch.randn(4, 8), torch.arange(4), weight_decay=1e-4)
-    lines = str(seen).splitlines()
+    inspection = inspect(net, torch.randn(4, 8), torch.arange(4), weight_decay=1e-4)
+    lines = str(inspection).splitlines()
     assert max(map(len, lines)) <= 100
-    rows = [line for line in lines if line.endswith(tuple(seen.table.status.unique()))]
+    rows = [line for line in lines if line.endswith(tuple(inspection.table.status.unique()))]
     assert len(rows) == (depth if depth <= 40 else 36)
     assert (f"… {depth - 36} layers between …" in lines) == (depth > 40)
-    assert lines[0].startswith(f"{seen.verdict}: ")
-    assert repr(seen) == str(seen)
+    assert lines[0].startswith(f"{inspection.verdict}: ")
+    assert repr(inspection) == str(inspection)
 
 
 def test_html_holds_it_all_and_escapes_names() -> None:
@@ -156,24 +158,25 @@ def test_html_holds_it_all_and_escapes_names() -> None:
     html = inspect(init_(mlp(), "xavier"), *batch())._repr_html_()
     assert html.count("<tr>") == 31
     assert "<code>initlab.init_(model, &quot;he&quot;)</code>" in html
-    assert "background:#" not in html and "color:#000" not in html  # the page's own colours, light or dark
+    # The page's own colours, light or dark.
+    assert "background:#" not in html and "color:#000" not in html
 
 
 def test_plot_draws_the_table() -> None:
-    seen = inspect(init_(mlp(), "xavier"), *batch())
-    figure = seen.plot()
+    inspection = inspect(init_(mlp(), "xavier"), *batch())
+    figure = inspection.plot()
     assert isinstance(figure, Figure)
     line = next(line for line in figure.axes[0].lines if line.get_label() == "vanishing")
-    assert list(line.get_ydata()) == seen.table.forward_var.tolist()[:-1]
-    assert seen.reason.split("×")[0] in figure.legends[0].get_title().get_text()
+    assert list(line.get_ydata()) == inspection.table.forward_var.tolist()[:-1]
+    assert inspection.reason.split("×")[0] in figure.legends[0].get_title().get_text()
 
 
 @pytest.mark.parametrize(
-    ("given", "words"), [(torch.zeros(0, 64), "got an empty one"), ([[1.0]], "got list"), (None, "got NoneType")]
+    ("wrong", "message"), [(torch.zeros(0, 64), "got an empty one"), ([[1.0]], "got list"), (None, "got NoneType")]
 )
-def test_what_is_no_batch_is_refused_in_words(given: Tensor, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        inspect(mlp(depth=3), given)
+def test_what_is_no_batch_is_refused_in_words(wrong: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        inspect(mlp(depth=3), wrong)
 
 
 def test_a_model_without_layers_and_a_net_of_zeros() -> None:
@@ -187,9 +190,9 @@ def test_a_model_without_layers_and_a_net_of_zeros() -> None:
 
 
 def test_an_inspection_can_be_given_more_columns() -> None:
-    seen = inspect(init_(mlp(depth=4), "he"), *batch())
-    more = dataclasses.replace(seen, table=seen.table.assign(mine=1.0))
-    assert more.verdict == seen.verdict
+    inspection = inspect(init_(mlp(depth=4), "he"), *batch())
+    more = dataclasses.replace(inspection, table=inspection.table.assign(mine=1.0))
+    assert more.verdict == inspection.verdict
 
 
 @pytest.mark.parametrize(
@@ -201,7 +204,7 @@ def test_an_inspection_can_be_given_more_columns() -> None:
         pytest.param("vgg16", 64, "healthy", marks=pytest.mark.slow),
         pytest.param("vgg16_bn", 64, "healthy", marks=pytest.mark.slow),
         pytest.param("vit_b_16", 224, "healthy", marks=pytest.mark.slow),
-        # 1.17 per layer, as batch norm does: the net that is trained with a warm-up
+        # 1.17 per layer, as batch norm does: the net that is trained with a warm-up.
         pytest.param("resnet50", 64, "uneven", marks=pytest.mark.slow),
         pytest.param("resnet50", 224, "uneven", marks=pytest.mark.slow),
     ],
@@ -213,8 +216,8 @@ def test_nets_that_are_known_to_train(name: str, size: int, verdict: str) -> Non
     net = torchvision.models.get_model(name)
     before = copy.deepcopy(net.state_dict())
     images = torch.randn(2 if size == 224 else 8, 3, size, size)
-    seen = inspect(net, images, torch.arange(len(images)), weight_decay=1e-4)
-    assert seen.verdict == verdict, seen.reason
-    assert seen.healthy
-    assert "stall" not in seen.reason
+    inspection = inspect(net, images, torch.arange(len(images)), weight_decay=1e-4)
+    assert inspection.verdict == verdict, inspection.reason
+    assert inspection.healthy
+    assert "stall" not in inspection.reason
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())

@@ -111,11 +111,11 @@ def test_where_the_weights_have_the_right_scale_fix_tries_the_lsuv_that_is_advis
 
 def test_where_logits_are_too_large_fix_tries_the_smaller_last_layer_that_is_advised() -> None:
     model = init_(net_of("relu", depth=6), "he")
-    seen = inspect(model, 64 * IMAGES, LABELS)
-    assert seen.verdict == "saturated"
+    inspection = inspect(model, 64 * IMAGES, LABELS)
+    assert inspection.verdict == "saturated"
     examination = examine(Subject("net", model, 64 * IMAGES, LABELS), fix=True)
     assert examination.remedy is not None and examination.fixed is not None
-    assert f"`{examination.remedy.call}`" in seen.advice[0]
+    assert f"`{examination.remedy.call}`" in inspection.advice[0]
     assert "last_factor=0.0" in examination.remedy.call
     assert examination.fixed.healthy
 

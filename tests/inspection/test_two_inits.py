@@ -22,27 +22,28 @@ IMAGES = torch.randn(4, 1, 8, 8, dtype=torch.float64, generator=torch.Generator(
 
 @pytest.mark.parametrize("downsample", ["stride", "max_pool"])
 def test_xavier_halves_he_at_every_layer_forward_and_backward_exactly(downsample: str) -> None:
-    found = compare(*two("xavier", "he", downsample=downsample), IMAGES)
-    assert found.exact
-    assert "exact by homogeneity" in found.why
-    for layer, row in enumerate(found.table.itertuples()):
+    comparison = compare(*two("xavier", "he", downsample=downsample), IMAGES)
+    assert comparison.exact
+    assert "exact by homogeneity" in comparison.why
+    for layer, row in enumerate(comparison.table.itertuples()):
         assert row.weight_ratio == pytest.approx(math.sqrt(0.5), rel=1e-9)
         assert row.forward_ratio == pytest.approx(2.0 ** -(layer + 1), rel=1e-9)
         assert row.backward_ratio == pytest.approx(2.0 ** -(29 - layer), rel=1e-9)
         assert row.expected_forward == pytest.approx(row.forward_ratio, rel=1e-9)
         assert row.expected_backward == pytest.approx(row.backward_ratio, rel=1e-9)
-    # scale.xavier30_std: 30 layers of which the first has no ReLU before it, but the same factor
-    assert math.sqrt(found.table.forward_ratio.iloc[-1]) == pytest.approx(2**-15, rel=1e-9)
+    # scale.xavier30_std: 30 layers of which the first has no ReLU before it, but the same factor.
+    assert math.sqrt(comparison.table.forward_ratio.iloc[-1]) == pytest.approx(2**-15, rel=1e-9)
 
 
 def test_fixed_std_against_he_is_the_product_of_its_own_factors() -> None:
     fixed, he = two("gaussian", "he")
-    found = compare(fixed, he, IMAGES)
+    comparison = compare(fixed, he, IMAGES)
     expected = 1.0
-    for row, layer in zip(found.table.itertuples(), [m for m in he if hasattr(m, "weight")], strict=True):
-        expected *= 1e-4 * layer.weight[0].numel() / 2  # 0.01^2 over He's 2/fan_in
+    for row, layer in zip(comparison.table.itertuples(), [m for m in he if hasattr(m, "weight")], strict=True):
+        # 0.01^2 over He's 2/fan_in.
+        expected *= 1e-4 * layer.weight[0].numel() / 2
         assert row.forward_ratio == pytest.approx(expected, rel=1e-9)
-    assert found.exact
+    assert comparison.exact
 
 
 def biased(net: nn.Module) -> nn.Module:
@@ -65,7 +66,7 @@ def chain(activation: nn.Module, *after: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("make", "reason"),
     [
         (lambda: biased(chain(nn.ReLU())), "`0` has biases"),
         (lambda: chain(nn.Tanh()), "tanh before `2` does not keep ratios"),
@@ -74,25 +75,25 @@ def chain(activation: nn.Module, *after: nn.Module) -> nn.Module:
         (Skip, "before `b` signals are mixed"),
     ],
 )
-def test_what_is_not_homogeneous_is_said_and_expects_nothing(make: object, words: str) -> None:
+def test_what_is_not_homogeneous_is_said_and_expects_nothing(make: object, reason: str) -> None:
     nets = []
     for scheme in ("xavier", "he"):
         net = make()  # type: ignore[operator]
         bias = next((m.bias.detach().clone() for m in net.modules() if isinstance(m, nn.Linear)), None)
         init_(net, scheme)
-        if "biases" in words:
+        if "biases" in reason:
             net[0].bias.data.copy_(bias)
         nets.append(net)
-    found = compare(nets[0], nets[1], torch.randn(4, 8))
-    assert not found.exact
-    assert words in found.why
-    assert found.table.expected_forward.isna().all()
+    comparison = compare(nets[0], nets[1], torch.randn(4, 8))
+    assert not comparison.exact
+    assert reason in comparison.why
+    assert comparison.table.expected_forward.isna().all()
 
 
 def test_other_draws_are_not_one_scale_apart() -> None:
     a, b = chain(nn.ReLU()), chain(nn.ReLU())
-    found = compare(init_(a, "he", seed=0), init_(b, "he", seed=1), torch.randn(4, 8))
-    assert "differ in more than scale" in found.why
+    comparison = compare(init_(a, "he", seed=0), init_(b, "he", seed=1), torch.randn(4, 8))
+    assert "differ in more than scale" in comparison.why
 
 
 def test_nets_of_other_layers_are_refused() -> None:

@@ -19,9 +19,15 @@ from initlab.nets.undisturbed import first_tensor, to_model, untouched
 # Of autograd; which attributes a node has depends on its function.
 Node = Any
 SELU_SCALE = 1.0507009873554805
+# Functions with parameters, as their module and what a node saves of them.
+MODULES: dict[str, tuple[Any, ...]] = {
+    **{"Elu": (nn.ELU, "alpha"), "Celu": (nn.CELU, "alpha"), "Hardtanh": (nn.Hardtanh, "min_val", "max_val")},
+    **{"Softplus": (nn.Softplus, "beta", "threshold")},
+    **{"Hardshrink": (nn.Hardshrink, "lambd"), "Softshrink": (nn.Softshrink, "lambd")},
+}
 ACTIVATIONS = {
-    *("Abs", "Celu", "Elu", "Gelu", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyRelu", "LogSigmoid"),
-    *("Mish", "PreluKernel", "Relu", "Sigmoid", "Silu", "Softplus", "Softshrink", "Tanh"),
+    *("Abs", "Gelu", "Hardsigmoid", "Hardswish", "LeakyRelu", "LogSigmoid", "Mish", "PreluKernel", "Relu", "Sigmoid"),
+    *("Silu", "Tanh", *MODULES),
 }
 COMPOSED = {("Div", "Add", "Abs"): "softsign", ("Sub", "Tanh"): "tanhshrink"}
 KINDS = {
@@ -42,8 +48,9 @@ def joints_that_ran(model: nn.Module, batch: Tensor) -> tuple[dict[str, Joint], 
         ValueError: the model's output holds no tensor.
     """
     moments: dict[str, Tensor] = {}
-    layers: dict[Node, str] = {}  # the node of every call
-    calls: dict[str, tuple[Node, Node]] = {}  # of a layer's first call: what made its input, and its own node
+    # The layer of each call's node; the nodes of a layer's first call: what made its input, and its own.
+    layers: dict[Node, str] = {}
+    calls: dict[str, tuple[Node, Node]] = {}
 
     def note(name: str, _: WeightLayer, inputs: tuple[Any, ...], y: Tensor) -> None:
         """Note the node of a call, and what a layer's first call takes in and gives out."""
@@ -63,7 +70,8 @@ def joints_that_ran(model: nn.Module, batch: Tensor) -> tuple[dict[str, Joint], 
     users = users_of(output.grad_fn)
     joints = dict.fromkeys((name for name, _ in weight_layers(model)), NOWHERE)
     for name, (before, node) in calls.items():
-        joints[name] = Joint(*look_back(before, layers, origin), look_ahead(node, users))
+        after = set() if node is None else kinds_after(node, users)
+        joints[name] = Joint(*look_back(before, layers, origin), after.pop() if len(after) == 1 else "unknown")
     return joints, {name: moment.item() for name, moment in moments.items()}, output.detach()
 
 
@@ -84,38 +92,24 @@ def look_back(node: Node, layers: dict[Node, str], origin: Node) -> tuple[str, P
     return "unknown", None, ""
 
 
-def look_ahead(node: Node, users: dict[Node, list[Node]]) -> str:
-    """`Joint.after` of the layer that is this node; `unknown` where several things take its output."""
-    if node is None:
-        return "unknown"
-    kinds: set[str] = set()
-    pending = [node]
-    while pending:
-        current = pending.pop()
-        following = users.get(current, [])
-        if not following:
-            kinds.add("output")
-        for user in following:
-            kind = kind_of(user)
-            if kind == "pass":
-                pending.append(user)
-            else:
-                kinds.add(kind)
-    return kinds.pop() if len(kinds) == 1 else "unknown"
+def kinds_after(node: Node, users: dict[Node, list[Node]]) -> set[str]:
+    """The kinds of what takes a node's result, behind what only passes it on."""
+    if node not in users:
+        return {"output"}
+    kinds = [(user, kind_of(user)) for user in users[node]]
+    return set().union(*(kinds_after(user, users) if kind == "pass" else {kind} for user, kind in kinds))
 
 
 def users_of(node: Node) -> dict[Node, list[Node]]:
     """The nodes that take each node's result, in the whole graph behind `node`."""
     users: dict[Node, list[Node]] = {}
-    visited, pending = {node}, [node]
+    pending = [node] if node is not None else []
     while pending:
         current = pending.pop()
-        for source, _ in current.next_functions if current is not None else ():
-            if source is not None:
-                users.setdefault(source, []).append(current)
-                if source not in visited:
-                    visited.add(source)
-                    pending.append(source)
+        for source in filter(None, (source for source, _ in current.next_functions)):
+            if source not in users:
+                pending.append(source)
+            users.setdefault(source, []).append(current)
     return users
 
 
@@ -150,22 +144,15 @@ def activation_of(node: Node) -> Phi:
             return Rectifier("prelu", tuple(node._saved_weight.detach().double().flatten().tolist()))
         case "Gelu":
             return resolve("gelu" if node._saved_approximate == "none" else "gelu_tanh")
-        case "Elu":
-            is_selu = abs(node._saved_scale - SELU_SCALE) < 1e-6
-            return resolve("selu") if is_selu else resolved(nn.ELU, node._saved_alpha)
-        case "Celu":
-            return resolved(nn.CELU, node._saved_alpha)
-        case "Hardtanh":
-            bounds = float(node._saved_min_val), float(node._saved_max_val)
-            return resolve("relu6") if bounds == (0, 6) else resolved(nn.Hardtanh, *bounds)
-        case "Softplus":
-            return resolved(nn.Softplus, node._saved_beta, node._saved_threshold)
-        case "Hardshrink":
-            return resolved(nn.Hardshrink, node._saved_lambd)
-        case "Softshrink":
-            return resolved(nn.Softshrink, node._saved_lambd)
+        case "Elu" if abs(node._saved_scale - SELU_SCALE) < 1e-6:
+            return resolve("selu")
+        case "Hardtanh" if (node._saved_min_val, node._saved_max_val) == (0, 6):
+            return resolve("relu6")
         case "Abs":
             return resolve(torch.abs)
+    if name in MODULES:
+        kind, *parameters = MODULES[name]
+        return resolved(kind, *(float(getattr(node, f"_saved_{parameter}")) for parameter in parameters))
     return resolve(composed(node) or name.lower())
 
 

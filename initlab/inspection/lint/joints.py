@@ -41,24 +41,37 @@ NOWHERE = Joint("unknown", None, "", "unknown")
 
 def joints_in_order(model: nn.Module) -> dict[str, Joint]:
     """The joints that the order of modules in `nn.Sequential` tells, by layer name; `NOWHERE` for all other layers."""
-    names = {module: name for name, module in weight_layers(model)}
+    names: dict[nn.Module, str] = {module: name for name, module in weight_layers(model)}
     joints = dict.fromkeys(names.values(), NOWHERE)
+    # One for all modules that print alike, since an activation keeps the quadratures done for it.
+    phis: dict[str | nn.Module, Phi | None] = {}
     for chain, whole in chains(model):
-        joints |= joints_of_chain(chain, whole, names)
+        before, phi, source = "input" if whole else "unknown", None, ""
+        kinds = [kind_of(module) for module in chain]
+        for index, (module, kind) in enumerate(zip(chain, kinds, strict=True)):
+            if kind == "layer":
+                end = "output" if whole else "unknown"
+                after = next((following for following in kinds[index + 1 :] if following != "pass"), end)
+                joints[names[module]] = Joint(before, phi, source, after)
+                before, phi, source = "layer", None, names[module]
+            elif kind == "activation" and phi is None:
+                key = str(module) if next(module.parameters(), None) is None else module
+                phi = phis.setdefault(key, elementwise(module))
+            elif kind != "pass":
+                before, phi, source = "norm" if kind == "norm" else "unknown", None, ""
     return joints
 
 
-def chains(model: nn.Module) -> Iterator[tuple[list[nn.Module], bool]]:
+def chains(module: nn.Module, whole: bool = True) -> Iterator[tuple[list[nn.Module], bool]]:
     """The outermost `nn.Sequential`s, each as its modules in order, and whether it is the whole model."""
-    pending = [(model, True)]
-    while pending:
-        module, whole = pending.pop()
-        if in_order(module):
-            leaves = list(flat(module))
-            yield leaves, whole
-            pending += [(child, False) for leaf in leaves for child in leaf.children()]
-        else:
-            pending += [(child, False) for child in module.children()]
+    children = list(module.children())
+    if in_order(module):
+        modules = list(flat(module))
+        yield modules, whole
+        children = [child for inner in modules for child in inner.children()]
+    # The last first, so that a layer in several chains shows its place in the first.
+    for child in reversed(children):
+        yield from chains(child, whole=False)
 
 
 def in_order(module: nn.Module) -> bool:
@@ -76,45 +89,16 @@ def flat(chain: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-def joints_of_chain(chain: list[nn.Module], whole: bool, names: dict[WeightLayer, str]) -> dict[str, Joint]:
-    """Joints of the weight layers in a chain of modules."""
-    joints: dict[str, Joint] = {}
-    # One for all modules that print alike, since an activation keeps the quadratures done for it.
-    phis: dict[str, Phi | None] = {}
-    before, phi, source = "input" if whole else "unknown", None, ""
-    for index, module in enumerate(chain):
-        if isinstance(module, WeightLayer):
-            after = what_follows(chain[index + 1 :], whole)
-            joints[names[module]] = Joint(before, phi, source, after)
-            before, phi, source = "layer", None, names[module]
-        elif isinstance(module, NORMS):
-            before, phi, source = "norm", None, ""
-        elif not passes(module):
-            key = str(module) if next(module.parameters(), None) is None else str(index)
-            phis[key] = phis[key] if key in phis else elementwise(module)
-            if phis[key] is None or phi is not None:
-                before, phi, source = "unknown", None, ""
-            else:
-                phi = phis[key]
-    return joints
-
-
-def what_follows(rest: list[nn.Module], whole: bool) -> str:
-    """`Joint.after` of a layer before these modules."""
-    for module in rest:
-        if isinstance(module, WeightLayer):
-            return "layer"
-        if isinstance(module, NORMS):
-            return "norm"
-        if not passes(module):
-            return "unknown" if elementwise(module) is None else "activation"
-    return "output" if whole else "unknown"
-
-
-def passes(module: nn.Module) -> bool:
-    """Whether a module is of a torch class that `PASSES` names."""
+def kind_of(module: nn.Module) -> str:
+    """layer, norm, pass (of a torch class that `PASSES` names), activation or unknown."""
+    if isinstance(module, WeightLayer):
+        return "layer"
+    if isinstance(module, NORMS):
+        return "norm"
     classes = [kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn")]
-    return isinstance(module, StreamDropout) or any(kind.__name__.startswith(PASSES) for kind in classes)
+    if isinstance(module, StreamDropout) or any(kind.__name__.startswith(PASSES) for kind in classes):
+        return "pass"
+    return "unknown" if elementwise(module) is None else "activation"
 
 
 def elementwise(module: nn.Module) -> Phi | None:

@@ -1,5 +1,6 @@
 """`lint`: faults of an initialisation that can be read off a model's weights and the order of its layers."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -11,33 +12,14 @@ from initlab.inspection.lint.finding import Finding, finding, listed
 from initlab.inspection.lint.sites import Site, sites_of
 from initlab.inspection.remedy import remedy_of
 
+# In the order in which their findings are listed.
 OF_WEIGHTS: tuple[Callable[[Sequence[Site]], Iterator[Finding]], ...] = (
-    draws.torch_default,
-    runs.hidden_by_biases,
-    runs.gain,
-    runs.smooth,
-    draws.slope,
-    draws.truncation,
-    draws.grouped_fan_out,
-    draws.transposed_fan_in,
-    draws.orthogonal_first,
-    draws.dead,
+    *(draws.torch_default, runs.hidden_by_biases, runs.gain, runs.smooth, draws.slope, draws.truncation),
+    *(draws.grouped_fan_out, draws.transposed_fan_in, draws.orthogonal_first, draws.dead),
 )
 RULES = (
-    "torch_default",
-    "hidden_by_biases",
-    "gain",
-    "chaotic",
-    "unstable_gain",
-    "slope",
-    "truncation",
-    "grouped_fan_out",
-    "transposed_fan_in",
-    "orthogonal_first",
-    "dead",
-    "loss_at_start",
-    "nonfinite",
-    "unknown",
+    *("torch_default", "hidden_by_biases", "gain", "chaotic", "unstable_gain", "slope", "truncation"),
+    *("grouped_fan_out", "transposed_fan_in", "orthogonal_first", "dead", "loss_at_start", "nonfinite", "unknown"),
 )
 
 
@@ -61,13 +43,11 @@ def lint(model: nn.Module, batch: Tensor | None = None) -> list[Finding]:
         if isinstance(parameter, UninitializedParameter):
             raise ValueError(f"lint: {name} is not there yet (lazy); run the model on a batch first")
     sites, output = sites_of(model, batch)
-    finite = [site for site in sites if site.second < float("inf")]
-    broken = [site for site in sites if site not in finite]
+    finite = [site for site in sites if site.second < math.inf]
     findings = [entry for rule in OF_WEIGHTS for entry in rule(finite)]
     findings += runs.loss_at_start(finite, output)
-    if broken:
-        text = f"{listed(broken)} have weights that are not finite"
-        findings.append(finding("nonfinite", broken, text))
+    if broken := [site for site in sites if site not in finite]:
+        findings.append(finding("nonfinite", broken, f"{listed(broken)} have weights that are not finite"))
     if batch is None and (blind := [site for site in sites if site.joint.before == "unknown"]):
         text = f"what feeds {listed(blind)} is not known without a batch: gains are not judged there"
         findings.append(finding("unknown", blind, text, "initlab.lint(model, images)", severity="note"))

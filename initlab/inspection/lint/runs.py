@@ -5,20 +5,22 @@ that mixes or normalises. A rule speaks where a run changes a signal more than t
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from statistics import geometric_mean
 
-import torch
 from torch import Tensor
 
 from initlab.init.expectations import Elementwise
 from initlab.init.maps import ZERO, settled
 from initlab.inspection.lint.draws import left_at_default
-from initlab.inspection.lint.finding import Finding, Severity, finding, listed, scaled
+from initlab.inspection.lint.finding import Finding, finding, listed, scaled
 from initlab.inspection.lint.sites import Site, gain_squared, longest_chain, variance_slope
 from initlab.verdict.rules import highest_loss
 
 TENFOLD = math.log(10)
-KNOWN = {2.0: "He's", 1.0: "Xavier's", 25 / 9: "torch's gain 5/3 squared", 1 / 3: "torch's default"}  # fan_in E[w^2]
+# fan_in E[w^2] of schemes.
+KNOWN = {2.0: "He's", 1.0: "Xavier's", 25 / 9: "torch's gain 5/3 squared", 1 / 3: "torch's default"}
 # chi_1 from which gradients grow tenfold within 24 layers; SELU's own is 1.0716.
 CHAOTIC = 1.1
 
@@ -32,12 +34,16 @@ def gain(sites: Sequence[Site]) -> Iterator[Finding]:
     run = longest_chain([site for site in sites if site.homogeneous and site.second > 0])
     off = [site for site in run if inside(site) and not suits(site) and not left_at_default(site)]
     forward, backward = log_change(off, "fan_in"), log_change(off, "fan_out")
-    if forward * backward <= 0 or min(abs(forward), abs(backward)) < TENFOLD or level(run):
+    if forward * backward <= 0 or min(abs(forward), abs(backward)) < TENFOLD:
+        return
+    signals = [run[0].signal, run[-1].signal]
+    if min(signals) > 0 and abs(math.log(signals[1] / signals[0])) < TENFOLD / 2:
         return
     names = {site.joint.phi.name if site.joint.phi else "linear" for site in off}
-    measured, needed = typical([s.second * s.fan_in for s in off]), typical([s.gain_squared for s in off])
+    measured = geometric_mean(site.second * site.fan_in for site in off)
+    needed = geometric_mean(site.gain_squared for site in off)
     text = (
-        f"{listed(off)}: fan_in·E[w²] = {measured:.3g}{whose(measured)} where {' and '.join(sorted(names))} wants "
+        f"{listed(off)}: fan_in·E[w²] = {measured:.3g}{scheme_of(measured)} where {' and '.join(sorted(names))} wants "
         f"{needed:.3g}, so signals change ×{math.exp(forward):.2g} over them, gradients ×{math.exp(backward):.2g}"
     )
     yield finding("gain", off, text)
@@ -50,18 +56,12 @@ def inside(site: Site) -> bool:
 
 def suits(site: Site) -> bool:
     """Whether a layer's weights keep the signal, or its gradient."""
-    return any(site.drawn_as(site.gain_squared / fan) for fan in (site.fan_in, site.fan_out))
+    return any(site.drawn_as(site.gain_squared / fan) for fan in site.fans)
 
 
 def log_change(sites: Sequence[Site], fan: str) -> float:
     """ln of what the layers do to a second moment, forward by `fan_in` or backward by `fan_out`."""
-    return sum(math.log(site.second * getattr(site, fan) / site.gain_squared) for site in sites)
-
-
-def level(run: Sequence[Site]) -> bool:
-    """Whether the signal on the batch, if there was one, is as large after the run as before, within sqrt(10)."""
-    first, last = run[0].signal, run[-1].signal
-    return first > 0 and last > 0 and abs(math.log(last / first)) < TENFOLD / 2
+    return sum(math.log(site.factor(fan)) for site in sites)
 
 
 def smooth(sites: Sequence[Site]) -> Iterator[Finding]:
@@ -69,10 +69,10 @@ def smooth(sites: Sequence[Site]) -> Iterator[Finding]:
 
     tanh under torch's gain 5/3 has chi_1 = 1.209831, and GELU at its own gain departs from 1 by 1.144 per layer.
     """
-    groups: dict[str, list[Site]] = {}
+    groups: dict[str, list[Site]] = defaultdict(list)
     for site in sites:
         if isinstance(site.joint.phi, Elementwise) and site.joint.before == "layer" and inside(site):
-            groups.setdefault(site.joint.phi.name, []).append(site)
+            groups[site.joint.phi.name].append(site)
     for group in groups.values():
         run = longest_chain(group)
         phi = run[0].joint.phi
@@ -82,12 +82,12 @@ def smooth(sites: Sequence[Site]) -> Iterator[Finding]:
 
 def smooth_run(run: Sequence[Site], phi: Elementwise) -> Iterator[Finding]:
     """What one run does, from second moment 1, under the geometric mean of its layers' weights."""
-    g2, depth = typical([site.second * site.fan_in for site in run]), len(run)
+    g2, depth = geometric_mean(site.second * site.fan_in for site in run), len(run)
     bias = sum(site.bias_second for site in run) / depth
-    own_gain, steepness = gain_squared(phi), variance_slope(phi)
-    head = f"{listed(run)}: fan_in·E[w²] = {g2:.4g}{whose(g2)} under {phi.name}"
-    if abs(g2 / own_gain - 1) < 0.05 and depth * math.log(steepness) > TENFOLD and bias == 0:
-        low, high = (second_after(phi, g2=own_gain, q=start, depth=depth) for start in (0.9, 1.1))
+    unit_gain, steepness = gain_squared(phi), variance_slope(phi)
+    head = f"{listed(run)}: fan_in·E[w²] = {g2:.4g}{scheme_of(g2)} under {phi.name}"
+    if abs(g2 / unit_gain - 1) < 0.05 and depth * math.log(steepness) > TENFOLD and bias == 0:
+        low, high = (second_after(phi, g2=unit_gain, q=start, depth=depth) for start in (0.9, 1.1))
         text = (
             f"{head}, its own gain, where second moment 1 is an unstable fixed point (slope {steepness:.4g}): from 0.9 "
             f"it goes to {low:.2g} in {depth} layers, from 1.1 to {high:.2g}; add norms, or scale on data"
@@ -97,7 +97,7 @@ def smooth_run(run: Sequence[Site], phi: Elementwise) -> Iterator[Finding]:
     q = settled(lambda q: g2 * phi.second(q) + bias, 1.0)
     if q == math.inf:
         if (grown := second_after(phi, g2=g2, q=1.0, depth=depth, bias=bias)) > 10:
-            text = f"{head}, which wants {own_gain:.3g}: the second moment grows from 1 to {grown:.2g}"
+            text = f"{head}, which wants {unit_gain:.3g}: the second moment grows from 1 to {grown:.2g}"
             yield finding("gain", run, text)
         return
     chi_1 = g2 * phi.slope_second(q or ZERO)
@@ -131,19 +131,18 @@ def hidden_by_biases(sites: Sequence[Site]) -> Iterator[Finding]:
     Under torch's default f is 1/6 and the second moment settles on 2/(5 fan_in) (of a wide, square ReLU net).
     """
     run = longest_chain([site for site in sites if site.homogeneous and inside(site)])
-    factors = [site.second * site.fan_in / site.gain_squared for site in run]
-    backward = [site.second * site.fan_out / site.gain_squared for site in run]
-    if not run or max(sum(map(math.log, factors)), sum(map(math.log, backward))) > -2 * TENFOLD:
+    forward, backward = log_change(run, "fan_in"), log_change(run, "fan_out")
+    if max(forward, backward) > -2 * TENFOLD:
         return
-    weights_alone = with_biases = 1.0
-    for site, factor in zip(run, factors, strict=True):
-        weights_alone, with_biases = weights_alone * factor, with_biases * factor + site.bias_second
+    weights_alone, with_biases = math.exp(forward), 1.0
+    for site in run:
+        with_biases = with_biases * site.factor("fan_in") + site.bias_second
     if with_biases < 100 * weights_alone:
         return
     text = (
         f"{listed(run)}: biases hide a vanishing signal, which settles on E[y²] = {with_biases:.3g}, and would fall "
-        f"without them to {weights_alone:.2g}; gradients fall ×{typical(backward):.3g} per layer, "
-        f"×{math.prod(backward):.2g} in all"
+        f"without them to {weights_alone:.2g}; gradients fall ×{math.exp(backward / len(run)):.3g} per layer, "
+        f"×{math.exp(backward):.2g} in all"
     )
     yield finding("hidden_by_biases", run, text)
 
@@ -166,26 +165,21 @@ def loss_at_start(sites: Sequence[Site], output: Tensor | None) -> Iterator[Find
     if output is not None:
         logits = output.double()
         loss = (logits.logsumexp(1) - logits.mean(1)).mean().item()
-        rms, how = logits.var(dim=1, correction=0).mean().sqrt().item(), "on this batch"
+        rms, basis = logits.var(dim=1, correction=0).mean().sqrt().item(), "on this batch"
     else:
         variance = last.second * last.fan_in
         loss = chance + variance / 2 if variance < 2 * chance else math.sqrt(2 * variance * chance)
-        rms, how = math.sqrt(variance), "for inputs of second moment 1"
-    if not loss > 3 * chance or not torch.isfinite(torch.tensor(loss)):
+        rms, basis = math.sqrt(variance), "for inputs of second moment 1"
+    if not 3 * chance < loss < math.inf:
         return
     text = (
-        f"`{last.name}`: logits have an rms of {rms:.3g} {how}: the loss starts near {loss:.3g}, "
+        f"`{last.name}`: logits have an rms of {rms:.3g} {basis}: the loss starts near {loss:.3g}, "
         f"where ln {classes} = {chance:.2f} is chance"
     )
-    severity: Severity = "fault" if loss > highest_loss(classes) else "note"
-    yield finding("loss_at_start", ends, text, scaled(ends, 1 / rms), severity=severity)
+    diverged = loss > highest_loss(classes)
+    yield finding("loss_at_start", ends, text, scaled(ends, 1 / rms), severity="fault" if diverged else "note")
 
 
-def typical(values: Sequence[float]) -> float:
-    """Geometric mean."""
-    return math.exp(sum(map(math.log, values)) / len(values))
-
-
-def whose(g2: float) -> str:
+def scheme_of(g2: float) -> str:
     """Whose fan_in E[w^2] this is, within 3 %: ` (He's)` for 2, or nothing."""
     return next((f" ({name})" for value, name in KNOWN.items() if abs(g2 / value - 1) < 0.03), "")

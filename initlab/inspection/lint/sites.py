@@ -33,9 +33,19 @@ class Site:
     signal: float  # E[y^2] of its output on the batch; NaN without one, or where it did not run
 
     @property
-    def count(self) -> int:
-        """Number of weights."""
-        return self.module.weight.numel()
+    def weight(self) -> Tensor:
+        """The weight without its gradient."""
+        return self.module.weight.detach()
+
+    @property
+    def fans(self) -> tuple[float, float]:
+        """Of the response and of the gradient."""
+        return self.fan_in, self.fan_out
+
+    @property
+    def groups(self) -> int:
+        """A convolution's groups; 1 for a linear layer."""
+        return int(getattr(self.module, "groups", 1))
 
     @property
     def gain_squared(self) -> float:
@@ -47,13 +57,21 @@ class Site:
         """Whether the layer takes another's output through a rectifier, or nothing, that keeps ratios of scale."""
         return self.joint.before == "layer" and (self.joint.phi is None or isinstance(self.joint.phi, Rectifier))
 
+    def factor(self, fan: str) -> float:
+        """Factor on a second moment: forward by `fan_in`, on the gradient's by `fan_out`."""
+        return float(self.second * getattr(self, fan) / self.gain_squared)
+
+    def drawn_by(self, *fans: float) -> bool:
+        """Whether the variance is gain^2 over one of these fans, for a gain that a scheme may have used here."""
+        return any(self.drawn_as(gain / fan) for gain in (1.0, 2.0, self.gain_squared) for fan in fans)
+
     def drawn_as(self, variance: float) -> bool:
         """Whether independent normal weights of this variance, or less scattered ones, have such a second moment.
 
         The relative standard error of a second moment of N normals is sqrt(2/N): 58 % at 4.9 of them for the 144
         weights of a depthwise 3x3 convolution on 16 channels, 2.5 % for 64 x 64 x 3 x 3.
         """
-        return abs(self.second / variance - 1) <= SIGMAS * math.sqrt(2 / self.count) + 1e-3
+        return abs(self.second / variance - 1) <= SIGMAS * math.sqrt(2 / self.weight.numel()) + 1e-3
 
 
 @lru_cache(maxsize=64)
@@ -74,23 +92,15 @@ def sites_of(model: nn.Module, batch: Tensor | None) -> tuple[list[Site], Tensor
     Raises:
         ValueError: as the model's own forward on this batch.
     """
-    signals: dict[str, float] = {}
-    output = None
-    if batch is None:
-        joints = joints_in_order(model)
-    else:
-        joints, signals, output = joints_that_ran(model, batch)
-    layers = weight_layers(model)
-    return [site_of(name, module, joints[name], signals.get(name, math.nan)) for name, module in layers], output
-
-
-def site_of(name: str, module: WeightLayer, joint: Joint, signal: float) -> Site:
-    """One layer with its figures."""
-    weight = module.weight.detach()
-    fan_in, fan_out = layer_fans(module)
-    bias_second = 0.0 if module.bias is None else module.bias.detach().double().square().mean().item()
-    peak = weight.abs().max().item() if weight.numel() else 0.0
-    return Site(name, module, joint, fan_in, fan_out, second_moment(weight), peak, bias_second, signal)
+    joints, signals, output = (joints_in_order(model), {}, None) if batch is None else joints_that_ran(model, batch)
+    sites = []
+    for name, module in weight_layers(model):
+        weight, bias = module.weight.detach(), module.bias
+        peak = weight.abs().max().item() if weight.numel() else 0.0
+        bias_second = 0.0 if bias is None else second_moment(bias.detach())
+        fans, signal = layer_fans(module), signals.get(name, math.nan)
+        sites.append(Site(name, module, joints[name], *fans, second_moment(weight), peak, bias_second, signal))
+    return sites, output
 
 
 def second_moment(weight: Tensor) -> float:

@@ -98,7 +98,8 @@ def test_sums_gates_and_layers_used_twice_or_never() -> None:
     assert (joints["a"].before, joints["a"].after) == ("input", "activation")
     assert (joints["b"].source, joints["b"].after) == ("a", "sum")
     assert (joints["c"].before, joints["gate"].before) == ("sum", "sum")
-    assert joints["twice"].before == "unknown"  # a product of two activations
+    # A product of two activations.
+    assert joints["twice"].before == "unknown"
     assert (joints["head"].source, joints["head"].after) == ("twice", "output")
     assert joints["never"] == NOWHERE
     assert set(joints_in_order(net).values()) == {NOWHERE}

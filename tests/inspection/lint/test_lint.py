@@ -1,4 +1,4 @@
-"""Lint: each rule on a model with the fault and on one without, figures against closed forms, and fixes that mend."""
+"""Lint: each rule on a model with the fault and on one without, figures against closed forms, and fixes that work."""
 
 import copy
 import math
@@ -41,11 +41,11 @@ def rules(findings: list[Finding]) -> set[str]:
 
 
 def only(findings: list[Finding], rule: str) -> Finding:
-    (found,) = [finding for finding in findings if finding.rule == rule]
-    return found
+    (match,) = [finding for finding in findings if finding.rule == rule]
+    return match
 
 
-def mended(net: nn.Module, finding: Finding) -> nn.Module:
+def fixed(net: nn.Module, finding: Finding) -> nn.Module:
     """A copy on which the fix of a finding was run, word for word."""
     import initlab
 
@@ -56,20 +56,20 @@ def mended(net: nn.Module, finding: Finding) -> nn.Module:
 
 def test_torchs_default_is_found_with_its_sixth_per_layer_and_the_biases_that_hide_it() -> None:
     net = deep(12, 128, nn.ReLU)
-    found = lint(net)
-    default = only(found, "torch_default")
+    findings = lint(net)
+    default = only(findings, "torch_default")
     assert default.severity == "fault"
     assert default.layers == tuple(str(2 * i) for i in range(13))
-    # 12 layers after a ReLU, each a factor 1/6; sampling of 16,384 weights is 1 % at most
+    # 12 layers after a ReLU, each a factor 1/6; sampling of 16,384 weights is 1 % at most.
     (change,) = [float(word[1:]) for word in default.text.split() if word.startswith("×")]
     assert math.log(change) == pytest.approx(12 * math.log(1 / 6), abs=0.3)
-    hidden = only(found, "hidden_by_biases")
+    hidden = only(findings, "hidden_by_biases")
     (floor,) = [float(part.rstrip(",")) for part in hidden.text.split("E[y²] = ")[1].split()[:1]]
-    # default.bias_floor; 5 standard errors of the mean square of a layer's 128 uniform biases
+    # default.bias_floor; 5 standard errors of the mean square of a layer's 128 uniform biases.
     assert floor == pytest.approx(2 / (5 * 128), rel=5 * math.sqrt(0.8 / 128))
     assert "gradients fall ×0.16" in hidden.text or "gradients fall ×0.17" in hidden.text
     assert default.fix == 'initlab.init_(model, "he")'
-    assert lint(mended(net, default)) == []
+    assert lint(fixed(net, default)) == []
 
 
 def test_the_default_of_a_transposed_and_a_grouped_convolution_is_known_too() -> None:
@@ -98,33 +98,33 @@ def test_the_default_is_recognised_in_every_one_of_500_draws_and_a_normal_never(
 
     layer = nn.Linear(16, 16)
     (site,), _ = sites_of(nn.Sequential(layer), None)
-    seen = {"uniform": 0, "normal": 0}
+    hits = {"uniform": 0, "normal": 0}
     for seed in range(500):
         torch.manual_seed(seed)
-        for kind in seen:
+        for kind in hits:
             nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
             if kind == "normal":
                 nn.init.normal_(layer.weight, std=1 / math.sqrt(48))
             (site,), _ = sites_of(nn.Sequential(layer), None)
-            seen[kind] += left_at_default(site)
-    assert seen == {"uniform": 500, "normal": 0}
+            hits[kind] += left_at_default(site)
+    assert hits == {"uniform": 500, "normal": 0}
 
 
 def test_xavier_under_relu_halves_per_layer() -> None:
-    found = only(lint(deep(10, 128, nn.ReLU, gain_of(1))), "gain")
-    # 9 of 10 layers follow a ReLU and are not the last
-    assert "(Xavier's) where ReLU() wants 2" in found.text
-    change = float(found.text.split("signals change ×")[1].split()[0])
+    finding = only(lint(deep(10, 128, nn.ReLU, gain_of(1))), "gain")
+    # 9 of 10 layers follow a ReLU and are not the last.
+    assert "(Xavier's) where ReLU() wants 2" in finding.text
+    change = float(finding.text.split("signals change ×")[1].split()[0])
     assert math.log(change) == pytest.approx(9 * math.log(0.5), abs=0.3)
 
 
 def test_he_under_a_linear_net_doubles_and_xavier_there_is_right() -> None:
     he, xavier = deep(8, 64, nn.Identity, gain_of(2)), deep(8, 64, nn.Identity, gain_of(1))
-    found = only(lint(he), "gain")
-    assert "(He's) where linear wants 1" in found.text
-    assert found.fix == 'initlab.init_(model, "xavier")'
+    finding = only(lint(he), "gain")
+    assert "(He's) where linear wants 1" in finding.text
+    assert finding.fix == 'initlab.init_(model, "xavier")'
     assert lint(xavier) == []
-    assert lint(mended(he, found)) == []
+    assert lint(fixed(he, finding)) == []
 
 
 def test_a_net_scaled_on_data_is_left_alone_where_the_batch_shows_it() -> None:
@@ -136,11 +136,12 @@ def test_a_net_scaled_on_data_is_left_alone_where_the_batch_shows_it() -> None:
 
 def test_tanh_under_torchs_gain_is_chaotic_by_1_2098_per_layer() -> None:
     net = deep(31, 256, nn.Tanh, gain_of(25 / 9))
-    found = only(lint(net), "chaotic")
-    chi, total = (float(word.strip("×,")) for word in found.text.split() if word.startswith("×"))
-    assert chi == pytest.approx(1.209831, rel=0.003)  # tanh.torch_gain_chi1; the weights' sampling
-    assert total == pytest.approx(303.2108, rel=0.1)  # over 30 layers: tanh.torch_gain_chi30
-    assert lint(mended(net, found)) == []
+    finding = only(lint(net), "chaotic")
+    chi, total = (float(word.strip("×,")) for word in finding.text.split() if word.startswith("×"))
+    # tanh.torch_gain_chi1 and, over 30 layers, tanh.torch_gain_chi30; the weights are a sample.
+    assert chi == pytest.approx(1.209831, rel=0.003)
+    assert total == pytest.approx(303.2108, rel=0.1)
+    assert lint(fixed(net, finding)) == []
 
 
 @pytest.mark.parametrize(
@@ -156,8 +157,8 @@ def test_tanh_under_torchs_gain_is_chaotic_by_1_2098_per_layer() -> None:
 def test_gains_that_do_not_fit_a_smooth_activation_are_found(
     activation: Callable[[], nn.Module], squared: float, rule: str
 ) -> None:
-    found = only(lint(deep(21, 128, activation, gain_of(squared))), rule)
-    assert len(found.layers) == 20
+    finding = only(lint(deep(21, 128, activation, gain_of(squared))), rule)
+    assert len(finding.layers) == 20
 
 
 @pytest.mark.parametrize("activation", [nn.GELU, nn.SiLU])
@@ -165,12 +166,12 @@ def test_smooth_activations_at_their_own_gain_stand_on_an_unstable_point(activat
     from initlab import gain
 
     net = deep(31, 256, activation, gain_of(gain(activation()) ** 2))
-    found = only(lint(net), "unstable_gain")
+    finding = only(lint(net), "unstable_gain")
     slope = {nn.GELU: "1.144", nn.SiLU: "1.17"}[activation]
-    assert f"(slope {slope}" in found.text
+    assert f"(slope {slope}" in finding.text
     if activation is nn.GELU:
-        assert "from 0.9 it goes to 0.0012 in 30 layers, from 1.1 to 11" in found.text
-    assert found.fix == 'initlab.init_(model, "lsuv", batch=images)'
+        assert "from 0.9 it goes to 0.0012 in 30 layers, from 1.1 to 11" in finding.text
+    assert finding.fix == 'initlab.init_(model, "lsuv", batch=images)'
 
 
 @pytest.mark.parametrize(
@@ -182,11 +183,11 @@ def test_gains_that_fit_are_left_alone_at_30_layers(activation: Callable[[], nn.
 
 def test_prelu_under_relus_gain_lacks_the_slope_layer_by_layer() -> None:
     net = deep(20, 128, lambda: nn.PReLU(init=0.25), gain_of(2))
-    found = only(lint(net), "slope")
-    assert "×1.062 per layer" in found.text  # scale.prelu_under_he
-    # the layers after a PReLU but the last, which is 1/fan: 1.0625^19
-    assert f"×{1.0625**19:.3g} over 19" in found.text
-    assert rules(lint(mended(net, found))) == set()
+    finding = only(lint(net), "slope")
+    # scale.prelu_under_he; the layers after a PReLU but the last, which is 1/fan: 1.0625^19.
+    assert "×1.062 per layer" in finding.text
+    assert f"×{1.0625**19:.3g} over 19" in finding.text
+    assert rules(lint(fixed(net, finding))) == set()
     assert lint(init_(net, "he")) == []
 
 
@@ -203,10 +204,10 @@ def test_slopes_that_differ_between_layers_are_told_layer_by_layer() -> None:
         nn.Linear(128, 10),
     )
     init_(net, "he", negative_slope=0.0)
-    found = [finding for finding in lint(net) if finding.rule == "slope"]
-    assert [finding.layers for finding in found] == [("2",), ("6",)]
-    for finding in found:
-        net = mended(net, finding)
+    findings = [finding for finding in lint(net) if finding.rule == "slope"]
+    assert [finding.layers for finding in findings] == [("2",), ("6",)]
+    for finding in findings:
+        net = fixed(net, finding)
     assert lint(net) == []
 
 
@@ -218,12 +219,12 @@ def test_a_cut_without_correction_keeps_0_77_and_a_correction_without_cut_makes_
     def corrected_but_absolute(weight: Tensor) -> None:
         nn.init.trunc_normal_(weight, std=math.sqrt(2 / weight.shape[1]) / 0.8796257)
 
-    for draw, words in ((cut, "0.7737 of what was meant"), (corrected_but_absolute, "1.292 of what was meant")):
+    for draw, message in ((cut, "0.7737 of what was meant"), (corrected_but_absolute, "1.292 of what was meant")):
         net = deep(6, 128, nn.ReLU, draw)
-        found = only(lint(net), "truncation")
-        assert words in found.text
-        assert found.layers == ("0", "2", "4", "6", "8", "10")
-        assert rules(lint(mended(net, found))) == set()
+        finding = only(lint(net), "truncation")
+        assert message in finding.text
+        assert finding.layers == ("0", "2", "4", "6", "8", "10")
+        assert rules(lint(fixed(net, finding))) == set()
 
 
 def test_a_meant_cut_that_absolute_bounds_left_out_is_a_plain_normal_and_not_told() -> None:
@@ -238,11 +239,11 @@ def test_fan_out_of_a_depthwise_convolution_is_64_times_too_large() -> None:
     for layer in (net[0], net[2]):
         nn.init.kaiming_normal_(layer.weight, mode="fan_out")
         nn.init.zeros_(layer.bias)
-    found = only(lint(net), "grouped_fan_out")
-    assert found.layers == ("0",)
-    assert "down to 1/64" in found.text
+    finding = only(lint(net), "grouped_fan_out")
+    assert finding.layers == ("0",)
+    assert "down to 1/64" in finding.text
     before = net[0].weight.detach().clone()
-    exec(found.fix, {"model": net})
+    exec(finding.fix, {"model": net})
     assert torch.equal(net[0].weight.detach(), before * 8)
     assert lint(net) == []
     with_norm = nn.Sequential(nn.Conv2d(64, 64, 3, groups=64), nn.BatchNorm2d(64), nn.ReLU())
@@ -252,7 +253,7 @@ def test_fan_out_of_a_depthwise_convolution_is_64_times_too_large() -> None:
 
 
 def test_one_std_for_all_layers_is_not_taken_for_a_wrong_fan_by_chance() -> None:
-    # 0.02^2 = 1.88 / 4704, where 4704 = 96 * 7^2 is torch's fan_out of the depthwise layer: within 10 % of He's 2
+    # 0.02^2 = 1.88 / 4704, where 4704 = 96 * 7^2 is torch's fan_out of the depthwise layer: within 10 % of He's 2.
     net = nn.Sequential(
         nn.Conv2d(3, 96, 4),
         nn.GELU(),
@@ -274,9 +275,10 @@ def test_torchs_fan_in_of_a_strided_transposed_convolution_leaves_a_quarter() ->
     net = nn.Sequential(nn.ConvTranspose2d(32, 32, 4, stride=2), nn.ReLU())
     nn.init.kaiming_normal_(net[0].weight, mode="fan_in")
     nn.init.zeros_(net[0].bias)
-    found = only(lint(net), "transposed_fan_in")
-    assert "×0.25" in found.text  # conv.transpose_forward
-    exec(found.fix, {"model": net})
+    finding = only(lint(net), "transposed_fan_in")
+    # conv.transpose_forward
+    assert "×0.25" in finding.text
+    exec(finding.fix, {"model": net})
     assert lint(net) == []
     assert lint(init_(net, "he")) == []
 
@@ -286,9 +288,10 @@ def test_an_orthogonal_first_layer_keeps_27_64ths() -> None:
     for layer in (net[0], net[2]):
         nn.init.orthogonal_(layer.weight, gain=math.sqrt(2))
         nn.init.zeros_(layer.bias)
-    found = only(lint(net), "orthogonal_first")
-    assert found.layers == ("0",)
-    assert "27/64 = 0.4219" in found.text  # conv.orthogonal_first
+    finding = only(lint(net), "orthogonal_first")
+    assert finding.layers == ("0",)
+    # conv.orthogonal_first
+    assert "27/64 = 0.4219" in finding.text
     assert only(lint(init_(net, "orthogonal")), "orthogonal_first").layers == ("0",)
     assert lint(init_(net, "he")) == []
     assert lint(init_(nn.Sequential(nn.Conv2d(8, 64, 3), nn.ReLU()), "orthogonal")) == []
@@ -300,10 +303,11 @@ def test_a_loud_last_layer_is_found_on_the_batch_and_from_its_weights() -> None:
     measured, expected = only(lint(net, images), "loss_at_start"), only(lint(net), "loss_at_start")
     with torch.no_grad():
         logits = net(images).double()
-        by_hand = torch.stack([-logits.log_softmax(1)[:, k] for k in range(10)]).mean()  # over every label alike
+        # Over every label alike.
+        by_hand = torch.stack([-logits.log_softmax(1)[:, k] for k in range(10)]).mean()
     assert f"starts near {by_hand:.3g}," in measured.text
     assert "ln 10 = 2.30" in expected.text
-    assert rules(lint(mended(net, measured), images)) == set()
+    assert rules(lint(fixed(net, measured), images)) == set()
     assert lint(init_(net, "he"), images) == []
 
 
@@ -340,7 +344,7 @@ SCHEMES = ("he", "truncated_normal", "orthogonal", "xavier", "lecun", "delta_ort
 @pytest.mark.parametrize("seed", range(3))
 def test_our_own_schemes_raise_no_alarm_on_nets_that_they_fit(scheme: str, seed: int) -> None:
     smooth = scheme in ("xavier", "lecun")
-    # in k^2 >= out in every layer, so that orthogonal rows fit
+    # in k^2 >= out in every layer, so that orthogonal rows fit.
     layers: list[nn.Module] = [nn.Conv2d(16, 16, 3, padding=1), nn.Tanh() if smooth else nn.ReLU()]
     for _ in range(14):
         layers += [nn.Conv2d(16, 16, 3, padding=1), nn.Tanh() if smooth else nn.ReLU()]
@@ -357,7 +361,7 @@ def test_our_own_schemes_raise_no_alarm_on_nets_that_they_fit(scheme: str, seed:
 def test_he_on_the_plain_net_raises_no_alarm(mode: str, distribution: str, activation: str) -> None:
     net = build_net("plain", depth=30, input_shape=(1, 16, 16), activation=activation)
     init_(net, "he", mode=mode, distribution=distribution)
-    # by fan_out the last layer has 2/10 on 64 inputs: logits of variance 12.8, so that the loss starts above 3 ln 10
+    # By fan_out the last layer has 2/10 on 64 inputs: logits of variance 12.8, so that the loss starts above 3 ln 10.
     loud = {("loss_at_start", "note")} if mode == "fan_out" else set()
     assert {(finding.rule, finding.severity) for finding in lint(net)} == loud
     images = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -380,9 +384,9 @@ def test_torchvisions_nets_give_notes_of_what_is_there_and_no_fault(name: str, s
     torch.manual_seed(0)
     net = torchvision.models.get_model(name, weights=None)
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    found = lint(net, torch.randn(2, 3, size, size))
-    assert {finding.severity for finding in found} <= {"note"}
-    assert rules(found) == expected
+    findings = lint(net, torch.randn(2, 3, size, size))
+    assert {finding.severity for finding in findings} <= {"note"}
+    assert rules(findings) == expected
     assert net.training
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
@@ -406,9 +410,9 @@ def test_functions_count_as_their_modules_do_and_unknown_is_said_without_a_batch
 
 
 def test_every_rule_is_listed_and_findings_read_as_text() -> None:
-    found = lint(deep(12, 128, nn.ReLU))
-    assert rules(found) <= set(RULES)
-    assert str(found[0]).startswith("fault torch_default: 13 layers, `0` to `24`: torch's default left in")
+    findings = lint(deep(12, 128, nn.ReLU))
+    assert rules(findings) <= set(RULES)
+    assert str(findings[0]).startswith("fault torch_default: 13 layers, `0` to `24`: torch's default left in")
 
 
 def test_a_lazy_model_is_refused_in_words() -> None:
