@@ -92,9 +92,9 @@ def resting(ran: pd.DataFrame) -> "pd.Series[str]":
     closed = (ran.weight_var == 0) & (ran.forward == 0)
     # NaN, which was not measured, is not 0.
     closed &= bool((ran.weight_grad_rms[closed] != 0).any())
-    without = ran.backward == 0
-    first = without.idxmin() if len(ran) and not without.all() else len(ran)
-    waiting = without & ((ran.index > first) | closed[first:].any())
+    no_gradient = ran.backward == 0
+    first = no_gradient.idxmin() if len(ran) and not no_gradient.all() else len(ran)
+    waiting = no_gradient & ((ran.index > first) | closed[first:].any())
     return pd.Series("ok", ran.index).mask(waiting, "waiting").mask(closed, "closed")
 
 
@@ -112,12 +112,12 @@ def nonfinite(ran: pd.DataFrame) -> Trouble | None:
 def dead(ran: pd.DataFrame, drifts: tuple[Drift, ...]) -> Trouble | None:
     """Layers that give or pass nothing, though their weights are not 0 and nothing vanishes on the way."""
     silent = ((ran.forward == 0) | (ran.zero_fraction == 1)) & (ran.status == "ok")
-    without = (ran.backward == 0) & (ran.status == "ok")
-    rows = np.flatnonzero(silent | without).tolist()
+    no_gradient = (ran.backward == 0) & (ran.status == "ok")
+    rows = np.flatnonzero(silent | no_gradient).tolist()
     if not rows or any(drift.change < 0 for drift in drifts if not drift.healthy):
         return None
     parts = [f"the activation after `{ran.name[silent].iloc[0]}` gives only zeros"] if silent.any() else []
-    parts += [f"no gradient comes to {without.sum()} of {len(ran)} layers"] if without.any() else []
+    parts += [f"no gradient comes to {no_gradient.sum()} of {len(ran)} layers"] if no_gradient.any() else []
     return "dead", rows, ", ".join(parts)
 
 

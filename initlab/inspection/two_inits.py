@@ -21,6 +21,7 @@ from initlab.signal.probe import measure
 
 # Relative: float32 draws scaled by two factors differ by their rounding, about 1e-7.
 ALIKE = 1e-5
+EXACT = "exact by homogeneity: forward ratios are products of squared weight ratios, biases are 0"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def compare(a: nn.Module, b: nn.Module, images: Tensor, *, seed: int = 0) -> Com
     first, second = (signals_of(model, images, seed) for model in (a, b))
     by_name = [{site.name: site for site in sites_of(model, images)[0]} for model in (a, b)]
     sites_a, sites_b = ([sites[name] for name in first.name] for sites in by_name)
-    exact, reason = homogeneity(sites_a, sites_b)
+    obstacle = obstacle_to_exactness(sites_a, sites_b)
+    exact = not obstacle
     squared = pd.Series([x.second / y.second if y.second else math.nan for x, y in zip(sites_a, sites_b, strict=True)])
     # Rows are in the order of calls, which in a chain is that of depth.
     product = squared.cumprod()
@@ -64,7 +66,7 @@ def compare(a: nn.Module, b: nn.Module, images: Tensor, *, seed: int = 0) -> Com
         "expected_forward": product if exact else math.nan,
         "expected_backward": product.iloc[-1] / product if exact and len(product) else math.nan,
     }
-    return Comparison(first[["name"]].assign(**columns), exact, reason)
+    return Comparison(first[["name"]].assign(**columns), exact, f"not exact: {obstacle}" if obstacle else EXACT)
 
 
 def check_same_layers(a: nn.Module, b: nn.Module) -> None:
@@ -91,23 +93,19 @@ def signals_of(model: nn.Module, images: Tensor, seed: int) -> pd.DataFrame:
     return pd.DataFrame(measure(model, images, torch.zeros(len(images), dtype=torch.int64), loss=loss))
 
 
-def homogeneity(a: list[Site], b: list[Site]) -> tuple[bool, str]:
-    """Whether ratios are exact products of weight ratios, and the sentence that says why or why not."""
-    biased = [site.name for site in [*a, *b] if site.bias_second > 0]
-    if biased:
-        return False, f"not exact: `{biased[0]}` has biases, which do not scale with the weights"
+def obstacle_to_exactness(a: list[Site], b: list[Site]) -> str:
+    """What keeps ratios from being exact products of weight ratios; "" where nothing does."""
+    if biased := [site.name for site in [*a, *b] if site.bias_second > 0]:
+        return f"`{biased[0]}` has biases, which do not scale with the weights"
     for index, site in enumerate(a):
         before = a[index - 1].name if index else ""
         if site.joint.before != ("layer" if index else "input") or site.joint.source != before:
-            return False, f"not exact: before `{site.name}` signals are mixed, normalised or not known"
+            return f"before `{site.name}` signals are mixed, normalised or not known"
         if not (site.joint.phi is None or isinstance(site.joint.phi, Rectifier)):
-            return False, f"not exact: {site.joint.phi.name} before `{site.name}` does not keep ratios"
+            return f"{site.joint.phi.name} before `{site.name}` does not keep ratios"
         if not proportional(site, b[index]):
-            reason = f"the weights of `{site.name}` differ in more than scale (give --init, or a scheme)"
-            return False, f"not exact: {reason}"
-    if a and a[-1].joint.after != "output":
-        return False, f"not exact: something follows `{a[-1].name}`, the last layer"
-    return True, "exact by homogeneity: forward ratios are products of squared weight ratios, biases are 0"
+            return f"the weights of `{site.name}` differ in more than scale (give --init, or a scheme)"
+    return f"something follows `{a[-1].name}`, the last layer" if a and a[-1].joint.after != "output" else ""
 
 
 def proportional(a: Site, b: Site) -> bool:

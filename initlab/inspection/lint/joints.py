@@ -5,6 +5,7 @@ says `unknown`.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from torch import nn
@@ -103,9 +104,6 @@ def kind_of(module: nn.Module) -> str:
 
 def elementwise(module: nn.Module) -> Phi | None:
     """A module as an activation; None for what mixes positions, is random or has layers of its own."""
-    if next(module.children(), None) is not None:
-        return None
-    try:
-        return resolve(module)
-    except ValueError:
-        return None
+    with suppress(ValueError):
+        return resolve(module) if next(module.children(), None) is None else None
+    return None

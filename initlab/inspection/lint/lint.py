@@ -48,9 +48,9 @@ def lint(model: nn.Module, batch: Tensor | None = None) -> list[Finding]:
     findings += runs.loss_at_start(finite, output)
     if broken := [site for site in sites if site not in finite]:
         findings.append(finding("nonfinite", broken, f"{listed(broken)} have weights that are not finite"))
-    if batch is None and (blind := [site for site in sites if site.joint.before == "unknown"]):
-        text = f"what feeds {listed(blind)} is not known without a batch: gains are not judged there"
-        findings.append(finding("unknown", blind, text, "initlab.lint(model, images)", severity="note"))
+    if batch is None and (unknown := [site for site in sites if site.joint.before == "unknown"]):
+        text = f"what feeds {listed(unknown)} is not known without a batch: gains are not judged there"
+        findings.append(finding("unknown", unknown, text, "initlab.lint(model, images)", severity="note"))
     if any(not entry.fix for entry in findings):
         call = remedy_of(sites).call
         findings = [replace(entry, fix=entry.fix or call) for entry in findings]

@@ -32,7 +32,8 @@ def gain(sites: Sequence[Site]) -> Iterator[Finding]:
     small on purpose, don't count; nor do runs whose signal on the batch stays level, as scaled on data.
     """
     run = longest_chain([site for site in sites if site.homogeneous and site.second > 0])
-    off = [site for site in run if inside(site) and not suits(site) and not left_at_default(site)]
+    judged = [site for site in run if inside(site) and not left_at_default(site)]
+    off = [site for site in judged if not any(site.drawn_as(site.gain_squared / fan) for fan in site.fans)]
     forward, backward = log_change(off, "fan_in"), log_change(off, "fan_out")
     if forward * backward <= 0 or min(abs(forward), abs(backward)) < TENFOLD:
         return
@@ -52,11 +53,6 @@ def gain(sites: Sequence[Site]) -> Iterator[Finding]:
 def inside(site: Site) -> bool:
     """Whether a layer is known not to be the last, which is often small on purpose, and has weights."""
     return site.second > 0 and site.joint.after not in ("output", "unknown")
-
-
-def suits(site: Site) -> bool:
-    """Whether a layer's weights keep the signal, or its gradient."""
-    return any(site.drawn_as(site.gain_squared / fan) for fan in site.fans)
 
 
 def log_change(sites: Sequence[Site], fan: str) -> float:
