@@ -21,13 +21,12 @@ Node = Any
 SELU_SCALE = 1.0507009873554805
 # Functions with parameters, as their module and what a node saves of them.
 MODULES: dict[str, tuple[Any, ...]] = {
-    **{"Elu": (nn.ELU, "alpha"), "Celu": (nn.CELU, "alpha"), "Hardtanh": (nn.Hardtanh, "min_val", "max_val")},
-    **{"Softplus": (nn.Softplus, "beta", "threshold")},
+    **{"Elu": (nn.ELU, "alpha"), "Celu": (nn.CELU, "alpha"), "Softplus": (nn.Softplus, "beta", "threshold")},
     **{"Hardshrink": (nn.Hardshrink, "lambd"), "Softshrink": (nn.Softshrink, "lambd")},
 }
 ACTIVATIONS = {
     *("Abs", "Gelu", "Hardsigmoid", "Hardswish", "LeakyRelu", "LogSigmoid", "Mish", "PreluKernel", "Relu", "Sigmoid"),
-    *("Silu", "Tanh", *MODULES),
+    *("Hardtanh", "Silu", "Tanh", *MODULES),
 }
 COMPOSED = {("Div", "Add", "Abs"): "softsign", ("Sub", "Tanh"): "tanhshrink"}
 KINDS = {
@@ -146,13 +145,14 @@ def activation_of(node: Node) -> Phi:
             return resolve("gelu" if node._saved_approximate == "none" else "gelu_tanh")
         case "Elu" if abs(node._saved_scale - SELU_SCALE) < 1e-6:
             return resolve("selu")
-        case "Hardtanh" if (node._saved_min_val, node._saved_max_val) == (0, 6):
-            return resolve("relu6")
+        case "Hardtanh":
+            bounds = float(node._saved_min_val), float(node._saved_max_val)
+            return resolve("relu6") if bounds == (0, 6) else resolved(nn.Hardtanh, *bounds)
         case "Abs":
             return resolve(torch.abs)
     if name in MODULES:
         kind, *parameters = MODULES[name]
-        return resolved(kind, *(float(getattr(node, f"_saved_{parameter}")) for parameter in parameters))
+        return resolved(kind, *(getattr(node, f"_saved_{parameter}") for parameter in parameters))
     return resolve(composed(node) or name.lower())
 
 
