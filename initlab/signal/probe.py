@@ -44,6 +44,20 @@ class LayerSignals:
         self.activations = 0  # numbers in the outputs of its next activations
         self.activation = ""  # the first of them by its function's name
 
+    def statistics(self, grad: Tensor | None, examples: int, weight_decay: float | None) -> list[Tensor]:
+        """The numbers of `COLUMNS`, still on the device; `grad` is that of the layer's weight."""
+        weight = self.layer.weight.detach().double()
+        nan = torch.full((), float("nan"), dtype=torch.float64, device=weight.device)
+        grad_rms = decay_ratio = nan
+        if grad is not None:
+            mean_grad = grad.double() / examples
+            grad_rms = mean_grad.square().mean().sqrt()
+            if weight_decay is not None:
+                decay_ratio = weight_decay * weight.norm() / mean_grad.norm()
+        zero_fraction = nan if self.zeros is None else self.zeros.double() / self.activations
+        weight_var = weight.var(correction=0) if self.calls else nan
+        return [*self.forward.result(), *self.backward.result(), weight_var, grad_rms, decay_ratio, zero_fraction]
+
 
 class NextActivation(TorchFunctionMode):
     """Counts exact zeros in the output of the next activation after each weight layer, module or function alike."""
@@ -105,7 +119,7 @@ def measure(
         grads: list[Tensor | None] = [None] * len(layers)
         if labels is not None and weights:
             grads[: len(weights)] = loss_gradients(output, labels, loss, weights)
-        statistics = [layer_statistics(s, g, len(images), weight_decay) for s, g in zip(layers, grads, strict=True)]
+        statistics = [s.statistics(g, len(images), weight_decay) for s, g in zip(layers, grads, strict=True)]
         return to_rows(layers, statistics, len(images))
 
 
@@ -132,23 +146,6 @@ def forward(model: nn.Module, images: Tensor) -> tuple[list[LayerSignals], Tenso
         output = first_tensor(model(images))
     never_ran = [LayerSignals(name, layer) for name, layer in weight_layers if layer not in layers]
     return [*layers.values(), *never_ran], output
-
-
-def layer_statistics(
-    signals: LayerSignals, grad: Tensor | None, examples: int, weight_decay: float | None
-) -> list[Tensor]:
-    """The numbers of `COLUMNS` for one layer, still on the device."""
-    weight = signals.layer.weight.detach().double()
-    nan = torch.full((), float("nan"), dtype=torch.float64, device=weight.device)
-    grad_rms = decay_ratio = nan
-    if grad is not None:
-        mean_grad = grad.double() / examples
-        grad_rms = mean_grad.square().mean().sqrt()
-        if weight_decay is not None:
-            decay_ratio = weight_decay * weight.norm() / mean_grad.norm()
-    zero_fraction = nan if signals.zeros is None else signals.zeros.double() / signals.activations
-    weight_var = weight.var(correction=0) if signals.calls else nan
-    return [*signals.forward.result(), *signals.backward.result(), weight_var, grad_rms, decay_ratio, zero_fraction]
 
 
 def to_rows(layers: list[LayerSignals], statistics: list[list[Tensor]], examples: int) -> list[dict[str, Any]]:

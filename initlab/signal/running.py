@@ -19,8 +19,6 @@ from initlab.signal.probe import COLUMNS as PROBED
 
 COLUMNS = PROBED[:4]
 DIRECTIONS = FORWARD, BACKWARD = 0, 1
-# Sum and sum of squares.
-Pair = tuple[Tensor, Tensor]
 # Numbers cast to float64 at once: 256 KiB, which a core's cache holds, or 128 MiB, against many small kernels.
 CPU_PIECE, GPU_PIECE = 2**15, 2**24
 
@@ -41,7 +39,8 @@ class RunningMoments:
         self.order: list[int] = []  # layers by first call
         self.samples = 0
         self.piece = CPU_PIECE if device.type == "cpu" else GPU_PIECE
-        self.step: dict[tuple[int, int], Pair] = {}  # by layer and direction, of the step under way
+        # Sum and sum of squares by layer and direction, of the step under way.
+        self.step: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def listen(self) -> AbstractContextManager[list[tuple[str, WeightLayer]]]:
         """Around the forward pass of a sampled step; its backward pass counts too, `sampled` ends it.

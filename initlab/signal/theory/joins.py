@@ -1,8 +1,6 @@
 """Mean field of sums, concatenations, scalings, dropout and changes of shape."""
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +8,7 @@ import torch
 from torch import Tensor
 
 from initlab.signal.theory.field import NONE, Field, NoRule, Pairs
-from initlab.signal.theory.meanfield import Context, Gradient, Noise, Result, Signal, on_map, scaled
+from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, mixed, on_map
 from initlab.signal.theory.trace import Operation
 
 DIFFERENCES = {torch.sub, Tensor.sub, Tensor.sub_, Tensor.__sub__, Tensor.__isub__}
@@ -30,7 +28,7 @@ def total(context: Context, op: Operation, *inputs: Signal) -> Result:
         f = inputs[0].field
         share = f.level / (f.level + square) if f.level + square > 0 else 1.0
         c = (share * f.c + 1 - share).clipped()
-        noise = scaled(inputs[0].noise, share)
+        noise = mixed((share, inputs[0].noise))
         signal = Signal(replace(f, q=f.q + square, c=c, mean=f.mean * math.sqrt(share)), noise, inputs[0].fresh)
         return signal, lambda g: [g]
     a, b = inputs[0].field, inputs[1].field
@@ -49,22 +47,13 @@ def total(context: Context, op: Operation, *inputs: Signal) -> Result:
         """A sum hands its gradient to both inputs."""
         return [replace(g, q=on_map(g.q, f.q.shape), fresh=None) for f in (a, b)]
 
-    return Signal(field, mixed([s.noise for s in inputs], weights)), pull
+    return Signal(field, mixed((weights[0], inputs[0].noise), (weights[1], inputs[1].noise))), pull
 
 
 def constant(op: Operation, default: float) -> Tensor:
     """What a sum or product has beside the model's signal, float64."""
     values = (v for v in (*op.args, *op.kwargs.values()) if isinstance(v, (Tensor, int, float)))
     return torch.as_tensor(next(values, default), dtype=torch.float64).detach()
-
-
-def mixed(noises: Sequence[Noise], weights: Sequence[float]) -> Noise:
-    """Scatter of a weighted sum of mean squares, to first order."""
-    powers: Noise = defaultdict(float)
-    for noise, weight in zip(noises, weights, strict=True):
-        for source, power in noise.items():
-            powers[source] += weight * power
-    return powers
 
 
 def join(context: Context, op: Operation, *inputs: Signal) -> Result:
@@ -85,7 +74,8 @@ def join(context: Context, op: Operation, *inputs: Signal) -> Result:
     along_channels = dim == 1 and len(op.shape) != 3
     parts = tuple(zip(shares.tolist(), fields, strict=True)) if along_channels else ()
     joined = Field(q, c, mean, positions, channels)
-    signal = Signal(joined, mixed([s.noise for s in inputs], list(weights)), parts=parts)
+    noise = mixed(*zip(weights.tolist(), (signal.noise for signal in inputs), strict=True))
+    signal = Signal(joined, noise, parts=parts)
 
     def pull(g: Gradient) -> list[Gradient]:
         """Each part gets its own channels' gradient."""

@@ -6,6 +6,7 @@ and homogeneous activations at any width, the rest holds for wide layers. `passe
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -78,10 +79,8 @@ class Context:
 
     def scatter(self, noise: Noise) -> LogMoments:
         """Logarithm of the product of all factors."""
-        total = LogMoments()
-        for number, power in noise.items():
-            total = total + gamma_factor(self.variances[number]).scaled(power)
-        return total
+        factors = (gamma_factor(self.variances[number]).scaled(power) for number, power in noise.items())
+        return sum(factors, start=LogMoments())
 
     def average(self, values: Pairs, positions: int) -> float:
         """Mean over all pairs of units of one channel, of a batch of maps with so many positions."""
@@ -106,7 +105,7 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
     spread = share**2 * x.field.spread / linear.taps
     channels, positions = linear.outputs, products.numel() if linear.spatial else x.field.positions
     source = context.source(2 * linear.radial * context.average(c**2 + spread, positions) / channels)
-    noise = scaled(x.noise, share) | {source: 1.0}
+    noise = mixed((share, x.noise)) | {source: 1.0}
     signal = Signal(Field(products + bias_second, c, 0.0, positions, channels, spread), noise, source)
 
     def pull(g: Gradient) -> list[Gradient]:
@@ -238,9 +237,13 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     return signal, pull
 
 
-def scaled(noise: Noise, power: float) -> Noise:
-    """Every factor to a power."""
-    return {source: value * power for source, value in noise.items()}
+def mixed(*parts: tuple[float, Noise]) -> Noise:
+    """Scatter of a sum of mean squares to first order, from each part's share of it and factors."""
+    powers: Noise = defaultdict(float)
+    for share, noise in parts:
+        for source, power in noise.items():
+            powers[source] += share * power
+    return powers
 
 
 def on_map(q: Tensor, shape: Sequence[int]) -> Tensor:

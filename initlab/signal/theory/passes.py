@@ -10,8 +10,7 @@ from initlab.nets.any_module import WeightLayer, on_weight_layers
 from initlab.nets.undisturbed import to_model, untouched
 from initlab.signal.theory.cotangent import drawn_gradient
 from initlab.signal.theory.field import Field, NoRule
-from initlab.signal.theory.joins import mixed
-from initlab.signal.theory.meanfield import Context, Gradient, Noise, Pull, Result, Signal
+from initlab.signal.theory.meanfield import Context, Gradient, Noise, Pull, Result, Signal, mixed
 from initlab.signal.theory.rules import RULES, known, measured
 from initlab.signal.theory.trace import Trace, record
 
@@ -51,7 +50,7 @@ def added(a: Gradient, b: Gradient) -> Gradient:
     total = a.level + b.level
     shares = [a.level / total, b.level / total] if total > 0 else [0.5, 0.5]
     c, spread = shares[0] * a.c + shares[1] * b.c, shares[0] ** 2 * a.spread + shares[1] ** 2 * b.spread
-    return Gradient(q, c, spread, mixed([a.noise, b.noise], shares))
+    return Gradient(q, c, spread, mixed((shares[0], a.noise), (shares[1], b.noise)))
 
 
 def mean_field(context: Context, trace: Trace, start: Field, gradient: Gradient | None) -> Rows:

@@ -85,20 +85,15 @@ def average_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -
     signal = Signal(Field(q, c, min(f.mean / math.sqrt(factor), 1.0), q.numel(), f.channels, f.spread), x.noise)
 
     def pull(g: Gradient) -> list[Gradient]:
-        """Each member gets its share of the window's gradient."""
+        """The members of a window share its gradient out and get the same."""
         (back,) = transposed(on_map(g.q, q.shape) / counts)
         # The share of pairs of positions that lie in one window.
         together = min((members - 1) / max(f.positions - 1, 1), 1.0)
-        return [Gradient(back, shared_out(g.c, together), g.spread, g.noise)]
+        within = together + (1 - together) * g.c.within
+        elsewhere = together * g.c.same_place + (1 - together) * g.c.elsewhere
+        return [Gradient(back, replace(g.c, near=1.0, within=within, elsewhere=elsewhere), g.spread, g.noise)]
 
     return signal, pull
-
-
-def shared_out(c: Pairs, together: float) -> Pairs:
-    """Pairs of a gradient that a window shares out: its members get the same."""
-    within = together + (1 - together) * c.within
-    elsewhere = together * c.same_place + (1 - together) * c.elsewhere
-    return replace(c, near=1.0, within=within, elsewhere=elsewhere)
 
 
 def adaptive_windows(op: Operation, shape: tuple[int, ...]) -> tuple[Averaging, Tensor]:

@@ -6,7 +6,7 @@ that whatever the model's Python code does is followed: padding, pooling, residu
 
 import copy
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -58,9 +58,8 @@ def predict(
         batch_size: examples, where no batch says so.
         input_moments: (mean, variance) of the inputs.
         dropout: whether dropout is on.
-        draws: measure this many draws of the weights instead (at least 2), on the batch or on random inputs;
-            `.attrs` then has the cost: `draws`, `wall_s` and `passes`, their time over that of as many forward and
-            backward passes.
+        draws: measure this many draws of the weights instead (at least 2), on the batch or on random inputs; `.attrs`
+            then has the cost: `draws`, `wall_s` and `passes`, their time in forward and backward passes.
         seed: of random inputs and of redrawn weights.
 
     Returns:
@@ -73,8 +72,7 @@ def predict(
         `redrawn` under `draws`.
 
     Raises:
-        ValueError: neither input_shape nor batch, labels without a batch or that do not fit the output, or a number out
-            of range. What the model or the loss raises on its input goes through.
+        ValueError: neither input_shape nor batch, labels without a batch or that do not fit, or a number out of range.
     """
     check_inputs(input_shape, batch, labels, batch_size, input_moments)
     images = batch
@@ -97,14 +95,12 @@ def predict(
     context = Context(batch_size if batch is None else len(batch), dropout, moments)
     start = trace.input if batch is not None else independent(images, input_moments)
     gradient = None if labels is None else loss_gradient(trace.logits, labels, loss)
-    attrs: dict[Hashable, Any] = {}
     try:
-        rows = mean_field(context, trace, start, gradient)
+        return to_frame(model, mean_field(context, trace, start, gradient), relative=labels is None)
     except NoRule as reason:
-        rows, attrs = local_law(model, images), {"local_because": str(reason)}
-    frame = to_frame(model, rows, relative=labels is None)
-    frame.attrs = attrs
-    return frame
+        frame = to_frame(model, local_law(model, images), relative=labels is None)
+        frame.attrs["local_because"] = str(reason)
+        return frame
 
 
 def check_inputs(
@@ -134,12 +130,12 @@ def independent(images: Tensor, moments: tuple[float, float]) -> Field:
     """The field of inputs of this shape that are independent numbers of this mean and variance."""
     shape, (mean, variance) = images.shape[1:], moments
     q = mean**2 + variance
-    sides = tuple(shape[1:]) if len(shape) > 2 else ()
+    sides = shape[1:] if len(shape) > 2 else ()
     positions = math.prod(sides) if sides else shape[0] if len(shape) == 2 else 1
     channels = shape[0] if sides else shape[-1]
     c = Pairs.alike(mean**2 / q)
-    level = torch.full(sides, q, dtype=torch.float64)
-    return Field(level, c, abs(mean) / math.sqrt(q), positions, channels, (1 - c**2) / channels)
+    q_map = torch.full(sides, q, dtype=torch.float64)
+    return Field(q_map, c, abs(mean) / math.sqrt(q), positions, channels, (1 - c**2) / channels)
 
 
 def to_frame(model: nn.Module, rows: Rows, relative: bool) -> pd.DataFrame:

@@ -35,7 +35,11 @@ def redraw(
         raise ValueError(f"predict: too few draws for a band (got {draws}); allowed: 0, or at least 2")
     relative = labels is None
     if labels is None:
-        labels = random_labels(model, images, seed)
+        # A random class for each example (and token), of as many as the output has.
+        with untouched(model, backward=False):
+            output = first_tensor(model(to_model(model, images, None)[0]))
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.randint(0, output.shape[-1], output.shape[:-1], generator=generator)
     model = copy.deepcopy(model)
     layers = weight_layers(model)
     stds = {name: layer.weight.detach().square().mean((0, 1), keepdim=True).sqrt() for name, layer in layers}
@@ -65,14 +69,6 @@ def band(values: Array, share: float) -> Array:
         spread = logs.std(axis=0, ddof=1) * np.sqrt(1 + 1 / len(values))
         result = np.exp(logs.mean(axis=0) + (0 if share == 0.5 else student.ppf(share, len(values) - 1)) * spread)
     return np.asarray(np.where((values == 0).any(axis=0), 0.0, result))
-
-
-def random_labels(model: nn.Module, images: Tensor, seed: int) -> Tensor:
-    """A class for each example (and token), of as many as the output has."""
-    with untouched(model, backward=False):
-        output = first_tensor(model(to_model(model, images, None)[0]))
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, output.shape[-1], output.shape[:-1], generator=generator)
 
 
 @torch.no_grad()

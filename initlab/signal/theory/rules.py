@@ -18,7 +18,7 @@ from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, a
 from initlab.signal.theory.norms import PLACES, norm
 from initlab.signal.theory.pooling import POOLS, pool
 from initlab.signal.theory.response import LARGEST, SMALLEST, Phi, Response
-from initlab.signal.theory.trace import Operation, Ref
+from initlab.signal.theory.trace import LIVE, Operation
 
 Rule = Callable[..., Result]
 RECTIFIERS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
@@ -73,7 +73,7 @@ def phi_of(op: Operation) -> Phi:
         return Rectifier("leaky_relu", (float(op.argument(1, "negative_slope", 0.01)),))
     if op.function in PRELU:
         return Rectifier("prelu", tuple(op.argument(1, "weight").detach().double().flatten().tolist()))
-    options = {key: value for key, value in op.kwargs.items() if key != "inplace" and not isinstance(value, Ref)}
+    options = {key: value for key, value in op.kwargs.items() if key != "inplace" and value is not LIVE}
     return elementwise(op.function, op.args[1:], tuple(sorted(options.items())))
 
 

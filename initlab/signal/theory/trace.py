@@ -18,27 +18,22 @@ from initlab.nets.any_module import WeightLayer, on_weight_layers
 from initlab.nets.undisturbed import first_tensor, to_model, untouched
 from initlab.signal.theory.field import Field, field_of
 
+# Stands in a recorded call for a tensor that depends on the model's input.
+LIVE = object()
 # Functions that leave their tensor as it is, most often to give a shape or a flag.
 READERS = ("__get__", "size", "dim", "numel", "stride", "__len__", "item")
 # (function, how many of its inputs depend on the model's, whether the first argument does) -> whether a rule holds
 Known = Callable[[Any, int, bool], bool]
 
 
-@dataclass(frozen=True)
-class Ref:
-    """Stands for the tensor that an operation gave; -1 is the model's input."""
-
-    operation: int
-
-
 @dataclass
 class Operation:
-    """One call: `args` and `kwargs` with a `Ref` for each tensor that depends on the input."""
+    """One call: `args` and `kwargs` with `LIVE` for each tensor that depends on the input."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    inputs: list[int]
+    inputs: list[int]  # the operations that gave those tensors; -1 is the model's input
     in_shapes: list[tuple[int, ...]]
     shape: tuple[int, ...]
     layer: str | None = None  # name of the weight layer whose output this is
@@ -86,9 +81,9 @@ class Recorder(TorchFunctionMode):
         copies = [t.detach().clone() for t in live] if changing else []
         out = func(*args, **kwargs)
         outputs = [t for t in tensors_of(out) if t.is_floating_point()] if live else []
-        refs_args, refs_kwargs = swap((args, kwargs), lambda t: Ref(self.origin[t]) if t in self.origin else t)
+        call_args, call_kwargs = swap((args, kwargs), lambda t: LIVE if t in self.origin else t)
         for place, tensor in enumerate(outputs):
-            operation = Operation(func, refs_args, refs_kwargs, inputs, in_shapes, tuple(tensor.shape))
+            operation = Operation(func, call_args, call_kwargs, inputs, in_shapes, tuple(tensor.shape))
             if unknown:
                 copies = copies or [t.detach().clone() for t in live]
                 operation.before, operation.after = field_of(copies[0]), field_of(tensor)
