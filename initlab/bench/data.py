@@ -60,11 +60,9 @@ def bench_data(
         settings = resolve(loaded, {"engine": "inline", "jobs": 1, "device": device}, data_dir=data_dir)
         check_data([planned], settings.access)
         torch.set_num_threads(settings.run.threads)
-        yield (
-            f"{spec.data.name} at batch {spec.train.batch_size}, {spec.net.name}-{spec.net.depth}, "
-            f"{settings.run.device}, {settings.run.threads} threads: "
-            f"median of {repeats} runs of {steps} steps each, in turn"
-        )
+        what = f"{spec.data.name} at batch {spec.train.batch_size}, {spec.net.name}-{spec.net.depth}"
+        where = f"{settings.run.device}, {settings.run.threads} threads"
+        yield f"{what}, {where}: median of {repeats} runs of {steps} steps each, in turn"
         yield f"{'workers':>7}  {'loader':>10}  {'net':>10}  {'both':>10}  {'of the slower':>13}"
         for count in workers or [settings.run.workers]:
             # Each count decodes anew, unless the study keeps decoded pictures.

@@ -57,10 +57,8 @@ def bench_ddp(
         # The rates of one process, or its share where more are the fewest.
         base = base or (strong / count, weak / count)
         speed_up = strong / base[0]
-        yield (
-            f"{count:>9}  {strong:>9,.0f}/s  {speed_up:>8.2f}  {speed_up / count:>10.2f}  {weak:>9,.0f}/s  "
-            f"{weak / base[1] / count:>10.2f}"
-        )
+        weak_columns = f"{weak:>9,.0f}/s  {weak / base[1] / count:>10.2f}"
+        yield f"{count:>9}  {strong:>9,.0f}/s  {speed_up:>8.2f}  {speed_up / count:>10.2f}  {weak_columns}"
 
 
 def rate(
