@@ -189,6 +189,15 @@ def test_a_model_without_layers_and_a_net_of_zeros() -> None:
     assert inspect(zeros, *batch()).verdict == "dead"
 
 
+def test_a_net_of_zeros_before_a_max_pool_is_dead() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(196, 10))
+    for parameter in net.parameters():
+        nn.init.zeros_(parameter)
+    inspection = inspect(net, torch.ones(8, 3, 16, 16), torch.arange(8))
+    assert inspection.verdict == "dead" and not inspection.healthy
+    assert inspection.table.forward_var.tolist() == [0.0, 0.0]
+
+
 def test_an_inspection_can_be_given_more_columns() -> None:
     inspection = inspect(init_(mlp(depth=4), "he"), *batch())
     more = dataclasses.replace(inspection, table=inspection.table.assign(mine=1.0))

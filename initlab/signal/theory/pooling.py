@@ -42,7 +42,8 @@ def max_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -> Re
     response = x.response or Response(Rectifier("linear", (1.0,)), max(f.level, SMALLEST), f.mean)
     normals = f.c if x.normals is None else x.normals
     latent = normals.each(response.inner)
-    near = float(np.clip(latent.near, 0.0, 1 - 1e-6))
+    # A signal that is 0 has no correlations: nothing of it is shared.
+    near = float(np.clip(np.nan_to_num(latent.near), 0.0, 1 - 1e-6))
     # Gives a function's coefficients over what the members share; its mean is the first.
     basis = HERMITE if near > 0 else np.ones((1, 1))
     before, slope = response.second(), response.second(order=1)
