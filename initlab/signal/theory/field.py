@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ class Pairs:
     @property
     def array(self) -> Array:
         """All kinds, in the order of the fields."""
-        return np.array(astuple(self))
+        return np.array([self.itself, self.near, self.within, self.same_place, self.elsewhere])
 
     def each(self, function: Callable[..., Array], *arguments: Any) -> "Pairs":
         """A function of each kind's number."""

@@ -37,6 +37,7 @@ class LogMoments:
         return self.mean + sd * (z + (z**2 - 1) / 6 * self.third / sd**3)
 
 
+@lru_cache(maxsize=4096)
 def gamma_factor(variance: float) -> LogMoments:
     """Logarithm of a Gamma variable of mean 1: exact for a linear layer and one input, where it is chi^2_n / n."""
     if variance <= 0:
