@@ -21,6 +21,7 @@ from initlab.store.files import StoreError, writable
 from initlab.store.results import Results, load
 from initlab.store.trial_folder import TrialFolder
 from initlab.study.mistakes import StudyError
+from initlab.study.spec import Engine
 from initlab.study.study import Study, load_study
 from initlab.study.trial_code import source_hashes
 
@@ -29,7 +30,7 @@ def run(
     study: Study | str | Path,
     out: str | Path | None = None,
     *,
-    engine: Literal["inline", "ray"] | None = None,
+    engine: Engine | None = None,
     jobs: int | None = None,
     device: Literal["cpu", "cuda"] | None = None,
     devices: int | None = None,

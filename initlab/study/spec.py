@@ -177,10 +177,14 @@ class Verdict(Spec):
     )
 
 
+# Each is the name of a module in initlab/engine/.
+Engine = Literal["inline", "ray"]
+
+
 class Run(Spec):
     """How and where trials run; not part of their id."""
 
-    engine: Literal["inline", "ray"] = Field("inline", description="inline: this machine; ray: a cluster")
+    engine: Engine = Field("inline", description="inline: this machine; ray: a cluster")
     device: Literal["cpu", "cuda"] | None = Field(None, description="null = cuda where there is one")
     jobs: Count | None = Field(None, description="trials at once; null = the cores on a CPU, 1 on a GPU")
     devices: int = Field(

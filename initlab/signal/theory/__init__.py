@@ -20,5 +20,5 @@ Around these means one draw of a net scatters, by about 5/n a layer in the logar
 
 `predict` records the model's operations (`trace.py`), runs the rules forward and back (`rules.py`, `passes.py`) and
 gives a table; an operation without a rule is measured as it runs. A rule that does not cover a call raises `NoRule`:
-each layer is then predicted from its own input alone (`local.py`). `redraw.py` measures the band instead.
+each layer is then predicted from its own input alone (`passes.local_law`). `redraw.py` measures the band instead.
 """
