@@ -51,8 +51,14 @@ def field_text(spec: TrialSpec, path: str) -> str:
 
 
 def trial_names(specs: Sequence[TrialSpec]) -> list[str]:
-    """A name per trial: `plain-30 he seed 0`, and where learning rates differ `plain-30 he seed 0 train.lr=0.003`."""
-    paths = other_differences(specs)
-    fields = [[f"{path}={field_text(spec, path)}" for path in paths] for spec in specs]
-    names = [f"{spec.net.label} {spec.init.scheme} seed {spec.seed}" for spec in specs]
-    return [" ".join([name, *texts]) for name, texts in zip(names, fields, strict=True)]
+    """A name per trial: `plain-30 he seed 0`, or where learning rates differ too `plain-30 he seed 0 train.lr=0.003`.
+
+    Fields that go with depth, scheme and seed are left out: they tell no two trials apart that are not told already.
+    """
+    heads = [f"{spec.net.label} {spec.init.scheme} seed {spec.seed}" for spec in specs]
+    groups: dict[str, list[TrialSpec]] = {}
+    for head, spec in zip(heads, specs, strict=True):
+        groups.setdefault(head, []).append(spec)
+    paths = {path for group in groups.values() if len(group) > 1 for path in differing_paths(group)}
+    fields = [[f"{p}={field_text(spec, p)}" for p in TRIAL_PATHS if p in paths] for spec in specs]
+    return [" ".join([head, *texts]) for head, texts in zip(heads, fields, strict=True)]

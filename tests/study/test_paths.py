@@ -19,3 +19,20 @@ def test_a_name_tells_every_other_field_that_differs() -> None:
         "my:net he seed 0 net.options={'hidden': 8} train.lr=0.01",
     ]
     assert trial_names(specs[:1]) == ["my:net he seed 0"]
+
+
+def test_a_name_leaves_out_what_goes_with_depth() -> None:
+    specs = [
+        TrialSpec(net=Net(depth=depth), train=Train(lr=depth / 1000), seed=s) for depth in (22, 30) for s in (0, 1)
+    ]
+    assert trial_names(specs) == [
+        "plain-22 he seed 0",
+        "plain-22 he seed 1",
+        "plain-30 he seed 0",
+        "plain-30 he seed 1",
+    ]
+    assert trial_names([*specs, TrialSpec(net=Net(depth=30))])[2:] == [
+        "plain-30 he seed 0 train.lr=0.03",
+        "plain-30 he seed 1 train.lr=0.03",
+        "plain-30 he seed 0 train.lr=0.003",
+    ]
