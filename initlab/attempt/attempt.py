@@ -21,7 +21,7 @@ from initlab.plan.plan import shallow_of
 from initlab.store.checkpoint import read_checkpoint
 from initlab.store.trial_folder import TrialFolder
 from initlab.store.writer import AttemptWriter, Superseded
-from initlab.study.spec import TrialSpec
+from initlab.study.spec import Data, TrialSpec
 from initlab.study.trial_code import check_sources
 from initlab.train.group import ALONE, Group
 from initlab.train.records import Outcome, caught
@@ -47,7 +47,7 @@ class Attempt:
         self.sources: dict[str, str] = folder.description()["source"]
         self.writer = AttemptWriter(folder, environment(task, self.spec, device))
 
-    def build(self, images: dict[str, Images], group: Group = ALONE) -> Trial:
+    def build(self, images: dict[Data, Images], group: Group = ALONE) -> Trial:
         """The trial as it is before its first step, or before it resumes its checkpoint.
 
         Args:
@@ -58,13 +58,12 @@ class Attempt:
         """
         spec, run = self.spec, self.task.run
         check_sources(spec, self.sources)
-        key = spec.data.model_dump_json()
-        if key not in images:
-            images[key] = load_images(spec, self.device, self.task.access, self.sources, self.writer.doing)
-        net = build_net(spec, images[key], self.device)
+        if spec.data not in images:
+            images[spec.data] = load_images(spec, self.device, self.task.access, self.sources, self.writer.doing)
+        net = build_net(spec, images[spec.data], self.device)
         if not self.writer.resumed and (shallow := shallow_of(spec)):
             start_from(net, trained_weights(TrialFolder(Path(self.task.out), shallow.trial_id)))
-        self.trial = Trial(spec, net, images[key], self.writer, run.compile, group, run.channels_last)
+        self.trial = Trial(spec, net, images[spec.data], self.writer, run.compile, group, run.channels_last)
         return self.trial
 
     def end(self, outcome: Outcome | Exception) -> TrialEnd:

@@ -21,6 +21,7 @@ from initlab.plan.cost import cost
 from initlab.plan.packs import unpackable_because
 from initlab.store.files import STOP
 from initlab.store.trial_folder import TrialFolder
+from initlab.study.spec import Data
 from initlab.train.cuda import cuda_graph, kernels
 from initlab.train.packed import Pack
 from initlab.train.records import Outcome, caught
@@ -33,7 +34,7 @@ ShouldStop = Callable[[], bool]
 def run_task(task: Task) -> Answer:
     """Run each trial of a task to its end, its failure or a stop, and record which."""
     should_stop = stop_check(Path(task.out))
-    images: dict[str, Images] = {}
+    images: dict[Data, Images] = {}
     ends: dict[str, TrialEnd] = {}
     attempts: list[Attempt] = []
     with computing(task) as device:
@@ -100,7 +101,7 @@ def runs_as_pack(attempt: Attempt) -> bool:
     return unpackable_because(spec) is None and (cost(spec).steps or COMPILE_STEPS) < COMPILE_STEPS
 
 
-def begun(attempt: Attempt, images: dict[str, Images]) -> Attempt | TrialEnd:
+def begun(attempt: Attempt, images: dict[Data, Images]) -> Attempt | TrialEnd:
     """The attempt with its trial before the next step, or its end where it gets no further."""
     error = caught(lambda: attempt.build(images).begin(attempt.writer.resumed))
     return attempt.end(error) if error else attempt

@@ -26,6 +26,7 @@ from initlab.plan.plan import plan
 from initlab.store.files import ATTEMPT
 from initlab.store.results import Results
 from initlab.store.trial_folder import TrialFolder
+from initlab.study.spec import Data
 from initlab.study.study import Study
 from initlab.train.cuda import Capture, cuda_graph
 from initlab.train.packed import OnEnd, Pack
@@ -100,7 +101,7 @@ def by_turns(study: Study, out: Path, device: str, arm: Arm) -> Results:
 def take_turns(task: Task, graphs: bool) -> None:
     """Run the trials of a task to their ends, by turns; on CUDA `graphs` replays each step from its own graph."""
     attempts: dict[Trial, Attempt] = {}
-    images: dict[str, Images] = {}
+    images: dict[Data, Images] = {}
     with computing(task) as device:
         for trial_id in task.trials:
             attempt = begun(Attempt(task, trial_id, device), images)

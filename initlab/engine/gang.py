@@ -15,7 +15,6 @@ from initlab.engine.task import PlainData, Task
 from initlab.engine.worker import named_function
 
 READY = "ready"
-SHUTDOWN_TIMEOUT_S = 30.0
 COLLECTIVE_TIMEOUT_S = 7200.0  # that followers wait for the leader, which validates alone
 
 
@@ -54,7 +53,7 @@ def started_followers(function: str, parts: Sequence[Follower], threads: int) ->
     except Exception as error:
         raise RuntimeError(f"{error}{last_words(processes, errors)}") from error
     finally:
-        end_processes(processes, SHUTDOWN_TIMEOUT_S)
+        end_processes(processes)
 
 
 def last_words(processes: Sequence[Any], errors: Sequence[IO[str]]) -> str:

@@ -27,7 +27,7 @@ def submit(tasks: Sequence[Task], work: Work, resources: Resources) -> Iterator[
     workers = [Worker(work.run, resources.threads) for _ in range(min(jobs, len(tasks)))]
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
         # Told that nobody waits for them, workers write a checkpoint and stop.
-        stack.callback(end_processes, [worker.process for worker in workers], SHUTDOWN_TIMEOUT_S)
+        stack.callback(end_processes, [worker.process for worker in workers])
         for worker in workers:
             worker.take_next(queue, selector)
         while selector.get_map():
@@ -47,14 +47,14 @@ def submit(tasks: Sequence[Task], work: Work, resources: Resources) -> Iterator[
                 worker.take_next(queue, selector)
 
 
-def end_processes(processes: Sequence[Any], timeout_s: float) -> None:
+def end_processes(processes: Sequence[Any]) -> None:
     """Close what the processes read from, which they take for the sign to end, and kill those that go on."""
     for process in processes:
         with suppress(BrokenPipeError):
             process.stdin.close()
     for process in processes:
         try:
-            process.wait(timeout_s)
+            process.wait(SHUTDOWN_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
 

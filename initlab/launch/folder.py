@@ -36,10 +36,12 @@ def prepare(
         StoreError: a damaged file, another trial in the folder of one, or nothing but trials whose code has changed.
     """
     folders = {trial.id: TrialFolder(out, trial.id) for trial in trials}
-    for trial in trials:
-        if trial.id in requested:
-            check_same(folders[trial.id], trial, force)
-    edited = {} if force else {id: folders[id] for id in sorted(requested) if is_edited(folders[id], sources[id])}
+    stored = {trial.id: checked(folders[trial.id], trial, force) for trial in trials if trial.id in requested}
+    edited = {
+        id: folders[id]
+        for id, description in stored.items()
+        if not force and description and folders[id].attempts() and description.get("source") != sources[id]
+    }
     lines = edited_lines(edited, sources, all(folders[id].finished for id in requested))
     if (out / files.STOP).exists():
         (out / files.STOP).unlink()
@@ -68,24 +70,21 @@ def write_trial(folder: TrialFolder, trial: PlannedTrial, source: dict[str, str]
         folder.result_file.unlink(missing_ok=True)
 
 
-def check_same(folder: TrialFolder, trial: PlannedTrial, force: bool) -> None:
-    """Refuse a folder whose trial is another one, or is damaged."""
+def checked(folder: TrialFolder, trial: PlannedTrial, force: bool) -> dict[str, Any] | None:
+    """What trial.json says, None where there is none; refuses a folder that is damaged, or whose trial is another."""
     if not force:
         folder.result()
     if not folder.trial_file.exists():
-        return
-    stored: Any = folder.description().get("spec")
-    if stored != trial.spec.model_dump(mode="json"):
+        return None
+    description = folder.description()
+    spec: Any = description.get("spec")
+    if spec != trial.spec.model_dump(mode="json"):
         # An older initlab wrote fewer fields: the defaults of the others are what was done.
         with suppress(ValidationError):
-            stored = TrialSpec.model_validate(stored)
-        if stored != trial.spec:
+            spec = TrialSpec.model_validate(spec)
+        if spec != trial.spec:
             raise StoreError(f"{folder.trial_file}: not the spec that its id stands for; move the folder away")
-
-
-def is_edited(folder: TrialFolder, source: dict[str, str]) -> bool:
-    """Whether the user's code was another one when attempts at a trial were made."""
-    return folder.trial_file.exists() and bool(folder.attempts()) and folder.description().get("source") != source
+    return description
 
 
 def edited_lines(edited: dict[str, TrialFolder], sources: dict[str, dict[str, str]], all_finished: bool) -> list[str]:

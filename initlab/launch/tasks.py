@@ -23,7 +23,8 @@ def run_trials(out: Path, trials: Sequence[PlannedTrial], settings: Settings, sa
         for line in lines:
             say(line)
         retried = run_tasks(tasks(out, [[trial.id for trial in pack] for pack in grouped], settings), settings, say)
-        run_tasks(tasks(out, [[trial_id] for trial_id in retried], settings), settings, say)
+        if retried:
+            run_tasks(tasks(out, [[trial_id] for trial_id in retried], settings), settings, say)
 
 
 def tasks(out: Path, packed: Sequence[Sequence[str]], settings: Settings) -> list[Task]:
