@@ -1,15 +1,16 @@
-"""`initlab bench gpu`: how close large nets come to the chip's limit, what probes cost, many small trials at once.
+"""`initlab bench gpu`: right numbers on the device, large nets against its limit, many small trials, watching.
 
 One run, so that ratios mean something. Each section leaves rows, a failed or left out one a row that says why; the
 JSON file (with chip, versions and command) is written anew after each, so that a kill loses nothing. The table is last.
 """
 
 import gc
-import math
 import platform
+import re
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 from initlab.bench.gpu_net import Large, ceiling, flop_per_image, host_syncs, large_trial, rate, row_cost
+from initlab.bench.gpu_packs import alone, pack_rate
 from initlab.bench.gpu_trials import Arm, arms, span
 from initlab.bench.watch import BLOCK, compare
 from initlab.errors import UserError
@@ -30,12 +32,13 @@ from initlab.train.cuda import cuda_graph, in_a_line, kernels
 from initlab.train.packed import Pack
 from initlab.version import __version__
 
-# The most that a compilation and a run, an arm, and anything else are thought to take; not measured on a GPU.
-COMPILE_S, ARM_S, SHORT_S = 120.0, 60.0, 30.0
+# The most that sections are thought to take: tests, a compilation and a run, an arm of trials, anything else.
+TESTS_S, COMPILE_S, ARM_S, SHORT_S = 120.0, 90.0, 30.0, 15.0
 PRODUCT = "bf16 matrix product"
 BASE = "24 small trials, one after another"
 # Three schemes through the epochs that the figure shows, of ImageNet's training set.
 FIG3_IMAGES = 3 * 9.9 * 1_281_167
+TESTS = Path(__file__).parents[2] / "tests" / "gpu"
 
 # What, value (None where there is none), unit and note.
 Row = dict[str, Any]
@@ -48,11 +51,11 @@ class Sizes:
 
     matrix: int
     nets: dict[str, Large]  # B, and small-30 for Fig 3; B is watched too
-    small: Large  # packed, to look for host syncs
+    small: dict[str, Large]  # to be packed
+    packs: Sequence[int]
     trials: dict[str, Any]  # sections of the small trials' study, on digits
     processes: int
     streams: int
-    limit_s: float  # of the whole: a section begins only where its `most_s` is left
 
 
 @dataclass(frozen=True)
@@ -66,50 +69,65 @@ class Section:
 
 # Times two depths, that makes 24 trials.
 GRID = {"seed": [0, 1, 2, 3], "init.scheme": ["gaussian", "xavier", "he"]}
+# The demo's net of 30 layers, and a perceptron whose operations are nothing to a GPU.
+DEMO_NET = Large({"depth": 30, "width": 16}, side=16, batch=32, classes=10, steps=40, precision="float32", flip=False)
+PERCEPTRON = replace(DEMO_NET, side=8, perceptron=64)
 FULL = Sizes(
     matrix=8192, nets={name: Large({"name": name}, 224, 128, classes=1000, steps=20) for name in ("B", "small-30")},
-    small=Large({"depth": 22, "width": 16}, side=32, batch=32, classes=10, steps=20, precision="float32"),
+    small={"demo net": DEMO_NET, "perceptron": PERCEPTRON}, packs=(1, 4, 16, 64),
     trials={
-        "data": {"image_size": 32}, "train": {"epochs": 5.0, "batch_size": 32, "lr": 0.003},
+        "data": {"image_size": 32}, "train": {"epochs": 3.0, "batch_size": 32, "lr": 0.003},
         "grid": {**GRID, "net.depth": [22, 30]},
     },
-    processes=4, streams=4, limit_s=470.0,
+    processes=4, streams=4,
 )  # fmt: skip
 TINY = Large({"depth": 6, "width": 2}, side=16, batch=4, classes=10, steps=2)
 QUICK = Sizes(
-    matrix=64, nets={"B": TINY, "small-30": TINY}, small=replace(TINY, precision="float32"),
+    matrix=64, nets={"B": TINY, "small-30": TINY},
+    small={"demo net": replace(TINY, precision="float32"), "perceptron": replace(TINY, perceptron=4)}, packs=(1, 2),
     trials={
         "data": {"train_examples": 64, "val_examples": 16}, "net": {"width": 2},
         "train": {"epochs": 1.0, "batch_size": 8, "lr": 0.003}, "probe": {"examples": 8},
         "grid": {**GRID, "net.depth": [6, 8]},
     },
-    processes=2, streams=4, limit_s=math.inf,
+    processes=2, streams=4,
 )  # fmt: skip
 
 
-def bench_gpu(device: str, quick: bool, out: Path) -> Iterator[str]:
-    """Lines of text as the sections end, then the table; writes `out`.
+def bench_gpu(
+    device: str, quick: bool, out: Path | None, minutes: float = 8.0, only: Sequence[str] = ()
+) -> Iterator[str]:
+    """Lines of text as the sections end, then the table; writes `out`, by default named after the card.
 
-    `quick` takes nets and images so small that a CPU does it in a minute, to try the command.
+    Args:
+        quick: nets and images so small that a CPU does it in minutes, to try the command.
+        minutes: a section begins only where the most that it is thought to take is left of them.
+        only: beginnings of the names of the sections to run; none runs all.
 
     Raises:
-        UserError: no GPU, or a CPU asked for without `quick`.
+        UserError: no GPU, a CPU asked for without `quick`, or no section of such a name.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("bench gpu: needs a CUDA GPU (got none); --device cpu --quick tries the same on a CPU")
     if device == "cpu" and not quick:
         raise UserError("bench gpu: too much for a CPU (got --device cpu); add --quick")
+    sizes, place = QUICK if quick else FULL, torch.device(device)
+    chosen = [section for section in sections(sizes, place) if not only or section.name.startswith(tuple(only))]
+    if not chosen:
+        names = ", ".join(section.name for section in sections(sizes, place))
+        raise UserError(f"bench gpu: no section begins so (got {', '.join(only)}); allowed: beginnings of {names}")
+    card = about(place)
+    out = out or Path("results/bench") / f"gpu-{re.sub('[^a-z0-9]+', '-', card['device'].lower()).strip('-')}.json"
     with writable(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    sizes, place = QUICK if quick else FULL, torch.device(device)
     rows: Rows = []
     started = time.perf_counter()
     with kernels(place):
-        for section in sections(sizes, place):
-            rows += measured(section, rows, time.perf_counter() - started, sizes.limit_s)
+        for section in chosen:
+            rows += measured(section, rows, time.perf_counter() - started, 60 * minutes)
             spent = time.perf_counter() - started
             with writable(out):
-                write_json(out, {"rows": rows, "quick": quick, "wall_s": spent, **about(place)})
+                write_json(out, {"rows": rows, "quick": quick, "wall_s": spent, **card})
             yield f"{spent:4.0f} s  {section.name}"
     yield from table(rows)
     yield f"written to {out}" + (" (tiny sizes: the figures mean nothing)" if quick else "")
@@ -137,23 +155,21 @@ def measured(section: Section, rows: Rows, spent: float, limit_s: float) -> Rows
 def sections(sizes: Sizes, device: torch.device) -> Iterator[Section]:
     """What is measured, the most wanted first."""
 
-    def net(name: str, precision: str = "bfloat16", how: str = "eager") -> Section:
-        """The section of one net at a precision, eager or compiled."""
+    def net(name: str, how: str = "eager", precision: str = "bfloat16") -> Section:
+        """The section of one net at a precision, and how its steps run."""
         most = COMPILE_S if how == "compiled" else SHORT_S
         return Section(f"{name} {precision} {how}", most, partial(net_rows, sizes, device, name, precision, how))
 
-    trial_arms = [
-        Section(f"24 small trials, {arm.name}", ARM_S, partial(arm_rows, sizes, device, arm))
-        for arm in arms(sizes.processes, sizes.streams)
-    ]
     yield Section(PRODUCT, SHORT_S, lambda rows: [row(PRODUCT, ceiling(sizes.matrix, device), "FLOP/s")])
-    yield from (net("B"), net("B", how="compiled"), net("small-30"))
-    yield Section("host syncs", SHORT_S, lambda rows: sync_rows(sizes, device))
-    yield from trial_arms[:7]
-    yield Section("watching", SHORT_S, lambda rows: watching_rows(sizes, device))
-    yield net("small-30", how="compiled")
-    yield from trial_arms[7:]
-    yield from (net("B", how="contiguous"), net("B", "float32"), net("small-30", "float32"))
+    yield Section("tests", TESTS_S, lambda rows: [tests_row(device)])
+    yield from (net(name, how) for how in ("eager", "CUDA graph", "compiled") for name in sizes.nets)
+    yield Section("packs", 3 * SHORT_S, partial(pack_rows, sizes, device))
+    for arm in arms(sizes.processes, sizes.streams):
+        yield Section(f"24 small trials, {arm.name}", ARM_S, partial(arm_rows, sizes, device, arm))
+    yield Section("watching", 2 * SHORT_S, partial(watching_rows, sizes, device))
+    yield Section("host syncs", 2 * SHORT_S, partial(sync_rows, sizes, device))
+    yield Section("compiled pack", COMPILE_S, partial(compiled_pack_rows, sizes, device))
+    yield from (net("B", "contiguous"), net("B", precision="float32"), net("small-30", precision="float32"))
 
 
 def row(what: str, value: float | None, unit: str, note: str = "") -> Row:
@@ -166,11 +182,36 @@ def value_of(rows: Rows, what: str) -> float | None:
     return next((float(entry["value"]) for entry in rows if entry["what"] == what and entry["value"] is not None), None)
 
 
+def tests_row(device: torch.device) -> Row:
+    """How many of the tests on the device passed, and the last line of those that did not."""
+    if not TESTS.is_dir():
+        return row("tests on the device", None, "", f"left out: no {'/'.join(TESTS.parts[-2:])}; run from a checkout")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "gpu",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=",
+        str(TESTS),
+    ]
+    ran = subprocess.run(command, cwd=TESTS.parents[1], capture_output=True, text=True, timeout=TESTS_S)
+    lines = [line for line in ran.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    summary = ran.stdout.strip().splitlines()[-1] if ran.stdout.strip() else in_a_line(RuntimeError(ran.stderr))
+    passed = re.search(r"(\d+) passed", summary)
+    return row("tests on the device", int(passed[1]) if passed else 0, "passed", "; ".join([summary, *lines]))
+
+
 def net_rows(sizes: Sizes, device: torch.device, name: str, precision: str, how: str, rows: Rows) -> Rows:
     """Images per second of a net, its share of the matrix product's, and Fig 3's time by it."""
     what, product = f"{name} {precision} {how}", value_of(rows, PRODUCT)
     layout = False if how == "contiguous" else None
-    net = replace(sizes.nets[name], precision=precision, compiled=how == "compiled", channels_last=layout)
+    ways: dict[str, Any] = {"compiled": how == "compiled", "captured": how == "CUDA graph", "channels_last": layout}
+    net = replace(sizes.nets[name], precision=precision, **ways)
     speed, uncompiled = rate(net, device)
     new_rows = [row(what, speed, "images/s", f"ran uncompiled: {uncompiled}" if uncompiled else "")]
     if product:
@@ -181,6 +222,37 @@ def net_rows(sizes: Sizes, device: torch.device, name: str, precision: str, how:
         minutes = FIG3_IMAGES / speed / 60
         new_rows.append(row(f"Fig 3 by {what}", minutes, "min", "target <= 50 min on one H200, three schemes"))
     return new_rows
+
+
+def pack_rows(sizes: Sizes, device: torch.device, rows: Rows) -> Rows:
+    """Steps a second of packs, all trials together, as they are and as CUDA graphs; beside one trial's alone."""
+    new_rows = []
+    for name, net in sizes.small.items():
+        base = alone(net, device)
+        new_rows.append(row(f"{name} alone", base, "steps/s"))
+        for size in sizes.packs:
+            for captured, how in ((False, ""), (True, ", CUDA graph")):
+                new_rows.append(pack_row(f"{name}, pack of {size}{how}", net, size, device, base, captured))
+    return new_rows
+
+
+def pack_row(
+    what: str, net: Large, size: int, device: torch.device, base: float, captured: bool, compiled: bool = False
+) -> Row:
+    """The row of one pack; where it fails, as for want of memory, the row says so."""
+    try:
+        rate = pack_rate(net, size, device, captured, compiled)
+    except RuntimeError as error:
+        return row(what, None, "", f"failed: {in_a_line(error)}")
+    notes = [f"{rate.steps_per_s / base:.2f} times one alone", f"peak {rate.peak_gib:.2f} GiB"]
+    return row(what, rate.steps_per_s, "steps/s", "; ".join([*notes, *filter(None, [rate.eager])]))
+
+
+def compiled_pack_rows(sizes: Sizes, device: torch.device, rows: Rows) -> Rows:
+    """The demo net's pack, its forward and backward made by torch.compile, replayed as a CUDA graph."""
+    net, size = sizes.small["demo net"], sizes.packs[-1]
+    base = value_of(rows, "demo net alone") or alone(net, device)
+    return [pack_row(f"demo net, pack of {size}, compiled, CUDA graph", net, size, device, base, True, True)]
 
 
 def arm_rows(sizes: Sizes, device: torch.device, arm: Arm, rows: Rows) -> Rows:
@@ -195,18 +267,18 @@ def arm_rows(sizes: Sizes, device: torch.device, arm: Arm, rows: Rows) -> Rows:
     return [row(f"24 small trials, {arm.name}", per_hour, "trials/h", "; ".join(notes))]
 
 
-def sync_rows(sizes: Sizes, device: torch.device) -> Rows:
+def sync_rows(sizes: Sizes, device: torch.device, rows: Rows) -> Rows:
     """How often the host waits in steady steps, of one trial, a pack and its replays; and what a row's wait costs."""
     updates = {"": large_trial(sizes.nets["B"], device).update}
     graph = cuda_graph if device.type == "cuda" else None
     for name, capture in {" of a pack": None, " of a pack, CUDA graph": graph}.items():
-        updates[name] = Pack([large_trial(sizes.small, device) for _ in range(4)], capture).update
+        updates[name] = Pack([large_trial(sizes.small["demo net"], device) for _ in range(4)], capture).update
     syncs = {f"host syncs in 10 steps{name}": host_syncs(update, device) for name, update in updates.items()}
     cost = row("a row of scalars every 50 steps", row_cost(sizes.nets["B"], device), "of a step")
     return [*(row(what, count, "", "target 0") for what, count in syncs.items()), cost]
 
 
-def watching_rows(sizes: Sizes, device: torch.device) -> Rows:
+def watching_rows(sizes: Sizes, device: torch.device, rows: Rows) -> Rows:
     """What watching costs, as shares of a step; a tracker that is not there is a row that says so."""
     net = sizes.nets["B"]
     shares, left_out = compare(partial(large_trial, net, device), 1, max(1, net.steps // BLOCK), device)

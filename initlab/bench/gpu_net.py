@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from initlab.bench.timing import seconds, wait
@@ -15,6 +16,8 @@ from initlab.nets.build import to_modules
 from initlab.nets.counts import count
 from initlab.plan.dimensions import describe
 from initlab.study.spec import TrialSpec
+from initlab.train.cuda import cuda_graph
+from initlab.train.packed import Pack
 from initlab.train.records import Silent
 from initlab.train.trial import Trial
 
@@ -36,6 +39,9 @@ class Large:
     precision: str = "bfloat16"
     compiled: bool = False
     channels_last: bool | None = None  # None: as a trial has it
+    captured: bool = False  # whether the whole step is replayed from a CUDA graph, as a pack of one
+    flip: bool = True
+    perceptron: int = 0  # units of each layer of a perceptron, which then stands in the net's place
 
 
 def ceiling(side: int, device: torch.device) -> float:
@@ -44,24 +50,40 @@ def ceiling(side: int, device: torch.device) -> float:
     return 10 * 2 * side**3 / min(seconds(lambda: torch.mm(a, b), device, 10) for _ in range(3))
 
 
-def large_trial(large: Large, device: torch.device) -> Trial:
-    """A trial on random pictures that lie on the device, before its first step."""
+def large_trial(large: Large, device: torch.device, images: ImageSet | None = None, seed: int = 0) -> Trial:
+    """A trial before its first step, on `images` or on random pictures that lie on the device."""
     shape = (3, large.side, large.side)
     train = {"batch_size": large.batch, "precision": large.precision, "lr": 1e-4, "epochs": 1e5}
     # The paper's nets train with dropout.
     if "name" in large.net:
         train["dropout"] = 0.5
-    spec = TrialSpec.model_validate({"net": large.net, "train": train, "data": {"flip": True}, "probe": {"every": 0}})
-    net = init_(to_modules(describe(spec, large.classes, shape)), "he", seed=0).to(device)
+    sections = {"net": large.net, "train": train, "data": {"flip": large.flip}, "probe": {"every": 0}, "seed": seed}
+    spec = TrialSpec.model_validate(sections)
+    net = perceptron(large) if large.perceptron else to_modules(describe(spec, large.classes, shape))
+    data = images or pictures(large, device)
+    trial = Trial(
+        spec, init_(net, "he", seed=seed).to(device), data, Silent(), large.compiled, channels_last=large.channels_last
+    )
+    trial.net.train()
+    return trial
+
+
+def perceptron(large: Large) -> nn.Sequential:
+    """Two rectified layers of `large.perceptron` units and a linear one."""
+    inputs, units = 3 * large.side**2, large.perceptron
+    layers = [nn.Linear(inputs, units), nn.ReLU(), nn.Linear(units, units), nn.ReLU(), nn.Linear(units, large.classes)]
+    return nn.Sequential(nn.Flatten(), *layers)
+
+
+def pictures(large: Large, device: torch.device) -> ImageSet:
+    """Random pictures of four batches, on the device."""
+    shape = (3, large.side, large.side)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4 * large.batch, *shape), dtype=torch.uint8, generator=generator).to(device)
     labels = torch.randint(0, large.classes, (len(images),), generator=generator).to(device)
     parts: dict[str, Any] = {"train_images": images, "train_labels": labels, "val_images": images[:1]}
     parts |= {"val_labels": labels[:1], "mean": torch.full(shape, 127.5, device=device), "num_classes": large.classes}
-    data = ImageSet(**parts, factor=1 / 74, flip=True, shift=0)
-    trial = Trial(spec, net, data, Silent(), large.compiled, channels_last=large.channels_last)
-    trial.net.train()
-    return trial
+    return ImageSet(**parts, factor=1 / 74, flip=large.flip, shift=0)
 
 
 def flop_per_image(large: Large) -> float:
@@ -74,10 +96,12 @@ def flop_per_image(large: Large) -> float:
 def rate(large: Large, device: torch.device) -> tuple[float, str]:
     """Images per second of a trial's own training steps, and why they ran uncompiled where they were to be compiled."""
     trial = large_trial(large, device)
+    pack = Pack([trial], cuda_graph if device.type == "cuda" else None) if large.captured else None
+    update = pack.update if pack else trial.update
     for _ in range(WARM_UP):
-        trial.update()
-    speed = large.batch * large.steps / seconds(trial.update, device, large.steps)
-    return speed, trial.eager or ""
+        update()
+    speed = large.batch * large.steps / seconds(update, device, large.steps)
+    return speed, (pack.eager if pack else trial.eager) or ""
 
 
 def host_syncs(update: Callable[[], None], device: torch.device) -> int:

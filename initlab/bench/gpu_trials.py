@@ -51,13 +51,11 @@ def arms(processes: int, streams: int) -> list[Arm]:
         Arm("one after another"),
         Arm("packs of 12, CUDA graphs", pack=12, graphs=True),
         Arm("packs of 12", pack=12),
+        Arm("one after another, CUDA graphs", graphs=True),
         Arm(f"{processes} processes", processes=processes),
         Arm(f"{processes} processes, CUDA graphs", processes=processes, graphs=True),
         Arm(f"{streams} streams, CUDA graphs", streams=streams, graphs=True),
-        Arm(f"{streams} streams", streams=streams),
-        Arm("one after another, CUDA graphs", graphs=True),
         Arm("2 processes, packs of 12, CUDA graphs", pack=12, processes=2, graphs=True),
-        Arm("packs of 6", pack=6),
     ]
 
 

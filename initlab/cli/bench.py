@@ -84,12 +84,19 @@ def bench_forecast(source: Path, write: bool) -> None:
 @bench.command("gpu")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cuda")
 @click.option("--quick", is_flag=True, help="Tiny nets and images, to try the command; the figures mean nothing.")
-@click.option("--out", type=OUT, default=Path("results/bench/gpu.json"), help="Where figures go.")
-def bench_gpu(device: Any, quick: bool, out: Path) -> None:
-    """Large nets against the GPU's limit, many small trials at once, and what watching costs, within 8 minutes."""
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), default=8.0, help="No section begins that may end later."
+)
+@click.option("--section", "only", multiple=True, help="Beginning of a section's name; repeatable.  [default: all]")
+@click.option("--out", type=OUT, help="Where figures go.  [default: results/bench/gpu-CARD.json]")
+def bench_gpu(device: Any, quick: bool, minutes: float, only: tuple[str, ...], out: Path | None) -> None:
+    """Right numbers on a GPU, large nets against its limit, many small trials at once, and what watching costs.
+
+    Sections run in the order of their worth; each is written when it ends.
+    """
     from initlab.bench.gpu import bench_gpu as measure
 
-    echo_lines(measure(device, quick, out))
+    echo_lines(measure(device, quick, out, minutes, only))
 
 
 @bench.command("ddp")

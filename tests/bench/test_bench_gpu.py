@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 import initlab
-from initlab.bench import gpu, gpu_trials, watch
+from initlab.bench import gpu, gpu_packs, gpu_trials, watch
 from initlab.bench.gpu import FIG3_IMAGES, FULL, QUICK, TINY, Section, Sizes, net_rows, row, value_of, watching_rows
 from initlab.bench.gpu_net import flop_per_image, host_syncs, large_trial
 from initlab.bench.gpu_trials import Arm, arms, by_turns, span
@@ -44,6 +44,11 @@ def test_the_quick_run_has_every_row_and_writes_them(tmp_path: Path) -> None:
     without = {row["what"] for row in content["rows"] if row["value"] is None}
     assert without <= {arm.name for arm in watch.ARMS if arm.package}, content["rows"]  # what is not installed
     assert {f"24 small trials, {arm.name}" for arm in arms(QUICK.processes, QUICK.streams)} <= rows.keys()
+    assert {
+        "perceptron alone",
+        "demo net, pack of 2, CUDA graph",
+        "demo net, pack of 2, compiled, CUDA graph",
+    } <= rows.keys()
     for name in ("B", "small-30"):
         runs = {f"{name} bfloat16 eager", f"{name} bfloat16 compiled", f"{name} float32 eager"}
         assert runs | {f"{run}, of the matrix product" for run in runs} <= rows.keys()
@@ -76,8 +81,7 @@ def test_a_section_that_fails_or_has_no_time_is_a_row_that_says_why(
         ]
 
     monkeypatch.setattr(gpu, "sections", four)
-    monkeypatch.setattr(gpu, "QUICK", replace(QUICK, limit_s=470.0))
-    lines = list(gpu.bench_gpu("cpu", True, out))
+    lines = list(gpu.bench_gpu("cpu", True, out, minutes=470 / 60))
     rows = json.loads(out.read_text())["rows"]
     assert [(row["what"], row["value"]) for row in rows] == [
         ("first", 2.0),
@@ -129,6 +133,31 @@ def test_a_trial_that_fails_fails_its_arm_with_its_own_words(monkeypatch: pytest
         span(study, "cpu", Arm("one after another"))
 
 
+def test_sections_are_chosen_by_the_beginnings_of_their_names(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    options = ["--device", "cpu", "--quick", "--out", str(out)]
+    result = CliRunner().invoke(main, ["bench", "gpu", *options, "--section", "bf16", "--section", "B bfloat16 e"])
+    assert result.exit_code == 0, result.output
+    shares = ["B bfloat16 eager", "B bfloat16 eager, of the matrix product"]
+    assert [entry["what"] for entry in json.loads(out.read_text())["rows"]] == ["bf16 matrix product", *shares]
+    result = CliRunner().invoke(main, ["bench", "gpu", *options, "--section", "C"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(
+        "bench gpu: no section begins so (got C); allowed: beginnings of bf16 matrix product"
+    )
+
+
+def test_a_pack_counts_the_steps_of_all_its_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_packs, "seconds", lambda update, device, times: [update() for _ in range(times)] and 0.5)
+    assert gpu_packs.alone(TINY, CPU) == TINY.steps / 0.5
+    assert gpu_packs.pack_rate(TINY, 3, CPU, captured=True).steps_per_s == 3 * TINY.steps / 0.5
+
+
+def test_a_perceptron_has_the_layers_that_its_name_says() -> None:
+    net = large_trial(replace(TINY, perceptron=5), CPU).net
+    assert [tuple(p.shape) for p in net.parameters() if p.dim() == 2] == [(5, 768), (5, 5), (10, 5)]
+
+
 def test_operations_are_those_of_the_papers() -> None:
     # The net small-30 takes 1.45e10 FLOP an image forward and backward, so Fig 3 is 5.5e17 in all.
     assert flop_per_image(FULL.nets["small-30"]) * FIG3_IMAGES == pytest.approx(5.5e17, rel=0.02)
@@ -141,7 +170,7 @@ def test_host_syncs_are_counted_and_a_cpu_has_none() -> None:
 def test_ways_to_watch_are_rows_by_name_and_cadence(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = replace(watch.ARMS[-1], name="a tracker", package="no_such_package")
     monkeypatch.setattr(watch, "ARMS", [*(arm for arm in watch.ARMS if not arm.package), absent])
-    rows = watching_rows(replace(QUICK, nets={"B": replace(TINY, steps=1)}), CPU)
+    rows = watching_rows(replace(QUICK, nets={"B": replace(TINY, steps=1)}), CPU, [])
     values = {entry["what"]: entry["value"] for entry in rows}
     assert {"initlab's probe, every 200 steps", "initlab's running moments, every 20 steps"} <= values.keys()
     assert {"hooks with .var().item(), every 1 steps", "hooks with histograms, every 100 steps"} <= values.keys()
