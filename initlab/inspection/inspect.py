@@ -93,18 +93,32 @@ def inspect(
     if not isinstance(batch, Tensor) or not len(batch):
         got = "an empty one" if isinstance(batch, Tensor) else type(batch).__name__
         raise ValueError(f"inspect: the batch is no tensor of examples (got {got}); give one with an example or more")
+    table, diagnosis = judged(model, batch, labels, loss=loss, weight_decay=weight_decay)
+    healthy = diagnosis.verdict == "healthy"
+    advice = [] if healthy else advise(table, diagnosis, advised(model, batch, table, diagnosis))
+    return Inspection(table, diagnosis, advice)
+
+
+def judged(
+    model: nn.Module,
+    batch: Tensor,
+    labels: Tensor | None = None,
+    *,
+    loss: Loss | None = None,
+    weight_decay: float | None = None,
+    theory: bool = True,
+) -> tuple[pd.DataFrame, Diagnosis]:
+    """The table of a model's signals and the diagnosis, without `theory` faster: chance is then that of ReLU nets."""
     modules = dict(weight_layers(model))
     measured = measure(model, batch, labels, loss=loss, weight_decay=weight_decay)
     rows = [layer_facts(modules[row["name"]]) | row for row in measured]
     table = pd.DataFrame(rows, columns=[*LAYER, *COLUMNS, "reached"])
-    table = table.merge(predicted_columns(model, batch, labels, loss), on="name", how="left", validate="1:1")
+    if theory:
+        table = table.merge(predicted_columns(model, batch, labels, loss), on="name", how="left", validate="1:1")
     called = table[table.calls > 0]
     classes = int(called.width.iloc[-1]) if labels is not None and loss is None and len(called) else None
     diagnosis = diagnose(table, num_classes=classes, normed=any(isinstance(m, NORMS) for m in model.modules()))
-    table = table.assign(status=list(diagnosis.status)).drop(columns="reached")
-    healthy = diagnosis.verdict == "healthy"
-    advice = [] if healthy else advise(table, diagnosis, advised(model, batch, table, diagnosis))
-    return Inspection(table, diagnosis, advice)
+    return table.assign(status=list(diagnosis.status)).drop(columns="reached"), diagnosis
 
 
 def predicted_columns(model: nn.Module, batch: Tensor, labels: Tensor | None, loss: Loss | None) -> pd.DataFrame:

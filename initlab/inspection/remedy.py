@@ -46,11 +46,11 @@ class Remedy:
 
     @property
     def call(self) -> str:
-        """The call, with `model` and, for lsuv, `images` as the user's names."""
+        """The call, with `model` and, for lsuv, `batch` as the user's names."""
         scaled = f"lambda normals, layer: normals * {self.gain} / layer.fan_in**0.5"
         arguments = ["model", f'"{self.scheme}"' if self.scheme else scaled]
         arguments += [f"{name}={value:.6g}" for name, value in self.options.items()]
-        return f"initlab.init_({', '.join(arguments + ['batch=images'] * (self.scheme == 'lsuv'))})"
+        return f"initlab.init_({', '.join(arguments + ['batch=batch'] * (self.scheme == 'lsuv'))})"
 
     def apply(self, model: nn.Module, images: Tensor, seed: int = 0) -> nn.Module:
         """Initialise the model in place: at seed 0 exactly what `call` does."""

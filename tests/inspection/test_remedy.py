@@ -45,7 +45,7 @@ def net_of(name: str, depth: int = 20, width: int = 64) -> nn.Sequential:
 def assert_done_as_printed(remedy: Remedy, model: nn.Module, images: Tensor) -> None:
     """Run the printed call on one copy and `apply` on another; every number is the same."""
     printed, applied = copy.deepcopy(model), copy.deepcopy(model)
-    exec(remedy.call, {"initlab": initlab, "model": printed, "images": images})
+    exec(remedy.call, {"initlab": initlab, "model": printed, "batch": images})
     remedy.apply(applied, images)
     states = printed.state_dict(), applied.state_dict()
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
@@ -79,9 +79,9 @@ def test_advice_lint_and_fix_give_one_call(name: str) -> None:
         ("linear", 'initlab.init_(model, "xavier")'),
         ("tanh", 'initlab.init_(model, "lecun")'),
         ("selu", 'initlab.init_(model, "lecun")'),
-        ("elu", 'initlab.init_(model, "lsuv", batch=images)'),
+        ("elu", 'initlab.init_(model, "lsuv", batch=batch)'),
         ("sigmoid", "initlab.init_(model, lambda normals, layer: normals * 10.1493 / layer.fan_in**0.5)"),
-        ("gelu", 'initlab.init_(model, "lsuv", batch=images)'),
+        ("gelu", 'initlab.init_(model, "lsuv", batch=batch)'),
     ],
 )
 def test_calls_in_full(name: str, call: str) -> None:
@@ -106,7 +106,7 @@ def test_where_the_weights_have_the_right_scale_fix_tries_the_lsuv_that_is_advis
     layers = (module for _ in range(60) for module in (nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()))
     images = torch.randn(2, 32, 3, 3, generator=torch.Generator().manual_seed(0))
     model = init_(nn.Sequential(*layers, nn.Flatten(), nn.Linear(288, 10)), "he")
-    assert all_calls(model, images, torch.arange(2)) == {'initlab.init_(model, "lsuv", batch=images)'}
+    assert all_calls(model, images, torch.arange(2)) == {'initlab.init_(model, "lsuv", batch=batch)'}
 
 
 def test_where_logits_are_too_large_fix_tries_the_smaller_last_layer_that_is_advised() -> None:

@@ -50,7 +50,7 @@ def lint(model: nn.Module, batch: Tensor | None = None) -> list[Finding]:
         findings.append(finding("nonfinite", broken, f"{listed(broken)} have weights that are not finite"))
     if batch is None and (unknown := [site for site in sites if site.joint.before == "unknown"]):
         text = f"what feeds {listed(unknown)} is not known without a batch: gains are not judged there"
-        findings.append(finding("unknown", unknown, text, "initlab.lint(model, images)", severity="note"))
+        findings.append(finding("unknown", unknown, text, "initlab.lint(model, batch)", severity="note"))
     if any(not entry.fix for entry in findings):
         call = remedy_of(sites).call
         findings = [replace(entry, fix=entry.fix or call) for entry in findings]

@@ -50,7 +50,7 @@ def fixed(net: nn.Module, finding: Finding) -> nn.Module:
     import initlab
 
     model = copy.deepcopy(net)
-    exec(finding.fix, {"initlab": initlab, "model": model, "images": torch.randn(64, model[0].in_features)})
+    exec(finding.fix, {"initlab": initlab, "model": model, "batch": torch.randn(64, model[0].in_features)})
     return model
 
 
@@ -171,7 +171,7 @@ def test_smooth_activations_at_their_own_gain_stand_on_an_unstable_point(activat
     assert f"(slope {slope}" in finding.text
     if activation is nn.GELU:
         assert "from 0.9 it goes to 0.0012 in 30 layers, from 1.1 to 11" in finding.text
-    assert finding.fix == 'initlab.init_(model, "lsuv", batch=images)'
+    assert finding.fix == 'initlab.init_(model, "lsuv", batch=batch)'
 
 
 @pytest.mark.parametrize(
