@@ -11,15 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initlab.init.layers import layer_shapes
+from initlab.init.layers import EMBEDDINGS, NORMS, layer_shapes
 from initlab.init.lsuv import unit_variance_
 from initlab.init.schemes import BIASES, STDS, Scheme, draws, scheme_function
 from initlab.init.shapes import Distribution, LayerShape, Mode
 from initlab.nets.any_module import WeightLayer, first_slope, layer_name
 from initlab.random_streams import stream_seed
 
-NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 # The id of a parameter -> what it was set to, its layer, and the standard deviation of its scheme where that is one.
 Rules = dict[int, tuple[str, LayerShape | None, float | None]]
 

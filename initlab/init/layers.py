@@ -6,6 +6,9 @@ from torch.nn.parameter import UninitializedParameter
 from initlab.init.shapes import LayerShape, fans
 from initlab.nets.any_module import Transposed, WeightLayer, weight_layers
 
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+
 
 def layer_shapes(model: nn.Module) -> list[tuple[WeightLayer, LayerShape]]:
     """Every weight layer with its shape, `init_`'s arguments at their defaults; refuses weights that cannot be set."""

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from torch import Tensor, nn
 
-from initlab.init.apply import NORMS
-from initlab.init.layers import layer_fans
+from initlab.init.layers import NORMS, layer_fans
 from initlab.inspection.diagnosis import Diagnosis, diagnose
 from initlab.inspection.remedy import advise, advised
 from initlab.inspection.text import as_html, as_text

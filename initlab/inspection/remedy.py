@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from initlab.init.activations import Activation, resolve
 from initlab.init.apply import init_
 from initlab.init.expectations import Elementwise, Rectifier
+from initlab.init.joints import Phi
 from initlab.init.maps import critical_point
 from initlab.inspection.diagnosis import Diagnosis
-from initlab.inspection.lint.joints import Phi
 from initlab.inspection.lint.runs import CHAOTIC
 from initlab.inspection.lint.sites import Site, gain_squared, sites_of, variance_slope
 from initlab.signal.drift import second_moments

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from initlab.init.activations import resolve
 from initlab.init.expectations import Rectifier
-from initlab.inspection.lint.joints import NOWHERE, PASSES, Joint, Phi
+from initlab.init.joints import NOWHERE, PASSES, Joint, Phi
 from initlab.nets.any_module import WeightLayer, on_weight_layers, weight_layers
 from initlab.nets.undisturbed import first_tensor, to_model, untouched
 

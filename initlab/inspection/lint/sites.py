@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from initlab.init.expectations import Rectifier
+from initlab.init.joints import Joint, Phi, joints_in_order
 from initlab.init.layers import layer_fans
 from initlab.inspection.lint.graph import joints_that_ran
-from initlab.inspection.lint.joints import Joint, Phi, joints_in_order
 from initlab.nets.any_module import WeightLayer, weight_layers
 
 # Two-sided error 1e-6 of a normal statistic: how often a weight drawn as described is not recognised.

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from initlab.init.activations import resolve
+from initlab.init.joints import NOWHERE, joints_in_order
 from initlab.inspection.lint.graph import joints_that_ran
-from initlab.inspection.lint.joints import NOWHERE, joints_in_order
 
 ACTIVATIONS = [
     nn.ReLU(),

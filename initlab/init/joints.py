@@ -1,7 +1,7 @@
 """What lies before and after each weight layer: the activation that it makes up for, and the layer behind that.
 
-Read off the order of `nn.Sequential` here, or off what ran on a batch (`graph.py`). Where neither tells, the joint
-says `unknown`.
+Read off the order of `nn.Sequential` here, or off what ran on a batch (`inspection/lint/graph.py`). Where neither
+tells, the joint says `unknown`.
 """
 
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from initlab.init.activations import resolve
-from initlab.init.apply import NORMS
 from initlab.init.expectations import Elementwise, Rectifier
+from initlab.init.layers import NORMS
 from initlab.nets.any_module import WeightLayer, weight_layers
 from initlab.nets.layers import StreamDropout
 
