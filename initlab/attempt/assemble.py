@@ -57,6 +57,7 @@ def load_pictures(data: Data, preprocessing: Preprocessing, access: DataAccess, 
         workers=access.workers,
         cache=Path(access.cache),
         keep_decoded=access.keep_decoded,
+        on_device=preprocessing.device.type == "cuda" if access.resident is None else access.resident,
         say=say,
     )
 

@@ -67,8 +67,9 @@ def bench_data(
         for count in workers or [settings.run.workers]:
             # Each count decodes anew, unless the study keeps decoded pictures.
             cache = folders.enter_context(tempfile.TemporaryDirectory(prefix="initlab-bench-"))
-            changes = {"workers": count, "cache": settings.access.cache if settings.access.keep_decoded else cache}
-            access = settings.access.model_copy(update=changes)
+            folder = settings.access.cache if settings.access.keep_decoded else cache
+            # Pictures that stay on the device leave no loader to measure.
+            access = settings.access.model_copy(update={"workers": count, "cache": folder, "resident": False})
             trial = silent_trial(spec, torch.device(settings.run.device or "cpu"), access)
             arms = {arm: partial(timed, arm, trial, steps) for arm in ("loader", "net", "both")}
             images = steps * spec.train.batch_size

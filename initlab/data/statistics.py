@@ -4,7 +4,7 @@ They are taken from the centre view of every training picture at validation scal
 position in the picture, so the mean image is that of the squares which validation sees.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -39,16 +39,26 @@ class CentreViews:
 
 def measure(train: CentreViews, workers: int, say: Callable[[str], None]) -> Statistics:
     """Statistics of all training pictures, on the CPU; those that cannot be read are named in an error."""
-    crop, count = train.views.crop, len(train)
-    total = torch.zeros((3, crop, crop), dtype=torch.float64)
-    # Of x x^T over all pixels, x = (R, G, B).
-    products = torch.zeros((3, 3), dtype=torch.float64)
-    for _, values in one_pass(train, workers, "measured", say):
-        images = values.view(-1, 3, crop, crop).double()
-        total += images.sum(0)
-        flat = images.transpose(0, 1).flatten(1)  # (3, pixels)
-        products += flat @ flat.T
-    mean, pixels = total / count, count * crop * crop
+    crop = train.views.crop
+    return statistics_of(values.view(-1, 3, crop, crop) for _, values in one_pass(train, workers, "measured", say))
+
+
+def statistics_of(batches: Iterable[Tensor]) -> Statistics:
+    """Statistics of all images in batches (B, 3, crop, crop) uint8, summed where they lie.
+
+    Up to two million images of 224 pixels every sum is a whole number below 2^53, so that neither the size of the
+    batches nor the device changes a bit of it.
+    """
+    count, total, products = 0, torch.zeros(()), torch.zeros(())
+    for batch in batches:
+        images = batch.double()
+        flat = images.flatten(2)  # (B, 3, pixels)
+        count += len(images)
+        total = total.to(images) + images.sum(0)  # (3, crop, crop)
+        # Of x x^T over all pixels, x = (R, G, B): a product per image, as one long sum uses little of a GPU.
+        products = products.to(images) + (flat @ flat.mT).sum(0)
+    total, products = total.cpu(), products.cpu()
+    mean, pixels = total / count, count * total[0].numel()
     squares = products.diagonal().sum().item() - count * (mean**2).sum().item()
     center = total.sum((1, 2)) / pixels
     covariance = products / pixels - center[:, None] * center

@@ -74,8 +74,9 @@ def square(picture: Tensor, side: int, crop: int, down: float, right: float) -> 
 
 
 def at_shorter_side(picture: Tensor, side: int) -> Tensor:
-    """A picture (3, height, width) uint8 resized so that its shorter side is `side`."""
-    shape = resized_shape(picture.shape[1], picture.shape[2], side)
+    """A picture (3, height, width) uint8, or some of one size (N, 3, height, width), its shorter side now `side`."""
+    height, width = picture.shape[-2:]
+    shape = resized_shape(height, width, side)
     resized: Tensor = functional.resize(picture, list(shape), antialias=True)
     return resized
 

@@ -54,6 +54,7 @@ class DataAccess(PlainData):
     workers: int = 0  # processes that decode pictures
     cache: str = ""  # folder for what was computed from pictures
     keep_decoded: bool = False  # decoded pictures in that folder
+    resident: bool | None = None  # pictures of one size stay on the device; None = on a GPU
 
 
 class Provenance(PlainData):

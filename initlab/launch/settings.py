@@ -67,6 +67,7 @@ def resolve(
         workers=run.workers,
         cache=str(cache_folder()),
         keep_decoded=study.data.cache,
+        resident=run.resident,
     )
     return Settings(run, access, address, skip_hopeless)
 

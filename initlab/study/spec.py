@@ -194,6 +194,11 @@ class Run(Spec):
     workers: int = Field(
         0, ge=0, le=256, description="processes per trial that decode pictures in folders; 0 = the trial's own"
     )
+    resident: bool | None = Field(
+        None,
+        description="pictures in folders that come to one size are decoded once and stay on the device where they "
+        "fit; null = on a GPU",
+    )
     pack: Count = Field(1, description="trials of one net and batch size that one process trains as one")
     compile: bool | None = Field(
         None, description="on a GPU, torch.compile long trials and replay packs from a CUDA graph; true = all trials"
