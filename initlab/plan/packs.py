@@ -30,9 +30,6 @@ def unpackable_because(spec: TrialSpec) -> str | None:
         return "BatchNorm"
     if spec.train.auxiliary:
         return "auxiliary classifiers"
-    # Hooks see the step of the pack as one.
-    if spec.probe.running_every:
-        return "running moments"
     return "pictures read from files" if is_pictures(spec.data.name) else None
 
 

@@ -6,14 +6,15 @@ one). Everything else is the trials' own: data order, dropout masks, learning ra
 validations and checkpoints. Each trial's parameters and momentum are views into the pack's, so that it can be measured,
 saved and taken up alone at any step; its numbers are those of the trial alone to rounding.
 
-A step works on tensors that stay in place, so that on CUDA it is captured once and replayed (`Captured`).
+A step works on tensors that stay in place, so that on CUDA it is captured once and replayed (`Captured`). A step that
+gives running moments of any trial is a second one, captured by itself: the others pay nothing for it.
 
 Suffixes: K trials, L dropout layers, N images a batch.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from itertools import groupby
 
@@ -25,8 +26,9 @@ from torch.func import functional_call, vmap
 from initlab.data.dataset import ImageSet, step_indices
 from initlab.nets.layers import drawn_masks, dropout_shapes, set_dropout_step, with_masks
 from initlab.nets.undisturbed import in_eval_mode
+from initlab.signal.running import PackedMoments
 from initlab.to_device import copy_into, to_device
-from initlab.train.cuda import Capture, Captured, Step
+from initlab.train.cuda import Capture, Captured, in_one_pool
 from initlab.train.evaluate import Evaluation, evaluate_together
 from initlab.train.records import Outcome, caught
 from initlab.train.trial import Trial
@@ -78,9 +80,16 @@ class Pack:
             trial.adopt(k, weights, velocities, self.sums)
         self.weights = {name: stacked.detach().requires_grad_() for name, stacked in weights.items()}
         self.feed = Feed(self.trials, self.dropout_shapes)
-        self.advance: Step = self.step
+        moments = [trial.moments for trial in trials]
+        self.moments = PackedMoments(self.net, moments, self.flat.device) if any(moments) else None
+        # By whether running moments come with the step.
+        self.captured: dict[bool, Captured] = {}
         if self.capture and not self.eager:
-            self.advance = Captured(self.step, [self.flat, self.velocity, self.sums], self.capture)
+            state, capture = [self.flat, self.velocity, self.sums], in_one_pool(self.capture)
+            self.captured[False] = Captured(self.step, state, capture)
+            if self.moments:
+                state = [*state, self.moments.sums_K]
+                self.captured[True] = Captured(partial(self.step, self.moments), state, capture)
 
     def by_name(self, flat: Tensor) -> Weights:
         """The views (K, ...) of each parameter in a tensor laid out as `flat` is."""
@@ -100,16 +109,25 @@ class Pack:
         if lrs != self.lrs:
             self.lrs = lrs
             self.lr.copy_(self.spread(lrs))
-        self.advance()
-        if isinstance(self.advance, Captured):
-            self.eager = self.advance.reason
+        due = [trial.spec.samples_update(trial.step) for trial in self.trials]
+        sample = self.moments if any(due) else None
+        if sample:
+            sample.begin(due)
+        if captured := self.captured.get(sample is not None):
+            captured()
+            self.eager = self.eager or captured.reason
+        else:
+            self.step(sample)
+        if sample:
+            sample.end(due)
         for trial in self.trials:
             trial.count_step()
 
-    def step(self) -> None:
+    def step(self, sample: PackedMoments | None = None) -> None:
         """The step on the device: from what `feed` took in to new weights, all in tensors that stay in place."""
         images_KN, labels_KN = self.feed.batch()
-        losses_K, logits_KN = self.forward(images_KN, labels_KN, self.feed.masks)
+        with sample.listen() if sample else nullcontext():
+            losses_K, logits_KN = self.forward(images_KN, labels_KN, self.feed.masks)
         # The sum's gradient by each loss is 1: a loss that is not finite stays with its trial.
         grads = torch.autograd.grad(losses_K.sum(), list(self.weights.values()))
         # Momentum, as `torch.optim.SGD` has it.
@@ -119,6 +137,8 @@ class Pack:
             self.flat.addcmul_(self.velocity, self.lr, value=-1)
         self.sums[:, 0].add_(losses_K.detach())
         self.sums[:, 1].add_((logits_KN.detach().argmax(2) != labels_KN).sum(1))
+        if sample:
+            sample.sampled(self.feed.size)
 
     def forward(self, images_KN: Tensor, labels_KN: Tensor, masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Mean losses (K,) and logits (K, N, classes).
@@ -149,7 +169,8 @@ class Pack:
         images, labels = self.trials[0].data.probe_batch(self.trials[0].spec.train.batch_size)
         count = len(self.trials)
         try:
-            losses, _ = self.forward(torch.stack([images] * count), torch.stack([labels] * count), self.feed.masks)
+            with self.moments.listen() if self.moments else nullcontext():
+                losses, _ = self.forward(torch.stack([images] * count), torch.stack([labels] * count), self.feed.masks)
             torch.autograd.grad(losses.sum(), list(self.weights.values()))
         except RuntimeError as error:
             return f"torch cannot run the net for several at once ({str(error).splitlines()[0]})"
@@ -171,9 +192,9 @@ class Pack:
                 if time.perf_counter() - saved > checkpoint_every_s:
                     self.each(Trial.checkpoint)
                     saved = time.perf_counter()
-        # A captured step holds memory.
+        # Captured steps hold memory.
         finally:
-            self.advance = self.step
+            self.captured = {}
 
     def record_due(self) -> None:
         """Record what each trial has due after this step."""

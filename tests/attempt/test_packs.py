@@ -47,6 +47,7 @@ def test_packs_are_of_one_depth_and_cut_evenly(size: int, sizes: list[int]) -> N
     [
         ({"train.lr": [0.1, 0.01], "train.momentum": [0.5, 0.9], "train.weight_decay": [0, 1e-4]}, 1),
         ({"data.scale": [1.0, 16.0], "data.flip": [True, False], "probe.every": [0, 10]}, 1),
+        ({"probe.running_every": [0, 5, 20]}, 1),
         ({"train.schedule": ["constant", "cosine"], "train.validate_every": [0.5, 1]}, 1),
         ({"train.batch_size": [32, 64]}, 2),
         ({"train.epochs": [14, 15]}, 2),
@@ -101,6 +102,17 @@ def test_a_packed_study_has_the_store_of_one_run_alone(tiny: Callable[..., Path]
     assert files[0] == files[1]
     checkpoint, same = (tmp_path / out / one.relative_to(tmp_path / "b") / "attempt-000/checkpoint.pt" for out in "ba")
     assert checkpoint.stat().st_size == pytest.approx(same.stat().st_size, rel=0.05)  # its own weights, not the pack's
+
+
+def test_a_packed_study_has_the_running_moments_of_one_run_alone(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    study = tiny(train=DOUBLE, grid={"seed": [0, 1], "probe.running_every": [2, 3]})
+    alone, packed = run(study, tmp_path / "a"), run(study, tmp_path / "b", pack=4)
+    assert_same(alone, packed)
+    records = [json.loads(path.read_text()) for path in (tmp_path / "b").glob("trials/*/result.json")]
+    assert [record["packed"] for record in records] == [4] * 4
+    one, other = (results.running.drop(columns="attempt") for results in (alone, packed))
+    assert one.trial.nunique() == 4
+    pd.testing.assert_frame_equal(one, other, rtol=1e-9, atol=1e-12)  # a mean is a difference
 
 
 def test_the_study_says_how_many_make_a_pack_and_the_caller_overrules_it(

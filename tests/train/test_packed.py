@@ -28,14 +28,14 @@ class Memory:
     def __init__(self, full: bool = False) -> None:
         self.rows: list[dict[str, Any]] = []
         self.probes: list[dict[str, Any]] = []
+        self.running: list[dict[str, Any]] = []
         self.states: list[dict[str, Any]] = []
         self.full = full
 
     def record(self, frame: str, rows: list[dict[str, Any]]) -> None:
-        assert frame != "running", "trials with running moments are in no pack"
         if frame == "scalars" and self.full and self.rows:
             raise OSError("No space left on device")
-        home = self.rows if frame == "scalars" else self.probes
+        home = {"scalars": self.rows, "running": self.running}.get(frame, self.probes)
         home += [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
 
     def checkpoint(self, state: dict[str, Any]) -> None:
@@ -58,13 +58,14 @@ def spec(seed: int = 0, **train: Any) -> TrialSpec:
     fields = {"epochs": 10, "lr": 0.02, "batch_size": 16, "log_every": 7, "precision": "float64", **train}
     scheme = fields.pop("scheme", "he")
     data = fields.pop("data", {})
+    probe = fields.pop("probe", {})
     net = fields.pop("net", {})
     return TrialSpec.model_validate(
         {
             "data": {"train_examples": 80, "val_examples": 40, **data},
             "net": {"depth": 7, "width": 2, "linear_width": 8, **net},
             "init": {"scheme": scheme},
-            "probe": {"every": 20, "examples": 8},
+            "probe": {"every": 20, "examples": 8, **probe},
             "train": fields,
             "seed": seed,
         }

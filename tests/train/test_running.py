@@ -8,7 +8,6 @@ import pytest
 import initlab
 from initlab.attempt import run_task
 from initlab.plan.cost import RUNNING_ROW_BYTES, cost
-from initlab.plan.packs import unpackable_because
 from initlab.store.columns import names
 from initlab.store.results import Results
 from initlab.study.spec import TrialSpec
@@ -89,11 +88,6 @@ def test_a_resumed_trial_has_every_row_once(tmp_path: Path, monkeypatch: pytest.
         results = run(tmp_path / "parts", log_every=3)
     assert results.trials.attempts.tolist() == [3]
     assert results.running.drop(columns="attempt").equals(whole.drop(columns="attempt"))
-
-
-def test_in_a_pack_they_are_refused_with_the_reason() -> None:
-    assert unpackable_because(running(5)) == "running moments"
-    assert unpackable_because(spec()) is None
 
 
 @pytest.mark.parametrize("stop_at", [1, 5, 7, 12])
