@@ -182,7 +182,7 @@ class PackedMoments:
         self.step_K[..., 2] *= examples
         self.step_K[..., 3] *= examples**2
         # Not a product: what is not finite stays with its trial.
-        self.sums_K += torch.where(self.due_K, self.step_K, 0.0)
+        self.sums_K += self.step_K.masked_fill_(~self.due_K, 0.0)
 
     def begin(self, due: Sequence[bool]) -> None:
         """Before a sampled step, captured or not: the trials that it counts for."""

@@ -75,24 +75,29 @@ class Compiled:
             return logits
 
 
-def cuda_graph(step: Step, pool: "torch.cuda._POOL_HANDLE | None" = None) -> Step:
+def cuda_graph(
+    step: Step, pool: "torch.cuda._POOL_HANDLE | None" = None, stream: torch.cuda.Stream | None = None
+) -> Step:
     """Capture a step that has run before; nothing of it happens until what is returned is called.
 
-    Graphs of one `pool` of memory compute in the same place: they may not be replayed at the same time.
+    Graphs of one `pool` and stream compute in the same memory: they may not be replayed at the same time.
 
     Raises:
         RuntimeError: the step does what a CUDA graph cannot hold, as waiting for the device.
     """
     graph = torch.cuda.CUDAGraph()
     # A stream of its own: cuBLAS has one workspace per stream, and graphs may be replayed at the same time.
-    with torch.cuda.graph(graph, pool=pool, stream=torch.cuda.Stream()):
+    with torch.cuda.graph(graph, pool=pool, stream=stream or torch.cuda.Stream()):
         step()
     return graph.replay
 
 
 def in_one_pool(capture: Capture) -> Capture:
     """The same for steps that are taken in turn; as CUDA graphs they share the memory that they compute in."""
-    return partial(cuda_graph, pool=torch.cuda.graph_pool_handle()) if capture is cuda_graph else capture
+    if capture is not cuda_graph:
+        return capture
+    # Of one stream, as torch gives freed memory only to the stream that it was used on.
+    return partial(cuda_graph, pool=torch.cuda.graph_pool_handle(), stream=torch.cuda.Stream())
 
 
 class Captured:

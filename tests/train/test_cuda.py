@@ -190,13 +190,16 @@ def test_a_trials_step_on_cuda_sends_without_waiting(fake_cuda: None, channels_l
     assert waits.waits == ["_to_copy that waits"]
 
 
-def test_a_packs_step_on_cuda_sends_once_for_all_its_trials(fake_cuda: None) -> None:
-    pack = Pack(on_fake_cuda([spec(seed, **HARD, precision="float32") for seed in range(4)]))
+@pytest.mark.parametrize("running_every", [0, 1])
+def test_a_packs_step_on_cuda_sends_once_for_all_its_trials(fake_cuda: None, running_every: int) -> None:
+    probe = {"running_every": running_every}
+    pack = Pack(on_fake_cuda([spec(seed, **HARD, precision="float32", probe=probe) for seed in range(4)]))
     pack.update()
     with Waits() as waits:
         pack.update()
     assert waits.waits == []
-    assert waits.sent == 1 + 2 + 1  # moves, masks, and the learning rates of a cosine
+    # moves, masks, the learning rates of a cosine, and for which trials a step gives running moments
+    assert waits.sent == 1 + 2 + 1 + running_every
 
 
 class Compilations:
