@@ -29,6 +29,7 @@ from initlab.study.paths import differing_paths, getattr_path
 from initlab.study.trial_code import source_hashes
 from initlab.testing.dense import Scores, as_scores, check_choice, dense_scores
 from initlab.testing.error_rates import class_errors, error_rows, mean_scores
+from initlab.train.cuda import kernels
 from initlab.user_code import is_code
 from initlab.version import __version__
 
@@ -118,7 +119,9 @@ def evaluate(
         net, data = restored(member, place, data_dir, allow_code)
         mirrored = flips if flips is not None else views != "center" and data.flip
         sides = sides_of(scales, views, data)
-        by_side = {side: scores_at(net, data, side, views, mirrored, scores, batch_size) for side in sides}
+        # As in training: else CUDA rounds what goes into convolutions.
+        with kernels(place):
+            by_side = {side: scores_at(net, data, side, views, mirrored, scores, batch_size) for side in sides}
         labels = data.val_labels.cpu()
         fields = {name: getattr_path(member.spec, name) for name in varying}
         rows += error_rows({"checkpoint": str(path), **fields}, by_side, labels)

@@ -65,7 +65,11 @@ class Compiled:
         with with_masks(self.net, self.masks):
             if self.reason is None:
                 try:
-                    self.run = self.run or torch.compile(self.net, mode="reduce-overhead")
+                    if self.run is None:
+                        # Of the nets of one process torch compiles 8 and lets the others run as they are. One that is
+                        # still in use is compiled again.
+                        torch.compiler.reset()
+                        self.run = torch.compile(self.net, mode="reduce-overhead")
                     return self.run(images)
                 except RuntimeError as error:
                     if not type(error).__module__.startswith(COMPILERS):

@@ -85,6 +85,10 @@ class Trial:
             if self.auxiliary:
                 self.auxiliary.load_state_dict(resumed["auxiliary"])
             self.optimizer.load_state_dict(resumed["optimizer"])
+            # The fused update takes a weight and its momentum as they lie in memory, which differs in a pack's.
+            for parameter, memory in self.optimizer.state.items():
+                if (momentum := memory.get("momentum_buffer")) is not None:
+                    memory["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
             self.plateau = Plateau(**resumed["plateau"])
             if self.moments:
                 self.moments.restore(resumed["moments"], self.group.leads)

@@ -227,6 +227,17 @@ def test_a_compiled_net_is_one_piece_and_gives_the_nets_numbers(monkeypatch: pyt
     assert_same(plain, compiled)
 
 
+def test_every_net_of_a_long_sweep_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compilations = Compilations(monkeypatch)
+    compiled = [Compiled(nn.Sequential(*(nn.Linear(2, 2) for _ in range(depth)))) for depth in range(1, 13)]
+    for one in compiled:
+        for _ in range(2):
+            one(torch.ones(3, 2))
+    assert compilations.pieces == 12
+    compiled[0](torch.ones(3, 2))  # one that is still in use
+    assert (compilations.pieces, {one.reason for one in compiled}) == (13, {None})
+
+
 def test_where_torch_cannot_compile_the_net_runs_as_it_is_and_the_trial_says_why(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -258,3 +258,16 @@ def test_nets_that_cannot_be_packed_say_why(extra: nn.Module, words: str) -> Non
     assert words in reason
     assert "\n" not in reason
     assert trials[0].run(lambda: False, 1e9).state == "done"
+
+
+def test_momentum_from_a_pack_suits_weights_that_lie_channels_last() -> None:
+    first = [begun(spec(0)), begun(spec(1))]
+    packed(first, stop_after=23)
+    data = images(spec(0))
+    net = to_modules(describe(spec(0), 10, data.input_shape)).double().to(memory_format=torch.channels_last)
+    resumed = Trial(spec(0), net, data, Memory())  # as on a GPU
+    resumed.begin(first[0].recorder.states[-1])
+    resumed.run(lambda: False, 1e9)
+    solo = alone(spec(0))[0]
+    for key, value in solo.net.state_dict().items():
+        torch.testing.assert_close(resumed.net.state_dict()[key], value, rtol=TOLERANCE, atol=TOLERANCE)
