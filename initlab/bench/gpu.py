@@ -212,8 +212,8 @@ def net_rows(sizes: Sizes, device: torch.device, name: str, precision: str, how:
     layout = False if how == "contiguous" else None
     ways: dict[str, Any] = {"compiled": how == "compiled", "captured": how == "CUDA graph", "channels_last": layout}
     net = replace(sizes.nets[name], precision=precision, **ways)
-    speed, uncompiled = rate(net, device)
-    new_rows = [row(what, speed, "images/s", f"ran uncompiled: {uncompiled}" if uncompiled else "")]
+    speed, notes = rate(net, device)
+    new_rows = [row(what, speed, "images/s", "; ".join(notes))]
     if product:
         target = "target >= 60 %" if (name, precision) == ("B", "bfloat16") else ""
         share = 100 * speed * flop_per_image(net) / product

@@ -93,15 +93,15 @@ def flop_per_image(large: Large) -> float:
     return 6.0 * count(describe(spec, large.classes, shape), shape).multiply_adds
 
 
-def rate(large: Large, device: torch.device) -> tuple[float, str]:
-    """Images per second of a trial's own training steps, and why they ran uncompiled where they were to be compiled."""
+def rate(large: Large, device: torch.device) -> tuple[float, list[str]]:
+    """Images per second of a trial's own training steps, and notes: seconds of the first steps, why not compiled."""
     trial = large_trial(large, device)
     pack = Pack([trial], cuda_graph if device.type == "cuda" else None) if large.captured else None
     update = pack.update if pack else trial.update
-    for _ in range(WARM_UP):
-        update()
+    notes = [f"first {WARM_UP} steps {seconds(update, device, WARM_UP):.1f} s"]
     speed = large.batch * large.steps / seconds(update, device, large.steps)
-    return speed, (pack.eager if pack else trial.eager) or ""
+    reason = pack.eager if pack else trial.eager
+    return speed, [*notes, f"ran uncompiled: {reason}"] if reason else notes
 
 
 def host_syncs(update: Callable[[], None], device: torch.device) -> int:

@@ -98,7 +98,7 @@ def test_a_section_that_fails_or_has_no_time_is_a_row_that_says_why(
 
 def test_shares_and_projections_are_those_of_the_measured_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     # The paper's table 3: 2.32e10 multiply-adds of B for an image; two operations each, and backward is twice forward.
-    monkeypatch.setattr(gpu, "rate", lambda net, *how: (2000.0, "torch.compile: no triton"))
+    monkeypatch.setattr(gpu, "rate", lambda net, *how: (2000.0, ["ran uncompiled: torch.compile: no triton"]))
     product = [row("bf16 matrix product", 400e12, "FLOP/s")]
     speed, share = net_rows(FULL, CPU, "B", "bfloat16", "compiled", product)
     assert (speed["value"], speed["note"]) == (2000.0, "ran uncompiled: torch.compile: no triton")
