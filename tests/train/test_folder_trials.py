@@ -13,7 +13,7 @@ from initlab.store.files import CHECKPOINT, STOP, read_json
 from initlab.study.mistakes import StudyError
 from initlab.study.spec import TrialSpec
 from initlab.study.study import Study
-from tests.data.pictures import write_folder
+from tests.data.pictures import CLASSES, write_folder, write_picture
 
 FOLDER: dict[str, Any] = {
     "name": "folder",
@@ -92,6 +92,27 @@ def test_schemes_see_the_same_pictures(launched: Callable[..., initlab.Results])
     std = (2 / 27) ** 0.5
     ratio = first.forward_var.max() / first.forward_var.min()
     assert ratio == pytest.approx((std / 0.01) ** 2, rel=1e-4)
+
+
+def test_pictures_on_the_device_are_decoded_once_for_all_trials_and_change_no_number(
+    launched: Callable[..., initlab.Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from initlab.data import pictures
+
+    for path in (tmp_path / "set").glob("*/*/*.jpg"):
+        write_picture(path, (20, 20), len(CLASSES) + int(path.stem))
+    sections: dict[str, Any] = {
+        "data": {"jitter": None},
+        "train": {"epochs": 1},
+        "grid": {"init.scheme": ["he", "xavier"]},
+    }
+    read = launched("read", **sections)
+    decode, decoded = pictures.decode, list[Path]()
+    monkeypatch.setattr(pictures, "decode", lambda path, side: decoded.append(path) or decode(path, side))
+    held = launched("held", run={"resident": True}, **sections)
+    assert numbers(held) == numbers(read)
+    assert len(decoded) == len(set(decoded)) == 42, "30 for training and 12 for validation"
+    assert held.trials.trial.tolist() == read.trials.trial.tolist()
 
 
 def test_a_bad_picture_fails_the_trial_in_one_line(launched: Callable[..., initlab.Results], tmp_path: Path) -> None:
