@@ -4,13 +4,15 @@ None of it has run on a GPU yet; on a CPU it does nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from initlab.nets.layers import drawn_masks, dropout_shapes, with_masks
+from initlab.signal.running import RunningMoments
+from initlab.signal.running_compiled import CompiledMoments
 from initlab.to_device import copy_into
 
 Step = Callable[[], None]
@@ -54,9 +56,11 @@ class Compiled:
         self.masks: list[Tensor] | None = None
         # Made at the first call, which a trial in a pack never makes.
         self.run: Callable[[Tensor], Tensor] | None = None
+        self.sampled: CompiledMoments | None = None  # the same with running moments
         self.reason: str | None = None
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, sample: RunningMoments | None = None) -> Tensor:
+        """Logits; steps whose running moments go to `sample` are compiled apart from the others."""
         if self.masks is None:
             shapes = dropout_shapes(self.net, images)
             self.masks = [torch.ones(shape, dtype=torch.bool, device=images.device) for shape in shapes]
@@ -65,17 +69,19 @@ class Compiled:
         with with_masks(self.net, self.masks):
             if self.reason is None:
                 try:
-                    if self.run is None:
+                    if self.run is None or self.sampled is None:
                         # Of the nets of one process torch compiles 8 and lets the others run as they are. One that is
                         # still in use is compiled again.
                         torch.compiler.reset()
                         self.run = torch.compile(self.net, mode="reduce-overhead")
-                    return self.run(images)
+                        self.sampled = CompiledMoments(self.net, partial(torch.compile, mode="reduce-overhead"))
+                    return self.sampled(images, sample) if sample else self.run(images)
                 except RuntimeError as error:
                     if not type(error).__module__.startswith(COMPILERS):
                         raise
                     self.reason = f"torch.compile: {in_a_line(error)}"
-            logits: Tensor = self.net(images)
+            with sample.listen() if sample else nullcontext():
+                logits: Tensor = self.net(images)
             return logits
 
 

@@ -26,7 +26,7 @@ from torch.func import functional_call, vmap
 from initlab.data.dataset import ImageSet, step_indices
 from initlab.nets.layers import drawn_masks, dropout_shapes, set_dropout_step, with_masks
 from initlab.nets.undisturbed import in_eval_mode
-from initlab.signal.running import PackedMoments
+from initlab.signal.running_packed import PackedMoments
 from initlab.to_device import copy_into, to_device
 from initlab.train.cuda import Capture, Captured, in_one_pool
 from initlab.train.evaluate import Evaluation, evaluate_together

@@ -64,10 +64,10 @@ class Trial:
         validations = spec.validation_steps(self.per_epoch, self.steps)
         steps = (spec.row_steps(self.per_epoch, self.steps), validations, spec.probe_steps(self.steps))
         self.due = Due(*map(frozenset, steps))
-        self.plain: Callable[[Tensor], Tensor] = group.wrap(net)
         compile_pays = compiled or (compiled is None and self.steps >= COMPILE_STEPS)
         # A group's gradients are averaged by its wrapper, which is not compiled.
-        self.forward = Compiled(net) if compile_pays and self.on_gpu and group.size == 1 else self.plain
+        compiles = compile_pays and self.on_gpu and group.size == 1
+        self.forward: Callable[[Tensor], Tensor] = Compiled(net) if compiles else group.wrap(net)
         heads, weight = spec.train.auxiliary, spec.train.auxiliary_weight
         self.auxiliary = Auxiliary(net, heads, weight, data.num_classes, spec.seed) if heads else None
         self.optimizer = sgd(nn.ModuleList([net, self.auxiliary]) if self.auxiliary else net, spec)
@@ -159,10 +159,8 @@ class Trial:
             torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
         self.optimizer.zero_grad(set_to_none=True)
         sample = self.moments if self.spec.samples_update(self.step) else None
-        # Hooks do not reach into a compiled forward.
-        forward = self.plain if sample else self.forward
-        with sample.listen() if sample else nullcontext(), self.autocast():
-            logits = forward(images).to(self.data.mean.dtype)
+        with self.autocast():
+            logits = self.logits(images, sample).to(self.data.mean.dtype)
         loss = F.cross_entropy(logits, labels)
         (loss + self.auxiliary.loss(labels) if self.auxiliary else loss).backward()
         if sample:
@@ -170,6 +168,13 @@ class Trial:
         self.optimizer.step()
         self.log.add(loss.detach() / self.group.size, (logits.detach().argmax(1) != labels).sum())
         self.count_step()
+
+    def logits(self, images: Tensor, sample: RunningMoments | None) -> Tensor:
+        """Of the net as it is trained; what goes through it is summed in `sample`."""
+        if isinstance(self.forward, Compiled):
+            return self.forward(images, sample)
+        with sample.listen() if sample else nullcontext():
+            return self.forward(images)
 
     def count_step(self) -> None:
         """Count an update, which the trial has taken or a pack has taken for it."""

@@ -18,7 +18,7 @@ from initlab.train.cuda import WARM_UP, Captured, Compiled, kernels
 from initlab.train.packed import Pack
 from initlab.train.trial import Trial
 from tests.train.tape import tape
-from tests.train.test_packed import FOUR, Memory, alone, assert_same, begun, images, spec
+from tests.train.test_packed import FOUR, Memory, alone, assert_same, assert_same_moments, begun, images, spec
 
 VARIED = [
     one.model_copy(update={"train": one.train.model_copy(update={"dropout": 0.3})}) for one in FOUR
@@ -236,6 +236,22 @@ def test_every_net_of_a_long_sweep_is_compiled(monkeypatch: pytest.MonkeyPatch) 
     assert compilations.pieces == 12
     compiled[0](torch.ones(3, 2))  # one that is still in use
     assert (compilations.pieces, {one.reason for one in compiled}) == (13, {None})
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_sampled_steps_are_a_second_piece_with_the_moments_of_the_net_itself(
+    every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compilations = Compilations(monkeypatch)
+    watched = spec(0, **HARD, probe={"running_every": every})
+    plain, compiled = begun(watched), begun(watched)
+    compiled.forward = Compiled(compiled.net)
+    for trial in (plain, compiled):
+        trial.run(lambda: False, 1e9)
+    assert (compilations.pieces, compiled.forward.reason) == (1 if every == 1 else 2, None)
+    assert_same(plain, compiled)
+    assert len(plain.recorder.running) > 20
+    assert_same_moments(plain.recorder, compiled.recorder)
 
 
 def test_where_torch_cannot_compile_the_net_runs_as_it_is_and_the_trial_says_why(

@@ -1,5 +1,6 @@
 """A packed trial gives the numbers of the trial alone: weights, rows, probes, resumed or beside one that diverges."""
 
+import math
 from typing import Any
 
 import pytest
@@ -115,6 +116,16 @@ def assert_same(one: Trial, other: Trial) -> None:
                     value if isinstance(value, str) else pytest.approx(value, rel=TOLERANCE, abs=1e-15, nan_ok=True)
                 )
                 assert other_row[key] == expected, (key, row)
+
+
+def assert_same_moments(one: Memory, other: Memory) -> None:
+    """A mean is a difference: to rounding of its standard deviation, and the last layer's of the gradient is 0."""
+    assert len(one.running) == len(other.running)
+    for row, other_row in zip(one.running, other.running, strict=True):
+        for key, value in row.items():
+            near_0 = TOLERANCE * math.sqrt(row[key.replace("mean", "var")]) if key.endswith("mean") else 0
+            expected = value if isinstance(value, str) else pytest.approx(value, rel=TOLERANCE, abs=near_0)
+            assert other_row[key] == expected, (key, row)
 
 
 FOUR = [

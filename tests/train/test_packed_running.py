@@ -1,20 +1,20 @@
 """Running moments of packed trials: those of each trial alone, each at its own cadence, captured or not."""
 
-import math
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from initlab.signal.running import BACKWARD, FORWARD, PackedMoments, RunningMoments
+from initlab.signal.running import BACKWARD, FORWARD, RunningMoments
+from initlab.signal.running_packed import PackedMoments
 from initlab.study.spec import TrialSpec
 from initlab.train.cuda import WARM_UP
 from initlab.train.packed import Pack
 from initlab.train.trial import Trial
 from tests.train.tape import tape
 from tests.train.test_cuda import VARIED, Waits
-from tests.train.test_packed import FOUR, TOLERANCE, Memory, alone, assert_same, begun, packed, spec
+from tests.train.test_packed import FOUR, Memory, alone, assert_same, assert_same_moments, begun, packed, spec
 
 CADENCES = (3, 0, 5, 7)
 
@@ -25,16 +25,6 @@ def watched(specs: list[TrialSpec], cadences: tuple[int, ...] = CADENCES) -> lis
         one.model_copy(update={"probe": one.probe.model_copy(update={"running_every": every})})
         for one, every in zip(specs, cadences, strict=False)
     ]
-
-
-def assert_same_moments(one: Memory, other: Memory) -> None:
-    """A mean is a difference: to rounding of its standard deviation, and the last layer's of the gradient is 0."""
-    assert len(one.running) == len(other.running)
-    for row, other_row in zip(one.running, other.running, strict=True):
-        for key, value in row.items():
-            near_0 = TOLERANCE * math.sqrt(row[key.replace("mean", "var")]) if key.endswith("mean") else 0
-            expected = value if isinstance(value, str) else pytest.approx(value, rel=TOLERANCE, abs=near_0)
-            assert other_row[key] == expected, (key, row)
 
 
 def assert_as_alone(trials: list[Trial], specs: list[TrialSpec]) -> None:
@@ -109,7 +99,7 @@ def test_they_change_no_bit_of_a_packs_trajectory() -> None:
 @pytest.mark.parametrize("dim", [0, 1, 2])
 @pytest.mark.parametrize("piece", [1, 8, 100])
 def test_what_float32_squares_to_0_is_summed_exactly(dim: int, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("initlab.signal.running.CPU_PIECE", piece)
+    monkeypatch.setattr("initlab.signal.running_packed.CPU_PIECE", piece)
     layer = nn.Linear(2, 2)
     moments = PackedMoments(layer, [RunningMoments(layer, torch.device("cpu"))] * 3, torch.device("cpu"))
     y_KNC = torch.tensor([1.0, 2.0, 3.0])[:, None, None] * torch.full((3, 5, 2), 2.0**-95)  # 2.5e-29
