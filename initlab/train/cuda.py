@@ -3,6 +3,7 @@
 None of it has run on a GPU yet; on a CPU it does nothing.
 """
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -96,8 +97,12 @@ def cuda_graph(
         RuntimeError: the step does what a CUDA graph cannot hold, as waiting for the device.
     """
     graph = torch.cuda.CUDAGraph()
+    # What is left of an earlier backward pass, in a cycle, would tie the weights to the stream that it ran on.
+    gc.collect()
     # A stream of its own: cuBLAS has one workspace per stream, and graphs may be replayed at the same time.
-    with torch.cuda.graph(graph, pool=pool, stream=stream or torch.cuda.Stream()):
+    captures = torch.cuda.graph(graph, pool=pool, stream=stream or torch.cuda.Stream())
+    # The outer block is for a capture that fails, which leaves its stream the current one.
+    with torch.cuda.stream(torch.cuda.current_stream()), captures:
         step()
     return graph.replay
 

@@ -1,5 +1,7 @@
 """On a GPU: packed, captured, compiled and grouped steps are those of a trial alone, and none waits for the device."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -60,20 +62,25 @@ def test_a_replay_that_reads_what_has_moved_is_found_and_undone(device: torch.de
     assert weight.tolist() == [sum(range(11)) - 4.0] * 3
 
 
+# In a process of its own, as torch 2.11 takes no graph after a capture that failed.
+WAITING = """
+import torch
+from initlab.train.cuda import Captured, cuda_graph
+weight = torch.zeros(3, device="cuda")
+captured = Captured(lambda: weight.add_(1 if weight.sum().item() >= 0 else 0), [weight], cuda_graph)
+for _ in range(10):
+    captured()
+assert weight.tolist() == [10.0] * 3, weight
+assert captured.reason.startswith("CUDA graph: "), captured.reason
+assert torch.cuda.current_stream() == torch.cuda.default_stream()
+"""
+
+
 def test_a_step_that_waits_for_the_device_is_not_captured(device: torch.device) -> None:
     if device.type != "cuda":
         pytest.skip("a CPU's stand-in for a capture takes every operation")
-    weight = torch.zeros(3, device=device)
-
-    def step() -> None:
-        """Look at a number, for which the host waits."""
-        weight.add_(1 if weight.sum().item() >= 0 else 0)
-
-    captured = Captured(step, [weight], capture_on(device))
-    for _ in range(10):
-        captured()
-    assert weight.tolist() == [10.0] * 3
-    assert captured.reason is not None and captured.reason.startswith("CUDA graph: ")
+    ran = subprocess.run([sys.executable, "-c", WAITING], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2000:]
 
 
 def test_a_compiled_trial_gives_the_losses_of_a_plain_one(
