@@ -16,6 +16,7 @@ from initlab.init.lsuv import unit_variance_
 from initlab.init.schemes import BIASES, STDS, Scheme, draws, scheme_function
 from initlab.init.shapes import Distribution, LayerShape, Mode
 from initlab.nets.any_module import WeightLayer, first_slope, layer_name
+from initlab.nets.undisturbed import Batch
 from initlab.random_streams import stream_seed
 
 # The id of a parameter -> what it was set to, its layer, and the standard deviation of its scheme where that is one.
@@ -41,7 +42,7 @@ def init_(
     linear_std: float | None = None,
     last_std: float | None = None,
     last_factor: float = 1.0,
-    batch: Tensor | None = None,
+    batch: Batch | None = None,
     on_parameter: Callable[[dict[str, Any]], None] | None = None,
     tell: Callable[[dict[str, Any]], None] | None = None,
 ) -> nn.Module:
@@ -59,7 +60,7 @@ def init_(
         linear_std: standard deviation of the linear layers but the last, as `gaussian`; None leaves them to the scheme.
         last_std: standard deviation of the last linear layer, as `gaussian`; None leaves it to the scheme.
         last_factor: factor on the last linear layer's weights, whichever gave them.
-        batch: inputs as the model takes them, (N, ...); for `lsuv`, which no other scheme needs.
+        batch: inputs as the model takes them, (N, ...), or its arguments as a mapping, tuple or list; for `lsuv`.
         on_parameter: called with a row for each parameter of what it was set to: name, rule (the scheme, `0`, `1` or
             `kept`), shape, fan_in, fan_out (None but for weights), scheme_std (None but where the scheme is one), mean,
             std. `on_parameter=print`, or a list's `append`.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from initlab.nets.any_module import WeightLayer, on_weight_layers
-from initlab.nets.undisturbed import to_model, untouched
+from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
 
 # Of the variance; the paper's is 0.1, but here a closer one costs nothing.
 TOLERANCE = 0.01
@@ -21,7 +21,7 @@ MOST_PASSES = 10
 
 
 @torch.no_grad()
-def unit_variance_(model: nn.Module, batch: Tensor, target_stds: dict[nn.Module, float]) -> None:
+def unit_variance_(model: nn.Module, batch: Batch, target_stds: dict[nn.Module, float]) -> None:
     """Scale each layer of `target_stds` in place so that its output has this standard deviation on `batch`.
 
     Their biases have to be 0. The variance is over batch, channels and positions. Dropout is off, BatchNorm uses the
@@ -29,7 +29,6 @@ def unit_variance_(model: nn.Module, batch: Tensor, target_stds: dict[nn.Module,
     several layers, is scaled by its first call in the pass; layers that never run keep their weights. A layer whose
     output has no variance on this batch, or not a finite one, is refused.
     """
-    images, _ = to_model(model, batch, None)
     visited, scaled = set[int](), list[WeightLayer]()
 
     def scale(name: str, layer: WeightLayer, inputs: Any, y: Tensor) -> Tensor | None:
@@ -50,10 +49,11 @@ def unit_variance_(model: nn.Module, batch: Tensor, target_stds: dict[nn.Module,
         layer.weight.mul_(factor)
         return y * factor
 
-    with untouched(model, backward=False), on_weight_layers(model, scale):
+    weights = [layer.get_parameter("weight") for layer in target_stds]
+    with untouched(model, backward=False, changing=weights), on_weight_layers(model, scale):
         for _ in range(MOST_PASSES):
             visited.clear()
             scaled.clear()
-            model(images)
+            run_model(model, to_model(model, batch, None)[0])
             if not scaled:
                 return

@@ -1,7 +1,7 @@
 """`inspect`: the signals of any model on one batch, with a verdict on them and advice."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -12,6 +12,7 @@ from initlab.inspection.diagnosis import Diagnosis, diagnose
 from initlab.inspection.remedy import advise, advised
 from initlab.inspection.text import as_html, as_text
 from initlab.nets.any_module import WeightLayer, weight_layers
+from initlab.nets.undisturbed import Batch, num_examples, untouched
 from initlab.signal.probe import COLUMNS, Loss, measure
 from initlab.signal.theory.predict import predict
 
@@ -36,6 +37,7 @@ class Inspection:
     table: pd.DataFrame
     diagnosis: Diagnosis
     advice: list[str]
+    notes: list[str] = field(default_factory=list)  # what could not be done
 
     @property
     def verdict(self) -> str:
@@ -67,19 +69,14 @@ class Inspection:
         return inspection(self.table, f"{self.verdict}: {self.reason}", ax)
 
     def __repr__(self) -> str:
-        return as_text(self.table, self.diagnosis, self.advice)
+        return as_text(self.table, self.diagnosis, [*self.advice, *self.notes])
 
     def _repr_html_(self) -> str:
-        return as_html(self.table, self.diagnosis, self.advice)
+        return as_html(self.table, self.diagnosis, [*self.advice, *self.notes])
 
 
 def inspect(
-    model: nn.Module,
-    batch: Tensor,
-    labels: Tensor | None = None,
-    *,
-    loss: Loss | None = None,
-    weight_decay: float | None = None,
+    model: nn.Module, batch: Batch, labels: Any = None, *, loss: Loss | None = None, weight_decay: float | None = None
 ) -> Inspection:
     """Measure and judge the signals of any `nn.Module` at its first training step; the model is left as it was.
 
@@ -89,44 +86,66 @@ def inspect(
     `inspect(net, images, labels).table.forward_var` of a wide He net on unit-variance inputs is about 2 in every
     layer (He et al. 2015, eq. 10: the first layer has no rectifier before it).
     """
-    if not isinstance(batch, Tensor) or not len(batch):
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"inspect: takes an nn.Module (got {type(model).__name__}); of an exported program its .module()"
+        )
+    if not num_examples(model, batch):
         got = "an empty one" if isinstance(batch, Tensor) else type(batch).__name__
         raise ValueError(f"inspect: the batch is no tensor of examples (got {got}); give one with an example or more")
-    table, diagnosis = judged(model, batch, labels, loss=loss, weight_decay=weight_decay)
-    healthy = diagnosis.verdict == "healthy"
-    advice = [] if healthy else advise(table, diagnosis, advised(model, batch, table, diagnosis))
-    return Inspection(table, diagnosis, advice)
+    # Reading a weight may be a computation that leaves its mark, as spectral norm's is in training mode.
+    with untouched(model, backward=False):
+        table, diagnosis = judged(model, batch, labels, loss=loss, weight_decay=weight_decay)
+        healthy = diagnosis.verdict == "healthy"
+        advice = [] if healthy else advise(table, diagnosis, advised(model, batch, table, diagnosis))
+    return Inspection(table, diagnosis, advice, table.attrs["notes"])
 
 
 def judged(
     model: nn.Module,
-    batch: Tensor,
-    labels: Tensor | None = None,
+    batch: Batch,
+    labels: Any = None,
     *,
     loss: Loss | None = None,
     weight_decay: float | None = None,
     theory: bool = True,
 ) -> tuple[pd.DataFrame, Diagnosis]:
-    """The table of a model's signals and the diagnosis, without `theory` faster: chance is then that of ReLU nets."""
+    """The table of a model's signals and the diagnosis, without `theory` faster: chance is then that of ReLU nets.
+
+    `table.attrs["notes"]` says what could not be done.
+    """
     modules = dict(weight_layers(model))
     measured = measure(model, batch, labels, loss=loss, weight_decay=weight_decay)
     rows = [layer_facts(modules[row["name"]]) | row for row in measured]
     table = pd.DataFrame(rows, columns=[*LAYER, *COLUMNS, "reached"])
+    notes: list[str] = []
     if theory:
-        table = table.merge(predicted_columns(model, batch, labels, loss), on="name", how="left", validate="1:1")
+        columns, notes = predicted_columns(model, batch, labels, loss)
+        table = table.merge(columns, on="name", how="left", validate="1:1")
     called = table[table.calls > 0]
     classes = int(called.width.iloc[-1]) if labels is not None and loss is None and len(called) else None
     diagnosis = diagnose(table, num_classes=classes, normed=any(isinstance(m, NORMS) for m in model.modules()))
-    return table.assign(status=list(diagnosis.status)).drop(columns="reached"), diagnosis
+    table = table.assign(status=list(diagnosis.status)).drop(columns="reached")
+    table.attrs["notes"] = notes
+    return table, diagnosis
 
 
-def predicted_columns(model: nn.Module, batch: Tensor, labels: Tensor | None, loss: Loss | None) -> pd.DataFrame:
-    """What `predict` says of draws with the same second moments: median and band, by layer name."""
-    theory = predict(model, batch=batch, labels=labels, loss=loss)
+def predicted_columns(model: nn.Module, batch: Batch, labels: Any, loss: Loss | None) -> tuple[pd.DataFrame, list[str]]:
+    """What `predict` says of draws with the same second moments: median and band, by layer name.
+
+    Where it fails on a model that was measured, the columns are NaN and a note says so.
+    """
+    try:
+        theory = predict(model, batch=batch, labels=labels, loss=loss)
+    # The model has just run, so what fails is following it; the user's code under the recorder may raise anything.
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        note = f"there is no theory beside the measurement, since recording this model failed: {reason}"
+        return pd.DataFrame(columns=["name", *PREDICTED]).astype(dict.fromkeys(PREDICTED[:-1], float)), [note]
     if labels is None:
         # Theory is then relative to the last layer, and nothing was measured that it could be compared with.
         theory = theory.assign(backward_median=math.nan, backward_low=math.nan, backward_high=math.nan)
-    return theory.rename(columns=lambda name: name.replace("median", "predicted"))[["name", *PREDICTED]]
+    return theory.rename(columns=lambda name: name.replace("median", "predicted"))[["name", *PREDICTED]], []
 
 
 def layer_facts(module: WeightLayer) -> dict[str, Any]:

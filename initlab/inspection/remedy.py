@@ -19,7 +19,7 @@ from statistics import mode
 from typing import Any
 
 import pandas as pd
-from torch import Tensor, nn
+from torch import nn
 
 from initlab.init.activations import Activation, resolve
 from initlab.init.apply import init_
@@ -29,6 +29,7 @@ from initlab.init.maps import critical_point
 from initlab.inspection.diagnosis import Diagnosis
 from initlab.inspection.lint.runs import CHAOTIC
 from initlab.inspection.lint.sites import Site, gain_squared, sites_of, variance_slope
+from initlab.nets.undisturbed import Batch
 from initlab.signal.drift import second_moments
 
 # fan_in Var[w] of schemes that are often left in or chosen for rectifiers.
@@ -52,7 +53,7 @@ class Remedy:
         arguments += [f"{name}={value:.6g}" for name, value in self.options.items()]
         return f"initlab.init_({', '.join(arguments + ['batch=batch'] * (self.scheme == 'lsuv'))})"
 
-    def apply(self, model: nn.Module, images: Tensor, seed: int = 0) -> nn.Module:
+    def apply(self, model: nn.Module, images: Batch, seed: int = 0) -> nn.Module:
         """Initialise the model in place: at seed 0 exactly what `call` does."""
         scheme = self.scheme or (lambda normals, layer: normals * self.gain / layer.fan_in**0.5)
         return init_(model, scheme, seed=seed, batch=images, **self.options)
@@ -92,7 +93,7 @@ def remedy_of(sites: Sequence[Site]) -> Remedy:
     return remedy
 
 
-def advised(model: nn.Module, images: Tensor, table: pd.DataFrame, diagnosis: Diagnosis) -> Remedy:
+def advised(model: nn.Module, images: Batch, table: pd.DataFrame, diagnosis: Diagnosis) -> Remedy:
     """The remedy of a model with such a diagnosis, from what runs on a batch (N, ...).
 
     Where logits are too large, the last layer starts smaller. Where the weights have the right scale and signals drift

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from initlab.nets.undisturbed import first_tensor
+
 Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 WeightLayer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | Transposed
 LayerHook = Callable[[str, WeightLayer, tuple[Any, ...], Tensor], Tensor | None]
@@ -19,11 +21,26 @@ def weight_layers(model: nn.Module) -> list[tuple[str, WeightLayer]]:
 
 @contextmanager
 def on_weight_layers(model: nn.Module, hook: LayerHook) -> Iterator[list[tuple[str, WeightLayer]]]:
-    """Call `hook(name, layer, inputs, output)` after each call of a weight layer, whose output it may replace."""
+    """Call `hook(name, layer, inputs, output)` after each call of a weight layer, whose output it may replace.
+
+    Of a layer that gives a tuple, as with its bias beside y, the first tensor is the output; a call on no example at
+    all, as of an expert that gets no token, is none.
+    """
+
+    def after(
+        name: str, layer: WeightLayer, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Any
+    ) -> Tensor | tuple[Any, ...] | None:
+        """Hand a call's tensor on, and put what replaces it in its place."""
+        y = first_tensor(output)
+        replaced = hook(name, layer, inputs or tuple(keywords.values()), y) if y.numel() else None
+        if replaced is None or output is y:
+            return replaced
+        return tuple(replaced if part is y else part for part in output)
+
     layers = weight_layers(model)
     with ExitStack() as hooks:
         for name, layer in layers:
-            hooks.callback(layer.register_forward_hook(partial(hook, name)).remove)
+            hooks.callback(layer.register_forward_hook(partial(after, name), with_kwargs=True).remove)
         yield layers
 
 

@@ -1,34 +1,97 @@
 """Run a model without disturbing it: in probe mode, on a batch that it takes, and as it was afterwards."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import inspect
+import random
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import checkpoint
+
+from initlab.nets.snapshot import Snapshot
+
+# Inputs as a model takes them: one tensor, or its arguments by name or in order.
+Batch = Tensor | Mapping[str, Any] | Sequence[Any]
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The tensor itself, or the first one of a tuple, list, mapping or dataclass."""
+    """The tensor itself, or the first one of a tuple, list, mapping or dataclass that is not a single number.
+
+    Models that return their loss first, as those of Hugging Face do, have their logits after it.
+    """
     if isinstance(output, Tensor):
         return output
-    if is_dataclass(output):
+    if is_dataclass(output) and not isinstance(output, Mapping):
         output = {field.name: getattr(output, field.name) for field in fields(output)}
     values = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
-    for value in values:
-        if isinstance(value, Tensor):
-            return value
-    raise ValueError(f"inspect: the model's output holds no tensor (got {type(output).__name__}); return logits first")
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if not tensors:
+        raise ValueError(
+            f"inspect: the model's output holds no tensor (got {type(output).__name__}); return logits first"
+        )
+    return next((tensor for tensor in tensors if tensor.dim()), tensors[0])
 
 
-def to_model(model: nn.Module, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The batch on the model's device, floating images in its floating type."""
+def run_model(model: nn.Module, batch: Batch) -> Any:
+    """The model's output for a batch: a mapping gives arguments by name, a tuple or list in order."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(*batch) if holds_arguments(model, batch) else model(batch)
+
+
+def holds_arguments(model: nn.Module, batch: Batch) -> bool:
+    """Whether a batch is the arguments of `forward` in order, and not one argument that is a list, as of pictures."""
+    if not isinstance(batch, (tuple, list)) or isinstance(batch, tuple):
+        return isinstance(batch, tuple)
+    signature = inspect.signature(model.forward)
+    first = next(iter(signature.parameters.values()), None)
+    if first is None or "list" in str(first.annotation).lower():
+        return False
+    try:
+        signature.bind(*batch)
+    except TypeError:
+        return False
+    return True
+
+
+def num_examples(model: nn.Module, batch: Any) -> int:
+    """N of a batch: the length of its first tensor, or of a list that is one argument; 0 where it has none."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.dim() else 0
+    if isinstance(batch, list) and not holds_arguments(model, batch):
+        return len(batch)
+    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
+    return next((len(value) for value in values if isinstance(value, Tensor) and value.dim()), 0)
+
+
+def to_model(model: nn.Module, images: Any, labels: Any) -> tuple[Any, Any]:
+    """A copy of the batch on the model's device, floating images in its floating type."""
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if parameter is None:
-        return images, labels
-    dtype = parameter.dtype if images.is_floating_point() else images.dtype
-    return images.to(parameter.device, dtype), None if labels is None else labels.to(parameter.device)
+    device = None if parameter is None else parameter.device
+
+    def move(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """A copy on the device, in this type if it is a floating one."""
+        return tensor.detach().to(device, dtype if tensor.is_floating_point() else None, copy=True)
+
+    return map_tensors(images, partial(move, dtype=None if parameter is None else parameter.dtype)), map_tensors(
+        labels, move
+    )
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Nested tuples, lists and mappings with every tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, (tuple, list)):
+        items = [map_tensors(item, change) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return {key: map_tensors(v, change) for key, v in value.items()} if isinstance(value, Mapping) else value
 
 
 @contextmanager
@@ -44,22 +107,28 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def untouched(model: nn.Module, backward: bool) -> Iterator[None]:
-    """Probe mode within the block; everything is restored afterwards.
+def untouched(model: nn.Module, backward: bool, changing: Collection[Tensor] = ()) -> Iterator[None]:
+    """Probe mode within the block; everything is restored afterwards, but the numbers in tensors that are `changing`.
 
-    Dropout is off, BatchNorm takes the batch's statistics, all parameters have gradients or none.
+    Dropout is off, BatchNorm takes the batch's statistics, all parameters have gradients or none. What a compiler or
+    a checkpoint would do runs plainly. See `initlab.nets.snapshot.Snapshot` for what is restored.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    modules, parameters = list(model.modules()), list(model.parameters())
+    # Set by hand, since a model's own `eval` may refuse, or do more than that.
+    modes = [(module, module.training) for module in modules]
+    norms = [module for module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     tracked = [norm for norm in norms if norm.track_running_stats]
-    wants_grad = [(p, p.requires_grad) for p in model.parameters()]
-    buffers = [
-        (m._buffers, key, b, b.clone()) for m in model.modules() for key, b in m._buffers.items() if b is not None
-    ]
-    devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=devices), torch.set_grad_enabled(backward), in_eval_mode(model):
+    gradients = [(p, p.requires_grad, p.grad) for p in parameters]
+    devices = sorted({p.device.index for p in parameters if p.is_cuda})
+    snapshot = Snapshot(model, changing)
+    states = random.getstate(), np.random.get_state()
+    # Gradients stay on, since some models compute their output from gradients of their own.
+    with torch.random.fork_rng(devices=devices), torch.enable_grad(), plainly():
         try:
-            for parameter, _ in wants_grad:
-                parameter.requires_grad_(backward and parameter.is_floating_point())
+            for module in modules:
+                module.training = False
+            for parameter in parameters:
+                parameter.requires_grad_(backward and (parameter.is_floating_point() or parameter.is_complex()))
             # In training but not tracking: the batch's statistics, with buffers that are not updated.
             for norm in norms:
                 norm.training, norm.track_running_stats = True, False
@@ -67,10 +136,32 @@ def untouched(model: nn.Module, backward: bool) -> Iterator[None]:
         finally:
             for norm in tracked:
                 norm.track_running_stats = True
-            for parameter, required in wants_grad:
+            for module, training in modes:
+                module.training = training
+            snapshot.restore()
+            for parameter, required, gradient in gradients:
                 parameter.requires_grad_(required)
-            with torch.no_grad():
-                for home, key, buffer, before in buffers:
-                    buffer.copy_(before)
-                    # The model may have put another in its place.
-                    home[key] = buffer
+                if parameter.grad is not gradient:
+                    parameter.grad = gradient
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Run what is compiled as it is written, and what is checkpointed once.
+
+    Hooks in a compiled model have it compiled anew; a reentrant checkpoint runs without a graph, and refuses gradients
+    of single tensors.
+    """
+    stance = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    apply = vars(checkpoint.CheckpointFunction).get("apply")
+    with stance:
+        checkpoint.CheckpointFunction.apply = staticmethod(lambda function, preserve, *args: function(*args))
+        try:
+            yield
+        finally:
+            if apply is None:
+                del checkpoint.CheckpointFunction.apply
+            else:
+                checkpoint.CheckpointFunction.apply = apply

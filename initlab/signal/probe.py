@@ -15,8 +15,8 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from initlab.nets.any_module import WeightLayer, on_weight_layers, op_of
-from initlab.nets.undisturbed import first_tensor, to_model, untouched
-from initlab.signal.moments import Moments
+from initlab.nets.undisturbed import Batch, first_tensor, num_examples, run_model, to_model, untouched
+from initlab.signal.moments import NAN, Moments, in_float64
 
 ACTIVATIONS = {
     F.relu, F.relu_, F.leaky_relu, F.leaky_relu_, F.prelu, F.elu, F.elu_, F.selu, F.celu, F.gelu, F.silu, F.mish,
@@ -46,12 +46,12 @@ class LayerSignals:
 
     def statistics(self, grad: Tensor | None, examples: int, weight_decay: float | None) -> list[Tensor]:
         """The numbers of `COLUMNS`, still on the device; `grad` is that of the layer's weight."""
-        weight = self.layer.weight.detach().double()
-        nan = torch.full((), float("nan"), dtype=torch.float64, device=weight.device)
+        weight = in_float64(self.layer.weight)
+        nan = NAN.to(weight.device)
         grad_rms = decay_ratio = nan
         if grad is not None:
-            mean_grad = grad.double() / examples
-            grad_rms = mean_grad.square().mean().sqrt()
+            mean_grad = in_float64(grad) / examples
+            grad_rms = mean_grad.abs().square().mean().sqrt()
             if weight_decay is not None:
                 decay_ratio = weight_decay * weight.norm() / mean_grad.norm()
         zero_fraction = nan if self.zeros is None else self.zeros.double() / self.activations
@@ -81,19 +81,15 @@ class NextActivation(TorchFunctionMode):
 
 
 def measure(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor | None = None,
-    *,
-    loss: Loss | None = None,
-    weight_decay: float | None = None,
+    model: nn.Module, images: Batch, labels: Any = None, *, loss: Loss | None = None, weight_decay: float | None = None
 ) -> list[dict[str, Any]]:
     """Measure forward and backward signals of every convolution and linear layer of `model` on one batch.
 
     Dropout is off; BatchNorm uses the batch's statistics. A layer used several times is one row, its moments pooled.
 
     Args:
-        images: a batch as the model takes it, (N, ...); moved to the model's device and floating type.
+        images: a batch as the model takes it, (N, ...), or its arguments as a mapping, tuple or list; a copy is moved
+            to the model's device and floating type.
         labels: class indices (N,), or whatever `loss` takes; None leaves the backward columns NaN.
         loss: (output, labels) -> per-example losses (N,), or their mean (); None is cross-entropy, for (N, T, classes)
             and (N, T) labels summed over tokens.
@@ -112,18 +108,20 @@ def measure(
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(f"inspect: {name} is not there yet (lazy); run the model on a batch first")
-    with torch.inference_mode(False), untouched(model, backward=labels is not None), parametrize.cached():
+    # With gradients though there are no labels, since a model may need its weights' own in forward.
+    with torch.inference_mode(False), untouched(model, backward=True), parametrize.cached():
         images, labels = to_model(model, images, labels)
+        examples = num_examples(model, images)
         layers, output = forward(model, images)
         weights = [signals.layer.weight for signals in layers if signals.calls]
         grads: list[Tensor | None] = [None] * len(layers)
         if labels is not None and weights:
             grads[: len(weights)] = loss_gradients(output, labels, loss, weights)
-        statistics = [s.statistics(g, len(images), weight_decay) for s, g in zip(layers, grads, strict=True)]
-        return to_rows(layers, statistics, len(images))
+        statistics = [s.statistics(g, examples, weight_decay) for s, g in zip(layers, grads, strict=True)]
+        return to_rows(layers, statistics, examples)
 
 
-def forward(model: nn.Module, images: Tensor) -> tuple[list[LayerSignals], Tensor]:
+def forward(model: nn.Module, images: Batch) -> tuple[list[LayerSignals], Tensor]:
     """Run the model under hooks; gives its weight layers by first call, those that never ran last, and its output.
 
     The hooks are gone before the backward pass, which runs checkpointed layers a second time.
@@ -143,7 +141,7 @@ def forward(model: nn.Module, images: Tensor) -> tuple[list[LayerSignals], Tenso
         activations.waiting.append(signals)
 
     with on_weight_layers(model, measure_output) as weight_layers, activations:
-        output = first_tensor(model(images))
+        output = first_tensor(run_model(model, images))
     never_ran = [LayerSignals(name, layer) for name, layer in weight_layers if layer not in layers]
     return [*layers.values(), *never_ran], output
 

@@ -1,17 +1,18 @@
 """`forecast`: the probable verdict on the training of a model, from one batch before its first step."""
 
 import math
+from typing import Any
 
 import pandas as pd
-from torch import Tensor, inference_mode, nn
+from torch import inference_mode, nn
 
-from initlab.nets.undisturbed import first_tensor, to_model, untouched
+from initlab.nets.undisturbed import Batch, first_tensor, num_examples, run_model, to_model, untouched
 from initlab.signal.probe import COLUMNS, Loss, measure, summed_loss
 from initlab.verdict.odds import Forecast, features_of, forecast_of
 
 
 def forecast(
-    model: nn.Module, batch: Tensor, labels: Tensor, *, lr: float, weight_decay: float = 0.0, loss: Loss | None = None
+    model: nn.Module, batch: Batch, labels: Any, *, lr: float, weight_decay: float = 0.0, loss: Loss | None = None
 ) -> Forecast:
     """The odds that training `model` from here will converge, be slow, stall or diverge; the model is left as it was.
 
@@ -34,8 +35,9 @@ def forecast(
     rows = measure(model, batch, labels, loss=loss, weight_decay=weight_decay)
     with inference_mode(False), untouched(model, backward=False):
         images, targets = to_model(model, batch, labels)
-        assert targets is not None
-        output = first_tensor(model(images))
-        mean_loss = float(summed_loss(output, targets, loss)) / (targets.numel() if loss is None else len(targets))
+        output = first_tensor(run_model(model, images))
+        mean_loss = float(summed_loss(output, targets, loss)) / (
+            targets.numel() if loss is None else num_examples(model, targets)
+        )
     layers, num_classes = pd.DataFrame(rows, columns=COLUMNS), output.shape[-1]
     return forecast_of(features_of(layers, loss=mean_loss, num_classes=num_classes, lr=lr, weight_decay=weight_decay))

@@ -14,7 +14,7 @@ from initlab.init.activations import resolve
 from initlab.init.expectations import Rectifier
 from initlab.init.joints import NOWHERE, PASSES, Joint, Phi
 from initlab.nets.any_module import WeightLayer, on_weight_layers, weight_layers
-from initlab.nets.undisturbed import first_tensor, to_model, untouched
+from initlab.nets.undisturbed import Batch, first_tensor, map_tensors, run_model, to_model, untouched
 
 # Of autograd; which attributes a node has depends on its function.
 Node = Any
@@ -38,7 +38,7 @@ KINDS = {
 }  # fmt: skip
 
 
-def joints_that_ran(model: nn.Module, batch: Tensor) -> tuple[dict[str, Joint], dict[str, float], Tensor]:
+def joints_that_ran(model: nn.Module, batch: Batch) -> tuple[dict[str, Joint], dict[str, float], Tensor]:
     """What runs on a batch: the joints of layers and E[y^2] of their outputs, by name, and the model's output.
 
     The model is left as it was. A layer used several times shows its first call; `NOWHERE` for those that never ran.
@@ -60,27 +60,32 @@ def joints_that_ran(model: nn.Module, batch: Tensor) -> tuple[dict[str, Joint], 
             moments.setdefault(name, y.detach().double().square().mean())
 
     with torch.inference_mode(False), untouched(model, backward=True), on_weight_layers(model, note):
-        images, _ = to_model(model, batch, None)
-        if images.is_floating_point():
-            # Clones, since a tensor made in inference mode can't require a gradient, nor a leaf be changed in place.
-            images = images.detach().clone().requires_grad_().clone()
-        origin = images.grad_fn
-        output = first_tensor(model(images))
+        origins: set[Node] = set()
+
+        def begin_graph(tensor: Tensor) -> Tensor:
+            """A floating input with a node of its own; a clone, since a leaf cannot be changed in place."""
+            if tensor.is_floating_point():
+                tensor = tensor.requires_grad_().clone()
+                origins.add(tensor.grad_fn)
+            return tensor
+
+        images = map_tensors(to_model(model, batch, None)[0], begin_graph)
+        output = first_tensor(run_model(model, images))
     users = users_of(output.grad_fn)
     joints = dict.fromkeys((name for name, _ in weight_layers(model)), NOWHERE)
     for name, (before, node) in calls.items():
         after = set() if node is None else kinds_after(node, users)
-        joints[name] = Joint(*look_back(before, layers, origin), after.pop() if len(after) == 1 else "unknown")
+        joints[name] = Joint(*look_back(before, layers, origins), after.pop() if len(after) == 1 else "unknown")
     return joints, {name: moment.item() for name, moment in moments.items()}, output.detach()
 
 
-def look_back(node: Node, layers: dict[Node, str], origin: Node) -> tuple[str, Phi | None, str]:
-    """(before, phi, source) of `Joint`, from the node that made a layer's input; `origin` made the model's."""
+def look_back(node: Node, layers: dict[Node, str], origins: set[Node]) -> tuple[str, Phi | None, str]:
+    """(before, phi, source) of `Joint`, from the node that made a layer's input; `origins` made the model's."""
     phi = None
     while node is not None:
         if node in layers:
             return "layer", phi, layers[node]
-        kind = "input" if node is origin else kind_of(node)
+        kind = "input" if node in origins else kind_of(node)
         if kind == "activation" and phi is None:
             phi = activation_of(node)
         elif kind in ("norm", "sum", "input"):

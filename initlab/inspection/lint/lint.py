@@ -11,6 +11,7 @@ from initlab.inspection.lint import draws, runs
 from initlab.inspection.lint.finding import Finding, finding, listed
 from initlab.inspection.lint.sites import Site, sites_of
 from initlab.inspection.remedy import remedy_of
+from initlab.nets.undisturbed import Batch, untouched
 
 # In the order in which their findings are listed.
 OF_WEIGHTS: tuple[Callable[[Sequence[Site]], Iterator[Finding]], ...] = (
@@ -23,7 +24,7 @@ RULES = (
 )
 
 
-def lint(model: nn.Module, batch: Tensor | None = None) -> list[Finding]:
+def lint(model: nn.Module, batch: Batch | None = None) -> list[Finding]:
     """Find faults in the initialisation of a model that has not been trained; the model is left as it was.
 
     Args:
@@ -42,7 +43,13 @@ def lint(model: nn.Module, batch: Tensor | None = None) -> list[Finding]:
     for name, parameter in model.named_parameters():
         if isinstance(parameter, UninitializedParameter):
             raise ValueError(f"lint: {name} is not there yet (lazy); run the model on a batch first")
-    sites, output = sites_of(model, batch)
+    # Reading a weight may be a computation that leaves its mark, as spectral norm's is in training mode.
+    with untouched(model, backward=False):
+        return findings_of(*sites_of(model, batch), batch)
+
+
+def findings_of(sites: list[Site], output: Tensor | None, batch: Batch | None) -> list[Finding]:
+    """What the rules find in these sites, faults before notes."""
     finite = [site for site in sites if site.second < math.inf]
     findings = [entry for rule in OF_WEIGHTS for entry in rule(finite)]
     findings += runs.loss_at_start(finite, output)

@@ -12,6 +12,7 @@ from initlab.init.joints import Joint, Phi, joints_in_order
 from initlab.init.layers import layer_fans
 from initlab.inspection.lint.graph import joints_that_ran
 from initlab.nets.any_module import WeightLayer, weight_layers
+from initlab.nets.undisturbed import Batch
 
 # Two-sided error 1e-6 of a normal statistic: how often a weight drawn as described is not recognised.
 SIGMAS = 4.9
@@ -86,7 +87,7 @@ def variance_slope(phi: Phi) -> float:
     return phi.second_growth(1.0) / phi.second(1.0)
 
 
-def sites_of(model: nn.Module, batch: Tensor | None) -> tuple[list[Site], Tensor | None]:
+def sites_of(model: nn.Module, batch: Batch | None) -> tuple[list[Site], Tensor | None]:
     """The sites of a model in the order of its modules, and its output on the batch, if there is one.
 
     Raises:

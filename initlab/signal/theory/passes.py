@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from initlab.nets.any_module import WeightLayer, on_weight_layers
-from initlab.nets.undisturbed import to_model, untouched
+from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
 from initlab.signal.theory.cotangent import drawn_gradient
 from initlab.signal.theory.field import Field, NoRule
 from initlab.signal.theory.meanfield import Context, Gradient, Noise, Pull, Result, Signal, mixed
@@ -70,7 +70,7 @@ def mean_field(context: Context, trace: Trace, start: Field, gradient: Gradient 
     return layer_rows(context, trace, signals, backward(trace, gradient, pulls))
 
 
-def local_law(model: nn.Module, batch: Tensor) -> Rows:
+def local_law(model: nn.Module, batch: Batch) -> Rows:
     """Each weight layer's y from the x that it received: n Var[w] E[x^2] + E[b^2] (He et al. 2015, eq. 7) and its band.
 
     Of a layer with several calls the first counts. Gradients are left out, and all of a layer that has no rule either.
@@ -82,7 +82,7 @@ def local_law(model: nn.Module, batch: Tensor) -> Rows:
         inputs.setdefault(name, (layer, arguments[0].detach()))
 
     with torch.inference_mode(False), untouched(model, backward=False), on_weight_layers(model, keep_first):
-        model(to_model(model, batch, None)[0])
+        run_model(model, to_model(model, batch, None)[0])
     rows: Rows = {name: [{"basis": "local"}] for name in inputs}
     for name, (layer, x) in inputs.items():
         trace, context = record(layer, x, known), Context(len(x), False, {})

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from initlab.init.apply import init_
 from initlab.init.schemes import Scheme
 from initlab.nets.any_module import op_of, weight_layers
+from initlab.nets.undisturbed import Batch, num_examples
 from initlab.signal.probe import Loss
 from initlab.signal.theory.cotangent import loss_gradient
 from initlab.signal.theory.field import Field, NoRule, Pairs
@@ -33,8 +34,8 @@ def predict(
     *,
     scheme: str | Scheme | None = None,
     input_shape: Sequence[int] | None = None,
-    batch: Tensor | None = None,
-    labels: Tensor | None = None,
+    batch: Batch | None = None,
+    labels: Any = None,
     loss: Loss | None = None,
     batch_size: int = 64,
     input_moments: tuple[float, float] = (0.0, 1.0),
@@ -74,7 +75,7 @@ def predict(
     Raises:
         ValueError: neither input_shape nor batch, labels without a batch or that do not fit, or a number out of range.
     """
-    check_inputs(input_shape, batch, labels, batch_size, input_moments)
+    check_inputs(model, input_shape, batch, labels, batch_size, input_moments)
     images = batch
     if images is None:
         # Theory needs a run, not its numbers.
@@ -89,11 +90,11 @@ def predict(
         model = copy.deepcopy(model)
         init_(model, scheme, seed=seed, batch=images, on_parameter=parameters.append, **init_arguments)
     trace = record(model, images, known)
-    weights = {f"{name}.weight": id(layer.weight) for name, layer in weight_layers(model)}
+    weights = {f"{name}.weight": id(layer._parameters.get("weight")) for name, layer in weight_layers(model)}
     stds = {weights[row["name"]]: row["scheme_std"] for row in parameters if row["name"] in weights}
     moments = {weight: std**2 for weight, std in stds.items() if std is not None}
-    context = Context(batch_size if batch is None else len(batch), dropout, moments)
-    start = trace.input if batch is not None else independent(images, input_moments)
+    context = Context(batch_size if batch is None else num_examples(model, batch), dropout, moments)
+    start = independent(images, input_moments) if isinstance(images, Tensor) and batch is None else trace.input
     gradient = None if labels is None else loss_gradient(trace.logits, labels, loss)
     try:
         return to_frame(model, mean_field(context, trace, start, gradient), relative=labels is None)
@@ -104,7 +105,12 @@ def predict(
 
 
 def check_inputs(
-    shape: Sequence[int] | None, batch: Tensor | None, labels: Tensor | None, batch_size: int, moments: Sequence[float]
+    model: nn.Module,
+    shape: Sequence[int] | None,
+    batch: Batch | None,
+    labels: Any,
+    batch_size: int,
+    moments: Sequence[float],
 ) -> None:
     """Refuse what `predict` can't take, whatever the model."""
     if (shape is None) == (batch is None):
@@ -112,7 +118,7 @@ def check_inputs(
     if labels is not None and batch is None:
         raise ValueError("predict: labels belong to a batch (got none); give batch= too")
     for name, tensor in (("batch", batch), ("labels", labels)):
-        if tensor is not None and not (isinstance(tensor, Tensor) and tensor.numel()):
+        if tensor is not None and not num_examples(model, tensor):
             value = "an empty one" if isinstance(tensor, Tensor) else type(tensor).__name__
             raise ValueError(f"predict: {name}= takes a tensor of examples (got {value}); give one example or more")
     mean, variance = moments if len(moments) == 2 else (math.nan, math.nan)

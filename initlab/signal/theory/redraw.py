@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from initlab.init.apply import standard_normals
 from initlab.nets.any_module import weight_layers
-from initlab.nets.undisturbed import first_tensor, to_model, untouched
+from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
 from initlab.signal.probe import Loss, measure
 from initlab.signal.theory.field import Array
 from initlab.signal.theory.passes import DIRECTIONS, QUANTILES
@@ -23,7 +24,7 @@ Draw = Callable[..., object]
 
 
 def redraw(
-    model: nn.Module, images: Tensor, labels: Tensor | None, loss: Loss | None, draws: int, seed: int, draw: Draw | None
+    model: nn.Module, images: Batch, labels: Any, loss: Loss | None, draws: int, seed: int, draw: Draw | None
 ) -> pd.DataFrame:
     """Measure `draws` draws of a model's weights; the frame of `initlab.predict`, with basis `redrawn`.
 
@@ -37,7 +38,7 @@ def redraw(
     if labels is None:
         # A random class for each example (and token), of as many as the output has.
         with untouched(model, backward=False):
-            output = first_tensor(model(to_model(model, images, None)[0]))
+            output = first_tensor(run_model(model, to_model(model, images, None)[0]))
         generator = torch.Generator().manual_seed(seed)
         labels = torch.randint(0, output.shape[-1], output.shape[:-1], generator=generator)
     model = copy.deepcopy(model)
@@ -79,12 +80,12 @@ def draw_normals(stds: dict[str, Tensor], model: nn.Module, seed: int) -> None:
         layer.weight.copy_(normals.to(layer.weight) * stds[name])
 
 
-def one_pass(model: nn.Module, images: Tensor) -> float:
+def one_pass(model: nn.Module, images: Batch) -> float:
     """Seconds of a plain forward and backward pass."""
     with untouched(model, backward=True):
         batch = to_model(model, images, None)[0]
         started = time.perf_counter()
-        total = first_tensor(model(batch)).sum()
+        total = first_tensor(run_model(model, batch)).sum()
         torch.autograd.grad(total, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
         if total.is_cuda:
             torch.cuda.synchronize()

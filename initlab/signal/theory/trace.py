@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from initlab.nets.any_module import WeightLayer, on_weight_layers
-from initlab.nets.undisturbed import first_tensor, to_model, untouched
+from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
 from initlab.signal.theory.field import Field, field_of
 
 # Stands in a recorded call for a tensor that depends on the model's input.
@@ -61,12 +61,13 @@ class Trace:
 class Recorder(TorchFunctionMode):
     """Records the operations while it is on."""
 
-    def __init__(self, known: Known, batch: Tensor) -> None:
+    def __init__(self, known: Known, batch: Batch) -> None:
         super().__init__()
         self.known = known
         self.operations: list[Operation] = []
         self.origin = WeakTensorKeyDictionary()
-        self.origin[batch] = -1
+        for tensor in tensors_of(batch):
+            self.origin[tensor] = -1
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -99,15 +100,15 @@ class Recorder(TorchFunctionMode):
             self.operations[self.origin[output]].layer = name
 
 
-def record(model: nn.Module, batch: Tensor, known: Known) -> Trace:
+def record(model: nn.Module, batch: Batch, known: Known) -> Trace:
     """Run the model on a batch and record what it does; it is left as it was (see `untouched`)."""
     with torch.inference_mode(False), untouched(model, backward=False):
         batch, _ = to_model(model, batch, None)
         recorder = Recorder(known, batch)
         with on_weight_layers(model, recorder.name), recorder:
-            logits = first_tensor(model(batch))
+            logits = first_tensor(run_model(model, batch))
     output = recorder.origin.get(logits, -1)
-    return Trace(recorder.operations, output, field_of(batch), logits)
+    return Trace(recorder.operations, output, field_of(first_tensor(batch)), logits)
 
 
 def tensors_of(value: Any) -> list[Tensor]:
