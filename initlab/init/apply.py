@@ -4,29 +4,32 @@ Each weight starts from one standard-normal draw per (seed, layer name), made on
 those normals, so two Gaussian schemes at one seed differ in scale alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from initlab.init.layers import EMBEDDINGS, NORMS, layer_shapes
+from initlab.init.arguments import check_numbers, checked_patterns, checked_seed
+from initlab.init.chosen import EMBEDDED, Reasons, left_alone
+from initlab.init.layers import EMBEDDINGS, NORMS, Matrix, matrices_of, norm_parameters
 from initlab.init.lsuv import unit_variance_
-from initlab.init.schemes import BIASES, STDS, Scheme, draws, scheme_function
-from initlab.init.shapes import Distribution, LayerShape, Mode
-from initlab.nets.any_module import WeightLayer, first_slope, layer_name
+from initlab.init.orthogonal import orthogonal
+from initlab.init.schemes import BIASES, STDS, Scheme, draws, scheme_function, uniform
+from initlab.init.settings import Setting, Settings, add, kept, parameter_rows
+from initlab.init.shapes import Distribution, LayerShape, Mode, check_choices
+from initlab.init.stored import storage_of
+from initlab.nets.any_module import first_slope, layer_name
 from initlab.nets.undisturbed import Batch
 from initlab.random_streams import stream_seed
 
-# The id of a parameter -> what it was set to, its layer, and the standard deviation of its scheme where that is one.
-Rules = dict[int, tuple[str, LayerShape | None, float | None]]
 
-
-def standard_normals(shape: torch.Size, seed: int, name: str, *part: str) -> Tensor:
+def standard_normals(shape: Sequence[int], seed: int, name: str, *part: str) -> Tensor:
     """The float32 standard normals of one layer, the same for every scheme; of its bias with the part `bias`."""
     generator = torch.Generator().manual_seed(stream_seed(seed, "init", name, *part))
-    return torch.randn(shape, generator=generator)
+    return torch.randn(tuple(shape), generator=generator)
 
 
 @torch.no_grad()
@@ -42,14 +45,24 @@ def init_(
     linear_std: float | None = None,
     last_std: float | None = None,
     last_factor: float = 1.0,
+    embedding_std: float | None = None,
+    keep: str | Sequence[str] = (),
+    redraw: str | Sequence[str] = (),
     batch: Batch | None = None,
     on_parameter: Callable[[dict[str, Any]], None] | None = None,
     tell: Callable[[dict[str, Any]], None] | None = None,
 ) -> nn.Module:
-    """Draw every convolution and linear weight of `model` under `scheme`, in place; biases become 0.
+    """Draw the weights of `model` under `scheme`, in place; biases become 0, norms get weight 1 and bias 0.
 
-    Norms get weight 1 and bias 0. Embeddings, slopes and all other parameters keep what they have, and so does a weight
-    that an embedding shares; a weight that layers share is drawn for the last of them.
+    Drawn are convolutions and linear layers (Hugging Face's Conv1D and other libraries' too), bilinear ones, query, key
+    and value of `nn.MultiheadAttention`, and the gates of recurrent modules: weights of their state are orthogonal
+    gate by gate (but under `torch_default`), an LSTM's forget gates get bias 1. Weight norm and spectral norm are
+    written through.
+
+    Left alone is what the model's author chose, unless `redraw` names it: weights of zeros, which close a branch until
+    it learns (zero-init residual, LoRA's B, DiT's adaLN-zero); biases that are none of torch's draws (a focal prior);
+    norms whose gain is one constant other than 1. So are embeddings, slopes and bare parameters, and a weight that an
+    embedding shares; a weight that layers share is drawn for the last of them. `on_parameter` tells what and why.
 
     Args:
         scheme: a name of `initlab.init.schemes.SCHEMES`, or a function of yours: (normals, layer) -> weight.
@@ -60,100 +73,145 @@ def init_(
         linear_std: standard deviation of the linear layers but the last, as `gaussian`; None leaves them to the scheme.
         last_std: standard deviation of the last linear layer, as `gaussian`; None leaves it to the scheme.
         last_factor: factor on the last linear layer's weights, whichever gave them.
+        embedding_std: standard deviation of embeddings, normal, with padding rows 0; None leaves them as they are.
+            GPT-2 and BERT take 0.02.
+        keep: names of parameters to leave as they are, with `*` and `?` as in file names.
+        redraw: names of parameters to set even where their author chose them; `*` is all.
         batch: inputs as the model takes them, (N, ...), or its arguments as a mapping, tuple or list; for `lsuv`.
         on_parameter: called with a row for each parameter of what it was set to: name, rule (the scheme, `0`, `1` or
             `kept`), shape, fan_in, fan_out (None but for weights), scheme_std (None but where the scheme is one), mean,
-            std. `on_parameter=print`, or a list's `append`.
+            std, reason (why it was kept; empty where it was set). `on_parameter=print`, or a list's `append`.
         tell: the old name of `on_parameter`.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: unknown scheme, mode or distribution; `lsuv` without a batch; a weight that cannot be set
-            (parametrized, lazy); a function of yours that gives a wrong shape or numbers that are not finite.
+        ValueError: before anything is changed: unknown scheme, mode or distribution; a number that is none; `lsuv`
+            without a batch; `keep` or `redraw` that name no parameter; a weight that cannot be set (lazy, or computed
+            in another way than by weight norm, spectral norm or pruning). Later: a function of yours that gives a wrong
+            shape or numbers that are not finite.
     """
     scheme_function(scheme)
+    check_choices(mode, distribution)
+    seed = checked_seed(seed)
+    check_numbers(std=std, linear_std=linear_std, last_std=last_std, embedding_std=embedding_std)
+    check_numbers(last_factor=last_factor, negative_slope=negative_slope)
     if scheme == "lsuv" and batch is None:
         raise ValueError("init: lsuv scales layers on a batch (got none); give batch=images")
     if on_parameter and tell:
         raise ValueError("init: on_parameter is given twice (got its old name tell too); give on_parameter alone")
+    matrices, names = matrices_of(model), [layer_name(name) for name, _ in model.named_parameters()]
+    kept_names, redrawn_names = checked_patterns("keep", keep, names), checked_patterns("redraw", redraw, names)
+    left = left_alone(model, matrices, kept_names, redrawn_names)
     slope = first_slope(model) if negative_slope is None else negative_slope
-    rules: Rules = {}
-    embedded = {id(module.weight) for module in model.modules() if isinstance(module, EMBEDDINGS)}
+    settings: Settings = {}
     lsuv_stds: dict[nn.Module, float] = {}
-    for module, shape in layer_shapes(model):
-        fixed_std = last_std if shape.is_last else linear_std if shape.is_linear else None
+    for matrix in matrices:
+        fixed_std = last_std if matrix.layer.is_last else linear_std if matrix.layer.is_linear else None
         layer_std, rule = (std, scheme) if fixed_std is None else (fixed_std, "gaussian")
-        layer = replace(shape, mode=mode, distribution=distribution, std=layer_std, negative_slope=slope)
-        rules |= set_bias(module, layer, rule, seed)
-        if id(module.weight) not in embedded:
-            factor = last_factor if layer.is_last else 1.0
-            rules |= set_weight(module, layer, rule, seed, factor)
-            if rule == "lsuv":
-                lsuv_stds[module] = factor
-    rules |= reset_norms(model)
+        own_slope = slope if matrix.follows == "any" else 1.0
+        layer = replace(matrix.layer, mode=mode, distribution=distribution, std=layer_std, negative_slope=own_slope)
+        matrix, factor = replace(matrix, layer=layer), last_factor if layer.is_last else 1.0
+        add(settings, set_bias(matrix, rule, seed, left))
+        add(settings, set_weight(matrix, rule, seed, factor, left))
+        if rule == "lsuv" and settings[id(matrix.parameters[-1])].rule == "lsuv":
+            lsuv_stds[matrix.module] = factor
+    add(settings, set_norms(model, left))
+    add(settings, set_embeddings(model, embedding_std, seed, left))
     if batch is not None and lsuv_stds:
         unit_variance_(model, batch, lsuv_stds)
     report = on_parameter or tell
     if report is not None:
-        for row in parameter_rows(model, rules):
+        for row in parameter_rows(model, settings):
             report(row)
     return model
 
 
-def set_weight(module: WeightLayer, layer: LayerShape, rule: str | Scheme, seed: int, factor: float) -> Rules:
-    """Set a layer's weight to what a scheme makes of its normals, times `factor`."""
-    weight, name = module.weight, rule if isinstance(rule, str) else getattr(rule, "__name__", type(rule).__name__)
-    normals = standard_normals(weight.shape, seed, layer.name)
-    if isinstance(rule, str) and rule in STDS:
+def set_weight(matrix: Matrix, rule: str | Scheme, seed: int, factor: float, left: Reasons) -> Settings:
+    """Set a matrix to what a scheme makes of its normals, times `factor`, unless it is left alone."""
+    weight, layer = matrix.parameters[-1], matrix.layer
+    if reason := left.get(matrix.place(weight)):
+        return dict.fromkeys(map(id, matrix.parameters), kept(reason))
+    name = rule if isinstance(rule, str) else getattr(rule, "__name__", type(rule).__name__)
+    normals, scheme_std = standard_normals(layer.shape, seed, layer.name), None
+    if isinstance(rule, str) and rule in STDS and matrix.follows != "recurrent":
         # What the scheme's function gives too, but with the factor in the standard deviation: one rounding.
         scheme_std = STDS[rule](layer) * factor
-        weight.copy_(draws(normals, layer.distribution).to(weight.dtype) * scheme_std)
-        return {id(weight): (name, layer, scheme_std)}
-    drawn = scheme_function(rule)(normals.to(torch.promote_types(weight.dtype, torch.float32)), layer)
-    if not isinstance(drawn, Tensor) or drawn.shape != normals.shape:
+        matrix.write(draws(normals, layer.distribution).to(weight.dtype) * scheme_std)
+        if storage_of(matrix.module, matrix.attribute) == "spectral norm":
+            # It has the last word on the size.
+            scheme_std = None
+    else:
+        function, torch_std = scheme_function(rule), matrix.torch_std
+        if rule == "torch_default" and torch_std:
+            function = partial(of_torch, torch_std)
+        elif matrix.follows == "recurrent" and rule != "torch_default":
+            name, function = "orthogonal", orthogonal
+        drawn = function(normals.to(torch.promote_types(weight.dtype, torch.float32)), layer)
+        matrix.write(checked(drawn, name, layer) * factor)
+    return dict.fromkeys(map(id, matrix.parameters), Setting(name, layer, scheme_std))
+
+
+def of_torch(std: float, normals: Tensor, layer: LayerShape) -> Tensor:
+    """torch's uniform draw of a packed weight, of this standard deviation."""
+    return uniform(normals) * std
+
+
+def checked(drawn: Any, name: str, layer: LayerShape) -> Tensor:
+    """What a scheme gave, refused unless it is a weight of the layer's shape with finite numbers."""
+    if not isinstance(drawn, Tensor) or drawn.shape != layer.shape:
         got = tuple(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
         raise ValueError(f"{layer.name}: {name} gave no weight (got {got}); return a tensor of {layer.shape}")
     if not drawn.isfinite().all():
         raise ValueError(f"{layer.name}: {name} gave numbers that are not finite; allowed: finite ones")
-    weight.copy_(drawn * factor)
-    return {id(weight): (name, layer, None)}
+    return drawn
 
 
-def set_bias(module: WeightLayer, layer: LayerShape, rule: str | Scheme, seed: int) -> Rules:
-    """Set a layer's bias: to 0, but under a scheme with a rule for biases."""
-    if module.bias is None:
+def set_bias(matrix: Matrix, rule: str | Scheme, seed: int, left: Reasons) -> Settings:
+    """Set a matrix's bias: to 0, an LSTM's forget gate to 1, but under a scheme with a rule for biases."""
+    bias, layer = matrix.bias_parameter, matrix.layer
+    if bias is None:
         return {}
-    if isinstance(rule, str) and rule in BIASES:
-        normals = standard_normals(module.bias.shape, seed, layer.name, "bias")
-        module.bias.copy_(BIASES[rule](normals.to(module.bias.dtype), layer))
-        return {id(module.bias): (rule, None, None)}
-    module.bias.zero_()
-    return {id(module.bias): ("0", None, None)}
+    if reason := left.get(matrix.place(bias)):
+        return {id(bias): kept(reason)}
+    if isinstance(rule, str) and rule in BIASES and not isinstance(matrix.module, nn.MultiheadAttention):
+        normals = standard_normals(bias[matrix.rows].shape, seed, layer.name, "bias").to(bias.dtype)
+        std = matrix.torch_std
+        bias[matrix.rows] = (uniform(normals) * std if std else BIASES[rule](normals, layer)).to(bias)
+        return {id(bias): Setting(rule)}
+    # torch adds a bias of the state to that of the input, so one of them is enough.
+    other = matrix.state_bias
+    forgets = matrix.forgets and (other is None or matrix.place(other) not in left)
+    bias[matrix.rows] = 1.0 if forgets else 0.0
+    return {id(bias): Setting("0, forget gate 1" if forgets else "0")}
 
 
-def reset_norms(model: nn.Module) -> Rules:
+def set_norms(model: nn.Module, left: Reasons) -> Settings:
     """Give the norms of a model weight 1 and bias 0."""
-    rules: Rules = {}
-    for module in model.modules():
-        if isinstance(module, NORMS):
-            for name, value in (("weight", 1.0), ("bias", 0.0)):
-                # RMSNorm has no bias, and a norm without `affine` neither.
-                parameter = getattr(module, name, None)
-                if isinstance(parameter, nn.Parameter):
-                    parameter.fill_(value)
-                    rules[id(parameter)] = (f"{value:g}", None, None)
-    return rules
+    settings: Settings = {}
+    for module in (module for module in model.modules() if isinstance(module, NORMS)):
+        for start, parameter in norm_parameters(module):
+            if reason := left.get((id(parameter), 0)):
+                settings[id(parameter)] = kept(reason)
+            else:
+                parameter.fill_(start)
+                settings[id(parameter)] = Setting(f"{start:g}")
+    return settings
 
 
-def parameter_rows(model: nn.Module, rules: Rules) -> Iterator[dict[str, Any]]:
-    """A row per parameter: what it was set to, and the moments that it has now."""
-    for name, parameter in model.named_parameters():
-        rule, layer, scheme_std = rules.get(id(parameter), ("kept", None, None))
-        values = parameter.detach().double()
-        yield {
-            **{"name": layer_name(name), "rule": rule, "shape": tuple(parameter.shape)},
-            **{"fan_in": layer and layer.fan_in, "fan_out": layer and layer.fan_out, "scheme_std": scheme_std},
-            **{"mean": values.mean().item(), "std": values.std(correction=0).item()},
-        }
+def set_embeddings(model: nn.Module, std: float | None, seed: int, left: Reasons) -> Settings:
+    """Draw the embeddings of a model from N(0, std^2), their padding 0; leave them without a `std`."""
+    settings: Settings = {}
+    for name, module in model.named_modules():
+        if std is None or not isinstance(module, EMBEDDINGS):
+            continue
+        weight = module.weight
+        if reason := left.get((id(weight), EMBEDDED)):
+            settings[id(weight)] = kept(reason)
+            continue
+        weight.copy_(standard_normals(weight.shape, seed, layer_name(name)).to(weight.dtype) * std)
+        if module.padding_idx is not None:
+            weight[module.padding_idx] = 0
+        settings[id(weight)] = Setting("gaussian", scheme_std=std)
+    return settings

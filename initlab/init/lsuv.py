@@ -49,7 +49,7 @@ def unit_variance_(model: nn.Module, batch: Batch, target_stds: dict[nn.Module, 
         layer.weight.mul_(factor)
         return y * factor
 
-    weights = [layer.get_parameter("weight") for layer in target_stds]
+    weights = [parameter for layer in target_stds for parameter in layer.parameters()]
     with untouched(model, backward=False, changing=weights), on_weight_layers(model, scale):
         for _ in range(MOST_PASSES):
             visited.clear()

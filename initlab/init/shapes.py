@@ -36,6 +36,13 @@ def fans(
     return (first / math.prod(stride), second) if transposed else (second, first)
 
 
+def check_choices(mode: str, distribution: str) -> None:
+    """Raise a ValueError for an unknown mode or distribution."""
+    for key, value, choices in (("mode", mode, Mode), ("distribution", distribution, Distribution)):
+        if value not in get_args(choices):
+            raise ValueError(f"init: unknown {key} (got {value!r}); allowed: {', '.join(get_args(choices))}")
+
+
 @dataclass(frozen=True)
 class LayerShape:
     """One convolution or linear layer as a scheme sees it.
@@ -62,9 +69,7 @@ class LayerShape:
     negative_slope: float = 0.0
 
     def __post_init__(self) -> None:
-        for key, value, choices in (("mode", self.mode, Mode), ("distribution", self.distribution, Distribution)):
-            if value not in get_args(choices):
-                raise ValueError(f"init: unknown {key} (got {value!r}); allowed: {', '.join(get_args(choices))}")
+        check_choices(self.mode, self.distribution)
 
     @property
     def fan(self) -> float:

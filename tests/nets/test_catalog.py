@@ -14,7 +14,7 @@ import torchvision
 from torch import nn
 
 from initlab import build_net, init_
-from initlab.init.layers import layer_shapes
+from initlab.init.layers import matrices_of
 from initlab.nets.architecture import DEFAULT_SLOPES, PLAIN_ALONE, Conv, Linear, NetChoices, RectifierName
 from initlab.nets.build import to_modules
 from initlab.nets.catalog import CATALOG, PAPER_NETS, paper_net
@@ -169,7 +169,7 @@ STDS = {
 @pytest.mark.parametrize(("mode", "column"), [("fan_in", 0), ("fan_out", 1)])
 def test_he_std_of_each_kind_of_layer(name: str, mode: str, column: int) -> None:
     with torch.device("meta"):
-        shapes = [replace(shape, mode=mode) for _, shape in layer_shapes(build_net(name))]
+        shapes = [replace(matrix.layer, mode=mode) for matrix in matrices_of(build_net(name))]
     stds = {shape.name: shape.gain / math.sqrt(shape.fan) for shape in shapes}
     assert {layer: round(stds[layer], 5) for layer in STDS[name]} == {k: v[column] for k, v in STDS[name].items()}
 
