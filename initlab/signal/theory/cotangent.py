@@ -1,9 +1,12 @@
 """Where the backward theory starts: the gradient of the loss at the model's output."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from initlab.nets.undisturbed import map_tensors
 from initlab.signal.probe import Loss, loss_gradients
 from initlab.signal.theory.field import Array, Pairs
 from initlab.signal.theory.meanfield import Context, Gradient, Signal
@@ -11,11 +14,13 @@ from initlab.signal.theory.meanfield import Context, Gradient, Signal
 MOST_LOGITS = 4_000_000
 
 
-def loss_gradient(output: Tensor, labels: Tensor, loss: Loss | None) -> Gradient:
-    """The gradient at an output (N, ...) of the loss summed over its examples."""
+def loss_gradient(output: Tensor, labels: Any, loss: Loss | None) -> Gradient:
+    """The gradient at an output (N, ...) of the loss summed over its examples; a `loss` gets labels in float64."""
     output = output.detach().double().requires_grad_()
+    like = torch.float64 if loss else None
+    labels = map_tensors(labels, lambda t: t.to(output.device, like if t.is_floating_point() else None))
     with torch.enable_grad():
-        (gradient,) = loss_gradients(output, labels.to(output.device), loss, [output])
+        (gradient,) = loss_gradients(output, labels, loss, [output])
     gradient = torch.zeros_like(output) if gradient is None else gradient
     c, spread = pair_statistics(gradient.flatten(1).cpu().numpy()[None])
     return Gradient(gradient.square().mean().cpu(), c, spread, {})

@@ -1,7 +1,7 @@
 """`Field`: what mean field keeps of a tensor, its second moments over channels, and how it is measured."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 FEW_CHANNELS = 4
+# Standard errors within which a mean may be chance.
+CHANCE = 4.0
 
 
 class NoRule(Exception):
@@ -86,7 +88,7 @@ class Field:
 
     q: Tensor  # mean square at each position, float64: the map's shape, or () where there is none
     c: Pairs  # mean products of pairs over the mean square
-    mean: float  # root of the mean product of two channels' means, over that of q
+    mean: float  # the mean that all units have in common, over the root of q
     positions: int
     channels: int
     spread: Pairs = NONE  # variance of each correlation, over draws of the weights
@@ -96,23 +98,65 @@ class Field:
         """Mean square over all positions."""
         return float(self.q.mean())
 
+    def on(self, positions: int) -> "Field":
+        """The field at so many positions, where it is the same number at all of them."""
+        if self.positions > 1 or positions == 1:
+            return self
+        c, spread = (Pairs(p.itself, p.itself, p.itself, p.same_place, p.same_place) for p in (self.c, self.spread))
+        return replace(self, c=c, spread=spread, positions=positions)
 
-def field_of(x: Tensor) -> Field:
-    """Measure a tensor (N, C, *map), (N, positions, C) or (N, C)."""
-    x = x.detach().double() if x.is_floating_point() else torch.zeros(x.shape, dtype=torch.float64)
+
+def channel_axis(shape: Sequence[int]) -> int:
+    """Where a tensor (N, C, *map), (N, positions, C) or (N, C) has its channels, counted from the end."""
+    return 1 - len(shape) if len(shape) > 3 else -1
+
+
+def field_of(x: Tensor, axis: int | None = None, fixed: bool = False) -> Field:
+    """Measure a tensor (N, C, *map), (N, positions, C) or (N, C), or one with its channels at `axis`.
+
+    `fixed` is a constant, the same for all examples; its first dimension counts as one of 1 then.
+    """
+    x = x.detach().double() if x.is_floating_point() or x.dtype == torch.bool else torch.zeros(x.shape).double()
     if x.dim() < 2:
         x = x.reshape(1, -1) if x.dim() else x.reshape(1, 1)
-    maps = x.dim() > 3
-    x_NCP = x.flatten(2) if maps else x.reshape(len(x), -1, x.shape[-1]).transpose(1, 2)
+    axis = channel_axis(x.shape) if axis is None else axis
+    maps = x.dim() > 3 or axis < -1
+    x = x.movedim(axis, 1)
+    x_NCP = x.flatten(2) if x.dim() > 2 else x[..., None]
     level, c = pair_means(x_NCP)
     _, channels, positions = x_NCP.shape
     if maps and x.shape[-1] > 1 and level > 0:
         c = replace(c, near=float((x[..., 1:] * x[..., :-1]).mean() / level))
+    if fixed:
+        c = replace(c, same_place=1.0, elsewhere=c.within)
     means = x_NCP.mean((0, 2))
-    common = float((means.sum().square() - means.square().sum()).clamp(min=0)) / max(channels * (channels - 1), 1)
+    common = common_square(means)
     q = x_NCP.square().mean((0, 1)).reshape(x.shape[2:]) if maps else x_NCP.square().mean()
-    mean = math.sqrt(common / level) if level > 0 else 0.0
-    return Field(q.cpu(), c, mean, positions, channels, spread_of(x_NCP, level, c))
+    mean = math.copysign(math.sqrt(common / level), float(means.sum())) if level > 0 else 0.0
+    return Field(q.cpu(), c, mean, positions, channels, NONE if fixed else spread_of(x_NCP, level, c))
+
+
+def common_square(means: Tensor) -> float:
+    """The mean product of two channels' means: the square of what they have in common, without their scatter."""
+    if len(means) == 1:
+        return float(means.square())
+    return float((means.sum().square() - means.square().sum()).clamp(min=0)) / (len(means) * (len(means) - 1))
+
+
+def common(values: Tensor | None) -> float:
+    """The mean that the units' biases or weights have in common; 0 where it may be chance."""
+    if values is None:
+        return 0.0
+    flat = values.detach().double().flatten()
+    mean, square = float(flat.mean()), float(flat.square().mean())
+    by_chance = CHANCE * math.sqrt(max(square - mean**2, 0.0) / len(flat))
+    return mean if abs(mean) > by_chance else 0.0
+
+
+def even(value: float, positions: int, channels: int) -> Field:
+    """The field of one number, the same everywhere."""
+    q = torch.tensor(value**2, dtype=torch.float64)
+    return Field(q, Pairs.alike(1.0), math.copysign(1.0, value), positions, channels)
 
 
 def pair_means(x_NCP: Tensor) -> tuple[float, Pairs]:

@@ -8,13 +8,13 @@ and homogeneous activations at any width, the rest holds for wide layers. `passe
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from initlab.signal.theory.field import Field, NoRule, Pairs
+from initlab.signal.theory.field import Field, NoRule, Pairs, common
 from initlab.signal.theory.response import Response, second_map
 from initlab.signal.theory.trace import Operation
 from initlab.signal.theory.width import LogMoments, gamma_factor
@@ -33,6 +33,7 @@ class Signal:
     response: Response | None = None  # where this is phi of normals
     normals: Pairs | None = None  # correlations of those normals
     parts: tuple[tuple[float, Field], ...] = ()  # of channels that were joined: each part's share and field
+    axis: int = -1  # the tensor's dimension of channels, counted from the end
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Gradient:
     noise: Noise
     fresh: int | None = None
     parts: tuple[float, ...] = ()  # of joined channels: each part's mean square over that of all
+    theory: bool = True  # whether rules alone brought it here
 
     @property
     def level(self) -> float:
@@ -52,7 +54,8 @@ class Gradient:
         return float(self.q.mean())
 
 
-Pull = Callable[[Gradient], list[Gradient]]
+# For each input its gradient, or None where none goes there.
+Pull = Callable[[Gradient], Sequence[Gradient | None]]
 Result = tuple[Signal, Pull]
 
 
@@ -73,7 +76,7 @@ class Context:
     def replaced(self, noise: Noise, fresh: int | None, variance: float, power: float = 1.0) -> Noise:
         """Every factor to a power, and a new one of this variance; it takes a fresh layer's in, which drops out."""
         if fresh is not None:
-            variance += power**2 * self.variances[fresh]
+            variance += (power * noise[fresh]) ** 2 * self.variances[fresh]
         others = {source: value * power for source, value in noise.items() if source != fresh}
         return others | {self.source(variance): 1.0}
 
@@ -94,21 +97,34 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
 
     The output has n Var[w] E[x^2] + E[b^2] (He et al. 2015, eq. 7), the gradient of the input n-hat Var[w] E[dy^2]
     (eq. 12). Over draws of the weights a map's border has fewer taps, and positions are as correlated as before.
+    Rows of weights that sum to 0 do not see what all inputs have in common: of the mean m, P of a row's N inputs being
+    there, Var[w] P m^2 is left less Var[w] (P m)^2 / N.
     """
     linear, bias = taps(context, op), op.argument(2, "bias")
     bias_second = 0.0 if bias is None else float(bias.detach().double().square().mean())
+    x = along(x, op.in_shapes[0], 1 - len(op.in_shapes[0]) if linear.spatial else -1)
     ins = on_map(x.field.q, op.in_shapes[0][2:]) if linear.spatial else x.field.q.mean()
     products, transposed = torch.func.vjp(linear.map, ins)[:2]
-    level = float(products.mean())
+    seen, c = products, x.field.c * linear.overlap(products)
+    if linear.centred and x.field.mean:
+        unseen = linear.map(ins.sqrt()) ** 2 / linear.map(torch.ones_like(ins)).max() * x.field.mean**2
+        seen = (products - unseen).clamp(min=0)
+        share = float(unseen.mean() / products.mean())
+        c = ((c - share) / max(1 - share, 1e-12)).clipped()
+    level = float(seen.mean())
     share = level / (level + bias_second) if level + bias_second > 0 else 1.0
-    c = (share * x.field.c * linear.overlap(products) + (1 - share)).clipped()
+    c = (share * c + (1 - share)).clipped()
     spread = share**2 * x.field.spread / linear.taps
     channels, positions = linear.outputs, products.numel() if linear.spatial else x.field.positions
-    source = context.source(2 * linear.radial * context.average(c**2 + spread, positions) / channels)
-    noise = mixed((share, x.noise)) | {source: 1.0}
-    signal = Signal(Field(products + bias_second, c, 0.0, positions, channels, spread), noise, source)
+    mean = common(bias) / math.sqrt(level + bias_second) if bias_second else 0.0
+    moving = 1 - mean**2
+    scatter = 2 * linear.radial * context.average(((c - mean**2) / moving) ** 2 + spread, positions)
+    source = context.source(scatter / channels)
+    noise = mixed((share, x.noise)) | {source: moving}
+    field = Field(seen + bias_second, c, mean, positions, channels, spread)
+    signal = Signal(field, noise, source, axis=1 - len(op.shape) if linear.spatial else -1)
 
-    def pull(g: Gradient) -> list[Gradient]:
+    def pull(g: Gradient) -> list[Gradient | None]:
         """The gradient through the transposed operator, with the scatter that the weights add to it."""
         (back,) = transposed(on_map(g.q, products.shape))
         spread = g.spread / linear.taps
@@ -118,6 +134,16 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
         return [Gradient(q, g.c, spread, g.noise | {source: 1.0}, source)]
 
     return signal, pull
+
+
+def along(x: Signal, shape: Sequence[int], axis: int) -> Signal:
+    """The signal with its channels along another dimension, where positions are channels now and channels positions."""
+    if x.axis == axis or len(shape) < 3:
+        return x
+    f, common = x.field, x.field.mean**2
+    pairs = Pairs(f.c.itself, common, common, f.c.same_place, common)
+    positions = math.prod(shape[1:]) // shape[axis]
+    return replace(x, field=replace(f, q=f.q.mean(), c=pairs, positions=positions, channels=shape[axis]), axis=axis)
 
 
 @dataclass(frozen=True)
@@ -130,10 +156,13 @@ class Taps:
     spatial: bool
     taps: int
     overlap: Callable[[Tensor], Pairs]  # of the taps of two positions: see `shared_taps`
+    centred: bool  # whether each row's weights sum to 0
     radial: float  # scatter of |Wx| relative to independent draws: 1, or 0 for a square orthogonal weight
     radial_back: float
 
 
+# Squared sum of a row's weights over the sum of their squares, which is 1 on average for independent ones.
+CENTRED = 1e-6
 CONV = ("stride", "padding", "dilation", "groups")
 TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 
@@ -141,13 +170,16 @@ TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 def taps(context: Context, op: Operation) -> Taps:
     """The map of second moments of a convolution's or linear layer's weight."""
     parameter, in_shape = op.argument(1, "weight"), op.in_shapes[0]
+    if parameter.is_complex():
+        raise NoRule(op.function, "a complex weight")
     weight, drawn = parameter.detach().double(), context.weight_moments.get(id(parameter))
     if weight.dim() < 2:
         raise NoRule(op.function, f"a weight of {weight.dim()} dimensions")
     if weight.dim() == 2:
         outputs, inputs = weight.shape
         factor = (float(weight.square().mean()) if drawn is None else drawn) * inputs
-        return Taps(lambda q: q * factor, inputs, outputs, False, 1, lambda _: Pairs.alike(1.0), *orthogonality(weight))
+        rows = (rows_are_centred(weight), *orthogonality(weight))
+        return Taps(lambda q: q * factor, inputs, outputs, False, 1, lambda _: Pairs.alike(1.0), *rows)
     if len(in_shape) != weight.dim():
         raise NoRule(op.function, f"an input without a batch (got shape {in_shape})")
     transposed = "transpose" in op.function.__name__
@@ -165,7 +197,13 @@ def taps(context: Context, op: Operation) -> Taps:
     each = each.transpose(0, 1) if transposed else each
     overlap = partial(shared_taps, through(torch.ones((1, 1, *in_shape[2:]), dtype=torch.float64), each)[0])
     sizes = (inputs, outputs, True, kernel.numel())
-    return Taps(lambda q: through(q[None, None], kernel)[0, 0], *sizes, overlap, radial, back)
+    centred = not transposed and rows_are_centred(weight.flatten(1))
+    return Taps(lambda q: through(q[None, None], kernel)[0, 0], *sizes, overlap, centred, radial, back)
+
+
+def rows_are_centred(weight: Tensor) -> bool:
+    """Whether every row sums to 0, as under weight standardisation, and not by chance."""
+    return weight.shape[1] > 1 and float(weight.sum(1).square().sum()) < CENTRED * float(weight.square().sum())
 
 
 def shared_taps(present: Tensor, q: Tensor) -> Pairs:
@@ -216,13 +254,15 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     c = pair.clipped()
     spread = (f.c.each(response.pair, 1) * response.q / second) ** 2 * f.spread
     spread = spread + (squares - pair**2).within_limits(0, math.inf) * (1 - c**2) / f.channels
-    rest = context.average(squares, f.positions) - 1 - growth**2 * 2 * context.average(f.c**2, f.positions)
+    linear = 2 * growth**2 * context.average((f.c - f.mean**2) ** 2, f.positions)
+    rest = context.average(squares, f.positions) - 1 - linear
     noise = context.replaced(x.noise, x.fresh, rest / f.channels, growth)
     q = second_map(response.phi, f.q) if response.mean == 0 else f.q * (second / response.q)
     mean = response.first() / math.sqrt(second)
-    signal = Signal(Field(q, c, mean, f.positions, f.channels, spread), noise, None, response, f.c)
+    field = Field(q, c, mean, f.positions, f.channels, spread)
+    signal = Signal(field, noise, None, response, f.c, axis=x.axis)
 
-    def pull(g: Gradient) -> list[Gradient]:
+    def pull(g: Gradient) -> list[Gradient | None]:
         """The gradient times the second moment of the slope."""
         slope = response.second(order=1)
         ratio = (f.c.each(response.pair, 1) / slope).clipped()

@@ -1,50 +1,100 @@
-"""Mean field of BatchNorm, LayerNorm, GroupNorm and RMSNorm."""
+"""Mean field of BatchNorm, LayerNorm, GroupNorm, InstanceNorm and RMSNorm."""
 
+import math
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 
-from initlab.signal.theory.field import NONE, Field, NoRule, Pairs
+from initlab.signal.theory.field import NONE, Field, NoRule, Pairs, common
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal
 from initlab.signal.theory.trace import Operation
 
 # Where a norm's call has its weight, bias and eps; an RMSNorm has no bias.
-PLACES = {F.batch_norm: (3, 4, 7), F.layer_norm: (2, 3, 4), F.group_norm: (2, 3, 4), F.rms_norm: (2, 9, 3)}
+PLACES = {
+    F.batch_norm: (3, 4, 7), F.instance_norm: (3, 4, 7), F.layer_norm: (2, 3, 4), F.group_norm: (2, 3, 4),
+    F.rms_norm: (2, 9, 3),
+}  # fmt: skip
 NAMES = ("weight", "bias", "eps")
 
 
 def norm(context: Context, op: Operation, x: Signal) -> Result:
-    """BatchNorm, LayerNorm, GroupNorm or RMSNorm: the mean square becomes the weight's, whatever it was.
+    """A norm: the mean square becomes the weight's, whatever it was.
 
     BatchNorm takes each channel's mean away, which is the average product of all pairs; the gradient is divided by the
     standard deviation and loses its mean and its part along the output (Yang et al. 2019, sec. 3). After a rectifier
     the pairs keep 1/pi, so each Linear-BatchNorm-ReLU multiplies the gradient's second moment by pi/(pi - 1).
     """
-    f, batch = x.field, op.function is F.batch_norm
+    f = x.field
     weight, bias, eps = (op.argument(*place) for place in zip(PLACES[op.function], NAMES, strict=True))
     square = 1.0 if weight is None else float(weight.detach().double().square().mean())
     shift = 0.0 if bias is None else float(bias.detach().double().square().mean())
+    # A norm's own eps, or torch's where it says None.
+    eps = float(eps) if eps is not None else torch.finfo(op.dtype).eps if op.function is F.rms_norm else 1e-5
+    group = group_of(context, op, x)
     # Joined channels are normalised part by part.
-    parts = x.parts if batch and x.parts else ((1.0, f),)
-    normed = [normalised(context, op, part, square, 1e-5 if eps is None else float(eps)) for _, part in parts]
+    parts = x.parts if op.function is F.batch_norm and x.parts else ((1.0, f),)
+    normed = [normalised(op, group, part, square, eps) for _, part in parts]
     shares = [share for share, _ in parts]
     gain = sum(share * n.gain for share, n in zip(shares, normed, strict=True))
     pairs = sum((share * n.gain * n.c for share, n in zip(shares, normed, strict=True)), start=NONE)
     c = ((pairs + shift) / (gain + shift)).clipped() if gain + shift > 0 else f.c
-    spread = f.spread / normed[0].centred ** 2
-    signal = Signal(Field(f.q / f.level * gain + shift, c, 0.0, f.positions, f.channels, spread), {})
+    each = group.positions == 1 and not group.batch
+    # Where each position is normalised by itself, all have the same mean square.
+    profile = torch.ones_like(f.q) if each else f.q / f.level
+    mean = common(bias) / math.sqrt(gain + shift) if gain + shift > 0 else 0.0
+    if op.function is F.rms_norm:
+        mean = f.mean * (1.0 if weight is None else common(weight) / math.sqrt(square))
+    field = Field(profile * gain + shift, c, mean, f.positions, f.channels, f.spread / normed[0].centred ** 2)
 
-    def pull(g: Gradient) -> list[Gradient]:
+    def pull(g: Gradient) -> list[Gradient | None]:
         """The gradient without what moves the statistics, over their spread."""
-        mean = context.average(g.c, f.positions) if batch else 0.0
-        rest = max(1 - mean, 1e-12)
+        centre = group.average(g.c) / group.channels if op.function is not F.rms_norm else Pairs.alike(0.0, itself=0.0)
+        rest = max(1 - centre.itself, 1e-12)
         factors = [n.slope * max(rest - 1 / n.independent, 0.0) for n in normed]
         factor = sum(share * value for share, value in zip(shares, factors, strict=True))
         levels = tuple(value / factor for value in factors) if len(factors) > 1 and factor > 0 else ()
-        c = ((g.c - mean) / rest).clipped()
-        return [Gradient(g.q * factor, c, g.spread / rest**2, g.noise, parts=levels)]
+        c = ((g.c - centre) / rest).clipped()
+        back = g.q * factor * (f.level / f.q.clamp(min=1e-12 * f.level) if each and f.q.shape == g.q.shape else 1.0)
+        return [Gradient(back, c, g.spread / rest**2, g.noise, parts=levels)]
 
-    return signal, pull
+    return Signal(field, {}, axis=x.axis), pull
+
+
+@dataclass(frozen=True)
+class Group:
+    """What a norm takes one mean and variance of: so many channels at so many positions, perhaps of all examples."""
+
+    channels: int
+    positions: int
+    batch: bool
+    context: Context
+
+    def average(self, c: Pairs) -> Pairs:
+        """Mean product of one unit, or of its partner, with the positions of one channel in the group."""
+        if self.batch:
+            everywhere = self.context.average(c, self.positions)
+            return Pairs.alike(everywhere, everywhere)
+        if self.positions == 1:
+            return c
+        others = self.positions - 1
+        inside, across = 1 + others * c.within, c.same_place + others * c.elsewhere
+        return Pairs(inside, inside, inside, across, across) / self.positions
+
+
+def group_of(context: Context, op: Operation, x: Signal) -> Group:
+    """The group of a norm's call."""
+    shape, f = op.in_shapes[0], x.field
+    if op.function is F.batch_norm:
+        return Group(1, f.positions, True, context)
+    if op.function is F.instance_norm:
+        return Group(1, f.positions, False, context)
+    if op.function is F.group_norm:
+        return Group(max(f.channels // int(op.argument(1, "num_groups")), 1), f.positions, False, context)
+    sides = op.argument(1, "normalized_shape")
+    dims = 1 if isinstance(sides, int) else len(sides)
+    channels = shape[x.axis] if -x.axis <= dims else 1
+    return Group(channels, max(math.prod(shape[-dims:]) // channels, 1), False, context)
 
 
 @dataclass(frozen=True)
@@ -58,16 +108,18 @@ class Normalised:
     independent: float  # how many independent numbers a variance is taken of
 
 
-def normalised(context: Context, op: Operation, f: Field, square: float, eps: float) -> Normalised:
+def normalised(op: Operation, group: Group, f: Field, square: float, eps: float) -> Normalised:
     """A field without its mean, over its standard deviation; `square` is the mean squared weight of the norm."""
-    batch = op.function is F.batch_norm
-    centre = context.average(f.c, f.positions) if batch else 0.0 if op.function is F.rms_norm else f.mean**2
-    centred = max(1 - centre, 1e-12)
+    common = f.mean**2
+    centre = common + (group.average(f.c) - common) / group.channels
+    if op.function is F.rms_norm:
+        centre = Pairs.alike(0.0, itself=0.0)
+    centred = max(1 - centre.itself, 1e-12)
     variance = f.level * centred
     if variance + eps == 0:
         raise NoRule(op.function, "a signal without variance")
     c = ((f.c - centre) / centred).clipped()
-    independent = 1 / max(context.average(c**2, f.positions), 1e-12) if batch else float(f.channels)
+    independent = group.channels / max(group.average(c**2).itself, 1e-12)
     # The mean of 1/variance over channels exceeds 1 over its mean, by 2 over the independent numbers.
-    excess = (independent - 1) / (independent - 3) if batch and independent > 6 else 1.0
+    excess = (independent - 1) / (independent - 3) if independent > 6 else 1.0
     return Normalised(centred, square * variance / (variance + eps), c, square / (variance + eps) * excess, independent)

@@ -1,6 +1,8 @@
 """Mean field through a recorded model, forward and backward, or where it can't follow, each layer by itself."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,8 +12,8 @@ from initlab.nets.any_module import WeightLayer, on_weight_layers
 from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
 from initlab.signal.theory.cotangent import drawn_gradient
 from initlab.signal.theory.field import Field, NoRule
-from initlab.signal.theory.meanfield import Context, Gradient, Noise, Pull, Result, Signal, mixed
-from initlab.signal.theory.rules import RULES, known, measured
+from initlab.signal.theory.meanfield import Context, Gradient, Noise, Pull, Signal, mixed
+from initlab.signal.theory.rules import known, measured, rule_of
 from initlab.signal.theory.trace import Trace, record
 
 DIRECTIONS = ("forward", "backward")
@@ -21,26 +23,77 @@ PREDICTED = tuple(f"{direction}_{name}" for direction in DIRECTIONS for name in 
 Rows = dict[str, list[dict[str, Any]]]
 
 
-def forward(context: Context, trace: Trace, start: Field) -> tuple[list[Signal], list[Pull]]:
-    """The signal after each operation, and what carries a gradient back through it."""
-    results: list[Result] = []
-    source = Signal(start, {})
-    for op in trace.operations:
-        rule = RULES[op.function] if op.after is None else measured
-        results.append(rule(context, op, *(source if i < 0 else results[i][0] for i in op.inputs)))
-    return [signal for signal, _ in results], [pull for _, pull in results]
+@dataclass(frozen=True)
+class Passed:
+    """The signal after an operation, and what carries a gradient back through it."""
+
+    signal: Signal
+    pull: Pull
+    sources: list[int]  # the operations to which the gradient goes
+    by_rule: bool  # whether a rule stands behind the two
+    theory: bool  # whether rules alone stand behind the signal, from the input on
 
 
-def backward(trace: Trace, first: Gradient, pulls: list[Pull]) -> list[Gradient | None]:
+def forward(context: Context, trace: Trace, start: Field) -> list[Passed | None]:
+    """What comes of the input, operation by operation; None for those that neither a layer nor the output needs."""
+    needed = reached(trace)
+    passed: list[Passed | None] = []
+    origin = Signal(start, {}, axis=trace.axis)
+
+    def signals(sources: list[int]) -> list[Signal]:
+        """What the rule takes."""
+        return [origin if number < 0 else before(number).signal for number in sources]
+
+    def before(number: int) -> Passed:
+        """What an earlier operation gave."""
+        result = passed[number]
+        assert result is not None
+        return result
+
+    for number, op in enumerate(trace.operations):
+        if number not in needed:
+            passed.append(None)
+            continue
+        sources = op.sources
+        rule = rule_of(op)
+        try:
+            result = rule(context, op, *signals(sources))
+        except NoRule:
+            if op.after is None:
+                raise
+            sources, rule = op.inputs, measured
+            result = measured(context, op, *signals(sources))
+        by_rule = rule is not measured
+        theory = by_rule and all(before(source).theory for source in sources if source >= 0)
+        passed.append(Passed(*result, sources, by_rule, theory))
+    return passed
+
+
+def reached(trace: Trace) -> set[int]:
+    """The operations that a layer or the output needs."""
+    ends = [number for number, op in enumerate(trace.operations) if op.layer is not None]
+    needed, waiting = set[int](), [*ends, trace.output]
+    while waiting:
+        number = waiting.pop()
+        if number >= 0 and number not in needed:
+            needed.add(number)
+            op = trace.operations[number]
+            waiting += op.sources if op.after is None else [*op.sources, *op.inputs]
+    return needed
+
+
+def backward(trace: Trace, first: Gradient, passed: Sequence[Passed | None]) -> list[Gradient | None]:
     """The gradient at each operation's output; None where none arrives. Gradients that meet add their squares."""
-    gradients: list[Gradient | None] = [None] * len(pulls)
+    gradients: list[Gradient | None] = [None] * len(passed)
     gradients[trace.output] = first
     for number in reversed(range(trace.output + 1)):
-        if gradient := gradients[number]:
-            for source, part in zip(trace.operations[number].inputs, pulls[number](gradient), strict=True):
-                if source >= 0:
-                    others = gradients[source]
-                    gradients[source] = added(others, part) if others else part
+        gradient, step = gradients[number], passed[number]
+        if gradient is None or step is None:
+            continue
+        for source, part in zip(step.sources, step.pull(gradient), strict=True):
+            if source >= 0 and part is not None:
+                others, part = gradients[source], replace(part, theory=gradient.theory and step.by_rule)
+                gradients[source] = added(others, part) if others else part
     return gradients
 
 
@@ -50,7 +103,8 @@ def added(a: Gradient, b: Gradient) -> Gradient:
     total = a.level + b.level
     shares = [a.level / total, b.level / total] if total > 0 else [0.5, 0.5]
     c, spread = shares[0] * a.c + shares[1] * b.c, shares[0] ** 2 * a.spread + shares[1] ** 2 * b.spread
-    return Gradient(q, c, spread, mixed((shares[0], a.noise), (shares[1], b.noise)))
+    noise = mixed((shares[0], a.noise), (shares[1], b.noise))
+    return Gradient(q, c, spread, noise, theory=a.theory and b.theory)
 
 
 def mean_field(context: Context, trace: Trace, start: Field, gradient: Gradient | None) -> Rows:
@@ -60,14 +114,15 @@ def mean_field(context: Context, trace: Trace, start: Field, gradient: Gradient 
     """
     if not trace.operations:
         raise NoRule("forward", "nothing that the model computes depends on its input")
-    signals, pulls = forward(context, trace, start)
-    if trace.output < 0:
-        return layer_rows(context, trace, signals, [None] * len(signals))
+    passed = forward(context, trace, start)
+    last = passed[trace.output] if trace.output >= 0 else None
+    if last is None:
+        return layer_rows(context, trace, passed, [None] * len(passed))
     if gradient is None:
         if not trace.logits.dim():
             raise NoRule("forward", "its output has no classes (got one number)")
-        gradient = drawn_gradient(context, signals[trace.output], classes=trace.logits.shape[-1])
-    return layer_rows(context, trace, signals, backward(trace, gradient, pulls))
+        gradient = drawn_gradient(context, last.signal, classes=trace.logits.shape[-1])
+    return layer_rows(context, trace, passed, backward(trace, gradient, passed))
 
 
 def local_law(model: nn.Module, batch: Batch) -> Rows:
@@ -87,36 +142,37 @@ def local_law(model: nn.Module, batch: Batch) -> Rows:
     for name, (layer, x) in inputs.items():
         trace, context = record(layer, x, known), Context(len(x), False, {})
         try:
-            signals, _ = forward(context, trace, trace.input)
+            passed = forward(context, trace, trace.input)
         except NoRule:
             continue
-        (calls,) = layer_rows(context, trace, signals, [None] * len(signals)).values()
+        (calls,) = layer_rows(context, trace, passed, [None] * len(passed)).values()
         rows[name] = [calls[0] | rows[name][0]]
     return rows
 
 
-def layer_rows(context: Context, trace: Trace, signals: list[Signal], gradients: list[Gradient | None]) -> Rows:
+def layer_rows(
+    context: Context, trace: Trace, passed: Sequence[Passed | None], gradients: list[Gradient | None]
+) -> Rows:
     """Weight layer -> a row for each of its calls."""
     rows: Rows = {}
-    without_rule: set[int] = set()
-    for number, op in enumerate(trace.operations):
-        if op.after is not None or without_rule.intersection(op.inputs):
-            without_rule.add(number)
-        if op.layer is None:
+    for op, step, g in zip(trace.operations, passed, gradients, strict=True):
+        if op.layer is None or step is None:
             continue
-        f, g = signals[number].field, gradients[number]
-        row = band(context, "forward", f, f, signals[number].noise)
+        f = step.signal.field
+        row = band(context, "forward", f, f, step.signal.noise)
         if g is not None:
             row |= band(context, "backward", f, g, g.noise)
-        basis = "measured" if number in without_rule else "theory"
+        basis = "theory" if step.theory and (g is None or g.theory) else "measured"
         rows.setdefault(op.layer, []).append(row | {"correlation": f.c.same_place, "basis": basis})
     return rows
 
 
 def band(context: Context, direction: str, f: Field, signal: Field | Gradient, noise: Noise) -> dict[str, Any]:
     """Expectation, median and band of the population variance of a layer's output `f`, or of the gradient there."""
-    # The mean over independent channels leaves the average product over their number.
-    expected = signal.level * (1 - context.average(signal.c, f.positions) / f.channels)
-    log = context.scatter(noise)
+    # The mean over independent channels leaves the average product over their number, and what all have in common.
+    common = signal.mean**2 if isinstance(signal, Field) else 0.0
+    moving = 1 - common - (context.average(signal.c, f.positions) - common) / f.channels
+    expected = signal.level * moving
+    log = context.scatter({source: power / (1 - common) for source, power in noise.items()} if common else noise)
     levels = {f"{direction}_{name}": expected * math.exp(log.quantile(share)) for name, share in QUANTILES.items()}
     return {f"{direction}_var": expected, **levels}

@@ -61,9 +61,9 @@ def max_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -> Re
     c = (shared.each(lambda c: (c[:, None] ** np.arange(len(energies))) @ energies) / second).clipped()
     averaged, transposed = torch.func.vjp(average, on_map(f.q, op.in_shapes[0][2:]))[:2]
     q = averaged * factor
-    signal = Signal(Field(q, c, first / math.sqrt(second), q.numel(), f.channels, f.spread), x.noise)
+    signal = Signal(Field(q, c, first / math.sqrt(second), q.numel(), f.channels, f.spread), x.noise, axis=x.axis)
 
-    def pull(g: Gradient) -> list[Gradient]:
+    def pull(g: Gradient) -> list[Gradient | None]:
         """One member of each window gets its gradient: `average` backward divides by the window's size itself."""
         (back,) = transposed(on_map(g.q, q.shape) * slope_factor * counts)
         # How often two windows choose the same member: 1/size where they are independent, always where they are alike.
@@ -83,9 +83,11 @@ def average_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -
     q = averaged * factor
     same_place = f.c.same_place / members + (1 - 1 / members) * f.c.elsewhere
     c = (replace(f.c, same_place=same_place) / factor).clipped()
-    signal = Signal(Field(q, c, min(f.mean / math.sqrt(factor), 1.0), q.numel(), f.channels, f.spread), x.noise)
+    signal = Signal(
+        Field(q, c, min(f.mean / math.sqrt(factor), 1.0), q.numel(), f.channels, f.spread), x.noise, axis=x.axis
+    )
 
-    def pull(g: Gradient) -> list[Gradient]:
+    def pull(g: Gradient) -> list[Gradient | None]:
         """The members of a window share its gradient out and get the same."""
         (back,) = transposed(on_map(g.q, q.shape) / counts)
         # The share of pairs of positions that lie in one window.

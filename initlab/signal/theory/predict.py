@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from initlab.init.apply import init_
 from initlab.init.schemes import Scheme
-from initlab.nets.any_module import op_of, weight_layers
+from initlab.nets.any_module import layer_name, op_of, weight_layers
 from initlab.nets.undisturbed import Batch, num_examples
 from initlab.signal.probe import Loss
 from initlab.signal.theory.cotangent import loss_gradient
@@ -26,7 +26,7 @@ from initlab.signal.theory.meanfield import Context
 from initlab.signal.theory.passes import PREDICTED, Rows, local_law, mean_field
 from initlab.signal.theory.redraw import redraw
 from initlab.signal.theory.rules import known
-from initlab.signal.theory.trace import record
+from initlab.signal.theory.trace import record, tensors_of
 
 
 def predict(
@@ -67,10 +67,10 @@ def predict(
         One row per weight layer by first call (layers that never ran come last, with NaN): layer, name, op,
         forward_var, forward_median, forward_low, forward_high and the same of backward: expectation, median and
         pointwise 95 % band over draws of the weights, of what `initlab.inspect` measures. `correlation` is that of two
-        inputs (the c-map). `basis` is `theory`; `measured` where an operation before the layer has no rule, so that its
-        own moments were taken from the run; `local` where theory can't follow the model: each layer is predicted from
-        the input that it received, gradients aren't, and `.attrs["local_because"]` names the function without a rule;
-        `redrawn` under `draws`.
+        inputs (the c-map). `basis` is `theory`; `measured` where an operation before the layer, or one through which
+        its gradient comes, has no rule, so that its own moments were taken from the run; `local` where theory can't
+        follow the model: each layer is predicted from the input that it received, gradients aren't, and
+        `.attrs["local_because"]` names the function without a rule; `redrawn` under `draws`.
 
     Raises:
         ValueError: neither input_shape nor batch, labels without a batch or that do not fit, or a number out of range.
@@ -90,11 +90,14 @@ def predict(
         model = copy.deepcopy(model)
         init_(model, scheme, seed=seed, batch=images, on_parameter=parameters.append, **init_arguments)
     trace = record(model, images, known)
-    weights = {f"{name}.weight": id(layer._parameters.get("weight")) for name, layer in weight_layers(model)}
+    # By the parameter itself, since a bare layer has no name; a weight that is computed has no draw of its own.
+    weights = {layer_name(name): id(parameter) for name, parameter in model.named_parameters()}
     stds = {weights[row["name"]]: row["scheme_std"] for row in parameters if row["name"] in weights}
     moments = {weight: std**2 for weight, std in stds.items() if std is not None}
     context = Context(batch_size if batch is None else num_examples(model, batch), dropout, moments)
-    start = independent(images, input_moments) if isinstance(images, Tensor) and batch is None else trace.input
+    start = trace.input
+    if batch is None and isinstance(images, Tensor):
+        start = independent(images, input_moments, trace.axis)
     gradient = None if labels is None else loss_gradient(trace.logits, labels, loss)
     try:
         return to_frame(model, mean_field(context, trace, start, gradient), relative=labels is None)
@@ -118,7 +121,7 @@ def check_inputs(
     if labels is not None and batch is None:
         raise ValueError("predict: labels belong to a batch (got none); give batch= too")
     for name, tensor in (("batch", batch), ("labels", labels)):
-        if tensor is not None and not num_examples(model, tensor):
+        if tensor is not None and not (tensors_of(tensor) and num_examples(model, tensor)):
             value = "an empty one" if isinstance(tensor, Tensor) else type(tensor).__name__
             raise ValueError(f"predict: {name}= takes a tensor of examples (got {value}); give one example or more")
     mean, variance = moments if len(moments) == 2 else (math.nan, math.nan)
@@ -132,16 +135,15 @@ def check_inputs(
             raise ValueError(f"predict: {name} is out of range (got {number}); allowed: {allowed}")
 
 
-def independent(images: Tensor, moments: tuple[float, float]) -> Field:
-    """The field of inputs of this shape that are independent numbers of this mean and variance."""
-    shape, (mean, variance) = images.shape[1:], moments
-    q = mean**2 + variance
-    sides = shape[1:] if len(shape) > 2 else ()
-    positions = math.prod(sides) if sides else shape[0] if len(shape) == 2 else 1
-    channels = shape[0] if sides else shape[-1]
+def independent(images: Tensor, moments: tuple[float, float], axis: int) -> Field:
+    """The field of inputs of this shape, channels at `axis`, that are independent numbers of this mean and variance."""
+    mean, variance = moments
+    q, channels = mean**2 + variance, images.shape[axis]
+    positions = images[0].numel() // channels
     c = Pairs.alike(mean**2 / q)
+    sides = images[0].movedim(axis, 0).shape[1:] if images.dim() > 3 or axis < -1 else ()
     q_map = torch.full(sides, q, dtype=torch.float64)
-    return Field(q_map, c, abs(mean) / math.sqrt(q), positions, channels, (1 - c**2) / channels)
+    return Field(q_map, c, mean / math.sqrt(q), positions, channels, (1 - c**2) / channels)
 
 
 def to_frame(model: nn.Module, rows: Rows, relative: bool) -> pd.DataFrame:

@@ -72,14 +72,19 @@ class Response:
         return float(WEIGHTS @ self.levels[order] ** 2)
 
     def growth(self) -> float:
-        """d ln E[phi^2] / d ln q: 1 for a rectifier, less where phi saturates."""
-        if isinstance(self.phi, Rectifier):
+        """d ln E[phi^2] / d ln q, the mean being kept: 1 for a rectifier of mean 0, less where phi saturates."""
+        if self.closed:
             return 1.0
         step = 1e-4
-        above = Response(self.phi, self.q * math.exp(step), self.mean)
-        below = Response(self.phi, self.q * math.exp(-step), self.mean)
+        above, below = (self.wider(math.exp(change)) for change in (step, -step))
         # Both on the grid, so that its small error cancels.
-        return math.log((WEIGHTS @ above.levels[0] ** 2) / (WEIGHTS @ below.levels[0] ** 2)) / (2 * step)
+        growth = math.log((WEIGHTS @ above.levels[0] ** 2) / (WEIGHTS @ below.levels[0] ** 2)) / (2 * step)
+        return growth / (1 - self.mean**2)
+
+    def wider(self, factor: float) -> "Response":
+        """The response to normals of so many times the variance."""
+        q = self.q * (self.mean**2 + (1 - self.mean**2) * factor)
+        return Response(self.phi, q, self.mean * math.sqrt(self.q / q))
 
     def pair(self, c: Array, order: int = 0) -> Array:
         """E[phi(u) phi(v)] (Cho and Saul 2009, n = 1, for ReLU), or E[phi'(u) phi'(v)] for order 1."""

@@ -10,16 +10,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from initlab.nets.any_module import WeightLayer, on_weight_layers
 from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
-from initlab.signal.theory.field import Field, field_of
+from initlab.signal.theory.chains import POINTWISE, POLES, ROOT, SAME, Chain, Root, chain
+from initlab.signal.theory.field import Field, channel_axis, field_of
 
 # Stands in a recorded call for a tensor that depends on the model's input.
 LIVE = object()
+WEIGHTED = (F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+# Functions with one dimension of positions, and channels before it.
+ONE_DIMENSION = (F.conv1d, F.conv_transpose1d, F.avg_pool1d, F.max_pool1d, F.adaptive_avg_pool1d, F.batch_norm)
 # Functions that leave their tensor as it is, most often to give a shape or a flag.
 READERS = ("__get__", "size", "dim", "numel", "stride", "__len__", "item")
 # (function, how many of its inputs depend on the model's, whether the first argument does) -> whether a rule holds
@@ -36,16 +41,39 @@ class Operation:
     inputs: list[int]  # the operations that gave those tensors; -1 is the model's input
     in_shapes: list[tuple[int, ...]]
     shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32  # of what it gives
     layer: str | None = None  # name of the weight layer whose output this is
     # Of an operation that is not known: its first input and its output as measured, and the mean square of the
     # gradient at each input over that at the output.
     before: Field | None = None
     after: Field | None = None
     pulls: list[float] = field(default_factory=list)
+    # Of a pointwise call: the function that it is of the operation `root`.
+    chain: Chain | None = None
+    root: int = -1
 
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         """An argument of the call, given by its place or its name."""
         return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
+
+    @property
+    def phi(self) -> Chain | None:
+        """The function that has to be integrated, where the call is more than a factor or constant; see `sources`."""
+        if self.chain is None or not (self.chain.bends or len(self.chain.parts) > 1):
+            return None
+        return self.chain if self.rooted else self.chain.alone
+
+    @property
+    def rooted(self) -> bool:
+        """Whether a pointwise call is followed from its root: its own inputs are no normals, or not independent."""
+        return self.chain is not None and (
+            len(self.chain.parts) > 1 or (self.chain.bends and self.chain.parts[0].curved)
+        )
+
+    @property
+    def sources(self) -> list[int]:
+        """The operations whose signals its rule takes and that its gradient goes to."""
+        return [self.root] if self.rooted else self.inputs
 
 
 @dataclass(frozen=True)
@@ -56,6 +84,7 @@ class Trace:
     output: int  # the operation that gave the model's (first) output tensor; -1 where none did
     input: Field
     logits: Tensor
+    axis: int  # the input's dimension of channels, counted from the end
 
 
 class Recorder(TorchFunctionMode):
@@ -66,25 +95,38 @@ class Recorder(TorchFunctionMode):
         self.known = known
         self.operations: list[Operation] = []
         self.origin = WeakTensorKeyDictionary()
-        for tensor in tensors_of(batch):
-            self.origin[tensor] = -1
+        first, *others = tensors_of(batch)
+        self.examples = len(first) if first.dim() else 1
+        self.origin[first] = -1
+        for tensor in others:
+            self.give(tensor, field_of(tensor))
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in WEIGHTED and (constant := args[0] if args else kwargs["input"]) not in self.origin:
+            # As positional encodings do; the same for all examples, unless it has as many as there are.
+            batched = constant.dim() > 1 and len(constant) == self.examples
+            self.give(constant, field_of(constant if batched else constant[None], fixed=not batched))
         live = [t for t in tensors_of((args, kwargs)) if t in self.origin]
         inputs, in_shapes = [self.origin[t] for t in live], [tuple(t.shape) for t in live]
         leads = bool(live) and (args[0] if args else kwargs.get("input")) is live[0]
-        unknown = bool(live) and not self.known(func, len(live), leads)
+        if leads and func in SAME:
+            return self.same(func(*args, **kwargs), live[0])
+        root, of_root = self.chain(func, args, kwargs, live)
+        rule = of_root is not None or self.known(func, len(live), leads)
+        unknown = bool(live) and (not rule or (func in POLES and of_root is not None and of_root.bends))
         # Before the call, which may work in place.
         changing = unknown and getattr(func, "__name__", "") not in READERS
         copies = [t.detach().clone() for t in live] if changing else []
         out = func(*args, **kwargs)
-        outputs = [t for t in tensors_of(out) if t.is_floating_point()] if live else []
+        whole = of_root is not None or any(not t.is_floating_point() for t in live)
+        outputs = [t for t in tensors_of(out) if whole or t.is_floating_point()] if live else []
         call_args, call_kwargs = swap((args, kwargs), lambda t: LIVE if t in self.origin else t)
         for place, tensor in enumerate(outputs):
-            operation = Operation(func, call_args, call_kwargs, inputs, in_shapes, tuple(tensor.shape))
+            operation = Operation(func, call_args, call_kwargs, inputs, in_shapes, tuple(tensor.shape), tensor.dtype)
+            operation.chain, operation.root = of_root, root
             if unknown:
                 copies = copies or [t.detach().clone() for t in live]
                 operation.before, operation.after = field_of(copies[0]), field_of(tensor)
@@ -93,6 +135,37 @@ class Recorder(TorchFunctionMode):
         for number, tensor in enumerate(outputs, start=len(self.operations) - len(outputs)):
             self.origin[tensor] = number
         return out
+
+    def same(self, out: Tensor, source: Tensor) -> Tensor:
+        """The result of a cast or copy, known as what it is made of while it holds the same numbers."""
+        if out.is_floating_point() or not source.is_floating_point():
+            self.origin[out] = self.origin[source]
+        return out
+
+    def give(self, tensor: Tensor, measured: Field) -> None:
+        """A constant that goes into a weight layer, or a further input, is an operation without inputs."""
+        operation = Operation(given, (), {}, [], [], tuple(tensor.shape), tensor.dtype)
+        operation.after = measured
+        self.origin[tensor] = len(self.operations)
+        self.operations.append(operation)
+
+    def chain(self, func: Any, args: Any, kwargs: Any, live: list[Tensor]) -> tuple[int, Chain | None]:
+        """(root, function of it) of a pointwise call on tensors of one root and shape."""
+        numbers = (torch.bool, *(t.dtype for t in live if t.is_floating_point()))
+        if func not in POINTWISE or not live or any(t.shape != live[0].shape or t.dtype not in numbers for t in live):
+            return -1, None
+        root, *others = dict.fromkeys(self.of_root(t)[0] for t in live)
+        if others:
+            return -1, None
+        return root, chain(func, args, kwargs, lambda t: self.of_root(t)[1] if t in self.origin else None)
+
+    def of_root(self, tensor: Tensor) -> tuple[int, Chain | Root]:
+        """(the operation of which this tensor is a pointwise function, that function)."""
+        number = self.origin[tensor]
+        operation = self.operations[number] if number >= 0 else None
+        if operation is None or operation.chain is None:
+            return number, ROOT
+        return operation.root, operation.chain
 
     def name(self, name: str, layer: WeightLayer, inputs: tuple[Any, ...], output: Any) -> None:
         """A hook that notes that the operation behind this tensor is the output of a weight layer."""
@@ -108,7 +181,15 @@ def record(model: nn.Module, batch: Batch, known: Known) -> Trace:
         with on_weight_layers(model, recorder.name), recorder:
             logits = first_tensor(run_model(model, batch))
     output = recorder.origin.get(logits, -1)
-    return Trace(recorder.operations, output, field_of(first_tensor(batch)), logits)
+    first = tensors_of(batch)[0]
+    fed = [op.function for op in recorder.operations if op.inputs == [-1]]
+    axis = -2 if first.dim() == 3 and any(function in ONE_DIMENSION for function in fed) else channel_axis(first.shape)
+    return Trace(recorder.operations, output, field_of(first, axis), logits, axis)
+
+
+def given(*_: Any) -> Tensor:
+    """Stands for what a constant, or a further input, is made by."""
+    raise AssertionError
 
 
 def tensors_of(value: Any) -> list[Tensor]:
@@ -141,10 +222,11 @@ def pulls(func: Any, args: Any, kwargs: Any, live: list[Tensor], copies: list[Te
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         try:
             outputs = tensors_of(func(*swap(args, as_leaf), **swap(kwargs, as_leaf)))
-            out = [t for t in outputs if t.is_floating_point()][place]
+            out = [t for t in outputs if t.is_floating_point() or not differentiable][place]
             if not out.requires_grad:
                 return [0.0] * len(leaves)
-            grads = torch.autograd.grad(out, differentiable, torch.randn_like(out), allow_unused=True)
+            random = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
+            grads = torch.autograd.grad(out, differentiable, random, allow_unused=True)
         # Torch's error where a function has no derivative: nothing is known of the gradient before it, hence NaN.
         except RuntimeError:
             return [float("nan")] * len(leaves)

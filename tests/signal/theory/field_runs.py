@@ -22,7 +22,7 @@ def run(
     dropout: bool = False,
     start: Field | None = None,
     c: Pairs = UNLIKE,
-) -> tuple[Context, Trace, list[Signal], list[Gradient | None]]:
+) -> tuple[Context, Trace, list[Signal | None], list[Gradient | None]]:
     """Signals and gradients at every operation, for independent unit inputs and a unit gradient at the output.
 
     `c` holds the correlations of that gradient. A first multiplication by 1 stands for the input, so that the gradient
@@ -31,10 +31,10 @@ def run(
     images = torch.randn(2, *shape)
     trace = record(nn.Sequential(Times1(), model), images, known)
     context = Context(examples, dropout, {})
-    signals, pulls = forward(context, trace, start or independent(images, (mean, 1.0)))
-    last = signals[trace.output].field
+    passed = forward(context, trace, start or independent(images, (mean, 1.0), trace.axis))
+    last = passed[trace.output].signal.field
     unit = Gradient(torch.ones_like(last.q), c, NONE, {})
-    return context, trace, signals, backward(trace, unit, pulls)
+    return context, trace, [step.signal if step else None for step in passed], backward(trace, unit, passed)
 
 
 class Times1(nn.Module):
