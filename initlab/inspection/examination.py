@@ -1,28 +1,27 @@
 """An inspection and what goes with it: lint's findings, the same net under other weights, and the remedy tried out."""
 
-import copy
 from dataclasses import dataclass
 
 from torch import nn
 
 from initlab.errors import UserError
-from initlab.inspection.inspect import Inspection, inspect
+from initlab.inspection.cause import Cure
+from initlab.inspection.inspect import Inspection, inspect, trials_of
 from initlab.inspection.lint.finding import Finding
 from initlab.inspection.lint.lint import lint
-from initlab.inspection.remedy import Remedy, advised
 from initlab.inspection.subject import Subject
 from initlab.inspection.two_inits import Comparison, compare
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What was seen of the model of this name; `fixed` is the inspection after the remedy, where that was tried."""
+    """What was seen of the model of this name; `fixed` is the inspection after the remedy, where there is one."""
 
     model: str
     inspection: Inspection
     findings: list[Finding]
     comparison: Comparison | None = None
-    remedy: Remedy | None = None
+    remedy: Cure | None = None
     fixed: Inspection | None = None
 
 
@@ -40,15 +39,17 @@ def examine(
         UserError: a model that cannot be inspected or initialised, or nets of different layers.
     """
     model, images, labels = subject.module, subject.images, subject.labels
-    remedy = fixed = None
+    remedy: Cure | None = None
+    fixed: Inspection | None = None
     try:
         inspection = inspect(model, images, labels, weight_decay=weight_decay)
         findings = lint(model, images)
         comparison = compare(model, against, images, seed=seed) if against is not None else None
         if fix:
-            remedy = advised(model, images, inspection.table, inspection.diagnosis)
-            copied = remedy.apply(copy.deepcopy(model), images, seed)
-            fixed = inspect(copied, images, labels, weight_decay=weight_decay)
+            remedy = inspection.cure
+            if remedy is not None:
+                copied, batch = remedy.apply(trials_of(model, images, labels, None))
+                fixed = inspect(copied, batch, labels, weight_decay=weight_decay)
     except UserError:
         raise
     except ValueError as error:

@@ -2,15 +2,18 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from torch import Tensor, nn
 
 from initlab.init.layers import NORMS, layer_fans
+from initlab.inspection.advice import advise
+from initlab.inspection.cause import Cure
 from initlab.inspection.diagnosis import Diagnosis, diagnose
-from initlab.inspection.remedy import advise, advised
 from initlab.inspection.text import as_html, as_text
+from initlab.inspection.trial import Trials
 from initlab.nets.any_module import WeightLayer, weight_layers
 from initlab.nets.undisturbed import Batch, num_examples, untouched
 from initlab.signal.probe import COLUMNS, Loss, measure
@@ -38,6 +41,7 @@ class Inspection:
     diagnosis: Diagnosis
     advice: list[str]
     notes: list[str] = field(default_factory=list)  # what could not be done
+    cure: Cure | None = None
 
     @property
     def verdict(self) -> str:
@@ -48,6 +52,16 @@ class Inspection:
     def reason(self) -> str:
         """The sentence that justifies the verdict, with its figures."""
         return self.diagnosis.reason
+
+    @property
+    def cause(self) -> str:
+        """Which parameters are wrong and by how much, found by what makes a copy better; "" where nothing was found."""
+        return self.cure.cause if self.cure else ""
+
+    @property
+    def remedy(self) -> str:
+        """The lines that made a copy better, with `model` and `batch` as the names; "" where there are none."""
+        return self.cure.call if self.cure else ""
 
     @property
     def healthy(self) -> bool:
@@ -96,9 +110,18 @@ def inspect(
     # Reading a weight may be a computation that leaves its mark, as spectral norm's is in training mode.
     with untouched(model, backward=False):
         table, diagnosis = judged(model, batch, labels, loss=loss, weight_decay=weight_decay)
-        healthy = diagnosis.verdict == "healthy"
-        advice = [] if healthy else advise(table, diagnosis, advised(model, batch, table, diagnosis))
-    return Inspection(table, diagnosis, advice, table.attrs["notes"])
+    advice, cure = advise(trials_of(model, batch, labels, loss), table, diagnosis)
+    return Inspection(table, diagnosis, advice, table.attrs["notes"], cure)
+
+
+def trials_of(model: nn.Module, batch: Batch, labels: Any, loss: Loss | None) -> Trials:
+    """The trials of a model, whose copies are judged as `inspect` judges, at first without theory's bands."""
+
+    def judge(changed: nn.Module, inputs: Batch, *, theory: bool) -> Diagnosis:
+        """The diagnosis of a changed copy."""
+        return judged(changed, inputs, labels, loss=loss, theory=theory)[1]
+
+    return Trials(model, batch, labels, loss, partial(judge, theory=False), partial(judge, theory=True))
 
 
 def judged(

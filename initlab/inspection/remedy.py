@@ -1,4 +1,4 @@
-"""The initialisation that suits a model: one call of `init_`, which the advice, lint's fixes and `--fix` share.
+"""The initialisation that suits a model: one call of `init_`, which is tried before advice, lint and `--fix` give it.
 
 - A rectifier takes He's gain for its slope, and SELU, whose own gain is 1, LeCun's weights.
 - Where gradients grow or fall by more than `CHAOTIC` per layer under the gain that keeps unit variance, and the signal
@@ -27,8 +27,10 @@ from initlab.init.expectations import Elementwise, Rectifier
 from initlab.init.joints import Phi
 from initlab.init.maps import critical_point
 from initlab.inspection.diagnosis import Diagnosis
+from initlab.inspection.lint.finding import scaled
 from initlab.inspection.lint.runs import CHAOTIC
-from initlab.inspection.lint.sites import Site, gain_squared, sites_of, variance_slope
+from initlab.inspection.lint.sites import Site, gain_squared, variance_slope
+from initlab.inspection.suspects.suspect import Suspect
 from initlab.nets.undisturbed import Batch
 from initlab.signal.drift import second_moments
 
@@ -77,7 +79,10 @@ def remedy_for(activation: Activation | Phi) -> Remedy:
             return Remedy("lsuv", phi, gain)
     elif abs(gain - 1) > 1e-3:
         return Remedy("lsuv", phi, gain)
-    return Remedy("lecun", phi, 1.0) if abs(gain - 1) < 1e-3 else Remedy("", phi, round(gain, 4))
+    if abs(gain - 1) < 1e-3:
+        return Remedy("lecun", phi, 1.0)
+    # Logits under a gain of 10 start at a loss far above chance.
+    return Remedy("", phi, round(gain, 4), {"last_factor": float(f"{1 / gain:.2g}")} if gain > 2 else {})
 
 
 def remedy_of(sites: Sequence[Site]) -> Remedy:
@@ -93,95 +98,62 @@ def remedy_of(sites: Sequence[Site]) -> Remedy:
     return remedy
 
 
-def advised(model: nn.Module, images: Batch, table: pd.DataFrame, diagnosis: Diagnosis) -> Remedy:
-    """The remedy of a model with such a diagnosis, from what runs on a batch (N, ...).
+def schemes_of(
+    model: nn.Module, sites: Sequence[Site], table: pd.DataFrame, diagnosis: Diagnosis
+) -> tuple[list[Suspect], list[Suspect]]:
+    """The suspects that concern a model as a whole: large logits and the weights' scheme; and scales set on a batch.
 
-    Where logits are too large, the last layer starts smaller. Where the weights have the right scale and signals drift
-    all the same, lsuv scales them on the batch.
+    The second list is the last resort, since it fits the weights to one batch.
 
     Args:
+        sites: the weight layers as they ran.
         table: that of the inspection which gave the diagnosis.
-
-    Raises:
-        ValueError: as the model's own forward on this batch.
     """
-    remedy, rows = remedy_of(sites_of(model, images)[0]), table[table.status == diagnosis.verdict]
-    if diagnosis.verdict == "saturated" and remedy.scheme != "lsuv":
-        factor = math.sqrt(2 / second_moments(rows, "forward")[0])
-        return replace(remedy, options=remedy.options | {"last_factor": float(f"{factor:.2g}")})
-    if diagnosis.verdict in ("vanishing", "exploding") and suits((rows.fan_in * rows.weight_var).median(), remedy):
-        return replace(remedy, scheme="lsuv", options={})
-    return remedy
+    suspects: list[Suspect] = []
+    resort: list[Suspect] = []
+    remedy, names = remedy_of(sites), {module: name for name, module in model.named_modules()}
+    weights = tuple(f"{names[site.module]}.weight".lstrip(".") for site in sites if "weight" in site.module._parameters)
+    rows = table[table.status == diagnosis.verdict]
+    if diagnosis.verdict == "saturated":
+        last = [site for site in sites if site.name == diagnosis.last and "weight" in site.module._parameters]
+        rms = math.sqrt(second_moments(rows, "forward")[-1])
+        if last:
+            words = f"the logits, of `{diagnosis.last}`, have an rms of {rms:.3g}, where about 1 is usual"
+            name = f"{names[last[0].module]}.weight".lstrip(".")
+            suspects.append(Suspect("logits", (name,), words, scaled(last, float(f"{1 / rms:.2g}"))))
+    product = (rows.fan_in * rows.weight_var).median()
+    fits = diagnosis.verdict in ("vanishing", "exploding") and suits(product, remedy)
+    if not fits:
+        suspects.append(Suspect("scheme", weights, scheme_words(rows, diagnosis, remedy), remedy.call))
+    if remedy.scheme != "lsuv" or fits:
+        name = activation_name(remedy)
+        scaled_on_data = replace(remedy, scheme="lsuv", options={})
+        words = (
+            f"the weights from `{diagnosis.first}` to `{diagnosis.last}` have the scale that {name} needs "
+            f"(fan_in·Var[w] = {product:.3g}), so zero padding, pooling, other fans or a few layers do it, and each "
+            "layer is to be scaled on a batch"
+            if fits
+            else f"each layer is to be scaled on a batch, from `{diagnosis.first}` to `{diagnosis.last}`"
+        )
+        resort.append(Suspect("scale_on_batch", weights, words, scaled_on_data.call))
+    return suspects, resort
+
+
+def activation_name(remedy: Remedy) -> str:
+    """`elu` of `ELU(alpha=0.5)`."""
+    return remedy.phi.name.partition("(")[0].lower()
+
+
+def scheme_words(rows: pd.DataFrame, diagnosis: Diagnosis, remedy: Remedy) -> str:
+    """What the weights have, and what the activation needs."""
+    product = (rows.fan_in * rows.weight_var).median()
+    origin = next((f", as {scheme}" for value, scheme in KNOWN.items() if abs(product / value - 1) < 0.05), "")
+    return (
+        f"from `{diagnosis.first}` to `{diagnosis.last}` fan_in·Var[w] is {product:.3g}{origin} (median of {len(rows)} "
+        f"layers); {activation_name(remedy)} needs {remedy.gain**2:.3g}"
+    )
 
 
 def suits(product: float, remedy: Remedy) -> bool:
     """Whether fan_in Var[w] is what the activation needs, by a fifth more or less."""
     return 0.8 < product / remedy.gain**2 < 1.25
-
-
-def advise(table: pd.DataFrame, diagnosis: Diagnosis, remedy: Remedy) -> list[str]:
-    """What to do about the verdict, a text each; none for a healthy net.
-
-    A 30-layer ReLU net with torch's default weights gets the text that fan_in Var[w] is 0.333 where relu needs 2, with
-    the call `initlab.init_(model, "he")`.
-
-    Args:
-        table: that of the inspection which gave the diagnosis.
-        remedy: as `advised` gives it.
-    """
-    call = f"`{remedy.call}`"
-    match diagnosis.verdict:
-        case "vanishing" | "exploding":
-            advice = scale_advice(table, diagnosis, remedy)
-            # Decay is not the cause of a vanishing signal, so it comes second.
-            if diagnosis.verdict == "vanishing" and (table.decay_ratio > 1).any():
-                worst = table.name[table.decay_ratio == table.decay_ratio.max()].iloc[0]
-                advice.append(
-                    f"while gradients are this small, weight decay is what moves such layers, most of all `{worst}`"
-                )
-            return advice
-        case "uneven":
-            return [
-                "norm layers undo any scale of the weights, so no scheme changes this: warm the learning rate up over "
-                "the first epochs",
-                f"a skip connection around every two or three layers slows the growth; so does {call} in a net without "
-                "norms",
-            ]
-        case "saturated":
-            factor = remedy.options.get("last_factor")
-            size = f", or start the last layer, `{diagnosis.last}`, at {factor:.2g} of its size" if factor else ""
-            return [f"scale the inputs to unit variance{size}: {call}"]
-        case "dead":
-            where = f"the biases before and the inputs of `{diagnosis.first}`"
-            return [f"look at {where}; for weights of the right scale and zero biases: {call}"]
-        case "nonfinite":
-            return [
-                "look at the batch for numbers that are not finite, and inspect the model in float32: `model.float()`",
-                f"weights that are too large overflow: {call}",
-            ]
-    return []
-
-
-def scale_advice(table: pd.DataFrame, diagnosis: Diagnosis, remedy: Remedy) -> list[str]:
-    """The scheme that suits the activation, or that the weights' scale is not at fault."""
-    # `elu` of `ELU(alpha=0.5)`.
-    name, place = remedy.phi.name.partition("(")[0].lower(), f"from `{diagnosis.first}` to `{diagnosis.last}`"
-    rows = table[table.status == diagnosis.verdict]
-    product = (rows.fan_in * rows.weight_var).median()
-    if suits(product, remedy):
-        return [
-            f"the weights {place} have the scale that {name} needs (fan_in·Var[w] = {product:.3g}), so zero padding, "
-            f"pooling, other fans or a few layers do it; scale each layer on a batch: `{remedy.call}`"
-        ]
-    origin = next((f", as {scheme}" for value, scheme in KNOWN.items() if abs(product / value - 1) < 0.05), "")
-    advice = [
-        f"{place} fan_in·Var[w] is {product:.3g}{origin} (median of {len(rows)} layers); "
-        f"{name} needs {remedy.gain**2:.3g}: `{remedy.call}`"
-    ]
-    slope = variance_slope(remedy.phi)
-    if slope > 1 + 1e-6:
-        advice.append(
-            f"with {name} no gain keeps unit variance stable (slope {slope:.3f} of the variance map): inspect again, "
-            "and put norm layers between if it drifts"
-        )
-    return advice

@@ -82,5 +82,5 @@ def lint_json(model: str, findings: Sequence[Finding]) -> str:
 
 def inspection_fields(inspection: Inspection) -> dict[str, Any]:
     """An inspection as plain data."""
-    fields = {name: getattr(inspection, name) for name in ("verdict", "healthy", "reason", "advice")}
+    fields = {name: getattr(inspection, name) for name in ("verdict", "healthy", "reason", "advice", "cause", "remedy")}
     return {**fields, "layers": inspection.table.to_dict("records")}

@@ -58,7 +58,7 @@ def test_the_advised_call_makes_the_net_healthy(activation: type[nn.Module]) -> 
     inspection = inspect(model, *batch())
     assert inspection.verdict == "vanishing"
     (code,) = re.findall(r"`(initlab\.init_\(.*?\))`", inspection.advice[0])
-    eval(code, {"initlab": initlab, "model": model})
+    eval(code, {"initlab": initlab, "model": model, "batch": batch()[0]})
     assert inspect(model, *batch()).healthy, code
 
 
@@ -85,8 +85,10 @@ def test_inputs_on_the_scale_of_pixels_saturate_the_logits() -> None:
     net = init_(mlp(width=256, depth=6), "he")
     inspection = inspect(net, 64 * images, labels)
     assert inspection.verdict == "saturated"
-    factor = float(re.search(r"last_factor=([\d.e-]+)", inspection.advice[0])[1])
-    assert inspect(init_(net, "he", last_factor=factor), 64 * images, labels).verdict == "healthy"
+    assert "the batch has mean -0.485 and standard deviation 64.3" in inspection.cause
+    names = {"batch": 64 * images}
+    exec(inspection.remedy, names)
+    assert inspect(net, names["batch"], labels).verdict == "healthy"
     assert inspect(init_(net, "he"), 64 * images, labels, loss=nn.functional.cross_entropy).verdict == "healthy"
 
 

@@ -22,12 +22,12 @@ class Finding:
     severity: Severity
     layers: tuple[str, ...]
     text: str  # one sentence with its figures
-    fix: str  # the call that fixes it, with the model under the name `model`
+    fix: str  # the call that fixes it, with the model and the batch as `model` and `batch`; "" where none is known
 
     def __str__(self) -> str:
         """The text in lines of at most 100 columns, then the fix on one, to be copied."""
         text = textwrap.fill(f"{self.severity} {self.rule}: {self.text}", 100, subsequent_indent="    ")
-        return f"{text}\n    {self.fix}"
+        return f"{text}\n    {self.fix or 'no call that was tried on a copy takes this away'}"
 
 
 def finding(rule: str, sites: Sequence[Site], text: str, fix: str = "", *, severity: Severity = "fault") -> Finding:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -11,6 +12,10 @@ from initlab.inspection.lint import draws, runs
 from initlab.inspection.lint.finding import Finding, finding, listed
 from initlab.inspection.lint.sites import Site, sites_of
 from initlab.inspection.remedy import remedy_of
+from initlab.inspection.suspects.collect import certain_suspects
+from initlab.inspection.suspects.suspect import Suspect
+from initlab.inspection.trial import carried_out
+from initlab.nets.any_module import layer_name
 from initlab.nets.undisturbed import Batch, untouched
 
 # In the order in which their findings are listed.
@@ -21,6 +26,7 @@ OF_WEIGHTS: tuple[Callable[[Sequence[Site]], Iterator[Finding]], ...] = (
 RULES = (
     *("torch_default", "hidden_by_biases", "gain", "chaotic", "unstable_gain", "slope", "truncation"),
     *("grouped_fan_out", "transposed_fan_in", "orthogonal_first", "dead", "loss_at_start", "nonfinite", "unknown"),
+    *("huge", "denormal", "copies", "repeated_rows", "norm_gain", "forget_bias", "inputs"),
 )
 
 
@@ -45,20 +51,51 @@ def lint(model: nn.Module, batch: Batch | None = None) -> list[Finding]:
             raise ValueError(f"lint: {name} is not there yet (lazy); run the model on a batch first")
     # Reading a weight may be a computation that leaves its mark, as spectral norm's is in training mode.
     with untouched(model, backward=False):
-        return findings_of(*sites_of(model, batch), batch)
+        return findings_of(model, *sites_of(model, batch), batch)
 
 
-def findings_of(sites: list[Site], output: Tensor | None, batch: Batch | None) -> list[Finding]:
+def findings_of(model: nn.Module, sites: list[Site], output: Tensor | None, batch: Batch | None) -> list[Finding]:
     """What the rules find in these sites, faults before notes."""
     finite = [site for site in sites if site.second < math.inf]
     findings = [entry for rule in OF_WEIGHTS for entry in rule(finite)]
     findings += runs.loss_at_start(finite, output)
-    if broken := [site for site in sites if site not in finite]:
-        findings.append(finding("nonfinite", broken, f"{listed(broken)} have weights that are not finite"))
+    findings += [of_suspect(suspect) for suspect in certain_suspects(model, batch)]
     if batch is None and (unknown := [site for site in sites if site.joint.before == "unknown"]):
         text = f"what feeds {listed(unknown)} is not known without a batch: gains are not judged there"
         findings.append(finding("unknown", unknown, text, "initlab.lint(model, batch)", severity="note"))
     if any(not entry.fix for entry in findings):
         call = remedy_of(sites).call
-        findings = [replace(entry, fix=entry.fix or call) for entry in findings]
+        left = rules_after(model, batch, sites, call)
+        helps = not any(entry.rule in left for entry in findings if not entry.fix)
+        findings = [replace(entry, fix=entry.fix or (call if helps else "")) for entry in findings]
     return sorted(findings, key=lambda entry: entry.severity == "note")
+
+
+def of_suspect(suspect: Suspect) -> Finding:
+    """What nobody would have drawn on purpose, as a finding."""
+    layers = dict.fromkeys(name.rpartition(".")[0] or name for name in suspect.parameters)
+    return Finding(suspect.rule, "fault", tuple(map(layer_name, layers)), suspect.words, suspect.code)
+
+
+def rules_after(model: nn.Module, batch: Batch | None, sites: Sequence[Site], call: str) -> set[str]:
+    """The rules on weights that find a fault in a copy of the model after this call; all where it cannot be run."""
+    try:
+        after, _ = sites_of(*carried_out(call, model, example(sites) if batch is None else batch))
+        return {entry.rule for rule in OF_WEIGHTS for entry in rule(after) if entry.severity == "fault"}
+    # What `init_` refuses, a model that cannot be copied, and inputs that it does not take.
+    except (ValueError, RuntimeError):
+        return set(RULES)
+
+
+def example(sites: Sequence[Site]) -> Tensor:
+    """Unit-normal inputs for the first layer of a chain of layers."""
+    first = next((site.module for site in sites if site.joint.before == "input"), None)
+    if first is None:
+        raise ValueError("lint: what the model takes is not known (got no batch); give one")
+    shape = (
+        (64, first.in_features)
+        if isinstance(first, nn.Linear)
+        else (8, first.in_channels, *[32] * (first.weight.dim() - 2))
+    )
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=generator).to(first.weight)

@@ -37,8 +37,7 @@ def gain(sites: Sequence[Site]) -> Iterator[Finding]:
     forward, backward = log_change(off, "fan_in"), log_change(off, "fan_out")
     if forward * backward <= 0 or min(abs(forward), abs(backward)) < TENFOLD:
         return
-    signals = [run[0].signal, run[-1].signal]
-    if min(signals) > 0 and abs(math.log(signals[1] / signals[0])) < TENFOLD / 2:
+    if is_level(run):
         return
     names = {site.joint.phi.name if site.joint.phi else "linear" for site in off}
     measured = geometric_mean(site.second * site.fan_in for site in off)
@@ -48,6 +47,12 @@ def gain(sites: Sequence[Site]) -> Iterator[Finding]:
         f"{needed:.3g}, so signals change ×{math.exp(forward):.2g} over them, gradients ×{math.exp(backward):.2g}"
     )
     yield finding("gain", off, text)
+
+
+def is_level(run: Sequence[Site]) -> bool:
+    """Whether the signal on the batch stays as large over a run, as in nets that were scaled on data."""
+    first, last = run[0].signal, run[-1].signal
+    return min(first, last) > 0 and abs(math.log(last / first)) < TENFOLD / 2
 
 
 def inside(site: Site) -> bool:
@@ -83,6 +88,8 @@ def smooth_run(run: Sequence[Site], phi: Elementwise) -> Iterator[Finding]:
     unit_gain, steepness = gain_squared(phi), variance_slope(phi)
     head = f"{listed(run)}: fan_in·E[w²] = {g2:.4g}{scheme_of(g2)} under {phi.name}"
     if abs(g2 / unit_gain - 1) < 0.05 and depth * math.log(steepness) > TENFOLD and bias == 0:
+        if is_level(run):
+            return
         low, high = (second_after(phi, g2=unit_gain, q=start, depth=depth) for start in (0.9, 1.1))
         text = (
             f"{head}, its own gain, where second moment 1 is an unstable fixed point (slope {steepness:.4g}): from 0.9 "
@@ -100,16 +107,17 @@ def smooth_run(run: Sequence[Site], phi: Elementwise) -> Iterator[Finding]:
     change = chi_1**depth
     if chi_1 > CHAOTIC and change > 10:
         text = (
-            f"{head} is chaotic: gradients grow ×{chi_1:.4g} per layer, ×{change:.3g} over {depth}, "
-            f"at the second moment {q:.4g}"
+            f"{head} is chaotic: gradients grow ×{chi_1:.4g} per layer, ×{change:.3g} over {depth}, {where_settled(q)}"
         )
         yield finding("chaotic", run, text)
     elif change < 0.1:
-        text = (
-            f"{head}, so gradients shrink ×{chi_1:.3g} per layer, ×{change:.2g} over {depth}, "
-            f"at the second moment {q:.3g}"
-        )
+        text = f"{head}, so gradients shrink ×{chi_1:.3g} per layer, ×{change:.2g} over {depth}, {where_settled(q)}"
         yield finding("gain", run, text)
+
+
+def where_settled(q: float) -> str:
+    """`at the second moment 0.192`, or that the signal dies out."""
+    return f"at the second moment {q:.4g}" if q > ZERO else "as the signal itself dies out"
 
 
 def second_after(phi: Elementwise, *, g2: float, q: float, depth: int, bias: float = 0.0) -> float:

@@ -1,0 +1,67 @@
+"""Advice on a verdict: the cause and the remedy that was tried on a copy, or that nothing which was tried helps."""
+
+import copy
+from dataclasses import replace
+
+import pandas as pd
+
+from initlab.inspection.cause import MOST, Cure, cure_of
+from initlab.inspection.diagnosis import Diagnosis
+from initlab.inspection.lint.sites import sites_of, variance_slope
+from initlab.inspection.remedy import remedy_of, schemes_of
+from initlab.inspection.suspects.collect import suspects_of
+from initlab.inspection.trial import HEALTHY, Trials
+from initlab.nets.undisturbed import untouched
+
+NORMS_HOLD = (
+    "norm layers undo any scale of the weights, so no scheme changes this; such nets train with a learning rate that "
+    "is small in the first epochs"
+)
+
+
+def advise(trials: Trials, table: pd.DataFrame, diagnosis: Diagnosis) -> tuple[list[str], Cure | None]:
+    """What to do about the verdict, a text each, and the cure where there is one; nothing for a healthy net.
+
+    A 30-layer ReLU net with torch's default weights gets the text that fan_in Var[w] is 0.333 where relu needs 2, with
+    the call `initlab.init_(model, "he")`, and what it gave on a copy.
+
+    Args:
+        table: that of the inspection which gave the diagnosis.
+    """
+    if diagnosis.verdict in HEALTHY:
+        return [NORMS_HOLD] if diagnosis.verdict == "uneven" else [], None
+    try:
+        copy.deepcopy(trials.model)
+    # Tensors with a graph, as old-style weight norm and pruning keep, cannot be copied.
+    except RuntimeError as error:
+        return [f"no remedy was tried, since the model cannot be copied: {str(error).splitlines()[0]}"], None
+    # Reading a weight may be a computation that leaves its mark.
+    with untouched(trials.model, backward=False):
+        sites, _ = sites_of(trials.model, trials.batch)
+        schemes, resort = schemes_of(trials.model, sites, table, diagnosis)
+        suspects = [*suspects_of(trials.model, sites, trials.batch)[: MOST - len(schemes)], *schemes]
+    before = trials.judged("")
+    if before.healthy:
+        # Without theory's bands chance is allowed more than here.
+        trials = replace(trials, judge=trials.strict)
+        before = trials.judged("")
+    cure = cure_of(trials, before, suspects, resort)
+    nothing = f"none of {len(suspects) + len(resort)} changes that were tried on a copy makes it better"
+    texts = cure_texts(cure) if cure else [nothing]
+    slope = variance_slope(remedy_of(sites).phi)
+    if slope > 1 + 1e-6 and diagnosis.verdict in ("vanishing", "exploding"):
+        name = remedy_of(sites).phi.name.partition("(")[0].lower()
+        texts.append(f"with {name} no gain keeps unit variance stable (slope {slope:.3f} of the variance map)")
+    # Decay is not the cause of a vanishing signal, so it comes last.
+    if diagnosis.verdict == "vanishing" and (table.decay_ratio > 1).any():
+        worst = table.name[table.decay_ratio == table.decay_ratio.max()].iloc[0]
+        texts.append(f"while gradients are this small, weight decay is what moves such layers, most of all `{worst}`")
+    return texts, cure
+
+
+def cure_texts(cure: Cure) -> list[str]:
+    """The cause with the code that was tried and what it gave; a text per suspect."""
+    if len(cure.suspects) == 1:
+        return [f"{cure.cause}; {cure.trial}: `{cure.call}`"]
+    texts = [f"{suspect.words}: `{suspect.code}`" for suspect in cure.suspects]
+    return [*texts, f"all {len(texts)} of these together were {cure.trial}"]

@@ -1,0 +1,139 @@
+"""The cause of a verdict: the fewest suspects that, made usual on a copy, make the model better.
+
+Each suspect is tried alone; where none is enough, those that help are put together, and what can be left out is. A
+change counts as a cure if the copy is judged healthy and, with labels, learns no worse on the batch than the model.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from initlab.inspection.suspects.suspect import Suspect
+from initlab.inspection.trial import STEPS, Outcome, Trials
+
+# More suspects than this are not tried, in their order.
+MOST = 16
+# A loss may be this much larger before it counts as worse: a twentieth, and a fiftieth of the loss at the start.
+SLACK, SLACK_OF_START = 0.05, 0.02
+# Cures whose losses are within this factor of the best are alike, and the one of the fewest parameters is taken.
+ALIKE = 1.5
+
+
+@dataclass(frozen=True)
+class Cure:
+    """Suspects that were found to be at fault, and what came of making them usual."""
+
+    suspects: tuple[Suspect, ...]
+    before: Outcome
+    after: Outcome
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The parameters at fault, as `model.get_parameter` takes them."""
+        return tuple(dict.fromkeys(name for suspect in self.suspects for name in suspect.parameters))
+
+    @property
+    def cause(self) -> str:
+        """Which parameters are wrong, and by how much."""
+        return "; and ".join(suspect.words for suspect in self.suspects)
+
+    @property
+    def call(self) -> str:
+        """The lines that were run on the copy, with `model` and `batch` as the user's names."""
+        return "\n".join(suspect.code for suspect in self.suspects)
+
+    @property
+    def trial(self) -> str:
+        """What was tried, and what it gave."""
+        verdict = self.after.diagnosis.verdict if self.after.diagnosis else "not judged"
+        judged = f"judged {verdict}" if self.after.healthy else f"still {verdict}, but less so"
+        if math.isnan(self.after.loss):
+            return f"tried on a copy: {judged}"
+        return (
+            f"tried on a copy: {judged}, and the loss after {STEPS} steps of Adam on the batch {self.after.loss:.3g} "
+            f"instead of {self.before.loss:.3g}"
+        )
+
+    def apply(self, trials: Trials) -> tuple[nn.Module, Any]:
+        """A copy of the model, and the batch, with the lines run."""
+        return trials.changed(self.call)
+
+
+def cure_of(trials: Trials, before: Outcome, suspects: Sequence[Suspect], resort: Sequence[Suspect]) -> Cure | None:
+    """The smallest change among the suspects that makes the model better; None where none does.
+
+    Args:
+        before: the verdict on the model as it is.
+        suspects: in the order in which they are tried, of which the first `MOST` are.
+        resort: what is tried only where none of the suspects makes a healthy net.
+    """
+    cure = cure_among(trials, before, suspects[:MOST])
+    if cure is None or not cure.after.healthy:
+        cure = cure_among(trials, before, resort) or cure
+    return cure
+
+
+def cure_among(trials: Trials, before: Outcome, suspects: Sequence[Suspect]) -> Cure | None:
+    """The smallest change among these suspects that makes the model better; None where none does."""
+    alone = {suspect: trials.judged(suspect.code) for suspect in suspects}
+    cures = [((suspect,), outcome) for suspect, outcome in alone.items() if outcome.healthy]
+    before = with_loss(trials, before, ())
+    best = best_of(trials, before, cures)
+    if best is None:
+        helpful = sorted((s for s in suspects if alone[s].severity < before.severity), key=lambda s: alone[s].severity)
+        best = best_of(trials, before, [*together(trials, before, helpful)])
+    return best
+
+
+def together(
+    trials: Trials, before: Outcome, helpful: Sequence[Suspect]
+) -> Iterator[tuple[tuple[Suspect, ...], Outcome]]:
+    """The helpful suspects put together as long as that helps further, without those that can be left out."""
+    chosen: tuple[Suspect, ...] = ()
+    outcome = before
+    for suspect in helpful:
+        more = trials.judged(code_of((*chosen, suspect)))
+        if more.severity < 0.9 * outcome.severity:
+            chosen, outcome = (*chosen, suspect), more
+        if outcome.healthy:
+            break
+    for suspect in chosen if len(chosen) > 1 else ():
+        others = tuple(other for other in chosen if other is not suspect)
+        fewer = trials.judged(code_of(others))
+        if fewer.severity <= outcome.severity:
+            chosen, outcome = others, fewer
+    # A change that leaves the net sick has to be one that anybody would call better.
+    if outcome.severity < 0.5 * before.severity:
+        yield chosen, outcome
+
+
+def best_of(trials: Trials, before: Outcome, cures: Sequence[tuple[tuple[Suspect, ...], Outcome]]) -> Cure | None:
+    """The cure of the fewest parameters among those that learn alike well; None where all learn worse than before."""
+    outcomes = [(suspects, with_loss(trials, outcome, suspects)) for suspects, outcome in cures]
+    slack = SLACK_OF_START * before.start if math.isfinite(before.start) else 0.0
+    sound = [(s, o) for s, o in outcomes if not o.loss > before.loss * (1 + SLACK) + slack]
+    if not sound:
+        return None
+    least = min((o.loss for _, o in sound if not math.isnan(o.loss)), default=math.nan)
+    alike = [(s, o) for s, o in sound if not o.loss > ALIKE * least + slack]
+    suspects, outcome = min(alike, key=lambda pair: (not all(s.certain for s in pair[0]), size(trials.model, pair[0])))
+    return Cure(suspects, before, outcome)
+
+
+def with_loss(trials: Trials, outcome: Outcome, suspects: Sequence[Suspect]) -> Outcome:
+    """The outcome with the losses of a short training."""
+    start, loss = trials.trained(code_of(suspects))
+    return Outcome(outcome.diagnosis, loss, start)
+
+
+def code_of(suspects: Sequence[Suspect]) -> str:
+    """The lines of several suspects, in order."""
+    return "\n".join(suspect.code for suspect in suspects)
+
+
+def size(model: nn.Module, suspects: Sequence[Suspect]) -> int:
+    """How many numbers the suspects change; of a batch none of the model's."""
+    return sum(model.get_parameter(name).numel() for suspect in suspects for name in suspect.parameters)

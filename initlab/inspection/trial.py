@@ -1,0 +1,126 @@
+"""Trials: a change done on a copy of a model, the copy judged, and trained for a few steps where there are labels."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from initlab.init.apply import init_
+from initlab.inspection.diagnosis import Diagnosis
+from initlab.nets.undisturbed import Batch, first_tensor, num_examples, run_model, to_model, untouched
+from initlab.signal.probe import Loss, summed_loss
+
+# Of Adam on the batch: enough to tell a net that learns from one that does not.
+STEPS = 20
+LEARNING_RATE = 1e-3
+# Models with more parameters than this are judged, but not trained: 20 steps of VGG-16 take a minute on a CPU.
+MOST_TRAINED = 3e7
+HEALTHY = ("healthy", "uneven")
+
+Judge = Callable[[nn.Module, Batch], Diagnosis]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial gave."""
+
+    diagnosis: Diagnosis | None  # None where the model did not run
+    loss: float = math.nan  # the mean loss on the batch after `STEPS` steps; NaN where nothing was trained
+    start: float = math.nan  # and before the first
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the verdict is that of a net that trains."""
+        return self.diagnosis is not None and self.diagnosis.verdict in HEALTHY
+
+    @property
+    def severity(self) -> float:
+        """0 for a healthy net, from 1 on for one whose signals drift, from 100 on where they break off."""
+        if self.diagnosis is None:
+            return math.inf
+        if self.healthy:
+            return 0.0
+        share = sum(word == self.diagnosis.verdict for word in self.diagnosis.status) / max(
+            len(self.diagnosis.status), 1
+        )
+        if self.diagnosis.verdict == "nonfinite":
+            return 1000 * (1 + share)
+        if self.diagnosis.verdict == "dead":
+            return 100 * (1 + share)
+        drifts = [abs(drift.change) / drift.allowed for drift in self.diagnosis.drifts if not drift.healthy]
+        return 1 + sum(drifts)
+
+
+@dataclass
+class Trials:
+    """A model on a batch, and what becomes of it under changes; the model itself is left as it was."""
+
+    model: nn.Module
+    batch: Batch
+    labels: Any
+    loss: Loss | None
+    judge: Judge
+    strict: Judge  # slower, and exactly as the model was judged
+    losses: dict[str, tuple[float, float]] = field(default_factory=dict)  # by code
+
+    def changed(self, code: str) -> tuple[nn.Module, Any]:
+        """A copy of the model, and the batch, after the code, which is exactly what a user is advised to run."""
+        return carried_out(code, self.model, self.batch)
+
+    def judged(self, code: str) -> Outcome:
+        """The verdict on the changed copy; None of a change that cannot be made, or after which the model fails."""
+        try:
+            return Outcome(self.judge(*self.changed(code)))
+        # What `init_` and the model's own forward refuse.
+        except (ValueError, RuntimeError):
+            return Outcome(None)
+
+    def trained(self, code: str) -> tuple[float, float]:
+        """Mean loss before and after `STEPS` steps of Adam on the changed copy; NaN without labels."""
+        if code not in self.losses:
+            too_large = sum(parameter.numel() for parameter in self.model.parameters()) > MOST_TRAINED
+            if self.labels is None or too_large:
+                self.losses[code] = math.nan, math.nan
+            else:
+                self.losses[code] = train_briefly(*self.changed(code), self.labels, self.loss)
+        return self.losses[code]
+
+
+def carried_out(code: str, model: nn.Module, batch: Batch) -> tuple[nn.Module, Any]:
+    """A copy of a model, and its batch, after lines of code that know them as `model` and `batch`."""
+    names: dict[str, Any] = {"initlab": SimpleNamespace(init_=init_), "model": copy.deepcopy(model), "batch": batch}
+    devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        exec(code, names)
+    return names["model"], names["batch"]
+
+
+def train_briefly(model: nn.Module, batch: Batch, labels: Any, loss: Loss | None) -> tuple[float, float]:
+    """Train a model in place on one batch: the mean loss before the first and after the last step.
+
+    Inf where a step gives numbers that are not finite. Dropout is off, and BatchNorm takes the batch's statistics.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad and p.is_floating_point()]
+    count = labels.numel() if loss is None else num_examples(model, batch)
+    losses: list[float] = []
+    with torch.inference_mode(False), torch.enable_grad(), untouched(model, backward=True):
+        inputs, targets = to_model(model, batch, labels)
+        optimizer = torch.optim.Adam(trainable, lr=LEARNING_RATE)
+        for step in range(STEPS + 1):
+            # Copies, since a model may work in place.
+            copied, _ = to_model(model, inputs, None)
+            value = summed_loss(first_tensor(run_model(model, copied)), targets, loss) / count
+            losses.append(value.item())
+            if not math.isfinite(losses[-1]):
+                return losses[0], math.inf
+            if step < STEPS:
+                optimizer.zero_grad()
+                value.backward()
+                optimizer.step()
+    return losses[0], losses[-1]

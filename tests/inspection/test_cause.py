@@ -1,0 +1,220 @@
+"""The cause: planted faults are named by their parameters, and the remedy does what it says when pasted."""
+
+import copy
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import initlab
+from initlab import inspect, lint
+
+WIDTH, VOCAB = 64, 50
+IDS = torch.randint(VOCAB, (8, 12), generator=torch.Generator().manual_seed(0))
+
+
+class OwnNorm(nn.Module):
+    """A LayerNorm written out."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.g, self.b = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        return self.g * centred / (centred.square().mean(-1, keepdim=True) + 1e-12).sqrt() + self.b
+
+
+class OffsetNorm(nn.Module):
+    """An RMSNorm that multiplies by 1 + w, of which 0 is usual."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (1 + self.w) * x / (x.square().mean(-1, keepdim=True) + 1e-12).sqrt()
+
+
+class Encoder(nn.Module):
+    """A post-norm net on tokens, without attention: eight blocks of two layers."""
+
+    def __init__(self, norm: Callable[[int], nn.Module] = nn.LayerNorm, depth: int = 10) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCAB, WIDTH)
+        self.up = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(depth))
+        self.down = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(depth))
+        self.norms = nn.ModuleList(norm(WIDTH) for _ in range(depth))
+        self.head = nn.Linear(WIDTH, VOCAB)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, 0, 0.08)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        for up, down, norm in zip(self.up, self.down, self.norms, strict=True):
+            x = norm(x + down(torch.relu(up(x))))
+        return self.head(x)
+
+
+def loss_after(model: nn.Module, inputs: Tensor, labels: Tensor, steps: int = 40) -> float:
+    """The mean loss after some steps of Adam, in plain torch."""
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(steps):
+        loss = F.cross_entropy(model(inputs).flatten(0, -2), labels.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+
+def encoder(norm: Callable[[int], nn.Module] = nn.LayerNorm) -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(norm)
+
+
+@pytest.mark.parametrize(("norm", "parameter"), [(nn.LayerNorm, "weight"), (OwnNorm, "g"), (nn.RMSNorm, "weight")])
+def test_norm_gains_drawn_like_weights_are_the_cause_and_set_to_1(
+    norm: Callable[[int], nn.Module], parameter: str
+) -> None:
+    sound, wrong = encoder(norm), encoder(norm)
+    assert inspect(sound, IDS, IDS).healthy
+    for module in wrong.norms:
+        nn.init.normal_(module.get_parameter(parameter), 0, 0.02)
+    inspection = inspect(wrong, IDS, IDS)
+    assert not inspection.healthy
+    assert inspection.cure.parameters == tuple(f"norms.{i}.{parameter}" for i in range(10))
+    assert re.match(r"gamma of 10 norms .* has an rms of 0.0[12]\d*, where 1 is usual", inspection.cause)
+    exec(inspection.remedy, {"model": wrong})
+    assert all((module.get_parameter(parameter) == 1).all() for module in wrong.norms)
+    assert loss_after(wrong, IDS, IDS) < 1.1 * loss_after(sound, IDS, IDS) + 0.05
+
+
+def test_a_gain_of_1_plus_w_is_usual_at_0_and_a_plain_module_is_no_norm() -> None:
+    from initlab.inspection.suspects.norms import usual_of_norm
+
+    x = torch.randn(8, WIDTH)
+    norm = OwnNorm(WIDTH)
+    nn.init.normal_(norm.g, 0, 0.02)
+    assert usual_of_norm(norm, x) == {"g": (1.0, True), "b": (0.0, False)}
+    assert usual_of_norm(OffsetNorm(WIDTH), x) == {"w": (0.0, True)}
+    assert usual_of_norm(nn.PReLU(WIDTH), x) == {}
+    assert usual_of_norm(nn.Linear(WIDTH, WIDTH), x) == {}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_one_broken_number_is_named_with_its_parameter(value: float) -> None:
+    model = encoder()
+    with torch.no_grad():
+        model.down[3].weight[5, 7] = value
+    inspection = inspect(model, IDS, IDS)
+    assert inspection.verdict in ("nonfinite", "exploding", "saturated") or not inspection.healthy
+    assert [finding.layers for finding in lint(model, IDS) if finding.severity == "fault"] == [("down.3",)]
+    if not inspection.healthy:
+        assert inspection.cure.parameters == ("down.3.weight",)
+        exec(inspection.remedy, {"model": model})
+        # The draw's own size, measured from the numbers that are sound.
+        assert model.down[3].weight.std().item() == pytest.approx(0.08, rel=0.1)
+        assert inspect(model, IDS, IDS).healthy
+
+
+def test_a_bare_parameter_that_is_not_finite_is_named() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
+            self.scale = nn.Parameter(torch.full((16,), float("nan")))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = torch.relu(layer(x))
+            return x * self.scale
+
+    x = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    model = initlab.init_(Scaled(), "he")
+    assert [(f.rule, f.layers) for f in lint(model, x) if f.severity == "fault"] == [("nonfinite", ("scale",))]
+    inspection = inspect(model, x, torch.arange(8))
+    if not inspection.healthy:
+        assert inspection.cure.parameters == ("scale",)
+
+
+def test_relations_between_weights_are_found_and_drawn_anew() -> None:
+    def copies(model: Encoder) -> None:
+        for layer in model.up[1:]:
+            layer.load_state_dict(model.up[0].state_dict())
+
+    def half_rows(model: Encoder) -> None:
+        model.up[2].weight.data[32:] = model.up[2].weight.data[:32]
+
+    def unwritten(model: Encoder) -> None:
+        model.up[2].weight.data[32:] = 1e-41
+
+    expected = {
+        copies: ("copies", tuple(f"up.{i}" for i in range(1, 10)), "10 layers are copies of one"),
+        half_rows: ("repeated_rows", ("up.2",), "50% of the rows of `up.2.weight` repeat other rows"),
+        unwritten: ("denormal", ("up.2",), "50% of `up.2.weight` are denormal"),
+    }
+    for plant, (rule, layers, words) in expected.items():
+        model = encoder()
+        assert [finding.rule for finding in lint(model, IDS) if finding.severity == "fault"] == []
+        plant(model)
+        (finding,) = (finding for finding in lint(model, IDS) if finding.severity == "fault")
+        assert (finding.rule, finding.layers) == (rule, layers)
+        assert words in finding.text
+        exec(finding.fix, {"model": model})
+        assert lint(model, IDS) == lint(encoder(), IDS)
+        assert model.up[2].weight.std().item() == pytest.approx(0.08, rel=0.1)
+
+
+def test_torchs_transformer_encoder_is_six_copies_of_one_layer() -> None:
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 6)
+    (finding,) = (f for f in lint(model, torch.randn(2, 5, 32)) if f.rule == "copies")
+    assert "(6 layers are copies of one)" in finding.text
+    assert finding.layers[0] == "layers.1.self_attn"
+    exec(finding.fix, {"model": model})
+    assert not any(f.rule == "copies" for f in lint(model, torch.randn(2, 5, 32)))
+
+
+def test_rows_repeated_for_a_pixel_shuffle_and_tied_weights_are_left_in_peace() -> None:
+    torch.manual_seed(0)
+    shuffle = nn.Sequential(nn.Conv2d(3, 16, 3), nn.PixelShuffle(2))
+    shuffle[0].weight.data = torch.randn(4, 3, 3, 3).repeat_interleave(4, 0)
+    tied = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    tied[2].weight = tied[0].weight
+    for model in (shuffle, tied):
+        assert not {"copies", "repeated_rows"} & {finding.rule for finding in lint(model)}
+
+
+def test_one_layer_ten_times_too_large_among_its_kind_is_the_cause() -> None:
+    torch.manual_seed(0)
+    layers = [module for _ in range(12) for module in (nn.Linear(WIDTH, WIDTH), nn.ReLU())]
+    model = initlab.init_(nn.Sequential(*layers, nn.Linear(WIDTH, 10)), "he")
+    with torch.no_grad():
+        model[8].weight.mul_(100)
+    x = torch.randn(32, WIDTH, generator=torch.Generator().manual_seed(0))
+    inspection = inspect(model, x, torch.arange(32) % 10)
+    assert not inspection.healthy
+    assert inspection.cure.parameters == ("8.weight",)
+    assert "`8` are ×10" in inspection.cause
+    exec(inspection.remedy, {"model": model})
+    assert model[8].weight.std().item() == pytest.approx((2 / WIDTH) ** 0.5, rel=0.1)
+
+
+def test_the_remedy_is_what_was_tried_and_the_model_is_left_as_it_was() -> None:
+    model = nn.Sequential(*(m for _ in range(30) for m in (nn.Linear(WIDTH, WIDTH), nn.ReLU())), nn.Linear(WIDTH, 10))
+    x, labels = torch.randn(32, WIDTH), torch.arange(32) % 10
+    before = copy.deepcopy(model.state_dict())
+    state = torch.random.get_rng_state()
+    inspection = inspect(model, x, labels)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert inspection.remedy == 'initlab.init_(model, "he")'
+    loss = float(re.search(r"Adam on the batch ([\d.e-]+) instead", inspection.advice[0])[1])
+    exec(inspection.remedy, {"initlab": initlab, "model": model})
+    assert loss_after(model, x, labels, steps=21) == pytest.approx(loss, rel=1e-2)
