@@ -4,6 +4,7 @@ Each weight starts from one standard-normal draw per (seed, layer name), made on
 those normals, so two Gaussian schemes at one seed differ in scale alone.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from initlab.init.arguments import check_numbers, checked_patterns, checked_seed
 from initlab.init.chosen import EMBEDDED, Reasons, left_alone
+from initlab.init.expectations import Elementwise, Rectifier
+from initlab.init.joints import NOWHERE, joints_in_order
 from initlab.init.layers import EMBEDDINGS, NORMS, Matrix, matrices_of, norm_parameters
 from initlab.init.lsuv import unit_variance_
 from initlab.init.orthogonal import orthogonal
@@ -69,7 +72,8 @@ def init_(
         mode: `fan_in` keeps the forward variance, `fan_out` the backward one (xavier, he, truncated_normal).
         distribution: `normal`, or `uniform` of the same standard deviation (gaussian, xavier, he, lecun).
         std: standard deviation under `gaussian`.
-        negative_slope: the rectifier's slope in the gain; None takes that of the model's first rectifier.
+        negative_slope: the rectifier's slope in the gain of all layers; None takes each layer's own activation, where
+            it lies before the layer in an `nn.Sequential`, else the slope of the model's first rectifier.
         linear_std: standard deviation of the linear layers but the last, as `gaussian`; None leaves them to the scheme.
         last_std: standard deviation of the last linear layer, as `gaussian`; None leaves it to the scheme.
         last_factor: factor on the last linear layer's weights, whichever gave them.
@@ -103,15 +107,17 @@ def init_(
         raise ValueError("init: on_parameter is given twice (got its old name tell too); give on_parameter alone")
     matrices, names = matrices_of(model), [layer_name(name) for name, _ in model.named_parameters()]
     kept_names, redrawn_names = checked_patterns("keep", keep, names), checked_patterns("redraw", redraw, names)
+    if last_std is not None or last_factor != 1:
+        # The caller's word on the last layer counts more than its author's.
+        last = [parameter for matrix in matrices if matrix.layer.is_last for parameter in matrix.parameters]
+        redrawn_names += [layer_name(name) for name, parameter in model.named_parameters() if parameter in set(last)]
     left = left_alone(model, matrices, kept_names, redrawn_names)
-    slope = first_slope(model) if negative_slope is None else negative_slope
     settings: Settings = {}
     lsuv_stds: dict[nn.Module, float] = {}
-    for matrix in matrices:
+    for matrix in with_gains(model, matrices, negative_slope):
         fixed_std = last_std if matrix.layer.is_last else linear_std if matrix.layer.is_linear else None
         layer_std, rule = (std, scheme) if fixed_std is None else (fixed_std, "gaussian")
-        own_slope = slope if matrix.follows == "any" else 1.0
-        layer = replace(matrix.layer, mode=mode, distribution=distribution, std=layer_std, negative_slope=own_slope)
+        layer = replace(matrix.layer, mode=mode, distribution=distribution, std=layer_std)
         matrix, factor = replace(matrix, layer=layer), last_factor if layer.is_last else 1.0
         add(settings, set_bias(matrix, rule, seed, left))
         add(settings, set_weight(matrix, rule, seed, factor, left))
@@ -126,6 +132,29 @@ def init_(
         for row in parameter_rows(model, settings):
             report(row)
     return model
+
+
+def with_gains(model: nn.Module, matrices: list[Matrix], negative_slope: float | None) -> list[Matrix]:
+    """The matrices, each with the gain of the activation that its input comes through.
+
+    Known of layers in an `nn.Sequential`, attention and recurrence. All others, and layers with no activation before
+    them, take the slope of the model's first rectifier, as the paper's nets have one rule in all layers. A slope of the
+    caller's is that of all layers that may have a rectifier before them.
+    """
+    slope = first_slope(model) if negative_slope is None else negative_slope
+    joints = joints_in_order(model) if negative_slope is None else {}
+    gained = []
+    for matrix in matrices:
+        own_slope, gain = slope if matrix.follows == "any" else 1.0, None
+        phi = joints.get(matrix.layer.name, NOWHERE).phi
+        if isinstance(phi, Rectifier) and not math.isclose(phi.a_squared, slope**2, rel_tol=1e-6):
+            # Of equal slopes the first one is taken, since a mean over channels rounds.
+            own_slope = math.sqrt(phi.a_squared)
+        elif isinstance(phi, Elementwise) and phi.second(1.0) > 0:
+            gain = 1 / math.sqrt(phi.second(1.0))
+        layer = replace(matrix.layer, negative_slope=own_slope, activation_gain=gain)
+        gained.append(replace(matrix, layer=layer))
+    return gained
 
 
 def set_weight(matrix: Matrix, rule: str | Scheme, seed: int, factor: float, left: Reasons) -> Settings:

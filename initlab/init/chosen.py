@@ -7,6 +7,7 @@ norm's gain that is one constant (a focal prior, a forget bias, a gamma of 0) wa
 
 import math
 from collections.abc import Sequence
+from statistics import median
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from initlab.nets.any_module import layer_name
 
 # rms(w) sqrt(fan_in) of a weight that lets nothing through: gMLP's gates start at 1e-6, an LSTM's default has 0.58.
 CLOSED = 1e-3
+# rms(w) sqrt(fan_in) below which a weight is smaller than torch's draw, whose is 0.577.
+SMALL = 0.52
 # A parameter by its id, and the first of its rows that a choice is about.
 Place = tuple[int, int]
 # In place of a row: the choice is about an embedding's own draw.
@@ -26,12 +29,11 @@ EMBEDDED = -1
 Reasons = dict[Place, str]
 
 
-def is_closed(weight: Tensor, fan_in: float) -> bool:
-    """Whether a weight lets next to nothing through: the responses have less than 1e-6 of the inputs' second moment."""
+def rms(weight: Tensor) -> float:
+    """Root mean square of a weight; NaN where no scheme can draw it."""
     if undrawable(weight):
-        return False
-    rms = float(torch.linalg.vector_norm(weight)) / math.sqrt(weight.numel())
-    return rms * math.sqrt(fan_in) <= CLOSED
+        return math.nan
+    return float(torch.linalg.vector_norm(weight)) / math.sqrt(weight.numel())
 
 
 def is_constant(values: Tensor, default: float) -> bool:
@@ -59,7 +61,7 @@ def left_alone(model: nn.Module, matrices: list[Matrix], keep: list[str], redraw
     """Why matrices, biases, embeddings and norms' parameters are left as they are; those that are not are missing."""
     names = {id(parameter): layer_name(name) for name, parameter in model.named_parameters()}
     embeddings = [module.weight for module in model.modules() if isinstance(module, EMBEDDINGS)]
-    embedded, closed = set(map(id, embeddings)), closed_layers(model, matrices)
+    embedded, choices = set(map(id, embeddings)), chosen_weights(model, matrices)
     reasons: Reasons = {}
 
     def note(parameters: Sequence[Tensor], start: int, choice: str) -> None:
@@ -72,8 +74,7 @@ def left_alone(model: nn.Module, matrices: list[Matrix], keep: list[str], redraw
             reasons.update({(id(parameter), start): reason for parameter in parameters})
 
     for matrix in matrices:
-        is_shut = matrix.layer.name in closed
-        note(matrix.parameters, matrix.start, "zeros, which close a branch until it learns" if is_shut else "")
+        note(matrix.parameters, matrix.start, choices.get(matrix.layer.name, ""))
         if (bias := matrix.bias_parameter) is not None:
             note([bias], matrix.start, "a bias that its author set" if bias_is_chosen(matrix, bias) else "")
     for module in (module for module in model.modules() if isinstance(module, NORMS)):
@@ -92,15 +93,35 @@ def undrawable(parameter: Tensor) -> str:
     return "" if parameter.is_floating_point() else "its numbers are not real ones"
 
 
-def closed_layers(model: nn.Module, matrices: list[Matrix]) -> set[str]:
-    """The names of the draws whose matrix was closed on purpose.
+def chosen_weights(model: nn.Module, matrices: list[Matrix]) -> dict[str, str]:
+    """Why a weight is a choice, by the name of its draw.
 
-    Not if no other is open, nor in a Sequential before another layer, which then gets nothing but zeros: a fault.
+    Zeros are, unless no other layer is open, and but for a layer before another in a Sequential, which gets nothing but
+    zeros then: a fault. So is a weight drawn small with its prior (RetinaNet's 0.01), what was drawn of the same size,
+    and a last layer far below torch's size and below the others' (0.01 of a policy's).
     """
-    closed = {matrix.layer.name for matrix in matrices if is_closed(matrix.read(), matrix.layer.fan_in)}
-    if len(closed) == len(matrices):
-        return set()
-    return closed - {joint.source for joint in joints_in_order(model).values()}
+    sizes = {matrix.layer.name: rms(matrix.read()) for matrix in matrices}
+    gains = {matrix.layer.name: sizes[matrix.layer.name] * math.sqrt(matrix.layer.fan_in) for matrix in matrices}
+    choices = {name: "zeros, which close a branch until it learns" for name, gain in gains.items() if gain <= CLOSED}
+    if len(choices) == len(matrices):
+        return {}
+    for joint in joints_in_order(model).values():
+        choices.pop(joint.source, None)
+    for head in matrices:
+        name, bias = head.layer.name, head.bias_parameter
+        if CLOSED < gains[name] < SMALL and bias is not None and bias_is_chosen(head, bias):
+            alike = [other.layer.name for other in matrices if same_draw(sizes, head, other)]
+            choices |= dict.fromkeys(alike, f"drawn as small as {name}, whose bias its author set")
+    last = matrices[-1].layer.name
+    if CLOSED < gains[last] < SMALL / 2 and sizes[last] < median(size for size in sizes.values() if size > 0) / 2:
+        choices[last] = "a last layer that its author made small"
+    return choices
+
+
+def same_draw(sizes: dict[str, float], a: Matrix, b: Matrix) -> bool:
+    """Whether two weights may be draws of one standard deviation, by five standard errors."""
+    error = math.sqrt(1 / (2 * a.read().numel()) + 1 / max(2 * b.read().numel(), 1))
+    return abs(sizes[a.layer.name] / sizes[b.layer.name] - 1) < 5 * error if sizes[b.layer.name] > 0 else False
 
 
 def bias_is_chosen(matrix: Matrix, bias: Tensor) -> bool:

@@ -103,7 +103,10 @@ def kind_of(module: nn.Module) -> str:
 
 
 def elementwise(module: nn.Module) -> Phi | None:
-    """A module as an activation; None for what mixes positions, is random or has layers of its own."""
-    with suppress(ValueError):
-        return resolve(module) if next(module.children(), None) is None else None
+    """A module as an activation; None for what mixes positions, is random or has layers or weights of its own."""
+    if next(module.children(), None) is not None or any(parameter.dim() > 1 for parameter in module.parameters()):
+        return None
+    # A module that keeps tensors of a graph, or a lock, cannot be copied.
+    with suppress(ValueError, RuntimeError, TypeError):
+        return resolve(module)
     return None

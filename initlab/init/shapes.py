@@ -48,7 +48,8 @@ class LayerShape:
     """One convolution or linear layer as a scheme sees it.
 
     `index` counts the layers in the order in which the model lists its modules; `is_last` is the last linear layer.
-    The fields below `groups` are arguments of `init_`, which takes their defaults from here, and so does a study file.
+    Fields from `mode` to `negative_slope` are arguments of `init_`, which takes their defaults from here, as does a
+    study file.
 
     Raises:
         ValueError: unknown mode or distribution.
@@ -67,6 +68,7 @@ class LayerShape:
     distribution: Distribution = "normal"
     std: float = 0.01
     negative_slope: float = 0.0
+    activation_gain: float | None = None  # of the activation before it, where that is no rectifier
 
     def __post_init__(self) -> None:
         check_choices(self.mode, self.distribution)
@@ -78,5 +80,10 @@ class LayerShape:
 
     @property
     def gain(self) -> float:
-        """sqrt(2 / (1 + a^2)) for a rectifier of slope a below zero (He et al. 2015, eq. 15): 1 for a = 1."""
+        """What makes up for the activation before the layer, as `initlab.gain` gives it.
+
+        sqrt(2 / (1 + a^2)) for a rectifier of slope a below zero (He et al. 2015, eq. 15): 1 for a = 1.
+        """
+        if self.activation_gain is not None:
+            return self.activation_gain
         return math.sqrt(2 / (1 + self.negative_slope**2))

@@ -77,7 +77,29 @@ def yolo_head() -> nn.Module:
     return model
 
 
+def retina_head() -> nn.Module:
+    """RetinaNet's heads: all convolutions N(0, 0.01), so that the prior is what the loss starts from."""
+    layers = {"backbone": nn.Conv2d(8, 64, 3), "tower": nn.Conv2d(64, 64, 3)}
+    model = nn.ModuleDict(layers | {"cls": nn.Conv2d(64, 18, 3), "box": nn.Conv2d(64, 36, 3)})
+    for name in ("tower", "cls", "box"):
+        nn.init.normal_(model[name].weight, std=0.01)
+        nn.init.zeros_(model[name].bias)
+    nn.init.constant_(model["cls"].bias, -math.log(99))
+    return model
+
+
+def policy() -> nn.Module:
+    """PPO's policy: orthogonal layers, the last of which is a hundredth of their size."""
+    model = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 4))
+    for layer, gain in ((model[0], 2**0.5), (model[2], 2**0.5), (model[4], 0.01)):
+        nn.init.orthogonal_(layer.weight, gain)
+        nn.init.zeros_(layer.bias)
+    return model
+
+
 CHOSEN = {
+    "retina": (retina_head, {"cls.bias", "cls.weight", "tower.weight", "box.weight"}),
+    "policy": (policy, {"4.weight"}),
     "lora": (Lora, {"lora_b.weight"}),
     "adaln-zero": (adaln_zero, {"modulation.1.weight", "out.weight"}),
     "gmlp": (gmlp_gate, {"gate.weight", "gate.bias"}),
@@ -165,6 +187,20 @@ def test_embeddings_are_drawn_where_their_std_is_given() -> None:
     assert rows["embedding.weight"]["scheme_std"] == 0.02
     assert model.head.weight.std().item() == pytest.approx(0.02, rel=0.03)
     assert not model.embedding.weight[3].any()
+
+
+def test_a_small_last_layer_is_no_choice_where_all_are_small_or_the_caller_says_its_size() -> None:
+    small = init_(nn.Sequential(nn.Linear(100, 50), nn.ReLU(), nn.Linear(50, 10)), "gaussian", std=0.01)
+    assert {row["rule"] for row in rows_of(small).values()} == {"he", "0"}
+    assert rows_of(policy(), last_factor=0.1)["4.weight"]["rule"] == "he"
+    assert rows_of(policy(), last_std=0.1)["4.weight"]["scheme_std"] == 0.1
+
+
+def test_a_small_layer_inside_a_chain_is_no_choice() -> None:
+    model = nn.Sequential(*(module for _ in range(5) for module in (nn.Linear(64, 64), nn.ReLU())), nn.Linear(64, 10))
+    with torch.no_grad():
+        model[4].weight *= 0.05
+    assert {row["rule"] for row in rows_of(model).values()} == {"he", "0"}
 
 
 def test_a_zero_init_resnet_keeps_its_loss() -> None:

@@ -112,6 +112,30 @@ def test_ddp_and_compile_prefixes_do_not_change_the_draw() -> None:
     assert all(torch.equal(plain[name], wrapped[name]) for name in plain)
 
 
+def test_each_layer_makes_up_for_the_activation_before_it() -> None:
+    """sqrt(2), sqrt(2 / 1.25) and 1 / sqrt(E[gelu(z)^2]), whose integral is 0.425216; and the signal stays."""
+    layers = [nn.Linear(500, 500) for _ in range(4)]
+    acts = [nn.ReLU(), nn.LeakyReLU(0.5), nn.GELU()]
+    net = nn.Sequential(layers[0], acts[0], nn.Dropout(), layers[1], acts[1], layers[2], acts[2], layers[3])
+    rows: list[dict] = []
+    init_(net, "he", on_parameter=rows.append)
+    gains = [row["scheme_std"] * math.sqrt(500) for row in rows if row["name"].endswith("weight")]
+    assert gains[1:] == pytest.approx([2**0.5, 1.6**0.5, 1.533530], rel=1e-5)
+    assert [layer.weight.std().item() * math.sqrt(500) for layer in layers[1:]] == pytest.approx(gains[1:], rel=0.02)
+    # One slope for all layers remains the caller's to choose.
+    init_(net, "he", negative_slope=0.0)
+    assert layers[3].weight.std().item() == pytest.approx((2 / 500) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("scheme", ["orthogonal", "truncated_normal"])
+def test_other_schemes_with_a_gain_take_each_layers_own(scheme: str) -> None:
+    net = init_(
+        nn.Sequential(nn.Linear(64, 64), nn.LeakyReLU(0.5), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64)), scheme
+    )
+    for layer, gain in ((net[2], 1.6**0.5), (net[4], 1.592537)):
+        assert layer.weight.square().sum(1).mean().sqrt().item() == pytest.approx(gain, rel=0.05)
+
+
 def test_linear_layers_take_the_fixed_stds_of_the_paper() -> None:
     net = build_net("plain", depth=9, width=8, input_shape=(1, 16, 16), linear_width=256)
     free, fixed = (init_(copy.deepcopy(net), "he"), init_(net, "he", linear_std=0.01, last_std=0.001))
