@@ -10,12 +10,14 @@ The words, the first that holds:
   net's grow pi/(pi - 1) = 1.467 per layer. Such nets do train (a weight before a norm that takes too long a step gets
   longer, so the next one turns it less: Arora, Li and Lyu 2019), with a small learning rate at first;
 - `saturated`: the logits are so large that the loss starts above 10 ln K, where a trial would count as diverged;
+- `not_judged`: fewer than half of the numbers in the model's parameters were seen at work;
 - `healthy`.
 
 No torch in here.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +35,7 @@ OUTLOOKS = {
     "uneven": ": it trains with a small learning rate at first",
     "dead": ": these layers can't learn",
     "saturated": ": expect wild first steps",
+    "not_judged": ": this is no all-clear",
 }
 VERDICTS = tuple(OUTLOOKS)
 # `unused` was never called, the weights of `closed` are all 0, and `waiting` gets no gradient through these yet.
@@ -56,7 +59,14 @@ class Diagnosis:
     drifts: tuple[Drift, ...]  # forward and backward, where there is a signal
 
 
-def diagnose(table: pd.DataFrame, *, num_classes: int | None = None, normed: bool = False) -> Diagnosis:
+def diagnose(
+    table: pd.DataFrame,
+    *,
+    num_classes: int | None = None,
+    normed: bool = False,
+    unjudged: Sequence[tuple[str, str]] = (),
+    judged_share: float = 1.0,
+) -> Diagnosis:
     """Judge the signals of an untrained net.
 
     A plain He net is healthy but for a chance below 1e-3 down to width 16 at depth 30; with Xavier's weights, a factor
@@ -68,12 +78,15 @@ def diagnose(table: pd.DataFrame, *, num_classes: int | None = None, normed: boo
             so for backward; NaN where there is none. Backward columns that are NaN are not judged.
         num_classes: K of a cross-entropy on the last layer's output; None leaves the loss unjudged.
         normed: whether the model has norm layers.
+        unjudged: (name, reason) of parameters that were not seen.
+        judged_share: share of the numbers in parameters that were seen.
     """
     ran = table[table.calls > 0].reset_index(drop=True)
     ran = ran.assign(**{direction: second_moments(ran, direction) for direction in SIGNALS})
     ran["status"] = resting(ran)
     drifts = tuple(filter(None, (drift_in(ran, direction) for direction in SIGNALS)))
     trouble = nonfinite(ran) or dead(ran, drifts) or drifting(ran, drifts, normed) or saturated(ran, num_classes)
+    trouble = trouble or unseen(unjudged, judged_share)
     verdict, rows, reason = trouble or ("healthy", [], healthy_reason(ran, drifts))
     reason += remarks(ran, normed) + OUTLOOKS[verdict]
     ran.loc[rows, "status"] = verdict
@@ -164,6 +177,21 @@ def saturated(ran: pd.DataFrame, num_classes: int | None) -> Trouble | None:
         f"where ln {num_classes} = {log_classes:.2f} is chance"
     )
     return "saturated", [len(ran) - 1], reason
+
+
+def unseen(unjudged: Sequence[tuple[str, str]], judged_share: float) -> Trouble | None:
+    """Too little was seen of the weights to speak of health."""
+    if judged_share >= 0.5 or not unjudged:
+        return None
+    name, reason = unjudged[0]
+    others = f", and {len(unjudged) - 1} more parameters" if len(unjudged) > 1 else ""
+    return "not_judged", [], f"{judged_share:.0%} of the weights were seen at work (`{name}`: {reason}{others})"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in backticks, the first three of many."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(f"`{name}`" for name in names[:3]) + more
 
 
 def healthy_reason(ran: pd.DataFrame, drifts: tuple[Drift, ...]) -> str:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from torch import Tensor, nn
 
-from initlab.init.layers import NORMS, layer_fans
+from initlab.init.layers import NORMS
 from initlab.inspection.advice import advise
 from initlab.inspection.cause import Cure
-from initlab.inspection.diagnosis import Diagnosis, diagnose
+from initlab.inspection.diagnosis import Diagnosis, diagnose, listed
 from initlab.inspection.text import as_html, as_text
 from initlab.inspection.trial import Trials
-from initlab.nets.any_module import WeightLayer, weight_layers
 from initlab.nets.undisturbed import Batch, num_examples, untouched
-from initlab.signal.probe import COLUMNS, Loss, measure
+from initlab.signal.probe import COLUMNS, Loss
+from initlab.signal.survey import PARAMETER, STEP, Survey, survey
 from initlab.signal.theory.predict import predict
 
 if TYPE_CHECKING:
@@ -24,24 +24,33 @@ if TYPE_CHECKING:
 
 PREDICTED = [f"{signal}_{bound}" for signal in ("forward", "backward") for bound in ("predicted", "low", "high")]
 PREDICTED.append("basis")
-LAYER = ["layer", "name", "op", "calls", "shape", "fan_in", "fan_out", "width", "outputs", "activation"]
+LAYER = ["layer", "name", "part", "op", "calls", "shape", "fan_in", "fan_out", "width", "outputs", "activation"]
 
 
 @dataclass(frozen=True, repr=False)
 class Inspection:
     """What one batch shows of a model's signals.
 
-    `table` has one row per weight layer: layer, name, op, calls, shape (of the weight), fan_in, fan_out, width
-    (channels or features of y), outputs (numbers in y of one example and call), activation (the function that comes
-    next), the measured columns; forward_predicted (the median over draws), forward_low, forward_high (the 95 % band),
-    the same of backward, and basis, as `initlab.predict` gives them; and status, a word per layer.
+    `table` has one row per weight layer: layer, name, part (`q`, `k`, `v` of a packed weight, a recurrent layer's gate,
+    else ""), op (`linear`, `conv`, `bilinear`, `lstm`, `gru`, `rnn`), calls, shape (of the weight), fan_in, fan_out,
+    width (channels or features of y), outputs (numbers in y of one example and call), activation (the function that
+    comes next), the measured columns; forward_predicted (the median over draws), forward_low, forward_high (the 95 %
+    band), the same of backward, and basis, as `initlab.predict` gives them; and status, a word per layer. A layer is
+    whatever applies a matrix or a filter, in a module or not; one that is no module is named by its parameter.
+
+    `parameters` has a row for each parameter of the model with its role and `steps` one for each step of each recurrent
+    layer, as `initlab.signal.survey.Survey` describes them, `unjudged` and `judged_share` too.
     """
 
     table: pd.DataFrame
     diagnosis: Diagnosis
     advice: list[str]
-    notes: list[str] = field(default_factory=list)  # what could not be done
+    notes: list[str] = field(default_factory=list)  # what could not be done or judged
     cure: Cure | None = None
+    parameters: pd.DataFrame = field(default_factory=pd.DataFrame)
+    steps: pd.DataFrame = field(default_factory=pd.DataFrame)
+    unjudged: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of parameters that were not seen
+    judged_share: float = 1.0  # of all numbers in parameters
 
     @property
     def verdict(self) -> str:
@@ -109,9 +118,23 @@ def inspect(
         raise ValueError(f"inspect: the batch is no tensor of examples (got {got}); give one with an example or more")
     # Reading a weight may be a computation that leaves its mark, as spectral norm's is in training mode.
     with untouched(model, backward=False):
-        table, diagnosis = judged(model, batch, labels, loss=loss, weight_decay=weight_decay)
-    advice, cure = advise(trials_of(model, batch, labels, loss), table, diagnosis)
-    return Inspection(table, diagnosis, advice, table.attrs["notes"], cure)
+        signals = survey(model, batch, labels, loss=loss, weight_decay=weight_decay)
+        theory, notes = predicted_columns(model, batch, labels, loss)
+        table, diagnosis = diagnosed(model, signals, theory, labels is not None and loss is None)
+    # Of what was not seen there is nothing to try.
+    trials = None if diagnosis.verdict == "not_judged" else trials_of(model, batch, labels, loss)
+    advice, cure = advise(trials, table, diagnosis) if trials else ([], None)
+    return Inspection(
+        table,
+        diagnosis,
+        advice,
+        [*notes, *unjudged_notes(signals)],
+        cure,
+        pd.DataFrame(signals.parameters, columns=list(PARAMETER)),
+        pd.DataFrame(signals.steps, columns=list(STEP)),
+        signals.unjudged,
+        signals.judged_share,
+    )
 
 
 def trials_of(model: nn.Module, batch: Batch, labels: Any, loss: Loss | None) -> Trials:
@@ -133,24 +156,34 @@ def judged(
     weight_decay: float | None = None,
     theory: bool = True,
 ) -> tuple[pd.DataFrame, Diagnosis]:
-    """The table of a model's signals and the diagnosis, without `theory` faster: chance is then that of ReLU nets.
+    """The table of a model's signals and the diagnosis, without `theory` faster: chance is then that of ReLU nets."""
+    signals = survey(model, batch, labels, loss=loss, weight_decay=weight_decay)
+    columns = predicted_columns(model, batch, labels, loss)[0] if theory else None
+    return diagnosed(model, signals, columns, labels is not None and loss is None)
 
-    `table.attrs["notes"]` says what could not be done.
-    """
-    modules = dict(weight_layers(model))
-    measured = measure(model, batch, labels, loss=loss, weight_decay=weight_decay)
-    rows = [layer_facts(modules[row["name"]]) | row for row in measured]
-    table = pd.DataFrame(rows, columns=[*LAYER, *COLUMNS, "reached"])
-    notes: list[str] = []
-    if theory:
-        columns, notes = predicted_columns(model, batch, labels, loss)
-        table = table.merge(columns, on="name", how="left", validate="1:1")
+
+def diagnosed(
+    model: nn.Module, signals: Survey, theory: pd.DataFrame | None, cross_entropy: bool
+) -> tuple[pd.DataFrame, Diagnosis]:
+    """The table of what was measured, beside the theory, and the diagnosis."""
+    table = pd.DataFrame(signals.layers, columns=[*LAYER, *COLUMNS, "reached"])
+    if theory is not None:
+        table = table.merge(theory, on="name", how="left", validate="1:1")
     called = table[table.calls > 0]
-    classes = int(called.width.iloc[-1]) if labels is not None and loss is None and len(called) else None
-    diagnosis = diagnose(table, num_classes=classes, normed=any(isinstance(m, NORMS) for m in model.modules()))
-    table = table.assign(status=list(diagnosis.status)).drop(columns="reached")
-    table.attrs["notes"] = notes
-    return table, diagnosis
+    classes = int(called.width.iloc[-1]) if cross_entropy and len(called) else None
+    normed = any(isinstance(module, NORMS) for module in model.modules())
+    diagnosis = diagnose(
+        table, num_classes=classes, normed=normed, unjudged=signals.unjudged, judged_share=signals.judged_share
+    )
+    return table.assign(status=list(diagnosis.status)).drop(columns="reached"), diagnosis
+
+
+def unjudged_notes(signals: Survey) -> list[str]:
+    """A sentence for each reason why parameters were not seen."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in signals.unjudged:
+        by_reason.setdefault(reason, []).append(name)
+    return [f"not judged: {listed(names)}: {reason}" for reason, names in by_reason.items()]
 
 
 def predicted_columns(model: nn.Module, batch: Batch, labels: Any, loss: Loss | None) -> tuple[pd.DataFrame, list[str]]:
@@ -169,10 +202,3 @@ def predicted_columns(model: nn.Module, batch: Batch, labels: Any, loss: Loss | 
         # Theory is then relative to the last layer, and nothing was measured that it could be compared with.
         theory = theory.assign(backward_median=math.nan, backward_low=math.nan, backward_high=math.nan)
     return theory.rename(columns=lambda name: name.replace("median", "predicted"))[["name", *PREDICTED]], []
-
-
-def layer_facts(module: WeightLayer) -> dict[str, Any]:
-    """Shape of the weight, its fans, and the channels or features of the layer's output."""
-    fan_in, fan_out = layer_fans(module)
-    width = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-    return {"shape": tuple(module.weight.shape), "fan_in": fan_in, "fan_out": fan_out, "width": width}

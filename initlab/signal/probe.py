@@ -6,6 +6,7 @@ buffers, mode, gradients and the global random state.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,15 +29,18 @@ COLUMNS = (
     *("forward_mean", "forward_var", "backward_mean", "backward_var"),
     *("weight_var", "weight_grad_rms", "decay_ratio", "zero_fraction"),
 )
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Any, Any], Tensor]
 
 
 class LayerSignals:
     """What goes through one weight layer during the pass."""
 
-    def __init__(self, name: str, layer: WeightLayer) -> None:
+    def __init__(self, name: str, op: str, weight: Callable[[], Tensor], rows: slice = slice(None)) -> None:
+        """`weight` reads the weight that ran, of which the layer is these rows."""
         self.name = name
-        self.layer = layer
+        self.op = op
+        self.weight = weight
+        self.rows = rows
         self.calls = 0
         self.forward = Moments()
         self.backward = Moments()
@@ -44,13 +48,23 @@ class LayerSignals:
         self.activations = 0  # numbers in the outputs of its next activations
         self.activation = ""  # the first of them by its function's name
 
+    def add_call(self, y: Tensor, of: tuple[Tensor, slice] | None = None) -> None:
+        """Add a call's output, and its gradient once that arrives; `of` is the tensor of which y is these columns."""
+        self.calls += 1
+        self.forward.add(y)
+        tensor, columns = of or (y, slice(None))
+        if tensor.requires_grad:
+            tensor.register_hook(
+                self.backward.add if of is None else lambda grad: self.backward.add(grad[..., columns])
+            )
+
     def statistics(self, grad: Tensor | None, examples: int, weight_decay: float | None) -> list[Tensor]:
-        """The numbers of `COLUMNS`, still on the device; `grad` is that of the layer's weight."""
-        weight = in_float64(self.layer.weight)
+        """The numbers of `COLUMNS`, still on the device; `grad` is that of the whole weight."""
+        weight = in_float64(self.weight()[self.rows])
         nan = NAN.to(weight.device)
         grad_rms = decay_ratio = nan
         if grad is not None:
-            mean_grad = in_float64(grad) / examples
+            mean_grad = in_float64(grad[self.rows]) / examples
             grad_rms = mean_grad.abs().square().mean().sqrt()
             if weight_decay is not None:
                 decay_ratio = weight_decay * weight.norm() / mean_grad.norm()
@@ -92,7 +106,8 @@ def measure(
             to the model's device and floating type.
         labels: class indices (N,), or whatever `loss` takes; None leaves the backward columns NaN.
         loss: (output, labels) -> per-example losses (N,), or their mean (); None is cross-entropy, for (N, T, classes)
-            and (N, T) labels summed over tokens.
+            and (N, T) labels summed over tokens. Several outputs come to it as the model gives them, or where it
+            cannot take these, the first tensor of them.
         weight_decay: for `decay_ratio`; None leaves it NaN.
 
     Returns:
@@ -105,15 +120,13 @@ def measure(
     Raises:
         ValueError: the model's output holds no tensor, or the loss has a wrong shape.
     """
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise ValueError(f"inspect: {name} is not there yet (lazy); run the model on a batch first")
+    check_not_lazy(model)
     # With gradients though there are no labels, since a model may need its weights' own in forward.
     with torch.inference_mode(False), untouched(model, backward=True), parametrize.cached():
         images, labels = to_model(model, images, labels)
         examples = num_examples(model, images)
         layers, output = forward(model, images)
-        weights = [signals.layer.weight for signals in layers if signals.calls]
+        weights = [signals.weight() for signals in layers if signals.calls]
         grads: list[Tensor | None] = [None] * len(layers)
         if labels is not None and weights:
             grads[: len(weights)] = loss_gradients(output, labels, loss, weights)
@@ -121,7 +134,14 @@ def measure(
         return to_rows(layers, statistics, examples)
 
 
-def forward(model: nn.Module, images: Batch) -> tuple[list[LayerSignals], Tensor]:
+def check_not_lazy(model: nn.Module) -> None:
+    """Refuse a model whose parameters have no shape yet."""
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(f"inspect: {name} is not there yet (lazy); run the model on a batch first")
+
+
+def forward(model: nn.Module, images: Batch) -> tuple[list[LayerSignals], Any]:
     """Run the model under hooks; gives its weight layers by first call, those that never ran last, and its output.
 
     The hooks are gone before the backward pass, which runs checkpointed layers a second time.
@@ -132,17 +152,18 @@ def forward(model: nn.Module, images: Batch) -> tuple[list[LayerSignals], Tensor
     def measure_output(name: str, layer: WeightLayer, inputs: tuple[Any, ...], y: Tensor) -> None:
         """Add a call's output to its layer's moments, and its gradient once that arrives."""
         if layer not in layers:
-            layers[layer] = LayerSignals(name, layer)
-        signals = layers[layer]
-        signals.calls += 1
-        signals.forward.add(y)
-        if y.requires_grad:
-            y.register_hook(signals.backward.add)
-        activations.waiting.append(signals)
+            layers[layer] = LayerSignals(name, op_of(layer), partial(getattr, layer, "weight"))
+        layers[layer].add_call(y)
+        activations.waiting.append(layers[layer])
 
     with on_weight_layers(model, measure_output) as weight_layers, activations:
-        output = first_tensor(run_model(model, images))
-    never_ran = [LayerSignals(name, layer) for name, layer in weight_layers if layer not in layers]
+        output = run_model(model, images)
+    first_tensor(output)
+    never_ran = [
+        LayerSignals(name, op_of(layer), partial(getattr, layer, "weight"))
+        for name, layer in weight_layers
+        if layer not in layers
+    ]
     return [*layers.values(), *never_ran], output
 
 
@@ -150,20 +171,18 @@ def to_rows(layers: list[LayerSignals], statistics: list[list[Tensor]], examples
     """Rows as plain numbers, with one transfer from the device for all of them."""
     if not layers:
         return []
-    device = layers[0].layer.weight.device
+    device = layers[0].weight().device
     numbers = torch.stack([torch.stack([v.to(device, torch.float64) for v in row]) for row in statistics]).tolist()
     rows = []
     for index, (signals, row) in enumerate(zip(layers, numbers, strict=True)):
         outputs, reached = signals.forward.count / (examples * max(signals.calls, 1)), signals.backward.count > 0
-        which = {"layer": index, "name": signals.name, "op": op_of(signals.layer), "calls": signals.calls}
+        which = {"layer": index, "name": signals.name, "op": signals.op, "calls": signals.calls}
         what = {"outputs": outputs, "activation": signals.activation, "reached": reached}
         rows.append(which | what | dict(zip(COLUMNS, row, strict=True)))
     return rows
 
 
-def loss_gradients(
-    output: Tensor, labels: Tensor, loss: Loss | None, tensors: Sequence[Tensor]
-) -> tuple[Tensor | None, ...]:
+def loss_gradients(output: Any, labels: Any, loss: Loss | None, tensors: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     """The gradient of the summed loss with respect to each tensor; None where the loss does not depend on it."""
     total = summed_loss(output, labels, loss)
     if not total.requires_grad:
@@ -171,9 +190,13 @@ def loss_gradients(
     return torch.autograd.grad(total, tensors, allow_unused=True)
 
 
-def summed_loss(output: Tensor, labels: Tensor, loss: Loss | None) -> Tensor:
-    """Sum over the examples of the loss; a scalar from a custom `loss` is taken for their mean."""
+def summed_loss(output: Any, labels: Any, loss: Loss | None) -> Tensor:
+    """Sum over the examples of the loss; a scalar from a custom `loss` is taken for their mean.
+
+    A `loss` of several outputs takes them as the model gives them; one that cannot, their first tensor.
+    """
     if loss is None:
+        output = first_tensor(output)
         # One label per token, classes last.
         if output.dim() > 2 and output.shape[:-1] == labels.shape:
             output, labels = output.flatten(0, -2), labels.flatten()
@@ -187,12 +210,19 @@ def summed_loss(output: Tensor, labels: Tensor, loss: Loss | None) -> Tensor:
                 f"inspect: the labels do not fit an output of shape {tuple(output.shape)} (got {labels.dtype} of shape "
                 f"{tuple(labels.shape)}: {str(error).splitlines()[0]}); allowed: int64 classes from 0 on, or give loss="
             ) from error
-    values = loss(output, labels)
+    try:
+        values = loss(output, labels)
+    # What a loss of one tensor raises at a tuple, a dict or a dataclass of them.
+    except (TypeError, AttributeError, LookupError):
+        if isinstance(output, Tensor):
+            raise
+        values = loss(first_tensor(output), labels)
+    examples = len(labels) if isinstance(labels, (Tensor, list)) else len(first_tensor(labels))
     if values.dim() == 0:
-        return values * len(labels)
-    if values.shape[0] != len(labels):
+        return values * examples
+    if values.shape[0] != examples:
         raise ValueError(
-            f"inspect: the loss has a wrong shape (got {tuple(values.shape)} for {len(labels)} examples); "
+            f"inspect: the loss has a wrong shape (got {tuple(values.shape)} for {examples} examples); "
             "return one value per example, or their mean"
         )
     return values.sum()

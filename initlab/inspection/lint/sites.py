@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from initlab.init.expectations import Rectifier
 from initlab.init.joints import Joint, Phi, joints_in_order
 from initlab.init.layers import layer_fans
+from initlab.init.stored import running, storage_of
 from initlab.inspection.lint.graph import joints_that_ran
 from initlab.nets.any_module import WeightLayer, weight_layers
 from initlab.nets.undisturbed import Batch
@@ -36,7 +37,7 @@ class Site:
     @property
     def weight(self) -> Tensor:
         """The weight without its gradient."""
-        return self.module.weight.detach()
+        return weight_that_runs(self.module)
 
     @property
     def fans(self) -> tuple[float, float]:
@@ -96,12 +97,19 @@ def sites_of(model: nn.Module, batch: Batch | None) -> tuple[list[Site], Tensor 
     joints, signals, output = (joints_in_order(model), {}, None) if batch is None else joints_that_ran(model, batch)
     sites = []
     for name, module in weight_layers(model):
-        weight, bias = module.weight.detach(), module.bias
+        weight, bias = weight_that_runs(module), module.bias
         peak = weight.abs().max().item() if weight.numel() else 0.0
         bias_second = 0.0 if bias is None else second_moment(bias.detach())
         fans, signal = layer_fans(module), signals.get(name, math.nan)
         sites.append(Site(name, module, joints[name], *fans, second_moment(weight), peak, bias_second, signal))
     return sites, output
+
+
+def weight_that_runs(module: WeightLayer) -> Tensor:
+    """The weight of the next call; what old weight norm shows as `weight` is that of the last one."""
+    if storage_of(module, "weight") == "weight norm":
+        return running(module, "weight")
+    return module.weight.detach()
 
 
 def second_moment(weight: Tensor) -> float:
