@@ -28,6 +28,8 @@ def advise(trials: Trials, table: pd.DataFrame, diagnosis: Diagnosis) -> tuple[l
     Args:
         table: that of the inspection which gave the diagnosis.
     """
+    if diagnosis.verdict == "not_judged":
+        return [], None
     if diagnosis.verdict in HEALTHY:
         return [NORMS_HOLD] if diagnosis.verdict == "uneven" else [], None
     try:

@@ -91,7 +91,7 @@ class Trials:
         return self.losses[code]
 
 
-def carried_out(code: str, model: nn.Module, batch: Batch) -> tuple[nn.Module, Any]:
+def carried_out(code: str, model: nn.Module, batch: Any) -> tuple[nn.Module, Any]:
     """A copy of a model, and its batch, after lines of code that know them as `model` and `batch`."""
     names: dict[str, Any] = {"initlab": SimpleNamespace(init_=init_), "model": copy.deepcopy(model), "batch": batch}
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})

@@ -44,11 +44,32 @@ def listed(sites: Sequence[Site]) -> str:
 
 def scaled(sites: Sequence[Site], *factors: float) -> str:
     """The call that multiplies the weights of these layers, each by its factor, or all by the only one."""
-    names, texts = [site.name for site in sites], [f"{factor:.6g}" for factor in factors]
+    return on_weights(sites, "mul_", factors)
+
+
+def drawn(sites: Sequence[Site], *stds: float) -> str:
+    """The call that draws the weights of these layers anew, each with its standard deviation, or all with one."""
+    return on_weights(sites, "normal_", stds)
+
+
+def on_weights(sites: Sequence[Site], action: str, numbers: Sequence[float]) -> str:
+    """The line that does something with a number to the weights of layers, or to their lengths under weight norm."""
+    names = [site.name for site in sites]
+    before = "0, " * (action == "normal_")
+    texts, places = [f"{number:.6g}" for number in numbers], {place_of_scale(site) for site in sites}
+    place = f"{places.pop()}.data.{action}" if len(places) == 1 else f"weight.data.{action}"
     if len(names) == 1:
-        return f'model.get_submodule("{names[0]}").weight.data.mul_({texts[0]})'
+        return f'model.get_submodule("{names[0]}").{place}({before}{texts[0]})'
     if len(set(texts)) == 1:
         quoted = ", ".join(f'"{name}"' for name in names)
-        return f"for name in [{quoted}]: model.get_submodule(name).weight.data.mul_({texts[0]})"
+        return f"for name in [{quoted}]: model.get_submodule(name).{place}({before}{texts[0]})"
     pairs = ", ".join(f'"{name}": {text}' for name, text in zip(names, texts, strict=True))
-    return f"for name, factor in {{{pairs}}}.items(): model.get_submodule(name).weight.data.mul_(factor)"
+    word = "factor" if action == "mul_" else "std"
+    return f"for name, {word} in {{{pairs}}}.items(): model.get_submodule(name).{place}({before}{word})"
+
+
+def place_of_scale(site: Site) -> str:
+    """Where a layer keeps the size of its weight: `weight`, or the lengths of its rows under weight norm."""
+    parameters = {name for name, _ in site.module.named_parameters()}
+    lengths = "parametrizations.weight.original0", "weight_g"
+    return next((place for place in lengths if place in parameters), "weight")

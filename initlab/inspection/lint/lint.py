@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from initlab.inspection.lint import draws, runs
-from initlab.inspection.lint.finding import Finding, finding, listed
+from initlab.inspection.lint.finding import Finding, Severity, finding, listed
 from initlab.inspection.lint.sites import Site, sites_of
 from initlab.inspection.remedy import remedy_of
 from initlab.inspection.suspects.collect import certain_suspects
@@ -55,36 +55,59 @@ def lint(model: nn.Module, batch: Batch | None = None) -> list[Finding]:
 
 
 def findings_of(model: nn.Module, sites: list[Site], output: Tensor | None, batch: Batch | None) -> list[Finding]:
-    """What the rules find in these sites, faults before notes."""
-    finite = [site for site in sites if site.second < math.inf]
-    findings = [entry for rule in OF_WEIGHTS for entry in rule(finite)]
-    findings += runs.loss_at_start(finite, output)
-    findings += [of_suspect(suspect) for suspect in certain_suspects(model, batch)]
+    """What the rules find in these sites, faults before notes, each with a fix that was tried on a copy."""
+    findings, general = all_findings(model, sites, output, batch), remedy_of(sites).call
+    # torch's default left in where it does no harm is no reason to draw a whole model anew.
+    fixes = [entry.fix or general * (entry.severity == "fault" or entry.rule != "torch_default") for entry in findings]
+    left = {fix: findings_after(fix, model, sites, batch) for fix in dict.fromkeys(fixes) if fix}
+    worked = dict.fromkeys(left, True)
+    for entry, fix in zip(findings, fixes, strict=True):
+        worked[fix] = worked.get(fix, False) and helps(entry, left[fix])
+    findings = [replace(entry, fix=fix * worked[fix]) for entry, fix in zip(findings, fixes, strict=True)]
     if batch is None and (unknown := [site for site in sites if site.joint.before == "unknown"]):
         text = f"what feeds {listed(unknown)} is not known without a batch: gains are not judged there"
         findings.append(finding("unknown", unknown, text, "initlab.lint(model, batch)", severity="note"))
-    if any(not entry.fix for entry in findings):
-        call = remedy_of(sites).call
-        left = rules_after(model, batch, sites, call)
-        helps = not any(entry.rule in left for entry in findings if not entry.fix)
-        findings = [replace(entry, fix=entry.fix or (call if helps else "")) for entry in findings]
     return sorted(findings, key=lambda entry: entry.severity == "note")
+
+
+def all_findings(model: nn.Module, sites: Sequence[Site], output: Tensor | None, batch: Batch | None) -> list[Finding]:
+    """What the rules on weights and logits find, and numbers that nobody draws on purpose."""
+    finite = [site for site in sites if site.second < math.inf]
+    of_weights = [entry for rule in OF_WEIGHTS for entry in rule(finite)]
+    suspects = [of_suspect(suspect) for suspect in certain_suspects(model, batch)]
+    return [*of_weights, *runs.loss_at_start(finite, output), *suspects]
+
+
+def findings_after(fix: str, model: nn.Module, sites: Sequence[Site], batch: Batch | None) -> list[Finding] | None:
+    """The findings in a copy of the model after a fix; None where that cannot be tried."""
+    try:
+        inputs = example(sites) if batch is None and "batch=batch" in fix else batch
+        changed, inputs = carried_out(fix, model, inputs)
+        return all_findings(changed, *sites_of(changed, inputs), inputs)
+    # What `init_` refuses, a model that cannot be copied, and inputs that it does not take.
+    except (ValueError, RuntimeError):
+        return None
+
+
+def helps(entry: Finding, left: Sequence[Finding] | None) -> bool:
+    """Whether what was found is no longer there, or only a note, among the findings that a fix left."""
+    if left is None:
+        return False
+    layers = {name for other in left if other.rule == entry.rule and weighs(other, entry) for name in other.layers}
+    return not layers & set(entry.layers)
+
+
+def weighs(other: Finding, entry: Finding) -> bool:
+    """Whether a finding is as severe as another."""
+    return other.severity == "fault" or entry.severity == "note"
 
 
 def of_suspect(suspect: Suspect) -> Finding:
     """What nobody would have drawn on purpose, as a finding."""
     layers = dict.fromkeys(name.rpartition(".")[0] or name for name in suspect.parameters)
-    return Finding(suspect.rule, "fault", tuple(map(layer_name, layers)), suspect.words, suspect.code)
-
-
-def rules_after(model: nn.Module, batch: Batch | None, sites: Sequence[Site], call: str) -> set[str]:
-    """The rules on weights that find a fault in a copy of the model after this call; all where it cannot be run."""
-    try:
-        after, _ = sites_of(*carried_out(call, model, example(sites) if batch is None else batch))
-        return {entry.rule for rule in OF_WEIGHTS for entry in rule(after) if entry.severity == "fault"}
-    # What `init_` refuses, a model that cannot be copied, and inputs that it does not take.
-    except (ValueError, RuntimeError):
-        return set(RULES)
+    # Copies learn apart in the end.
+    severity: Severity = "note" if suspect.rule == "copies" else "fault"
+    return Finding(suspect.rule, severity, tuple(map(layer_name, layers)), suspect.words, suspect.code)
 
 
 def example(sites: Sequence[Site]) -> Tensor:

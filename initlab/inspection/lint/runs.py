@@ -19,6 +19,8 @@ from initlab.inspection.lint.sites import Site, gain_squared, longest_chain, var
 from initlab.verdict.rules import highest_loss
 
 TENFOLD = math.log(10)
+# Heads of detectors, whose signals fall 700-fold over three layers, train so.
+HARMFUL = math.log(1000)
 # fan_in E[w^2] of schemes.
 KNOWN = {2.0: "He's", 1.0: "Xavier's", 25 / 9: "torch's gain 5/3 squared", 1 / 3: "torch's default"}
 # chi_1 from which gradients grow tenfold within 24 layers; SELU's own is 1.0716.
@@ -46,7 +48,8 @@ def gain(sites: Sequence[Site]) -> Iterator[Finding]:
         f"{listed(off)}: fan_in·E[w²] = {measured:.3g}{scheme_of(measured)} where {' and '.join(sorted(names))} wants "
         f"{needed:.3g}, so signals change ×{math.exp(forward):.2g} over them, gradients ×{math.exp(backward):.2g}"
     )
-    yield finding("gain", off, text)
+    severe = min(abs(forward), abs(backward)) > HARMFUL
+    yield finding("gain", off, text, severity="fault" if severe else "note")
 
 
 def is_level(run: Sequence[Site]) -> bool:
@@ -154,20 +157,20 @@ def hidden_by_biases(sites: Sequence[Site]) -> Iterator[Finding]:
 def loss_at_start(sites: Sequence[Site], output: Tensor | None) -> Iterator[Finding]:
     """A last layer whose logits make the loss start above 3 ln K: on the batch, or for inputs of second moment 1.
 
-    Measured, it is the expected cross-entropy on random labels, mean(logsumexp - mean logit). Otherwise logits of
-    variance v give ln K + v/2 up to v = 2 ln K and sqrt(2 v ln K) beyond (Derrida 1981); He's last layer has v = 2.
-    From 10 ln K on, where a trial counts as diverged, it is a fault.
+    Measured, it is the expected cross-entropy on random labels, mean(logsumexp - mean logit), over all positions, with
+    the classes last. Otherwise logits of variance v give ln K + v/2 up to v = 2 ln K and sqrt(2 v ln K) beyond
+    (Derrida 1981); He's last layer has v = 2. From 10 ln K on, where a trial counts as diverged, it is a fault.
     """
     ends = [site for site in sites if site.joint.after == "output" and site.module.weight.dim() == 2]
-    if len(ends) != 1 or (output is not None and output.dim() != 2):
+    if len(ends) != 1:
         return
     last = ends[0]
     classes = last.module.weight.shape[0]
-    if classes < 2 or last.second == 0:
+    if classes < 2 or last.second == 0 or (output is not None and output.shape[-1:] != (classes,)):
         return
     chance = math.log(classes)
     if output is not None:
-        logits = output.double()
+        logits = output.double().flatten(0, -2)
         loss = (logits.logsumexp(1) - logits.mean(1)).mean().item()
         rms, basis = logits.var(dim=1, correction=0).mean().sqrt().item(), "on this batch"
     else:
@@ -177,8 +180,8 @@ def loss_at_start(sites: Sequence[Site], output: Tensor | None) -> Iterator[Find
     if not 3 * chance < loss < math.inf:
         return
     text = (
-        f"`{last.name}`: logits have an rms of {rms:.3g} {basis}: the loss starts near {loss:.3g}, "
-        f"where ln {classes} = {chance:.2f} is chance"
+        f"`{last.name}`: logits have an rms of {rms:.3g} {basis} (the weight's is {math.sqrt(last.second):.3g}): the "
+        f"loss starts near {loss:.3g}, where ln {classes} = {chance:.2f} is chance"
     )
     diverged = loss > highest_loss(classes)
     yield finding("loss_at_start", ends, text, scaled(ends, 1 / rms), severity="fault" if diverged else "note")
