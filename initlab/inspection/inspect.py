@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
 from initlab.init.layers import NORMS
@@ -15,6 +16,7 @@ from initlab.inspection.diagnosis import Diagnosis, diagnose, listed
 from initlab.inspection.text import as_html, as_text
 from initlab.inspection.trial import Trials
 from initlab.nets.undisturbed import Batch, num_examples, untouched
+from initlab.signal.precision import COLUMNS as ROUNDING
 from initlab.signal.probe import COLUMNS, Loss
 from initlab.signal.survey import PARAMETER, STEP, Survey, survey
 from initlab.signal.theory.predict import predict
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 PREDICTED = [f"{signal}_{bound}" for signal in ("forward", "backward") for bound in ("predicted", "low", "high")]
 PREDICTED.append("basis")
 LAYER = ["layer", "name", "part", "op", "calls", "shape", "fan_in", "fan_out", "width", "outputs", "activation"]
+# In a list of their own, since they belong to no figure of the store.
+LAYER += ROUNDING
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,9 +38,10 @@ class Inspection:
     `table` has one row per weight layer: layer, name, part (`q`, `k`, `v` of a packed weight, a recurrent layer's gate,
     else ""), op (`linear`, `conv`, `bilinear`, `lstm`, `gru`, `rnn`), calls, shape (of the weight), fan_in, fan_out,
     width (channels or features of y), outputs (numbers in y of one example and call), activation (the function that
-    comes next), the measured columns; forward_predicted (the median over draws), forward_low, forward_high (the 95 %
-    band), the same of backward, and basis, as `initlab.predict` gives them; and status, a word per layer. A layer is
-    whatever applies a matrix or a filter, in a module or not; one that is no module is named by its parameter.
+    comes next), what rounding takes from gradients (`initlab.signal.precision`), the measured columns;
+    forward_predicted (the median over draws), forward_low, forward_high (the 95 % band), the same of backward, and
+    basis, as `initlab.predict` gives them; and status, a word per layer. A layer is whatever applies a matrix or a
+    filter, in a module or not; one that is no module is named by its parameter.
 
     `parameters` has a row for each parameter of the model with its role and `steps` one for each step of each recurrent
     layer, as `initlab.signal.survey.Survey` describes them, `unjudged` and `judged_share` too.
@@ -99,11 +104,17 @@ class Inspection:
 
 
 def inspect(
-    model: nn.Module, batch: Batch, labels: Any = None, *, loss: Loss | None = None, weight_decay: float | None = None
+    model: nn.Module,
+    batch: Batch,
+    labels: Any = None,
+    *,
+    loss: Loss | None = None,
+    weight_decay: float | None = None,
+    autocast: torch.dtype | None = None,
 ) -> Inspection:
     """Measure and judge the signals of any `nn.Module` at its first training step; the model is left as it was.
 
-    Arguments and errors are those of `initlab.signal.probe.measure`, and a ValueError for a batch that is no tensor or
+    Arguments and errors are those of `initlab.signal.survey.survey`, and a ValueError for a batch that is no tensor or
     empty. Without labels the gradients are not judged, nor is the size of the logits under a `loss` of yours.
 
     `inspect(net, images, labels).table.forward_var` of a wide He net on unit-variance inputs is about 2 in every
@@ -118,7 +129,7 @@ def inspect(
         raise ValueError(f"inspect: the batch is no tensor of examples (got {got}); give one with an example or more")
     # Reading a weight may be a computation that leaves its mark, as spectral norm's is in training mode.
     with untouched(model, backward=False):
-        signals = survey(model, batch, labels, loss=loss, weight_decay=weight_decay)
+        signals = survey(model, batch, labels, loss=loss, weight_decay=weight_decay, autocast=autocast)
         theory, notes = predicted_columns(model, batch, labels, loss)
         table, diagnosis = diagnosed(model, signals, theory, labels is not None and loss is None)
     # Of what was not seen there is nothing to try.

@@ -44,6 +44,9 @@ class LayerSignals:
         self.calls = 0
         self.forward = Moments()
         self.backward = Moments()
+        # What takes each gradient that comes.
+        self.sinks: list[Callable[[Tensor], None]] = [self.backward.add]
+        self.dtype: torch.dtype | None = None  # of y
         self.zeros: Tensor | None = None
         self.activations = 0  # numbers in the outputs of its next activations
         self.activation = ""  # the first of them by its function's name
@@ -51,12 +54,16 @@ class LayerSignals:
     def add_call(self, y: Tensor, of: tuple[Tensor, slice] | None = None) -> None:
         """Add a call's output, and its gradient once that arrives; `of` is the tensor of which y is these columns."""
         self.calls += 1
+        self.dtype = y.dtype
         self.forward.add(y)
         tensor, columns = of or (y, slice(None))
         if tensor.requires_grad:
-            tensor.register_hook(
-                self.backward.add if of is None else lambda grad: self.backward.add(grad[..., columns])
-            )
+            tensor.register_hook(self.receive if of is None else lambda grad: self.receive(grad[..., columns]))
+
+    def receive(self, gradient: Tensor) -> None:
+        """Take a gradient in."""
+        for sink in self.sinks:
+            sink(gradient)
 
     def statistics(self, grad: Tensor | None, examples: int, weight_decay: float | None) -> list[Tensor]:
         """The numbers of `COLUMNS`, still on the device; `grad` is that of the whole weight."""
@@ -184,10 +191,15 @@ def to_rows(layers: list[LayerSignals], statistics: list[list[Tensor]], examples
 
 def loss_gradients(output: Any, labels: Any, loss: Loss | None, tensors: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     """The gradient of the summed loss with respect to each tensor; None where the loss does not depend on it."""
+    return torch.autograd.grad(checked_loss(output, labels, loss), tensors, allow_unused=True)
+
+
+def checked_loss(output: Any, labels: Any, loss: Loss | None) -> Tensor:
+    """The summed loss, refused where it has no gradient."""
     total = summed_loss(output, labels, loss)
     if not total.requires_grad:
         raise ValueError("inspect: the loss has no gradient; let the forward run without no_grad or detach")
-    return torch.autograd.grad(total, tensors, allow_unused=True)
+    return total
 
 
 def summed_loss(output: Any, labels: Any, loss: Loss | None) -> Tensor:

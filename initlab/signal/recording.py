@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from initlab.init.layers import layer_fans
 from initlab.nets.any_module import WeightLayer, layer_name, on_weight_layers, op_of
 from initlab.nets.undisturbed import Batch, run_model
-from initlab.signal.moments import NAN, Moments
+from initlab.signal.moments import NAN
 from initlab.signal.probe import LayerSignals, NextActivation
 from initlab.signal.recurrent import GATES, Run, written_out
 from initlab.signal.uses import CONVOLUTIONS, Call, Use, Uses, fans_in, tensors_in
@@ -42,8 +42,8 @@ class Recording:
         self.facts: dict[str, dict[str, Any]] = {}
         self.entries: dict[str, Entry] = {}
         self.empty: set[str] = set()  # parameters that met a signal of no examples
-        # Of each step of a recurrent layer: the moments of all its gates, and of their gradients.
-        self.steps: defaultdict[str, list[tuple[Moments, Moments]]] = defaultdict(list)
+        # What goes through all gates of a recurrent layer at each of its steps.
+        self.steps: defaultdict[str, list[LayerSignals]] = defaultdict(list)
         # The weights of a layer that is no module, as they entered its calls.
         self.entered: defaultdict[str, dict[int, Tensor]] = defaultdict(dict)
         self.activations = NextActivation()
@@ -171,19 +171,22 @@ class Recording:
         kind, hidden, rows = run.kind.partition("_")[0], run.gates[0][0].shape[-1], list[str]()
         gates = list(zip(*run.gates, strict=True))
         for number, gate in enumerate(GATES[run.kind]):
-            forward, backward = Moments(), Moments()
+            gate_signals: LayerSignals | None = None
             for weight, names in zip((run.w_ih, run.w_hh), sources[:2], strict=True):
                 rows.append(f"{self.main_source(names)}.{gate}".rstrip("."))
                 signals = self.layer_of(rows[-1], kind, weight, slice(number * hidden, (number + 1) * hidden))
+                signals.calls += 1
                 # Both weights add to one pre-activation.
-                forward, backward = (signals.forward, signals.backward) if signals.calls else (forward, backward)
-                signals.forward, signals.backward, signals.calls = forward, backward, signals.calls + 1
+                gate_signals = gate_signals or signals
+                signals.forward, signals.backward = gate_signals.forward, gate_signals.backward
+                signals.sinks, signals.dtype = gate_signals.sinks, gates[number][0].dtype
                 facts = {"part": gate, "shape": (hidden, weight.shape[1]), "fan_in": weight.shape[1]}
                 self.facts.setdefault(rows[-1], facts | {"fan_out": hidden, "width": hidden})
+            assert gate_signals is not None
             for z in gates[number]:
-                forward.add(z)
+                gate_signals.forward.add(z)
                 if z.requires_grad:
-                    z.register_hook(backward.add)
+                    z.register_hook(gate_signals.receive)
         self.note_steps(self.main_source(sources[0]), run)
         for role, names in zip(("weight", "weight", "bias", "bias", "weight"), sources, strict=True):
             for name in names:
@@ -200,12 +203,10 @@ class Recording:
         """The moments of each step; the calls of a cell are steps one after the other."""
         steps = self.steps[weight.replace(".weight_ih_", ".").replace("weight_ih_", "").removesuffix(".weight_ih")]
         begin = len(steps) if len(run.gates) == 1 else 0
-        steps.extend((Moments(), Moments()) for _ in range(begin + len(run.gates) - len(steps)))
-        for (forward, backward), gates in zip(steps[begin:], run.gates, strict=False):
+        steps.extend(LayerSignals(weight, run.kind, lambda: NAN) for _ in range(begin + len(run.gates) - len(steps)))
+        for step, gates in zip(steps[begin:], run.gates, strict=False):
             for z in gates:
-                forward.add(z)
-                if z.requires_grad:
-                    z.register_hook(backward.add)
+                step.add_call(z)
 
     def own_parameters(self, layer: WeightLayer) -> dict[str, str]:
         """Parameters that make up a layer's weight and bias, under whatever norm or parametrization, with that role."""
@@ -216,6 +217,13 @@ class Recording:
                 if path == role or path.startswith((f"{role}.", f"{role}_")):
                     roles[self.names[id(parameter)]] = role
         return roles
+
+    def signals(self) -> Iterator[LayerSignals]:
+        """Everything that takes gradients."""
+        yield from self.layers.values()
+        yield from self.joint.values()
+        for steps in self.steps.values():
+            yield from steps
 
     def main_source(self, names: Sequence[str]) -> str:
         """The largest of the parameters that a weight is made of."""

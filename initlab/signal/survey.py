@@ -6,8 +6,10 @@ layers, bare parameters in `F.linear`, `matmul`, `einsum` and their like (`initl
 listed with what they do, and what was not seen with the reason.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +19,8 @@ from torch.nn.utils import parametrize
 from initlab.nets.any_module import layer_name
 from initlab.nets.undisturbed import Batch, num_examples, to_model, untouched
 from initlab.signal.moments import NAN, in_float64
-from initlab.signal.probe import LayerSignals, Loss, check_not_lazy, loss_gradients, to_rows
+from initlab.signal.precision import COLUMNS as ROUNDING, HALVES, Rounded, scaled_twice
+from initlab.signal.probe import LayerSignals, Loss, check_not_lazy, checked_loss, to_rows
 from initlab.signal.recording import Recording
 from initlab.signal.uses import tensors_in
 
@@ -35,7 +38,10 @@ class Survey:
     """What one batch shows of all of a model's parameters.
 
     `layers` has the probe's rows, and of each: part (`q`, `k`, `v`, or a gate, else ""), shape (of the weight), fan_in,
-    fan_out and width (channels or features of y). The two weights of a gate share their y, its pre-activation.
+    fan_out and width (channels or features of y). The two weights of a gate share their y, its pre-activation. Of the
+    gradient at y, of the batch-mean loss: grad_zero_fraction, the share that is exactly 0; underflow, in a model that
+    runs in half precision, the share of those not 0 under a scaled loss that are 0 as it runs (else NaN);
+    underflow_fp16 and underflow_bf16, the share of those not 0 that such a number would round to 0.
 
     `parameters` has a row for each parameter: name; role (of `uses.ROLES`; "" if none was seen); layer (the name of the
     row whose weight or bias it is, else ""); op (the function that it enters); calls; shape; numel; value_mean and
@@ -57,28 +63,91 @@ class Survey:
 
 
 def survey(
-    model: nn.Module, batch: Batch, labels: Any = None, *, loss: Loss | None = None, weight_decay: float | None = None
+    model: nn.Module,
+    batch: Batch,
+    labels: Any = None,
+    *,
+    loss: Loss | None = None,
+    weight_decay: float | None = None,
+    autocast: torch.dtype | None = None,
 ) -> Survey:
-    """Measure all that has weights on one batch; arguments and errors are those of `initlab.signal.probe.measure`."""
+    """Measure all that has weights on one batch.
+
+    Arguments and errors are those of `initlab.signal.probe.measure`; without labels or `loss`, a model that gives its
+    own loss has its gradients measured.
+
+    Args:
+        autocast: run the model and the loss under `torch.autocast` with this type.
+    """
     check_not_lazy(model)
     with torch.inference_mode(False), untouched(model, backward=True), parametrize.cached():
         batch, labels = to_model(model, batch, labels)
         examples = num_examples(model, batch)
         recording = Recording(model, batch)
-        output = recording.run(batch)
+        device = next((p.device.type for p in model.parameters()), "cpu")
+        with torch.autocast(device, dtype=autocast) if autocast else nullcontext():
+            output = recording.run(batch)
+            end = end_of(output, labels, loss, examples)
         layers = list(recording.layers.values())
         weights = [weights_of(layer, recording) for layer in layers]
         tensors = {id(t): t for t in sum(weights, list(recording.parameters.values())) if t.requires_grad}
         grads: dict[int, Tensor | None] = {}
-        if labels is not None and tensors:
-            grads = dict(zip(tensors, loss_gradients(output, labels, loss, list(tensors.values())), strict=True))
+        rounding = [[NAN] * len(ROUNDING)] * len(layers)
+        if end is not None and tensors:
+            grads, rounding = backward(recording, end, tensors, examples)
         sums = [total([grads.get(id(tensor)) for tensor in entered]) for entered in weights]
         statistics = [s.statistics(g, examples, weight_decay) for s, g in zip(layers, sums, strict=True)]
-        rows = [recording.facts[row["name"]] | row for row in to_rows(layers, statistics, examples)]
+        rows = [
+            recording.facts[row["name"]] | row | dict(zip(ROUNDING, shares, strict=True))
+            for row, shares in zip(to_rows(layers, statistics, examples), on_host(rounding), strict=True)
+        ]
         unjudged = unseen(recording, output)
         sizes = {name: parameter.numel() for name, parameter in recording.parameters.items()}
         share = 1 - sum(sizes[name] for name, _ in unjudged) / max(sum(sizes.values()), 1)
         return Survey(rows, parameter_rows(recording, grads, examples), step_rows(recording), unjudged, share)
+
+
+def end_of(output: Any, labels: Any, loss: Loss | None, examples: int) -> Tensor | None:
+    """The summed loss to differentiate: the user's, or without labels the model's own, if it gives one."""
+    if labels is not None:
+        return checked_loss(output, labels, loss)
+    if isinstance(output, Mapping) or hasattr(output, "loss"):
+        losses = output.get("loss") if isinstance(output, Mapping) else output.loss
+        numbers = list(output.values()) if isinstance(output, Mapping) else []
+        # A dict of losses, as detectors give it in training, is their sum.
+        losses = [losses] if isinstance(losses, Tensor) else numbers
+        if losses and all(isinstance(t, Tensor) and not t.dim() and t.requires_grad for t in losses):
+            return torch.stack(losses).sum() * examples
+    return None
+
+
+def backward(
+    recording: Recording, end: Tensor, tensors: dict[int, Tensor], examples: int
+) -> tuple[dict[int, Tensor | None], list[list[Tensor]]]:
+    """The gradient of each tensor, and each layer's share of gradients that rounding takes."""
+    layers, half = list(recording.layers.values()), any(s.dtype in HALVES for s in recording.layers.values())
+
+    def counted(factor: float, kept: bool = False) -> dict[int, Rounded]:
+        """Fresh counts by the list of sinks, which the two weights of a gate share; moments go on only if `kept`."""
+        counts = {id(signals.sinks): Rounded() for signals in layers}
+        for signals in recording.signals():
+            signals.sinks[:] = [signals.backward.add] if kept else []
+        for signals in {id(signals.sinks): signals for signals in layers}.values():
+            signals.sinks.append(partial(counts[id(signals.sinks)].add, scale=factor))
+        return counts
+
+    def run(factor: float) -> tuple[Tensor | None, ...]:
+        """A backward pass of the batch-mean loss times a factor."""
+        seed = torch.full_like(end, factor / examples)
+        return torch.autograd.grad(end, list(tensors.values()), seed, allow_unused=True, retain_graph=True)
+
+    counts = counted(examples, kept=True)
+    gradients = torch.autograd.grad(end, list(tensors.values()), allow_unused=True, retain_graph=half)
+    shares = {key: count.shares() for key, count in counts.items()}
+    if half:
+        plain, scaled = scaled_twice(run, counted)
+        shares = {key: scaled[key].shares(plain[key]) if scaled else plain[key].shares() for key in plain}
+    return dict(zip(tensors, gradients, strict=True)), [shares[id(signals.sinks)] for signals in layers]
 
 
 def weights_of(layer: LayerSignals, recording: Recording) -> list[Tensor]:
@@ -153,7 +222,7 @@ def parameter_rows(recording: Recording, grads: dict[int, Tensor | None], exampl
 def step_rows(recording: Recording) -> list[dict[str, Any]]:
     """A row for each step of each recurrent layer."""
     steps = [(name, number, step) for name, steps in recording.steps.items() for number, step in enumerate(steps)]
-    numbers = on_host([[*forward.result(), *backward.result()] for _, _, (forward, backward) in steps])
+    numbers = on_host([[*step.forward.result(), *step.backward.result()] for _, _, step in steps])
     return [
         dict(zip(STEP, (name, number, *values), strict=True))
         for (name, number, _), values in zip(steps, numbers, strict=True)
