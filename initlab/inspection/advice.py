@@ -28,9 +28,7 @@ def advise(trials: Trials, table: pd.DataFrame, diagnosis: Diagnosis) -> tuple[l
     Args:
         table: that of the inspection which gave the diagnosis.
     """
-    if diagnosis.verdict == "not_judged":
-        return [], None
-    if diagnosis.verdict in HEALTHY:
+    if diagnosis.verdict in (*HEALTHY, "underflow"):
         return [NORMS_HOLD] if diagnosis.verdict == "uneven" else [], None
     try:
         copy.deepcopy(trials.model)

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from initlab.init.layers import NORMS
 from initlab.inspection.advice import advise
 from initlab.inspection.cause import Cure
-from initlab.inspection.diagnosis import Diagnosis, diagnose, listed
+from initlab.inspection.diagnosis import Diagnosis, Evidence, diagnose, listed
+from initlab.inspection.pupil import Pupil
 from initlab.inspection.text import as_html, as_text
 from initlab.inspection.trial import Trials
 from initlab.nets.undisturbed import Batch, num_examples, untouched
 from initlab.signal.precision import COLUMNS as ROUNDING
 from initlab.signal.probe import COLUMNS, Loss
-from initlab.signal.survey import PARAMETER, STEP, Survey, survey
+from initlab.signal.start import start_of
+from initlab.signal.survey import IDLE, PARAMETER, STEP, Survey, survey
 from initlab.signal.theory.predict import predict
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 PREDICTED = [f"{signal}_{bound}" for signal in ("forward", "backward") for bound in ("predicted", "low", "high")]
 PREDICTED.append("basis")
+# Shares of the numbers in parameters: at least so many are seen, at most so many at work without being seen.
+LEAST_JUDGED, MOST_HIDDEN = 0.5, 0.1
 LAYER = ["layer", "name", "part", "op", "calls", "shape", "fan_in", "fan_out", "width", "outputs", "activation"]
 # In a list of their own, since they belong to no figure of the store.
 LAYER += ROUNDING
@@ -131,7 +135,7 @@ def inspect(
     with untouched(model, backward=False):
         signals = survey(model, batch, labels, loss=loss, weight_decay=weight_decay, autocast=autocast)
         theory, notes = predicted_columns(model, batch, labels, loss)
-        table, diagnosis = diagnosed(model, signals, theory, labels is not None and loss is None)
+        table, diagnosis = diagnosed(Pupil(model, batch, labels, loss, autocast), signals, theory)
     # Of what was not seen there is nothing to try.
     trials = None if diagnosis.verdict == "not_judged" else trials_of(model, batch, labels, loss)
     advice, cure = advise(trials, table, diagnosis) if trials else ([], None)
@@ -170,23 +174,37 @@ def judged(
     """The table of a model's signals and the diagnosis, without `theory` faster: chance is then that of ReLU nets."""
     signals = survey(model, batch, labels, loss=loss, weight_decay=weight_decay)
     columns = predicted_columns(model, batch, labels, loss)[0] if theory else None
-    return diagnosed(model, signals, columns, labels is not None and loss is None)
+    return diagnosed(Pupil(model, batch, labels, loss), signals, columns)
 
 
-def diagnosed(
-    model: nn.Module, signals: Survey, theory: pd.DataFrame | None, cross_entropy: bool
-) -> tuple[pd.DataFrame, Diagnosis]:
-    """The table of what was measured, beside the theory, and the diagnosis."""
+def diagnosed(pupil: Pupil, signals: Survey, theory: pd.DataFrame | None) -> tuple[pd.DataFrame, Diagnosis]:
+    """The table of what was measured, beside the theory, and the diagnosis; without theory no copy is to learn."""
     table = pd.DataFrame(signals.layers, columns=[*LAYER, *COLUMNS, "reached"])
     if theory is not None:
         table = table.merge(theory, on="name", how="left", validate="1:1")
-    called = table[table.calls > 0]
-    classes = int(called.width.iloc[-1]) if cross_entropy and len(called) else None
-    normed = any(isinstance(module, NORMS) for module in model.modules())
-    diagnosis = diagnose(
-        table, num_classes=classes, normed=normed, unjudged=signals.unjudged, judged_share=signals.judged_share
+    labelled = pupil.labels is not None
+    evidence = Evidence(
+        start_of(pupil.model, pupil.batch, pupil.labels, pupil.loss, pupil.autocast),
+        learns=pupil.learns if labelled and theory is not None else None,
+        opened=pupil.opened if labelled else None,
+        steps=pd.DataFrame(signals.steps, columns=list(STEP)),
+        unjudged=hidden(signals),
+        normed=any(isinstance(module, NORMS) for module in pupil.model.modules()),
     )
+    diagnosis = diagnose(table, evidence)
     return table.assign(status=list(diagnosis.status)).drop(columns="reached"), diagnosis
+
+
+def hidden(signals: Survey) -> list[str]:
+    """Why nothing good can be said of the model: too many of its weights were at work unseen, or not at work."""
+    sizes = {row["name"]: row["numel"] for row in signals.parameters}
+    at_work = [(name, reason) for name, reason in signals.unjudged if reason not in IDLE]
+    share = sum(sizes[name] for name, _ in at_work) / max(sum(sizes.values()), 1)
+    if signals.judged_share >= LEAST_JUDGED and share <= MOST_HIDDEN:
+        return []
+    name, reason = (at_work or signals.unjudged)[0]
+    others = f", and {len(signals.unjudged) - 1} more parameters" if len(signals.unjudged) > 1 else ""
+    return [f"{signals.judged_share:.0%} of the weights were seen at work (`{name}`: {reason}{others})"]
 
 
 def unjudged_notes(signals: Survey) -> list[str]:

@@ -23,7 +23,13 @@ HEADS = list(COLUMNS.values())
 # Mid-tones, legible on white and on black.
 COLOURS = {
     **{"vanishing": "#4a8fd6", "exploding": "#e0584f", "nonfinite": "#e0584f", "dead": "#8d8d8d"},
-    **{"uneven": "#c08a1e", "saturated": "#c08a1e", "not_judged": "#8d8d8d", "healthy": "#3f9d63"},
+    **{
+        "uneven": "#c08a1e",
+        "saturated": "#c08a1e",
+        "underflow": "#e0584f",
+        "not_judged": "#8d8d8d",
+        "healthy": "#3f9d63",
+    },
 }
 
 

@@ -8,6 +8,7 @@ nothing. What remains is allowed up to `HARMLESS` and `SIGMAS` standard deviatio
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,8 @@ from initlab.signal.theory.width import relu_layer
 HARMLESS = 6.0
 # On top of HARMLESS: together 5.8 standard deviations at width 64 and depth 30, 3.8 at width 16.
 SIGMAS = 2.0
-# Rows on either side of a moving median, in a net of 16 or more: the layers of a block differ.
+# Rows on either side of a moving median, on a path of 32 or more, and half as many from 16 on: the layers of a block
+# may differ there.
 SMOOTHING = 2
 
 Array = NDArray[np.float64]
@@ -29,16 +31,30 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Drift:
-    """The change of one signal that is furthest from what is allowed; `last` is the deeper layer in both directions."""
+    """The change of one signal that is furthest from what is allowed, along one path."""
 
     direction: str  # forward, from the input on, or backward, from the output on
-    first: int  # rows of the table
-    last: int
+    rows: tuple[int, ...]  # of the table, those on the path from the first to the last
     measured: float  # ln of the ratio of mean squares, in this direction
     change: float  # the part of it that is judged: the least of all conventions, less what is typical of these widths
     factor: float  # of the second moment per layer, in this direction: the median over pairs of layers
     allowed: float  # |ln| that is still allowed between these layers
     chance: float  # standard deviation of the ln between these layers over draws of a healthy net
+
+    @property
+    def first(self) -> int:
+        """The row where the change begins, nearest to the input."""
+        return self.rows[0]
+
+    @property
+    def last(self) -> int:
+        """The row where it ends."""
+        return self.rows[-1]
+
+    @property
+    def excess(self) -> float:
+        """The change over what is allowed: above 1 it is none of chance's."""
+        return abs(self.change) / self.allowed
 
     @property
     def healthy(self) -> bool:
@@ -48,7 +64,7 @@ class Drift:
     @property
     def steady(self) -> bool:
         """Whether the change goes on from layer to layer rather than in a few steps."""
-        steps = self.last - self.first
+        steps = len(self.rows) - 1
         share = math.log(self.factor) * steps / self.change if self.change else 1.0
         return steps > 1 and share > 0.5
 
@@ -60,14 +76,18 @@ def second_moments(table: pd.DataFrame, direction: str) -> Array:
         return np.asarray(variance + mean**2)
 
 
-def drift(table: pd.DataFrame, direction: str) -> Drift | None:
+def drift(table: pd.DataFrame, direction: str, path: Sequence[int] | None = None) -> Drift | None:
     """The change in this direction that is furthest from what is allowed, healthy or not.
 
-    The last layer of the table (as in `Inspection.table`) is left out: one of small or zero weights gets its own
-    gradient in full and opens by itself. None where fewer than two layers have a second moment above 0.
+    Args:
+        path: rows of the table, in order; None is all but the last one, which may be of small or zero weights: it gets
+            its own gradient in full and opens by itself.
+
+    None where fewer than two layers have a second moment above 0.
     """
-    moments = second_moments(table, direction)[:-1]
-    (rows,) = np.nonzero(np.isfinite(moments) & (moments > 0))
+    moments = second_moments(table, direction)
+    rows = np.array(range(len(table) - 1) if path is None else path, dtype=int)
+    rows = rows[np.isfinite(moments[rows]) & (moments[rows] > 0)]
     if len(rows) < 2:
         return None
     sign = 1 if direction == "forward" else -1
@@ -87,7 +107,7 @@ def drift(table: pd.DataFrame, direction: str) -> Drift | None:
         first, last = 0, len(rows) - 1
     change, allowed, deviation = (float(matrix[first, last]) for matrix in (changes, limits, spreads))
     measured, factor = float(sign * (level[last] - level[first])), math.exp(sign * slope(level[first : last + 1]))
-    return Drift(direction, int(rows[first]), int(rows[last]), measured, change, factor, allowed, deviation)
+    return Drift(direction, tuple(rows[first : last + 1].tolist()), measured, change, factor, allowed, deviation)
 
 
 def conventions(rows: pd.DataFrame, level: Array, direction: str) -> list[Array]:
@@ -122,7 +142,7 @@ def chance(rows: pd.DataFrame, direction: str) -> tuple[Array, Array]:
 
 def smooth(curve: Array) -> Array:
     """Moving median over the rows nearby, so that a layer that stands alone does not count; none in a short net."""
-    reach = min(SMOOTHING, len(curve) // 8)
+    reach = min(SMOOTHING, len(curve) // 16)
     return pd.Series(curve).rolling(2 * reach + 1, center=True, min_periods=1).median().to_numpy(dtype=float)
 
 

@@ -30,6 +30,8 @@ PARAMETER = (
     *("name", "role", "layer", "op", "calls", "shape", "numel", "value_mean", "value_var", "weight_grad_rms"),
     *MOMENTS,
 )
+# Reasons why a parameter that was not seen has no part in what was measured.
+IDLE = ("no example of this batch came to it", "it takes no part in this pass")
 STEP = ("name", "step", *MOMENTS)
 
 
@@ -175,11 +177,11 @@ def unseen(recording: Recording, output: Any) -> list[tuple[str, str]]:
         if any(name.startswith(path.lstrip(".")) for path in scripted):
             reason = "torch.jit hides what its functions do"
         elif name in recording.empty:
-            reason = "no example of this batch came to it"
+            reason = IDLE[0]
         elif id(parameter) in reached:
             reason = "it enters a function that cannot be looked into"
         else:
-            reason = "it takes no part in this pass"
+            reason = IDLE[1]
         entries.append((name, reason))
     return entries
 

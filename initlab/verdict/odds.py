@@ -144,12 +144,22 @@ def features_of(
     decay = max(LEAST_DECAY, math.log(weight_decay) - ratio) if weight_decay else LEAST_DECAY
     start = math.log((max(loss, 1 / HUGE) if math.isfinite(loss) else HUGE) / math.log(num_classes))
     steps = len(table) - 1
-    changes = [steps * slope(forward), -steps * slope(backward)]
+    changes = [steps * slope(forward), -steps * slope(backward)] if steps else [math.nan, math.nan]
     return np.array([*changes, math.log(lr) + ratio, decay, start, math.log(len(table))])
 
 
 def forecast_of(features: NDArray[np.float64], fit: Fit | None = None) -> Forecast:
-    """The forecast for the six numbers of `FEATURES`; None takes the fit that comes with initlab."""
+    """The forecast for the six numbers of `FEATURES`; None takes the fit that comes with initlab.
+
+    Raises:
+        ValueError: a feature that is no number, as the change over depth of a single layer: there are no odds then.
+    """
+    if np.isnan(features).any():
+        missing = next(name for name, value in zip(FEATURES, features, strict=True) if np.isnan(value))
+        raise ValueError(
+            f"forecast: no odds, since {missing} is unknown ({MEANINGS[missing]}); "
+            "give a model of at least two weight layers whose signals are measured"
+        )
     fit = fit or shipped()
     probabilities = dict(zip(VERDICTS, map(float, fit.probabilities(features[None])[0]), strict=True))
     named = dict(zip(FEATURES, map(float, features), strict=True))

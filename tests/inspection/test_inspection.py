@@ -89,7 +89,7 @@ def test_inputs_on_the_scale_of_pixels_saturate_the_logits() -> None:
     names = {"batch": 64 * images}
     exec(inspection.remedy, names)
     assert inspect(net, names["batch"], labels).verdict == "healthy"
-    assert inspect(init_(net, "he"), 64 * images, labels, loss=nn.functional.cross_entropy).verdict == "healthy"
+    assert inspect(init_(net, "he"), 64 * images, labels, loss=nn.functional.cross_entropy).verdict == "saturated"
 
 
 def test_dead_and_nonfinite_nets() -> None:
@@ -183,7 +183,7 @@ def test_what_is_no_batch_is_refused_in_words(wrong: Tensor, message: str) -> No
 
 def test_a_model_without_layers_and_a_net_of_zeros() -> None:
     empty = inspect(nn.ReLU(), torch.zeros(2, 3))
-    assert empty.healthy and len(empty.table) == 0
+    assert (empty.verdict, empty.healthy, len(empty.table)) == ("not_judged", False, 0)
     assert str(empty) and empty._repr_html_() and empty.plot()
     zeros = mlp(depth=4)
     for parameter in zeros.parameters():

@@ -68,9 +68,11 @@ def test_the_printed_call_is_what_is_done(name: str) -> None:
 
 # Under any gain they lose two thirds of the gradient per layer.
 HOPELESS = ("logsigmoid", "softplus")
+# Halves its loss in 30 steps under torch's default, so nothing is advised.
+LEARNS = ("selu",)
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - {*HOPELESS}))
+@pytest.mark.parametrize("name", sorted({*NAMES} - {*HOPELESS, *LEARNS}))
 def test_advice_lint_and_fix_give_one_call(name: str) -> None:
     assert all_calls(net_of(name), IMAGES, LABELS) == {remedy_for(name).call}
 
