@@ -28,6 +28,10 @@ from initlab.train.records import Outcome, caught
 from initlab.train.trial import COMPILE_STEPS, Trial
 
 STOP_CHECK_S = 0.2
+# FLOP of a step below which the host takes longer to start its operations than a GPU to do them. Replayed, a step of
+# 2e9 FLOP took 1/6 of its time on an H200, one of 2e12 (small-30 at 224 pixels) as long, and one of 2e13 (B) 1.6 times
+# (docs/performance.md).
+SMALL_STEP = 1e11
 ShouldStop = Callable[[], bool]
 
 
@@ -94,11 +98,15 @@ def run_alone(attempt: Attempt, should_stop: ShouldStop) -> TrialEnd:
 
 
 def runs_as_pack(attempt: Attempt) -> bool:
-    """Whether a trial on its own is run as a pack of one: asked to compile, and too short for torch.compile to pay."""
+    """Whether a trial on its own is a pack of one on CUDA, whose step is replayed: its net is small (`SMALL_STEP`)."""
     run, spec = attempt.task.run, attempt.spec
-    if not run.compile or attempt.device.type != "cuda" or run.devices > 1:
+    if run.compile is False or attempt.device.type != "cuda" or run.devices > 1 or unpackable_because(spec):
         return False
-    return unpackable_because(spec) is None and (cost(spec).steps or COMPILE_STEPS) < COMPILE_STEPS
+    cost_of = cost(spec)
+    if cost_of.multiply_adds is None:
+        # Nothing is known of the user's net, so only one that is to be compiled is, where torch.compile is too slow.
+        return bool(run.compile) and (cost_of.steps or COMPILE_STEPS) < COMPILE_STEPS
+    return 6.0 * cost_of.multiply_adds * spec.train.batch_size < SMALL_STEP
 
 
 def begun(attempt: Attempt, images: dict[Data, Images]) -> Attempt | TrialEnd:

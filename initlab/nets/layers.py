@@ -1,7 +1,9 @@
 """Layers of our own: dropout whose masks come from (seed, stream, step), pyramid pooling, identity skips."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,10 @@ from torch import Tensor, nn
 from initlab.nets.undisturbed import in_eval_mode
 from initlab.random_streams import stream_seed
 from initlab.to_device import to_device
+
+# Draws the masks of the next steps where these are wanted ahead; it starts no thread before that.
+DRAWING = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dropout masks")
+Mask = tuple[torch.Generator, Tensor]
 
 
 class StreamDropout(nn.Module):
@@ -27,6 +33,9 @@ class StreamDropout(nn.Module):
         self.mask: Tensor | None = None
         # The place of this process among those that share a batch.
         self.rank, self.size = 0, 1
+        self.seed, self.step, self.ahead = 0, 0, False
+        # What another thread draws for the next step: for which seed, step and shape, and the mask to come.
+        self.next: tuple[tuple[Any, ...], Future[Mask]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """x with some numbers 0 and the others over 1 - p."""
@@ -41,23 +50,42 @@ class StreamDropout(nn.Module):
             raise RuntimeError(
                 f"{self.name}: no dropout stream in training mode; call set_dropout_step(net, seed, step) first"
             )
-        # Drawn on the CPU: the same masks on every device.
-        whole = torch.rand(self.size * shape[0], *shape[1:], generator=self.generator)
-        return to_device(whole[self.rank * shape[0] : (self.rank + 1) * shape[0]] >= self.p, device)
+        whole = (self.size * shape[0], *shape[1:])
+        if self.next and self.next[0] == (self.seed, self.step, whole):
+            self.generator, mask = self.next[1].result()
+        else:
+            _, mask = self.draw(self.generator, whole)
+        following = (self.seed, self.step + 1, whole)
+        if self.ahead and not (self.next and self.next[0] == following):
+            self.next = following, DRAWING.submit(self.draw, self.stream(self.seed, self.step + 1), whole)
+        return to_device(mask[self.rank * shape[0] : (self.rank + 1) * shape[0]], device)
+
+    def draw(self, generator: torch.Generator, shape: tuple[int, ...]) -> Mask:
+        """A mask on the CPU, the same on every device, and the generator after it."""
+        return generator, torch.rand(*shape, generator=generator) >= self.p
+
+    def stream(self, seed: int, step: int) -> torch.Generator:
+        """What a step's mask is drawn from."""
+        return torch.Generator().manual_seed(stream_seed(seed, "dropout", self.name, step))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what another thread is drawing, which a copy draws itself."""
+        return {**self.__dict__, "next": None}
 
     def extra_repr(self) -> str:
         """The arguments, as torch prints a module."""
         return f"p={self.p}"
 
 
-def set_dropout_step(net: nn.Module, seed: int, step: int, rank: int = 0, size: int = 1) -> None:
+def set_dropout_step(net: nn.Module, seed: int, step: int, rank: int = 0, size: int = 1, ahead: bool = False) -> None:
     """Seed every dropout layer of `net` for the training step `step`.
 
-    Masks are drawn for a whole batch; of `size` processes that share it in equal slices, `rank` takes its own.
+    Masks are drawn for a whole batch; of `size` processes that share it in equal slices, `rank` takes its own. With
+    `ahead` another thread draws the next step's during this one: a large mask takes the host longer than a small step.
     """
     for module in dropouts_of(net):
-        module.generator = module.generator or torch.Generator()
-        module.generator.manual_seed(stream_seed(seed, "dropout", module.name, step))
+        module.generator = module.stream(seed, step)
+        module.seed, module.step, module.ahead = seed, step, ahead
         module.rank, module.size = rank, size
 
 

@@ -263,7 +263,7 @@ class Feed:
         if self.masks:
             masks_KL = []
             for trial in self.trials:
-                set_dropout_step(trial.net, trial.spec.seed, trial.step)
+                set_dropout_step(trial.net, trial.spec.seed, trial.step, ahead=trial.draws_ahead)
                 masks_KL.append(drawn_masks(trial.net, self.shapes))
             for place, masks_K in zip(self.masks, zip(*masks_KL, strict=True), strict=True):
                 copy_into(torch.stack(masks_K), place)

@@ -31,8 +31,9 @@ from initlab.train.row_log import RowLog
 from initlab.train.sgd import Plateau, learning_rate, sgd
 from initlab.user_code import is_code
 
-# Steps from which torch.compile, about a minute a net, is taken to pay; not measured on a GPU yet.
-COMPILE_STEPS = 20_000
+# Steps from which torch.compile pays: on an H200 it took 10 to 17 s a net, and saved 4 to 6 ms of each step of the
+# paper's nets (docs/performance.md).
+COMPILE_STEPS = 3_000
 
 
 class Trial:
@@ -113,6 +114,11 @@ class Trial:
                 saved = time.perf_counter()
         return outcome
 
+    @property
+    def draws_ahead(self) -> bool:
+        """Whether the next step's masks are drawn during this one; on a CPU the thread would take the step's core."""
+        return self.on_gpu and self.step + 1 < self.steps
+
     @cached_property
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Those of the steps to come, from the first one that this trial takes itself."""
@@ -150,7 +156,9 @@ class Trial:
         if self.on_gpu:
             images = images.contiguous(memory_format=self.layout)
         if self.spec.train.dropout:
-            set_dropout_step(self.net, self.spec.seed, self.step, self.group.rank, self.group.size)
+            set_dropout_step(
+                self.net, self.spec.seed, self.step, self.group.rank, self.group.size, ahead=self.draws_ahead
+            )
         # The first group holds the weights, the second the slopes where there are any (see `sgd`).
         for group, factor in zip(self.optimizer.param_groups, (1.0, self.spec.train.slope_lr_factor), strict=False):
             group["lr"] = self.lr() * factor

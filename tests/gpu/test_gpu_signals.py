@@ -27,19 +27,22 @@ def net_and_batch(depth: int, width: int, scheme: str) -> tuple[nn.Module, Tenso
 
 @pytest.mark.parametrize("scheme", ["he", "xavier"])
 @pytest.mark.parametrize("depth", [22, 30])
-def test_the_probe_in_float32_measures_what_float64_does_on_the_cpu(
-    device: torch.device, depth: int, scheme: str
-) -> None:
+def test_the_probe_measures_what_float64_does_on_the_cpu(device: torch.device, depth: int, scheme: str) -> None:
     net, batch, labels = net_and_batch(depth, 16, scheme)
     exact = measure(copy.deepcopy(net).double(), batch, labels, weight_decay=5e-4)
+    same = measure(copy.deepcopy(net).double().to(device), batch, labels, weight_decay=5e-4)
     rows = measure(net.to(device), batch, labels, weight_decay=5e-4)
     assert len(rows) == len(exact) == depth
-    for row, wanted in zip(rows, exact, strict=True):
+    for row, double, wanted in zip(rows, same, exact, strict=True):
         assert {key: row[key] for key in row.keys() - set(COLUMNS)} == {k: wanted[k] for k in row.keys() - set(COLUMNS)}
         for column in COLUMNS:
             # A mean may be far smaller than the numbers that it is of.
             size = math.sqrt(wanted[column.replace("mean", "var")]) if column.endswith("mean") else 0.0
-            assert row[column] == pytest.approx(wanted[column], rel=1e-3, abs=1e-3 * size, nan_ok=True), (row, column)
+            assert double[column] == pytest.approx(wanted[column], rel=1e-9, abs=1e-9 * size, nan_ok=True), column
+            # In float32 a rectifier whose input is near 0 may be on or off, which moves gradients by up to 4e-3: noise
+            # of 3e-7 in float64 does that too (16 draws, 64 and 256 images). Signals hardly move by it.
+            rel = 1e-4 if column.startswith("forward") else 1e-2
+            assert row[column] == pytest.approx(wanted[column], rel=rel, abs=rel * size, nan_ok=True), (row, column)
 
 
 def test_signals_that_vanish_do_not_underflow(device: torch.device) -> None:

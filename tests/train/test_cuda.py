@@ -150,6 +150,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.autograd, "grad", lambda total, weights: [torch.zeros_like(w) for w in weights])
     monkeypatch.setattr(nn.Module, "to", lambda net, **_: net)  # fake weights cannot be swapped for others
     monkeypatch.setattr(ImageSet, "chance", 0.9)
+    monkeypatch.setattr(Trial, "draws_ahead", False)  # another thread knows nothing of fake tensors
     with FakeTensorMode():
         yield
 

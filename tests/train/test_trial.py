@@ -1,5 +1,6 @@
 """One trial: the same numbers with and without probes and interruptions; schedules, dropout, divergence."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -222,6 +223,19 @@ def test_dropout_masks_come_from_seed_and_step() -> None:
     assert mask(0, 3).unique().tolist() == pytest.approx([0.0, 1 / 0.7])
     assert mask(0, 3).mean().item() == pytest.approx(1, abs=5 * math.sqrt(0.3 / 0.7 / 10_000))
     assert torch.equal(layer.eval()(x), x)
+
+
+def test_masks_drawn_ahead_are_those_drawn_at_their_step() -> None:
+    plain, ahead, x = StreamDropout(0.3, "dropout1"), StreamDropout(0.3, "dropout1"), torch.ones(20, 50)
+    # Step 5 comes after a resumption; a second call of a step goes on in its stream; a copy draws for itself.
+    for seed, step in [(0, 0), (0, 1), (0, 5), (1, 6), (1, 7)]:
+        set_dropout_step(plain, seed, step)
+        set_dropout_step(ahead, seed, step, ahead=True)
+        copied = copy.deepcopy(ahead)
+        first, second = plain(x), plain(x)
+        for layer in (ahead, copied):
+            assert torch.equal(layer(x), first) and torch.equal(layer(x), second)
+        assert ahead.next is not None and ahead.next[0] == (seed, step + 1, (20, 50))
 
 
 def test_dropout_without_a_stream_is_refused() -> None:
