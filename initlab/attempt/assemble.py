@@ -13,6 +13,7 @@ from initlab.data.folders import scan
 from initlab.data.sources import Raw, load_raw
 from initlab.engine.task import DataAccess
 from initlab.init.apply import init_
+from initlab.init.shapes import ON_A_BATCH
 from initlab.nets.build import to_modules
 from initlab.plan.dimensions import describe, input_side
 from initlab.random_streams import stream_seed
@@ -78,7 +79,7 @@ def build_net(spec: TrialSpec, images: Images, device: torch.device) -> nn.Modul
     """The trial's net, initialised, on its device, in its precision."""
     net, scheme = bare_net(spec, images), spec.init.scheme
     draw = import_callable("init.scheme", scheme) if is_code(scheme) else scheme
-    batch = images.probe_batch(spec.probe.examples)[0] if scheme == "lsuv" else None
+    batch = images.probe_batch(spec.probe.examples)[0] if scheme in ON_A_BATCH else None
     # The other fields of the section are keywords of `init_`.
     init_(net, draw, seed=spec.seed, batch=batch, **spec.init.model_dump(exclude={"scheme"}))
     return net.to(device)

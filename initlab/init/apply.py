@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from initlab.init.arguments import check_numbers, checked_patterns, checked_seed
-from initlab.init.chosen import EMBEDDED, Reasons, left_alone
+from initlab.init.chosen import EMBEDDED, IS_CLOSED, Reasons, left_alone
+from initlab.init.equal_gradients import equal_gradients_
 from initlab.init.expectations import Elementwise, Rectifier
 from initlab.init.joints import NOWHERE, joints_in_order
 from initlab.init.layers import EMBEDDINGS, NORMS, Matrix, matrices_of, norm_parameters
@@ -22,7 +23,8 @@ from initlab.init.lsuv import unit_variance_
 from initlab.init.orthogonal import orthogonal
 from initlab.init.schemes import BIASES, STDS, Scheme, draws, scheme_function, uniform
 from initlab.init.settings import Setting, Settings, add, kept, parameter_rows
-from initlab.init.shapes import Distribution, LayerShape, Mode, check_choices
+from initlab.init.shapes import ON_A_BATCH, Distribution, LayerShape, Mode, check_choices
+from initlab.init.sines import sine_frequency
 from initlab.init.stored import storage_of
 from initlab.nets.any_module import first_slope, layer_name
 from initlab.nets.undisturbed import Batch
@@ -48,6 +50,7 @@ def init_(
     linear_std: float | None = None,
     last_std: float | None = None,
     last_factor: float = 1.0,
+    w0: float | None = None,
     embedding_std: float | None = None,
     keep: str | Sequence[str] = (),
     redraw: str | Sequence[str] = (),
@@ -69,22 +72,25 @@ def init_(
 
     Args:
         scheme: a name of `initlab.init.schemes.SCHEMES`, or a function of yours: (normals, layer) -> weight.
-        mode: `fan_in` keeps the forward variance, `fan_out` the backward one (xavier, he, truncated_normal).
-        distribution: `normal`, or `uniform` of the same standard deviation (gaussian, xavier, he, lecun).
+        mode: `fan_in` keeps the forward variance, `fan_out` the backward one (xavier, he, truncated_normal, solved).
+        distribution: `normal`, or `uniform` of the same standard deviation (gaussian, xavier, he, lecun, solved).
         std: standard deviation under `gaussian`.
         negative_slope: the rectifier's slope in the gain of all layers; None takes each layer's own activation, where
             it lies before the layer in an `nn.Sequential`, else the slope of the model's first rectifier.
         linear_std: standard deviation of the linear layers but the last, as `gaussian`; None leaves them to the scheme.
         last_std: standard deviation of the last linear layer, as `gaussian`; None leaves it to the scheme.
         last_factor: factor on the last linear layer's weights, whichever gave them.
+        w0: of the activations sin(w0 y) under `siren`; None takes that of the model's sines, 30 where it has none.
         embedding_std: standard deviation of embeddings, normal, with padding rows 0; None leaves them as they are.
             GPT-2 and BERT take 0.02.
         keep: names of parameters to leave as they are, with `*` and `?` as in file names.
         redraw: names of parameters to set even where their author chose them; `*` is all.
-        batch: inputs as the model takes them, (N, ...), or its arguments as a mapping, tuple or list; for `lsuv`.
+        batch: inputs as the model takes them, (N, ...), or its arguments as a mapping, tuple or list; for `lsuv` and
+            `solved`.
         on_parameter: called with a row for each parameter of what it was set to: name, rule (the scheme, `0`, `1` or
             `kept`), shape, fan_in, fan_out (None but for weights), scheme_std (None but where the scheme is one), mean,
-            std, reason (why it was kept; empty where it was set). `on_parameter=print`, or a list's `append`.
+            std, reason (why it was kept; empty where it was set), keeps (of weights, the signal whose variance the
+            scheme keeps: `forward`, `backward` or None). `on_parameter=print`, or a list's `append`.
         tell: the old name of `on_parameter`.
 
     Returns:
@@ -92,17 +98,17 @@ def init_(
 
     Raises:
         ValueError: before anything is changed: unknown scheme, mode or distribution; a number that is none; `lsuv`
-            without a batch; `keep` or `redraw` that name no parameter; a weight that cannot be set (lazy, or computed
-            in another way than by weight norm, spectral norm or pruning). Later: a function of yours that gives a wrong
-            shape or numbers that are not finite.
+            or `solved` without a batch; `keep` or `redraw` that name no parameter; a weight that cannot be set (lazy,
+            or computed in another way than by weight norm, spectral norm or pruning). Later: a function of yours that
+            gives a wrong shape or numbers that are not finite; a batch that gives a layer no signal to be scaled by.
     """
     scheme_function(scheme)
     check_choices(mode, distribution)
     seed = checked_seed(seed)
     check_numbers(std=std, linear_std=linear_std, last_std=last_std, embedding_std=embedding_std)
-    check_numbers(last_factor=last_factor, negative_slope=negative_slope)
-    if scheme == "lsuv" and batch is None:
-        raise ValueError("init: lsuv scales layers on a batch (got none); give batch=images")
+    check_numbers(last_factor=last_factor, negative_slope=negative_slope, w0=w0)
+    if scheme in ON_A_BATCH and batch is None:
+        raise ValueError(f"init: {scheme} scales layers on a batch (got none); give batch=images")
     if on_parameter and tell:
         raise ValueError("init: on_parameter is given twice (got its old name tell too); give on_parameter alone")
     matrices, names = matrices_of(model), [layer_name(name) for name, _ in model.named_parameters()]
@@ -113,20 +119,22 @@ def init_(
         redrawn_names += [layer_name(name) for name, parameter in model.named_parameters() if parameter in set(last)]
     left = left_alone(model, matrices, kept_names, redrawn_names)
     settings: Settings = {}
-    lsuv_stds: dict[nn.Module, float] = {}
+    targets: dict[nn.Module, tuple[Matrix, float]] = {}
+    frequency = w0 or (sine_frequency(model) if scheme == "siren" else LayerShape.w0)
     for matrix in with_gains(model, matrices, negative_slope):
         fixed_std = last_std if matrix.layer.is_last else linear_std if matrix.layer.is_linear else None
         layer_std, rule = (std, scheme) if fixed_std is None else (fixed_std, "gaussian")
-        layer = replace(matrix.layer, mode=mode, distribution=distribution, std=layer_std)
+        layer = replace(matrix.layer, mode=mode, distribution=distribution, std=layer_std, w0=frequency)
         matrix, factor = replace(matrix, layer=layer), last_factor if layer.is_last else 1.0
         add(settings, set_bias(matrix, rule, seed, left))
         add(settings, set_weight(matrix, rule, seed, factor, left))
-        if rule == "lsuv" and settings[id(matrix.parameters[-1])].rule == "lsuv":
-            lsuv_stds[matrix.module] = factor
+        if rule in ON_A_BATCH and settings[id(matrix.parameters[-1])].rule == rule and matrix.is_scalable:
+            targets[matrix.module] = matrix, factor
     add(settings, set_norms(model, left))
     add(settings, set_embeddings(model, embedding_std, seed, left))
-    if batch is not None and lsuv_stds:
-        unit_variance_(model, batch, lsuv_stds)
+    if batch is not None and targets:
+        scale = equal_gradients_ if scheme == "solved" and mode == "fan_out" else unit_variance_
+        scale(model, batch, targets, str(scheme), closed=IS_CLOSED in left.values())
     report = on_parameter or tell
     if report is not None:
         for row in parameter_rows(model, settings):
@@ -179,7 +187,15 @@ def set_weight(matrix: Matrix, rule: str | Scheme, seed: int, factor: float, lef
             name, function = "orthogonal", orthogonal
         drawn = function(normals.to(torch.promote_types(weight.dtype, torch.float32)), layer)
         matrix.write(checked(drawn, name, layer) * factor)
-    return dict.fromkeys(map(id, matrix.parameters), Setting(name, layer, scheme_std))
+    kept_signal = kept_by(name if isinstance(rule, str) else "", layer.mode)
+    return dict.fromkeys(map(id, matrix.parameters), Setting(name, layer, scheme_std, keeps=kept_signal))
+
+
+def kept_by(scheme: str, mode: Mode) -> str | None:
+    """The signal whose variance a scheme keeps where its gain suits: forward, backward or, of most, None."""
+    if scheme in ("he", "xavier", "truncated_normal", "solved"):
+        return "forward" if mode == "fan_in" else "backward"
+    return "forward" if scheme in ("lecun", "lsuv") else None
 
 
 def of_torch(std: float, normals: Tensor, layer: LayerShape) -> Tensor:

@@ -26,6 +26,7 @@ SMALL = 0.52
 Place = tuple[int, int]
 # In place of a row: the choice is about an embedding's own draw.
 EMBEDDED = -1
+IS_CLOSED = "zeros, which close a branch until it learns"
 Reasons = dict[Place, str]
 
 
@@ -102,7 +103,7 @@ def chosen_weights(model: nn.Module, matrices: list[Matrix]) -> dict[str, str]:
     """
     sizes = {matrix.layer.name: rms(matrix.read()) for matrix in matrices}
     gains = {matrix.layer.name: sizes[matrix.layer.name] * math.sqrt(matrix.layer.fan_in) for matrix in matrices}
-    choices = {name: "zeros, which close a branch until it learns" for name, gain in gains.items() if gain <= CLOSED}
+    choices = {name: IS_CLOSED for name, gain in gains.items() if gain <= CLOSED}
     if len(choices) == len(matrices):
         return {}
     for joint in joints_in_order(model).values():

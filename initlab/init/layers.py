@@ -63,6 +63,12 @@ class Matrix:
         """The bias that torch adds to an LSTM's for its state."""
         return self.module._parameters.get((self.bias or "").replace("_ih", "_hh", 1))
 
+    @property
+    def is_scalable(self) -> bool:
+        """Whether it is a layer's whole weight, whose size is its own: spectral norm takes that away."""
+        whole = isinstance(self.module, WeightLayer) and self.stop is None
+        return whole and storage_of(self.module, self.attribute) != "spectral norm"
+
     def place(self, parameter: nn.Parameter) -> tuple[int, int]:
         """The id of a parameter, and the first of its rows that belong to this matrix."""
         return id(parameter), self.start

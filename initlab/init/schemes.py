@@ -83,6 +83,16 @@ def torch_default(normals: Tensor, layer: LayerShape) -> Tensor:
     return uniform(normals) * torch_std(layer)
 
 
+def siren(normals: Tensor, layer: LayerShape) -> Tensor:
+    """U(+-1/n) in the first layer, U(+-sqrt(6/n)/w0) in the others, for sin(w0 y) (Sitzmann et al. 2020, sec. 3.2).
+
+    The pre-activations w0 y of the others have unit variance, whatever the depth: a sine of such has second moment 1/2.
+    Biases are torch's, since without any the net would be an odd function.
+    """
+    std = 1 / (layer.fan_in * math.sqrt(3)) if layer.index == 0 else math.sqrt(2 / layer.fan_in) / layer.w0
+    return uniform(normals) * std
+
+
 def torch_std(layer: LayerShape) -> float:
     """Standard deviation of torch's own draw of a linear layer or convolution: 0.0722 for 64 inputs."""
     return 1 / math.sqrt(3 * max(math.prod(layer.shape[1:]), 1))
@@ -94,11 +104,13 @@ SCHEMES: dict[str, Scheme] = {
     "orthogonal": orthogonal,
     "delta_orthogonal": delta_orthogonal,
     "torch_default": torch_default,
-    # Where it starts; `initlab.init.lsuv` then scales.
+    # Where they start; `initlab.init.lsuv` and `equal_gradients` then scale on a batch.
     "lsuv": orthogonal,
+    "solved": of_std(STDS["lecun"]),
+    "siren": siren,
 }
 # Schemes that draw biases; every other scheme's are 0.
-BIASES: dict[str, Scheme] = {"torch_default": torch_default}
+BIASES: dict[str, Scheme] = {"torch_default": torch_default, "siren": torch_default}
 
 
 def scheme_function(scheme: str | Scheme) -> Scheme:

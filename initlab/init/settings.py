@@ -20,6 +20,7 @@ class Setting:
     layer: LayerShape | None = None  # of a weight
     scheme_std: float | None = None  # where a scheme is one standard deviation
     reason: str = ""
+    keeps: str | None = None  # the signal whose variance it keeps
 
 
 # By the id of the parameter.
@@ -53,6 +54,7 @@ def parameter_rows(model: nn.Module, settings: Settings) -> Iterator[dict[str, A
             **{"name": layer_name(name), "rule": setting.rule, "shape": tuple(parameter.shape)},
             **{"fan_in": layer and layer.fan_in, "fan_out": layer and layer.fan_out, "scheme_std": setting.scheme_std},
             **{"mean": moments[0], "std": moments[1], "reason": setting.reason},
+            "keeps": setting.keeps,
         }
 
 

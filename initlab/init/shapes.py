@@ -11,6 +11,8 @@ from typing import Literal, get_args
 
 Mode = Literal["fan_in", "fan_out"]
 Distribution = Literal["normal", "uniform"]
+# Schemes that scale layers on a batch.
+ON_A_BATCH = ("lsuv", "solved")
 
 
 def fans(
@@ -68,6 +70,7 @@ class LayerShape:
     distribution: Distribution = "normal"
     std: float = 0.01
     negative_slope: float = 0.0
+    w0: float = 30.0  # of a sine net's activations sin(w0 y)
     activation_gain: float | None = None  # of the activation before it, where that is no rectifier
 
     def __post_init__(self) -> None:

@@ -73,9 +73,12 @@ def store(module: nn.Module, attribute: str, value: Tensor) -> None:
     """Write a weight, so that it is what runs; under spectral norm, divided by its largest singular value."""
     kind, hook = storage_of(module, attribute), hook_of(module, attribute)
     if parametrize.is_parametrized(module, attribute):
-        setattr(module, attribute, value)
+        step = parametrization_of(module, attribute)[0]
+        # In place, where assigning to the attribute would give the parameters another storage.
+        parts = step.right_inverse(value) if kind == "weight norm" else [value]
+        for parameter, part in zip(parameters_of(module, attribute), parts, strict=True):
+            parameter.copy_(part)
         if kind == "spectral norm":
-            step = parametrization_of(module, attribute)[0]
             step._power_method(step._reshape_weight_to_matrix(value), POWER_STEPS)
         return
     parameters_of(module, attribute)[-1].copy_(value)

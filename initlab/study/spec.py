@@ -27,6 +27,8 @@ SCHEMES: dict[str, set[str]] = {
     "lecun": {"distribution"},
     "truncated_normal": {"mode"},
     **{scheme: set() for scheme in ("orthogonal", "delta_orthogonal", "torch_default", "lsuv")},
+    "solved": {"mode", "distribution"},
+    "siren": set(),
 }
 
 

@@ -1,6 +1,7 @@
 """Which fields of a trial its own choices make meaningless: they are dropped, from its id too, and `plan` says so."""
 
 from initlab.data.facts import is_pictures
+from initlab.init.shapes import ON_A_BATCH
 from initlab.nets.architecture import PLAIN_ALONE
 from initlab.nets.catalog import PAPER_NETS
 from initlab.study.paths import getattr_path, with_fields
@@ -44,8 +45,8 @@ def unused_paths(trial: TrialSpec) -> set[str]:
 
 
 def probes(trial: TrialSpec) -> bool:
-    """Whether a trial uses the probe's batch: to measure signals, or to scale layers before the first step (lsuv)."""
-    return trial.probe.every > 0 or trial.init.scheme == "lsuv"
+    """Whether a trial uses the probe's batch: to measure signals, or to scale layers before the first step."""
+    return trial.probe.every > 0 or trial.init.scheme in ON_A_BATCH
 
 
 def drop_unused(trial: TrialSpec) -> tuple[TrialSpec, set[str]]:

@@ -14,7 +14,7 @@ NETS = "plain, small-14, small-30, vgg-16, vgg-19, A, B, C, B+3, B+6, B+9, pkg.m
 INIT = "scheme, mode, distribution, std, linear_std, last_std, last_factor"
 SETS = "digits, cifar10, cifar100, fashion-mnist, synthetic, imagefolder, imagenet, tiny-imagenet, pkg.module:callable"
 SCHEMES = (
-    "gaussian, xavier, he, lecun, truncated_normal, orthogonal, delta_orthogonal, torch_default, lsuv, "
+    "gaussian, xavier, he, lecun, truncated_normal, orthogonal, delta_orthogonal, torch_default, lsuv, solved, siren, "
     "pkg.module:callable"
 )
 MAPPING = "a mapping (`key: value` lines)"
