@@ -19,13 +19,14 @@ from statistics import mode
 from typing import Any
 
 import pandas as pd
-from torch import nn
+from torch import Tensor, nn
 
 from initlab.init.activations import Activation, resolve
 from initlab.init.apply import init_
 from initlab.init.expectations import Elementwise, Rectifier
 from initlab.init.joints import Phi
 from initlab.init.maps import critical_point
+from initlab.init.shapes import LayerShape
 from initlab.inspection.diagnosis import Diagnosis
 from initlab.inspection.lint.finding import scaled
 from initlab.inspection.lint.runs import CHAOTIC
@@ -46,19 +47,28 @@ class Remedy:
     phi: Phi  # the activation that the weights make up for
     gain: float  # gain^2 is the fan_in E[w^2] that it needs
     options: dict[str, Any] = field(default_factory=dict)  # further arguments of `init_`, no more precise than printed
+    sine: bool = False  # whether the first layer follows SIREN's own rule
 
     @property
     def call(self) -> str:
         """The call, with `model` and, for lsuv, `batch` as the user's names."""
         scaled = f"lambda normals, layer: normals * {self.gain} / layer.fan_in**0.5"
+        if self.sine:
+            first = "3**-0.5 / layer.fan_in"
+            scaled = f"lambda normals, layer: normals * ({self.gain} / layer.fan_in**0.5 if layer.index else {first})"
         arguments = ["model", f'"{self.scheme}"' if self.scheme else scaled]
         arguments += [f"{name}={value:.6g}" for name, value in self.options.items()]
         return f"initlab.init_({', '.join(arguments + ['batch=batch'] * (self.scheme == 'lsuv'))})"
 
     def apply(self, model: nn.Module, images: Batch, seed: int = 0) -> nn.Module:
         """Initialise the model in place: at seed 0 exactly what `call` does."""
-        scheme = self.scheme or (lambda normals, layer: normals * self.gain / layer.fan_in**0.5)
-        return init_(model, scheme, seed=seed, batch=images, **self.options)
+        return init_(model, self.scheme or self.scaled, seed=seed, batch=images, **self.options)
+
+    def scaled(self, normals: Tensor, layer: LayerShape) -> Tensor:
+        """The weights of a layer where there is no scheme; of a sine net's first one of variance 1/(3 fan_in^2)."""
+        std = 3**-0.5 / layer.fan_in if self.sine and not layer.index else self.gain / layer.fan_in**0.5
+        weight: Tensor = normals * std
+        return weight
 
 
 def remedy_for(activation: Activation | Phi) -> Remedy:
@@ -68,6 +78,10 @@ def remedy_for(activation: Activation | Phi) -> Remedy:
     """
     phi = activation if isinstance(activation, Rectifier | Elementwise) else resolve(activation)
     gain = math.sqrt(gain_squared(phi))
+    if phi.name.startswith("sin("):
+        # E[sin^2] is 1/2 at unit variance of w0 y (Sitzmann et al. 2020, sec. 3.2).
+        w0 = float(phi.name.removeprefix("sin(").removesuffix("x)") or 1)
+        return Remedy("", phi, float(f"{math.sqrt(2) / w0:.6g}"), sine=True)
     if isinstance(phi, Rectifier):
         slope = float(f"{phi.a_squared**0.5:.6g}")
         return Remedy("xavier" if slope == 1 else "he", phi, gain, {"negative_slope": slope} if 0 < slope != 1 else {})

@@ -1,6 +1,7 @@
 """The cause: planted faults are named by their parameters, and the remedy does what it says when pasted."""
 
 import copy
+import itertools
 import re
 from collections.abc import Callable
 
@@ -218,3 +219,58 @@ def test_the_remedy_is_what_was_tried_and_the_model_is_left_as_it_was() -> None:
     loss = float(re.search(r"Adam on the batch ([\d.e-]+) instead", inspection.advice[0])[1])
     exec(inspection.remedy, {"initlab": initlab, "model": model})
     assert loss_after(model, x, labels, steps=21) == pytest.approx(loss, rel=1e-2)
+
+
+class Sine(nn.Module):
+    def __init__(self, frequency: float) -> None:
+        super().__init__()
+        self.frequency = frequency
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(self.frequency * x)
+
+
+@pytest.mark.parametrize("frequency", [30.0, 10.0])
+def test_a_sine_net_under_torchs_default_is_given_sirens_rule_for_its_frequency(frequency: float) -> None:
+    torch.manual_seed(0)
+    widths = [2, *[64] * 5]
+    layers = [m for n, out in itertools.pairwise(widths) for m in (nn.Linear(n, out), Sine(frequency))]
+    model = nn.Sequential(*layers, nn.Linear(64, 1))
+    points = torch.rand(64, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    target = torch.sin(3 * points.sum(1, keepdim=True))
+    inspection = inspect(model, points, target, loss=lambda out, t: (out - t).square().mean(1))
+    assert inspection.verdict == "exploding"
+    assert f"sin needs {2 / frequency**2:.3g}" in inspection.cause
+    exec(inspection.remedy, {"initlab": initlab, "model": model})
+    # Sitzmann et al. 2020: U(+-1/n) in the first layer, U(+-sqrt(6/n)/w0) in all others.
+    assert model[0].weight.std().item() == pytest.approx(1 / (3**0.5 * 2), rel=0.25)
+    assert model[2].weight.std().item() == pytest.approx((2 / 64) ** 0.5 / frequency, rel=0.05)
+    assert [finding for finding in lint(model, points) if finding.severity == "fault"] == []
+
+
+def test_zero_gates_in_front_of_a_relu_are_the_cause_and_move_after_the_remedy() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Linear(20, 32), nn.Linear(32, 5)
+            self.blocks = nn.ModuleList(nn.Linear(32, 32) for _ in range(3))
+            self.gates = nn.ModuleList(nn.Linear(32, 32, bias=False) for _ in range(3))
+            for gate in self.gates:
+                nn.init.zeros_(gate.weight)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            for block, gate in zip(self.blocks, self.gates, strict=True):
+                x = x + torch.relu(gate(x)) * block(x)
+            return self.head(x)
+
+    torch.manual_seed(0)
+    model, x = Gated(), torch.randn(32, 20)
+    inspection = inspect(model, x, torch.arange(32) % 5)
+    assert inspection.verdict == "dead"
+    assert inspection.cure.parameters == tuple(f"gates.{i}.weight" for i in range(3))
+    exec(inspection.remedy, {"model": model})
+    before = copy.deepcopy(model.state_dict())
+    F.cross_entropy(model(x), torch.arange(32) % 5).backward()
+    assert all((gate.weight.grad != 0).any() for gate in model.gates)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

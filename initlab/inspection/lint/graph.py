@@ -26,7 +26,7 @@ MODULES: dict[str, tuple[Any, ...]] = {
 }
 ACTIVATIONS = {
     *("Abs", "Gelu", "Hardsigmoid", "Hardswish", "LeakyRelu", "LogSigmoid", "Mish", "PreluKernel", "Relu", "Sigmoid"),
-    *("Hardtanh", "Silu", "Tanh", *MODULES),
+    *("Hardtanh", "Silu", "Sin", "Tanh", *MODULES),
 }
 COMPOSED = {("Div", "Add", "Abs"): "softsign", ("Sub", "Tanh"): "tanhshrink"}
 KINDS = {
@@ -88,6 +88,9 @@ def look_back(node: Node, layers: dict[Node, str], origins: set[Node]) -> tuple[
         kind = "input" if node in origins else kind_of(node)
         if kind == "activation" and phi is None:
             phi = activation_of(node)
+            if (scaling := scaling_of(node)) is not None:
+                node = scaling[1]
+                continue
         elif kind in ("norm", "sum", "input"):
             return kind, phi, ""
         elif kind != "pass":
@@ -100,7 +103,7 @@ def kinds_after(node: Node, users: dict[Node, list[Node]]) -> set[str]:
     """The kinds of what takes a node's result, behind what only passes it on."""
     if node not in users:
         return {"output"}
-    kinds = [(user, kind_of(user)) for user in users[node]]
+    kinds = [(user, "pass" if before_sine(user, users) else kind_of(user)) for user in users[node]]
     return set().union(*(kinds_after(user, users) if kind == "pass" else {kind} for user, kind in kinds))
 
 
@@ -115,6 +118,24 @@ def users_of(node: Node) -> dict[Node, list[Node]]:
                 pending.append(source)
             users.setdefault(source, []).append(current)
     return users
+
+
+def before_sine(node: Node, users: dict[Node, list[Node]]) -> bool:
+    """Whether a node gives a sine its argument, sin(w0 y)."""
+    return bool(users.get(node)) and all(scaling_of(user) is not None for user in users[node])
+
+
+def scaling_of(node: Node) -> tuple[float, Node] | None:
+    """(w0, node of y) of a node that is sin(w0 y); None for any other."""
+    if function_of(node) != "Sin" or not node.next_functions or node.next_functions[0][0] is None:
+        return None
+    product = node.next_functions[0][0]
+    factors = [getattr(product, f"_saved_{side}", None) for side in ("other", "self")]
+    sources = [source for source, _ in product.next_functions if source is not None]
+    if function_of(product) != "Mul" or len(sources) != 1:
+        return 1.0, product
+    scales = [factor for factor in factors if isinstance(factor, Tensor) and factor.numel() == 1]
+    return (float(scales[0].detach()), sources[0]) if scales else None
 
 
 def function_of(node: Node) -> str:
@@ -155,10 +176,24 @@ def activation_of(node: Node) -> Phi:
             return resolve("relu6") if bounds == (0, 6) else resolved(nn.Hardtanh, *bounds)
         case "Abs":
             return resolve(torch.abs)
+        case "Sin":
+            return sine((scaling_of(node) or (1.0, None))[0])
     if name in MODULES:
         kind, *parameters = MODULES[name]
         return resolved(kind, *(getattr(node, f"_saved_{parameter}") for parameter in parameters))
     return resolve(composed(node) or name.lower())
+
+
+@lru_cache(maxsize=64)
+def sine(w0: float) -> Phi:
+    """sin(w0 x), under the name `sin(30x)`."""
+
+    def function(x: Tensor) -> Tensor:
+        """The sine."""
+        return torch.sin(w0 * x)
+
+    function.__name__ = f"sin({w0:g}x)"
+    return resolve(function)
 
 
 @lru_cache(maxsize=64)

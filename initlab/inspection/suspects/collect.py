@@ -9,9 +9,9 @@ from initlab.inspection.lint.sites import Site
 from initlab.inspection.suspects.gates import odd_gates
 from initlab.inspection.suspects.inputs import odd_inputs
 from initlab.inspection.suspects.norms import NormParameter, module_inputs, norm_parameters, odd_norms
-from initlab.inspection.suspects.scales import odd_biases, odd_embeddings, odd_scales, scales_of
+from initlab.inspection.suspects.scales import closed_gates, odd_biases, odd_embeddings, odd_scales, scales_of
 from initlab.inspection.suspects.suspect import Entry, Suspect, entries_of
-from initlab.inspection.suspects.values import odd_values
+from initlab.inspection.suspects.values import odd_scalars, odd_values
 from initlab.nets.undisturbed import Batch, to_model, untouched
 
 
@@ -27,7 +27,9 @@ def suspects_of(model: nn.Module, sites: list[Site], batch: Batch | None) -> lis
         *odd_parameters(model, batch, entries, norms),
         *odd_embeddings(model),
         *odd_biases([entry for entry in entries if entry.name not in of_norms]),
+        *closed_gates(sites),
         *odd_scales(scales_of(model, sites, entries)),
+        *odd_scalars(entries),
     ]
     return sorted(suspects, key=lambda suspect: not suspect.certain)
 

@@ -10,6 +10,7 @@ from statistics import median
 from torch import Tensor, nn
 
 from initlab.init.layers import EMBEDDINGS
+from initlab.inspection.lint.finding import drawn
 from initlab.inspection.lint.sites import Site, second_moment
 from initlab.inspection.suspects.suspect import Entry, Suspect, listed_names, on_each, with_numbers
 
@@ -98,6 +99,16 @@ def odd_scales(scales: Sequence[Scale]) -> Iterator[Suspect]:
             f"1/√{len(ends)} of the others' size is usual"
         )
         yield Suspect("branch_scale", tuple(names), words, on_each(names, f"mul_({factor:.4g})"))
+
+
+def closed_gates(sites: Sequence[Site]) -> Iterator[Suspect]:
+    """Layers of zero weights in front of an activation, another layer or a norm, which no gradient may ever open."""
+    closed = [site for site in sites if site.second == 0 and site.joint.after in ("activation", "layer", "norm")]
+    if closed:
+        names = [site.name for site in closed]
+        words = f"all weights of {listed_names(names)} are 0 in front of what lets no gradient through at 0"
+        weights = tuple(f"{name}.weight".lstrip(".") for name in names)
+        yield Suspect("dead", weights, words, drawn(closed, EMBEDDING_STD))
 
 
 def apart(ratio: float, usual: float) -> bool:

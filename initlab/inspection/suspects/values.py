@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from initlab.inspection.suspects.suspect import Entry, Suspect, listed_names, with_numbers
+from initlab.inspection.suspects.suspect import Entry, Suspect, listed_names, on_each, with_numbers
 
 # Below the least normal number of float32, 1.2e-38, by what a product with another weight may lose.
 DENORMAL = 1e-35
@@ -77,6 +77,15 @@ def copies(entries: Sequence[Entry]) -> Iterator[Suspect]:
             f"{listed_names(names)}, hold the same draw as the first of their kind ({most} layers are copies of one)"
         )
         yield Suspect("copies", tuple(names), words, redrawn(repeats, entries), certain=True)
+
+
+def odd_scalars(entries: Sequence[Entry]) -> Iterator[Suspect]:
+    """Single numbers, as temperatures, that are more than eight times 1, or less than an eighth."""
+    for entry in entries:
+        value = entry.tensor.abs().max().item()
+        if entry.tensor.numel() == 1 and 0 < value < math.inf and not 1 / 8 <= value <= 8:
+            words = f"`{entry.name}` is {entry.tensor.item():.3g}, where 1 is usual of a single factor"
+            yield Suspect("factor", (entry.name,), words, on_each([entry.name], "fill_(1)"))
 
 
 def repeated_rows(entries: Sequence[Entry]) -> Iterator[Suspect]:
