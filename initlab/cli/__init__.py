@@ -43,6 +43,7 @@ def main() -> None:
     initlab run sweeps/demo.yaml       run it; again: only what has no result yet
     initlab plot results/demo          its figures, as png, svg and csv
     initlab inspect resnet18           what goes through a model, and whether it will start to train
+    initlab fix resnet18               code to paste, if its initialisation wants mending
     """
 
 

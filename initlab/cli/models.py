@@ -1,4 +1,4 @@
-"""Commands on one net, without a study: nets, inspect, lint, and evaluate for trained ones."""
+"""Commands on one net, without a study: nets, inspect, lint, fix, and evaluate for trained ones."""
 
 import copy
 import sys
@@ -132,6 +132,35 @@ def lint(model: str, fail_on: str | None, **options: Any) -> None:
 
 
 @click.command()
+@click.argument("model")
+@model_options
+@click.option("--weight-decay", type=float, help="For the ratio of decay to the loss gradient.")
+@click.option("--torch", "plain", is_flag=True, help="Plain torch, a line per parameter, instead of calls of initlab.")
+def fix(model: str, weight_decay: float | None, plain: bool, **options: Any) -> None:
+    """Print the code that mends the initialisation of MODEL, to be pasted behind the lines that build it.
+
+    \b
+    initlab fix plain --init xavier --set depth=30                  a call of initlab, tried on a copy first
+    initlab fix plain --init xavier --set depth=30 --torch          the same sizes as lines of plain torch
+    initlab fix mypkg.mymodel:build --allow-code --input 3x32x32    yours; >> mymodel.py appends it
+
+    What is wrong, what was tried and what it changes (per parameter, the standard deviation before and after) stand
+    above it as comments, so that all of the output is Python. In it `model` is your model, and `batch`, where it is
+    needed, one batch of your inputs. Your files and the model are left as they are.
+
+    MODEL is as in `initlab inspect`. Exit codes: 0 there is code, or nothing to fix; 1 something is wrong, but nothing
+    that was tried helped; 2 MODEL cannot be inspected.
+    """
+    from initlab.inspection.changes import fix_of
+    from initlab.report.fix_code import fix_code, fix_json
+
+    mended = fix_of(subject_of(model, options), weight_decay=weight_decay)
+    click.echo(fix_json(mended) if options["as_json"] else fix_code(mended, plain=plain))
+    if mended.needed and mended.cure is None:
+        sys.exit(1)
+
+
+@click.command()
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
 @click.option(
     "--views",
@@ -178,4 +207,4 @@ def evaluate(checkpoints: Sequence[str], scales: str | None, out: Path | None, *
     click.echo(f"written to {out}" if out else "errors per class: add --out FOLDER")
 
 
-COMMANDS = (nets, inspect, lint, evaluate)
+COMMANDS = (nets, inspect, lint, fix, evaluate)
