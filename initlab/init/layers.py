@@ -14,7 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from initlab.init.shapes import LayerShape, fans
 from initlab.init.stored import parameters_of, running, storage_of, store
-from initlab.nets.any_module import Transposed, WeightLayer, layer_name
+from initlab.nets.any_module import Transposed, WeightLayer, layer_name, parameter_of
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
@@ -56,12 +56,12 @@ class Matrix:
     @property
     def bias_parameter(self) -> nn.Parameter | None:
         """The bias that goes with it; None where there is none, or one that is computed."""
-        return self.module._parameters.get(self.bias) if self.bias else None
+        return parameter_of(self.module, self.bias) if self.bias else None
 
     @property
     def state_bias(self) -> nn.Parameter | None:
         """The bias that torch adds to an LSTM's for its state."""
-        return self.module._parameters.get((self.bias or "").replace("_ih", "_hh", 1))
+        return parameter_of(self.module, (self.bias or "").replace("_ih", "_hh", 1))
 
     @property
     def is_scalable(self) -> bool:
@@ -158,7 +158,7 @@ def recurrent_matrices(name: str, module: nn.Module) -> Iterator[Matrix]:
 
 def flipped_linear(module: nn.Module) -> bool | None:
     """Whether a linear layer of another library stores its weight as (in, out); None for any other module."""
-    weight = module._parameters.get("weight")
+    weight = parameter_of(module, "weight")
     if weight is None or weight.dim() != 2 or isinstance(module, EMBEDDINGS):
         return None
     shape = tuple(weight.shape)
@@ -175,7 +175,7 @@ def flipped_linear(module: nn.Module) -> bool | None:
 def norm_parameters(module: nn.Module) -> Iterator[tuple[float, nn.Parameter]]:
     """(where a norm starts, its parameter) of its gain and its shift, which not every norm has."""
     for name, start in (("weight", 1.0), ("bias", 0.0)):
-        if (parameter := module._parameters.get(name)) is not None and parameter.numel():
+        if (parameter := parameter_of(module, name)) is not None and parameter.numel():
             yield start, parameter
 
 

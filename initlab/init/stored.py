@@ -13,13 +13,15 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from initlab.nets.any_module import parameter_of
+
 # As many steps of the power method as torch takes for a weight that it has not seen.
 POWER_STEPS = 15
 
 
 def storage_of(module: nn.Module, attribute: str) -> str:
     """`parameter`, `weight norm`, `spectral norm` or `pruning`; `computed` for all else, which cannot be written."""
-    if module._parameters.get(attribute) is not None:
+    if parameter_of(module, attribute) is not None:
         return "parameter"
     if parametrize.is_parametrized(module, attribute):
         first, *others = parametrization_of(module, attribute)
@@ -51,7 +53,7 @@ def parameters_of(module: nn.Module, attribute: str) -> list[nn.Parameter]:
     if parametrize.is_parametrized(module, attribute):
         return list(parametrization_of(module, attribute).parameters())
     names = [attribute, f"{attribute}_g", f"{attribute}_v", f"{attribute}_orig"]
-    return [parameter for name in names if (parameter := module._parameters.get(name)) is not None]
+    return [parameter for name in names if (parameter := parameter_of(module, name)) is not None]
 
 
 def running(module: nn.Module, attribute: str) -> Tensor:

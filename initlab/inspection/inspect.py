@@ -230,4 +230,6 @@ def predicted_columns(model: nn.Module, batch: Batch, labels: Any, loss: Loss | 
     if labels is None:
         # Theory is then relative to the last layer, and nothing was measured that it could be compared with.
         theory = theory.assign(backward_median=math.nan, backward_low=math.nan, backward_high=math.nan)
-    return theory.rename(columns=lambda name: name.replace("median", "predicted"))[["name", *PREDICTED]], []
+    theory = theory.rename(columns=lambda name: name.replace("median", "predicted"))[["name", *PREDICTED]]
+    # Of a model without weight modules there are no rows, whose columns would be of no type.
+    return theory.astype(dict.fromkeys(PREDICTED[:-1], float)), []

@@ -44,6 +44,11 @@ def on_weight_layers(model: nn.Module, hook: LayerHook) -> Iterator[list[tuple[s
         yield layers
 
 
+def parameter_of(module: nn.Module, name: str) -> nn.Parameter | None:
+    """A module's own parameter of this name, of a scripted module too; None where it has none, or a computed one."""
+    return dict(module.named_parameters(recurse=False)).get(name)
+
+
 def op_of(module: nn.Module) -> str:
     """A weight layer's kind in tables: `linear`, or `conv` for every convolution."""
     return "linear" if isinstance(module, nn.Linear) else "conv"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils import checkpoint
 
 from initlab.nets.snapshot import Snapshot
@@ -62,12 +63,12 @@ def holds_arguments(model: nn.Module, batch: Batch) -> bool:
 
 def num_examples(model: nn.Module, batch: Any) -> int:
     """N of a batch: the length of its first tensor, or of a list that is one argument; 0 where it has none."""
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.dim() else 0
     if isinstance(batch, list) and not holds_arguments(model, batch):
         return len(batch)
-    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
-    return next((len(value) for value in values if isinstance(value, Tensor) and value.dim()), 0)
+    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else (batch,)
+    # A list among the arguments has an entry for each example, as of pictures of several sizes.
+    sized = (value for value in values if isinstance(value, list) or (isinstance(value, Tensor) and value.dim()))
+    return next((len(value) for value in sized), 0)
 
 
 def to_model(model: nn.Module, images: Any, labels: Any) -> tuple[Any, Any]:
@@ -113,6 +114,9 @@ def untouched(model: nn.Module, backward: bool, changing: Collection[Tensor] = (
     Dropout is off, BatchNorm takes the batch's statistics, all parameters have gradients or none. What a compiler or
     a checkpoint would do runs plainly. See `initlab.nets.snapshot.Snapshot` for what is restored.
     """
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise ValueError(f"inspect: {name} is not there yet (lazy); run the model on a batch first")
     modules, parameters = list(model.modules()), list(model.parameters())
     # Set by hand, since a model's own `eval` may refuse, or do more than that.
     modes = [(module, module.training) for module in modules]
@@ -149,18 +153,21 @@ def untouched(model: nn.Module, backward: bool, changing: Collection[Tensor] = (
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """Run what is compiled as it is written, and what is checkpointed once.
+    """Run what is compiled or fused as it is written, and what is checkpointed once.
 
-    Hooks in a compiled model have it compiled anew; a reentrant checkpoint runs without a graph, and refuses gradients
-    of single tensors.
+    Hooks in a compiled model have it compiled anew, and attention's fast path calls no module; a reentrant checkpoint
+    runs without a graph, and refuses gradients of single tensors.
     """
+    fast = torch.backends.mha.get_fastpath_enabled()
     stance = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     apply = vars(checkpoint.CheckpointFunction).get("apply")
     with stance:
+        torch.backends.mha.set_fastpath_enabled(False)
         checkpoint.CheckpointFunction.apply = staticmethod(lambda function, preserve, *args: function(*args))
         try:
             yield
         finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
             if apply is None:
                 del checkpoint.CheckpointFunction.apply
             else:

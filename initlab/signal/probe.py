@@ -127,7 +127,6 @@ def measure(
     Raises:
         ValueError: the model's output holds no tensor, or the loss has a wrong shape.
     """
-    check_not_lazy(model)
     # With gradients though there are no labels, since a model may need its weights' own in forward.
     with torch.inference_mode(False), untouched(model, backward=True), parametrize.cached():
         images, labels = to_model(model, images, labels)
@@ -139,13 +138,6 @@ def measure(
             grads[: len(weights)] = loss_gradients(output, labels, loss, weights)
         statistics = [s.statistics(g, examples, weight_decay) for s, g in zip(layers, grads, strict=True)]
         return to_rows(layers, statistics, examples)
-
-
-def check_not_lazy(model: nn.Module) -> None:
-    """Refuse a model whose parameters have no shape yet."""
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise ValueError(f"inspect: {name} is not there yet (lazy); run the model on a batch first")
 
 
 def forward(model: nn.Module, images: Batch) -> tuple[list[LayerSignals], Any]:

@@ -20,7 +20,7 @@ from initlab.nets.any_module import layer_name
 from initlab.nets.undisturbed import Batch, num_examples, to_model, untouched
 from initlab.signal.moments import NAN, in_float64
 from initlab.signal.precision import COLUMNS as ROUNDING, HALVES, Rounded, scaled_twice
-from initlab.signal.probe import LayerSignals, Loss, check_not_lazy, checked_loss, to_rows
+from initlab.signal.probe import LayerSignals, Loss, checked_loss, to_rows
 from initlab.signal.recording import Recording
 from initlab.signal.uses import tensors_in
 
@@ -81,7 +81,6 @@ def survey(
     Args:
         autocast: run the model and the loss under `torch.autocast` with this type.
     """
-    check_not_lazy(model)
     with torch.inference_mode(False), untouched(model, backward=True), parametrize.cached():
         batch, labels = to_model(model, batch, labels)
         examples = num_examples(model, batch)

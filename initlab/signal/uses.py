@@ -12,9 +12,9 @@ Not seen are functions of `torch.jit` and of compiled libraries.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch.nn.functional as F
@@ -170,12 +170,16 @@ def function_name(func: Any) -> str:
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors in nested tuples, lists and dicts."""
+    """The tensors in nested tuples, lists, mappings and dataclasses."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, (tuple, list)):
         return [tensor for item in value for tensor in tensors_in(item)]
-    return tensors_in(list(value.values())) if isinstance(value, dict) else []
+    if isinstance(value, Mapping):
+        return tensors_in(list(value.values()))
+    if is_dataclass(value) and not isinstance(value, type):
+        return tensors_in([getattr(value, each.name) for each in fields(value)])
+    return []
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Models that do what few do: they are measured, or refused in one line; where theory can't follow, that is said."""
 
+from collections import UserDict
 from typing import Any
 
 import pytest
@@ -180,3 +181,90 @@ def test_models_that_give_their_loss_first_and_dicts_of_losses_are_measured() ->
     inspection = initlab.inspect(model, {"x": X, "labels": Y}, Y)
     (gradient,) = torch.autograd.grad(F.cross_entropy(model.layer(X), Y), model.layer.weight)
     assert inspection.table.weight_grad_rms.iloc[0] == pytest.approx(gradient.square().mean().sqrt().item(), rel=1e-5)
+
+
+class Encoder(nn.Module):
+    """As Hugging Face's: arguments by name, a dict-like batch, a loss of its own where labels are among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.words, self.encoder, self.head = nn.Embedding(50, 16), nn.TransformerEncoder(layer, 2), nn.Linear(16, 3)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None) -> Any:
+        x = self.encoder(self.words(input_ids), src_key_padding_mask=attention_mask == 0)
+        logits = self.head(x.mean(1))
+        return {"logits": logits} if labels is None else {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+def test_a_padded_batch_of_named_arguments_goes_through_everything() -> None:
+    ids = torch.arange(48).reshape(4, 12) % 50
+    mask = torch.ones_like(ids)
+    mask[0, 8:] = 0
+    batch, labels = UserDict(input_ids=ids, attention_mask=mask), torch.arange(4) % 3
+    model = Encoder()
+    inspection = initlab.inspect(model, batch, labels)
+    # Attention's fast path, which calls no module, is off.
+    assert inspection.table.calls.gt(0).all() and not inspection.unjudged
+    own = initlab.inspect(model, UserDict(batch, labels=labels))
+    assert own.table.backward_var.tolist() == pytest.approx(inspection.table.backward_var.tolist(), rel=1e-4)
+    initlab.lint(model, batch)
+    initlab.predict(model, batch=batch, labels=labels)
+    initlab.init_(model, "lsuv", batch=batch)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_scripted_and_exported_models_go_through_everything() -> None:
+    plain = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    exported = torch.export.export(plain, (X,)).module()
+    seen = initlab.inspect(exported, X, Y)
+    assert seen.table.forward_var.tolist() == initlab.inspect(plain, X, Y).table.forward_var.tolist()
+    for model in (exported, torch.jit.script(plain)):
+        initlab.lint(model, X)
+        initlab.lint(model)
+        initlab.predict(model, batch=X, labels=Y)
+        initlab.init_(model, "lsuv", batch=X)
+
+
+def test_pictures_of_several_sizes_and_dicts_of_losses_as_detectors_have_them() -> None:
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.body, self.box = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, images: list[Tensor], targets: list[Tensor]) -> dict[str, Tensor]:
+            boxes = torch.stack([self.box(self.body(image).relu().mean((1, 2))) for image in images])
+            return {"box": (boxes - torch.stack(targets)).square().mean(), "size": boxes.square().mean()}
+
+    model, images = Detector(), [torch.rand(3, 9, 9), torch.rand(3, 8, 9)]
+    batch = (images, [torch.ones(2), torch.zeros(2)])
+    inspection = initlab.inspect(model, batch)
+    (gradient,) = torch.autograd.grad(sum(model(*batch).values()), model.box.weight)
+    row = by_name(inspection)["box"]
+    assert row.weight_grad_rms == pytest.approx(gradient.square().mean().sqrt().item(), rel=1e-4)
+    assert by_name(inspection)["body"].calls == 2
+
+
+def test_packed_sequences_go_through_everything() -> None:
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.gru, self.head = nn.Embedding(50, 8), nn.GRU(8, 8, batch_first=True), nn.Linear(8, 3)
+
+        def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(self.words(ids), lengths, batch_first=True)
+            return self.head(self.gru(packed)[1][0])
+
+    model, batch = Tagger(), (torch.arange(20).reshape(4, 5), torch.tensor([5, 3, 3, 1]))
+    inspection = initlab.inspect(model, batch, Y[:4])
+    assert inspection.steps.step.tolist() == [0, 1, 2, 3, 4]
+    assert inspection.judged_share == 1.0 and not inspection.notes
+    initlab.lint(model, batch)
+
+
+@pytest.mark.parametrize("look", [initlab.inspect, initlab.lint, lambda m, x: initlab.predict(m, batch=x)])
+def test_lazy_models_are_refused_in_one_line(look: Any) -> None:
+    with pytest.raises(ValueError, match=r"0\.weight is not there yet \(lazy\); run the model on a batch first"):
+        look(nn.Sequential(nn.LazyLinear(3)), X)

@@ -97,6 +97,9 @@ def sites_of(model: nn.Module, batch: Batch | None) -> tuple[list[Site], Tensor 
     joints, signals, output = (joints_in_order(model), {}, None) if batch is None else joints_that_ran(model, batch)
     sites = []
     for name, module in weight_layers(model):
+        # A weight that the model's own code sets before each call is none until then.
+        if not hasattr(module, "weight"):
+            continue
         weight, bias = weight_that_runs(module), module.bias
         peak = weight.abs().max().item() if weight.numel() else 0.0
         bias_second = 0.0 if bias is None else second_moment(bias.detach())

@@ -108,6 +108,9 @@ def module_inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     inputs: dict[str, Tensor] = {}
     hooks = []
     for name, module in model.named_modules():
+        # A scripted module takes no hooks.
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
         if next(module.children(), None) is None and next(module.parameters(recurse=False), None) is not None:
 
             def note(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:

@@ -13,6 +13,7 @@ from initlab.init.layers import EMBEDDINGS
 from initlab.inspection.lint.finding import drawn
 from initlab.inspection.lint.sites import Site, second_moment
 from initlab.inspection.suspects.suspect import Entry, Suspect, listed_names, on_each, with_numbers
+from initlab.nets.any_module import parameter_of
 
 # A standard deviation that differs this many times from that of like layers, or from what is needed.
 APART = 1.7
@@ -140,7 +141,7 @@ def odd_embeddings(model: nn.Module) -> Iterator[Suspect]:
     """Embeddings far from 0.02, tied ones first."""
     owners: dict[int, list[str]] = defaultdict(list)
     for name, module in model.named_modules():
-        weight = module._parameters.get("weight")
+        weight = parameter_of(module, "weight")
         if weight is not None:
             owners[id(weight)].append(name)
     tables = {n: m for n, m in model.named_modules() if isinstance(m, EMBEDDINGS)}

@@ -5,7 +5,7 @@ are not kept. Operations outside `known` are measured on the spot: the second mo
 by which they carry a random gradient back.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,7 +130,7 @@ class Recorder(TorchFunctionMode):
             if unknown:
                 copies = copies or [t.detach().clone() for t in live]
                 operation.before, operation.after = field_of(copies[0]), field_of(tensor)
-                operation.pulls = pulls(func, args, kwargs, live, copies, place)
+                operation.pulls = pulls(func, args, kwargs, live, copies, place, whole)
             self.operations.append(operation)
         for number, tensor in enumerate(outputs, start=len(self.operations) - len(outputs)):
             self.origin[tensor] = number
@@ -205,12 +205,14 @@ def swap(value: Any, change: Callable[[Tensor], Any]) -> Any:
         return change(value)
     if isinstance(value, (tuple, list)):
         return tuple(swap(v, change) for v in value)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: swap(v, change) for key, v in value.items()}
     return value
 
 
-def pulls(func: Any, args: Any, kwargs: Any, live: list[Tensor], copies: list[Tensor], place: int) -> list[float]:
+def pulls(
+    func: Any, args: Any, kwargs: Any, live: list[Tensor], copies: list[Tensor], place: int, whole: bool
+) -> list[float]:
     """Mean square of the gradient at each input of a call, for a random one of mean square 1 at its output."""
     leaves = [copy.requires_grad_(copy.is_floating_point()) for copy in copies]
 
@@ -222,7 +224,8 @@ def pulls(func: Any, args: Any, kwargs: Any, live: list[Tensor], copies: list[Te
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         try:
             outputs = tensors_of(func(*swap(args, as_leaf), **swap(kwargs, as_leaf)))
-            out = [t for t in outputs if t.is_floating_point() or not differentiable][place]
+            # The floating ones alone, unless there are whole numbers among the inputs.
+            out = [t for t in outputs if whole or t.is_floating_point()][place]
             if not out.requires_grad:
                 return [0.0] * len(leaves)
             random = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
