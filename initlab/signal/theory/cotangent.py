@@ -1,5 +1,6 @@
 """Where the backward theory starts: the gradient of the loss at the model's output."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,79 @@ from initlab.signal.theory.field import Array, Pairs
 from initlab.signal.theory.meanfield import Context, Gradient, Signal
 
 MOST_LOGITS = 4_000_000
+# Numbers in all draws of a user's logits, the most draws, and the change of their logarithmic level that is tried.
+MOST_NUMBERS, MOST_DRAWS, CHANGE = 400_000, 64, 0.25
 
 
-def loss_gradient(output: Tensor, labels: Any, loss: Loss | None) -> Gradient:
-    """The gradient at an output (N, ...) of the loss summed over its examples; a `loss` gets labels in float64."""
-    output = output.detach().double().requires_grad_()
-    like = torch.float64 if loss else None
-    labels = map_tensors(labels, lambda t: t.to(output.device, like if t.is_floating_point() else None))
-    with torch.enable_grad():
-        (gradient,) = loss_gradients(output, labels, loss, [output])
-    gradient = torch.zeros_like(output) if gradient is None else gradient
-    c, spread = pair_statistics(gradient.flatten(1).cpu().numpy()[None])
-    return Gradient(gradient.square().mean().cpu(), c, spread, {})
+class LossGradient:
+    """The gradient of a loss of labels, at the logits that the model gave or over draws of logits as predicted."""
+
+    def __init__(self, logits: Tensor, labels: Any, loss: Loss | None) -> None:
+        like = torch.float64 if loss else None
+        self.logits, self.loss = logits.detach().double(), loss
+        self.labels = map_tensors(labels, lambda t: t.to(logits.device, like if t.is_floating_point() else None))
+        self.measured = self.at(self.logits)
+
+    def at(self, logits: Tensor) -> Tensor:
+        """The gradient at (N, ...) logits of the loss summed over its examples; labels in float64 for a `loss`."""
+        logits = logits.detach().requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = loss_gradients(logits, self.labels, self.loss, [logits])
+        return torch.zeros_like(logits) if gradient is None else gradient
+
+    def here(self) -> Gradient:
+        """The gradient at the model's own logits."""
+        c, spread = pair_statistics(self.measured.flatten(1).cpu().numpy()[None])
+        return Gradient(self.measured.square().mean().cpu(), c, spread, {}, mean=relative_mean(self.measured))
+
+    def over_draws(self, context: Context, output: Signal) -> Gradient:
+        """Over normal logits with the level and correlations of `output`: its mean, and how far it strays from that.
+
+        It follows the scatter of the logits' level with a power, which two levels show; what one draw of the last
+        layer adds shows in the spread over draws.
+        """
+        count = min(MOST_NUMBERS // max(self.logits.numel(), 1), MOST_DRAWS)
+        if count < 2 or self.logits.dim() < 2:
+            return self.here()
+        generator = torch.Generator().manual_seed(0)
+        draws = [draw_like(self.logits, output, generator) for _ in range(count)]
+        high, low = (torch.stack([self.at(d * np.exp(sign * CHANGE / 2)) for d in draws]) for sign in (1, -1))
+        levels = torch.stack([g.square().flatten(1).mean(1) for g in (high, low)])
+        if not bool(((levels > 0) & levels.isfinite()).all()):
+            return self.here()
+        power = float((levels[0] / levels[1]).log().mean()) / (2 * CHANGE)
+        each = levels.mean(0)
+        c, spread = pair_statistics(torch.cat([high, low]).flatten(2).cpu().numpy())
+        source = context.source(float(each.var() / each.mean() ** 2))
+        noise = {number: power * value for number, value in output.noise.items() if number != output.fresh}
+        return Gradient(each.mean().cpu(), c, spread, noise | {source: 1.0}, mean=relative_mean(high))
+
+
+def relative_mean(gradient: Tensor) -> float:
+    """The mean over the root of the mean square; 0 for softmax, whose gradients cancel over the classes."""
+    square = float(gradient.square().mean())
+    return float(gradient.mean()) / math.sqrt(square) if square > 0 else 0.0
+
+
+def draw_like(logits: Tensor, output: Signal, generator: torch.Generator) -> Tensor:
+    """Normals of a tensor's shape whose pairs of examples and positions are correlated as in `output`."""
+    f, shape = output.field, list(logits.shape)
+    moving = max(1 - f.mean**2, 0.0)
+    c = (f.c - f.mean**2) / max(moving, 1e-12)
+    apart = c.same_place if f.positions == 1 else c.elsewhere
+    within = apart if f.positions == 1 else c.within
+    axis = output.axis % len(shape)
+    parts = {
+        apart: [n if d == axis else 1 for d, n in enumerate(shape)],
+        c.same_place - apart: [1, *shape[1:]],
+        within - apart: [n if d in (0, axis) else 1 for d, n in enumerate(shape)],
+        1 - c.same_place - within + apart: shape,
+    }
+    total = torch.zeros(shape, dtype=torch.float64)
+    for variance, sides in parts.items():
+        if variance > 0:
+            total = total + np.sqrt(variance) * torch.randn(sides, generator=generator, dtype=torch.float64)
+    return total.mul(np.sqrt(f.level * moving)).add(np.sqrt(f.level) * f.mean).to(logits.device)
 
 
 def drawn_gradient(context: Context, output: Signal, classes: int) -> Gradient:

@@ -19,8 +19,9 @@ from initlab.signal.theory.response import Response, second_map
 from initlab.signal.theory.trace import Operation
 from initlab.signal.theory.width import LogMoments, gamma_factor
 
-# Source of finite-width scatter -> the power with which its factor enters.
+# Source of finite-width scatter -> the power with which its factor enters; `SHIFT` is a change of the logarithm itself.
 Noise = dict[int, float]
+SHIFT = -1
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Gradient:
     noise: Noise
     fresh: int | None = None
     parts: tuple[float, ...] = ()  # of joined channels: each part's mean square over that of all
-    theory: bool = True  # whether rules alone brought it here
+    basis: str = "theory"  # what stands behind it
+    mean: float | None = None  # its mean over everything over the root of q, where that is known
 
     @property
     def level(self) -> float:
@@ -82,8 +84,9 @@ class Context:
 
     def scatter(self, noise: Noise) -> LogMoments:
         """Logarithm of the product of all factors."""
-        factors = (gamma_factor(self.variances[number]).scaled(power) for number, power in noise.items())
-        return sum(factors, start=LogMoments())
+        sources = ((self.variances[number], power) for number, power in noise.items() if number != SHIFT)
+        factors = (gamma_factor(variance).scaled(power) for variance, power in sources)
+        return sum(factors, start=LogMoments(noise.get(SHIFT, 0.0)))
 
     def average(self, values: Pairs, positions: int) -> float:
         """Mean over all pairs of units of one channel, of a batch of maps with so many positions."""
@@ -249,7 +252,7 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     second = response.second()
     if second == 0:
         raise NoRule(response.phi.name, "gives 0 wherever its signal lies")
-    growth = response.growth()
+    growth, slope_growth = response.growth()
     pair, squares = f.c.each(response.pair) / second, f.c.each(response.square_pair) / second**2
     c = pair.clipped()
     spread = (f.c.each(response.pair, 1) * response.q / second) ** 2 * f.spread
@@ -257,6 +260,7 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     linear = 2 * growth**2 * context.average((f.c - f.mean**2) ** 2, f.positions)
     rest = context.average(squares, f.positions) - 1 - linear
     noise = context.replaced(x.noise, x.fresh, rest / f.channels, growth)
+    source = next(reversed(noise))
     q = second_map(response.phi, f.q) if response.mean == 0 else f.q * (second / response.q)
     mean = response.first() / math.sqrt(second)
     field = Field(q, c, mean, f.positions, f.channels, spread)
@@ -270,7 +274,16 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         square = g.c**2 + g.spread
         rest = context.average(masks * (1 + 2 * square), f.positions) - 1 - 2 * context.average(square, f.positions)
         spread = ratio**2 * g.spread + masks * (1 - square).within_limits(0, 1) / f.channels
-        noise = context.replaced(g.noise, g.fresh, rest / f.channels)
+        # The slopes follow the signal's own scatter, and the same units that give much let much gradient through.
+        follows = {number: slope_growth * power for number, power in x.noise.items()} if slope_growth else {}
+        both = context.average(f.c.each(response.cross_pair), f.positions) / (second * slope) - 1
+        both -= growth * slope_growth * 2 * context.average((f.c - f.mean**2) ** 2, f.positions)
+        variance = context.variances[source]
+        shared = both / f.channels / variance if variance > 0 else 0.0
+        own = context.replaced(g.noise, g.fresh, rest / f.channels - shared**2 * variance)
+        # So that the product keeps the mean 1, which the power of a factor alone has not.
+        offset = {SHIFT: shared * (1 - shared) * variance / 2}
+        noise = mixed((1.0, own), (1.0, follows | {source: shared}), (1.0, offset))
         factor = second_map(response.phi, f.q, order=1) if response.mean == 0 else torch.full_like(f.q, slope)
         return [Gradient(g.q * factor, g.c * ratio, spread, noise)]
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from initlab.signal.theory.field import NONE, Field, NoRule, Pairs, common
-from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal
+from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, mixed
 from initlab.signal.theory.trace import Operation
 
 # Where a norm's call has its weight, bias and eps; an RMSNorm has no bias.
@@ -56,7 +56,14 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
         levels = tuple(value / factor for value in factors) if len(factors) > 1 and factor > 0 else ()
         c = ((g.c - centre) / rest).clipped()
         back = g.q * factor * (f.level / f.q.clamp(min=1e-12 * f.level) if each and f.q.shape == g.q.shape else 1.0)
-        return [Gradient(back, c, g.spread / rest**2, g.noise, parts=levels)]
+        # It is divided by the variance that one draw has, beside the eps; BatchNorm's is that of centred channels.
+        scatter = x.noise
+        if group.batch:
+            others = {number: power for number, power in x.noise.items() if number != x.fresh}
+            own = context.source(2 * context.average(normed[0].c ** 2, f.positions) / f.channels)
+            scatter = others | {own: 1.0}
+        noise = mixed((1.0, g.noise), (-normed[0].share, scatter))
+        return [Gradient(back, c, g.spread / rest**2, noise, parts=levels)]
 
     return Signal(field, {}, axis=x.axis), pull
 
@@ -106,6 +113,7 @@ class Normalised:
     c: Pairs
     slope: float  # factor of the gradient's mean square
     independent: float  # how many independent numbers a variance is taken of
+    share: float  # of the variance in what is divided by
 
 
 def normalised(op: Operation, group: Group, f: Field, square: float, eps: float) -> Normalised:
@@ -122,4 +130,5 @@ def normalised(op: Operation, group: Group, f: Field, square: float, eps: float)
     independent = group.channels / max(group.average(c**2).itself, 1e-12)
     # The mean of 1/variance over channels exceeds 1 over its mean, by 2 over the independent numbers.
     excess = (independent - 1) / (independent - 3) if independent > 6 else 1.0
-    return Normalised(centred, square * variance / (variance + eps), c, square / (variance + eps) * excess, independent)
+    share, slope = variance / (variance + eps), square / (variance + eps) * excess
+    return Normalised(centred, square * share, c, slope, independent, share)

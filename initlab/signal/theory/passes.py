@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from initlab.nets.any_module import WeightLayer, on_weight_layers
 from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
-from initlab.signal.theory.cotangent import drawn_gradient
+from initlab.signal.theory.cotangent import LossGradient, drawn_gradient
 from initlab.signal.theory.field import Field, NoRule
+from initlab.signal.theory.independence import Origins
 from initlab.signal.theory.meanfield import Context, Gradient, Noise, Pull, Signal, mixed
 from initlab.signal.theory.rules import known, measured, rule_of
 from initlab.signal.theory.trace import Trace, record
@@ -19,8 +20,15 @@ from initlab.signal.theory.trace import Trace, record
 DIRECTIONS = ("forward", "backward")
 QUANTILES = {"median": 0.5, "low": 0.025, "high": 0.975}
 PREDICTED = tuple(f"{direction}_{name}" for direction in DIRECTIONS for name in ("var", *QUANTILES))
+# What stands behind a figure: rules, rules that hold only roughly there, or what was measured in the run.
+BASES = ("theory", "approximate", "measured")
 # Weight layer -> a row for each of its calls.
 Rows = dict[str, list[dict[str, Any]]]
+
+
+def worst(*bases: str) -> str:
+    """What stands behind a figure that all of these went into."""
+    return max(bases, key=BASES.index)
 
 
 @dataclass(frozen=True)
@@ -30,14 +38,16 @@ class Passed:
     signal: Signal
     pull: Pull
     sources: list[int]  # the operations to which the gradient goes
-    by_rule: bool  # whether a rule stands behind the two
-    theory: bool  # whether rules alone stand behind the signal, from the input on
+    own: str  # what stands behind the two, one of `BASES`
+    basis: str  # what stands behind the signal, from the input on
+    reason: str | None = None  # why the rule holds only roughly
 
 
 def forward(context: Context, trace: Trace, start: Field) -> list[Passed | None]:
     """What comes of the input, operation by operation; None for those that neither a layer nor the output needs."""
     needed = reached(trace)
     passed: list[Passed | None] = []
+    origins = Origins()
     origin = Signal(start, {}, axis=trace.axis)
 
     def signals(sources: list[int]) -> list[Signal]:
@@ -53,6 +63,7 @@ def forward(context: Context, trace: Trace, start: Field) -> list[Passed | None]
     for number, op in enumerate(trace.operations):
         if number not in needed:
             passed.append(None)
+            origins.skip()
             continue
         sources = op.sources
         rule = rule_of(op)
@@ -63,9 +74,11 @@ def forward(context: Context, trace: Trace, start: Field) -> list[Passed | None]
                 raise
             sources, rule = op.inputs, measured
             result = measured(context, op, *signals(sources))
-        by_rule = rule is not measured
-        theory = by_rule and all(before(source).theory for source in sources if source >= 0)
-        passed.append(Passed(*result, sources, by_rule, theory))
+        signal = result[0]
+        reason = origins.add(op, sources, bool(sources) and signal.field.channels < signals(sources)[0].field.channels)
+        own = "measured" if rule is measured else "approximate" if reason else "theory"
+        basis = worst(own, *(before(source).basis for source in sources if source >= 0))
+        passed.append(Passed(*result, sources, own, basis, reason))
     return passed
 
 
@@ -92,7 +105,7 @@ def backward(trace: Trace, first: Gradient, passed: Sequence[Passed | None]) -> 
             continue
         for source, part in zip(step.sources, step.pull(gradient), strict=True):
             if source >= 0 and part is not None:
-                others, part = gradients[source], replace(part, theory=gradient.theory and step.by_rule)
+                others, part = gradients[source], replace(part, basis=worst(gradient.basis, step.own))
                 gradients[source] = added(others, part) if others else part
     return gradients
 
@@ -104,25 +117,33 @@ def added(a: Gradient, b: Gradient) -> Gradient:
     shares = [a.level / total, b.level / total] if total > 0 else [0.5, 0.5]
     c, spread = shares[0] * a.c + shares[1] * b.c, shares[0] ** 2 * a.spread + shares[1] ** 2 * b.spread
     noise = mixed((shares[0], a.noise), (shares[1], b.noise))
-    return Gradient(q, c, spread, noise, theory=a.theory and b.theory)
+    return Gradient(q, c, spread, noise, basis=worst(a.basis, b.basis))
 
 
-def mean_field(context: Context, trace: Trace, start: Field, gradient: Gradient | None) -> Rows:
-    """Mean field forward and back through a recorded model; a `gradient` of None at its output is drawn.
+def mean_field(context: Context, trace: Trace, start: Field, loss: LossGradient | None) -> tuple[Rows, str | None]:
+    """Mean field forward and back through a recorded model, and why it holds only roughly where it does.
+
+    Without a loss the gradient at the output is that of cross-entropy at labels at random.
 
     An output that is no differentiable number, as a class index, sends none back.
     """
     if not trace.operations:
         raise NoRule("forward", "nothing that the model computes depends on its input")
     passed = forward(context, trace, start)
+    reason = next((step.reason for step in passed if step and step.reason), None)
     last = passed[trace.output] if trace.output >= 0 else None
     if last is None:
-        return layer_rows(context, trace, passed, [None] * len(passed))
-    if gradient is None:
+        return layer_rows(context, trace, passed, [None] * len(passed)), reason
+    if loss is None:
         if not trace.logits.dim():
             raise NoRule("forward", "its output has no classes (got one number)")
         gradient = drawn_gradient(context, last.signal, classes=trace.logits.shape[-1])
-    return layer_rows(context, trace, passed, backward(trace, gradient, passed))
+    elif trace.operations[trace.output].layer is None:
+        # Logits that no layer gives may be anything, as probabilities, which normals are not.
+        gradient = loss.here()
+    else:
+        gradient = loss.over_draws(context, last.signal)
+    return layer_rows(context, trace, passed, backward(trace, gradient, passed)), reason
 
 
 def local_law(model: nn.Module, batch: Batch) -> Rows:
@@ -162,7 +183,7 @@ def layer_rows(
         row = band(context, "forward", f, f, step.signal.noise)
         if g is not None:
             row |= band(context, "backward", f, g, g.noise)
-        basis = "theory" if step.theory and (g is None or g.theory) else "measured"
+        basis = worst(step.basis, "theory" if g is None else g.basis)
         rows.setdefault(op.layer, []).append(row | {"correlation": f.c.same_place, "basis": basis})
     return rows
 
@@ -172,6 +193,8 @@ def band(context: Context, direction: str, f: Field, signal: Field | Gradient, n
     # The mean over independent channels leaves the average product over their number, and what all have in common.
     common = signal.mean**2 if isinstance(signal, Field) else 0.0
     moving = 1 - common - (context.average(signal.c, f.positions) - common) / f.channels
+    if isinstance(signal, Gradient) and signal.mean is not None:
+        moving = 1 - signal.mean**2
     expected = signal.level * moving
     log = context.scatter({source: power / (1 - common) for source, power in noise.items()} if common else noise)
     levels = {f"{direction}_{name}": expected * math.exp(log.quantile(share)) for name, share in QUANTILES.items()}

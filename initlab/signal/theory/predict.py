@@ -20,7 +20,7 @@ from initlab.init.schemes import Scheme
 from initlab.nets.any_module import layer_name, op_of, weight_layers
 from initlab.nets.undisturbed import Batch, num_examples
 from initlab.signal.probe import Loss
-from initlab.signal.theory.cotangent import loss_gradient
+from initlab.signal.theory.cotangent import LossGradient
 from initlab.signal.theory.field import Field, NoRule, Pairs
 from initlab.signal.theory.meanfield import Context
 from initlab.signal.theory.passes import PREDICTED, Rows, local_law, mean_field
@@ -68,9 +68,11 @@ def predict(
         forward_var, forward_median, forward_low, forward_high and the same of backward: expectation, median and
         pointwise 95 % band over draws of the weights, of what `initlab.inspect` measures. `correlation` is that of two
         inputs (the c-map). `basis` is `theory`; `measured` where an operation before the layer, or one through which
-        its gradient comes, has no rule, so that its own moments were taken from the run; `local` where theory can't
-        follow the model: each layer is predicted from the input that it received, gradients aren't, and
-        `.attrs["local_because"]` names the function without a rule; `redrawn` under `draws`.
+        its gradient comes, has no rule, so that its own moments were taken from the run; `approximate` where signals
+        meet that are not independent, as in a layer that takes in what it gave itself (`.attrs["approximate_because"]`
+        names the first); `local` where theory can't follow the model: each layer is predicted from the input that it
+        received, gradients aren't, and `.attrs["local_because"]` names the function without a rule; `redrawn` under
+        `draws`.
 
     Raises:
         ValueError: neither input_shape nor batch, labels without a batch or that do not fit, or a number out of range.
@@ -98,13 +100,17 @@ def predict(
     start = trace.input
     if batch is None and isinstance(images, Tensor):
         start = independent(images, input_moments, trace.axis)
-    gradient = None if labels is None else loss_gradient(trace.logits, labels, loss)
+    gradient = None if labels is None else LossGradient(trace.logits, labels, loss)
     try:
-        return to_frame(model, mean_field(context, trace, start, gradient), relative=labels is None)
-    except NoRule as reason:
+        rows, reason = mean_field(context, trace, start, gradient)
+    except NoRule as missing:
         frame = to_frame(model, local_law(model, images), relative=labels is None)
-        frame.attrs["local_because"] = str(reason)
+        frame.attrs["local_because"] = str(missing)
         return frame
+    frame = to_frame(model, rows, relative=labels is None)
+    if reason is not None:
+        frame.attrs["approximate_because"] = reason
+    return frame
 
 
 def check_inputs(

@@ -71,15 +71,21 @@ class Response:
             return covered(self.phi, self.phi.slope_second if order else self.phi.second, self.q)
         return float(WEIGHTS @ self.levels[order] ** 2)
 
-    def growth(self) -> float:
-        """d ln E[phi^2] / d ln q, the mean being kept: 1 for a rectifier of mean 0, less where phi saturates."""
+    def growth(self) -> tuple[float, float]:
+        """d ln E[phi^2] / d ln q, the mean being kept, and that of phi': (1, 0) for a rectifier of mean 0.
+
+        Less than 1 where phi saturates. Where the slope is 0 so is its growth.
+        """
         if self.closed:
-            return 1.0
+            return 1.0, 0.0
         step = 1e-4
         above, below = (self.wider(math.exp(change)) for change in (step, -step))
-        # Both on the grid, so that its small error cancels.
-        growth = math.log((WEIGHTS @ above.levels[0] ** 2) / (WEIGHTS @ below.levels[0] ** 2)) / (2 * step)
-        return growth / (1 - self.mean**2)
+        growths = []
+        for order in (0, 1):
+            # Both on the grid, so that its small error cancels.
+            high, low = (float(WEIGHTS @ response.levels[order] ** 2) for response in (above, below))
+            growths.append(math.log(high / low) / (2 * step) / (1 - self.mean**2) if low > 0 else 0.0)
+        return growths[0], growths[1]
 
     def wider(self, factor: float) -> "Response":
         """The response to normals of so many times the variance."""
@@ -108,16 +114,28 @@ class Response:
         arc = (3 * c * np.sqrt(1 - c**2) + (1 + 2 * c**2) * np.arcsin(c)) * 2 / math.pi
         return np.asarray(self.q**2 * (even**2 * (1 + 2 * c**2) + odd**2 * arc))
 
+    def cross_pair(self, c: Array) -> Array:
+        """E[phi^2(u) phi'^2(v)]: q/2 for ReLU at c = 1, and q/4 at 0."""
+        if not self.closed:
+            return self.series(self.levels[0] ** 2, c, self.levels[1] ** 2)
+        even, odd = (1 + self.closed.a_squared) / 2, (1 - self.closed.a_squared) / 2
+        # E[u |u| sign v]
+        arc = (np.arcsin(c) + c * np.sqrt(1 - c**2)) * 2 / math.pi
+        return np.asarray(self.q * (even**2 + odd**2 * arc))
+
     def inner(self, c: Array) -> Array:
         """The correlation of what is normal, without the common mean."""
         variance = 1 - self.mean**2
         return (c - self.mean**2) / variance if variance > 1e-12 else np.ones_like(c)
 
-    def series(self, f: Array, c: Array) -> Array:
-        """Mehler's sum for E[f(u) f(v)]; what the coefficients leave of E[f^2] goes with a power beyond them."""
-        energies, inner = (HERMITE @ f) ** 2, self.inner(c)
+    def series(self, f: Array, c: Array, g: Array | None = None) -> Array:
+        """Mehler's sum for E[f(u) g(v)], g being f by default; what the coefficients leave goes with a power beyond."""
+        g = f if g is None else g
+        first = HERMITE @ f
+        products = first * (first if g is f else HERMITE @ g)
+        inner = self.inner(c)
         powers = inner[:, None] ** np.arange(TERMS)
-        return np.asarray(powers @ energies + (float(WEIGHTS @ f**2) - energies.sum()) * inner ** (2 * TERMS))
+        return np.asarray(powers @ products + (float(WEIGHTS @ (f * g)) - products.sum()) * inner ** (2 * TERMS))
 
 
 def covered(phi: Phi, expectation: Callable[..., T], *arguments: Any) -> T:

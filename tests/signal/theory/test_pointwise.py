@@ -162,7 +162,7 @@ def test_a_gate_for_each_channel_gathers_the_gradient_of_its_positions() -> None
         if op.layer is not None:
             assert signal is not None
             assert g is not None
-            assert g.theory
+            assert g.basis == "theory"
             forward, backward = measured[op.layer.removeprefix("1.")]
             assert signal.field.level == pytest.approx(forward, rel=0.1), op.layer
             assert g.level == pytest.approx(backward, rel=0.1), op.layer
