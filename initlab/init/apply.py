@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from initlab.init.arguments import check_numbers, checked_patterns, checked_seed
+from initlab.init.branches import Branches, Factors, branch_factors, check_branches
 from initlab.init.chosen import EMBEDDED, IS_CLOSED, Reasons, left_alone
 from initlab.init.equal_gradients import equal_gradients_
 from initlab.init.expectations import Elementwise, Rectifier
@@ -52,6 +53,7 @@ def init_(
     last_factor: float = 1.0,
     w0: float | None = None,
     embedding_std: float | None = None,
+    branches: Branches | None = None,
     keep: str | Sequence[str] = (),
     redraw: str | Sequence[str] = (),
     batch: Batch | None = None,
@@ -83,10 +85,13 @@ def init_(
         w0: of the activations sin(w0 y) under `siren`; None takes that of the model's sines, 30 where it has none.
         embedding_std: standard deviation of embeddings, normal, with padding rows 0; None leaves them as they are.
             GPT-2 and BERT take 0.02.
+        branches: what becomes of residual branches, which a run on `batch` finds. `scaled`: the end of each of B by
+            1 / sqrt(B) (GPT-2's 1 / sqrt(2L)); `zero`: by 0, so that blocks start as their skips (zero-init residual,
+            ReZero's start); `fixup`, `t-fixup`: those papers' factors on the scheme's weights (see `branch_factors`).
         keep: names of parameters to leave as they are, with `*` and `?` as in file names.
         redraw: names of parameters to set even where their author chose them; `*` is all.
-        batch: inputs as the model takes them, (N, ...), or its arguments as a mapping, tuple or list; for `lsuv` and
-            `solved`.
+        batch: inputs as the model takes them, (N, ...), or its arguments as a mapping, tuple or list; for `lsuv`,
+            `solved` and `branches`.
         on_parameter: called with a row for each parameter of what it was set to: name, rule (the scheme, `0`, `1` or
             `kept`), shape, fan_in, fan_out (None but for weights), scheme_std (None but where the scheme is one), mean,
             std, reason (why it was kept; empty where it was set), keeps (of weights, the signal whose variance the
@@ -111,6 +116,7 @@ def init_(
         raise ValueError(f"init: {scheme} scales layers on a batch (got none); give batch=images")
     if on_parameter and tell:
         raise ValueError("init: on_parameter is given twice (got its old name tell too); give on_parameter alone")
+    check_branches(branches, batch)
     matrices, names = matrices_of(model), [layer_name(name) for name, _ in model.named_parameters()]
     kept_names, redrawn_names = checked_patterns("keep", keep, names), checked_patterns("redraw", redraw, names)
     if last_std is not None or last_factor != 1:
@@ -120,17 +126,21 @@ def init_(
     left = left_alone(model, matrices, kept_names, redrawn_names)
     settings: Settings = {}
     targets: dict[nn.Module, tuple[Matrix, float]] = {}
+    factors = Factors({}, {})
+    if branches is not None and batch is not None:
+        factors = branch_factors(model, batch, matrices, branches)
     frequency = w0 or (sine_frequency(model) if scheme == "siren" else LayerShape.w0)
     for matrix in with_gains(model, matrices, negative_slope):
         fixed_std = last_std if matrix.layer.is_last else linear_std if matrix.layer.is_linear else None
         layer_std, rule = (std, scheme) if fixed_std is None else (fixed_std, "gaussian")
         layer = replace(matrix.layer, mode=mode, distribution=distribution, std=layer_std, w0=frequency)
-        matrix, factor = replace(matrix, layer=layer), last_factor if layer.is_last else 1.0
+        matrix, factor = replace(matrix, layer=layer), factors.weights.get(layer.name, 1.0)
+        factor *= last_factor if layer.is_last else 1.0
         add(settings, set_bias(matrix, rule, seed, left))
         add(settings, set_weight(matrix, rule, seed, factor, left))
-        if rule in ON_A_BATCH and settings[id(matrix.parameters[-1])].rule == rule and matrix.is_scalable:
+        if rule in ON_A_BATCH and settings[id(matrix.parameters[-1])].rule == rule and matrix.is_scalable and factor:
             targets[matrix.module] = matrix, factor
-    add(settings, set_norms(model, left))
+    add(settings, set_norms(model, left, factors))
     add(settings, set_embeddings(model, embedding_std, seed, left))
     if batch is not None and targets:
         scale = equal_gradients_ if scheme == "solved" and mode == "fan_out" else unit_variance_
@@ -232,16 +242,17 @@ def set_bias(matrix: Matrix, rule: str | Scheme, seed: int, left: Reasons) -> Se
     return {id(bias): Setting("0, forget gate 1" if forgets else "0")}
 
 
-def set_norms(model: nn.Module, left: Reasons) -> Settings:
-    """Give the norms of a model weight 1 and bias 0."""
+def set_norms(model: nn.Module, left: Reasons, factors: Factors) -> Settings:
+    """Give the norms of a model weight 1, times the factor of a branch that ends there, and bias 0."""
     settings: Settings = {}
     for module in (module for module in model.modules() if isinstance(module, NORMS)):
         for start, parameter in norm_parameters(module):
             if reason := left.get((id(parameter), 0)):
                 settings[id(parameter)] = kept(reason)
             else:
-                parameter.fill_(start)
-                settings[id(parameter)] = Setting(f"{start:g}")
+                value = start * factors.gains.get(id(parameter), 1.0)
+                parameter.fill_(value)
+                settings[id(parameter)] = Setting(f"{value:.6g}")
     return settings
 
 
