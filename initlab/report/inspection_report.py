@@ -83,4 +83,5 @@ def lint_json(model: str, findings: Sequence[Finding]) -> str:
 def inspection_fields(inspection: Inspection) -> dict[str, Any]:
     """An inspection as plain data."""
     fields = {name: getattr(inspection, name) for name in ("verdict", "healthy", "reason", "advice", "cause", "remedy")}
-    return {**fields, "layers": inspection.table.to_dict("records")}
+    unjudged = [{"name": name, "reason": reason} for name, reason in inspection.unjudged]
+    return {**fields, "layers": inspection.table.to_dict("records"), "unjudged": unjudged, "notes": inspection.notes}
