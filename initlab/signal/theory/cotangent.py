@@ -1,6 +1,7 @@
 """Where the backward theory starts: the gradient of the loss at the model's output."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from initlab.nets.undisturbed import map_tensors
 from initlab.signal.probe import Loss, loss_gradients
-from initlab.signal.theory.field import Array, Pairs
+from initlab.signal.theory.field import NONE, Array, Pairs
 from initlab.signal.theory.meanfield import Context, Gradient, Signal
 
 MOST_LOGITS = 4_000_000
@@ -35,7 +36,8 @@ class LossGradient:
 
     def here(self) -> Gradient:
         """The gradient at the model's own logits."""
-        c, spread = pair_statistics(self.measured.flatten(1).cpu().numpy()[None])
+        each = self.measured.reshape(len(self.measured) if self.measured.dim() else 1, -1)
+        c, spread = pair_statistics(each.cpu().numpy()[None])
         return Gradient(self.measured.square().mean().cpu(), c, spread, {}, mean=relative_mean(self.measured))
 
     def over_draws(self, context: Context, output: Signal) -> Gradient:
@@ -45,7 +47,7 @@ class LossGradient:
         layer adds shows in the spread over draws.
         """
         count = min(MOST_NUMBERS // max(self.logits.numel(), 1), MOST_DRAWS)
-        if count < 2 or self.logits.dim() < 2:
+        if count < 2 or not self.logits.dim():
             return self.here()
         generator = torch.Generator().manual_seed(0)
         draws = [draw_like(self.logits, output, generator) for _ in range(count)]
@@ -55,7 +57,7 @@ class LossGradient:
             return self.here()
         power = float((levels[0] / levels[1]).log().mean()) / (2 * CHANGE)
         each = levels.mean(0)
-        c, spread = pair_statistics(torch.cat([high, low]).flatten(2).cpu().numpy())
+        c, spread = pair_statistics(torch.cat([high, low]).reshape(2 * count, len(self.logits), -1).cpu().numpy())
         source = context.source(float(each.var() / each.mean() ** 2))
         noise = {number: power * value for number, value in output.noise.items() if number != output.fresh}
         return Gradient(each.mean().cpu(), c, spread, noise | {source: 1.0}, mean=relative_mean(high))
@@ -69,12 +71,12 @@ def relative_mean(gradient: Tensor) -> float:
 
 def draw_like(logits: Tensor, output: Signal, generator: torch.Generator) -> Tensor:
     """Normals of a tensor's shape whose pairs of examples and positions are correlated as in `output`."""
-    f, shape = output.field, list(logits.shape)
+    f, shape = output.field, list(logits.shape if logits.dim() > 1 else (*logits.shape, 1))
     moving = max(1 - f.mean**2, 0.0)
     c = (f.c - f.mean**2) / max(moving, 1e-12)
     apart = c.same_place if f.positions == 1 else c.elsewhere
     within = apart if f.positions == 1 else c.within
-    axis = output.axis % len(shape)
+    axis = output.axis % len(shape) if logits.dim() > 1 else 1
     parts = {
         apart: [n if d == axis else 1 for d, n in enumerate(shape)],
         c.same_place - apart: [1, *shape[1:]],
@@ -85,15 +87,23 @@ def draw_like(logits: Tensor, output: Signal, generator: torch.Generator) -> Ten
     for variance, sides in parts.items():
         if variance > 0:
             total = total + np.sqrt(variance) * torch.randn(sides, generator=generator, dtype=torch.float64)
-    return total.mul(np.sqrt(f.level * moving)).add(np.sqrt(f.level) * f.mean).to(logits.device)
+    numbers = total.mul(np.sqrt(f.level * moving)).add(np.sqrt(f.level) * f.mean)
+    return numbers.reshape(logits.shape).to(logits.device)
+
+
+def num_classes(shape: Sequence[int]) -> int:
+    """The classes that an output of this shape (N, ..., classes) has; 1 where it is a number for each example."""
+    return shape[-1] if len(shape) > 1 else 1
 
 
 def drawn_gradient(context: Context, output: Signal, classes: int) -> Gradient:
     """The gradient of cross-entropy at logits as predicted and labels at random, of mean square 1.
 
     It is drawn, since softmax has no closed form: under a large init all examples favour the same classes, so that
-    their gradients have a part in common.
+    their gradients have a part in common. A single number for each example gets independent gradients.
     """
+    if classes == 1:
+        return Gradient(torch.ones((), dtype=torch.float64), Pairs.alike(0.0), NONE, {})
     f, batch = output.field, min(context.examples, 64)
     draws = int(np.clip(MOST_LOGITS // (batch * classes), 1, 400))
     normal = np.random.default_rng(0).standard_normal

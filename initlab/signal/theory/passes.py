@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from initlab.nets.any_module import WeightLayer, on_weight_layers
 from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
-from initlab.signal.theory.cotangent import LossGradient, drawn_gradient
+from initlab.signal.theory.cotangent import LossGradient, drawn_gradient, num_classes
 from initlab.signal.theory.field import Field, NoRule
 from initlab.signal.theory.independence import Origins
 from initlab.signal.theory.meanfield import Context, Gradient, Noise, Pull, Signal, mixed
 from initlab.signal.theory.rules import known, measured, rule_of
+from initlab.signal.theory.shapes import SHAPES
 from initlab.signal.theory.trace import Trace, record
 
 DIRECTIONS = ("forward", "backward")
@@ -135,15 +136,21 @@ def mean_field(context: Context, trace: Trace, start: Field, loss: LossGradient 
     if last is None:
         return layer_rows(context, trace, passed, [None] * len(passed)), reason
     if loss is None:
-        if not trace.logits.dim():
-            raise NoRule("forward", "its output has no classes (got one number)")
-        gradient = drawn_gradient(context, last.signal, classes=trace.logits.shape[-1])
-    elif trace.operations[trace.output].layer is None:
+        gradient = drawn_gradient(context, last.signal, num_classes(trace.logits.shape))
+    elif not from_layer(trace, trace.output):
         # Logits that no layer gives may be anything, as probabilities, which normals are not.
         gradient = loss.here()
     else:
         gradient = loss.over_draws(context, last.signal)
     return layer_rows(context, trace, passed, backward(trace, gradient, passed)), reason
+
+
+def from_layer(trace: Trace, number: int) -> bool:
+    """Whether a tensor is a weight layer's output, perhaps in another shape."""
+    op = trace.operations[number]
+    while op.layer is None and op.function in SHAPES and op.inputs[0] >= 0:
+        op = trace.operations[op.inputs[0]]
+    return op.layer is not None
 
 
 def local_law(model: nn.Module, batch: Batch) -> Rows:

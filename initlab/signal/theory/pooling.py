@@ -12,6 +12,7 @@ from scipy.special import log_ndtr
 from torch import Tensor
 
 from initlab.init.expectations import Rectifier
+from initlab.signal.theory.chains import variants
 from initlab.signal.theory.field import Array, Field, NoRule, Pairs
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, on_map
 from initlab.signal.theory.response import HERMITE, POINTS, SMALLEST, Response
@@ -94,7 +95,8 @@ def average_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -
         together = min((members - 1) / max(f.positions - 1, 1), 1.0)
         within = together + (1 - together) * g.c.within
         elsewhere = together * g.c.same_place + (1 - together) * g.c.elsewhere
-        return [Gradient(back, replace(g.c, near=1.0, within=within, elsewhere=elsewhere), g.spread, g.noise)]
+        c = replace(g.c, near=1.0, within=within, elsewhere=elsewhere)
+        return [replace(g, q=back, c=c, fresh=None, parts=())]
 
     return signal, pull
 
@@ -131,6 +133,7 @@ MAXIMA = {F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_
 ADAPTIVE_MAXIMA = {F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d}
 ADAPTIVE = {*ADAPTIVE_AVERAGES, *ADAPTIVE_MAXIMA}
 POOLS = {*AVERAGES, *MAXIMA, *ADAPTIVE}
+MEANS, SUMS_OVER = variants("mean"), variants("sum")
 
 
 def pool(context: Context, op: Operation, x: Signal) -> Result:
@@ -142,3 +145,34 @@ def pool(context: Context, op: Operation, x: Signal) -> Result:
     average, counts = windows(op, in_shape[2:])
     kind = max_pool if op.function in MAXIMA | ADAPTIVE_MAXIMA else average_pool
     return kind(op, x, average, counts)
+
+
+def reduced(context: Context, op: Operation, x: Signal) -> Result:
+    """A mean or sum over positions: of m of them 1/m of the squares, and the products of all pairs."""
+    f, shape, rank = x.field, op.in_shapes[0], len(op.in_shapes[0])
+    dims = op.argument(1, "dim")
+    keepdim = bool(op.argument(2, "keepdim", False))
+    sides = {d % rank for d in ([dims] if isinstance(dims, int) else dims or [])}
+    if not sides or 0 in sides or x.axis % rank in sides:
+        raise NoRule(op.function, f"dim = {dims}, which are not positions alone")
+    members = math.prod(shape[d] for d in sides)
+    factor = 1 / members + (1 - 1 / members) * f.c.within
+    scale = 1.0 if op.function in MEANS else float(members)
+    same_place = f.c.same_place / members + (1 - 1 / members) * f.c.elsewhere
+    c = (replace(f.c, near=f.c.within, same_place=same_place) / max(factor, 1e-12)).clipped()
+    positions = max(f.positions // members, 1)
+    axis = x.axis if keepdim else x.axis + sum(d > x.axis % rank for d in sides)
+    q = (f.q.mean() * factor * scale**2).expand(op.shape[2:] if axis == 1 - len(op.shape) else ())
+    mean = float(np.clip(f.mean / math.sqrt(max(factor, 1e-12)), -1, 1))
+    signal = Signal(Field(q, c, mean, positions, f.channels, f.spread), x.noise, axis=axis)
+
+    def pull(g: Gradient) -> list[Gradient | None]:
+        """All members get the same."""
+        together = min((members - 1) / max(f.positions - 1, 1), 1.0)
+        within = together + (1 - together) * g.c.within
+        elsewhere = together * g.c.same_place + (1 - together) * g.c.elsewhere
+        back = (g.q.mean() * (scale / members) ** 2).expand(f.q.shape)
+        c = replace(g.c, near=1.0, within=within, elsewhere=elsewhere)
+        return [replace(g, q=back, c=c, fresh=None, parts=())]
+
+    return signal, pull

@@ -4,7 +4,6 @@ The model runs once on a batch while its operations are recorded; mean field the
 that whatever the model's Python code does is followed: padding, pooling, residual sums, norms.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from initlab.init.apply import init_
 from initlab.init.schemes import Scheme
 from initlab.nets.any_module import layer_name, op_of, weight_layers
+from initlab.nets.copies import copied
 from initlab.nets.undisturbed import Batch, num_examples
 from initlab.signal.probe import Loss
 from initlab.signal.theory.cotangent import LossGradient
@@ -89,7 +89,7 @@ def predict(
         return redraw(model, images, labels, loss, draws, seed, draw)
     parameters: list[dict[str, Any]] = []
     if scheme is not None:
-        model = copy.deepcopy(model)
+        model = copied(model)
         init_(model, scheme, seed=seed, batch=images, on_parameter=parameters.append, **init_arguments)
     trace = record(model, images, known)
     # By the parameter itself, since a bare layer has no name; a weight that is computed has no draw of its own.

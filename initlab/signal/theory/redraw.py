@@ -1,8 +1,8 @@
 """Bands by brute force: the same net's weights drawn again and measured on the same batch."""
 
-import copy
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,9 +13,12 @@ from scipy.stats import t as student
 from torch import Tensor, nn
 
 from initlab.init.apply import standard_normals
-from initlab.nets.any_module import weight_layers
+from initlab.init.stored import running, storage_of, store
+from initlab.nets.any_module import WeightLayer, weight_layers
+from initlab.nets.copies import copied
 from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
 from initlab.signal.probe import Loss, measure
+from initlab.signal.theory.cotangent import num_classes
 from initlab.signal.theory.field import Array
 from initlab.signal.theory.passes import DIRECTIONS, QUANTILES
 
@@ -36,15 +39,16 @@ def redraw(
         raise ValueError(f"predict: too few draws for a band (got {draws}); allowed: 0, or at least 2")
     relative = labels is None
     if labels is None:
-        # A random class for each example (and token), of as many as the output has.
+        # A random class for each example (and token), of as many as the output has, or a random slope.
         with untouched(model, backward=False):
             output = first_tensor(run_model(model, to_model(model, images, None)[0]))
         generator = torch.Generator().manual_seed(seed)
-        labels = torch.randint(0, output.shape[-1], output.shape[:-1], generator=generator)
-    model = copy.deepcopy(model)
-    layers = weight_layers(model)
-    stds = {name: layer.weight.detach().square().mean((0, 1), keepdim=True).sqrt() for name, layer in layers}
-    draw = draw or partial(draw_normals, stds)
+        if (classes := num_classes(output.shape)) > 1:
+            labels = torch.randint(0, classes, output.shape[:-1], generator=generator)
+        else:
+            labels, loss = torch.randn(output.shape, generator=generator), slope_loss
+    model = copied(model)
+    draw = draw or partial(draw_normals, {id(w.of): w.std for w in weights_of(model)})
     tables = []
     started = time.perf_counter()
     for draw_seed in range(seed, seed + draws):
@@ -63,6 +67,11 @@ def redraw(
     return frame
 
 
+def slope_loss(output: Tensor, slopes: Tensor) -> Tensor:
+    """A loss for each example whose gradient is given, for an output of one number."""
+    return (output * slopes).reshape(output.shape[:1])
+
+
 def band(values: Array, share: float) -> Array:
     """Quantile for one more draw, from values (draws, layers); 0 where a variance was 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -72,12 +81,52 @@ def band(values: Array, share: float) -> Array:
     return np.asarray(np.where((values == 0).any(axis=0), 0.0, result))
 
 
-@torch.no_grad()
-def draw_normals(stds: dict[str, Tensor], model: nn.Module, seed: int) -> None:
-    """Normal weights with the standard deviation of each tap of each layer."""
+@dataclass(frozen=True)
+class Weight:
+    """A weight that is drawn: of a layer, or a parameter behind one that is computed in a way that we don't know."""
+
+    name: str
+    layer: WeightLayer
+    parameter: nn.Parameter | None = None
+
+    @property
+    def of(self) -> nn.Module | nn.Parameter:
+        """What it is the weight of."""
+        return self.layer if self.parameter is None else self.parameter
+
+    @property
+    def now(self) -> Tensor:
+        """What it is."""
+        return running(self.layer, "weight") if self.parameter is None else self.parameter.detach()
+
+    @property
+    def std(self) -> Tensor:
+        """The root mean square of each tap."""
+        return self.now.square().mean((0, 1), keepdim=True).sqrt()
+
+
+def weights_of(model: nn.Module) -> list[Weight]:
+    """The weights of a model's layers; of one that is computed the parameters with two dimensions or more."""
+    weights = []
     for name, layer in weight_layers(model):
-        normals = standard_normals(layer.weight.shape, seed, name, "redraw")
-        layer.weight.copy_(normals.to(layer.weight) * stds[name])
+        if storage_of(layer, "weight") != "computed":
+            weights.append(Weight(name, layer))
+        else:
+            behind = [(key, p) for key, p in layer.named_parameters() if p.dim() > 1]
+            weights += [Weight(f"{name}.{key}", layer, parameter) for key, parameter in behind]
+    return weights
+
+
+@torch.no_grad()
+def draw_normals(stds: dict[int, Tensor], model: nn.Module, seed: int) -> None:
+    """Normal weights with the standard deviation of each tap of each layer, behind weight norm and pruning too."""
+    for weight in weights_of(model):
+        now, std = weight.now, stds[id(weight.of)]
+        drawn = standard_normals(now.shape, seed, weight.name, "redraw").to(now) * std
+        if weight.parameter is None:
+            store(weight.layer, "weight", drawn)
+        else:
+            weight.parameter.copy_(drawn)
 
 
 def one_pass(model: nn.Module, images: Batch) -> float:

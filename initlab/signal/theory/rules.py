@@ -15,7 +15,7 @@ from initlab.signal.theory.field import NoRule, channel_axis
 from initlab.signal.theory.joins import dropout, join, negated, stopped, times, total
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, activation, weighted
 from initlab.signal.theory.norms import PLACES, norm
-from initlab.signal.theory.pooling import POOLS, pool
+from initlab.signal.theory.pooling import MEANS, POOLS, SUMS_OVER, pool, reduced
 from initlab.signal.theory.response import LARGEST, SMALLEST, Phi, Response
 from initlab.signal.theory.shapes import SHAPES, reshaped
 from initlab.signal.theory.trace import WEIGHTED, Operation, given
@@ -46,6 +46,8 @@ def source(context: Context, op: Operation) -> Result:
     return Signal(op.after, {}), lambda g: []
 
 
+# Their moments are measured: as those of a source, or for calls that their rule does not cover.
+SOURCES, PARTLY = (F.embedding, given), MEANS | SUMS_OVER
 SEVERAL_INPUTS = SUMS | DIFFERENCES | PRODUCTS | JOINS
 # By function; each takes the context, the operation and the signals that go in.
 RULES: dict[Any, Rule] = {
@@ -60,6 +62,7 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys(SHAPES, reshaped),
     **dict.fromkeys(SUMS | DIFFERENCES, total),
     **dict.fromkeys(JOINS, join),
+    **dict.fromkeys(PARTLY, reduced),
     F.embedding: embedded,
     given: source,
 }
@@ -67,14 +70,17 @@ RULES: dict[Any, Rule] = {
 
 def known(function: Any, live: int, leads: bool) -> bool:
     """Whether a rule holds for this function with so many inputs that depend on the model's, the first among them."""
-    return function in SEVERAL_INPUTS or (live == 1 and function in RULES and leads and function is not F.embedding)
+    one = live == 1 and leads and function in RULES
+    return function in SEVERAL_INPUTS or (one and function not in SOURCES and function not in PARTLY)
 
 
 def rule_of(op: Operation) -> Rule:
     """The rule of an operation."""
     if op.phi is not None:
         return activation_call
-    return RULES[op.function] if op.after is None or op.function in (F.embedding, given) else measured
+    if op.after is None or op.function in SOURCES or (op.function in PARTLY and len(op.inputs) == 1):
+        return RULES[op.function]
+    return measured
 
 
 def phi_of(op: Operation) -> Phi:
