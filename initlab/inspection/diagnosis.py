@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from initlab.signal.drift import Drift, drift as drift_in, second_moments
-from initlab.signal.paths import belongs, paths_of
+from initlab.signal.paths import RECURRENT, belongs, paths_of
 
 if TYPE_CHECKING:
     from initlab.signal.start import Start
@@ -47,6 +47,8 @@ VERDICTS = tuple(OUTLOOKS)
 # `unused` was never called, the weights of `closed` are all 0, and `waiting` gets no gradient through these yet.
 STATUSES = (*VERDICTS[1:], "ok", "unused", "closed", "waiting")
 SIGNALS = {"forward": "signals", "backward": "gradients"}
+# Times what is allowed, up to which a drift is dropped of a copy that about learns, and where none can be tried.
+MILD = 1.25
 # Times chance, from which on the loss starts too high: as a trial's that has diverged; for losses that are no
 # cross-entropy, whose value at zero says less, this rms of the output over the labels', squared.
 SATURATED, SATURATED_OTHERWISE = 10.0, 100.0
@@ -75,7 +77,7 @@ class Evidence:
     """What is known beside the table of signals; by default nothing is."""
 
     start: "Start | None" = None
-    learns: Callable[["Start"], bool] | None = None  # whether a copy halves its loss
+    learns: Callable[["Start", bool], bool] | None = None  # whether a copy halves its loss, surely or about
     opened: Callable[[], Collection[str]] | None = None  # parameters that get a gradient within a few steps
     steps: pd.DataFrame | None = None  # a row for each step of each recurrent layer: name, step and moments
     unjudged: Sequence[str] = ()  # what was not judged, and the reason
@@ -103,12 +105,12 @@ def diagnose(table: pd.DataFrame, evidence: Evidence | None = None) -> Diagnosis
     every = [drift for direction in SIGNALS for drift in drifts_along(ran, direction, paths)]
     worst = (max((d for d in every if d.direction == direction), key=excess, default=None) for direction in SIGNALS)
     drifts = tuple(drift for drift in worst if drift is not None)
-    rules = (
-        *(nonfinite, underflow, partial(dead, every=every)),
-        *(partial(drifting, every=every, evidence=evidence), partial(through_time, evidence=evidence)),
-        partial(saturated, evidence=evidence),
-        partial(not_judged, evidence=evidence),
-    )
+    drifts_too_far = partial(drifting, every=every, evidence=evidence)
+    # What underflows after a fall is no dead layer, unless a copy learns all the same.
+    falling = any(drift.change < 0 for drift in every if not drift.healthy)
+    of_depth = (drifts_too_far, dead) if falling else (dead, drifts_too_far)
+    others = (partial(rule, evidence=evidence) for rule in (through_time, saturated, not_judged))
+    rules: tuple[Callable[[pd.DataFrame], Trouble | None], ...] = (nonfinite, underflow, *of_depth, *others)
     verdict, rows, reason = next(filter(None, (rule(ran) for rule in rules)), ("healthy", [], ""))
     reason = (reason or healthy_reason(ran, drifts)) + remarks(ran, evidence) + OUTLOOKS[verdict]
     ran.loc[rows, "status"] = verdict
@@ -180,7 +182,7 @@ def underflow(ran: pd.DataFrame) -> Trouble | None:
     return "underflow", rows, f"half precision rounds {share:.0%} of the gradients at `{worst}` to 0"
 
 
-def dead(ran: pd.DataFrame, every: Sequence[Drift]) -> Trouble | None:
+def dead(ran: pd.DataFrame) -> Trouble | None:
     """Layers that get no gradient, or without labels give nothing, though nothing is to open and nothing vanishes."""
     idle = ran.status == "ok"
     silent = ((ran.forward == 0) | (ran.zero_fraction == 1)) & idle
@@ -188,7 +190,7 @@ def dead(ran: pd.DataFrame, every: Sequence[Drift]) -> Trouble | None:
     rows = stuck if ran.backward.notna().any() else silent
     if rows is silent and "closed" in set(ran.status):
         return None
-    if not rows.any() or any(drift.change < 0 for drift in every if not drift.healthy):
+    if not rows.any():
         return None
     names, zeros = ran.name[stuck], ran.name[silent & rows]
     which = (
@@ -209,7 +211,8 @@ def drifting(ran: pd.DataFrame, every: Sequence[Drift], evidence: Evidence) -> T
     uneven = evidence.normed and growing
     if uneven and wiring is not None and wiring.skips and max(map(excess, unhealthy)) < 2:
         return None
-    if not uneven and evidence.learns and evidence.start and evidence.learns(evidence.start):
+    surely = max(map(excess, unhealthy)) > MILD
+    if not uneven and (learns_all_the_same(evidence, surely) if evidence.learns else not surely):
         return None
     told = [
         max(drifts, key=excess)
@@ -228,6 +231,11 @@ def drifting(ran: pd.DataFrame, every: Sequence[Drift], evidence: Evidence) -> T
     return verdict, sorted(rows), ", ".join(parts)
 
 
+def learns_all_the_same(evidence: Evidence, surely: bool) -> bool:
+    """Whether a copy of the model was tried, and learned."""
+    return bool(evidence.learns and evidence.start and evidence.learns(evidence.start, surely))
+
+
 def through_time(ran: pd.DataFrame, evidence: Evidence) -> Trouble | None:
     """A recurrent layer whose gradient at the first steps is lost, or explodes on the way there.
 
@@ -243,7 +251,8 @@ def through_time(ran: pd.DataFrame, evidence: Evidence) -> Trouble | None:
             continue
         verb, word = ("shrink", "vanishing") if drift.change < 0 else ("grow", "exploding")
         size = f"×{math.exp(drift.change):.2g} from step {drift.last} back to step {drift.first} of {len(rows)}"
-        own = [row for row, layer in enumerate(ran.name) if belongs(layer, str(name))] or [*range(len(ran))]
+        module = str(name).rpartition(".")[0]
+        own = [row for row, layer in enumerate(ran.name) if layer.startswith(module) and ran.op[row] in RECURRENT]
         return word, own, f"gradients {verb} {size} through time in the recurrent `{name}`"
     return None
 
@@ -262,7 +271,7 @@ def saturated(ran: pd.DataFrame, evidence: Evidence) -> Trouble | None:
     start = evidence.start
     if start is None or not start.ratio > (SATURATED if start.classes else SATURATED_OTHERWISE):
         return None
-    if not start.classes and evidence.learns and evidence.learns(start):
+    if not start.classes and learns_all_the_same(evidence, surely=True):
         return None
     ends = [row for row, name in enumerate(ran.name) if name in start.wiring.end_names] or [len(ran) - 1]
     chance = f"ln {start.classes} = {start.chance:.2f} is chance" if start.classes else f"zeros have {start.chance:.3g}"

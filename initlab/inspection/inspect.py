@@ -185,7 +185,7 @@ def diagnosed(pupil: Pupil, signals: Survey, theory: pd.DataFrame | None) -> tup
     labelled = pupil.labels is not None
     evidence = Evidence(
         start_of(pupil.model, pupil.batch, pupil.labels, pupil.loss, pupil.autocast),
-        learns=pupil.learns if labelled and theory is not None else None,
+        learns=pupil.learns if pupil.able and theory is not None else None,
         opened=pupil.opened if labelled else None,
         steps=pd.DataFrame(signals.steps, columns=list(STEP)),
         unjudged=hidden(signals),

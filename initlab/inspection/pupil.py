@@ -25,7 +25,7 @@ FAR = 10.0
 BELOW_ENTROPY = 0.7
 # Zero weights that wait for zero weights open one after another.
 OPENING_STEPS = 4
-# Models with more parameters are judged by their signals alone: 30 steps of VGG-16 take minutes on a CPU.
+# Models with more parameters are judged by their signals alone: 60 steps of AlexNet take minutes on a CPU.
 MOST_PARAMETERS = 30_000_000
 
 
@@ -39,16 +39,19 @@ class Pupil:
     loss: Loss | None
     autocast: torch.dtype | None = None  # of the model's own run; copies train in the precision of their weights
 
-    def learns(self, start: Start) -> bool:
+    @property
+    def able(self) -> bool:
+        """Whether a copy can train: there are labels, and the model is small enough."""
+        return self.labels is not None and sum(p.numel() for p in self.model.parameters()) <= MOST_PARAMETERS
+
+    def learns(self, start: Start, surely: bool) -> bool:
         """Whether a copy halves its loss in `STEPS` steps of AdamW at one of `RATES`.
 
-        One that starts far above chance has to halve chance's, and none has learned that knows no more than how
-        frequent the labels are. False of a model that is too large, has no labels or cannot be copied.
+        One that starts far above chance has to halve chance's; and `surely` asks for a loss that no net has which only
+        knows how frequent the labels are. False of a model that cannot be copied.
         """
-        if not math.isfinite(start.loss) or sum(p.numel() for p in self.model.parameters()) > MOST_PARAMETERS:
-            return False
         target = (start.chance if start.ratio > FAR else start.loss) / 2
-        if start.classes:
+        if surely and start.classes:
             target = min(target, BELOW_ENTROPY * start.entropy)
         # The last loss, since on the way one may dip and rise again.
         return any([math.inf, *(loss for loss, _ in self.steps(rate, STEPS))][-1] < target for rate in RATES)

@@ -229,7 +229,7 @@ def test_options_are_values_as_in_yaml() -> None:
         ),
         (
             ["plain", "--fail-on", "stuck"],
-            "--fail-on: no such word (got 'stuck'); allowed: any, stalled, diverged, nonfinite, vanishing, exploding, ",
+            "--fail-on: no such word (got 'stuck'); allowed: any, stalled, diverged, nonfinite, underflow, ",
         ),
         (["plain", "--data", "mnist"], "--data: no such data set (got 'mnist'); allowed: digits, "),
         (["plain", "--data", "cifar10"], "--data: the files of cifar10 are not there (got folder none); "),

@@ -128,15 +128,15 @@ def test_a_measured_loss_above_ten_times_chance_is_saturated() -> None:
 
 def test_a_loss_that_is_no_cross_entropy_is_saturated_where_a_copy_does_not_learn() -> None:
     rows, start = table([1.0] * 5, backward=1.0), Start(UNKNOWN, 500.0, 1.0, 0, math.nan, 3.0)
-    assert diagnose(rows, Evidence(start, learns=lambda _: False)).verdict == "saturated"
-    assert diagnose(rows, Evidence(start, learns=lambda _: True)).verdict == "healthy"
+    assert diagnose(rows, Evidence(start, learns=lambda *_: False)).verdict == "saturated"
+    assert diagnose(rows, Evidence(start, learns=lambda *_: True)).verdict == "healthy"
 
 
 def test_a_drift_is_no_trouble_of_a_copy_that_learns() -> None:
     rows = table(HALVING, backward=HALVING[::-1])
     start = Start(UNKNOWN, 2.3, 2.3, 10, 2.3, 1.0)
-    assert diagnose(rows, Evidence(start, learns=lambda _: False)).verdict == "vanishing"
-    assert diagnose(rows, Evidence(start, learns=lambda _: True)).verdict == "healthy"
+    assert diagnose(rows, Evidence(start, learns=lambda *_: False)).verdict == "vanishing"
+    assert diagnose(rows, Evidence(start, learns=lambda *_: True)).verdict == "healthy"
 
 
 def test_gradients_that_grow_around_skips_are_not_uneven() -> None:
@@ -150,6 +150,14 @@ def test_gradients_that_grow_around_skips_are_not_uneven() -> None:
         evidence = Evidence(Start(wiring, 2.3, 2.3, 10, 2.3, 1.0), normed=True)
         verdicts.append(diagnose(rows, evidence).verdict)
     assert verdicts == ["uneven", "healthy"]
+
+
+def test_a_dead_layer_is_told_where_a_copy_learns_around_it() -> None:
+    rows = table([1.0, 1.0, 1e-9, 1e-9, 1e-9], backward=[1.0, 0.0, 1.0, 1.0, 1.0])
+    start = Start(UNKNOWN, 2.3, 2.3, 10, 2.3, 1.0)
+    for learns, verdict in ((True, "dead"), (False, "vanishing")):
+        evidence = Evidence(start, learns=lambda *_, learns=learns: learns, opened=lambda: {"a.weight"})
+        assert diagnose(rows, evidence).verdict == verdict
 
 
 def test_half_precision_that_loses_gradients_is_underflow() -> None:

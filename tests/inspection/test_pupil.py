@@ -40,7 +40,7 @@ def test_it_learns_where_plain_torch_halves_the_loss(depth: int, scheme: str) ->
     model = mlp(depth, scheme)
     before = copy.deepcopy(model.state_dict())
     halves = min(plain_ratio(model, rate) for rate in (1e-3, 3e-3)) < 0.5
-    assert Pupil(model, X, Y, None).learns(start_of(model, X, Y)) == halves
+    assert Pupil(model, X, Y, None).learns(start_of(model, X, Y), surely=True) == halves
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert inspect(model, X, Y).healthy == halves
 
@@ -50,7 +50,7 @@ def test_far_above_chance_halving_is_not_enough() -> None:
     with torch.no_grad():
         for layer in model[::2]:  # type: ignore[index]
             layer.weight.mul_(3)
-    assert not Pupil(model, X, Y, None).learns(start_of(model, X, Y))
+    assert not Pupil(model, X, Y, None).learns(start_of(model, X, Y), surely=True)
     assert inspect(model, X, Y).verdict == "exploding"
 
 
@@ -60,7 +60,9 @@ def test_knowing_how_frequent_the_labels_are_is_no_learning() -> None:
     layers = [m for _ in range(60) for m in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())]
     model = init_(nn.Sequential(*layers, nn.Flatten(), nn.Linear(72, 10)), "he")
     images, labels = torch.randn(2, 8, 3, 3), torch.arange(2)
-    assert not Pupil(model, images, labels, None).learns(start_of(model, images, labels))
+    pupil, start = Pupil(model, images, labels, None), start_of(model, images, labels)
+    assert not pupil.learns(start, surely=True)
+    assert pupil.learns(start, surely=False)
 
 
 class Gate(nn.Module):

@@ -87,7 +87,7 @@ def test_the_tenfold_rule_on_activation_variance(width: int, nets: int, value: f
 
 
 def verdicts(nets: Population, count: int | None = None) -> list[str]:
-    return [diagnose(table, num_classes=10).verdict for table in nets.tables()[:count]]
+    return [diagnose(table).verdict for table in nets.tables()[:count]]
 
 
 def test_our_rule_leaves_those_same_nets_alone() -> None:
