@@ -18,8 +18,9 @@ from initlab.init.branches import Branches, Factors, branch_factors, check_branc
 from initlab.init.chosen import EMBEDDED, IS_CLOSED, Reasons, left_alone
 from initlab.init.equal_gradients import equal_gradients_
 from initlab.init.expectations import Elementwise, Rectifier
+from initlab.init.functional import bare_matrices
 from initlab.init.joints import NOWHERE, joints_in_order
-from initlab.init.layers import EMBEDDINGS, NORMS, Matrix, matrices_of, norm_parameters
+from initlab.init.layers import EMBEDDINGS, NORMS, Matrix, matrices_of, norm_parameters, numbered
 from initlab.init.lsuv import unit_variance_
 from initlab.init.orthogonal import orthogonal
 from initlab.init.schemes import BIASES, STDS, Scheme, draws, scheme_function, uniform
@@ -91,7 +92,7 @@ def init_(
         keep: names of parameters to leave as they are, with `*` and `?` as in file names.
         redraw: names of parameters to set even where their author chose them; `*` is all.
         batch: inputs as the model takes them, (N, ...), or its arguments as a mapping, tuple or list; for `lsuv`,
-            `solved` and `branches`.
+            `solved` and `branches`. A run on it also shows which bare parameters are weights, which are then drawn.
         on_parameter: called with a row for each parameter of what it was set to: name, rule (the scheme, `0`, `1` or
             `kept`), shape, fan_in, fan_out (None but for weights), scheme_std (None but where the scheme is one), mean,
             std, reason (why it was kept; empty where it was set), keeps (of weights, the signal whose variance the
@@ -118,6 +119,8 @@ def init_(
         raise ValueError("init: on_parameter is given twice (got its old name tell too); give on_parameter alone")
     check_branches(branches, batch)
     matrices, names = matrices_of(model), [layer_name(name) for name, _ in model.named_parameters()]
+    if batch is not None:
+        matrices = numbered([*matrices, *bare_matrices(model, batch, matrices)])
     kept_names, redrawn_names = checked_patterns("keep", keep, names), checked_patterns("redraw", redraw, names)
     if last_std is not None or last_factor != 1:
         # The caller's word on the last layer counts more than its author's.

@@ -85,13 +85,17 @@ class Matrix:
 
 def matrices_of(model: nn.Module) -> list[Matrix]:
     """Every matrix that a scheme draws, in the order of the modules; refuses weights that cannot be set."""
-    matrices = [matrix for name, module in model.named_modules() for matrix in drafts(layer_name(name), module)]
+    return numbered([draft for name, module in model.named_modules() for draft in drafts(layer_name(name), module)])
+
+
+def numbered(matrices: list[Matrix]) -> list[Matrix]:
+    """The matrices with their index, their number, and which of them is the last linear layer."""
     last = max((i for i, matrix in enumerate(matrices) if matrix.layer.is_linear), default=-1)
-    numbered = []
+    result = []
     for index, matrix in enumerate(matrices):
         layer = replace(matrix.layer, index=index, num_layers=len(matrices), is_last=index == last)
-        numbered.append(replace(matrix, layer=layer))
-    return numbered
+        result.append(replace(matrix, layer=layer))
+    return result
 
 
 def drafts(name: str, module: nn.Module) -> Iterator[Matrix]:
