@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from initlab.inspection.cause import MOST, Cure, cure_of
+from initlab.inspection.cause import MOST, Cure, cure_of, handicap_of
 from initlab.inspection.diagnosis import Diagnosis
 from initlab.inspection.lint.sites import sites_of, variance_slope
 from initlab.inspection.remedy import remedy_of, schemes_of
@@ -28,18 +28,26 @@ def advise(trials: Trials, table: pd.DataFrame, diagnosis: Diagnosis) -> tuple[l
     Args:
         table: that of the inspection which gave the diagnosis.
     """
-    if diagnosis.verdict in (*HEALTHY, "underflow"):
-        return [NORMS_HOLD] if diagnosis.verdict == "uneven" else [], None
+    held = [NORMS_HOLD] if diagnosis.verdict == "uneven" else []
+    # Of a net whose signals are healthy only what keeps it from learning is of interest, which labels show.
+    healthy = diagnosis.verdict in HEALTHY
+    if diagnosis.verdict == "underflow" or (healthy and trials.labels is None):
+        return held, None
     try:
         copy.deepcopy(trials.model)
-    # Tensors with a graph, as old-style weight norm and pruning keep, cannot be copied.
-    except RuntimeError as error:
-        return [f"no remedy was tried, since the model cannot be copied: {str(error).splitlines()[0]}"], None
+    # Tensors with a graph, as old-style weight norm and pruning keep, and what a user's modules hold.
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        why = f"no remedy was tried, since the model cannot be copied: {str(error).splitlines()[0]}"
+        return held if healthy else [why], None
     # Reading a weight may be a computation that leaves its mark.
     with untouched(trials.model, backward=False):
         sites, _ = sites_of(trials.model, trials.batch)
-        schemes, resort = schemes_of(trials.model, sites, table, diagnosis)
-        suspects = [*suspects_of(trials.model, sites, trials.batch)[: MOST - len(schemes)], *schemes]
+        suspects = suspects_of(trials.model, sites, trials.batch)
+        schemes, resort = ([], []) if healthy else schemes_of(trials.model, sites, table, diagnosis)
+    if healthy:
+        cure = handicap_of(trials, suspects)
+        return [*held, *(cure_texts(cure) if cure else [])], cure
+    suspects = [*suspects[: MOST - len(schemes)], *schemes]
     before = trials.judged("")
     if before.healthy:
         # Without theory's bands chance is allowed more than here.

@@ -16,10 +16,13 @@ from initlab.inspection.trial import STEPS, Outcome, Trials
 
 # More suspects than this are not tried, in their order.
 MOST = 16
+# And so many of those that help are tried with training where none was enough.
+MOST_STRICTLY = 3
 # A loss may be this much larger before it counts as worse: a twentieth, and a fiftieth of the loss at the start.
 SLACK, SLACK_OF_START = 0.05, 0.02
-# Cures whose losses are within this factor of the best are alike, and the one of the fewest parameters is taken.
-ALIKE = 1.5
+FAR_LOWER = 0.75
+# Suspects that may keep a net from learning whose signals are healthy.
+HANDICAPS = ("norm_shift", "biases", "inputs", "factor")
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class Cure:
         if math.isnan(self.after.loss):
             return f"tried on a copy: {judged}"
         return (
-            f"tried on a copy: {judged}, and the loss after {STEPS} steps of Adam on the batch {self.after.loss:.3g} "
-            f"instead of {self.before.loss:.3g}"
+            f"tried on a copy: {judged}, and the loss after {STEPS} steps of AdamW on the batch {self.after.loss:.2g} "
+            f"instead of {self.before.loss:.2g}"
         )
 
     def apply(self, trials: Trials) -> tuple[nn.Module, Any]:
@@ -79,8 +82,13 @@ def cure_of(trials: Trials, before: Outcome, suspects: Sequence[Suspect], resort
 def cure_among(trials: Trials, before: Outcome, suspects: Sequence[Suspect]) -> Cure | None:
     """The smallest change among these suspects that makes the model better; None where none does."""
     alone = {suspect: trials.judged(suspect.code) for suspect in suspects}
-    cures = [((suspect,), outcome) for suspect, outcome in alone.items() if outcome.healthy]
     before = with_loss(trials, before, ())
+    cures = [((suspect,), outcome) for suspect, outcome in alone.items() if outcome.healthy]
+    if not cures:
+        # Signals alone may blame what learns.
+        nearest = sorted((s for s in suspects if alone[s].severity < before.severity), key=lambda s: alone[s].severity)
+        alone |= {suspect: trials.judged(suspect.code, strictly=True) for suspect in nearest[:MOST_STRICTLY]}
+        cures = [((suspect,), outcome) for suspect, outcome in alone.items() if outcome.healthy]
     best = best_of(trials, before, cures)
     if best is None:
         helpful = sorted((s for s in suspects if alone[s].severity < before.severity), key=lambda s: alone[s].severity)
@@ -111,16 +119,37 @@ def together(
 
 
 def best_of(trials: Trials, before: Outcome, cures: Sequence[tuple[tuple[Suspect, ...], Outcome]]) -> Cure | None:
-    """The cure of the fewest parameters among those that learn alike well; None where all learn worse than before."""
+    """The cure of the fewest parameters that gains half of what can be gained; None where all learn worse."""
     outcomes = [(suspects, with_loss(trials, outcome, suspects)) for suspects, outcome in cures]
     slack = SLACK_OF_START * before.start if math.isfinite(before.start) else 0.0
     sound = [(s, o) for s, o in outcomes if not o.loss > before.loss * (1 + SLACK) + slack]
     if not sound:
         return None
     least = min((o.loss for _, o in sound if not math.isnan(o.loss)), default=math.nan)
-    alike = [(s, o) for s, o in sound if not o.loss > ALIKE * least + slack]
+    # Half of what can be gained; all of it is worth no larger change.
+    enough = max(least, (least + before.loss) / 2) + slack
+    alike = [(s, o) for s, o in sound if not o.loss > enough]
     suspects, outcome = min(alike, key=lambda pair: (not all(s.certain for s in pair[0]), size(trials.model, pair[0])))
     return Cure(suspects, before, outcome)
+
+
+def handicap_of(trials: Trials, suspects: Sequence[Suspect]) -> Cure | None:
+    """What keeps a net from learning whose signals are healthy: without it a copy's loss is far lower after some steps.
+
+    None without labels, and where no suspect makes so much of a difference: `FAR_LOWER` times the loss.
+    """
+    odd = [suspect for suspect in suspects if suspect.certain or suspect.rule in HANDICAPS][:MOST]
+    if not odd or trials.labels is None:
+        return None
+    before = with_loss(trials, trials.judged(""), ())
+    changes = [(suspect,) for suspect in odd] + ([tuple(odd)] if len(odd) > 1 else [])
+    outcomes = [(change, with_loss(trials, trials.judged(code_of(change)), change)) for change in changes]
+    better = [
+        (change, outcome)
+        for change, outcome in outcomes
+        if outcome.healthy and outcome.loss < FAR_LOWER * before.loss - SLACK_OF_START * before.start
+    ]
+    return best_of(trials, before, better)
 
 
 def with_loss(trials: Trials, outcome: Outcome, suspects: Sequence[Suspect]) -> Outcome:

@@ -12,6 +12,7 @@ The words, the first that holds:
   BatchNorm net's grow pi/(pi - 1) = 1.467 per layer. Such nets do train (a weight before a norm that takes too long a
   step gets longer, so the next one turns it less: Arora, Li and Lyu 2019), with a small learning rate at first;
 - `saturated`: the loss starts above 10 times chance, where a trial would count as diverged;
+- `handicapped`: nothing of that, but a copy with usual parameters in one place learns far faster (`inspection.cause`);
 - `not_judged`: nothing of that, but weights that were not seen;
 - `healthy`.
 """
@@ -41,6 +42,7 @@ OUTLOOKS = {
     "uneven": ": it trains with a small learning rate at first",
     "dead": ": these layers can't learn",
     "saturated": ": expect wild first steps",
+    "handicapped": ": it learns far slower than it could",
     "not_judged": ": this is no all-clear",
 }
 VERDICTS = tuple(OUTLOOKS)

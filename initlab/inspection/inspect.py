@@ -1,7 +1,7 @@
 """`inspect`: the signals of any model on one batch, with a verdict on them and advice."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from initlab.init.layers import NORMS
 from initlab.inspection.advice import advise
 from initlab.inspection.cause import Cure
-from initlab.inspection.diagnosis import Diagnosis, Evidence, diagnose, listed
+from initlab.inspection.diagnosis import OUTLOOKS, Diagnosis, Evidence, diagnose, listed
 from initlab.inspection.pupil import Pupil
 from initlab.inspection.text import as_html, as_text
-from initlab.inspection.trial import Trials
+from initlab.inspection.trial import HEALTHY, Trials
 from initlab.nets.undisturbed import Batch, num_examples, untouched
 from initlab.signal.precision import COLUMNS as ROUNDING
 from initlab.signal.probe import COLUMNS, Loss
@@ -139,6 +139,9 @@ def inspect(
     # Of what was not seen there is nothing to try.
     trials = None if diagnosis.verdict == "not_judged" else trials_of(model, batch, labels, loss)
     advice, cure = advise(trials, table, diagnosis) if trials else ([], None)
+    if cure and diagnosis.verdict in HEALTHY:
+        reason = f"{cure.cause}, though signals are level{OUTLOOKS['handicapped']}"
+        diagnosis = replace(diagnosis, verdict="handicapped", reason=reason)
     return Inspection(
         table,
         diagnosis,

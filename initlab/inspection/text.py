@@ -26,6 +26,7 @@ COLOURS = {
     **{
         "uneven": "#c08a1e",
         "saturated": "#c08a1e",
+        "handicapped": "#c08a1e",
         "underflow": "#e0584f",
         "not_judged": "#8d8d8d",
         "healthy": "#3f9d63",

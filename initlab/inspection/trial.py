@@ -12,14 +12,12 @@ from torch import nn
 
 from initlab.init.apply import init_
 from initlab.inspection.diagnosis import Diagnosis
-from initlab.nets.undisturbed import Batch, first_tensor, num_examples, run_model, to_model, untouched
-from initlab.signal.probe import Loss, summed_loss
+from initlab.inspection.pupil import MOST_PARAMETERS, Pupil
+from initlab.nets.undisturbed import Batch
+from initlab.signal.probe import Loss
 
-# Of Adam on the batch: enough to tell a net that learns from one that does not.
-STEPS = 20
-LEARNING_RATE = 1e-3
-# Models with more parameters than this are judged, but not trained: 20 steps of VGG-16 take a minute on a CPU.
-MOST_TRAINED = 3e7
+# Of AdamW on the batch: enough to tell a net that learns from one that does not.
+STEPS, RATE = 40, 1e-3
 # Nothing to be cured: what was not seen is no trouble either.
 HEALTHY = ("healthy", "uneven", "not_judged")
 
@@ -66,29 +64,31 @@ class Trials:
     labels: Any
     loss: Loss | None
     judge: Judge
-    strict: Judge  # slower, and exactly as the model was judged
+    strict: Judge  # slower, and exactly as the model was judged, with theory and whether it learns
     losses: dict[str, tuple[float, float]] = field(default_factory=dict)  # by code
 
     def changed(self, code: str) -> tuple[nn.Module, Any]:
         """A copy of the model, and the batch, after the code, which is exactly what a user is advised to run."""
         return carried_out(code, self.model, self.batch)
 
-    def judged(self, code: str) -> Outcome:
+    def judged(self, code: str, *, strictly: bool = False) -> Outcome:
         """The verdict on the changed copy; None of a change that cannot be made, or after which the model fails."""
         try:
-            return Outcome(self.judge(*self.changed(code)))
+            return Outcome((self.strict if strictly else self.judge)(*self.changed(code)))
         # What `init_` and the model's own forward refuse.
         except (ValueError, RuntimeError):
             return Outcome(None)
 
     def trained(self, code: str) -> tuple[float, float]:
-        """Mean loss before and after `STEPS` steps of Adam on the changed copy; NaN without labels."""
+        """Mean loss before and after `STEPS` steps of AdamW on the changed copy; NaN without labels."""
         if code not in self.losses:
-            too_large = sum(parameter.numel() for parameter in self.model.parameters()) > MOST_TRAINED
+            too_large = sum(parameter.numel() for parameter in self.model.parameters()) > MOST_PARAMETERS
             if self.labels is None or too_large:
                 self.losses[code] = math.nan, math.nan
             else:
-                self.losses[code] = train_briefly(*self.changed(code), self.labels, self.loss)
+                pupil = Pupil(*self.changed(code), self.labels, self.loss)
+                losses = [loss for loss, _ in pupil.steps(RATE, STEPS)]
+                self.losses[code] = losses[0], losses[-1] if math.isfinite(losses[-1]) else math.inf
         return self.losses[code]
 
 
@@ -100,28 +100,3 @@ def carried_out(code: str, model: nn.Module, batch: Any) -> tuple[nn.Module, Any
         torch.manual_seed(0)
         exec(code, names)
     return names["model"], names["batch"]
-
-
-def train_briefly(model: nn.Module, batch: Batch, labels: Any, loss: Loss | None) -> tuple[float, float]:
-    """Train a model in place on one batch: the mean loss before the first and after the last step.
-
-    Inf where a step gives numbers that are not finite. Dropout is off, and BatchNorm takes the batch's statistics.
-    """
-    trainable = [p for p in model.parameters() if p.requires_grad and p.is_floating_point()]
-    count = labels.numel() if loss is None else num_examples(model, batch)
-    losses: list[float] = []
-    with torch.inference_mode(False), torch.enable_grad(), untouched(model, backward=True):
-        inputs, targets = to_model(model, batch, labels)
-        optimizer = torch.optim.Adam(trainable, lr=LEARNING_RATE)
-        for step in range(STEPS + 1):
-            # Copies, since a model may work in place.
-            copied, _ = to_model(model, inputs, None)
-            value = summed_loss(first_tensor(run_model(model, copied)), targets, loss) / count
-            losses.append(value.item())
-            if not math.isfinite(losses[-1]):
-                return losses[0], math.inf
-            if step < STEPS:
-                optimizer.zero_grad()
-                value.backward()
-                optimizer.step()
-    return losses[0], losses[-1]

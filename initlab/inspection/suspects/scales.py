@@ -160,12 +160,21 @@ def odd_embeddings(model: nn.Module) -> Iterator[Suspect]:
 
 def odd_biases(entries: Sequence[Entry]) -> Iterator[Suspect]:
     """Biases of an rms above 0.3, of all layers together."""
-    far = [entry for entry in entries if "bias" in entry.name.rpartition(".")[2] and rms(entry.tensor) > LARGE_BIAS]
+    far = [
+        entry
+        for entry in entries
+        if "bias" in entry.name.rpartition(".")[2] and rms(entry.tensor) > LARGE_BIAS and not is_prior(entry.tensor)
+    ]
     if far:
         names = [entry.name for entry in far]
         size = max(rms(entry.tensor) for entry in far)
         words = f"the biases {listed_names(names)} have an rms of up to {size:.3g}, where 0 is usual"
         yield Suspect("biases", tuple(names), words, on_each(names, "zero_()"))
+
+
+def is_prior(bias: Tensor) -> bool:
+    """Whether all biases are one number below 0, as of detectors whose classes are rare (Lin et al. 2017)."""
+    return bool((bias == bias.flatten()[0]).all() and bias.flatten()[0] < 0)
 
 
 def rms(tensor: Tensor) -> float:
