@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from initlab.init.layers import NORMS
 from initlab.inspection.advice import advise
 from initlab.inspection.cause import Cure
-from initlab.inspection.diagnosis import OUTLOOKS, Diagnosis, Evidence, diagnose, listed
+from initlab.inspection.diagnosis import OUTLOOKS, Diagnosis, diagnose, listed
 from initlab.inspection.pupil import Pupil
 from initlab.inspection.text import as_html, as_text
 from initlab.inspection.trial import HEALTHY, Trials
+from initlab.inspection.troubles import Evidence
 from initlab.nets.undisturbed import Batch, num_examples, untouched
 from initlab.signal.precision import COLUMNS as ROUNDING
 from initlab.signal.probe import COLUMNS, Loss

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from initlab.inspection.diagnosis import STATUSES, VERDICTS, Evidence, diagnose
+from initlab.inspection.diagnosis import STATUSES, VERDICTS, diagnose
+from initlab.inspection.troubles import Evidence
 from initlab.signal.paths import INPUT, Wiring
 from initlab.signal.start import Start
 from tests.signal.tables import table
