@@ -141,8 +141,9 @@ def recurrent_matrices(name: str, module: nn.Module) -> Iterator[Matrix]:
     """The gates of a recurrent module: those fed by its input, and those fed by its own state."""
     hidden = int(module.hidden_size)  # type: ignore[arg-type]
     gates = GATES.get(str(getattr(module, "mode", type(module).__name__)), "")
-    weights = [attribute for attribute, _ in module.named_parameters(recurse=False) if attribute.startswith("weight_")]
-    for attribute in weights:
+    # A norm on one of them has taken its parameter away, so the names are the module's own.
+    names = getattr(module, "_flat_weights_names", ("weight_ih", "weight_hh"))
+    for attribute in (name for name in names if name.startswith("weight_")):
         recurrent, bias = attribute.startswith("weight_hh"), attribute.replace("weight", "bias", 1)
         shape = shape_of(name, module, attribute)
         # The projection of an LSTM's state, (proj_size, hidden), has no gates and no bias.
@@ -191,10 +192,11 @@ def shape_of(name: str, module: nn.Module, attribute: str = "weight") -> tuple[i
     """
     kind = type(module).__name__
     if any(isinstance(parameter, UninitializedParameter) for parameter in parameters_of(module, attribute)):
-        raise ValueError(f"{name}: its weight has no shape yet (got a lazy {kind}); run the model on a batch first")
+        place = name or "model"
+        raise ValueError(f"{place}: its weight has no shape yet (got a lazy {kind}); run the model on a batch first")
     if storage_of(module, attribute) == "computed":
         raise ValueError(
-            f"{name}: its weight is computed from other parameters (got a parametrized {kind}); "
+            f"{name or 'model'}: its weight is computed from other parameters (got a parametrized {kind}); "
             "initialise the model before that is put on"
         )
     return tuple(parameters_of(module, attribute)[-1].shape)

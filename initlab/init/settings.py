@@ -11,6 +11,9 @@ from initlab.init.layers import EMBEDDINGS
 from initlab.init.shapes import LayerShape
 from initlab.nets.any_module import layer_name
 
+# The rule of an LSTM's biases, where the other gates' are 0.
+FORGETS = "0, forget gate 1"
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -36,7 +39,7 @@ def add(settings: Settings, more: Settings) -> None:
     """Add what was set later; a packed parameter of which a part is left names what was done to the others."""
     for key, new in more.items():
         old = settings.get(key, new)
-        drawn, other = (old, new) if new.rule == "kept" else (new, old)
+        drawn, other = (old, new) if new.rule == "kept" or old.rule == FORGETS else (new, old)
         in_part = f"kept in part: {other.reason}" if drawn.rule != other.rule == "kept" else other.reason
         settings[key] = replace(drawn, reason=drawn.reason or in_part)
 

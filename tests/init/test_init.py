@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from initlab import build_net, init_
-from initlab.init.apply import standard_normals
+from initlab.init.draw import standard_normals
 from initlab.init.shapes import LayerShape, fans
 from initlab.nets.any_module import weight_layers
 from initlab.study.spec import Init

@@ -55,6 +55,7 @@ def test_forget_gates_start_at_one_and_all_other_biases_at_zero() -> None:
             if "_ih" in name:
                 expected[8:16] = 1
             assert torch.equal(bias, expected)
+    assert rows_of(nn.LSTM(4, 8))["bias_ih_l0"]["rule"] == "0, forget gate 1"
 
 
 def test_a_forget_bias_that_was_set_stays_and_gets_no_second_one() -> None:
@@ -145,3 +146,12 @@ def test_a_weight_stored_as_in_by_out_is_drawn_as_what_it_means(build) -> None:
 def test_a_linear_layer_of_another_library_is_drawn_as_torchs() -> None:
     module = Features(32, 96, False)
     assert torch.equal(init_(nn.Sequential(module))[0].weight, init_(nn.Sequential(nn.Linear(32, 96)))[0].weight)
+
+
+def test_a_recurrent_weight_behind_weight_norm_is_orthogonal_gate_by_gate_too() -> None:
+    lstm = nn.utils.parametrizations.weight_norm(nn.LSTM(4, 8), "weight_hh_l0")
+    rows = rows_of(lstm)
+    for gate in lstm.weight_hh_l0.chunk(4):
+        assert torch.allclose(gate @ gate.T, torch.eye(8), atol=1e-5)
+    assert "kept" not in {row["rule"] for row in rows.values()}
+    assert (lstm.bias_ih_l0[8:16] == 1).all()

@@ -12,7 +12,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
-from initlab.init.apply import standard_normals
+from initlab.init.draw import standard_normals
 from initlab.init.stored import running, storage_of, store
 from initlab.nets.any_module import WeightLayer, weight_layers
 from initlab.nets.copies import copied
