@@ -119,15 +119,15 @@ def together(
 
 
 def best_of(trials: Trials, before: Outcome, cures: Sequence[tuple[tuple[Suspect, ...], Outcome]]) -> Cure | None:
-    """The cure of the fewest parameters that gains half of what can be gained; None where all learn worse."""
+    """The cure of the fewest parameters that gains a third of what can be gained; None where all learn worse."""
     outcomes = [(suspects, with_loss(trials, outcome, suspects)) for suspects, outcome in cures]
     slack = SLACK_OF_START * before.start if math.isfinite(before.start) else 0.0
     sound = [(s, o) for s, o in outcomes if not o.loss > before.loss * (1 + SLACK) + slack]
     if not sound:
         return None
     least = min((o.loss for _, o in sound if not math.isnan(o.loss)), default=math.nan)
-    # Half of what can be gained; all of it is worth no larger change.
-    enough = max(least, (least + before.loss) / 2) + slack
+    # A third of what can be gained; the rest is worth no larger change.
+    enough = max(least, (least + 2 * before.loss) / 3) + slack
     alike = [(s, o) for s, o in sound if not o.loss > enough]
     suspects, outcome = min(alike, key=lambda pair: (not all(s.certain for s in pair[0]), size(trials.model, pair[0])))
     return Cure(suspects, before, outcome)

@@ -25,6 +25,7 @@ from initlab.init.activations import Activation, resolve
 from initlab.init.apply import init_
 from initlab.init.expectations import Elementwise, Rectifier
 from initlab.init.joints import Phi
+from initlab.init.layers import EMBEDDINGS
 from initlab.init.maps import critical_point
 from initlab.init.shapes import LayerShape
 from initlab.inspection.diagnosis import Diagnosis
@@ -126,7 +127,8 @@ def schemes_of(
     suspects: list[Suspect] = []
     resort: list[Suspect] = []
     remedy, names = remedy_of(sites), {module: name for name, module in model.named_modules()}
-    weights = tuple(f"{names[site.module]}.weight".lstrip(".") for site in sites if "weight" in site.module._parameters)
+    embedded = {id(module._parameters.get("weight")) for module in model.modules() if isinstance(module, EMBEDDINGS)}
+    weights = tuple(name for name, p in model.named_parameters() if p.dim() > 1 and id(p) not in embedded)
     rows = table[table.status == diagnosis.verdict]
     if diagnosis.verdict == "saturated":
         last = [site for site in sites if site.name == diagnosis.last and "weight" in site.module._parameters]

@@ -302,3 +302,62 @@ def test_no_cause_is_named_of_sound_nets() -> None:
         net = build(3)
         inspection = inspect(net.model, net.batch, net.labels, loss=net.loss)
         assert (inspection.cause, inspection.healthy) == ("", True), name
+
+
+class Recall(nn.Module):
+    """Names at the end what it took at the first of many steps."""
+
+    def __init__(self, hidden: int = 16) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(4, hidden, batch_first=True), nn.Linear(hidden, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+def test_an_lstm_that_forgets_over_100_steps_is_given_a_forget_bias_of_their_logarithm() -> None:
+    torch.manual_seed(0)
+    model, labels = Recall(), torch.arange(12) % 3
+    x = 0.1 * torch.randn(12, 100, 4)
+    x[torch.arange(12), 0, labels] += 2.0
+    inspection = inspect(model, x, labels)
+    assert inspection.verdict == "vanishing"
+    assert inspection.cure.parameters == ("lstm.bias_hh_l0", "lstm.bias_ih_l0")
+    assert "sum to" in inspection.cause and "over 100 steps; 4.6 is usual" in inspection.cause
+
+    def first_over_last(model: nn.Module) -> float:
+        """rms gradient at the first step over that at the last, in plain torch and float64."""
+        model, inputs = copy.deepcopy(model).double(), x.double().requires_grad_()
+        F.cross_entropy(model(inputs), labels).backward()
+        rms = inputs.grad.square().mean((0, 2)).sqrt()
+        return (rms[0] / rms[-1]).item()
+
+    assert first_over_last(model) < 1e-12
+    exec(inspection.remedy, {"model": model})
+    total = model.lstm.bias_hh_l0 + model.lstm.bias_ih_l0
+    # torch's gates are i, f, g, o; ln 99 = 4.6.
+    assert torch.allclose(total[16:32], torch.tensor(4.6))
+    assert first_over_last(model) > 1e-2
+
+
+def test_an_lstm_whose_forget_bias_is_minus_5_is_named_by_lint_once() -> None:
+    model = Recall()
+    for name in ("bias_ih_l0", "bias_hh_l0"):
+        model.lstm.get_parameter(name).data[16:32] = -2.5
+    (finding,) = (finding for finding in lint(model, torch.randn(4, 10, 4)) if finding.severity == "fault")
+    assert (finding.rule, finding.layers) == ("forget_bias", ("lstm",))
+    assert "sum to -5, so that a step keeps 0.0067 of it" in finding.text
+
+
+def test_a_recurrent_matrix_drawn_orthogonal_across_gates_is_told_and_mended_gate_by_gate() -> None:
+    from initlab.inspection.suspects.gates import across_gates
+
+    model = Recall()
+    assert not list(across_gates(model))
+    nn.init.orthogonal_(model.lstm.weight_hh_l0)
+    (suspect,) = across_gates(model)
+    assert suspect.parameters == ("lstm.weight_hh_l0",)
+    exec(suspect.code, {"model": model})
+    for block in model.lstm.weight_hh_l0.detach().chunk(4):
+        assert torch.allclose(block @ block.T, torch.eye(16), atol=1e-5)
+    assert not list(across_gates(model))

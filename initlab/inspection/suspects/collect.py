@@ -37,7 +37,8 @@ def suspects_of(model: nn.Module, sites: list[Site], batch: Batch | None) -> lis
 def certain_suspects(model: nn.Module, batch: Batch | None) -> list[Suspect]:
     """Those suspects that are faults whatever the signals say."""
     suspects = odd_parameters(model, batch, entries_of(model), norms_of(model, batch))
-    return [suspect for suspect in suspects if suspect.certain]
+    # One suspect may come with several values that are usual.
+    return list({(s.rule, s.parameters): s for s in reversed(suspects) if s.certain}.values())[::-1]
 
 
 def odd_parameters(
