@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from initlab.nets.any_module import layer_name
-from initlab.nets.undisturbed import Batch, first_tensor, num_examples, run_model, to_model, untouched
+from initlab.nets.undisturbed import Batch, num_examples, run_model, to_model, untouched
 from initlab.signal.probe import Loss, summed_loss
 from initlab.signal.start import Start
 
@@ -86,10 +86,14 @@ class Pupil:
             for step in range(number + 1):
                 optimizer.zero_grad()
                 # A copy of the batch, since a model may work in place.
-                output = first_tensor(run_model(model, to_model(model, inputs, None)[0]))
+                output = run_model(model, to_model(model, inputs, None)[0])
                 value = summed_loss(output, targets, self.loss) / count
-                if value.requires_grad:
-                    value.backward()
+                try:
+                    if value.requires_grad:
+                        value.backward()
+                # A model that keeps a state with its graph takes no second step.
+                except RuntimeError:
+                    return
                 yield value.item(), model
                 if step < number:
                     optimizer.step()

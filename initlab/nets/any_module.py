@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from initlab.nets.undisturbed import first_tensor
@@ -32,6 +33,10 @@ def on_weight_layers(model: nn.Module, hook: LayerHook) -> Iterator[list[tuple[s
     ) -> Tensor | tuple[Any, ...] | None:
         """Hand a call's tensor on, and put what replaces it in its place."""
         y = first_tensor(output)
+        if unwrapped(y) is not y:
+            # A hook reads all examples of a vmap at once, and cannot replace the one that its function works on.
+            hook(name, layer, inputs or tuple(keywords.values()), unwrapped(y))
+            return None
         replaced = hook(name, layer, inputs or tuple(keywords.values()), y) if y.numel() else None
         if replaced is None or output is y:
             return replaced
@@ -47,6 +52,13 @@ def on_weight_layers(model: nn.Module, hook: LayerHook) -> Iterator[list[tuple[s
 def parameter_of(module: nn.Module, name: str) -> nn.Parameter | None:
     """A module's own parameter of this name, of a scripted module too; None where it has none, or a computed one."""
     return dict(module.named_parameters(recurse=False)).get(name)
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """The tensor itself, or inside torch.vmap that of all examples, whose numbers are the same but for their order."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def op_of(module: nn.Module) -> str:

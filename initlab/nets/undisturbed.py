@@ -5,7 +5,7 @@ import random
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,21 +22,29 @@ Batch = Tensor | Mapping[str, Any] | Sequence[Any]
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The tensor itself, or the first one of a tuple, list, mapping or dataclass that is not a single number.
+    """The tensor itself, or the first one in a tuple, list, mapping or dataclass that is not a single number.
 
     Models that return their loss first, as those of Hugging Face do, have their logits after it.
     """
-    if isinstance(output, Tensor):
-        return output
-    if is_dataclass(output) and not isinstance(output, Mapping):
-        output = {field.name: getattr(output, field.name) for field in fields(output)}
-    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
-    tensors = [value for value in values if isinstance(value, Tensor)]
+    tensors = list(tensors_in(output))
     if not tensors:
         raise ValueError(
             f"inspect: the model's output holds no tensor (got {type(output).__name__}); return logits first"
         )
     return next((tensor for tensor in tensors if tensor.dim()), tensors[0])
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists, mappings and dataclasses."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, Mapping):
+        yield from tensors_in(list(value.values()))
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from tensors_in([getattr(value, each.name) for each in fields(value)])
 
 
 def run_model(model: nn.Module, batch: Batch) -> Any:
@@ -63,6 +71,8 @@ def holds_arguments(model: nn.Module, batch: Batch) -> bool:
 
 def num_examples(model: nn.Module, batch: Any) -> int:
     """N of a batch: the length of its first tensor, or of a list that is one argument; 0 where it has none."""
+    if next(tensors_in(batch), None) is None:
+        return 0
     if isinstance(batch, list) and not holds_arguments(model, batch):
         return len(batch)
     values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else (batch,)
@@ -86,12 +96,14 @@ def to_model(model: nn.Module, images: Any, labels: Any) -> tuple[Any, Any]:
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """Nested tuples, lists and mappings with every tensor changed."""
+    """Nested tuples, lists, mappings and dataclasses with every tensor changed."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, (tuple, list)):
         items = [map_tensors(item, change) for item in value]
         return items if isinstance(value, list) else tuple(items)
+    if is_dataclass(value) and not isinstance(value, Mapping | type):
+        return replace(value, **{each.name: map_tensors(getattr(value, each.name), change) for each in fields(value)})
     return {key: map_tensors(v, change) for key, v in value.items()} if isinstance(value, Mapping) else value
 
 

@@ -29,7 +29,7 @@ class Rounded:
 
     def add(self, gradient: Tensor, scale: float) -> None:
         """Count a gradient that is `scale` times that of the batch-mean loss."""
-        values = torch.view_as_real(gradient) if gradient.is_complex() else gradient
+        values = torch.view_as_real(gradient.resolve_conj()) if gradient.is_complex() else gradient
         if not values.numel():
             return
         is_zero = values == 0

@@ -214,13 +214,7 @@ def summed_loss(output: Any, labels: Any, loss: Loss | None) -> Tensor:
                 f"inspect: the labels do not fit an output of shape {tuple(output.shape)} (got {labels.dtype} of shape "
                 f"{tuple(labels.shape)}: {str(error).splitlines()[0]}); allowed: int64 classes from 0 on, or give loss="
             ) from error
-    try:
-        values = loss(output, labels)
-    # What a loss of one tensor raises at a tuple, a dict or a dataclass of them.
-    except (TypeError, AttributeError, LookupError):
-        if isinstance(output, Tensor):
-            raise
-        values = loss(first_tensor(output), labels)
+    values = loss_values(output, labels, loss)
     examples = len(labels) if isinstance(labels, (Tensor, list)) else len(first_tensor(labels))
     if values.dim() == 0:
         return values * examples
@@ -230,3 +224,14 @@ def summed_loss(output: Any, labels: Any, loss: Loss | None) -> Tensor:
             "return one value per example, or their mean"
         )
     return values.sum()
+
+
+def loss_values(output: Any, labels: Any, loss: Loss) -> Tensor:
+    """What a loss of the user's gives for all that the model gave, or for its first tensor if it takes but one."""
+    try:
+        return loss(output, labels)
+    # What a loss of one tensor raises at a tuple, a dict or a dataclass of them.
+    except (TypeError, AttributeError, LookupError):
+        if isinstance(output, Tensor):
+            raise
+        return loss(first_tensor(output), labels)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from initlab.init.layers import layer_fans
 from initlab.nets.any_module import WeightLayer, layer_name, on_weight_layers, op_of
-from initlab.nets.undisturbed import Batch, run_model
+from initlab.nets.undisturbed import Batch, run_model, tensors_in
 from initlab.signal.moments import NAN
 from initlab.signal.probe import LayerSignals, NextActivation
 from initlab.signal.recurrent import GATES, Run, written_out
-from initlab.signal.uses import CONVOLUTIONS, Call, Use, Uses, fans_in, tensors_in
+from initlab.signal.uses import CONVOLUTIONS, Call, Use, Uses, fans_in
 
 # Parts of the packed weight of nn.MultiheadAttention, equal numbers of its rows.
 PACKED = ("q", "k", "v")
@@ -49,8 +49,8 @@ class Recording:
         self.activations = NextActivation()
         self.uses = Uses(model, batch, self.note_call)
         self.uses.written_out = written_out(self.note_run)
-        # Names of the parameters of the weight layers whose forward runs now.
-        self.inside: list[set[str]] = []
+        # Names of the weight layers whose forward runs now, and of their parameters.
+        self.inside: list[tuple[str, set[str]]] = []
         self.joint: dict[tuple[str, ...], LayerSignals] = {}
         attentions = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)]
         self.packed = {layer_name(f"{name}.in_proj_weight".lstrip(".")) for name, _ in attentions}
@@ -74,9 +74,9 @@ class Recording:
     def following(self, layers: Sequence[tuple[str, WeightLayer]]) -> Iterator[None]:
         """Know which weight layer's forward runs, and whether an example came to it."""
 
-        def enter(own: dict[str, str], layer: nn.Module, inputs: Any) -> None:
+        def enter(name: str, own: dict[str, str], layer: nn.Module, inputs: Any) -> None:
             """A call begins."""
-            self.inside.append(set(own))
+            self.inside.append((name, set(own)))
 
         def leave(own: dict[str, str], layer: nn.Module, inputs: Any, output: Any) -> None:
             """A call ends."""
@@ -85,9 +85,9 @@ class Recording:
                 self.empty.update(own)
 
         with ExitStack() as hooks:
-            for _, layer in layers:
+            for name, layer in layers:
                 own = self.own_parameters(layer)
-                hooks.callback(layer.register_forward_pre_hook(partial(enter, own)).remove)
+                hooks.callback(layer.register_forward_pre_hook(partial(enter, name, own)).remove)
                 hooks.callback(layer.register_forward_hook(partial(leave, own)).remove)
             yield
 
@@ -102,11 +102,18 @@ class Recording:
 
     def note_call(self, call: Call) -> None:
         """Any other call that parameters enter."""
-        own = self.inside[-1] if self.inside else set()
+        inside, own = self.inside[-1] if self.inside else ("", set[str]())
         uses = [use for use in call.uses if own.isdisjoint(use.sources)]
+        # What is merged into the weight of the layer that runs is a part of it.
+        for use in call.uses if call.y is not None and call.y.numel() else ():
+            for name in use.sources if not own.isdisjoint(use.sources) else ():
+                self.entries.setdefault(name, Entry(use.role, call.function, inside))
         if uses and call.y is not None and not call.y.numel():
             self.empty.update(name for use in uses for name in use.sources)
             return
+        for use in uses:
+            for name in set(use.sources) - set(self.parameters):
+                self.parameters[name] = self.model.get_parameter(name)
         weight = next((use for use in uses if use.role == "weight"), None)
         layer = "" if weight is None or call.y is None else self.note_weight(call, weight, call.y)
         others = [use for use in uses if not (layer and use.role in ("weight", "bias"))]
@@ -215,7 +222,9 @@ class Recording:
             path = key.removeprefix("parametrizations.")
             for role in ("weight", "bias"):
                 if path == role or path.startswith((f"{role}.", f"{role}_")):
-                    roles[self.names[id(parameter)]] = role
+                    # Unknown is what `torch.func.functional_call` puts in a parameter's place.
+                    roles[self.names.get(id(parameter), "")] = role
+        roles.pop("", None)
         return roles
 
     def signals(self) -> Iterator[LayerSignals]:

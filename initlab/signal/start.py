@@ -82,12 +82,12 @@ def start_of(
         if targets is None:
             return Start(wiring, math.nan, math.nan, 0, math.nan, spread(output))
         with torch.no_grad():
-            mean = mean_loss(output, targets, loss)
-            chance, classes = chance_of(output, targets, loss)
+            mean = mean_loss(given if loss else output, targets, loss)
+            chance, classes = chance_of(given, targets, loss)
     return Start(wiring, mean, chance, classes, entropy(targets) if classes else math.nan, spread(output))
 
 
-def mean_loss(output: Tensor, labels: Any, loss: Loss | None) -> float:
+def mean_loss(output: Any, labels: Any, loss: Loss | None) -> float:
     """The loss as it is trained: cross-entropy's mean over labels, a loss of one's own over examples."""
     if loss is None:
         targets = labels[labels != -100] if isinstance(labels, Tensor) else labels
@@ -96,12 +96,13 @@ def mean_loss(output: Tensor, labels: Any, loss: Loss | None) -> float:
     return float(summed_loss(output, labels, loss)) / max(len(labels), 1)
 
 
-def chance_of(output: Tensor, labels: Any, loss: Loss | None) -> tuple[float, int]:
+def chance_of(given: Any, labels: Any, loss: Loss | None) -> tuple[float, int]:
     """What guessing has, and the number of classes: the loss at logits of zero, which is ln K for cross-entropy.
 
     An output of log-probabilities, as of `log_softmax`, has ln K too. NaN for a loss that zeros do not fit, or that
     is 0 there, as where the labels are zeros themselves.
     """
+    output = first_tensor(given).detach()
     named = isinstance(labels, Tensor) and not labels.is_floating_point()
     axis = 1 if output.dim() > 1 and isinstance(labels, Tensor) and labels.shape[1:] == output.shape[2:] else -1
     if named and output.dim() and labels.shape == output.shape[:-1]:
@@ -112,7 +113,7 @@ def chance_of(output: Tensor, labels: Any, loss: Loss | None) -> tuple[float, in
     if classes > 1 and output.logsumexp(axis).abs().max() < NORMALISED:
         return math.log(classes), classes
     try:
-        chance = mean_loss(torch.zeros_like(output), labels, loss)
+        chance = mean_loss(map_tensors(given, torch.zeros_like), labels, loss)
     # Of the user's loss, which may refuse an output of zeros.
     except (ValueError, RuntimeError):
         return math.nan, 0

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from initlab.nets.any_module import layer_name
-from initlab.nets.undisturbed import Batch, num_examples, to_model, untouched
+from initlab.nets.undisturbed import Batch, num_examples, tensors_in, to_model, untouched
 from initlab.signal.moments import NAN, in_float64
 from initlab.signal.precision import COLUMNS as ROUNDING, HALVES, Rounded, scaled_twice
 from initlab.signal.probe import LayerSignals, Loss, checked_loss, to_rows
 from initlab.signal.recording import Recording
-from initlab.signal.uses import tensors_in
 
 MOMENTS = ("forward_mean", "forward_var", "backward_mean", "backward_var")
 # Columns of `parameters`.
@@ -148,7 +147,9 @@ def backward(
     if half:
         plain, scaled = scaled_twice(run, counted)
         shares = {key: scaled[key].shares(plain[key]) if scaled else plain[key].shares() for key in plain}
-    return dict(zip(tensors, gradients, strict=True)), [shares[id(signals.sinks)] for signals in layers]
+    # An embedding may ask for sparse ones.
+    dense = [g if g is None or g.layout is torch.strided else g.to_dense() for g in gradients]
+    return dict(zip(tensors, dense, strict=True)), [shares[id(signals.sinks)] for signals in layers]
 
 
 def weights_of(layer: LayerSignals, recording: Recording) -> list[Tensor]:

@@ -12,9 +12,9 @@ Not seen are functions of `torch.jit` and of compiled libraries.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
@@ -23,7 +23,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from initlab.init.shapes import fans
-from initlab.nets.any_module import layer_name
+from initlab.nets.any_module import layer_name, unwrapped
+from initlab.nets.undisturbed import tensors_in
 
 ROLES = ("weight", "bias", "gain", "shift", "embedding", "slope", "joined")
 CONVOLUTIONS = {
@@ -46,6 +47,8 @@ PLACED: dict[str, dict[int | str, str]] = {
     **{name: placed(3, "gain", "shift") for name in ("batch_norm", "instance_norm")},
     "prelu": {1: "slope", "weight": "slope"},
 }
+# These apply a layer, to parameters too, as to a perceiver's latents; a norm of parameters alone standardises a weight.
+APPLIED = {*CONVOLUTIONS, "linear", "bilinear", "prelu", "embedding", "embedding_bag"}
 PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "inner", "vdot", "einsum", "tensordot"}
 ADDED_PRODUCTS = {"addmm", "baddbmm", "addbmm", "addmv"}
 LOOKUPS = {"embedding", "embedding_bag", "index_select", "gather", "take", "take_along_dim"}
@@ -83,6 +86,7 @@ class Uses(TorchFunctionMode):
 
     def __init__(self, model: nn.Module, batch: Any, note: Callable[[Call], None]) -> None:
         super().__init__()
+        self.model = model
         self.note = note
         # The parameters that a tensor is made of; none for one that depends on the input.
         self.sources = WeakTensorKeyDictionary()
@@ -111,9 +115,17 @@ class Uses(TorchFunctionMode):
             self.follow(function, args, kwargs, out)
         return out
 
+    def adopt(self, parameter: nn.Parameter) -> None:
+        """Know a parameter that the model has made in this pass."""
+        for name, other in self.model.named_parameters():
+            if other is parameter:
+                self.sources[parameter] = (layer_name(name),)
+
     def is_live(self, tensor: Tensor) -> bool:
         """Whether a tensor depends on the input, as far as one can tell; constants and parameters do not."""
         sources = self.sources.get(tensor)
+        if sources is None and unwrapped(tensor) is not tensor:
+            return True
         # What comes out of a function that is not seen has a graph all the same.
         return not sources if sources is not None else tensor.grad_fn is not None
 
@@ -123,9 +135,12 @@ class Uses(TorchFunctionMode):
         entered = [(place, tensor) for place, value in places for tensor in tensors_in(value)]
         if not entered:
             return
+        for _, tensor in entered:
+            if isinstance(tensor, nn.Parameter) and tensor not in self.sources:
+                self.adopt(tensor)
         made = [(place, tensor, self.sources[tensor]) for place, tensor in entered if self.sources.get(tensor)]
         live = any(self.is_live(tensor) for _, tensor in entered)
-        results = [] if function in SHAPES else tensors_in(out)
+        results = [] if function in SHAPES else list(tensors_in(out))
         if function == "__setitem__" or (function.endswith("_") and not function.endswith("__")):
             results = [args[0], *results] if args and isinstance(args[0], Tensor) else results
         uses = [
@@ -134,7 +149,7 @@ class Uses(TorchFunctionMode):
             if function not in LIKE and (role := role_of(function, place, live))
         ]
         names = tuple(dict.fromkeys(name for _, _, sources in made for name in sources))
-        if live and function not in LIKE:
+        if (live and function not in LIKE) or (uses and function in APPLIED):
             names = ()
         elif not names:
             return
@@ -147,12 +162,12 @@ class Uses(TorchFunctionMode):
 
 def role_of(function: str, place: int | str, live: bool) -> str:
     """The role of a parameter at a place of a call; "" where the call only prepares it."""
+    if not live and function not in APPLIED:
+        return ""
     if function in PLACED:
-        return PLACED[function].get(place, "joined" if live else "")
+        return PLACED[function].get(place, "joined")
     if function in ("embedding", "embedding_bag"):
         return "embedding"
-    if not live:
-        return ""
     if function in PRODUCTS:
         return "weight"
     if function in ADDED_PRODUCTS:
@@ -167,19 +182,6 @@ def role_of(function: str, place: int | str, live: bool) -> str:
 def function_name(func: Any) -> str:
     """`linear` of `torch.nn.functional.linear` and of `torch.ops.aten.linear.default`."""
     return str(getattr(func, "__name__", func)).split(".")[0]
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors in nested tuples, lists, mappings and dataclasses."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, (tuple, list)):
-        return [tensor for item in value for tensor in tensors_in(item)]
-    if isinstance(value, Mapping):
-        return tensors_in(list(value.values()))
-    if is_dataclass(value) and not isinstance(value, type):
-        return tensors_in([getattr(value, each.name) for each in fields(value)])
-    return []
 
 
 @contextmanager

@@ -35,9 +35,9 @@ def forecast(
     rows = measure(model, batch, labels, loss=loss, weight_decay=weight_decay)
     with inference_mode(False), untouched(model, backward=False):
         images, targets = to_model(model, batch, labels)
-        output = first_tensor(run_model(model, images))
+        output = run_model(model, images)
         mean_loss = float(summed_loss(output, targets, loss)) / (
             targets.numel() if loss is None else num_examples(model, targets)
         )
-    layers, num_classes = pd.DataFrame(rows, columns=COLUMNS), output.shape[-1]
+    layers, num_classes = pd.DataFrame(rows, columns=COLUMNS), first_tensor(output).shape[-1]
     return forecast_of(features_of(layers, loss=mean_loss, num_classes=num_classes, lr=lr, weight_decay=weight_decay))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from initlab import inspect
+from initlab import forecast, inspect
 from initlab.signal.probe import COLUMNS, measure
 from initlab.signal.survey import Survey, survey
 
@@ -366,6 +366,8 @@ def test_several_outputs_are_several_ends_of_the_users_loss() -> None:
     out = {"actor": model.actor(y.tanh()), "critic": model.critic(y.tanh())}
     check(rows["body"], y, loss(out, Y).sum(), model.body.weight)
     check(rows["critic"], out["critic"], loss(out, Y).sum(), model.critic.weight)
+    assert inspect(model, X, Y, loss=loss).table.backward_var.tolist() == [row["backward_var"] for row in rows.values()]
+    assert forecast(model, X, Y, lr=0.1, loss=loss)
     # A loss of one tensor takes the first.
     first = {row["name"]: row for row in survey(model, X, Y, loss=F.cross_entropy).layers}
     check(first["actor"], out["actor"], total(out["actor"]), model.actor.weight)
@@ -374,3 +376,91 @@ def test_several_outputs_are_several_ends_of_the_users_loss() -> None:
 
 def test_a_survey_s_share_counts_all_numbers() -> None:
     assert survey(nn.ReLU(), X.float()) == Survey([], [], [], [], 1.0)
+
+
+class Latents(nn.Module):
+    """As a perceiver: parameters attend to the input, through a norm of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.latents, self.norm, self.head = nn.Parameter(torch.randn(1, 4, 8)), nn.LayerNorm(8), nn.Linear(8, 3)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries = self.norm(self.latents).expand(len(x), -1, -1)
+        return self.head(self.attention(queries, x, x)[0].mean(1))
+
+
+def test_a_layer_applied_to_parameters_gives_a_signal_and_no_weight() -> None:
+    model = Latents().double()
+    seen = survey(model, X, Y)
+    assert [row["calls"] for row in seen.layers] == [1] * 5
+    assert {row["name"]: row["role"] for row in seen.parameters}["latents"] == "joined"
+    query = F.linear(
+        model.norm(model.latents), *(p[:8] for p in (model.attention.in_proj_weight, model.attention.in_proj_bias))
+    )
+    assert seen.layers[0]["forward_var"] == pytest.approx(query.var(correction=0).item(), rel=1e-9)
+    assert not seen.unjudged
+
+
+def test_what_is_merged_into_a_layer_s_weight_is_seen_with_it() -> None:
+    class Merged(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(8, 3)
+            self.a, self.b = nn.Parameter(torch.randn(2, 8)), nn.Parameter(torch.zeros(3, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x.mean(1), self.weight + self.b @ self.a, self.bias)
+
+    seen = survey(nn.Sequential(Merged()).double(), X, Y)
+    assert {row["name"]: (row["role"], row["layer"]) for row in seen.parameters} == {
+        **dict.fromkeys(["0.weight", "0.a", "0.b"], ("weight", "0")), "0.bias": ("bias", "0")
+    }  # fmt: skip
+    assert [row["name"] for row in seen.layers] == ["0"]
+
+
+def test_a_layer_inside_vmap_is_measured_over_all_examples() -> None:
+    class Mapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.inner, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.vmap(self.inner)(x).mean(1))
+
+    model = Mapped().double()
+    y = model.inner(X)
+    check(rows_of(model)["inner"], y, total(model.head(y.mean(1))), model.inner.weight)
+
+
+def test_a_parameter_made_in_the_first_pass_is_a_row_and_gone_afterwards() -> None:
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.late = nn.Linear(8, 3), None
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.late is None:
+                self.late = nn.Parameter(torch.eye(x.shape[-1], dtype=x.dtype))
+            return self.head(F.linear(x, self.late).mean(1))
+
+    model = Late()
+    rows = rows_of(model)
+    assert rows["late"]["forward_var"] == pytest.approx(X.var(correction=0).item(), rel=1e-9)
+    assert rows["late"]["weight_grad_rms"] > 0
+    assert model.late is None and len(list(model.parameters())) == 2
+
+
+def test_sparse_gradients_of_embeddings_are_measured() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = nn.Embedding(9, 8, sparse=True, max_norm=1.0), nn.Linear(8, 3)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.head(self.words(ids))
+
+    seen = survey(Words().double(), torch.arange(6), Y)
+    assert seen.parameters[0]["role"] == "embedding" and seen.parameters[0]["weight_grad_rms"] > 0

@@ -59,6 +59,6 @@ def norms_of(model: nn.Module, batch: Batch | None) -> list[NormParameter]:
         copied = copy.deepcopy(model)
     except RuntimeError:
         return norm_parameters(model, {})
-    with untouched(copied, backward=False):
+    with untouched(copied, backward=True):
         images, _ = to_model(copied, batch, None)
         return norm_parameters(copied, module_inputs(copied, images))

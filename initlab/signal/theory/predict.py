@@ -18,15 +18,15 @@ from initlab.init.apply import init_
 from initlab.init.schemes import Scheme
 from initlab.nets.any_module import layer_name, op_of, weight_layers
 from initlab.nets.copies import copied
-from initlab.nets.undisturbed import Batch, num_examples
-from initlab.signal.probe import Loss
+from initlab.nets.undisturbed import Batch, map_tensors, num_examples
+from initlab.signal.probe import Loss, loss_values
 from initlab.signal.theory.cotangent import LossGradient
 from initlab.signal.theory.field import Field, NoRule, Pairs
 from initlab.signal.theory.meanfield import Context
 from initlab.signal.theory.passes import PREDICTED, Rows, local_law, mean_field
 from initlab.signal.theory.redraw import redraw
 from initlab.signal.theory.rules import known
-from initlab.signal.theory.trace import record, tensors_of
+from initlab.signal.theory.trace import Trace, record, tensors_of
 
 
 def predict(
@@ -100,7 +100,9 @@ def predict(
     start = trace.input
     if batch is None and isinstance(images, Tensor):
         start = independent(images, input_moments, trace.axis)
-    gradient = None if labels is None else LossGradient(trace.logits, labels, loss)
+    gradient = (
+        None if labels is None else LossGradient(trace.logits, labels, loss and partial(loss_of_first, loss, trace))
+    )
     try:
         rows, reason = mean_field(context, trace, start, gradient)
     except NoRule as missing:
@@ -111,6 +113,13 @@ def predict(
     if reason is not None:
         frame.attrs["approximate_because"] = reason
     return frame
+
+
+def loss_of_first(loss: Loss, trace: Trace, logits: Tensor, labels: Any) -> Tensor:
+    """A loss of all that the model gave, as a function of its first output."""
+    if isinstance(trace.outputs, Tensor):
+        return loss(logits, labels)
+    return loss_values(map_tensors(trace.outputs, lambda t: logits if t is trace.logits else t), labels, loss)
 
 
 def check_inputs(

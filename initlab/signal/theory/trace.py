@@ -84,6 +84,7 @@ class Trace:
     output: int  # the operation that gave the model's (first) output tensor; -1 where none did
     input: Field
     logits: Tensor
+    outputs: Any  # all that the model gave, the logits among it
     axis: int  # the input's dimension of channels, counted from the end
 
 
@@ -179,12 +180,13 @@ def record(model: nn.Module, batch: Batch, known: Known) -> Trace:
         batch, _ = to_model(model, batch, None)
         recorder = Recorder(known, batch)
         with on_weight_layers(model, recorder.name), recorder:
-            logits = first_tensor(run_model(model, batch))
+            outputs = run_model(model, batch)
+    logits = first_tensor(outputs)
     output = recorder.origin.get(logits, -1)
     first = tensors_of(batch)[0]
     fed = [op.function for op in recorder.operations if op.inputs == [-1]]
     axis = -2 if first.dim() == 3 and any(function in ONE_DIMENSION for function in fed) else channel_axis(first.shape)
-    return Trace(recorder.operations, output, field_of(first, axis), logits, axis)
+    return Trace(recorder.operations, output, field_of(first, axis), logits, outputs, axis)
 
 
 def given(*_: Any) -> Tensor:
