@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from initlab.inspection.troubles import SIGNALS, Evidence, drifts_along, furthest, resting, trouble_of
+from initlab.inspection.troubles import SIGNALS, Evidence, drifts_along, furthest, over_steps, resting, trouble_of
 from initlab.signal.drift import Drift, second_moments
 from initlab.signal.paths import paths_of
 
@@ -78,7 +78,7 @@ def diagnose(table: pd.DataFrame, evidence: Evidence | None = None) -> Diagnosis
     every = [drift for direction in SIGNALS for drift in drifts_along(ran, direction, paths)]
     drifts = furthest(every)
     verdict, rows, reason = trouble_of(ran, every, evidence) or ("healthy", [], "")
-    reason = (reason or healthy_reason(ran, drifts)) + remarks(ran, evidence) + OUTLOOKS[verdict]
+    reason = (reason or healthy_reason(ran, drifts, evidence)) + remarks(ran, evidence) + OUTLOOKS[verdict]
     ran.loc[rows, "status"] = verdict
     first, last = ran.name[[rows[0], rows[-1]]] if rows else ("", "")
     status = pd.Series("unused", table.index)
@@ -93,17 +93,23 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names[:3]) + more
 
 
-def healthy_reason(ran: pd.DataFrame, drifts: Sequence[Drift]) -> str:
+def healthy_reason(ran: pd.DataFrame, drifts: Sequence[Drift], evidence: Evidence) -> str:
     """What the signals do from end to end, and what chance does at these widths."""
-    if not drifts:
-        return "no two layers of one path before the last have a signal: nothing to compare"
     parts = []
     for drift in drifts:
         change = f"×{math.exp(drift.change):.2g} over {len(drift.rows) - 1} layers"
         chance = f" (chance alone: ×{math.exp(1.96 * drift.chance):.2g} either way)" if drift.chance > 0.1 else ""
         parts.append(f"{SIGNALS[drift.direction]} change {change}{chance}")
+    text = f"beyond unequal fans and pooling, {', '.join(parts)}" if parts else ""
+    if evidence.learns and any(not drift.healthy for drift in drifts):
+        text += ", but that does no harm (a copy halves its loss in 30 steps, or norms and skips hold it)"
+    through = [
+        f"gradients change ×{math.exp(drift.change):.2g} over the {len(drift.rows)} steps of `{name}`"
+        for name, drift in over_steps(evidence.steps)
+    ]
+    text = "; ".join(filter(None, [text, *through[:2]]))
     unjudged = "" if ran.backward_var.notna().any() else "; without labels gradients are not judged"
-    return f"beyond unequal fans and pooling, {', '.join(parts)}{unjudged}"
+    return (text or "no two layers of one path before the last have a signal: nothing to compare") + unjudged
 
 
 def remarks(ran: pd.DataFrame, evidence: Evidence) -> str:

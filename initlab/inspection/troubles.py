@@ -5,7 +5,7 @@ the verdict, the rows that it is about and what justifies it, or None.
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -175,20 +175,24 @@ def through_time(ran: pd.DataFrame, evidence: Evidence) -> Trouble | None:
 
     What comes from a step adds to the gradient of weights that all steps share: float32 loses what is 2^-24 of it.
     """
-    if evidence.steps is None:
-        return None
-    for name, steps in evidence.steps.groupby("name", sort=False):
-        # Weights are the same at every step, so there is no chance from step to step.
-        rows = steps.reset_index(drop=True).assign(width=WIDE, outputs=WIDE)
-        drift = drift_in(rows, "backward", range(len(rows)))
-        if drift is None or -LOST_IN_TIME <= drift.change <= 2 * drift.allowed:
+    for name, drift in over_steps(evidence.steps):
+        if -LOST_IN_TIME <= drift.change <= 2 * drift.allowed:
             continue
         verb, word = ("shrink", "vanishing") if drift.change < 0 else ("grow", "exploding")
-        size = f"×{math.exp(drift.change):.2g} from step {drift.last} back to step {drift.first} of {len(rows)}"
-        module = str(name).rpartition(".")[0]
+        size = f"×{math.exp(drift.change):.2g} from step {drift.last} back to step {drift.first} of {drift.last + 1}"
+        module = name.rpartition(".")[0]
         own = [row for row, layer in enumerate(ran.name) if layer.startswith(module) and ran.op[row] in RECURRENT]
         return word, own, f"gradients {verb} {size} through time in the recurrent `{name}`"
     return None
+
+
+def over_steps(steps: pd.DataFrame | None) -> Iterator[tuple[str, Drift]]:
+    """How the gradient changes over the steps of each recurrent layer, from the last to the first."""
+    for name, rows in steps.groupby("name", sort=False) if steps is not None else ():
+        # Weights are the same at every step, so there is no chance from step to step.
+        drift = drift_in(rows.reset_index(drop=True).assign(width=WIDE, outputs=WIDE), "backward", range(len(rows)))
+        if drift is not None:
+            yield str(name), drift
 
 
 def drift_words(drift: Drift, ran: pd.DataFrame) -> str:
