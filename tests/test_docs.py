@@ -25,6 +25,7 @@ DOCUMENTS = [
     "docs/signals.md",
     "docs/ci.md",
     "docs/forecast.md",
+    "docs/diagnosis.md",
     "docs/several-gpus.md",
     "docs/performance.md",
 ]
