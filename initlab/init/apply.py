@@ -117,7 +117,7 @@ def init_(
         # The caller's word on the last layer counts more than its author's.
         last = [parameter for matrix in matrices if matrix.layer.is_last for parameter in matrix.parameters]
         redrawn_names += [layer_name(name) for name, parameter in model.named_parameters() if parameter in set(last)]
-    left = left_alone(model, matrices, kept_names, redrawn_names)
+    left = left_alone(model, matrices, kept_names, redrawn_names, scheme)
     settings: Settings = {}
     targets: dict[nn.Module, tuple[Matrix, float]] = {}
     factors = Factors({}, {})

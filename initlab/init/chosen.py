@@ -16,6 +16,7 @@ from initlab.init.arguments import matches
 from initlab.init.joints import joints_in_order
 from initlab.init.layers import EMBEDDINGS, NORMS, Matrix, norm_parameters
 from initlab.init.schemes import torch_std
+from initlab.init.sines import frequencies_of
 from initlab.nets.any_module import layer_name
 
 # rms(w) sqrt(fan_in) of a weight that lets nothing through: gMLP's gates start at 1e-6, an LSTM's default has 0.58.
@@ -58,11 +59,13 @@ def is_prior(bias: Tensor, bound: float) -> bool:
     return bias.unique().numel() <= most or bool((sizes > 1 + 1e-3).all() or (sizes > 3).double().mean() >= 0.5)
 
 
-def left_alone(model: nn.Module, matrices: list[Matrix], keep: list[str], redraw: list[str]) -> Reasons:
+def left_alone(
+    model: nn.Module, matrices: list[Matrix], keep: list[str], redraw: list[str], scheme: object = None
+) -> Reasons:
     """Why matrices, biases, embeddings and norms' parameters are left as they are; those that are not are missing."""
     names = {id(parameter): layer_name(name) for name, parameter in model.named_parameters()}
     embeddings = [module.weight for module in model.modules() if isinstance(module, EMBEDDINGS)]
-    embedded, choices = set(map(id, embeddings)), chosen_weights(model, matrices)
+    embedded, choices = set(map(id, embeddings)), chosen_weights(model, matrices, scheme)
     reasons: Reasons = {}
 
     def note(parameters: Sequence[Tensor], start: int, choice: str) -> None:
@@ -94,13 +97,14 @@ def undrawable(parameter: Tensor) -> str:
     return "" if parameter.is_floating_point() else "its numbers are not real ones"
 
 
-def chosen_weights(model: nn.Module, matrices: list[Matrix]) -> dict[str, str]:
+def chosen_weights(model: nn.Module, matrices: list[Matrix], scheme: object) -> dict[str, str]:
     """Why a weight is a choice, by the name of its draw.
 
     Zeros are, unless no other layer is open, and but for a layer before another in a Sequential, which gets nothing but
     zeros then: a fault. So is a weight drawn small with its prior (RetinaNet's 0.01), what was drawn of the same size,
-    and a last layer far below torch's size and below the others' (0.01 of a policy's).
+    the one small layer where that is the last (0.01 of a policy's), and weights that SIREN's rule drew for sines.
     """
+    frequencies = set() if scheme == "siren" else set(frequencies_of(model))
     sizes = {matrix.layer.name: rms(matrix.read()) for matrix in matrices}
     gains = {matrix.layer.name: sizes[matrix.layer.name] * math.sqrt(matrix.layer.fan_in) for matrix in matrices}
     choices = {name: IS_CLOSED for name, gain in gains.items() if gain <= CLOSED}
@@ -113,10 +117,23 @@ def chosen_weights(model: nn.Module, matrices: list[Matrix]) -> dict[str, str]:
         if CLOSED < gains[name] < SMALL and bias is not None and bias_is_chosen(head, bias):
             alike = [other.layer.name for other in matrices if same_draw(sizes, head, other)]
             choices |= dict.fromkeys(alike, f"drawn as small as {name}, whose bias its author set")
-    last = matrices[-1].layer.name
-    if CLOSED < gains[last] < SMALL / 2 and sizes[last] < median(size for size in sizes.values() if size > 0) / 2:
-        choices[last] = "a last layer that its author made small"
-    return choices
+    small = [name for name, gain in gains.items() if CLOSED < gain < SMALL / 2]
+    if small == [matrices[-1].layer.name] and sizes[small[0]] < median(size for size in sizes.values() if size > 0) / 2:
+        choices[small[0]] = "a last layer that its author made small"
+    sines = [matrix.layer.name for matrix in matrices for w0 in frequencies if is_siren(matrix, w0)]
+    # A single layer may have such a size by chance.
+    return choices | (dict.fromkeys(sines, "SIREN's rule for the model's sines") if len(sines) > 1 else {})
+
+
+def is_siren(matrix: Matrix, w0: float) -> bool:
+    """Whether a weight is a draw of SIREN's rule for sin(w0 y), by five standard errors and its bound."""
+    weight, layer = matrix.read(), matrix.layer
+    if undrawable(weight):
+        return False
+    bound = 1 / layer.fan_in if layer.index == 0 else math.sqrt(6 / layer.fan_in) / w0
+    # The relative standard error of the root mean square of N uniform numbers is sqrt(1 / (5N)).
+    error = 5 * math.sqrt(1 / (5 * weight.numel()))
+    return abs(rms(weight) * math.sqrt(3) / bound - 1) < error and float(weight.abs().max()) <= bound * (1 + 1e-3)
 
 
 def same_draw(sizes: dict[str, float], a: Matrix, b: Matrix) -> bool:

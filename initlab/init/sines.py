@@ -25,7 +25,9 @@ def frequencies_of(model: nn.Module) -> Iterator[float]:
     for module in model.modules():
         values = [getattr(module, name, None) for name in NAMES]
         number = next((float(v) for v in values if isinstance(v, int | float) and math.isfinite(v) and v > 0), None)
-        if number is None and isinstance(phi := elementwise(module), Elementwise):
+        # torch's own activations are no sines, and a sine has no parameters.
+        candidate = not type(module).__module__.startswith("torch.") and next(module.parameters(), None) is None
+        if number is None and candidate and isinstance(phi := elementwise(module), Elementwise):
             number = frequency_of(phi)
         if number is not None:
             yield number

@@ -97,7 +97,20 @@ def policy() -> nn.Module:
     return model
 
 
+class Sine(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(30 * x)
+
+
+def siren() -> nn.Module:
+    model = nn.Sequential(nn.Linear(2, 64), Sine(), nn.Linear(64, 64), Sine(), nn.Linear(64, 3))
+    for layer, bound in ((model[0], 1 / 2), (model[2], (6 / 64) ** 0.5 / 30), (model[4], (6 / 64) ** 0.5 / 30)):
+        nn.init.uniform_(layer.weight, -bound, bound)
+    return model
+
+
 CHOSEN = {
+    "siren": (siren, {"0.weight", "2.weight", "4.weight"}),
     "retina": (retina_head, {"cls.bias", "cls.weight", "tower.weight", "box.weight"}),
     "policy": (policy, {"4.weight"}),
     "lora": (Lora, {"lora_b.weight"}),
@@ -194,6 +207,18 @@ def test_a_small_last_layer_is_no_choice_where_all_are_small_or_the_caller_says_
     assert {row["rule"] for row in rows_of(small).values()} == {"he", "0"}
     assert rows_of(policy(), last_factor=0.1)["4.weight"]["rule"] == "he"
     assert rows_of(policy(), last_std=0.1)["4.weight"]["scheme_std"] == 0.1
+
+
+def test_the_siren_scheme_draws_its_own_nets_anew() -> None:
+    first, second = (init_(init_(siren(), "siren", seed=0), "siren", seed=seed) for seed in (0, 1))
+    assert not torch.equal(first[2].weight, second[2].weight)
+
+
+def test_ends_of_branches_that_are_all_small_are_no_choice_of_one_layer() -> None:
+    model = nn.ModuleList([nn.Linear(64, 64) for _ in range(6)])
+    for place, layer in enumerate(model):
+        nn.init.normal_(layer.weight, std=0.02 if place % 2 == 0 else 0.002)
+    assert {row["rule"] for row in rows_of(model).values()} == {"he", "0"}
 
 
 def test_a_small_layer_inside_a_chain_is_no_choice() -> None:
