@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from initlab.init.layers import layer_fans
@@ -190,8 +191,8 @@ class Recording:
                 facts = {"part": gate, "shape": (hidden, weight.shape[1]), "fan_in": weight.shape[1]}
                 self.facts.setdefault(rows[-1], facts | {"fan_out": hidden, "width": hidden})
             assert gate_signals is not None
+            gate_signals.forward.add(torch.cat(gates[number]))
             for z in gates[number]:
-                gate_signals.forward.add(z)
                 if z.requires_grad:
                     z.register_hook(gate_signals.receive)
         self.note_steps(self.main_source(sources[0]), run)
@@ -212,8 +213,10 @@ class Recording:
         begin = len(steps) if len(run.gates) == 1 else 0
         steps.extend(LayerSignals(weight, run.kind, lambda: NAN) for _ in range(begin + len(run.gates) - len(steps)))
         for step, gates in zip(steps[begin:], run.gates, strict=False):
+            step.forward.add(torch.cat(gates, -1))
             for z in gates:
-                step.add_call(z)
+                if z.requires_grad:
+                    z.register_hook(step.receive)
 
     def own_parameters(self, layer: WeightLayer) -> dict[str, str]:
         """Parameters that make up a layer's weight and bias, under whatever norm or parametrization, with that role."""
