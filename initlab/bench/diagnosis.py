@@ -25,6 +25,8 @@ from initlab.store.files import writable
 # What `--quick` takes: seconds each, and faults of every kind.
 QUICK_MODELS = ("actor-critic", "plain-selu", "lstm", "gru", "autoencoder")
 QUICK_STEPS, QUICK_SEEDS = 30, 2
+# Instead of faults, where only false alarms are to be counted.
+NONE = "none"
 # A function of this module and its arguments.
 Task = tuple[str, tuple[Any, ...]]
 # What tells a row from all others of one run: its kind, net, and fault or seed.
@@ -38,7 +40,7 @@ def bench_diagnosis(
     """Lines of text: progress, and the tables last.
 
     Args:
-        models, faults: names, all where there are none.
+        models, faults: names, all where there are none; the fault `NONE` is no fault at all.
         steps: of each training run.
         seeds: draws of each sound net, to count false alarms.
         out: the file of rows; what it holds of these nets, faults, steps and seeds is not measured again.
@@ -46,7 +48,8 @@ def bench_diagnosis(
     Raises:
         UserError: an unknown net or fault, or a file that cannot be written.
     """
-    models, faults = chosen(models, NETS, "models"), chosen(faults, FAULTS, "faults")
+    models = chosen(models, NETS, "models")
+    faults = [] if list(faults) == [NONE] else chosen(faults, FAULTS, "faults")
     with writable(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
     done = {key_of(row): row for row in rows_in(out) if row.get("steps", steps) == steps}

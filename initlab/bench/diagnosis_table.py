@@ -9,8 +9,8 @@ from initlab.report.text_table import text_table
 Row = dict[str, Any]
 HALVES = ("development", "held out")
 OTHERS = {"sagemaker": "SageMaker Debugger", "autotrainer": "AUTOTRAINER", "anomaly": "torch's anomaly mode"}
-# The one of SageMaker's rules that fires on nearly every run.
-POOR = "poor_weight_initialization"
+# SageMaker's rule that fires on nearly every run, and AUTOTRAINER's that says no more than that a run has not learned.
+LEFT_OUT = {"sagemaker": "poor_weight_initialization", "autotrainer": "not_converge"}
 
 
 def table_lines(rows: Sequence[Row]) -> Iterator[str]:
@@ -45,10 +45,11 @@ def score_rows(rows: Sequence[Row]) -> Iterator[list[str]]:
     yield line("flagged though they do not matter", lambda part: count(faults_of(part, matters=False), "caught"))
     yield line("false alarms on sound draws", lambda part: count(of_kind(part, "draw"), "false_alarm"))
     yield line("cases that end in an error of initlab", lambda part: (sum("crash" in row for row in part), len(part)))
-    for tool, without in (*((tool, "") for tool in OTHERS), ("sagemaker", POOR)):
-        title = OTHERS[tool] + f" without {POOR}" * bool(without)
-        yield line(f"caught by {title}", partial(fired_on_faults, tool=tool, without=without))
-        yield line("  its false alarms on sound runs", partial(fired_on_sound, tool=tool, without=without))
+    for tool, name in OTHERS.items():
+        for without in dict.fromkeys(("", LEFT_OUT.get(tool, ""))):
+            title = f"caught by {name}" + f" without {without}" * bool(without)
+            yield line(title, partial(fired_on_faults, tool=tool, without=without))
+            yield line("  its false alarms on sound runs", partial(fired_on_sound, tool=tool, without=without))
 
 
 def of_kind(rows: Sequence[Row], kind: str) -> list[Row]:

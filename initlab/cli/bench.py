@@ -100,8 +100,10 @@ def bench_gpu(device: Any, quick: bool, minutes: float, only: tuple[str, ...], o
 
 
 @bench.command("diagnosis")
-@click.option("--models", default="", help="Names with commas between them.  [default: all 40]")
-@click.option("--faults", default="", help="Names with commas between them.  [default: all 28]")
+@click.option("--models", help="Names with commas between them.  [default: all 40]")
+@click.option(
+    "--faults", default="", help="Names with commas between them; none: false alarms alone.  [default: all 28]"
+)
 @click.option("--steps", type=click.IntRange(10), default=100, help="Training steps of each run.", show_default=True)
 @click.option("--seeds", type=click.IntRange(0), default=13, help="Draws of each sound net.", show_default=True)
 @click.option("--jobs", type=click.IntRange(1), default=2, help="Processes, of one thread each.", show_default=True)
@@ -124,7 +126,7 @@ def bench_diagnosis(models: str, faults: str, steps: int, seeds: int, jobs: int,
     from initlab.bench.diagnosis import QUICK_MODELS, QUICK_SEEDS, QUICK_STEPS, bench_diagnosis as measure
 
     out = out or Path("results/bench") / f"diagnosis{'-quick' * quick}.jsonl"
-    names, kinds = ([name.strip() for name in text.split(",") if name.strip()] for text in (models, faults))
+    names, kinds = ([name.strip() for name in (text or "").split(",") if name.strip()] for text in (models, faults))
     if quick:
         names, steps, seeds = names or list(QUICK_MODELS), QUICK_STEPS, QUICK_SEEDS
     echo_lines(measure(names, kinds, steps, seeds, jobs, out))
