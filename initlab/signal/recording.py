@@ -43,6 +43,8 @@ class Recording:
         self.facts: dict[str, dict[str, Any]] = {}
         self.entries: dict[str, Entry] = {}
         self.empty: set[str] = set()  # parameters that met a signal of no examples
+        # Weights of a recurrent layer's state: those that met one, and those whose only steps began at 0.
+        self.moving, self.resting = set[str](), set[str]()
         # What goes through all gates of a recurrent layer at each of its steps.
         self.steps: defaultdict[str, list[LayerSignals]] = defaultdict(list)
         # The weights of a layer that is no module, as they entered its calls.
@@ -63,6 +65,10 @@ class Recording:
             for context in (self.following(layers), self.activations, self.uses):
                 stack.enter_context(context)
             output = run_model(self.model, batch)
+        self.resting -= self.moving
+        for weight in self.resting:
+            del self.entries[weight]
+            self.layers = {name: row for name, row in self.layers.items() if not f"{name}.".startswith(f"{weight}.")}
         for name, layer in layers:
             if name not in self.layers:
                 self.layers[name] = LayerSignals(name, op_of(layer), partial(getattr, layer, "weight"))
@@ -195,6 +201,8 @@ class Recording:
             for z in gates[number]:
                 if z.requires_grad:
                     z.register_hook(gate_signals.receive)
+        rests = len(run.gates) == 1 and run.begin is not None and not run.begin.any()
+        (self.resting if rests else self.moving).update(sources[1])
         self.note_steps(self.main_source(sources[0]), run)
         for role, names in zip(("weight", "weight", "bias", "bias", "weight"), sources, strict=True):
             for name in names:

@@ -39,10 +39,12 @@ class Run:
     w_hr: Tensor | None = None
     # By step: the pre-activation of each gate, (examples of this step, hidden).
     gates: list[tuple[Tensor, ...]] = field(default_factory=list)
+    begin: Tensor | None = None  # the state before the first step
     projected: list[Tensor] = field(default_factory=list)  # W_hr h', where there is a projection
 
     def step(self, from_input: Tensor, state: State) -> State:
         """The state after one step; `from_input` is W_ih x_t + b_ih."""
+        self.begin = state[0] if self.begin is None else self.begin
         from_state = F.linear(state[0], self.w_hh, self.b_hh)
         if self.kind == "gru":
             (r, u, n), (r_h, u_h, n_h) = from_input.chunk(3, -1), from_state.chunk(3, -1)

@@ -178,7 +178,7 @@ def unseen(recording: Recording, output: Any) -> list[tuple[str, str]]:
             reason = "torch.jit hides what its functions do"
         elif name in recording.empty:
             reason = IDLE[0]
-        elif id(parameter) in reached:
+        elif id(parameter) in reached and name not in recording.resting:
             reason = "it enters a function that cannot be looked into"
         else:
             reason = IDLE[1]

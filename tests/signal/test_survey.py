@@ -226,6 +226,17 @@ def test_cells_called_in_a_loop_have_a_step_per_call() -> None:
     assert all(row["calls"] == 5 and row["backward_var"] > 0 for row in seen.layers[:6])
 
 
+def test_a_state_of_zero_at_the_only_step_leaves_its_weight_out() -> None:
+    model = Recurrent(nn.GRU(8, 4, batch_first=True), 4).double()
+    seen = survey(model, X[:, :1], Y)
+    assert [row["name"] for row in seen.layers] == [
+        *(f"cell.weight_ih_l0.{g}" for g in ("reset", "update", "new")),
+        "head",
+    ]
+    assert seen.unjudged == [("cell.weight_hh_l0", "it takes no part in this pass")]
+    assert inspect(model.float(), X[:, :1].float(), Y).healthy
+
+
 class Roles(nn.Module):
     """A user's own norm, a scale, positions, a class token, an embedding that is tied, PReLU and a gate."""
 
