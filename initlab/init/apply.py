@@ -112,12 +112,12 @@ def init_(
     matrices, names = matrices_of(model), [layer_name(name) for name, _ in model.named_parameters()]
     if batch is not None:
         matrices = numbered([*matrices, *bare_matrices(model, batch, matrices)])
-    kept_names, redrawn_names = checked_patterns("keep", keep, names), checked_patterns("redraw", redraw, names)
+    pinned, redrawn = checked_patterns("keep", keep, names), checked_patterns("redraw", redraw, names)
     if last_std is not None or last_factor != 1:
         # The caller's word on the last layer counts more than its author's.
         last = [parameter for matrix in matrices if matrix.layer.is_last for parameter in matrix.parameters]
-        redrawn_names += [layer_name(name) for name, parameter in model.named_parameters() if parameter in set(last)]
-    left = left_alone(model, matrices, kept_names, redrawn_names, scheme)
+        redrawn += [layer_name(name) for name, parameter in model.named_parameters() if parameter in set(last)]
+    left = left_alone(model, matrices, pinned, redrawn, scheme)
     settings: Settings = {}
     targets: dict[nn.Module, tuple[Matrix, float]] = {}
     factors = Factors({}, {})
@@ -157,13 +157,13 @@ def with_gains(model: nn.Module, matrices: list[Matrix], negative_slope: float |
     joints = joints_in_order(model) if negative_slope is None else {}
     gained = []
     for matrix in matrices:
-        own_slope, gain = slope if matrix.follows == "any" else 1.0, None
+        layer_slope, gain = slope if matrix.follows == "any" else 1.0, None
         phi = joints.get(matrix.layer.name, NOWHERE).phi
         if isinstance(phi, Rectifier) and not math.isclose(phi.a_squared, slope**2, rel_tol=1e-6):
             # Of equal slopes the first one is taken, since a mean over channels rounds.
-            own_slope = math.sqrt(phi.a_squared)
+            layer_slope = math.sqrt(phi.a_squared)
         elif isinstance(phi, Elementwise) and phi.second(1.0) > 0:
             gain = 1 / math.sqrt(phi.second(1.0))
-        layer = replace(matrix.layer, negative_slope=own_slope, activation_gain=gain)
+        layer = replace(matrix.layer, negative_slope=layer_slope, activation_gain=gain)
         gained.append(replace(matrix, layer=layer))
     return gained

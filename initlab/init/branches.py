@@ -127,19 +127,21 @@ def branches_of(output: Node, weights: set[int]) -> Iterator[Branch]:
 
 def branches_into(terms: list[Node], behind: dict[Node, set[Node]], used: dict[Node, int]) -> Iterator[Branch]:
     """The terms of a sum that are branches: those with more weights of their own than the skip, which is one term."""
-    own = {term: behind[term].difference(*(behind[other] for other in terms if other is not term)) for term in terms}
-    counts = {term: sum(used[node] > 0 for node in own[term]) for term in terms}
+    exclusive = {
+        term: behind[term].difference(*(behind[other] for other in terms if other is not term)) for term in terms
+    }
+    counts = {term: sum(used[node] > 0 for node in exclusive[term]) for term in terms}
     fewest = min(counts.values(), default=0)
     joined = set.intersection(*(behind[term] for term in terms)) if terms else set()
     if list(counts.values()).count(fewest) != 1 or not any(not is_parameter(node) for node in joined):
         return
     for term in terms:
-        end = end_of(term, own[term], behind, used)
+        end = end_of(term, exclusive[term], behind, used)
         if counts[term] > fewest and end:
-            yield Branch(end, tuple(dict.fromkeys(used[node] for node in own[term] if used[node])))
+            yield Branch(end, tuple(dict.fromkeys(used[node] for node in exclusive[term] if used[node])))
 
 
-def end_of(term: Node, own: set[Node], behind: dict[Node, set[Node]], used: dict[Node, int]) -> int:
+def end_of(term: Node, exclusive: set[Node], behind: dict[Node, set[Node]], used: dict[Node, int]) -> int:
     """The id of the last weight or norm's gain on the way to a sum; 0 where there is none.
 
     Of several, as in a product, it is the one with the most behind it; what comes through a gate's sigmoid is none.
@@ -148,7 +150,7 @@ def end_of(term: Node, own: set[Node], behind: dict[Node, set[Node]], used: dict
     pending, visited = [term], set[Node]()
     while pending:
         node = pending.pop()
-        if node in visited or node not in own or node.name().startswith(GATES):
+        if node in visited or node not in exclusive or node.name().startswith(GATES):
             continue
         visited.add(node)
         gains = [p for p in map(parameter_of, sources_of(node)) if p is not None] if is_norm(node) else []

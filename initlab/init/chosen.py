@@ -70,10 +70,10 @@ def left_alone(
 
     def note(parameters: Sequence[Tensor], start: int, choice: str) -> None:
         """Note why a part is left: it cannot be drawn, `keep` names it, or it was chosen and `redraw` does not."""
-        own_names, fixed = [names[id(parameter)] for parameter in parameters], undrawable(parameters[-1])
+        aliases, fixed = [names[id(parameter)] for parameter in parameters], undrawable(parameters[-1])
         if start != EMBEDDED and id(parameters[-1]) in embedded:
             fixed = "an embedding shares it"
-        named, asked = (any(matches(name, patterns) for name in own_names) for patterns in (keep, redraw))
+        named, asked = (any(matches(name, patterns) for name in aliases) for patterns in (keep, redraw))
         if reason := fixed or ("named in keep" if named else "" if asked else choice):
             reasons.update({(id(parameter), start): reason for parameter in parameters})
 

@@ -12,7 +12,7 @@ from initlab.init.chosen import EMBEDDED, Reasons
 from initlab.init.layers import EMBEDDINGS, NORMS, Matrix, norm_parameters
 from initlab.init.orthogonal import orthogonal
 from initlab.init.schemes import BIASES, STDS, Scheme, draws, scheme_function, uniform
-from initlab.init.settings import FORGETS, Setting, Settings, kept
+from initlab.init.settings import FORGETS, Setting, Settings, unchanged
 from initlab.init.shapes import LayerShape, Mode
 from initlab.init.stored import storage_of
 from initlab.nets.any_module import layer_name
@@ -29,7 +29,7 @@ def set_weight(matrix: Matrix, rule: str | Scheme, seed: int, factor: float, lef
     """Set a matrix to what a scheme makes of its normals, times `factor`, unless it is left alone."""
     weight, layer = matrix.parameters[-1], matrix.layer
     if reason := left.get(matrix.place(weight)):
-        return dict.fromkeys(map(id, matrix.parameters), kept(reason))
+        return dict.fromkeys(map(id, matrix.parameters), unchanged(reason))
     name = rule if isinstance(rule, str) else getattr(rule, "__name__", type(rule).__name__)
     normals, scheme_std = standard_normals(layer.shape, seed, layer.name), None
     if isinstance(rule, str) and rule in STDS and matrix.follows != "recurrent":
@@ -47,11 +47,11 @@ def set_weight(matrix: Matrix, rule: str | Scheme, seed: int, factor: float, lef
             name, function = "orthogonal", orthogonal
         drawn = function(normals.to(torch.promote_types(weight.dtype, torch.float32)), layer)
         matrix.write(checked(drawn, name, layer) * factor)
-    kept_signal = kept_by(name if isinstance(rule, str) else "", layer.mode)
-    return dict.fromkeys(map(id, matrix.parameters), Setting(name, layer, scheme_std, keeps=kept_signal))
+    signal = preserved_signal(name if isinstance(rule, str) else "", layer.mode)
+    return dict.fromkeys(map(id, matrix.parameters), Setting(name, layer, scheme_std, keeps=signal))
 
 
-def kept_by(scheme: str, mode: Mode) -> str | None:
+def preserved_signal(scheme: str, mode: Mode) -> str | None:
     """The signal whose variance a scheme keeps where its gain suits: forward, backward or, of most, None."""
     if scheme in ("he", "xavier", "truncated_normal", "solved"):
         return "forward" if mode == "fan_in" else "backward"
@@ -79,7 +79,7 @@ def set_bias(matrix: Matrix, rule: str | Scheme, seed: int, left: Reasons) -> Se
     if bias is None:
         return {}
     if reason := left.get(matrix.place(bias)):
-        return {id(bias): kept(reason)}
+        return {id(bias): unchanged(reason)}
     if isinstance(rule, str) and rule in BIASES and not isinstance(matrix.module, nn.MultiheadAttention):
         normals = standard_normals(bias[matrix.rows].shape, seed, layer.name, "bias").to(bias.dtype)
         std = matrix.torch_std
@@ -98,7 +98,7 @@ def set_norms(model: nn.Module, left: Reasons, factors: Factors) -> Settings:
     for module in (module for module in model.modules() if isinstance(module, NORMS)):
         for start, parameter in norm_parameters(module):
             if reason := left.get((id(parameter), 0)):
-                settings[id(parameter)] = kept(reason)
+                settings[id(parameter)] = unchanged(reason)
             else:
                 value = start * factors.gains.get(id(parameter), 1.0)
                 parameter.fill_(value)
@@ -114,7 +114,7 @@ def set_embeddings(model: nn.Module, std: float | None, seed: int, left: Reasons
             continue
         weight = module.weight
         if reason := left.get((id(weight), EMBEDDED)):
-            settings[id(weight)] = kept(reason)
+            settings[id(weight)] = unchanged(reason)
             continue
         weight.copy_(standard_normals(weight.shape, seed, layer_name(name)).to(weight.dtype) * std)
         if module.padding_idx is not None:

@@ -76,11 +76,11 @@ def scale_backward(
     level, largest, visited = math.nan, 0.0, set[int]()
     for place in reversed(range(len(calls))):
         call, gradient = calls[place], gradients.pop(place, None)
-        own = {} if gradient is None else handed_back(calls[:place], call.y, gradient)
-        if not own:
+        shares = {} if gradient is None else handed_back(calls[:place], call.y, gradient)
+        if not shares:
             ends.add(call.layer)
             continue
-        size, factor = mean_square(own.values()), 1.0
+        size, factor = mean_square(shares.values()), 1.0
         if math.isnan(level):
             level = size
             ends.add(call.layer)
@@ -95,7 +95,7 @@ def scale_backward(
                     f"{target[0].layer.name}: {scheme} cannot scale the gradient that it hands back (got second moment "
                     f"{size:g} on this batch); give a batch whose signal reaches it, and has finite numbers"
                 )
-        for source, part in own.items():
+        for source, part in shares.items():
             gradients[source] = gradients.get(source, 0) + part * factor
     return largest
 

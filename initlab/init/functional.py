@@ -123,6 +123,6 @@ def bare_matrices(model: nn.Module, batch: Batch, known: list[Matrix]) -> list[M
         sides = fans(shape, groups=use.groups, stride=use.stride, transposed=use.transposed)
         layer = LayerShape(shape, *sides, f"{name}.{attribute}".lstrip("."), groups=use.groups)
         _, other, bias = homes.get(use.bias, ("", None, None))
-        own_bias = bias if other is module else None
-        matrices.append(Matrix(module, attribute, layer, own_bias, flipped=use.flipped))
+        bias_attribute = bias if other is module else None
+        matrices.append(Matrix(module, attribute, layer, bias_attribute, flipped=use.flipped))
     return matrices

@@ -30,7 +30,7 @@ class Setting:
 Settings = dict[int, Setting]
 
 
-def kept(reason: str) -> Setting:
+def unchanged(reason: str) -> Setting:
     """The setting of what is left as it is."""
     return Setting("kept", reason=reason)
 
@@ -48,7 +48,7 @@ def parameter_rows(model: nn.Module, settings: Settings) -> Iterator[dict[str, A
     """A row per parameter: what it was set to, and the moments that it has now."""
     homes = {id(parameter): module for module in model.modules() for parameter in module.parameters(recurse=False)}
     for name, parameter in model.named_parameters():
-        setting = settings.get(id(parameter)) or kept(unruled(homes[id(parameter)]))
+        setting = settings.get(id(parameter)) or unchanged(unruled(homes[id(parameter)]))
         layer, moments = setting.layer, (math.nan, math.nan)
         if parameter.numel() and parameter.is_floating_point():
             values = parameter.detach().double()
