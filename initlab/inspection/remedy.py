@@ -140,7 +140,8 @@ def schemes_of(
     product = (rows.fan_in * rows.weight_var).median()
     fits = diagnosis.verdict in ("vanishing", "exploding") and suits(product, remedy)
     if not fits:
-        suspects.append(Suspect("scheme", weights, scheme_words(rows, diagnosis, remedy), remedy.call))
+        known = any(site.joint.phi or site.joint.before == "layer" for site in sites)
+        suspects.append(Suspect("scheme", weights, scheme_words(rows, diagnosis, remedy, known=known), remedy.call))
     if remedy.scheme != "lsuv" or fits:
         name = activation_name(remedy)
         scaled_on_data = replace(remedy, scheme="lsuv", options={})
@@ -160,13 +161,15 @@ def activation_name(remedy: Remedy) -> str:
     return remedy.phi.name.partition("(")[0].lower()
 
 
-def scheme_words(rows: pd.DataFrame, diagnosis: Diagnosis, remedy: Remedy) -> str:
-    """What the weights have, and what the activation needs."""
+def scheme_words(rows: pd.DataFrame, diagnosis: Diagnosis, remedy: Remedy, *, known: bool) -> str:
+    """What the weights have, and what the activation needs, where one is `known`."""
     product = (rows.fan_in * rows.weight_var).median()
     origin = next((f", as {scheme}" for value, scheme in KNOWN.items() if abs(product / value - 1) < 0.05), "")
+    need = f"{remedy.gain**2:.3g}"
+    needed = f"{activation_name(remedy)} needs {need}" if known else f"{need} is usual where no activation is known"
     return (
         f"from `{diagnosis.first}` to `{diagnosis.last}` fan_in·Var[w] is {product:.3g}{origin} (median of {len(rows)} "
-        f"layers); {activation_name(remedy)} needs {remedy.gain**2:.3g}"
+        f"layers); {needed}"
     )
 
 

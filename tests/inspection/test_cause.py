@@ -361,3 +361,21 @@ def test_a_recurrent_matrix_drawn_orthogonal_across_gates_is_told_and_mended_gat
     for block in model.lstm.weight_hh_l0.detach().chunk(4):
         assert torch.allclose(block @ block.T, torch.eye(16), atol=1e-5)
     assert not list(across_gates(model))
+
+
+def test_an_activation_written_out_is_not_taken_for_its_part() -> None:
+    """x sigmoid(1.702 x) is no sigmoid, whose gain of 10 would blow 12 layers up."""
+
+    class QuickGelu(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.sigmoid(1.702 * x)
+
+    torch.manual_seed(0)
+    layers = [m for _ in range(12) for m in (nn.Linear(WIDTH, WIDTH), QuickGelu())]
+    model, x, labels = nn.Sequential(*layers, nn.Linear(WIDTH, 10)), torch.randn(32, WIDTH), torch.arange(32) % 10
+    default = loss_after(model, x, labels)
+    inspection = inspect(model, x, labels)
+    assert inspection.verdict == "vanishing"
+    assert inspection.cause.endswith("2 is usual where no activation is known")
+    exec(inspection.remedy, {"initlab": initlab, "model": model, "batch": x})
+    assert loss_after(model, x, labels) < default / 10

@@ -41,9 +41,11 @@ def entries_of(model: nn.Module) -> list[Entry]:
 
 
 def listed_names(names: Sequence[str]) -> str:
-    """`a.weight`, or 3 tensors, `a.weight` to `c.weight`."""
+    """`a.weight`, `a.weight` and `b.weight`, or 3 tensors, `a.weight` to `c.weight`."""
     if len(names) == 1:
         return f"`{names[0]}`"
+    if len(names) == 2:
+        return f"`{names[0]}` and `{names[1]}`"
     return f"{len(names)} tensors, `{names[0]}` to `{names[-1]}`"
 
 
