@@ -26,6 +26,8 @@ PRODUCTS, QUOTIENTS = variants("mul multiply"), variants("div divide true_divide
 SAME = variants("float double half bfloat16 to type type_as clone contiguous requires_grad alias positive")
 COMPARISONS = variants("lt le gt ge eq ne less less_equal greater greater_equal")
 AFFINE = SUMS | DIFFERENCES | PRODUCTS | QUOTIENTS | variants("neg negative")
+# Averages and sums over dimensions, which have a rule for positions alone.
+MEANS, SUMS_OVER = variants("mean"), variants("sum")
 # These may have a pole where the signal lies.
 POLES = QUOTIENTS | variants("reciprocal rsqrt log log2 log10 log1p pow float_power xlogy")
 POINTWISE = AFFINE | COMPARISONS | POLES | variants(

@@ -166,6 +166,8 @@ class Taps:
 
 # Squared sum of a row's weights over the sum of their squares, which is 1 on average for independent ones.
 CENTRED = 1e-6
+# As many rows tell whether all are centred, or orthogonal to each other.
+SAMPLE = 64
 CONV = ("stride", "padding", "dilation", "groups")
 TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 
@@ -206,7 +208,8 @@ def taps(context: Context, op: Operation) -> Taps:
 
 def rows_are_centred(weight: Tensor) -> bool:
     """Whether every row sums to 0, as under weight standardisation, and not by chance."""
-    return weight.shape[1] > 1 and float(weight.sum(1).square().sum()) < CENTRED * float(weight.square().sum())
+    rows = weight[:SAMPLE]
+    return rows.shape[1] > 1 and float(rows.sum(1).square().sum()) < CENTRED * float(rows.square().sum())
 
 
 def shared_taps(present: Tensor, q: Tensor) -> Pairs:
@@ -234,7 +237,7 @@ def orthogonality(weight: Tensor) -> tuple[float, float]:
     """
     rows, columns = weight.shape
     fewer = weight if rows <= columns else weight.T
-    sample = fewer[:256]
+    sample = fewer[:SAMPLE]
     sample = sample / sample.norm(dim=1, keepdim=True).clamp(min=1e-300)
     cosines = (sample @ sample.T).fill_diagonal_(0.0)
     pairs = len(sample) * (len(sample) - 1)
@@ -269,6 +272,8 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     def pull(g: Gradient) -> list[Gradient | None]:
         """The gradient times the second moment of the slope."""
         slope = response.second(order=1)
+        if slope == 0:
+            return [Gradient(torch.zeros_like(f.q), g.c, g.spread, g.noise)]
         ratio = (f.c.each(response.pair, 1) / slope).clipped()
         masks = f.c.each(response.square_pair, 1) / slope**2
         square = g.c**2 + g.spread

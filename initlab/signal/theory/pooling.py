@@ -12,7 +12,7 @@ from scipy.special import log_ndtr
 from torch import Tensor
 
 from initlab.init.expectations import Rectifier
-from initlab.signal.theory.chains import variants
+from initlab.signal.theory.chains import MEANS
 from initlab.signal.theory.field import Array, Field, NoRule, Pairs
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, on_map
 from initlab.signal.theory.response import HERMITE, POINTS, SMALLEST, Response
@@ -133,7 +133,6 @@ MAXIMA = {F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_
 ADAPTIVE_MAXIMA = {F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d}
 ADAPTIVE = {*ADAPTIVE_AVERAGES, *ADAPTIVE_MAXIMA}
 POOLS = {*AVERAGES, *MAXIMA, *ADAPTIVE}
-MEANS, SUMS_OVER = variants("mean"), variants("sum")
 
 
 def pool(context: Context, op: Operation, x: Signal) -> Result:

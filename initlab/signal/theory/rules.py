@@ -10,12 +10,12 @@ import torch.nn.functional as F
 
 from initlab.init.activations import by_name, resolve
 from initlab.init.expectations import Rectifier
-from initlab.signal.theory.chains import DIFFERENCES, PRODUCTS, QUOTIENTS, SUMS, Chain, variants
+from initlab.signal.theory.chains import DIFFERENCES, MEANS, PRODUCTS, QUOTIENTS, SUMS, SUMS_OVER, Chain, variants
 from initlab.signal.theory.field import NoRule, channel_axis
 from initlab.signal.theory.joins import dropout, join, negated, stopped, times, total
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, activation, weighted
 from initlab.signal.theory.norms import PLACES, norm
-from initlab.signal.theory.pooling import MEANS, POOLS, SUMS_OVER, pool, reduced
+from initlab.signal.theory.pooling import POOLS, pool, reduced
 from initlab.signal.theory.response import LARGEST, SMALLEST, Phi, Response
 from initlab.signal.theory.shapes import SHAPES, reshaped
 from initlab.signal.theory.trace import WEIGHTED, Operation, given
@@ -76,7 +76,7 @@ def known(function: Any, live: int, leads: bool) -> bool:
 
 def rule_of(op: Operation) -> Rule:
     """The rule of an operation."""
-    if op.phi is not None:
+    if op.phi is not None and op.of_rule:
         return activation_call
     if op.after is None or op.function in SOURCES or (op.function in PARTLY and len(op.inputs) == 1):
         return RULES[op.function]

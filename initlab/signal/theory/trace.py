@@ -17,7 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from initlab.nets.any_module import WeightLayer, on_weight_layers
 from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
-from initlab.signal.theory.chains import POINTWISE, POLES, ROOT, SAME, Chain, Root, chain
+from initlab.signal.theory.chains import MEANS, POINTWISE, POLES, ROOT, SAME, SUMS_OVER, Chain, Root, chain
 from initlab.signal.theory.field import Field, channel_axis, field_of
 
 # Stands in a recorded call for a tensor that depends on the model's input.
@@ -51,6 +51,7 @@ class Operation:
     # Of a pointwise call: the function that it is of the operation `root`.
     chain: Chain | None = None
     root: int = -1
+    of_rule: bool = True  # whether a rule may stand behind the root; what was measured is no normal
 
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         """An argument of the call, given by its place or its name."""
@@ -73,7 +74,7 @@ class Operation:
     @property
     def sources(self) -> list[int]:
         """The operations whose signals its rule takes and that its gradient goes to."""
-        return [self.root] if self.rooted else self.inputs
+        return [self.root] if self.rooted and self.of_rule else self.inputs
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,11 @@ class Recorder(TorchFunctionMode):
             return self.same(func(*args, **kwargs), live[0])
         root, of_root = self.chain(func, args, kwargs, live)
         rule = of_root is not None or self.known(func, len(live), leads)
-        unknown = bool(live) and (not rule or (func in POLES and of_root is not None and of_root.bends))
+        measured = self.operations[root] if root >= 0 and self.operations[root].after is not None else None
+        bent = of_root is not None and (of_root.bends or len(of_root.parts) > 1)
+        unsure = bent and (func in POLES or (measured is not None and measured.function is not given))
+        of_rule = measured is None or not bent or measured.function in (given, *MEANS, *SUMS_OVER, F.embedding)
+        unknown = bool(live) and (not rule or unsure)
         # Before the call, which may work in place.
         changing = unknown and getattr(func, "__name__", "") not in READERS
         copies = [t.detach().clone() for t in live] if changing else []
@@ -127,7 +132,7 @@ class Recorder(TorchFunctionMode):
         call_args, call_kwargs = swap((args, kwargs), lambda t: LIVE if t in self.origin else t)
         for place, tensor in enumerate(outputs):
             operation = Operation(func, call_args, call_kwargs, inputs, in_shapes, tuple(tensor.shape), tensor.dtype)
-            operation.chain, operation.root = of_root, root
+            operation.chain, operation.root, operation.of_rule = of_root, root, of_rule
             if unknown:
                 copies = copies or [t.detach().clone() for t in live]
                 operation.before, operation.after = field_of(copies[0]), field_of(tensor)

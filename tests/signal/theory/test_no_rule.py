@@ -154,3 +154,22 @@ def test_an_output_that_is_a_class_index_gives_no_gradient() -> None:
     theory = initlab.predict(net, input_shape=(8,))
     assert list(theory.basis) == ["theory", "theory"]
     assert theory.backward_var.isna().all()
+
+
+def test_functions_of_what_was_measured_are_measured_too() -> None:
+    """A norm by hand: the square root of a variance, which is no normal, takes no expectation over negative numbers."""
+
+    def normed(y: Tensor) -> Tensor:
+        return (y - y.mean(-1, keepdim=True)) / (y.var(-1, keepdim=True) + 1e-5).sqrt()
+
+    theory = initlab.predict(linears(normed), input_shape=(64,))
+    assert list(theory.basis) == ["measured", "measured"]
+    assert theory.attrs.get("local_because") is None
+    assert theory.forward_var[1] == pytest.approx(1, rel=0.6)
+
+
+@pytest.mark.parametrize("function", [torch.sign, torch.floor, lambda y: (y > 0).float()])
+def test_steps_let_no_gradient_through(function: Callable[[Tensor], Tensor]) -> None:
+    theory = initlab.predict(linears(function), input_shape=(64,))
+    assert list(theory.basis) == ["theory", "theory"]
+    assert theory.backward_var[0] == 0
