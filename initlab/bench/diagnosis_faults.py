@@ -21,7 +21,9 @@ from initlab.bench.diagnosis_places import (
     inner,
     matrices,
     middle,
+    one_inside,
     role,
+    sized,
 )
 from initlab.bench.sound_nets import SoundNet
 from initlab.init.layers import EMBEDDINGS, NORMS
@@ -237,10 +239,10 @@ def half(net: SoundNet) -> Names | None:
 
 
 FAULTS: dict[str, Callable[[SoundNet], Names | None]] = {
-    "gain x0.1 in one layer": partial(scaled, lambda model: middle(inner(model)), 0.1),
-    "gain x10 in one layer": partial(scaled, lambda model: middle(inner(model)), 10.0),
-    "gain x0.1 in all layers": partial(scaled, matrices, 0.1),
-    "gain x10 in all layers": partial(scaled, matrices, 10.0),
+    "gain x0.1 in one layer": partial(scaled, one_inside, 0.1),
+    "gain x10 in one layer": partial(scaled, one_inside, 10.0),
+    "gain x0.1 in all layers": partial(scaled, sized, 0.1),
+    "gain x10 in all layers": partial(scaled, sized, 10.0),
     "gain x0.1 in one role": partial(scaled, role, 0.1),
     "gain x10 in one role": partial(scaled, role, 10.0),
     "fan of the wrong axis": wrong_fan,
@@ -270,6 +272,8 @@ FAULTS: dict[str, Callable[[SoundNet], Names | None]] = {
 
 def plant(fault: str, net: SoundNet) -> Planted | None:
     """The net with one of `FAULTS`, of a draw of its own; None where the net has nothing to plant it in."""
+    # In some nets the batch is what is to be given back, and must not change with it.
+    net = replace(net, batch=net.batch.clone(), labels=net.labels.clone())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         parameters = FAULTS[fault](net)

@@ -13,17 +13,37 @@ from initlab.inspection.suspects.suspect import Entry, entries_of
 PLAIN_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
-def matrices(model: nn.Module) -> list[Entry]:
-    """The weights of layers: parameters of two or more dimensions that are no embedding's, and not all 0."""
+def matrices(model: nn.Module, *, lengths: bool = False) -> list[Entry]:
+    """The weights of layers: parameters of two or more dimensions that are no embedding's, and not all 0.
+
+    Under weight norm these are none, or the `lengths`, which alone have a say in the size of what runs.
+    """
     tables = {id(m.weight) for m in model.modules() if isinstance(m, EMBEDDINGS)}
     parameters = dict(model.named_parameters())
-    entries = [entry for entry in entries_of(model) if entry.tensor.dim() > 1]
-    return [e for e in entries if id(parameters[e.name]) not in tables and e.tensor.any() and e.tensor[0].numel() > 1]
+    entries = [entry for entry in entries_of(model) if entry.tensor.dim() > 1 and entry.tensor.any()]
+    entries = [entry for entry in entries if id(parameters[entry.name]) not in tables]
+    kinds = {entry.name: entry.name.rpartition(".")[2] for entry in entries}
+    return [
+        entry
+        for entry in entries
+        if kinds[entry.name] != "original1"
+        and (entry.tensor[0].numel() > 1 or (lengths and kinds[entry.name] == "original0"))
+    ]
 
 
-def inner(model: nn.Module) -> list[Entry]:
+def sized(model: nn.Module) -> list[Entry]:
+    """What the sizes of all weights are in."""
+    return matrices(model, lengths=True)
+
+
+def inner(model: nn.Module, *, lengths: bool = False) -> list[Entry]:
     """The weights without the last one, which makes the output."""
-    return matrices(model)[:-1]
+    return matrices(model, lengths=lengths)[:-1]
+
+
+def one_inside(model: nn.Module) -> list[Entry]:
+    """The weight in the middle, or its lengths."""
+    return middle(inner(model, lengths=True))
 
 
 def middle(entries: list[Entry]) -> list[Entry]:
@@ -41,7 +61,7 @@ def families(entries: Iterable[Entry]) -> list[list[Entry]]:
 
 def role(model: nn.Module) -> list[Entry]:
     """One role of several, as all second layers of an MLP: the second of the families."""
-    groups = families(inner(model))
+    groups = families(inner(model, lengths=True))
     return groups[1] if len(groups) > 1 else []
 
 

@@ -66,6 +66,21 @@ def test_the_fan_of_the_wrong_axis_scales_by_the_root_of_their_ratio() -> None:
     assert torch.allclose(numbers(net)["0.weight"], before["0.weight"] * math.sqrt(16 / 64))
 
 
+def test_inputs_and_labels_that_are_one_tensor_change_apart() -> None:
+    for fault, batch_changes in (("inputs x255", True), ("labels off by one", False)):
+        name = "diffusion" if batch_changes else "gpt"
+        sound = NETS[name](0)
+        planted = plant(fault, NETS[name](0))
+        assert planted
+        assert differ(planted.net.batch, sound.batch) == batch_changes
+        assert differ(planted.net.labels, sound.labels) != batch_changes
+
+
+def test_gains_under_weight_norm_are_its_lengths() -> None:
+    planted = plant("gain x10 in one layer", NETS["weight-norm"](0))
+    assert planted and planted.parameters == ("6.parametrizations.weight.original0",)
+
+
 def test_half_of_the_nets_are_held_out() -> None:
     halves = [half_of(name) for name in NETS]
     assert len(NETS) == 40 and halves.count("development") == 20
