@@ -1,9 +1,9 @@
 """Paths through a model: along which weight layers a signal is to be compared with itself.
 
 Rows in order of first call are no path: a query and the layer that expands a block differ in size on purpose. What is
-compared is the trunk, which are the layers that every way from the input to the output passes; layers in a row
-elsewhere; and layers of one role in block after block, queries with queries (`paths_of`). Which layer takes what is
-read off the autograd graph of one pass (`wiring_of`).
+compared is the trunk, which are the layers that every way from the input to the output passes, where nothing is added
+around them; layers in a row elsewhere; and layers of one role in block after block, queries with queries (`paths_of`).
+Which layer takes what is read off the autograd graph of one pass (`wiring_of`).
 """
 
 import re
@@ -20,8 +20,8 @@ from torch import Tensor
 INPUT = -1
 # What autograd calls the operations that multiply a signal by a matrix.
 PRODUCTS = {"Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "Linear", "MkldnnLinear", "Embedding"}
-# Joins that leave the signals which they join on one scale.
-NEUTRAL = {"Cat", "Stack"}
+# Joins that leave the signals which they join on one scale, and those that skips end in.
+NEUTRAL, SUMS = {"Cat", "Stack"}, {"Add", "Sub"}
 # What `op` is of rows that are gates.
 RECURRENT = ("lstm", "gru", "rnn")
 # Layers in a row beside the trunk are a path from so many on: a branch of two or three has no depth.
@@ -145,7 +145,10 @@ def paths_of(table: pd.DataFrame, wiring: Wiring | None) -> list[list[int]]:
     # The gates of a recurrent layer are several roles at one place.
     gates = set(np.flatnonzero(table.op.isin(RECURRENT))) if "op" in table else set()
     left_out = ends | gates
-    ways = [wiring.trunk(), *(way for way in wiring.rows() if len(way) > LONGEST_BRANCH)]
+    ways = [way for way in wiring.rows() if len(way) > LONGEST_BRANCH]
+    # Between layers around which signals are added, blocks of other kinds lie.
+    if not wiring.joins & SUMS:
+        ways.append(wiring.trunk())
     if wiring.joins <= NEUTRAL:
         ways.append(wiring.longest())
     paths = [
@@ -176,7 +179,8 @@ def roles(table: pd.DataFrame, rows: Sequence[int]) -> list[list[int]]:
         shape = table["shape"].iloc[row] if "shape" in table else ()
         shape = shape if isinstance(shape, tuple) else ()
         wider = (shape[0] > shape[1]) - (shape[0] < shape[1]) if len(shape) > 1 else 0
-        groups[role(table.name.iloc[row]), shape[2:], wider].append(row)
+        depthwise = len(shape) > 2 and shape[1] == 1
+        groups[role(table.name.iloc[row]), shape[2:], wider, depthwise].append(row)
     return list(groups.values())
 
 

@@ -96,3 +96,8 @@ def test_a_trials_forecast_is_that_of_its_model(tiny: Callable[..., Path], tmp_p
     forecast = initlab.forecast(initlab.init_(net, "he", seed=0), images, labels, lr=0.01, weight_decay=5e-4)
     for name in ("forward_change", "backward_change", "update", "decay", "depth"):  # the loss is of the validation set
         assert he[name] == pytest.approx(forecast.features[name], rel=1e-4)
+
+
+def test_there_are_no_odds_where_a_single_layer_has_no_change_over_depth() -> None:
+    with pytest.raises(ValueError, match="forecast: no odds, since forward_change is unknown"):
+        initlab.forecast(nn.Linear(4, 3), torch.randn(8, 4), torch.arange(8) % 3, lr=0.01)
