@@ -21,6 +21,8 @@ def bench_inspect(subject: Subject, repeats: int, draws: int) -> Iterator[str]:
     The arms take turns, and each figure is the median over `repeats`; redrawn bands run once.
     """
     model, images, labels = subject.module, subject.images, subject.labels
+    # The command names no inputs of its own, so that a model gets images or numbers.
+    assert isinstance(images, torch.Tensor)
     arms: dict[str, Callable[[], object]] = {
         "plain pass": partial(plain_pass, subject),
         "measure": partial(measure, model, images, labels),

@@ -30,7 +30,15 @@ def nets(name: str | None, shape: str | None, classes: int | None, overrides: Se
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that describe MODEL and its batch."""
     options = (
-        click.option("--input", "shape", metavar="CxHxW|SIDE", help="One image.  [default: what the net is made for]"),
+        click.option(
+            "--input",
+            "shape",
+            metavar="INPUT",
+            help="CxHxW, an image's SIDE, another shape (100, 3x224), tokens:LENGTH, or several as JSON.  "
+            "[default: what the net is made for]",
+        ),
+        click.option("--vocab", type=click.IntRange(1), help="Words of tokens.  [default: of the largest embedding]"),
+        click.option("--batch", metavar="pkg.module:callable", help="Gives the batch, or (batch, labels), instead."),
         click.option("--batch-size", type=int, default=8),
         click.option("--seed", type=int, default=0, help="Of weights, images and labels."),
         click.option("--init", "scheme", metavar="SCHEME", help="Initialise it so first (a scheme, or your function)."),
@@ -47,17 +55,16 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def subject_of(model: str, options: dict[str, Any], *, double: bool = False, also: Sequence[str] = ()) -> "Subject":
     """The model and batch that a command line describes, initialised where it says how."""
-    from initlab.inspection.subject import default_shape, initialised, parse_options, resolve_model
-    from initlab.plan.dimensions import parse_image_shape
+    from initlab.inspection.builders import inputs_of
+    from initlab.inspection.subject import initialised, parse_options, resolve_model
 
-    text = options["shape"]
     subject = resolve_model(
         model,
-        input_shape=parse_image_shape(text, channels=default_shape(model)[0]) if text else None,
+        inputs=inputs_of(model, options["shape"]),
         options=parse_options(options["texts"]),
         double=double,
         also=also,
-        **{key: options[key] for key in ("batch_size", "seed", "data", "data_dir", "allow_code")},
+        **{key: options[key] for key in ("batch_size", "seed", "data", "data_dir", "allow_code", "vocab", "batch")},
     )
     scheme = options["scheme"]
     return initialised(subject, scheme, options["seed"], options["allow_code"]) if scheme else subject
@@ -67,6 +74,7 @@ def subject_of(model: str, options: dict[str, Any], *, double: bool = False, als
 @click.argument("model")
 @model_options
 @click.option("--weight-decay", type=float, help="For the ratio of decay to the loss gradient.")
+@click.option("--loss", metavar="pkg.module:callable", help="(output, labels) to losses (N,) or their mean.")
 @click.option("--fix", is_flag=True, help="Try the advised initialisation on a copy: the table before and after.")
 @click.option("--against", metavar="B", help="Compare with a scheme, or another MODEL of the same layers.")
 @click.option("--fail-on", metavar="WORDS", help="Exit with 1 on such verdicts: any,stalled,exploding...")
@@ -76,11 +84,20 @@ def inspect(model: str, fail_on: str | None, html: Path | None, figure: Path | N
     """Measure and judge the signals of MODEL at its first training step.
 
     \b
-    MODEL is a net of the catalog (plain), a classification model of torchvision (resnet18), or
-    pkg.module:callable with --allow-code.
+    MODEL is a net of the catalog (plain), a classification model of torchvision (resnet18),
+    timm:NAME or hf:CONFIG (a config.json on disk or its folder; nothing is downloaded) where
+    these packages are installed, or pkg.module:callable with --allow-code.
+
+    \b
+    initlab inspect resnet18 --input 3x64x64
+    initlab inspect mypkg.lm:build --allow-code --input tokens:24 --vocab 600
+    initlab inspect mypkg.lm:build --allow-code --input '{"ids": "tokens:24", "mask": "ones:24"}'
+    initlab inspect mypkg.rl:build --allow-code --batch mypkg.rl:batch --loss mypkg.rl:loss
+    initlab inspect hf:checkpoints/bert/config.json
     """
     from initlab.init.schemes import SCHEMES
     from initlab.inspection.examination import examine
+    from initlab.inspection.inputs import users_code
     from initlab.inspection.subject import initialised
     from initlab.report.inspection_report import VERDICT_WORDS, check_words, examination_json, examination_text, fails
 
@@ -95,7 +112,9 @@ def inspect(model: str, fail_on: str | None, html: Path | None, figure: Path | N
         other = initialised(copy.deepcopy(subject), against, options["seed"], options["allow_code"]).module
     elif against is not None:
         other = subject_of(against, options, double=True, also=list(SCHEMES)).module
-    examination = examine(subject, against=other, **{key: options[key] for key in ("weight_decay", "fix", "seed")})
+    loss = users_code("--loss", options["loss"], options["allow_code"]) if options["loss"] else None
+    chosen = {key: options[key] for key in ("weight_decay", "fix", "seed")}
+    examination = examine(subject, against=other, loss=loss, **chosen)
     inspection = examination.inspection
     click.echo(examination_json(examination) if options["as_json"] else examination_text(examination))
     for path in filter(None, (html, figure)):

@@ -11,6 +11,7 @@ from initlab.inspection.lint.finding import Finding
 from initlab.inspection.lint.lint import lint
 from initlab.inspection.subject import Subject
 from initlab.inspection.two_inits import Comparison, compare
+from initlab.signal.probe import Loss
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ def examine(
     fix: bool = False,
     against: nn.Module | None = None,
     seed: int = 0,
+    loss: Loss | None = None,
 ) -> Examination:
     """Inspect and lint a model; compare it with another initialisation, and try the advised one on a copy.
 
@@ -42,14 +44,14 @@ def examine(
     remedy: Cure | None = None
     fixed: Inspection | None = None
     try:
-        inspection = inspect(model, images, labels, weight_decay=weight_decay)
+        inspection = inspect(model, images, labels, loss=loss, weight_decay=weight_decay)
         findings = lint(model, images)
         comparison = compare(model, against, images, seed=seed) if against is not None else None
         if fix:
             remedy = inspection.cure
             if remedy is not None:
-                copied, batch = remedy.apply(trials_of(model, images, labels, None))
-                fixed = inspect(copied, batch, labels, weight_decay=weight_decay)
+                copied, batch = remedy.apply(trials_of(model, images, labels, loss))
+                fixed = inspect(copied, batch, labels, loss=loss, weight_decay=weight_decay)
     except UserError:
         raise
     except ValueError as error:

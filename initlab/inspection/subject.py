@@ -1,10 +1,8 @@
 """MODEL on the command line: a net of the catalog, of torchvision, or of the user's code, with a batch that fits it."""
 
 import difflib
-import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +17,15 @@ from initlab.data.sources import load_raw
 from initlab.errors import UserError
 from initlab.init.apply import init_
 from initlab.init.schemes import SCHEMES
+from initlab.inspection.builders import Builder, builder_of
+from initlab.inspection.inputs import Input, Inputs, alternatives, batch_text, made, users_batch, words_of
 from initlab.nets.any_module import weight_layers
 from initlab.nets.architecture import ImageShape
-from initlab.nets.build import build_net
-from initlab.nets.catalog import CATALOG
-from initlab.nets.undisturbed import first_tensor, to_model, untouched
+from initlab.nets.undisturbed import Batch, first_tensor, map_tensors, num_examples, run_model, to_model, untouched
 from initlab.plan.dimensions import shape_text
 from initlab.random_streams import stream_seed
 from initlab.study.yaml_text import parse_yaml
-from initlab.user_code import code_refusal, import_callable, is_code, well_formed
+from initlab.user_code import code_refusal, import_callable, is_code
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,17 @@ class Subject:
 
     name: str
     module: nn.Module
-    images: Tensor  # (N, channels, height, width)
-    labels: Tensor | None  # class indices, (N,) or as the output has positions; None where the output has no classes
+    images: Batch  # (N, channels, height, width), or whatever else the model takes
+    labels: Any  # class indices, (N,) or as the output has positions; None where the output has no classes
 
 
 def resolve_model(
     name: str,
     *,
     input_shape: ImageShape | None = None,
+    inputs: Inputs | None = None,
+    vocab: int | None = None,
+    batch: str | None = None,
     batch_size: int = 8,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
@@ -56,9 +57,12 @@ def resolve_model(
     """Build the model of a name, and a batch of unit-normal images and random labels, or of a data set's own.
 
     Args:
-        name: a net of the catalog (`plain`), a classification model of torchvision (`resnet18`, without weights), or
-            `pkg.module:callable`, which gives an `nn.Module` or is one.
+        name: a net of the catalog (`plain`), a classification model of torchvision (`resnet18`, without weights),
+            `timm:NAME`, `hf:CONFIG`, or `pkg.module:callable`, which gives an `nn.Module` or is one.
         input_shape: of one image; None is 1x16x16 for `plain`, 3x299x299 for inception_v3, else 3x224x224.
+        inputs: instead, what the model takes, as `parse_inputs` gives it.
+        vocab: tokens are drawn below it; None is what the configuration or the largest embedding says.
+        batch: instead, `pkg.module:callable` that gives the batch, or (batch, labels).
         seed: of the model's own random numbers and of the batch.
         options: arguments for what builds the net, such as depth.
         data: a built-in data set for the batch, at unit standard deviation; None is random numbers.
@@ -71,74 +75,81 @@ def resolve_model(
     if batch_size < 1:
         raise UserError(f"--batch-size: out of range (got {batch_size}); allowed: from 1 on")
     dtype = torch.float64 if double else torch.float32
+    inputs, classes = Input("numbers", input_shape) if input_shape else inputs, {}
     examples = None if data is None else labelled_batch(data, data_dir, batch_size, dtype)
-    shape, classes = input_shape or default_shape(name), {}
     if examples is not None:
-        channels, height, width = examples[0].shape[1:]
-        if input_shape not in (None, (channels, height, width)):
-            raise UserError(f"--input: not the shape of {data} (got {shape_text(shape)}); leave it out beside --data")
-        shape, classes = (channels, height, width), {"num_classes": examples[2]}
+        shape = tuple(examples[0].shape[1:])
+        if inputs not in (None, Input("numbers", shape)):
+            got = "x".join(map(str, inputs.shape)) if isinstance(inputs, Input) else "several"
+            raise UserError(f"--input: not the shape of {data} (got {got}); leave it out beside --data")
+        inputs, classes = Input("numbers", shape), {"num_classes": examples[2]}
+    module, builder = built(name, inputs, classes, seed, options, allow_code, also)
+    module = module.double() if double else module
+    if examples is not None:
+        fitting_output(name, module, examples[0])
+        return Subject(name, module, *examples[:2])
+    if batch is not None:
+        users, labels = users_batch(batch, allow_code, dtype)
+        output = fitting_output(name, module, users)
+        generator = torch.Generator().manual_seed(stream_seed(seed, "inspect"))
+        size = num_examples(module, users)
+        return Subject(name, module, users, random_labels(output, size, generator) if labels is None else labels)
+    words = vocab or builder.vocab or words_of(module)
+    return fitting(name, module, alternatives(builder.takes), batch_size, seed, dtype, words)
+
+
+def built(
+    name: str,
+    inputs: Inputs | None,
+    classes: dict[str, int],
+    seed: int,
+    options: Mapping[str, Any] | None,
+    allow_code: bool,
+    also: Sequence[str],
+) -> tuple[nn.Module, Builder]:
+    """The model of a name, with random numbers of its own, and what built it."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # torchvision warns of slow and of changing initialisations.
         warnings.simplefilter("ignore")
         torch.manual_seed(stream_seed(seed, "net"))
-        build, arguments = builder_of(name, shape, classes, allow_code, also)
+        builder = builder_of(name, inputs, classes, allow_code, also)
         try:
-            module = build(**{**arguments, **(options or {})})
-        # The user's code, or torchvision's, may raise anything.
+            module = builder.build(**{**builder.arguments, **(options or {})})
+        # The user's code, or a library's, may raise anything.
         except Exception as error:
             reason = str(error).partition("\n")[0] or "no reason given"
             raise UserError(f"{name}: cannot be built (got {type(error).__name__}: {reason}); see --set") from error
     if not isinstance(module, nn.Module):
         raise UserError(f"{name}: gives no nn.Module (got {type(module).__name__}); return the model itself")
-    module = module.double() if double else module
-    generator = torch.Generator().manual_seed(stream_seed(seed, "inspect"))
-    images = torch.randn(batch_size, *shape, generator=generator).to(dtype) if examples is None else examples[0]
-    output = fitting_output(name, module, images)
-    labels = random_labels(output, batch_size, generator) if examples is None else examples[1]
-    return Subject(name, module, images, labels)
+    return module, builder
 
 
-def default_shape(name: str) -> ImageShape:
-    """The shape of one image that a model takes."""
-    return {"plain": (1, 16, 16), "inception_v3": (3, 299, 299)}.get(name, (3, 224, 224))
+def fitting(
+    name: str,
+    module: nn.Module,
+    candidates: Sequence[Inputs],
+    examples: int,
+    seed: int,
+    dtype: torch.dtype,
+    words: int | None,
+) -> Subject:
+    """The subject with the first of these inputs that its model takes, and random labels."""
+    first: UserError | None = None
+    for inputs in candidates:
+        generator = torch.Generator().manual_seed(stream_seed(seed, "inspect"))
+        batch = made(inputs, examples, generator, dtype, words)
+        try:
+            output = fitting_output(name, module, batch)
+        except UserError as error:
+            first = first or error
+            continue
+        return Subject(name, module, batch, random_labels(output, examples, generator))
+    assert first is not None
+    raise first
 
 
-def builder_of(
-    name: str, shape: ImageShape, classes: dict[str, int], allow_code: bool, also: Sequence[str]
-) -> tuple[Callable[..., object], dict[str, Any]]:
-    """What builds the model of a name, and its arguments; `classes` holds `num_classes` where a data set gives them."""
-    if name in CATALOG:
-        return build_net, {"name": name, "input_shape": shape, **classes}
-    if is_code(name) or "/" in name or name.endswith(".py"):
-        if not well_formed(name):
-            raise UserError(f"{name}: not a usable code name; allowed: pkg.module:callable, as in mypkg.mymodel:build")
-        if not allow_code:
-            raise UserError(code_refusal("", name))
-        build = import_callable("MODEL", name)
-        if isinstance(build, nn.Module):
-            return lambda **_: build, {}
-        # Builtins have no signature.
-        with suppress(ValueError):
-            parameters = inspect.signature(build).parameters
-            return build, {key: value for key, value in {"input_shape": shape, **classes}.items() if key in parameters}
-        return build, {}
-    # Here, since it takes half a second.
-    from torchvision import models as vision
-
-    names = vision.list_models(module=vision)
-    if name not in names:
-        near = difflib.get_close_matches(name.lower(), [*also, *CATALOG, *names], n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise UserError(
-            f"{name}: no such model{hint}; allowed: {', '.join([*also, *CATALOG])}, a classification model of "
-            "torchvision, or pkg.module:callable with --allow-code"
-        )
-    return vision.get_model, {"name": name, "weights": None, **classes}
-
-
-def fitting_output(name: str, module: nn.Module, images: Tensor) -> Tensor:
-    """The model's output for two images of the batch; where they don't fit, the layer and the shapes that don't."""
+def fitting_output(name: str, module: nn.Module, batch: Batch) -> Tensor:
+    """The model's output for two examples of the batch; where they don't fit, the layer and the shapes that don't."""
     calls: list[tuple[nn.Module, Any]] = []
 
     def note(inner: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -146,9 +157,11 @@ def fitting_output(name: str, module: nn.Module, images: Tensor) -> Tensor:
         if next(inner.children(), None) is None:
             calls.append((inner, inputs[0] if inputs else None))
 
+    size = num_examples(module, batch)
     try:
         with register_module_forward_pre_hook(note), untouched(module, backward=False):
-            return first_tensor(module(to_model(module, images[:2], None)[0]))
+            two = map_tensors(batch, lambda tensor: tensor[:2] if tensor.dim() and len(tensor) == size else tensor)
+            return first_tensor(run_model(module, to_model(module, two, None)[0]))
     # The user's forward may raise anything.
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
@@ -157,7 +170,7 @@ def fitting_output(name: str, module: nn.Module, images: Tensor) -> Tensor:
             path = next((path for path, each in module.named_modules() if each is inner), "")
             reason = f"`{path}`, {' '.join(str(inner).split())}, takes no {shape_text(x.shape[1:])}: {reason}"
         raise UserError(
-            f"{name}: an input of {shape_text(images.shape[1:])} does not fit (got {reason}); give --input CxHxW"
+            f"{name}: an input of {batch_text(batch)} does not fit (got {reason}); give --input CxHxW"
         ) from error
 
 

@@ -16,6 +16,7 @@ from initlab.errors import UserError
 from initlab.init.expectations import Rectifier
 from initlab.inspection.lint.sites import Site, sites_of
 from initlab.nets.any_module import weight_layers
+from initlab.nets.undisturbed import Batch, num_examples
 from initlab.random_streams import stream_seed
 from initlab.signal.probe import measure
 
@@ -37,7 +38,7 @@ class Comparison:
     why: str  # the sentence for whether the ratios are exact
 
 
-def compare(a: nn.Module, b: nn.Module, images: Tensor, *, seed: int = 0) -> Comparison:
+def compare(a: nn.Module, b: nn.Module, images: Batch, *, seed: int = 0) -> Comparison:
     """Compare the signals of two nets of the same layers on one batch, in the nets' own precision.
 
     The gradients are those of one random direction at the output, the same for both, so that no softmax comes between.
@@ -81,7 +82,7 @@ def check_same_layers(a: nn.Module, b: nn.Module) -> None:
             )
 
 
-def signals_of(model: nn.Module, images: Tensor, seed: int) -> pd.DataFrame:
+def signals_of(model: nn.Module, images: Batch, seed: int) -> pd.DataFrame:
     """The measured rows under a loss that is one random direction at the output."""
 
     def loss(output: Tensor, labels: Tensor) -> Tensor:
@@ -90,7 +91,7 @@ def signals_of(model: nn.Module, images: Tensor, seed: int) -> pd.DataFrame:
         direction = torch.randn(output.shape, generator=generator, dtype=torch.float64)
         return (output * direction.to(output)).flatten(1).sum(1)
 
-    return pd.DataFrame(measure(model, images, torch.zeros(len(images), dtype=torch.int64), loss=loss))
+    return pd.DataFrame(measure(model, images, torch.zeros(num_examples(model, images), dtype=torch.int64), loss=loss))
 
 
 def obstacle_to_exactness(a: list[Site], b: list[Site]) -> str:
