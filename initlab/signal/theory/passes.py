@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from initlab.nets.any_module import WeightLayer, on_weight_layers
@@ -23,6 +24,8 @@ QUANTILES = {"median": 0.5, "low": 0.025, "high": 0.975}
 PREDICTED = tuple(f"{direction}_{name}" for direction in DIRECTIONS for name in ("var", *QUANTILES))
 # What stands behind a figure: rules, rules that hold only roughly there, or what was measured in the run.
 BASES = ("theory", "approximate", "measured")
+# Of gradients through batch norms: a residual net is off by a factor 2 where their errors add up to twice as much.
+MOST_STRAIN = 0.3
 # Weight layer -> a row for each of its calls.
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -42,6 +45,7 @@ class Passed:
     own: str  # what stands behind the two, one of `BASES`
     basis: str  # what stands behind the signal, from the input on
     reason: str | None = None  # why the rule holds only roughly
+    strain: float = 0.0  # the size of its error in the gradient, as a share of it
 
 
 def forward(context: Context, trace: Trace, start: Field) -> list[Passed | None]:
@@ -79,7 +83,10 @@ def forward(context: Context, trace: Trace, start: Field) -> list[Passed | None]
         reason = origins.add(op, sources, bool(sources) and signal.field.channels < signals(sources)[0].field.channels)
         own = "measured" if rule is measured else "approximate" if reason else "theory"
         basis = worst(own, *(before(source).basis for source in sources if source >= 0))
-        passed.append(Passed(*result, sources, own, basis, reason))
+        # A batch norm takes two numbers from as many independent ones as its output has.
+        f = signal.field
+        strain = context.average(f.c**2, f.positions) if op.function is F.batch_norm else 0.0
+        passed.append(Passed(*result, sources, own, basis, reason, strain))
     return passed
 
 
@@ -97,17 +104,24 @@ def reached(trace: Trace) -> set[int]:
 
 
 def backward(trace: Trace, first: Gradient, passed: Sequence[Passed | None]) -> list[Gradient | None]:
-    """The gradient at each operation's output; None where none arrives. Gradients that meet add their squares."""
+    """The gradient at each operation's output; None where none arrives. Gradients that meet add their squares.
+
+    Errors of many batch norms on the way add up: beyond `MOST_STRAIN` of the gradient it holds only roughly.
+    """
     gradients: list[Gradient | None] = [None] * len(passed)
+    strains = [0.0] * len(passed)
     gradients[trace.output] = first
     for number in reversed(range(trace.output + 1)):
         gradient, step = gradients[number], passed[number]
         if gradient is None or step is None:
             continue
+        strain = strains[number] + step.strain
+        own = worst(step.own, "approximate") if strain > MOST_STRAIN else step.own
         for source, part in zip(step.sources, step.pull(gradient), strict=True):
             if source >= 0 and part is not None:
-                others, part = gradients[source], replace(part, basis=worst(gradient.basis, step.own))
+                others, part = gradients[source], replace(part, basis=worst(gradient.basis, own))
                 gradients[source] = added(others, part) if others else part
+                strains[source] = max(strains[source], strain)
     return gradients
 
 
@@ -142,7 +156,10 @@ def mean_field(context: Context, trace: Trace, start: Field, loss: LossGradient 
         gradient = loss.here()
     else:
         gradient = loss.over_draws(context, last.signal)
-    return layer_rows(context, trace, passed, backward(trace, gradient, passed)), reason
+    gradients = backward(trace, gradient, passed)
+    if reason is None and any(g is not None and g.basis == "approximate" for g in gradients):
+        reason = "batch_norm: the gradient comes through many norms of few independent numbers"
+    return layer_rows(context, trace, passed, gradients), reason
 
 
 def from_layer(trace: Trace, number: int) -> bool:

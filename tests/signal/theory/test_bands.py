@@ -116,3 +116,13 @@ def test_parallel_uses_of_one_layer_and_ordinary_skips_are_theory() -> None:
     theory = initlab.predict(Siamese(), input_shape=(32,))
     assert set(theory.basis) == {"theory"}
     assert "approximate_because" not in theory.attrs
+
+
+def test_gradients_through_many_batch_norms_of_few_examples_are_said() -> None:
+    """Each of them takes two numbers from eight examples."""
+    net = chain(lambda: nn.BatchNorm1d(32), nn.ReLU, depth=8, width=32)
+    theory = initlab.predict(net, input_shape=(32,), batch_size=8)
+    assert theory.attrs["approximate_because"].startswith("batch_norm: the gradient comes through many norms")
+    assert theory.basis.iloc[0] == "approximate"
+    assert theory.basis.iloc[-1] == "theory"
+    assert set(initlab.predict(net, input_shape=(32,), batch_size=512).basis) == {"theory"}
