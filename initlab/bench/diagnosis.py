@@ -23,7 +23,7 @@ from initlab.report.json_text import json_text
 from initlab.store.files import writable
 
 # What `--quick` takes: seconds each, and faults of every kind.
-QUICK_MODELS = ("actor-critic", "plain-selu", "lstm", "gru", "autoencoder")
+QUICK_MODELS = ("actor-critic", "lstm", "gru", "autoencoder")
 QUICK_STEPS, QUICK_SEEDS = 30, 2
 # Instead of faults, where only false alarms are to be counted.
 NONE = "none"
@@ -82,16 +82,16 @@ def rows_in(path: Path) -> list[Row]:
     return [row for row in rows if "crash" not in row]
 
 
-def chosen(asked: Sequence[str], known: dict[str, Any], option: str) -> Sequence[str]:
-    """The names asked for, or all.
+def chosen(names: Sequence[str], allowed: dict[str, Any], option: str) -> Sequence[str]:
+    """The names, or all that there are.
 
     Raises:
         UserError: an unknown one.
     """
-    for name in asked:
-        if name not in known:
-            raise UserError(f"--{option}: unknown (got {name!r}); allowed: {', '.join(known)}")
-    return asked or list(known)
+    for name in names:
+        if name not in allowed:
+            raise UserError(f"--{option}: unknown (got {name!r}); allowed: {', '.join(allowed)}")
+    return names or list(allowed)
 
 
 def workers(jobs: int) -> Any:
@@ -129,8 +129,8 @@ def carried(task: Task) -> Row:
         row = MAKERS[kind](*arguments)
     # Whatever a diagnosis of a broken net raises is a finding of this benchmark, and must not end it.
     except Exception as error:
-        named = dict(zip(("kind", "model", "fault" if kind == "fault" else "seed"), task_key(task), strict=False))
-        row = {**named, "half": half_of(str(named["model"])), "crash": f"{type(error).__name__}: {error}"}
+        row = dict(zip(("kind", "model", "fault" if kind == "fault" else "seed"), task_key(task), strict=False))
+        row |= {"half": half_of(str(row["model"])), "crash": f"{type(error).__name__}: {error}"}
     return {**row, "seconds": round(time.perf_counter() - started, 2)}
 
 

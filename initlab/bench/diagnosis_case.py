@@ -68,11 +68,11 @@ def sound_row(name: str, steps: int) -> Row:
     start, end = losses[0], end_of(losses)
     return {
         **{"kind": "sound", "model": name, "half": half_of(name), "steps": steps, "rate": recipe.rate},
-        **{"start": start, "end": end, "trains": end < start / 2, "others": said(watch)},
+        **{"start": start, "end": end, "trains": end < start / 2, "others": fired_rules(watch)},
     }
 
 
-def said(watch: Watch) -> dict[str, list[str]]:
+def fired_rules(watch: Watch) -> dict[str, list[str]]:
     """The rules that fired, by tool."""
     return {tool: sorted(rules) for tool, rules in watch.alarms.items()}
 
@@ -105,7 +105,7 @@ def fault_row(name: str, fault: str, sound: Row) -> Row:
         row["remedy_end"] = remedied_end(planted.net, row["call"], recipe)
     try:
         losses, watch = trained(planted.net, recipe)
-        row |= {"start": losses[0], "end": end_of(losses), "others": said(watch), "error": ""}
+        row |= {"start": losses[0], "end": end_of(losses), "others": fired_rules(watch), "error": ""}
     # What torch refuses, as a class that there is not, ends a user's run too.
     except (RuntimeError, IndexError) as error:
         row |= {"start": math.nan, "end": math.inf, "others": {}, "error": str(error).partition("\n")[0]}

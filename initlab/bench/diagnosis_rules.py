@@ -58,8 +58,8 @@ class Watch:
         """Keep what an activation takes."""
         self.inputs.append((module, inputs[0].detach().clone()))
 
-    def saw(self, rule: str, tool: str = "sagemaker") -> None:
-        """Note that a rule has fired."""
+    def note(self, rule: str, tool: str = "sagemaker") -> None:
+        """Note that a rule of a tool has fired."""
         self.alarms[tool].add(rule)
 
     def after_backward(self, step: int, loss: float, accuracy: float) -> None:
@@ -68,10 +68,10 @@ class Watch:
         gradients = {n: p.grad.detach() for n, p in self.model.named_parameters() if p.grad is not None}
         total = math.fsum(float(g.float().sum()) for g in gradients.values())
         if math.isnan(loss) or (math.isnan(total) and any(g.isnan().any() for g in gradients.values())):
-            self.saw("nan in backward", "anomaly")
+            self.note("nan in backward", "anomaly")
         if not math.isfinite(loss) or not math.isfinite(total):
-            self.saw("exploding_tensor")
-            self.saw("explode", "autotrainer")
+            self.note("exploding_tensor")
+            self.note("explode", "autotrainer")
         if step < FIRST or step % EVERY == 0:
             self.sagemaker(step, gradients)
             self.before = {n: p.detach().clone() for n, p in self.model.named_parameters() if n in gradients}
@@ -86,29 +86,29 @@ class Watch:
         for name, before in self.before.items():
             ratio = (parameters[name].detach() - before).abs().mean() / (before.abs().mean() + UPDATE_EPSILON)
             if ratio > UPDATE_LARGE or ratio < UPDATE_SMALL:
-                self.saw("weight_update_ratio")
+                self.note("weight_update_ratio")
         self.before = {}
 
     def sagemaker(self, step: int, gradients: dict[str, Tensor]) -> None:
         """The rules of SageMaker Debugger on gradients, on the inputs of activations and on the loss."""
         for gradient in gradients.values():
             if gradient.abs().mean() < VANISHING_GRADIENT:
-                self.saw("vanishing_gradient")
+                self.note("vanishing_gradient")
             if not gradient.any():
-                self.saw("all_zero")
+                self.note("all_zero")
         variances = []
         for module, x in self.inputs:
             units = x.transpose(0, 1).flatten(1) if x.dim() > 2 else x.T
             low, high = next((v for kind, v in SATURATED_BEYOND.items() if isinstance(module, kind)), (0.0, math.inf))
             activity = ((units > low) & (units < high)).float().mean(1)
             if (activity < DEAD_RELU_ACTIVITY).float().mean() > DEAD_RELU_LAYER:
-                self.saw("dead_relu" if isinstance(module, nn.ReLU) else "saturated_activation")
+                self.note("dead_relu" if isinstance(module, nn.ReLU) else "saturated_activation")
             if isinstance(module, nn.ReLU):
                 variances.append(x.float().var().item())
         if step < FIRST and self.poor(variances, gradients):
-            self.saw("poor_weight_initialization")
+            self.note("poor_weight_initialization")
         if step and step % EVERY == 0 and not self.losses[-1] < self.losses[-1 - EVERY] * (1 - LOSS_DECREASE):
-            self.saw("loss_not_decreasing")
+            self.note("loss_not_decreasing")
 
     def poor(self, variances: list[float], gradients: dict[str, Tensor]) -> bool:
         """PoorWeightInitialization: unlike variances, gradients of a narrow range, or a loss that does not fall."""
@@ -121,9 +121,9 @@ class Watch:
 
     def autotrainer(self, kernels: list[Tensor]) -> None:
         """AUTOTRAINER's rules at the end of what is an epoch here."""
-        see = partial(self.saw, tool="autotrainer")
+        note = partial(self.note, tool="autotrainer")
         if self.losses[-1] >= LARGE_LOSS:
-            see("explode")
+            note("explode")
         accuracies = self.accuracies
         if len(accuracies) * EVERY < JUDGED_FROM * self.steps or not kernels:
             return
@@ -131,18 +131,18 @@ class Watch:
         gain = max((b - a for a, b in pairwise(accuracies)), default=math.nan)
         if max(accuracies) >= ACCURACY and gain >= ACCURACY_GAIN:
             if oscillates(accuracies):
-                see("unstable")
+                note("unstable")
             return
         first, last = (kernels[i].float().norm().item() for i in (0, -1))
         zeros = sum(int((k == 0).sum()) for k in kernels) / sum(k.numel() for k in kernels)
         if zeros >= ZERO_SHARE:
-            see("relu")
+            note("relu")
         elif last > 0 and first / last > RATIO_HIGH:
-            see("explode")
+            note("explode")
         elif last > 0 and first / last < RATIO_LOW and first < NORM_LOW:
-            see("vanish")
+            note("vanish")
         elif gain < ACCURACY_GAIN:
-            see("not_converge")
+            note("not_converge")
 
 
 def spread(gradient: Tensor) -> float:

@@ -99,10 +99,11 @@ def share_text(part: int, whole: int) -> str:
 
 
 def fault_rows(rows: Sequence[Row]) -> Iterator[list[str]]:
-    """A line per fault, both halves together."""
-    yield ["fault", "planted", "matters", "caught", "named", "cured", *OTHERS]
-    for fault in dict.fromkeys(row["fault"] for row in planted(rows)):
-        every = [row for row in planted(rows) if row["fault"] == fault]
+    """A line per fault planted in the models of development."""
+    yield ["fault, in development", "planted", "matters", "caught", "named", "cured", *OTHERS]
+    developed = [row for row in planted(rows) if row["half"] == HALVES[0]]
+    for fault in dict.fromkeys(row["fault"] for row in developed):
+        every = [row for row in developed if row["fault"] == fault]
         serious = faults_of(every)
         counts = [len(every), len(serious), count(serious, "caught")[0], count(serious, "named")[0]]
         named = str(counts[3]) if any(row["planted"] for row in every) else "-"
@@ -113,10 +114,10 @@ def fault_rows(rows: Sequence[Row]) -> Iterator[list[str]]:
 def misses(rows: Sequence[Row]) -> Iterator[str]:
     """What initlab got wrong on the models of development, a line each; what is held out is only counted."""
     for row in rows:
-        if "crash" in row:
-            yield f"crash: {row['model']}, {row.get('fault', row['kind'])}: {row['crash']}"
         if row.get("half") != HALVES[0]:
             continue
+        if "crash" in row:
+            yield f"crash: {row['model']}, {row.get('fault', row['kind'])}: {row['crash']}"
         if row.get("false_alarm"):
             yield f"false alarm: {row['model']}, seed {row['seed']}: {row['verdict']} {' '.join(row['lint'])}"
         if row.get("applies") and row["matters"]:

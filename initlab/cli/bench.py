@@ -107,7 +107,7 @@ def bench_gpu(device: Any, quick: bool, minutes: float, only: tuple[str, ...], o
 @click.option("--steps", type=click.IntRange(10), default=100, help="Training steps of each run.", show_default=True)
 @click.option("--seeds", type=click.IntRange(0), default=13, help="Draws of each sound net.", show_default=True)
 @click.option("--jobs", type=click.IntRange(1), default=2, help="Processes, of one thread each.", show_default=True)
-@click.option("--quick", is_flag=True, help="Five small nets, 30 steps, 2 draws: under a minute, to try the command.")
+@click.option("--quick", is_flag=True, help="Four small nets, 30 steps, 2 draws: under a minute, to try the command.")
 @click.option("--out", type=OUT, help="File of rows, one JSON object a line.  [default: results/bench/diagnosis.jsonl]")
 def bench_diagnosis(models: str, faults: str, steps: int, seeds: int, jobs: int, quick: bool, out: Path | None) -> None:
     """How well inspect and lint find faults: 40 sound nets, 28 faults planted in each, one at a time.
