@@ -12,9 +12,10 @@ import torch
 from click.testing import CliRunner
 
 import initlab
-from initlab.bench import gpu, gpu_packs, gpu_trials, watch
-from initlab.bench.gpu import FIG3_IMAGES, FULL, QUICK, TINY, Section, Sizes, net_rows, row, value_of, watching_rows
+from initlab.bench import gpu, gpu_packs, gpu_rows, gpu_trials, watch
+from initlab.bench.gpu import Section
 from initlab.bench.gpu_net import flop_per_image, host_syncs, large_trial
+from initlab.bench.gpu_rows import FIG3_IMAGES, FULL, QUICK, TINY, Sizes, net_rows, row, value_of, watching_rows
 from initlab.bench.gpu_trials import Arm, arms, by_turns, span
 from initlab.cli import main
 from initlab.study.study import Study
@@ -98,7 +99,7 @@ def test_a_section_that_fails_or_has_no_time_is_a_row_that_says_why(
 
 def test_shares_and_projections_are_those_of_the_measured_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     # The paper's table 3: 2.32e10 multiply-adds of B for an image; two operations each, and backward is twice forward.
-    monkeypatch.setattr(gpu, "rate", lambda net, *how: (2000.0, ["ran uncompiled: torch.compile: no triton"]))
+    monkeypatch.setattr(gpu_rows, "rate", lambda net, *how: (2000.0, ["ran uncompiled: torch.compile: no triton"]))
     product = [row("bf16 matrix product", 400e12, "FLOP/s")]
     speed, share = net_rows(FULL, CPU, "B", "bfloat16", "compiled", product)
     assert (speed["value"], speed["note"]) == (2000.0, "ran uncompiled: torch.compile: no triton")
