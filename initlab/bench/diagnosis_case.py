@@ -97,7 +97,7 @@ def fault_row(name: str, fault: str, sound: Row) -> Row:
     """
     row = {"kind": "fault", "model": name, "half": half_of(name), "fault": fault, "steps": sound["steps"]}
     planted = plant(fault, NETS[name](0))
-    if planted is None:
+    if planted is None or not runs(planted.net):
         return {**row, "applies": False}
     recipe = next(recipe for recipe in recipes(name, sound["steps"]) if recipe.rate == sound["rate"])
     row |= {"applies": True, "planted": list(planted.parameters), **diagnosed(planted)}
@@ -113,6 +113,16 @@ def fault_row(name: str, fault: str, sound: Row) -> Row:
     row["matters"] = not row["end"] <= sound["end"] + WORSE * fall
     row["cured"] = row.get("remedy_end", math.inf) <= sound["end"] + AS_WELL * fall
     return row
+
+
+def runs(net: SoundNet) -> bool:
+    """Whether torch can run the model, which not all operations do in float16; labels are not looked at."""
+    try:
+        with torch.no_grad():
+            net.model(net.batch)
+    except RuntimeError:
+        return False
+    return True
 
 
 def remedied_end(net: SoundNet, call: str, recipe: Recipe) -> float:

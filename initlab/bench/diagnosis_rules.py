@@ -66,7 +66,7 @@ class Watch:
         """Judge a step before the weights move; of a loss without classes the accuracy is NaN."""
         self.losses.append(loss)
         gradients = {n: p.grad.detach() for n, p in self.model.named_parameters() if p.grad is not None}
-        total = math.fsum(float(g.float().sum()) for g in gradients.values())
+        total = sum(float(g.float().sum()) for g in gradients.values())
         if math.isnan(loss) or (math.isnan(total) and any(g.isnan().any() for g in gradients.values())):
             self.note("nan in backward", "anomaly")
         if not math.isfinite(loss) or not math.isfinite(total):
