@@ -21,11 +21,14 @@ def weight_layers(model: nn.Module) -> list[tuple[str, WeightLayer]]:
 
 
 @contextmanager
-def on_weight_layers(model: nn.Module, hook: LayerHook) -> Iterator[list[tuple[str, WeightLayer]]]:
+def on_weight_layers(
+    model: nn.Module, hook: LayerHook, *, in_vmap: bool = False
+) -> Iterator[list[tuple[str, WeightLayer]]]:
     """Call `hook(name, layer, inputs, output)` after each call of a weight layer, whose output it may replace.
 
     Of a layer that gives a tuple, as with its bias beside y, the first tensor is the output; a call on no example at
-    all, as of an expert that gets no token, is none.
+    all, as of an expert that gets no token, is none. Inside torch.vmap the output is that of all examples, or with
+    `in_vmap` of the one that its function works on, which is also what torch.compile can follow.
     """
 
     def after(
@@ -33,7 +36,7 @@ def on_weight_layers(model: nn.Module, hook: LayerHook) -> Iterator[list[tuple[s
     ) -> Tensor | tuple[Any, ...] | None:
         """Hand a call's tensor on, and put what replaces it in its place."""
         y = first_tensor(output)
-        if unwrapped(y) is not y:
+        if not in_vmap and unwrapped(y) is not y:
             # A hook reads all examples of a vmap at once, and cannot replace the one that its function works on.
             hook(name, layer, inputs or tuple(keywords.values()), unwrapped(y))
             return None

@@ -30,7 +30,7 @@ class CompiledMoments:
     def __call__(self, images: Tensor, moments: RunningMoments) -> Tensor:
         """The net's output; `moments` gets the sums of this pass, and those of its backward pass when that comes."""
         zeros = torch.zeros(len(self.numbers), 2, dtype=torch.float64, device=images.device, requires_grad=True)
-        with on_weight_layers(self.net, self.add_output):
+        with on_weight_layers(self.net, self.add_output, in_vmap=True):
             logits, sums = self.run(images, zeros)
 
         def add(direction: int, sums: Tensor) -> None:

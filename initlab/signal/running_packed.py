@@ -43,7 +43,7 @@ class PackedMoments:
         self.step_K.zero_()
         self.counts.zero_()
         self.order = []
-        return on_weight_layers(self.net, self.unwrap_output)
+        return on_weight_layers(self.net, self.unwrap_output, in_vmap=True)
 
     def unwrap_output(self, name: str, module: WeightLayer, inputs: tuple[Any, ...], y: Tensor) -> None:
         """The hook: it is shown one trial's y, but `AllTrials` the whole pack's."""
