@@ -4,6 +4,7 @@ Read off the order of `nn.Sequential` here, or off what ran on a batch (`inspect
 tells, the joint says `unknown`.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -108,5 +109,7 @@ def elementwise(module: nn.Module) -> Phi | None:
         return None
     # A module that keeps tensors of a graph, or a lock, cannot be copied.
     with suppress(ValueError, RuntimeError, TypeError):
-        return resolve(module)
+        # The user's own may count its training steps, or do more in them than map numbers.
+        is_torchs = type(module).__module__.startswith("torch.nn")
+        return resolve(module if is_torchs else copy.deepcopy(module).eval())
     return None

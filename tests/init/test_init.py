@@ -175,3 +175,16 @@ def test_wrong_options_are_named_with_what_is_allowed(options: dict, words: str)
 def test_a_bias_has_no_fan() -> None:
     with pytest.raises(ValueError, match=r"at least 2 dimensions \(got shape \(5,\)\)"):
         fans((5,))
+
+
+def test_a_module_of_the_users_between_layers_is_not_trained_by_looking_at_it() -> None:
+    in_training: list[bool] = []
+
+    class Counting(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            in_training.append(self.training)
+            return x.tanh()
+
+    net = nn.Sequential(nn.Linear(8, 8), Counting(), nn.Linear(8, 8))
+    init_(net, "he")
+    assert in_training and not any(in_training)
