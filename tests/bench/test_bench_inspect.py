@@ -1,4 +1,4 @@
-"""`initlab bench inspect`: the parts of an inspection take about as long as the whole, told in passes of one run."""
+"""`initlab bench inspect`: the parts of an inspection and the whole, told in passes of one run."""
 
 import re
 
@@ -17,5 +17,7 @@ def test_cost_in_passes() -> None:
     }
     assert list(passes) == ["plain pass", "measure", "predict", "inspect", "2 draws"]
     assert passes["plain pass"] == 1.0
-    assert 0.5 < passes["inspect"] / (passes["measure"] + passes["predict"]) < 2
+    # Beside the two there are the survey, the paths, the starting loss and the suspects; but no copy of a healthy net
+    # is trained, which would be 40 passes and more.
+    assert 0.5 < passes["inspect"] / (passes["measure"] + passes["predict"]) < 5
     assert passes["2 draws"] > passes["measure"]
