@@ -8,16 +8,15 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from initlab.init.layers import Matrix
-from initlab.nets.undisturbed import Batch, first_tensor, map_tensors, run_model, to_model, untouched
+from initlab.nets.autograd_graph import Node, in_order, is_leaf, sources_of, with_nodes
+from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
 
-# Of autograd; which attributes a node has depends on its function.
-Node = Any
 Branches = Literal["scaled", "zero", "fixup", "t-fixup"]
 # How roles are called whose size T-Fixup leaves alone.
 QUERIES_AND_KEYS = ("q", "k", "q_proj", "k_proj", "query", "key", "wq", "wk", "to_q", "to_k")
@@ -98,19 +97,14 @@ def factors_of(branch: Branch, count: int, rule: str) -> dict[int, float]:
 
 def output_node(model: nn.Module, batch: Batch) -> Node:
     """The node of autograd that made the model's output; the model is left as it was."""
-
-    def tracked(tensor: Tensor) -> Tensor:
-        """An input that is part of the graph, and may be changed in place."""
-        return tensor.requires_grad_().clone() if tensor.is_floating_point() else tensor
-
     with torch.inference_mode(False), untouched(model, backward=True), torch.enable_grad():
-        inputs = map_tensors(to_model(model, batch, None)[0], tracked)
+        inputs, _ = with_nodes(to_model(model, batch, None)[0])
         return first_tensor(run_model(model, inputs)).grad_fn
 
 
 def branches_of(output: Node, weights: set[int]) -> Iterator[Branch]:
     """The branches behind a node, in the order of the run; `weights` are the ids of the parameters that count."""
-    nodes = in_order(output)
+    nodes = in_order([output])
     used = {node: weight_of(node, weights) for node in nodes}
     users = Counter(source for node in nodes for source in sources_of(node))
     # The nodes behind each node, itself among them.
@@ -171,30 +165,6 @@ def last_weight(output: Node, weights: set[int]) -> int:
         pending.extend(source for source in sources_of(node) if source not in visited)
         visited.update(sources_of(node))
     return 0
-
-
-def in_order(output: Node) -> list[Node]:
-    """All nodes behind a node, each after those that it takes from."""
-    ordered: dict[Node, None] = {}
-    pending = [(output, False)] if output is not None else []
-    while pending:
-        node, ready = pending.pop()
-        if ready:
-            ordered.setdefault(node)
-        elif node not in ordered:
-            pending.append((node, True))
-            pending.extend((source, False) for source in sources_of(node) if source not in ordered)
-    return list(ordered)
-
-
-def sources_of(node: Node) -> list[Node]:
-    """The nodes that a node takes from."""
-    return [source for source, _ in node.next_functions if source is not None]
-
-
-def is_leaf(node: Node) -> bool:
-    """Whether a node is a parameter or an input."""
-    return hasattr(node, "variable")
 
 
 def is_norm(node: Node) -> bool:

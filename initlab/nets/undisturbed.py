@@ -4,7 +4,7 @@ import inspect
 import random
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any
@@ -105,6 +105,12 @@ def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     if is_dataclass(value) and not isinstance(value, Mapping | type):
         return replace(value, **{each.name: map_tensors(getattr(value, each.name), change) for each in fields(value)})
     return {key: map_tensors(v, change) for key, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def autocast_of(model: nn.Module, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """`torch.autocast` with this type on the model's device; nothing where it is None."""
+    device = next((parameter.device.type for parameter in model.parameters()), "cpu")
+    return torch.autocast(device, dtype=dtype) if dtype else nullcontext()
 
 
 @contextmanager

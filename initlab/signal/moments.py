@@ -44,3 +44,14 @@ class Moments:
 def in_float64(values: Tensor) -> Tensor:
     """Numbers in float64, or complex ones with parts in it, without their graph."""
     return values.detach().to(torch.complex128 if values.is_complex() else torch.float64)
+
+
+def on_host(rows: list[list[Tensor]]) -> list[list[float]]:
+    """Numbers of rows of one length, brought from the device at once."""
+    if not rows:
+        return []
+    device = next((value.device for row in rows for value in row if value.device.type != "cpu"), None)
+    numbers: list[list[float]] = torch.stack(
+        [torch.stack([v.to(device, torch.float64) for v in row]) for row in rows]
+    ).tolist()
+    return numbers

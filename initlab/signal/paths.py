@@ -10,11 +10,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
+
+from initlab.nets.autograd_graph import Node, function_of, in_order, is_leaf, sources_of
 
 # Stands among the sources of a call for the model's input.
 INPUT = -1
@@ -26,9 +27,6 @@ NEUTRAL, SUMS = {"Cat", "Stack"}, {"Add", "Sub"}
 RECURRENT = ("lstm", "gru", "rnn")
 # Layers in a row beside the trunk are a path from so many on: a branch of two or three has no depth.
 LONGEST_BRANCH = 3
-
-# Of autograd; which attributes a node has depends on its function.
-Node = Any
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Wiring:
     def trunk(self) -> list[str]:
         """The layers that every way from the input to an output passes, in order."""
         useful, readers = sorted(self.useful()), [*self.sources, self.ends]
-        furthest, trunk = -1, []
+        trunk = []
         reach = dict.fromkeys((INPUT, *useful), -1)
         for reader in (*useful, len(self.calls)):
             for source in readers[reader] & reach.keys():
@@ -151,9 +149,7 @@ def paths_of(table: pd.DataFrame, wiring: Wiring | None) -> list[list[int]]:
         ways.append(wiring.trunk())
     if wiring.joins <= NEUTRAL:
         ways.append(wiring.longest())
-    paths = [
-        list(dict.fromkeys(row for call in way for row in rows[call] if row not in left_out | gates)) for way in ways
-    ]
+    paths = [list(dict.fromkeys(row for call in way for row in rows[call] if row not in left_out)) for way in ways]
     paths += roles(table, [row for row in range(len(names)) if row not in left_out])
     unique = {tuple(path): path for path in paths if len(path) > 1}
     return [path for path in unique.values() if not any(is_part(path, other) for other in unique.values())]
@@ -223,7 +219,7 @@ def wiring_of(
         live = [signal for signal in signals if signal is not None]
         names = frozenset[str]().union(*(known[part][1] for part in parts if known[part][0] is None))
         name = layers[node][0] if node in layers else ""
-        if hasattr(node, "variable"):
+        if is_leaf(node):
             names = frozenset(filter(None, [parameters.get(id(node.variable))]))
         elif not name and names and function_of(node) in PRODUCTS:
             name = min(names)
@@ -242,22 +238,12 @@ def wiring_of(
             joined = frozenset([len(calls) - 1])
         known[node] = joined, frozenset()
 
-    ends: set[int] = set()
-    for output in outputs:
-        pending = [(output.grad_fn, False)] if output.grad_fn is not None else []
-        while pending:
-            node, ready = pending.pop()
-            inside = [layers[node][1]] if node in layers else [part for part, _ in node.next_functions]
-            parts = [part for part in inside if part is not None]
-            if ready and node not in known:
-                settle(node, parts)
-            elif node not in known:
-                pending.append((node, True))
-                pending += [(part, False) for part in parts if part not in known]
-        ends |= (known[output.grad_fn][0] or frozenset()) if output.grad_fn is not None else frozenset()
+    def parts_of(node: Node) -> list[Node]:
+        """What a node takes from; of a layer's call its input alone."""
+        return [node for node in [layers[node][1]] if node is not None] if node in layers else sources_of(node)
+
+    results = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    for node in in_order(results, parts_of):
+        settle(node, parts_of(node))
+    ends = set[int]().union(*(known[result][0] or () for result in results))
     return Wiring(tuple(calls), tuple(sources), frozenset(ends), frozenset(joins))
-
-
-def function_of(node: Node) -> str:
-    """`LeakyRelu` of `LeakyReluBackward0`."""
-    return str(node.name()).rpartition("::")[2].partition("Backward")[0]

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from initlab.nets.any_module import WeightLayer, on_weight_layers, op_of
 from initlab.nets.undisturbed import Batch, first_tensor, num_examples, run_model, to_model, untouched
-from initlab.signal.moments import NAN, Moments, in_float64
+from initlab.signal.moments import NAN, Moments, in_float64, on_host
 
 ACTIVATIONS = {
     F.relu, F.relu_, F.leaky_relu, F.leaky_relu_, F.prelu, F.elu, F.elu_, F.selu, F.celu, F.gelu, F.silu, F.mish,
@@ -168,12 +168,8 @@ def forward(model: nn.Module, images: Batch) -> tuple[list[LayerSignals], Any]:
 
 def to_rows(layers: list[LayerSignals], statistics: list[list[Tensor]], examples: int) -> list[dict[str, Any]]:
     """Rows as plain numbers, with one transfer from the device for all of them."""
-    if not layers:
-        return []
-    device = layers[0].weight().device
-    numbers = torch.stack([torch.stack([v.to(device, torch.float64) for v in row]) for row in statistics]).tolist()
     rows = []
-    for index, (signals, row) in enumerate(zip(layers, numbers, strict=True)):
+    for index, (signals, row) in enumerate(zip(layers, on_host(statistics), strict=True)):
         outputs, reached = signals.forward.count / (examples * max(signals.calls, 1)), signals.backward.count > 0
         which = {"layer": index, "name": signals.name, "op": signals.op, "calls": signals.calls}
         what = {"outputs": outputs, "activation": signals.activation, "reached": reached}

@@ -1,9 +1,7 @@
 """How a model starts, from one pass: the loss as it is trained, what chance has, and how the layers are wired."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,8 +9,18 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from initlab.nets.any_module import WeightLayer, layer_name, on_weight_layers
-from initlab.nets.undisturbed import Batch, first_tensor, map_tensors, run_model, to_model, untouched
-from initlab.signal.paths import Node, Wiring, wiring_of
+from initlab.nets.autograd_graph import Node, with_nodes
+from initlab.nets.undisturbed import (
+    Batch,
+    autocast_of,
+    first_tensor,
+    map_tensors,
+    run_model,
+    tensors_in,
+    to_model,
+    untouched,
+)
+from initlab.signal.paths import Wiring, wiring_of
 from initlab.signal.probe import Loss, summed_loss
 
 # Of the probabilities that an output must hold, in nats, for it to be taken for logarithms of probabilities.
@@ -50,7 +58,6 @@ def start_of(
         ValueError: the model's output holds no tensor, or the loss has a wrong shape.
     """
     layers: dict[Node, tuple[str, Node]] = {}
-    origins: set[Node] = set()
 
     def note(name: str, _: WeightLayer, inputs: tuple[Any, ...], y: Tensor) -> None:
         """Note the node of a call, and the node that made its input."""
@@ -58,26 +65,18 @@ def start_of(
             first = next((value for value in inputs if isinstance(value, Tensor)), None)
             layers[y.grad_fn] = name, None if first is None else first.grad_fn
 
-    def begin_graph(tensor: Tensor) -> Tensor:
-        """A floating input with a node of its own; a clone, since a leaf cannot be changed in place."""
-        if tensor.is_floating_point():
-            tensor = tensor.requires_grad_().clone()
-            origins.add(tensor.grad_fn)
-        return tensor
-
     with torch.inference_mode(False), untouched(model, backward=True), parametrize.cached():
         inputs, targets = to_model(model, batch, labels)
-        device = next((parameter.device.type for parameter in model.parameters()), "cpu")
-        half = torch.autocast(device, dtype=autocast) if autocast else nullcontext()
-        with on_weight_layers(model, note), half:
-            given = run_model(model, map_tensors(inputs, begin_graph))
+        inputs, origins = with_nodes(inputs)
+        with on_weight_layers(model, note), autocast_of(model, autocast):
+            given = run_model(model, inputs)
         output = first_tensor(given)
         matrices = {
             id(parameter): layer_name(name)
             for name, parameter in model.named_parameters()
             if sum(size > 1 for size in parameter.shape) > 1
         }
-        wiring = wiring_of([output, *tensors_of(given)], layers, matrices, origins)
+        wiring = wiring_of([output, *tensors_in(given)], layers, matrices, origins)
         output = output.detach()
         if targets is None:
             return Start(wiring, math.nan, math.nan, 0, math.nan, spread(output))
@@ -134,15 +133,3 @@ def spread(output: Tensor) -> float:
     if output.numel() < 2 or output.dim() < 2 or not output.is_floating_point():
         return math.nan
     return float(output.double().flatten(0, -2).var(dim=1, correction=0).mean().sqrt())
-
-
-def tensors_of(output: Any) -> Iterator[Tensor]:
-    """All tensors of an output with a graph behind them, however deep they lie."""
-    if isinstance(output, Tensor):
-        if output.grad_fn is not None:
-            yield output
-        return
-    if is_dataclass(output) and not isinstance(output, Mapping | type):
-        output = [getattr(output, field.name) for field in fields(output)]
-    for value in output.values() if isinstance(output, Mapping) else output if isinstance(output, list | tuple) else ():
-        yield from tensors_of(value)

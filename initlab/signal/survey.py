@@ -7,7 +7,6 @@ listed with what they do, and what was not seen with the reason.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from initlab.nets.any_module import layer_name
-from initlab.nets.undisturbed import Batch, num_examples, tensors_in, to_model, untouched
-from initlab.signal.moments import NAN, in_float64
+from initlab.nets.autograd_graph import in_order, is_leaf
+from initlab.nets.undisturbed import Batch, autocast_of, num_examples, tensors_in, to_model, untouched
+from initlab.signal.moments import NAN, in_float64, on_host
 from initlab.signal.precision import COLUMNS as ROUNDING, HALVES, Rounded, scaled_twice
 from initlab.signal.probe import LayerSignals, Loss, checked_loss, to_rows
 from initlab.signal.recording import Recording
@@ -84,8 +84,7 @@ def survey(
         batch, labels = to_model(model, batch, labels)
         examples = num_examples(model, batch)
         recording = Recording(model, batch)
-        device = next((p.device.type for p in model.parameters()), "cpu")
-        with torch.autocast(device, dtype=autocast) if autocast else nullcontext():
+        with autocast_of(model, autocast):
             output = recording.run(batch)
             end = end_of(output, labels, loss, examples)
         layers = list(recording.layers.values())
@@ -188,16 +187,8 @@ def unseen(recording: Recording, output: Any) -> list[tuple[str, str]]:
 
 def reached_by(output: Any) -> set[int]:
     """The ids of the parameters in the graph behind an output."""
-    pending, visited, leaves = [t.grad_fn for t in tensors_in(output)], set[Any](), set[int]()
-    while pending:
-        node = pending.pop()
-        if node is None or node in visited:
-            continue
-        visited.add(node)
-        if hasattr(node, "variable"):
-            leaves.add(id(node.variable))
-        pending += [source for source, _ in node.next_functions]
-    return leaves
+    nodes = in_order(tensor.grad_fn for tensor in tensors_in(output))
+    return {id(node.variable) for node in nodes if is_leaf(node)}
 
 
 def parameter_rows(recording: Recording, grads: dict[int, Tensor | None], examples: int) -> list[dict[str, Any]]:
@@ -229,14 +220,3 @@ def step_rows(recording: Recording) -> list[dict[str, Any]]:
         dict(zip(STEP, (name, number, *values), strict=True))
         for (name, number, _), values in zip(steps, numbers, strict=True)
     ]
-
-
-def on_host(rows: list[list[Tensor]]) -> list[list[float]]:
-    """Numbers of rows of one length, brought from the device at once."""
-    if not rows:
-        return []
-    device = next((value.device for row in rows for value in row if value.device.type != "cpu"), None)
-    numbers: list[list[float]] = torch.stack(
-        [torch.stack([v.to(device, torch.float64) for v in row]) for row in rows]
-    ).tolist()
-    return numbers

@@ -14,10 +14,9 @@ from initlab.init.activations import resolve
 from initlab.init.expectations import Rectifier
 from initlab.init.joints import NOWHERE, PASSES, Joint, Phi
 from initlab.nets.any_module import WeightLayer, on_weight_layers, weight_layers
-from initlab.nets.undisturbed import Batch, first_tensor, map_tensors, run_model, to_model, untouched
+from initlab.nets.autograd_graph import Node, function_of, in_order, sources_of, with_nodes
+from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
 
-# Of autograd; which attributes a node has depends on its function.
-Node = Any
 SELU_SCALE = 1.0507009873554805
 # Functions with parameters, as their module and what a node saves of them.
 MODULES: dict[str, tuple[Any, ...]] = {
@@ -60,16 +59,7 @@ def joints_that_ran(model: nn.Module, batch: Batch) -> tuple[dict[str, Joint], d
             moments.setdefault(name, y.detach().double().square().mean())
 
     with torch.inference_mode(False), untouched(model, backward=True), on_weight_layers(model, note):
-        origins: set[Node] = set()
-
-        def begin_graph(tensor: Tensor) -> Tensor:
-            """A floating input with a node of its own; a clone, since a leaf cannot be changed in place."""
-            if tensor.is_floating_point():
-                tensor = tensor.requires_grad_().clone()
-                origins.add(tensor.grad_fn)
-            return tensor
-
-        images = map_tensors(to_model(model, batch, None)[0], begin_graph)
+        images, origins = with_nodes(to_model(model, batch, None)[0])
         output = first_tensor(run_model(model, images))
     users = users_of(output.grad_fn)
     joints = dict.fromkeys((name for name, _ in weight_layers(model)), NOWHERE)
@@ -110,13 +100,9 @@ def kinds_after(node: Node, users: dict[Node, list[Node]]) -> set[str]:
 def users_of(node: Node) -> dict[Node, list[Node]]:
     """The nodes that take each node's result, in the whole graph behind `node`."""
     users: dict[Node, list[Node]] = {}
-    pending = [node] if node is not None else []
-    while pending:
-        current = pending.pop()
-        for source in filter(None, (source for source, _ in current.next_functions)):
-            if source not in users:
-                pending.append(source)
-            users.setdefault(source, []).append(current)
+    for user in in_order([node]):
+        for source in sources_of(user):
+            users.setdefault(source, []).append(user)
     return users
 
 
@@ -131,16 +117,11 @@ def scaling_of(node: Node) -> tuple[float, Node] | None:
         return None
     product = node.next_functions[0][0]
     factors = [getattr(product, f"_saved_{side}", None) for side in ("other", "self")]
-    sources = [source for source, _ in product.next_functions if source is not None]
+    sources = sources_of(product)
     if function_of(product) != "Mul" or len(sources) != 1:
         return 1.0, product
     scales = [factor for factor in factors if isinstance(factor, Tensor) and factor.numel() == 1]
     return (float(scales[0].detach()), sources[0]) if scales else None
-
-
-def function_of(node: Node) -> str:
-    """`LeakyRelu` of `LeakyReluBackward0`."""
-    return str(node.name()).rpartition("::")[2].partition("Backward")[0]
 
 
 def composed(node: Node) -> str:
