@@ -88,15 +88,7 @@ def tests_row(device: torch.device) -> Row:
         return row("tests on the device", None, "", f"left out: no {'/'.join(TESTS.parts[-2:])}; run from a checkout")
     command = [
         sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        "gpu",
-        "-p",
-        "no:cacheprovider",
-        "-o",
-        "addopts=",
+        *["-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "-o", "addopts="],
         str(TESTS),
     ]
     ran = subprocess.run(command, cwd=TESTS.parents[1], capture_output=True, text=True, timeout=TESTS_S)

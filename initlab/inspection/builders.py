@@ -79,13 +79,18 @@ def builder_of(
 
     names = vision.list_models(module=vision)
     if name not in names:
-        near = difflib.get_close_matches(name.lower(), [*also, *CATALOG, *names], n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = near_names(name, [*also, *CATALOG, *names])
         raise UserError(
             f"{name}: no such model{hint}; allowed: {', '.join([*also, *CATALOG])}, a classification model of "
             "torchvision, timm:NAME, hf:CONFIG, or pkg.module:callable with --allow-code"
         )
     return Builder(vision.get_model, takes, {"name": name, "weights": None, **classes})
+
+
+def near_names(name: str, names: Sequence[str]) -> str:
+    """`; did you mean resnet18 or resnet101?`, or nothing."""
+    near = difflib.get_close_matches(name.lower(), names, n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def image_shape(inputs: Inputs) -> ImageShape | None:
@@ -126,8 +131,7 @@ def library_builder(library: str, name: str, inputs: Inputs | None, classes: dic
         raise UserError(f"{library}:{name}: needs {package} (got {reason}); pip install {package}") from None
     if library == "timm":
         if name not in module.list_models():
-            near = difflib.get_close_matches(name, module.list_models(), n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            hint = near_names(name, module.list_models())
             raise UserError(f"timm:{name}: no such model{hint}; allowed: a name of timm.list_models()")
         size = module.models.get_pretrained_cfg(name)
         takes = inputs or Input("numbers", tuple(size.input_size) if size else (3, 224, 224))

@@ -5,14 +5,15 @@ change counts as a cure if the copy is judged healthy and, with labels, learns n
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from initlab.inspection.suspects.suspect import Suspect
-from initlab.inspection.trial import STEPS, Outcome, Trials
+from initlab.inspection.trial import STEPS, Outcome, Trials, carried_out
+from initlab.nets.undisturbed import Batch
 
 # More suspects than this are not tried, in their order.
 MOST = 16
@@ -60,9 +61,9 @@ class Cure:
             f"instead of {self.before.loss:.2g}"
         )
 
-    def apply(self, trials: Trials) -> tuple[nn.Module, Any]:
+    def apply(self, model: nn.Module, batch: Batch) -> tuple[nn.Module, Any]:
         """A copy of the model, and the batch, with the lines run."""
-        return trials.changed(self.call)
+        return carried_out(self.call, model, batch)
 
 
 def cure_of(trials: Trials, before: Outcome, suspects: Sequence[Suspect], resort: Sequence[Suspect]) -> Cure | None:
@@ -86,23 +87,28 @@ def cure_among(trials: Trials, before: Outcome, suspects: Sequence[Suspect]) -> 
     cures = [((suspect,), outcome) for suspect, outcome in alone.items() if outcome.healthy]
     if not cures:
         # Signals alone may blame what learns.
-        nearest = sorted((s for s in suspects if alone[s].severity < before.severity), key=lambda s: alone[s].severity)
-        alone |= {suspect: trials.judged(suspect.code, strictly=True) for suspect in nearest[:MOST_STRICTLY]}
+        nearest = helpful(alone, before)[:MOST_STRICTLY]
+        alone |= {suspect: trials.judged(suspect.code, strictly=True) for suspect in nearest}
         cures = [((suspect,), outcome) for suspect, outcome in alone.items() if outcome.healthy]
     best = best_of(trials, before, cures)
     if best is None:
-        helpful = sorted((s for s in suspects if alone[s].severity < before.severity), key=lambda s: alone[s].severity)
-        best = best_of(trials, before, [*together(trials, before, helpful)])
+        best = best_of(trials, before, [*together(trials, before, helpful(alone, before))])
     return best
 
 
+def helpful(outcomes: Mapping[Suspect, Outcome], before: Outcome) -> list[Suspect]:
+    """The suspects without which the model is less sick, those that help most first."""
+    better = [suspect for suspect, outcome in outcomes.items() if outcome.severity < before.severity]
+    return sorted(better, key=lambda suspect: outcomes[suspect].severity)
+
+
 def together(
-    trials: Trials, before: Outcome, helpful: Sequence[Suspect]
+    trials: Trials, before: Outcome, suspects: Sequence[Suspect]
 ) -> Iterator[tuple[tuple[Suspect, ...], Outcome]]:
     """The helpful suspects put together as long as that helps further, without those that can be left out."""
     chosen: tuple[Suspect, ...] = ()
     outcome = before
-    for suspect in helpful:
+    for suspect in suspects:
         more = trials.judged(code_of((*chosen, suspect)))
         if more.severity < 0.9 * outcome.severity:
             chosen, outcome = (*chosen, suspect), more

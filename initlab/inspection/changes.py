@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from initlab.errors import UserError
 from initlab.inspection.cause import Cure
-from initlab.inspection.inspect import Inspection, inspect, trials_of
+from initlab.inspection.inspect import Inspection, inspect
 from initlab.inspection.subject import Subject
 
 
@@ -64,7 +64,7 @@ def fix_of(subject: Subject, *, weight_decay: float | None = None) -> Fix:
         inspection = inspect(model, batch, labels, weight_decay=weight_decay)
         cure, changes = inspection.cure, list[Change]()
         if cure is not None:
-            changes = changes_between(model, cure.apply(trials_of(model, batch, labels, None))[0])
+            changes = changes_between(model, cure.apply(model, batch)[0])
     except UserError:
         raise
     except ValueError as error:

@@ -6,7 +6,7 @@ from torch import nn
 
 from initlab.errors import UserError
 from initlab.inspection.cause import Cure
-from initlab.inspection.inspect import Inspection, inspect, trials_of
+from initlab.inspection.inspect import Inspection, inspect
 from initlab.inspection.lint.finding import Finding
 from initlab.inspection.lint.lint import lint
 from initlab.inspection.subject import Subject
@@ -47,11 +47,9 @@ def examine(
         inspection = inspect(model, images, labels, loss=loss, weight_decay=weight_decay)
         findings = lint(model, images)
         comparison = compare(model, against, images, seed=seed) if against is not None else None
-        if fix:
-            remedy = inspection.cure
-            if remedy is not None:
-                copied, batch = remedy.apply(trials_of(model, images, labels, loss))
-                fixed = inspect(copied, batch, labels, loss=loss, weight_decay=weight_decay)
+        if fix and (remedy := inspection.cure):
+            copied, batch = remedy.apply(model, images)
+            fixed = inspect(copied, batch, labels, loss=loss, weight_decay=weight_decay)
     except UserError:
         raise
     except ValueError as error:

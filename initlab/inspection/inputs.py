@@ -19,7 +19,6 @@ from initlab.errors import UserError
 from initlab.nets.undisturbed import Batch, map_tensors
 from initlab.user_code import code_refusal, import_callable
 
-KINDS = ("numbers", "tokens", "ones")
 GRAMMAR = "a shape as 3x224x224, 3x224 or 100, tokens:LENGTH, ones:LENGTH, or several of them as JSON"
 
 

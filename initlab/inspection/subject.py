@@ -1,6 +1,5 @@
 """MODEL on the command line: a net of the catalog, of torchvision, or of the user's code, with a batch that fits it."""
 
-import difflib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +17,15 @@ from initlab.errors import UserError
 from initlab.init.apply import init_
 from initlab.init.schemes import SCHEMES
 from initlab.inspection.builders import Builder, builder_of
-from initlab.inspection.inputs import Input, Inputs, alternatives, batch_text, made, users_batch, words_of
+from initlab.inspection.inputs import Input, Inputs, alternatives, batch_text, made, users_batch, users_code, words_of
 from initlab.nets.any_module import weight_layers
 from initlab.nets.architecture import ImageShape
 from initlab.nets.undisturbed import Batch, first_tensor, map_tensors, num_examples, run_model, to_model, untouched
 from initlab.plan.dimensions import shape_text
 from initlab.random_streams import stream_seed
+from initlab.study.mistakes import suggestion
 from initlab.study.yaml_text import parse_yaml
-from initlab.user_code import code_refusal, import_callable, is_code
+from initlab.user_code import is_code
 
 
 @dataclass(frozen=True)
@@ -219,15 +219,12 @@ def initialised(subject: Subject, scheme: str, seed: int, allow_code: bool) -> S
     """
     if not weight_layers(subject.module):
         raise UserError(f"{subject.name}: has no convolution or linear layer to initialise; give another model")
-    if is_code(scheme) and not allow_code:
-        raise UserError(code_refusal("--init", scheme))
+    rule = users_code("--init", scheme, allow_code) if is_code(scheme) else scheme
     if not is_code(scheme) and scheme not in SCHEMES:
-        near = difflib.get_close_matches(scheme.lower(), SCHEMES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = suggestion(scheme, SCHEMES)
         allowed = f"{', '.join(SCHEMES)}, or pkg.module:callable with --allow-code"
         raise UserError(f"--init: no such scheme (got {scheme!r}{hint}); allowed: {allowed}")
     try:
-        rule = import_callable("--init", scheme) if is_code(scheme) else scheme
         init_(subject.module, rule, seed=seed, batch=subject.images)
     except ValueError as error:
         raise UserError(f"{subject.name}: {error}") from error

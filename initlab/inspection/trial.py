@@ -12,7 +12,7 @@ from torch import nn
 
 from initlab.init.apply import init_
 from initlab.inspection.diagnosis import Diagnosis
-from initlab.inspection.pupil import MOST_PARAMETERS, Pupil
+from initlab.inspection.pupil import Pupil
 from initlab.nets.undisturbed import Batch
 from initlab.signal.probe import Loss
 
@@ -82,8 +82,7 @@ class Trials:
     def trained(self, code: str) -> tuple[float, float]:
         """Mean loss before and after `STEPS` steps of AdamW on the changed copy; NaN without labels."""
         if code not in self.losses:
-            too_large = sum(parameter.numel() for parameter in self.model.parameters()) > MOST_PARAMETERS
-            if self.labels is None or too_large:
+            if not Pupil(self.model, self.batch, self.labels, self.loss).able:
                 self.losses[code] = math.nan, math.nan
             else:
                 pupil = Pupil(*self.changed(code), self.labels, self.loss)

@@ -206,9 +206,8 @@ def fans_in(call: Call, use: Use) -> tuple[float, float, int]:
         stride, groups = arguments.get("stride", 1), int(arguments.get("groups", 1))
         strides = tuple(stride) if isinstance(stride, (tuple, list)) else (stride,) * (len(shape) - 2)
         transposed = "transpose" in function
-        return *fans(shape, groups=groups, stride=strides, transposed=transposed), shape[
-            1
-        ] * groups if transposed else shape[0]
+        width = shape[1] * groups if transposed else shape[0]
+        return *fans(shape, groups=groups, stride=strides, transposed=transposed), width
     if function == "linear":
         return shape[-1], shape[0], shape[0]
     if function == "bilinear":

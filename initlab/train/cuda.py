@@ -1,6 +1,6 @@
 """What makes a step fast on CUDA: cuDNN's settings, torch.compile with a fallback, a step captured as a CUDA graph.
 
-None of it has run on a GPU yet; on a CPU it does nothing.
+On a CPU none of it does anything. What it gave on one H200 is in docs/performance.md.
 """
 
 import gc

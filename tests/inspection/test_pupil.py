@@ -11,6 +11,7 @@ from initlab import init_, inspect
 from initlab.bench.sound_nets import SOUND_NETS
 from initlab.inspection.pupil import Pupil
 from initlab.signal.start import start_of
+from tests.inspection.plain_steps import plain_losses
 
 X, Y = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 10
 
@@ -23,15 +24,7 @@ def mlp(depth: int, scheme: str) -> nn.Module:
 
 def plain_ratio(model: nn.Module, rate: float) -> float:
     """The loss after 30 steps of AdamW over that at the start, in plain torch."""
-    net = copy.deepcopy(model)
-    optimizer = torch.optim.AdamW(net.parameters(), rate)
-    losses = []
-    for _ in range(31):
-        loss = F.cross_entropy(net(X), Y)
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    losses = plain_losses(model, rate, X, Y)
     return losses[-1] / losses[0]
 
 

@@ -1,6 +1,5 @@
 """Verdicts beside plain torch: an alarm where 30 steps of AdamW do not halve the loss, none where they do."""
 
-import copy
 import math
 from collections.abc import Callable
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from initlab import init_, inspect
+from tests.inspection.plain_steps import plain_losses
 
 WIDTH, CLASSES = 64, 10
 X, Y = torch.randn(64, WIDTH, generator=torch.Generator().manual_seed(0)), torch.arange(64) % CLASSES
@@ -114,14 +114,7 @@ SOUND = {
 def halves(model: nn.Module) -> bool:
     """Whether 30 steps of AdamW halve the loss, or chance's where it starts higher, in plain torch."""
     for rate in (1e-3, 3e-3):
-        net, losses = copy.deepcopy(model), []
-        optimizer = torch.optim.AdamW(net.parameters(), rate)
-        for _ in range(31):
-            loss = F.cross_entropy(net(X), Y)
-            losses.append(loss.item())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        losses = plain_losses(model, rate, X, Y)
         if losses[-1] < min(losses[0], math.log(CLASSES)) / 2:
             return True
     return False

@@ -167,18 +167,24 @@ def test_a_trial_that_diverges_leaves_its_neighbours_untouched() -> None:
     assert trials[1].step == solo.step < 50
 
 
-@pytest.mark.parametrize("then", ["packed", "alone"])
-def test_a_stopped_pack_goes_on_packed_or_alone(then: str) -> None:
-    specs = [spec(0, dropout=0.2), spec(1, dropout=0.2, lr=0.01)]
+def stopped_and_resumed(specs: list[TrialSpec], then: str) -> tuple[list[Trial], list[Trial]]:
+    """A pack stopped after 23 steps, and the same trials run on from there to their ends: `packed` or `alone`."""
     first = [begun(one) for one in specs]
     ends = packed(first, stop_after=23)
-    assert [ends[trial].state for trial in first] == ["interrupted", "interrupted"]
+    assert [ends[trial].state for trial in first] == ["interrupted"] * len(first)
     second = [begun(one, trial.recorder.states[-1]) for one, trial in zip(specs, first, strict=True)]
     if then == "packed":
         packed(second)
     else:
         for trial in second:
             trial.run(lambda: False, 1e9)
+    return first, second
+
+
+@pytest.mark.parametrize("then", ["packed", "alone"])
+def test_a_stopped_pack_goes_on_packed_or_alone(then: str) -> None:
+    specs = [spec(0, dropout=0.2), spec(1, dropout=0.2, lr=0.01)]
+    first, second = stopped_and_resumed(specs, then)
     for one, before, after in zip(specs, first, second, strict=True):
         after.recorder.rows = before.recorder.rows + after.recorder.rows
         after.recorder.probes = before.recorder.probes + after.recorder.probes

@@ -14,7 +14,17 @@ from initlab.train.packed import Pack
 from initlab.train.trial import Trial
 from tests.train.tape import tape
 from tests.train.test_cuda import VARIED, Waits
-from tests.train.test_packed import FOUR, Memory, alone, assert_same, assert_same_moments, begun, packed, spec
+from tests.train.test_packed import (
+    FOUR,
+    Memory,
+    alone,
+    assert_same,
+    assert_same_moments,
+    begun,
+    packed,
+    spec,
+    stopped_and_resumed,
+)
 
 CADENCES = (3, 0, 5, 7)
 
@@ -73,14 +83,7 @@ def test_a_trial_that_leaves_takes_its_moments_along_and_a_diverged_one_spoils_n
 @pytest.mark.parametrize("then", ["packed", "alone"])
 def test_open_sums_go_through_a_checkpoint_to_a_pack_or_a_trial_alone(then: str) -> None:
     specs = watched([spec(0, log_every=100), spec(1, log_every=100)], (4, 3))
-    first = [begun(one) for one in specs]
-    packed(first, stop_after=23)
-    second = [begun(one, trial.recorder.states[-1]) for one, trial in zip(specs, first, strict=True)]
-    if then == "packed":
-        packed(second)
-    else:
-        for trial in second:
-            trial.run(lambda: False, 1e9)
+    first, second = stopped_and_resumed(specs, then)
     for one, before, after in zip(specs, first, second, strict=True):
         after.recorder.running = before.recorder.running + after.recorder.running
         assert len(after.recorder.running) == 10 * 7  # a row of each layer at each epoch's end

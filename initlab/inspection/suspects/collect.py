@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from initlab.inspection.lint.sites import Site
 from initlab.inspection.suspects.gates import odd_gates
 from initlab.inspection.suspects.inputs import odd_inputs
-from initlab.inspection.suspects.norms import NormParameter, module_inputs, norm_parameters, odd_norms
+from initlab.inspection.suspects.norms import NormParameter, may_be_norm, module_inputs, norm_parameters, odd_norms
 from initlab.inspection.suspects.scales import closed_gates, odd_biases, odd_embeddings, odd_scales, scales_of
 from initlab.inspection.suspects.suspect import Entry, Suspect, entries_of
 from initlab.inspection.suspects.values import odd_scalars, odd_values
@@ -52,7 +52,7 @@ def odd_parameters(
 
 def norms_of(model: nn.Module, batch: Batch | None) -> list[NormParameter]:
     """The norms' parameters: torch's alone without a batch, or of a model that cannot be copied."""
-    if batch is None:
+    if batch is None or not any(map(may_be_norm, model.modules())):
         return norm_parameters(model, {})
     try:
         # A user's norm is tried with other parameters.

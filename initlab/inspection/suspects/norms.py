@@ -40,7 +40,7 @@ def norm_parameters(model: nn.Module, inputs: dict[str, Tensor]) -> list[NormPar
         prefix = f"{name}." if name else ""
         if isinstance(module, NORMS):
             usual = {"weight": (1.0, True), "bias": (0.0, False)}
-        elif name in inputs and not type(module).__module__.startswith("torch."):
+        elif name in inputs and may_be_norm(module):
             usual = usual_of_norm(module, inputs[name])
         else:
             continue
@@ -103,15 +103,19 @@ def odd_norms(parameters: Sequence[NormParameter]) -> Iterator[Suspect]:
         yield Suspect("norm_gain" if is_gain else "norm_shift", tuple(names), words, code, certain=certain)
 
 
+def may_be_norm(module: nn.Module) -> bool:
+    """Whether a module is of a user's class and has nothing but parameters; a scripted one takes no hooks."""
+    if isinstance(module, torch.jit.ScriptModule) or type(module).__module__.startswith("torch."):
+        return False
+    return next(module.children(), None) is None and next(module.parameters(recurse=False), None) is not None
+
+
 def module_inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """The first tensor that each module without children takes in on a batch, by name."""
+    """The first tensor that each module which may be a norm takes in on a batch, by name."""
     inputs: dict[str, Tensor] = {}
     hooks = []
     for name, module in model.named_modules():
-        # A scripted module takes no hooks.
-        if isinstance(module, torch.jit.ScriptModule):
-            continue
-        if next(module.children(), None) is None and next(module.parameters(recurse=False), None) is not None:
+        if may_be_norm(module):
 
             def note(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
                 """Keep the first input of a module."""

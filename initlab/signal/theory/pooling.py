@@ -91,12 +91,7 @@ def average_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -
     def pull(g: Gradient) -> list[Gradient | None]:
         """The members of a window share its gradient out and get the same."""
         (back,) = transposed(on_map(g.q, q.shape) / counts)
-        # The share of pairs of positions that lie in one window.
-        together = min((members - 1) / max(f.positions - 1, 1), 1.0)
-        within = together + (1 - together) * g.c.within
-        elsewhere = together * g.c.same_place + (1 - together) * g.c.elsewhere
-        c = replace(g.c, near=1.0, within=within, elsewhere=elsewhere)
-        return [replace(g, q=back, c=c, fresh=None, parts=())]
+        return [replace(g, q=back, c=shared_out(g.c, members, f.positions), fresh=None, parts=())]
 
     return signal, pull
 
@@ -146,6 +141,15 @@ def pool(context: Context, op: Operation, x: Signal) -> Result:
     return kind(op, x, average, counts)
 
 
+def shared_out(c: Pairs, members: float, positions: int) -> Pairs:
+    """Correlations of a gradient of which so many members of each window get the same."""
+    # The share of pairs of positions that lie in one window.
+    together = min((members - 1) / max(positions - 1, 1), 1.0)
+    within = together + (1 - together) * c.within
+    elsewhere = together * c.same_place + (1 - together) * c.elsewhere
+    return replace(c, near=1.0, within=within, elsewhere=elsewhere)
+
+
 def reduced(context: Context, op: Operation, x: Signal) -> Result:
     """A mean or sum over positions: of m of them 1/m of the squares, and the products of all pairs."""
     f, shape, rank = x.field, op.in_shapes[0], len(op.in_shapes[0])
@@ -167,11 +171,7 @@ def reduced(context: Context, op: Operation, x: Signal) -> Result:
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """All members get the same."""
-        together = min((members - 1) / max(f.positions - 1, 1), 1.0)
-        within = together + (1 - together) * g.c.within
-        elsewhere = together * g.c.same_place + (1 - together) * g.c.elsewhere
         back = (g.q.mean() * (scale / members) ** 2).expand(f.q.shape)
-        c = replace(g.c, near=1.0, within=within, elsewhere=elsewhere)
-        return [replace(g, q=back, c=c, fresh=None, parts=())]
+        return [replace(g, q=back, c=shared_out(g.c, members, f.positions), fresh=None, parts=())]
 
     return signal, pull
