@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pandas as pd
 
-from initlab.inspection.cause import MOST, Cure, cure_of, handicap_of
+from initlab.inspection.cause import MOST, Cure, cure_among, cure_of, handicap_of
 from initlab.inspection.diagnosis import Diagnosis
 from initlab.inspection.lint.sites import sites_of, variance_slope
-from initlab.inspection.remedy import remedy_of, schemes_of
+from initlab.inspection.remedy import large_logits, remedy_of, schemes_of
 from initlab.inspection.suspects.collect import suspects_of
+from initlab.inspection.suspects.inputs import half_precision
 from initlab.inspection.trial import HEALTHY, Trials
 from initlab.nets.undisturbed import untouched
 
@@ -31,7 +32,7 @@ def advise(trials: Trials, table: pd.DataFrame, diagnosis: Diagnosis) -> tuple[l
     held = [NORMS_HOLD] if diagnosis.verdict == "uneven" else []
     # Of a net whose signals are healthy only what keeps it from learning is of interest, which labels show.
     healthy = diagnosis.verdict in HEALTHY
-    if diagnosis.verdict == "underflow" or (healthy and trials.labels is None):
+    if healthy and trials.labels is None:
         return held, None
     try:
         copy.deepcopy(trials.model)
@@ -39,10 +40,17 @@ def advise(trials: Trials, table: pd.DataFrame, diagnosis: Diagnosis) -> tuple[l
     except (RuntimeError, TypeError, NotImplementedError) as error:
         why = f"no remedy was tried, since the model cannot be copied: {str(error).splitlines()[0]}"
         return held if healthy else [why], None
+    if diagnosis.verdict == "underflow":
+        # Of weights in float32 it is a matter of autocast.
+        kept = [*half_precision(trials.model, trials.batch)]
+        cure = cure_among(trials, trials.judged(""), kept) if kept else None
+        return (cure_texts(cure) if cure else []), cure
     # Reading a weight may be a computation that leaves its mark.
     with untouched(trials.model, backward=False):
         sites, _ = sites_of(trials.model, trials.batch)
         suspects = suspects_of(trials.model, sites, trials.batch)
+        if healthy and trials.loss is None:
+            suspects += large_logits(trials.model, sites, table)
         schemes, resort = ([], []) if healthy else schemes_of(trials.model, sites, table, diagnosis)
     if healthy:
         cure = handicap_of(trials, suspects)

@@ -8,7 +8,7 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from initlab.nets.undisturbed import Batch, num_examples, run_model, to_model, u
 from initlab.signal.probe import Loss, summed_loss
 from initlab.signal.start import Start
 
-STEPS, RATES = 30, (1e-3, 3e-3)
+STEPS = 30
 # Times chance, from which on a loss is compared with chance.
 FAR = 10.0
 # Of the entropy of the labels, below which a copy tells its examples apart.
@@ -27,6 +27,26 @@ BELOW_ENTROPY = 0.7
 OPENING_STEPS = 4
 # Models with more parameters are judged by their signals alone: 60 steps of AlexNet take minutes on a CPU.
 MOST_PARAMETERS = 30_000_000
+
+
+@dataclass(frozen=True)
+class Course:
+    """An optimiser, `AdamW` or `SGD` with momentum 0.9, and its learning rate."""
+
+    optimizer: Literal["AdamW", "SGD"]
+    rate: float
+
+    def __str__(self) -> str:
+        return f"{self.optimizer} at rate {self.rate:g}"
+
+    def over(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser of these parameters."""
+        if self.optimizer == "SGD":
+            return torch.optim.SGD(parameters, self.rate, momentum=0.9)
+        return torch.optim.AdamW(parameters, self.rate)
+
+
+COURSES = (Course("AdamW", 1e-3), Course("AdamW", 3e-3))
 
 
 @dataclass(frozen=True)
@@ -45,7 +65,7 @@ class Pupil:
         return self.labels is not None and sum(p.numel() for p in self.model.parameters()) <= MOST_PARAMETERS
 
     def learns(self, start: Start, surely: bool) -> bool:
-        """Whether a copy halves its loss in `STEPS` steps of AdamW at one of `RATES`.
+        """Whether a copy halves its loss in `STEPS` steps of one of `COURSES`.
 
         One that starts far above chance has to halve chance's; and `surely` asks for a loss that no net has which only
         knows how frequent the labels are. False of a model that cannot be copied.
@@ -54,18 +74,18 @@ class Pupil:
         if surely and start.classes:
             target = min(target, BELOW_ENTROPY * start.entropy)
         # The last loss, since on the way one may dip and rise again.
-        return any([math.inf, *(loss for loss, _ in self.steps(rate, STEPS))][-1] < target for rate in RATES)
+        return any([math.inf, *(loss for loss, _ in self.steps(course, STEPS))][-1] < target for course in COURSES)
 
     def opened(self) -> set[str]:
         """Names of the parameters that get a gradient other than 0 within a few steps."""
         reached: set[str] = set()
-        for _, model in self.steps(RATES[0], OPENING_STEPS):
+        for _, model in self.steps(COURSES[0], OPENING_STEPS):
             for name, parameter in model.named_parameters():
                 if parameter.grad is not None and bool((parameter.grad != 0).any()):
                     reached.add(layer_name(name))
         return reached
 
-    def steps(self, rate: float, number: int) -> Iterator[tuple[float, nn.Module]]:
+    def steps(self, course: Course, number: int) -> Iterator[tuple[float, nn.Module]]:
         """The mean loss of a copy and the copy, before each of so many steps and after the last, gradients in place.
 
         Dropout is off, and BatchNorm takes the batch's statistics.
@@ -82,7 +102,7 @@ class Pupil:
         with torch.inference_mode(False), untouched(model, backward=True, changing=parameters):
             inputs, targets = to_model(model, self.batch, self.labels)
             count = targets.numel() if self.loss is None and isinstance(targets, Tensor) else examples
-            optimizer = torch.optim.AdamW(parameters, lr=rate)
+            optimizer = course.over(parameters)
             for step in range(number + 1):
                 optimizer.zero_grad()
                 # A copy of the batch, since a model may work in place.

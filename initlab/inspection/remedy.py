@@ -39,6 +39,9 @@ from initlab.signal.drift import second_moments
 # fan_in Var[w] of schemes that are often left in or chosen for rectifiers.
 KNOWN = {1 / 3: "torch's default", 1.0: "LeCun's and Xavier's"}
 
+# Rms of logits from which on the gradient of a cross-entropy is that of its few largest, whatever the net.
+LARGE_LOGITS = 5.0
+
 
 @dataclass(frozen=True)
 class Remedy:
@@ -126,17 +129,12 @@ def schemes_of(
     """
     suspects: list[Suspect] = []
     resort: list[Suspect] = []
-    remedy, names = remedy_of(sites), {module: name for name, module in model.named_modules()}
+    remedy = remedy_of(sites)
     embedded = {id(module._parameters.get("weight")) for module in model.modules() if isinstance(module, EMBEDDINGS)}
     weights = tuple(name for name, p in model.named_parameters() if p.dim() > 1 and id(p) not in embedded)
     rows = table[table.status == diagnosis.verdict]
     if diagnosis.verdict == "saturated":
-        last = [site for site in sites if site.name == diagnosis.last and "weight" in site.module._parameters]
-        rms = math.sqrt(second_moments(rows, "forward")[-1])
-        if last:
-            words = f"the logits, of `{diagnosis.last}`, have an rms of {rms:.3g}, where about 1 is usual"
-            name = f"{names[last[0].module]}.weight".lstrip(".")
-            suspects.append(Suspect("logits", (name,), words, scaled(last, float(f"{1 / rms:.2g}"))))
+        suspects += logits_of(model, [site for site in sites if site.name == diagnosis.last], rows)
     product = (rows.fan_in * rows.weight_var).median()
     fits = diagnosis.verdict in ("vanishing", "exploding") and suits(product, remedy)
     if not fits:
@@ -154,6 +152,26 @@ def schemes_of(
         )
         resort.append(Suspect("scale_on_batch", weights, words, scaled_on_data.call))
     return suspects, resort
+
+
+def large_logits(model: nn.Module, sites: Sequence[Site], table: pd.DataFrame) -> list[Suspect]:
+    """The last layers, where a cross-entropy starts from large logits, though its loss does not show it yet."""
+    rows = table[second_moments(table, "forward") > LARGE_LOGITS**2]
+    return logits_of(model, [site for site in sites if site.joint.after == "output"], rows)
+
+
+def logits_of(model: nn.Module, last: Sequence[Site], rows: pd.DataFrame) -> list[Suspect]:
+    """The suspects among last layers whose output is in the rows: an rms of 1 is usual."""
+    names = {module: name for name, module in model.named_modules()}
+    suspects = []
+    for site in last:
+        row = rows[rows.name == site.name]
+        if len(row) and "weight" in site.module._parameters:
+            rms = math.sqrt(second_moments(row, "forward")[-1])
+            words = f"the logits, of `{site.name}`, have an rms of {rms:.3g}, where about 1 is usual"
+            name = f"{names[site.module]}.weight".lstrip(".")
+            suspects.append(Suspect("logits", (name,), words, scaled([site], float(f"{1 / rms:.2g}"))))
+    return suspects
 
 
 def activation_name(remedy: Remedy) -> str:

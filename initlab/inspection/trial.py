@@ -12,12 +12,13 @@ from torch import nn
 
 from initlab.init.apply import init_
 from initlab.inspection.diagnosis import Diagnosis
-from initlab.inspection.pupil import Pupil
+from initlab.inspection.pupil import Course, Pupil
 from initlab.nets.undisturbed import Batch
 from initlab.signal.probe import Loss
 
-# Of AdamW on the batch: enough to tell a net that learns from one that does not.
-STEPS, RATE = 40, 1e-3
+# On the batch: enough to tell a net that learns from one that does not. What only small rates can train shows at the
+# later ones.
+STEPS, COURSES = 40, (Course("AdamW", 1e-3), Course("AdamW", 1e-2), Course("SGD", 0.03))
 # Nothing to be cured: what was not seen is no trouble either.
 HEALTHY = ("healthy", "uneven", "not_judged")
 
@@ -31,6 +32,7 @@ class Outcome:
     diagnosis: Diagnosis | None  # None where the model did not run
     loss: float = math.nan  # the mean loss on the batch after `STEPS` steps; NaN where nothing was trained
     start: float = math.nan  # and before the first
+    course: Course = COURSES[0]  # how it was trained
 
     @property
     def healthy(self) -> bool:
@@ -65,7 +67,8 @@ class Trials:
     loss: Loss | None
     judge: Judge
     strict: Judge  # slower, and exactly as the model was judged, with theory and whether it learns
-    losses: dict[str, tuple[float, float]] = field(default_factory=dict)  # by code
+    course: Course = COURSES[0]
+    losses: dict[tuple[Course, str], tuple[float, float]] = field(default_factory=dict)  # by course and code
 
     def changed(self, code: str) -> tuple[nn.Module, Any]:
         """A copy of the model, and the batch, after the code, which is exactly what a user is advised to run."""
@@ -80,15 +83,16 @@ class Trials:
             return Outcome(None)
 
     def trained(self, code: str) -> tuple[float, float]:
-        """Mean loss before and after `STEPS` steps of AdamW on the changed copy; NaN without labels."""
-        if code not in self.losses:
+        """Mean loss before and after `STEPS` steps of the course on the changed copy; NaN without labels."""
+        key = self.course, code
+        if key not in self.losses:
             if not Pupil(self.model, self.batch, self.labels, self.loss).able:
-                self.losses[code] = math.nan, math.nan
+                self.losses[key] = math.nan, math.nan
             else:
                 pupil = Pupil(*self.changed(code), self.labels, self.loss)
-                losses = [loss for loss, _ in pupil.steps(RATE, STEPS)]
-                self.losses[code] = losses[0], losses[-1] if math.isfinite(losses[-1]) else math.inf
-        return self.losses[code]
+                losses = [loss for loss, _ in pupil.steps(self.course, STEPS)]
+                self.losses[key] = losses[0], losses[-1] if math.isfinite(losses[-1]) else math.inf
+        return self.losses[key]
 
 
 def carried_out(code: str, model: nn.Module, batch: Any) -> tuple[nn.Module, Any]:

@@ -216,7 +216,7 @@ def test_the_remedy_is_what_was_tried_and_the_model_is_left_as_it_was() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert inspection.remedy == 'initlab.init_(model, "he")'
-    loss = float(re.search(r"AdamW on the batch ([\d.e-]+) instead", inspection.advice[0])[1])
+    loss = float(re.search(r"AdamW at rate 0.001 on the batch ([\d.e-]+) instead", inspection.advice[0])[1])
     exec(inspection.remedy, {"initlab": initlab, "model": model})
     assert loss_after(model, x, labels, steps=41) == pytest.approx(loss, rel=0.06)
 
@@ -379,3 +379,74 @@ def test_an_activation_written_out_is_not_taken_for_its_part() -> None:
     assert inspection.cause.endswith("2 is usual where no activation is known")
     exec(inspection.remedy, {"initlab": initlab, "model": model, "batch": x})
     assert loss_after(model, x, labels) < default / 10
+
+
+def selu_net() -> tuple[nn.Sequential, Tensor, Tensor]:
+    """Twelve layers of LeCun's weights, 32 inputs, and ten classes of them drawn by lot."""
+    torch.manual_seed(0)
+    layers = [layer for _ in range(12) for layer in (nn.Linear(WIDTH, WIDTH), nn.SELU())]
+    model = nn.Sequential(*layers, nn.Linear(WIDTH, 10))
+    for layer in model[::2]:
+        nn.init.normal_(layer.weight, 0, WIDTH**-0.5)
+        nn.init.zeros_(layer.bias)
+    return model, torch.randn(32, WIDTH), torch.randint(10, (32,))
+
+
+def sgd_loss(model: nn.Module, x: Tensor, labels: Tensor) -> float:
+    """The loss of a copy after 60 steps of SGD at 0.03 with momentum 0.9; inf where it is not finite."""
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.03, momentum=0.9)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+    loss = F.cross_entropy(model(x), labels).item()
+    return loss if loss == loss else float("inf")
+
+
+@pytest.mark.parametrize(("layer", "factor", "word"), [("20", 10, "×"), ("24", 30, "logits")])
+def test_what_only_a_rate_of_practice_shows_is_named(layer: str, factor: float, word: str) -> None:
+    """A layer ten times too large, or logits thirty times, under which signals are level but SGD does not learn."""
+    model, x, labels = selu_net()
+    sound = sgd_loss(model, x, labels)
+    assert sound < 0.1
+    assert inspect(model, x, labels).healthy
+    model.get_submodule(layer).weight.data.mul_(factor)
+    assert sgd_loss(model, x, labels) > 1
+    inspection = inspect(model, x, labels)
+    assert inspection.verdict in ("handicapped", "saturated")
+    assert inspection.cure.parameters == (f"{layer}.weight",)
+    assert word in inspection.cause
+    exec(inspection.remedy, {"model": model})
+    assert sgd_loss(model, x, labels) < 0.1
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+def test_weights_kept_in_float16_are_named(tokens: bool) -> None:
+    """AdamW's epsilon is 0 there, so that its first step is no number."""
+    torch.manual_seed(0)
+    first = nn.Embedding(VOCAB, WIDTH) if tokens else nn.Linear(12, WIDTH)
+    model = nn.Sequential(first, nn.Tanh(), nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 10))
+    x = IDS if tokens else torch.randn(8, 12)
+    labels = torch.randint(10, x.shape if tokens else (8,))
+    assert inspect(model, x, labels).healthy
+    model.half()
+    x = x if tokens else x.half()
+    inspection = inspect(model, x, labels)
+    assert not inspection.healthy
+    assert [suspect.rule for suspect in inspection.cure.suspects] == ["precision"]
+    assert "model.float()" in inspection.remedy
+    assert ("batch.float()" in inspection.remedy) is not tokens
+    assert next(model.parameters()).dtype == torch.float16
+
+
+def test_biases_far_below_zero_are_no_prior() -> None:
+    """-30 in front of a ReLU shuts it; a detector's -4.6 (one class in a hundred) is left."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 10))
+    initlab.init_(model, "he")
+    model[2].bias.data.fill_(-30)
+    model[4].bias.data.fill_(-4.6)
+    inspection = inspect(model, torch.randn(32, 20), torch.randint(10, (32,)))
+    assert inspection.verdict == "dead"
+    assert inspection.cure.parameters == ("2.bias",)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from initlab.inspection.lint.sites import Site
 from initlab.inspection.suspects.gates import odd_gates
-from initlab.inspection.suspects.inputs import odd_inputs
+from initlab.inspection.suspects.inputs import half_precision, odd_inputs
 from initlab.inspection.suspects.norms import NormParameter, may_be_norm, module_inputs, norm_parameters, odd_norms
 from initlab.inspection.suspects.scales import closed_gates, odd_biases, odd_embeddings, odd_scales, scales_of
 from initlab.inspection.suspects.suspect import Entry, Suspect, entries_of
@@ -30,6 +30,7 @@ def suspects_of(model: nn.Module, sites: list[Site], batch: Batch | None) -> lis
         *closed_gates(sites),
         *odd_scales(scales_of(model, sites, entries)),
         *odd_scalars(entries),
+        *half_precision(model, batch),
     ]
     return sorted(suspects, key=lambda suspect: not suspect.certain)
 

@@ -17,6 +17,8 @@ from initlab.nets.any_module import parameter_of
 
 # A standard deviation that differs this many times from that of like layers, or from what is needed.
 APART = 1.7
+# And one that hardly anybody draws larger on purpose; std 0.02 is often smaller by as much.
+FAR = 3.0
 # BERT's and GPT-2's embeddings.
 EMBEDDING_STD = 0.02
 # No usual rule draws biases of this rms, but for torch's default behind fewer than 4 inputs.
@@ -92,6 +94,8 @@ def odd_scales(scales: Sequence[Scale]) -> Iterator[Suspect]:
         # What all kinds have in common is a matter of the scheme.
         if apart(usual[kind], 1.0) and apart(usual[kind], everywhere):
             yield rescaled(kinds[kind], usual[kind])
+    if everywhere > FAR**2:
+        yield rescaled([scale for group in kinds.values() for scale in group], everywhere)
     ends = [scale for scale in scales if scale.place == "branch_end"]
     if len(ends) > 1:
         factor, names = len(ends) ** -0.5, [scale.name for scale in ends]
@@ -125,7 +129,8 @@ def outlying(outliers: Sequence[tuple[Scale, float]]) -> Iterator[Suspect]:
         size = math.sqrt(ranked[0][0].ratio / ranked[0][1])
         layers = listed_names([scale.layer for scale, _ in ranked[:count]])
         words = f"the weights of {layers} are ×{size:.3g} the size of those in layers of their kind"
-        yield Suspect("outlier", tuple(factors), words, with_numbers(factors, "mul_"))
+        rule = "far_outlier" if size > FAR else "outlier"
+        yield Suspect(rule, tuple(factors), words, with_numbers(factors, "mul_"))
 
 
 def rescaled(group: Sequence[Scale], ratio: float) -> Suspect:
@@ -134,7 +139,8 @@ def rescaled(group: Sequence[Scale], ratio: float) -> Suspect:
     which = "first layer, " if group[0].place == "first" else "weights of "
     layers = listed_names([scale.layer for scale in group])
     words = f"the {which}{layers}: fan_in·E[w²] is ×{ratio:.3g} of what keeps the signal"
-    return Suspect("scale", tuple(factors), words, with_numbers(factors, "mul_"))
+    rule = "far_scale" if ratio > FAR**2 else "scale"
+    return Suspect(rule, tuple(factors), words, with_numbers(factors, "mul_"))
 
 
 def odd_embeddings(model: nn.Module) -> Iterator[Suspect]:
@@ -173,8 +179,11 @@ def odd_biases(entries: Sequence[Entry]) -> Iterator[Suspect]:
 
 
 def is_prior(bias: Tensor) -> bool:
-    """Whether all biases are one number below 0, as of detectors whose classes are rare (Lin et al. 2017)."""
-    return bool((bias == bias.flatten()[0]).all() and bias.flatten()[0] < 0)
+    """Whether all biases are one number below 0, as of detectors whose classes are rare (Lin et al. 2017).
+
+    A class of one in ten thousand examples has -9.2.
+    """
+    return bool((bias == bias.flatten()[0]).all() and -10 < bias.flatten()[0] < 0)
 
 
 def rms(tensor: Tensor) -> float:

@@ -120,7 +120,8 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
     spread = share**2 * x.field.spread / linear.taps
     channels, positions = linear.outputs, products.numel() if linear.spatial else x.field.positions
     mean = common(bias) / math.sqrt(level + bias_second) if bias_second else 0.0
-    moving = 1 - mean**2
+    # A dead layer's output is its bias alone.
+    moving = max(1 - mean**2, 1e-12)
     scatter = 2 * linear.radial * context.average(((c - mean**2) / moving) ** 2 + spread, positions)
     source = context.source(scatter / channels)
     noise = mixed((share, x.noise)) | {source: moving}
