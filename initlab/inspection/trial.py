@@ -18,7 +18,7 @@ from initlab.signal.probe import Loss
 
 # On the batch: enough to tell a net that learns from one that does not. What only small rates can train shows at the
 # later ones.
-STEPS, COURSES = 40, (Course("AdamW", 1e-3), Course("AdamW", 1e-2), Course("SGD", 0.03))
+STEPS, COURSES = 40, (Course("AdamW", 1e-3), Course("AdamW", 1e-2), Course("SGD", 0.03), Course("SGD", 0.1))
 # Nothing to be cured: what was not seen is no trouble either.
 HEALTHY = ("healthy", "uneven", "not_judged")
 
