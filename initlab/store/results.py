@@ -11,9 +11,10 @@ from initlab.engine.task import State
 from initlab.plan.plan import plan
 from initlab.store import files
 from initlab.store.columns import names
-from initlab.store.export import FRAMES, ROWS, Form, export, exported_rows, exported_trials
+from initlab.store.export import FRAMES, Form, export, exported_rows, exported_trials
 from initlab.store.files import StoreError, one_line
-from initlab.store.reader import attempt_rows, read_trials
+from initlab.store.reader import read_trials
+from initlab.store.rows import ROWS, attempt_rows
 from initlab.study.mistakes import StudyError
 from initlab.study.paths import ALWAYS_TOLD, getattr_path, other_differences
 from initlab.study.study import Study

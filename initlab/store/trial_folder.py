@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from initlab.engine.task import State
 from initlab.store import files
+from initlab.store.checksums import lost, sums_in
 from initlab.store.files import StoreError, one_line, read_json
 from initlab.study.spec import TrialSpec
 
@@ -41,8 +42,21 @@ class TrialFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the trial has its result; nothing else means so."""
-        return self.result_file.exists()
+        """Whether the trial has its result and the files of rows that go with it; nothing else means so."""
+        return self.result_file.exists() and self.lost_by(self.result() or {}) is None
+
+    def lost_by(self, result: dict[str, Any]) -> str | None:
+        """What a result goes with and is not there, `PATH: absent`; None where nothing is lost."""
+        sums = sums_in(self.result_file, result)
+        if sums is None:
+            # An older initlab's says which attempt it is of.
+            sums = {f"{result['attempt']}/{files.SCALARS}": (1, 0)} if "attempt" in result else {}
+        return lost(self.path, sums)
+
+    def check_own(self, path: Path, content: dict[str, Any]) -> None:
+        """Refuse the file of another trial; that of an older initlab does not say whose it is."""
+        if content.get("trial", self.id) != self.id:
+            raise StoreError(f"{path}: of another trial (got {content['trial']!r}); move it away")
 
     def description(self) -> dict[str, Any]:
         """What trial.json holds: `id`, `spec`, `source` (hashes of the user's code) and `first_attempt`."""
@@ -59,11 +73,17 @@ class TrialFolder:
         """`state` and progress; the state is `pending` without a file, and `interrupted` in a file that names none."""
         if not self.status_file.exists():
             return {"state": State.PENDING.value}
-        return {"state": State.INTERRUPTED.value, **read_json(self.status_file, figures=True)}
+        status = {"state": State.INTERRUPTED.value, **read_json(self.status_file, figures=True)}
+        self.check_own(self.status_file, status)
+        return status
 
     def result(self) -> dict[str, Any] | None:
         """The final figures, None while the trial is unfinished."""
-        return read_json(self.result_file, figures=True) if self.finished else None
+        if not self.result_file.exists():
+            return None
+        result = read_json(self.result_file, figures=True)
+        self.check_own(self.result_file, result)
+        return result
 
     def attempts(self) -> list[Path]:
         """The folders of its attempts, oldest first."""

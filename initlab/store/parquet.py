@@ -1,0 +1,71 @@
+"""Arrow tables and Parquet files of the store: schemas by frame, written with page checksums, read with them checked."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from initlab.store import files
+from initlab.store.columns import COLUMNS
+from initlab.store.files import StoreError, atomic, check_schema, one_line
+
+SCHEMA_KEY = b"initlab.schema"
+
+
+def schema_of(frame: str, attempt_known: bool = False) -> pa.Schema:
+    """The columns of a frame, or all but trial and attempt, as they are where those are known."""
+    columns = COLUMNS[frame][2 if attempt_known else 0 :]
+    return pa.schema([(column.name, column.type) for column in columns], {SCHEMA_KEY: str(files.SCHEMA)})
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file atomically, its floats split into bytes before compression: half the size of the default."""
+    floats = {field.name: "BYTE_STREAM_SPLIT" for field in table.schema if pa.types.is_floating(field.type)}
+    texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    with atomic(path) as file:
+        pq.write_table(
+            table, file, compression="zstd", column_encoding=floats, use_dictionary=texts, write_page_checksum=True
+        )
+
+
+def parse_parquet(path: Path, content: pa.Buffer, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+    """The table in a Parquet file of the store, with the columns of a schema, or those named; absent ones are null.
+
+    Raises:
+        StoreError: the file is damaged, or of a newer initlab.
+    """
+    with damage(path, "Parquet"):
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        version = (file.schema_arrow.metadata or {}).get(SCHEMA_KEY)
+        check_schema(path, int(version) if version else None)
+        known = [name for name in columns or schema.names if name in file.schema_arrow.names]
+        return fitted(file.read(known, use_threads=False), schema if columns is None else only(schema, columns))
+
+
+def only(schema: pa.Schema, columns: list[str]) -> pa.Schema:
+    """A schema of these columns alone."""
+    return pa.schema([schema.field(name) for name in columns])
+
+
+def fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table with the columns and types of a schema; raises what pyarrow raises where they do not fit."""
+    table.validate(full=True)
+    columns = {name: table[name] for name in table.column_names}
+    fits = pa.table([columns.get(field.name, pa.nulls(len(table), field.type)) for field in schema], schema.names)
+    for field in schema:
+        if pa.types.is_integer(field.type) and field.name in columns and columns[field.name].null_count:
+            raise pa.ArrowInvalid(f"{field.name}: none in some row")
+    return fits.cast(schema)
+
+
+@contextmanager
+def damage(path: Path, kind: str) -> Iterator[None]:
+    """Turn what pyarrow raises on bytes that are no table into a `StoreError` in one line."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, TypeError, LookupError, OverflowError, MemoryError) as error:
+        raise StoreError(f"{path}: damaged {kind} ({one_line(error)}); its rows are left out") from None
