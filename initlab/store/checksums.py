@@ -8,15 +8,17 @@ import zlib
 from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from initlab.store.files import StoreError
 
 # Path within the trial's folder, as `attempt-000/scalars.jsonl`, to its bytes and their CRC-32.
 Sums = dict[str, tuple[int, int]]
-SUMS = TypeAdapter(Sums)
+SUMS = TypeAdapter(
+    dict[Annotated[str, Field(pattern=r"^(attempt-\d{3,}/)?[a-z.]+$")], tuple[NonNegativeInt, NonNegativeInt]]
+)
 CHUNK = 1 << 20
 
 

@@ -17,7 +17,7 @@ from initlab.store import files
 from initlab.store.checksums import sum_of, sums_in, vouched
 from initlab.store.files import StoreError, atomic, one_line, read_json, writable, write_csv, write_json
 from initlab.store.parquet import parse_parquet, schema_of, write_parquet
-from initlab.store.reader import Figures, StoredTrial, check
+from initlab.store.reader import Figures, FinalFigures, StoredTrial, check
 from initlab.store.rows import ROWS, to_frame, unvouched
 from initlab.study.spec import TrialSpec
 
@@ -73,7 +73,9 @@ def exported_trials(folder: Path) -> list[StoredTrial]:
     except (KeyError, TypeError, ValidationError) as error:
         raise StoreError(f"{path}: not what export writes ({one_line(error)}); export again") from None
     for trial in trials:
-        check(Figures, path, trial.status | (trial.result or {}))
+        check(FinalFigures if trial.result else Figures, path, trial.status | (trial.result or {}))
+        if trial.spec.trial_id != trial.id:
+            raise StoreError(f"{path}: not the spec that its id stands for (got {trial.id!r}); export again")
     return trials
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,16 +20,21 @@ from initlab.store.files import StoreError, one_line, read_json
 from initlab.store.trial_folder import TrialFolder
 from initlab.study.spec import TrialSpec
 
+ATTEMPT_NAME = r"^attempt-\d{3,}$"
+
 
 class Figures(BaseModel):
     """What status.json and result.json say in numbers, where they say it; anything else may stand beside it."""
 
+    # Numbers are strict: text that reads as one is none.
     model_config = ConfigDict(strict=True, extra="allow")
 
+    state: Annotated[State, Field(strict=False)] = State.INTERRUPTED
+    attempt: str = Field("", pattern=ATTEMPT_NAME)
     step: int = 0
     steps: int = 0
-    train_examples: int = 0
-    num_classes: int = 2
+    train_examples: int = Field(0, ge=0)
+    num_classes: int = Field(2, ge=1)
     epoch: float = 0.0
     epochs: float = 0.0
     chance: float = math.nan
@@ -42,12 +47,21 @@ class Figures(BaseModel):
     error: str = ""
 
 
+class FinalFigures(Figures):
+    """What a trial that is judged by its rows says in any case."""
+
+    train_examples: int = Field(ge=0)
+    num_classes: int = Field(ge=1)
+    chance: float
+    epoch: float
+
+
 class Description(BaseModel):
     """What attempt.json says; anything else may stand beside it."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    resumed_from: str | None = Field(pattern=r"^attempt-\d{3,}$")
+    resumed_from: str | None = Field(pattern=ATTEMPT_NAME)
     resumed_step: int | None
     environment: dict[str, str | int | float | None]
     notes: list[str]
@@ -86,8 +100,8 @@ def read_trials(out: Path, planned: Sequence[str], problems: list[str]) -> list[
             trials.append(read_trial(folder, out, problems))
         except StoreError as error:
             problems.append(one_line(error))
-        except (OSError, KeyError, ValueError) as error:
-            problems.append(f"{folder.path}: unreadable ({one_line(error)})")
+        except OSError as error:
+            problems.append(f"{folder.path}: cannot be read ({one_line(error)})")
     return trials
 
 
@@ -98,17 +112,18 @@ def read_trial(folder: TrialFolder, out: Path, problems: list[str]) -> StoredTri
         raise StoreError(f"{folder.trial_file}: not the spec that its id stands for; move the folder away")
     try:
         status = folder.status()
-        check(Figures, folder.status_file, status)
-        State(status["state"])
-    except (StoreError, ValueError) as error:
+        check(FinalFigures if status["state"] == State.STOPPED else Figures, folder.status_file, status)
+    except StoreError as error:
         # A damaged status is named and says nothing of the trial.
-        problems.append(one_line(error) if isinstance(error, StoreError) else f"{folder.status_file}: {one_line(error)}")
+        problems.append(str(error))
         status = {"state": State.INTERRUPTED.value}
     if result is not None:
-        check(Figures, folder.result_file, result)
+        check(FinalFigures, folder.result_file, result)
         if missing := folder.lost_by(result):
             problems.append(f"{missing}, though the trial has its result; the next run does it again")
             result = None
+    elif problem := folder.lost_attempt(status):
+        problems.append(problem)
     sums = sums_in(folder.status_file, status) if result is None else sums_in(folder.result_file, result)
     # Without a result a trial is not finished, whatever its status says.
     unfinished = result is None and status["state"] in (State.DONE, State.DIVERGED)
@@ -132,7 +147,9 @@ def check(model: type[BaseModel], path: Path, content: dict[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         place, given = ".".join(map(str, first["loc"])), str(first["input"])[:40]
-        raise StoreError(f"{path}: {place}: {first['msg'].lower()} (got {given}); the file was changed by hand") from None
+        raise StoreError(
+            f"{path}: {place}: {first['msg'].lower()} (got {given}); the file was changed by hand"
+        ) from None
 
 
 def counted_attempts(trial: TrialFolder, sums: Sums | None) -> list[CountedAttempt]:

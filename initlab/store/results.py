@@ -123,7 +123,11 @@ class Results:
                 chance=chance,
                 threshold=threshold,
             )
-            end = f"; stopped as hopeless at epoch {status['epoch']:.3g} of {status['epochs']:.3g}" if stopped else ""
+            end = (
+                f"; stopped as hopeless at epoch {status['epoch']:.3g} of {trial.spec.train.epochs:.3g}"
+                if stopped
+                else ""
+            )
             row = [judgement.verdict, judgement.reason + end, judgement.epoch_reached, judgement.censored]
             rows.append([trial.id, *row, threshold])
         return pd.DataFrame(rows, columns=names("verdicts"))
@@ -143,7 +147,12 @@ class Results:
             train, classes = trial.spec.train, trial.status.get("num_classes")
             if layers is None or loss is None or classes is None:
                 continue
-            features = features_of(layers, loss=loss, num_classes=classes, lr=train.lr, weight_decay=train.weight_decay)
+            decay = train.weight_decay
+            try:
+                features = features_of(layers, loss=loss, num_classes=classes, lr=train.lr, weight_decay=decay)
+            except ValueError as error:
+                self.problems.append(f"{trial.folder}: {one_line(error)}")
+                continue
             odds = forecast_of(features)
             rows.append([trial.id, odds.verdict, *odds.probabilities.values(), odds.calibrated, *features])
         return pd.DataFrame(rows, columns=names("forecasts"))

@@ -89,10 +89,11 @@ def parse_stream(path: Path, content: bytes, schema: pa.Schema, torn: bool) -> p
                 batches.append(batch)
                 ends.append(source.tell())
         except (pa.ArrowException, OSError):
-            # What is longer than any part before it is not the last one, and no kill has torn it.
-            longest = max((end - start for start, end in pairwise(ends)), default=0)
-            if not torn or len(content) - ends[-1] > longest:
+            if not torn:
                 raise
+        # What is longer than any part before it is not the last one, and no kill has torn it.
+        if len(content) - ends[-1] > max((end - start for start, end in pairwise(ends)), default=0):
+            raise pa.ArrowInvalid(f"unreadable from byte {ends[-1]} on")
         return fitted(pa.Table.from_batches(batches), schema) if batches else schema.empty_table()
 
 
@@ -105,6 +106,9 @@ def parse_lines(path: Path, content: bytes, schema: pa.Schema, torn: bool) -> pa
             values = [row.get(field.name) for row in rows]
             if pa.types.is_floating(field.type):
                 values = [float(value) if value in NON_FINITE else value for value in values]
+            # Arrow would cut 1.5 down to 1.
+            elif pa.types.is_integer(field.type) and not all(type(value) is int for value in values):
+                raise pa.ArrowInvalid(f"{field.name}: not an integer in some row")
             columns[field.name] = pa.array(values, field.type)
         return fitted(pa.table(columns), schema)
 

@@ -53,6 +53,15 @@ class TrialFolder:
             sums = {f"{result['attempt']}/{files.SCALARS}": (1, 0)} if "attempt" in result else {}
         return lost(self.path, sums)
 
+    def lost_attempt(self, status: dict[str, Any]) -> str | None:
+        """The newest attempt as a status has it, where it is not there, `PATH: absent, …`; None where nothing is."""
+        if not self.status_file.exists():
+            return f"{self.status_file}: absent, though an attempt was made" if self.attempts() else None
+        path = self.path / status.get("attempt", "") / files.ATTEMPT
+        if "attempt" not in status or path.exists():
+            return None
+        return f"{path}: absent, though {files.STATUS} is of this attempt; its rows are lost"
+
     def check_own(self, path: Path, content: dict[str, Any]) -> None:
         """Refuse the file of another trial; that of an older initlab does not say whose it is."""
         if content.get("trial", self.id) != self.id:

@@ -1,9 +1,9 @@
 """The writer of one attempt at a trial: crash-safe, one writer per folder.
 
 An attempt is claimed by an atomic mkdir. A writer that finds a later attempt beside its own (its process was frozen for
-a while, or its launch died) leaves without writing status or result. Rows reach the disk before the checkpoint or result
-that follows them, so a reader that takes an attempt's rows up to the step the next one resumed from misses and doubles
-none. Status, checkpoints and result vouch for the files of all attempts that count (`initlab.store.checksums`).
+a while, or its launch died) leaves without writing status or result. Rows reach the disk before the checkpoint or
+result that follows them, so a reader that takes an attempt's rows up to the step the next one resumed from misses and
+doubles none. Status, checkpoints and result vouch for the files of all attempts that count (`initlab.store.checksums`).
 """
 
 import os
@@ -42,7 +42,7 @@ class AttemptWriter:
         """
         self.trial = trial
         self.notes: list[str] = []
-        # Of all files so far that count, earlier attempts' too; those of rows that this one writes are added as it goes.
+        # Of all files that count, those of earlier attempts too; this one's rows are summed as they are written.
         self.sums: Sums = {}
         self.resumed, resumed_from = self.latest_checkpoint()
         for number in count(trial.next_attempt()):
