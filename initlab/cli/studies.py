@@ -28,6 +28,7 @@ from initlab.cli.options import OUT, data_dir_option, device_option, echo_lines,
 @click.option("--force", is_flag=True, help="A fresh attempt at finished trials too.")
 @click.option("--skip-hopeless", is_flag=True, help="Stop trials that have stalled; a run without it goes on.")
 @click.option("--allow-code", is_flag=True, help="Import pkg.module:callable names in the study.")
+@click.option("--take-over", is_flag=True, help="Also where the launch that holds the folder seems dead for 2 minutes.")
 @data_dir_option
 def run(study: Path, **options: Any) -> None:
     """Run the trials of STUDY that have no result yet.

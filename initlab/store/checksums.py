@@ -1,4 +1,4 @@
-"""What vouches for a trial's files of rows: their size and CRC-32, as `files` of its status, its result and checkpoints.
+"""What vouches for a trial's files of rows: size and CRC-32, as `files` of its status, its result and checkpoints.
 
 The writer sums what it writes. A reader takes as many bytes of a file as are vouched for: what stands behind them was
 written after the last status, or is the torn end that a killed writer left. No torch and no pandas in here.

@@ -7,8 +7,9 @@ Non-finite floats are not JSON, so they are stored as the strings "NaN", "Infini
 import json
 import math
 import os
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 STUDY, STOP, TRIALS, FIGURES, COMPACTED = "study.yaml", "STOP", "trials", "figures", "compacted.json"
+CRC_LINE = b"# CRC-32 of the lines above: "
 MOVE = "move it away to run or read without it"
 NON_FINITE = ("NaN", "Infinity", "-Infinity")
 TRIAL, STATUS, RESULT = "trial.json", "status.json", "result.json"
@@ -47,6 +49,19 @@ def atomic(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
         raise
     if sync:
         sync_folder(path.parent)
+
+
+def sweep(folders: Iterable[Path]) -> list[Path]:
+    """Remove the temporary files that killed writers left in these folders, where those are there; returns them."""
+    left = [Path(entry) for folder in folders if folder.is_dir() for entry in os.scandir(folder) if is_temporary(entry)]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return left
+
+
+def is_temporary(entry: os.DirEntry[str]) -> bool:
+    """Whether a file is one that `atomic` writes before it renames it."""
+    return bool(re.fullmatch(r"\.[a-z.]+\.\d+", entry.name)) and entry.is_file(follow_symlinks=False)
 
 
 def sync_folder(path: Path) -> None:
@@ -111,6 +126,20 @@ def read_json(path: Path, *, figures: bool = False) -> dict[str, Any]:
     if crc is not None and crc != crc_of(content):
         raise StoreError(f"{path}: damaged, or changed by hand (its checksum is of other content); {MOVE}")
     return with_non_finite(content) if figures else content
+
+
+def write_study(path: Path, text: str) -> None:
+    """Write the study of an output folder, with the checksum of its lines as a comment in its last."""
+    with atomic(path) as file:
+        file.write(text.encode() + CRC_LINE + b"%d\n" % zlib.crc32(text.encode()))
+
+
+def study_problem(path: Path) -> str | None:
+    """What to say of a study of an output folder that is not as it was written, None where nothing is."""
+    text, line, crc = path.read_bytes().rpartition(CRC_LINE)
+    if not line or crc == b"%d\n" % zlib.crc32(text):
+        return None
+    return f"{path}: damaged, or changed by hand; take away its last line where it is right as it is"
 
 
 def check_schema(path: Path, schema: Any) -> None:

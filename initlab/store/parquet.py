@@ -1,4 +1,4 @@
-"""Arrow tables and Parquet files of the store: schemas by frame, written with page checksums, read with them checked."""
+"""Parquet files of the store: the schema of each frame, written with page checksums, which reading checks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

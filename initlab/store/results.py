@@ -12,7 +12,7 @@ from initlab.plan.plan import plan
 from initlab.store import files
 from initlab.store.columns import names
 from initlab.store.export import FRAMES, Form, export, exported_rows, exported_trials
-from initlab.store.files import StoreError, one_line
+from initlab.store.files import StoreError, one_line, study_problem
 from initlab.store.reader import read_trials
 from initlab.store.rows import ROWS, attempt_rows
 from initlab.study.mistakes import StudyError
@@ -43,10 +43,10 @@ class Results:
         try:
             self.study = Study.model_validate(yaml.safe_load(study.read_text()))
             self.planned = [trial.id for trial in plan(self.study)]
-        except (ValueError, yaml.YAMLError) as error:
+            self.problems = list(filter(None, [study_problem(study)]))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             reason = error.lines[0] if isinstance(error, StudyError) else one_line(error)
             raise StoreError(f"{study}: not a study that this initlab reads ({reason}); run the study again") from None
-        self.problems: list[str] = []
         self.exported = (self.out / files.COMPACTED).exists()
         self.stored = exported_trials(self.out) if self.exported else read_trials(self.out, self.planned, self.problems)
 

@@ -99,6 +99,10 @@ class TrialFolder:
         paths = [path for path in self.path.glob("attempt-*") if re.fullmatch(r"attempt-\d{3,}", path.name)]
         return sorted(paths, key=attempt_number)
 
+    def folders(self) -> list[Path]:
+        """Its own folder and those of its attempts."""
+        return [self.path, *self.attempts()]
+
     def next_attempt(self) -> int:
         """The number after the latest attempt's, 0 where there is none."""
         return 1 + max(map(attempt_number, self.attempts()), default=-1)

@@ -179,6 +179,18 @@ def test_an_output_folder_is_held_by_one_launch_at_a_time(tiny: Callable[..., Pa
     assert run(tiny(), tmp_path / "a").trials.state.tolist() == ["done"]
 
 
+def test_what_kills_left_over_is_swept_by_the_next_run(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    results = run(tiny(), tmp_path / "a")
+    folder = results.stored[0].folder
+    (folder / "result.json").unlink()
+    left = [folder / ".status.json.17", folder / "attempt-000/.checkpoint.pt.4711", tmp_path / "a/.study.yaml.3"]
+    for path in [*left, folder / ".hidden", folder / "notes.3"]:
+        path.write_text("half")
+    run(tiny(), tmp_path / "a")
+    assert [path for path in left if path.exists()] == []
+    assert (folder / ".hidden").exists() and (folder / "notes.3").exists(), "what is not ours stays"
+
+
 def test_a_diverged_trial_is_a_result_not_a_failure(tiny: Callable[..., Path], tmp_path: Path) -> None:
     results = run(tiny(train={"lr": 1e6}), tmp_path / "a")
     assert results.trials.state.tolist() == ["diverged"]

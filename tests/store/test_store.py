@@ -16,7 +16,7 @@ from initlab.plan.plan import plan
 from initlab.store import files
 from initlab.store.checkpoint import read_checkpoint, write_checkpoint
 from initlab.store.columns import names
-from initlab.store.files import StoreError, atomic, decode, encode, read_json, read_lines, write_json
+from initlab.store.files import StoreError, atomic, decode, encode, read_json, read_lines, write_json, write_study
 from initlab.store.trial_folder import TrialFolder
 from initlab.store.writer import AttemptWriter, Superseded
 from initlab.study.study import Study, dump_study
@@ -33,7 +33,7 @@ def make_out(tmp_path: Path, seeds: int = 1) -> tuple[Path, list[Path]]:
         write_json(folder / files.TRIAL, content)
         write_json(folder / files.STATUS, {"state": "pending"})
         folders.append(folder)
-    (tmp_path / files.STUDY).write_text(dump_study(study))
+    write_study(tmp_path / files.STUDY, dump_study(study))
     return tmp_path, folders
 
 
