@@ -132,4 +132,29 @@ def compare(outs: Sequence[Path], figure: str, as_json: bool) -> None:
     sys.exit(0 if comparison.agrees else 1)
 
 
-COMMANDS = (run, plan, status, plot, export, compare)
+@click.command()
+@click.argument("out", type=OUT)
+@click.option("--repair", is_flag=True, help="Mend what can be mended, and say what was done.")
+def verify(out: Path, repair: bool) -> None:
+    """Is OUT whole? Checks ids, rows, checksums and checkpoints; names each fault by its trial and file.
+
+    Exit code 0 where all is whole, or was mended; 1 where something is wrong.
+    """
+    from initlab.engine.lease import lease
+    from initlab.store import verify as store
+    from initlab.store.results import load
+
+    results = load(out)
+    lines = store.faults(results)
+    echo_lines(lines, err=True)
+    if lines and repair and not results.exported:
+        with lease(out):
+            echo_lines(store.repair(results, lines))
+        results = load(out)
+        lines = store.faults(results)
+        echo_lines((f"still: {line}" for line in lines), err=True)
+    click.echo(f"{out}: {len(results.stored)} trials, {f'{len(lines)} faults' if lines else 'all whole'}")
+    sys.exit(1 if lines else 0)
+
+
+COMMANDS = (run, plan, status, plot, export, verify, compare)

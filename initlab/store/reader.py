@@ -107,7 +107,8 @@ def read_trials(out: Path, planned: Sequence[str], problems: list[str]) -> list[
 
 def read_trial(folder: TrialFolder, out: Path, problems: list[str]) -> StoredTrial:
     """One trial's folder; raises what `read_trials` turns into a problem."""
-    spec, result = folder.spec(), folder.result()
+    description = folder.description()
+    spec, result = folder.spec(description), folder.result()
     if spec.trial_id != folder.id:
         raise StoreError(f"{folder.trial_file}: not the spec that its id stands for; move the folder away")
     try:
@@ -129,7 +130,7 @@ def read_trial(folder: TrialFolder, out: Path, problems: list[str]) -> StoredTri
     unfinished = result is None and status["state"] in (State.DONE, State.DIVERGED)
     if unfinished or (status["state"] == State.RUNNING and not is_held(out)):
         status["state"] = State.INTERRUPTED.value
-    counted = counted_attempts(folder, sums)
+    counted = counted_attempts(folder, description.get("first_attempt", 0), sums)
     for attempt in counted:
         problems += attempt.description.notes
     environment = counted[-1].description.environment if counted else {}
@@ -152,10 +153,10 @@ def check(model: type[BaseModel], path: Path, content: dict[str, Any]) -> Any:
         ) from None
 
 
-def counted_attempts(trial: TrialFolder, sums: Sums | None) -> list[CountedAttempt]:
-    """The attempts whose rows count, oldest first: the chain of resumptions that ends in the latest."""
+def counted_attempts(trial: TrialFolder, first: int, sums: Sums | None) -> list[CountedAttempt]:
+    """The attempts whose rows count, oldest first: the chain of resumptions from `first` on that ends in the latest."""
     # An attempt without its description was killed right after it was claimed, and wrote nothing.
-    described = [folder for folder in trial.attempts() if (folder / files.ATTEMPT).exists()]
+    described = [folder for folder in trial.attempts(first) if (folder / files.ATTEMPT).exists()]
     chain: list[CountedAttempt] = []
     last_step = math.inf
     folder = described[-1] if described else None
@@ -163,6 +164,8 @@ def counted_attempts(trial: TrialFolder, sums: Sums | None) -> list[CountedAttem
         path = folder / files.ATTEMPT
         content = read_json(path)
         trial.check_own(path, content)
+        if content.get("attempt", folder.name) != folder.name:
+            raise StoreError(f"{path}: of another attempt (got {content['attempt']!r}); move it away")
         description: Description = check(Description, path, content)
         chain.append(CountedAttempt(folder, description, last_step, sums))
         earlier = folder.with_name(description.resumed_from) if description.resumed_from else None

@@ -21,17 +21,22 @@ ROWS = ("scalars", "signals", "slopes", "running")
 
 def attempt_rows(stored: Sequence[StoredTrial], frame: str, problems: list[str]) -> pd.DataFrame:
     """A frame of the rows that count of all attempts, with trial and attempt."""
-    tables = []
-    for trial in stored:
-        for attempt in trial.counted:
-            try:
-                rows = counted_rows(attempt, frame)
-            except StoreError as error:
-                problems.append(str(error))
-                continue
-            origin = [pa.repeat(trial.id, len(rows)), pa.repeat(attempt_number(attempt.folder), len(rows))]
-            tables.append(pa.table([*origin, *rows.columns], schema_of(frame)))
+    tables = [trial_rows(trial, frame, problems) for trial in stored]
     return to_frame(pa.concat_tables(tables) if tables else schema_of(frame).empty_table())
+
+
+def trial_rows(trial: StoredTrial, frame: str, problems: list[str]) -> pa.Table:
+    """A trial's rows that count, with trial and attempt; what is damaged is named in `problems`."""
+    tables = [schema_of(frame).empty_table()]
+    for attempt in trial.counted:
+        try:
+            rows = counted_rows(attempt, frame)
+        except StoreError as error:
+            problems.append(str(error))
+            continue
+        origin = [pa.repeat(trial.id, len(rows)), pa.repeat(attempt_number(attempt.folder), len(rows))]
+        tables.append(pa.table([*origin, *rows.columns], schema_of(frame)))
+    return pa.concat_tables(tables)
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:

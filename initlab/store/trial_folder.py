@@ -69,12 +69,15 @@ class TrialFolder:
 
     def description(self) -> dict[str, Any]:
         """What trial.json holds: `id`, `spec`, `source` (hashes of the user's code) and `first_attempt`."""
-        return read_json(self.trial_file)
+        description = read_json(self.trial_file)
+        if type(first := description.get("first_attempt", 0)) is not int:
+            raise StoreError(f"{self.trial_file}: first_attempt: not an integer (got {first!r})")
+        return description
 
-    def spec(self) -> TrialSpec:
-        """The spec in trial.json; a `StoreError` where there is none, or what is not one."""
+    def spec(self, description: dict[str, Any] | None = None) -> TrialSpec:
+        """The spec in trial.json, whose content may be given; a `StoreError` where there is none."""
         try:
-            return TrialSpec.model_validate(self.description().get("spec"))
+            return TrialSpec.model_validate((description or self.description()).get("spec"))
         except ValidationError as error:
             raise StoreError(f"{self.trial_file}: not a trial that this initlab reads ({one_line(error)})") from None
 
@@ -94,10 +97,10 @@ class TrialFolder:
         self.check_own(self.result_file, result)
         return result
 
-    def attempts(self) -> list[Path]:
-        """The folders of its attempts, oldest first."""
+    def attempts(self, first: int = 0) -> list[Path]:
+        """The folders of its attempts from number `first` on, oldest first."""
         paths = [path for path in self.path.glob("attempt-*") if re.fullmatch(r"attempt-\d{3,}", path.name)]
-        return sorted(paths, key=attempt_number)
+        return sorted((path for path in paths if attempt_number(path) >= first), key=attempt_number)
 
     def folders(self) -> list[Path]:
         """Its own folder and those of its attempts."""
@@ -110,8 +113,8 @@ class TrialFolder:
     def checkpoints(self) -> Iterator[Path]:
         """Checkpoint files to resume from, newest first; those from before `first_attempt` are left out."""
         first = self.description().get("first_attempt", 0) if self.trial_file.exists() else 0
-        for attempt in reversed(self.attempts()):
-            if attempt_number(attempt) >= first and (attempt / files.CHECKPOINT).exists():
+        for attempt in reversed(self.attempts(first)):
+            if (attempt / files.CHECKPOINT).exists():
                 yield attempt / files.CHECKPOINT
 
     def checkpoint(self) -> Path | None:

@@ -53,7 +53,7 @@ class AttemptWriter:
                 break
         step = self.resumed["step"] if self.resumed else None
         content = {"resumed_from": resumed_from, "resumed_step": step, "environment": environment, "notes": self.notes}
-        origin = {"trial": trial.id, "host": os.uname().nodename, "pid": os.getpid()}
+        origin = {"trial": trial.id, "attempt": self.folder.name, "host": os.uname().nodename, "pid": os.getpid()}
         write_json(self.folder / files.ATTEMPT, {**origin, **content})
         self.sums[self.name_of(files.ATTEMPT)] = sum_of(self.folder / files.ATTEMPT)
         # By frame, each opened at its first row, but scalars.jsonl at once: a finished attempt without it lost rows.

@@ -174,7 +174,7 @@ def test_after_a_bug_in_ones_own_net_is_fixed_the_same_command_runs_the_unfinish
 
 def test_an_output_folder_is_held_by_one_launch_at_a_time(tiny: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    with lease(tmp_path / "a"), pytest.raises(Held, match=r"held by another launch \(host .*, pid \d+\)"):
+    with lease(tmp_path / "a"), pytest.raises(Held, match=r"held by another launch \(host .*, pid \d+, since "):
         run(tiny(), tmp_path / "a")
     assert run(tiny(), tmp_path / "a").trials.state.tolist() == ["done"]
 

@@ -243,6 +243,7 @@ ODD = [
     (files.STATUS, {"state": 5}, "state: "),
     (files.STATUS, {"attempt": "../../../etc"}, "attempt: "),
     (files.TRIAL, {"spec": {"seed": 77}}, "not the spec that its id stands for"),
+    (files.TRIAL, {"first_attempt": "x"}, "first_attempt"),
     ("attempt-000/attempt.json", {"resumed_from": "x"}, "resumed_from: "),
     ("attempt-000/attempt.json", {"resumed_from": "attempt-000"}, "absent, though"),
     ("attempt-000/attempt.json", {"environment": None}, "environment: "),
