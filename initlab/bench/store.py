@@ -16,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
+from initlab.engine.task import State
 from initlab.launch.folder import prepare
 from initlab.plan.plan import PlannedTrial, plan
 from initlab.report.summary import status_lines
 from initlab.report.text_table import text_table
+from initlab.store.columns import names as columns
 from initlab.store.results import load
 from initlab.store.trial_folder import TrialFolder
-from initlab.store.writer import AttemptWriter
 from initlab.study.study import Study
 
 PROBES, LAYERS, EPOCHS, PER_EPOCH = 100, 30, 20, 45
@@ -62,6 +63,9 @@ def make(out: Path, count: int) -> float:
 
 def write_trial(out: Path, trial: PlannedTrial) -> None:
     """One finished trial, its rows from a random walk."""
+    # Imported here: the processes that are measured need no torch.
+    from initlab.store.writer import AttemptWriter
+
     random, spec = np.random.default_rng(trial.spec.seed), trial.spec
     writer = AttemptWriter(TrialFolder(out, trial.id), {"device": "cpu", "precision": "float32"})
     steps = EPOCHS * PER_EPOCH
@@ -73,8 +77,7 @@ def write_trial(out: Path, trial: PlannedTrial) -> None:
         values = dict.fromkeys(("val_loss", "val_error", "val_error_top5"), error if step in validated else math.nan)
         scalars.append({**row, **values, "images_per_s": 1e3, "wall_s": step / 100})
     writer.record("scalars", scalars)
-    names = ("forward_mean", "forward_var", "backward_mean", "backward_var", "weight_var", "weight_grad_rms")
-    names += ("decay_ratio", "zero_fraction")
+    names = columns("signals")[8:]
     probes = spec.probe_steps(steps)
     values = np.exp(random.normal(size=(len(probes), LAYERS, len(names)))).tolist()
     signals = []
@@ -87,7 +90,7 @@ def write_trial(out: Path, trial: PlannedTrial) -> None:
     figures = {"step": steps, "epoch": float(EPOCHS), "steps": steps, "epochs": float(EPOCHS), **facts}
     figures |= {"val_error": scalars[-1]["val_error"], "wall_s": 9.0}
     writer.checkpoint({"step": steps, "net": {}})
-    writer.close("done", figures, figures)
+    writer.close(State.DONE, figures, figures)
 
 
 def sizes(out: Path) -> list[str]:

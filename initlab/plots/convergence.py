@@ -76,7 +76,7 @@ def training_means(rows: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame({"epoch": [], "train_loss": [], "train_error": []})
     per_epoch = max(1, round(float((trained.step / trained.epoch).iloc[-1])))
     means = epoch_means(rows, per_epoch)
-    return means.assign(epoch=means.epoch.clip(upper=float(trained.epoch.max())))
+    return pd.DataFrame({**means._asdict(), "epoch": means.epoch.clip(max=float(trained.epoch.max()))})
 
 
 def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_error", paper: bool = False) -> Figure:

@@ -18,7 +18,7 @@ from initlab.store.checksums import sum_of, sums_in, vouched
 from initlab.store.files import StoreError, atomic, one_line, read_json, writable, write_csv, write_json
 from initlab.store.parquet import parse_parquet, schema_of, write_parquet
 from initlab.store.reader import Figures, FinalFigures, StoredTrial, check
-from initlab.store.rows import ROWS, to_frame, unvouched
+from initlab.store.rows import ROWS, Choice, chosen_rows, to_frame, unvouched
 from initlab.study.spec import TrialSpec
 
 Form = Literal["parquet", "csv"]
@@ -79,8 +79,8 @@ def exported_trials(folder: Path) -> list[StoredTrial]:
     return trials
 
 
-def exported_rows(folder: Path, frame: str, problems: list[str]) -> pd.DataFrame:
-    """A frame of rows in an export; a damaged file is named in `problems`."""
+def exported_rows(folder: Path, frame: str, problems: list[str], choice: Choice | None = None) -> pd.DataFrame:
+    """A frame of rows in an export, or those of a choice; a damaged file is named in `problems`."""
     path, schema = folder / f"{frame}.parquet", schema_of(frame)
     try:
         index = folder / files.COMPACTED
@@ -90,4 +90,7 @@ def exported_rows(folder: Path, frame: str, problems: list[str]) -> pd.DataFrame
     except StoreError as error:
         problems.append(str(error))
         rows = schema.empty_table()
-    return to_frame(rows)
+    if choice:
+        places = rows["trial"].to_pandas().groupby(rows["trial"].to_pandas(), sort=False).indices.values()
+        rows = pa.concat_tables([rows.slice(0, 0), *(chosen_rows(rows.take(place), choice) for place in places)])
+    return to_frame([rows])

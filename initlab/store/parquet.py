@@ -11,6 +11,7 @@ from initlab.store import files
 from initlab.store.columns import COLUMNS
 from initlab.store.files import StoreError, atomic, check_schema, one_line
 
+TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA_KEY = b"initlab.schema"
 
 
@@ -23,41 +24,44 @@ def schema_of(frame: str, attempt_known: bool = False) -> pa.Schema:
 def write_parquet(path: Path, table: pa.Table) -> None:
     """Write a Parquet file atomically, its floats split into bytes before compression: half the size of the default."""
     floats = {field.name: "BYTE_STREAM_SPLIT" for field in table.schema if pa.types.is_floating(field.type)}
-    texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    texts = [field.name for field in table.schema if field.type in (pa.string(), TEXT)]
     with atomic(path) as file:
         pq.write_table(
             table, file, compression="zstd", column_encoding=floats, use_dictionary=texts, write_page_checksum=True
         )
 
 
-def parse_parquet(path: Path, content: pa.Buffer, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
-    """The table in a Parquet file of the store, with the columns of a schema, or those named; absent ones are null.
+def parse_parquet(path: Path, content: pa.Buffer, schema: pa.Schema) -> pa.Table:
+    """The table in a Parquet file of the store, with the columns of a schema; absent ones are null, texts dictionaries.
 
     Raises:
         StoreError: the file is damaged, or of a newer initlab.
     """
     with damage(path, "Parquet"):
-        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        texts = [field.name for field in schema if field.type == pa.string()]
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, read_dictionary=texts)
         version = (file.schema_arrow.metadata or {}).get(SCHEMA_KEY)
         check_schema(path, int(version) if version else None)
-        known = [name for name in columns or schema.names if name in file.schema_arrow.names]
-        return fitted(file.read(known, use_threads=False), schema if columns is None else only(schema, columns))
-
-
-def only(schema: pa.Schema, columns: list[str]) -> pa.Schema:
-    """A schema of these columns alone."""
-    return pa.schema([schema.field(name) for name in columns])
+        known = [name for name in schema.names if name in file.schema_arrow.names]
+        return fitted(file.read(known, use_threads=False), schema)
 
 
 def fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A table with the columns and types of a schema; raises what pyarrow raises where they do not fit."""
+    """A table with the columns of a schema, texts as dictionaries; raises what pyarrow raises where they do not fit."""
     table.validate(full=True)
     columns = {name: table[name] for name in table.column_names}
-    fits = pa.table([columns.get(field.name, pa.nulls(len(table), field.type)) for field in schema], schema.names)
     for field in schema:
         if pa.types.is_integer(field.type) and field.name in columns and columns[field.name].null_count:
             raise pa.ArrowInvalid(f"{field.name}: none in some row")
-    return fits.cast(schema)
+    small = with_dictionaries(schema)
+    empty = {field.name: pa.nulls(len(table), field.type) for field in small if field.name not in columns}
+    return pa.table({**columns, **empty}).select(schema.names).cast(small)
+
+
+def with_dictionaries(schema: pa.Schema) -> pa.Schema:
+    """A schema whose texts, which repeat from row to row, are indices into a dictionary."""
+    fields = [field.with_type(TEXT) if field.type == pa.string() else field for field in schema]
+    return pa.schema(fields, schema.metadata)
 
 
 @contextmanager

@@ -1,48 +1,105 @@
 """The rows of attempts: from their files, as they are vouched for, to one frame."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from initlab.store import files
 from initlab.store.checksums import gone, vouched
 from initlab.store.files import NON_FINITE, StoreError, read_lines
-from initlab.store.parquet import damage, fitted, parse_parquet, schema_of
+from initlab.store.parquet import damage, fitted, parse_parquet, schema_of, with_dictionaries
 from initlab.store.reader import CountedAttempt, StoredTrial
 from initlab.store.trial_folder import attempt_number
 
 ROWS = ("scalars", "signals", "slopes", "running")
 
 
-def attempt_rows(stored: Sequence[StoredTrial], frame: str, problems: list[str]) -> pd.DataFrame:
-    """A frame of the rows that count of all attempts, with trial and attempt."""
-    tables = [trial_rows(trial, frame, problems) for trial in stored]
-    return to_frame(pa.concat_tables(tables) if tables else schema_of(frame).empty_table())
+Moment = float | Literal["end"]
+# Of the steps and epochs of a trial's rows, which rows are wanted.
+Choice = Callable[[NDArray[np.int64], NDArray[np.float64]], NDArray[np.bool_]]
+
+
+def attempt_rows(
+    stored: Sequence[StoredTrial], frame: str, problems: list[str], choice: Choice | None = None
+) -> pd.DataFrame:
+    """A frame of the rows that count of all attempts, or those of a choice, with trial and attempt."""
+    tables = [schema_with_origin(frame).empty_table()]
+    with system_memory():
+        for trial in stored:
+            rows = trial_rows(trial, frame, problems)
+            tables.append(chosen_rows(rows, choice) if choice else rows)
+        return to_frame(tables)
+
+
+@contextmanager
+def system_memory() -> Iterator[None]:
+    """Have pyarrow take memory from the system's allocator, with which reading many small files takes half the time."""
+    pool = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(pool)
+
+
+def nearest(epochs: Sequence[Moment]) -> Choice:
+    """The choice of the rows whose epoch is a trial's nearest to one of these, where `end` is its last."""
+
+    def choice(step: NDArray[np.int64], epoch: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """The rows at these epochs."""
+        moments = [epoch.max() if moment == "end" else moment for moment in epochs]
+        return np.isin(epoch, [epoch[np.abs(epoch - moment).argmin()] for moment in moments])
+
+    return choice
 
 
 def trial_rows(trial: StoredTrial, frame: str, problems: list[str]) -> pa.Table:
     """A trial's rows that count, with trial and attempt; what is damaged is named in `problems`."""
-    tables = [schema_of(frame).empty_table()]
+    schema = schema_with_origin(frame)
+    tables = [schema.empty_table()]
     for attempt in trial.counted:
         try:
             rows = counted_rows(attempt, frame)
         except StoreError as error:
             problems.append(str(error))
             continue
-        origin = [pa.repeat(trial.id, len(rows)), pa.repeat(attempt_number(attempt.folder), len(rows))]
-        tables.append(pa.table([*origin, *rows.columns], schema_of(frame)))
+        same = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), len(rows)), [trial.id])
+        origin = [same, pa.repeat(attempt_number(attempt.folder), len(rows))]
+        tables.append(pa.table([*origin, *rows.columns], schema))
     return pa.concat_tables(tables)
 
 
-def to_frame(table: pa.Table) -> pd.DataFrame:
-    """A table as a frame, which takes over its memory column by column."""
-    frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True, ignore_metadata=True)
-    return frame
+def schema_with_origin(frame: str) -> pa.Schema:
+    """The schema of a frame as its rows are read."""
+    return with_dictionaries(schema_of(frame))
+
+
+def chosen_rows(rows: pa.Table, choice: Choice) -> pa.Table:
+    """The rows of one trial that a choice wants."""
+    return rows.filter(pa.array(choice(rows["step"].to_numpy(), rows["epoch"].to_numpy()))) if len(rows) else rows
+
+
+def to_frame(tables: list[pa.Table]) -> pd.DataFrame:
+    """Tables as one frame. The list is emptied, and the frame made column by column: few are in memory twice."""
+    table = pa.concat_tables(tables)
+    tables.clear()
+    columns = {}
+    for name in table.column_names:
+        column = table[name].unify_dictionaries()
+        table = table.drop_columns(name)
+        texts = column.cast(pa.large_string()) if pa.types.is_dictionary(column.type) else column
+        del column
+        columns[name] = texts.to_pandas()
+    return pd.DataFrame(columns, copy=False)
 
 
 def counted_rows(attempt: CountedAttempt, frame: str) -> pa.Table:
@@ -64,7 +121,7 @@ def read_rows(attempt: CountedAttempt, frame: str) -> pa.Table:
             content, torn = vouched(path, *sum_of_file) if sum_of_file else b"", False
         if content:
             return PARSERS[path.suffix](path, content, schema, torn)
-    return schema.empty_table()
+    return with_dictionaries(schema).empty_table()
 
 
 def unvouched(path: Path) -> bytes:
@@ -99,7 +156,7 @@ def parse_stream(path: Path, content: bytes, schema: pa.Schema, torn: bool) -> p
         # What is longer than any part before it is not the last one, and no kill has torn it.
         if len(content) - ends[-1] > max((end - start for start, end in pairwise(ends)), default=0):
             raise pa.ArrowInvalid(f"unreadable from byte {ends[-1]} on")
-        return fitted(pa.Table.from_batches(batches), schema) if batches else schema.empty_table()
+        return fitted(pa.Table.from_batches(batches), schema) if batches else with_dictionaries(schema).empty_table()
 
 
 def parse_lines(path: Path, content: bytes, schema: pa.Schema, torn: bool) -> pa.Table:
@@ -109,10 +166,11 @@ def parse_lines(path: Path, content: bytes, schema: pa.Schema, torn: bool) -> pa
         columns = {}
         for field in schema:
             values = [row.get(field.name) for row in rows]
-            if pa.types.is_floating(field.type):
+            types = set(map(type, values))
+            if pa.types.is_floating(field.type) and str in types:
                 values = [float(value) if value in NON_FINITE else value for value in values]
             # Arrow would cut 1.5 down to 1.
-            elif pa.types.is_integer(field.type) and not all(type(value) is int for value in values):
+            if pa.types.is_integer(field.type) and types - {int}:
                 raise pa.ArrowInvalid(f"{field.name}: not an integer in some row")
             columns[field.name] = pa.array(values, field.type)
         return fitted(pa.table(columns), schema)
