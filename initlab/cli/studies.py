@@ -157,4 +157,16 @@ def verify(out: Path, repair: bool) -> None:
     sys.exit(1 if lines else 0)
 
 
-COMMANDS = (run, plan, status, plot, export, verify, compare)
+@click.command()
+@click.argument("out", type=OUT)
+def compact(out: Path) -> None:
+    """Merge the rows of finished trials in OUT into few files; at any moment, also while trials run.
+
+    All commands read OUT as before. Checkpoints stay, but for those of earlier attempts at a finished trial.
+    """
+    from initlab.store.compact import compact as merge
+
+    echo_lines(merge(out))
+
+
+COMMANDS = (run, plan, status, plot, export, verify, compact, compare)

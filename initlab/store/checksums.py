@@ -6,13 +6,14 @@ written after the last status, or is the torn end that a killed writer left. No 
 
 import zlib
 from collections.abc import Mapping
+from functools import lru_cache
 from io import FileIO
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
 
-from initlab.store.files import StoreError
+from initlab.store.files import StoreError, read_json
 
 # Path within the trial's folder, as `attempt-000/scalars.jsonl`, to its bytes and their CRC-32.
 Sums = dict[str, tuple[int, int]]
@@ -20,6 +21,7 @@ SUMS = TypeAdapter(
     dict[Annotated[str, Field(pattern=r"^(attempt-\d{3,}/)?[a-z.]+$")], tuple[NonNegativeInt, NonNegativeInt]]
 )
 CHUNK = 1 << 20
+MERGED, INDEX = "merged", "index.json"
 
 
 def sum_of(path: Path) -> tuple[int, int]:
@@ -89,6 +91,36 @@ def lost(folder: Path, sums: Sums) -> str | None:
     """The first file below a trial's folder that is absent or shorter than what was written, None where none is."""
     for name, (size, _) in sums.items():
         path = folder / name
+        rows = not name.endswith(".json")
+        gone_whole = not path.exists()
+        if gone_whole and rows and merged_in(folder.parent.parent, f"{folder.name}/{path.parent.name}"):
+            continue
         if not path.is_file() or path.stat().st_size < size:
-            return f"{path}: {'damaged' if path.exists() else 'absent'}"
+            return f"{path}: {'absent' if gone_whole else 'damaged'}"
     return None
+
+
+def batches(out: Path) -> list[Path]:
+    """The batches of merged rows in an output folder, oldest first."""
+    return sorted(path for path in (out / MERGED).glob("[0-9]*") if path.name.isdecimal())
+
+
+def merged_in(out: Path, key: str) -> Path | None:
+    """The batch that stands for the row files of an attempt, `ID/attempt-000`; None where none does."""
+    return next((batch for batch in batches(out) if key in index_of(batch)["attempts"]), None)
+
+
+def index_of(batch: Path) -> dict[str, Any]:
+    """What a batch holds: `attempts`, their row `groups` by frame, and `files`; nothing where it cannot be read."""
+    path = batch / INDEX
+    try:
+        return read_index(path, path.stat().st_mtime_ns)
+    except (OSError, StoreError, KeyError):
+        return {"attempts": (), "groups": {}, "files": {}}
+
+
+@lru_cache(maxsize=64)
+def read_index(path: Path, changed_ns: int) -> dict[str, Any]:
+    """The index of a batch, which never changes."""
+    content = read_json(path)
+    return {**content, "attempts": frozenset(content["attempts"])}

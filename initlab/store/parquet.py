@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,13 +23,22 @@ def schema_of(frame: str, attempt_known: bool = False) -> pa.Schema:
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file atomically, its floats split into bytes before compression: half the size of the default."""
-    floats = {field.name: "BYTE_STREAM_SPLIT" for field in table.schema if pa.types.is_floating(field.type)}
-    texts = [field.name for field in table.schema if field.type in (pa.string(), TEXT)]
+    """Write a Parquet file atomically."""
     with atomic(path) as file:
-        pq.write_table(
-            table, file, compression="zstd", column_encoding=floats, use_dictionary=texts, write_page_checksum=True
-        )
+        pq.write_table(table, file, **parquet_options(table.schema))
+
+
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """How files are written: with checksums, floats split into bytes before compression, which halves their size."""
+    floats = {field.name: "BYTE_STREAM_SPLIT" for field in schema if pa.types.is_floating(field.type)}
+    texts = [field.name for field in schema if field.type in (pa.string(), TEXT)]
+    checked = {"compression": "zstd", "write_page_checksum": True}
+    return {**checked, "column_encoding": floats, "use_dictionary": texts}
+
+
+def only_texts(frame: str) -> list[str]:
+    """The names of a frame's columns of text."""
+    return [field.name for field in schema_of(frame) if field.type == pa.string()]
 
 
 def parse_parquet(path: Path, content: pa.Buffer, schema: pa.Schema) -> pa.Table:

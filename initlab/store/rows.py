@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from initlab.store import files
 from initlab.store.checksums import gone, vouched
 from initlab.store.files import NON_FINITE, StoreError, read_lines
+from initlab.store.merged import merged_rows
 from initlab.store.parquet import damage, fitted, parse_parquet, schema_of, with_dictionaries
 from initlab.store.reader import CountedAttempt, StoredTrial
 from initlab.store.trial_folder import attempt_number
@@ -64,18 +65,21 @@ def nearest(epochs: Sequence[Moment]) -> Choice:
 
 def trial_rows(trial: StoredTrial, frame: str, problems: list[str]) -> pa.Table:
     """A trial's rows that count, with trial and attempt; what is damaged is named in `problems`."""
-    schema = schema_with_origin(frame)
-    tables = [schema.empty_table()]
+    tables = [schema_with_origin(frame).empty_table()]
     for attempt in trial.counted:
         try:
-            rows = counted_rows(attempt, frame)
+            tables.append(attempt_table(trial.id, attempt, frame))
         except StoreError as error:
             problems.append(str(error))
-            continue
-        same = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), len(rows)), [trial.id])
-        origin = [same, pa.repeat(attempt_number(attempt.folder), len(rows))]
-        tables.append(pa.table([*origin, *rows.columns], schema))
     return pa.concat_tables(tables)
+
+
+def attempt_table(trial: str, attempt: CountedAttempt, frame: str) -> pa.Table:
+    """An attempt's rows that count, with trial and attempt; a `StoreError` says what is damaged."""
+    rows = counted_rows(attempt, frame)
+    same = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), len(rows)), [trial])
+    origin = [same, pa.repeat(attempt_number(attempt.folder), len(rows))]
+    return pa.table([*origin, *rows.columns], schema_with_origin(frame))
 
 
 def schema_with_origin(frame: str) -> pa.Schema:
@@ -118,7 +122,13 @@ def read_rows(attempt: CountedAttempt, frame: str) -> pa.Table:
             content, torn = unvouched(path), True
         else:
             sum_of_file = attempt.sums.get(f"{attempt.folder.name}/{name}")
-            content, torn = vouched(path, *sum_of_file) if sum_of_file else b"", False
+            try:
+                content, torn = vouched(path, *sum_of_file) if sum_of_file else b"", False
+            except StoreError:
+                rows = None if path.exists() else merged_rows(attempt.folder, frame, schema)
+                if rows is None:
+                    raise
+                return rows
         if content:
             return PARSERS[path.suffix](path, content, schema, torn)
     return with_dictionaries(schema).empty_table()
