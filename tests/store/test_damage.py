@@ -295,3 +295,13 @@ def test_a_damaged_live_stream_that_nothing_vouches_for_is_named(tmp_path: Path)
     results = load(out)
     assert results.signals.empty or len(results.problems) == 1
     assert "signals.arrows: damaged stream" in results.problems[0]
+
+
+def test_an_id_in_an_export_that_would_leave_the_folder_is_refused(store: Path, tmp_path: Path) -> None:
+    load(store).export("parquet", tmp_path / "small")
+    path = tmp_path / "small" / files.COMPACTED
+    content = read_json(path)
+    content["trials"][0]["id"] = "../../elsewhere"
+    write_json(path, content)
+    with pytest.raises(StoreError, match="not the spec that its id stands for"):
+        load(tmp_path / "small")
