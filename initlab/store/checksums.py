@@ -50,7 +50,7 @@ class SummedFile(FileIO):
             written = super().write(rest)
             self.size, self.crc = self.size + written, zlib.crc32(rest[:written], self.crc)
             rest = rest[written:]
-        return self.size
+        return len(memoryview(content).cast("B"))
 
     @property
     def sum(self) -> tuple[int, int]:

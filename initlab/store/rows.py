@@ -131,7 +131,8 @@ def read_rows(attempt: CountedAttempt, frame: str) -> pa.Table:
                 return rows
         if content:
             return PARSERS[path.suffix](path, content, schema, torn)
-    return with_dictionaries(schema).empty_table()
+    merged = merged_rows(attempt.folder, frame, schema) if attempt.sums is None else None
+    return with_dictionaries(schema).empty_table() if merged is None else merged
 
 
 def unvouched(path: Path) -> bytes:

@@ -43,7 +43,11 @@ class TrialFolder:
     @property
     def finished(self) -> bool:
         """Whether the trial has its result and the files of rows that go with it; nothing else means so."""
-        return self.result_file.exists() and self.lost_by(self.result() or {}) is None
+        try:
+            return self.result_file.exists() and self.lost_by(self.result() or {}) is None
+        # A damaged result is none; whoever reads it says so.
+        except StoreError:
+            return False
 
     def lost_by(self, result: dict[str, Any]) -> str | None:
         """What a result goes with and is not there, `PATH: absent`; None where nothing is lost."""

@@ -16,7 +16,7 @@ from initlab.store.compact import compact
 from initlab.store.export import FRAMES
 from initlab.store.trial_folder import TrialFolder
 from tests.store.test_damage import publish
-from tests.store.test_store import RESULT, attempt, make_out
+from tests.store.test_store import RESULT, attempt, make_out, without_sums
 
 
 @pytest.fixture
@@ -54,6 +54,15 @@ def test_the_rows_are_the_same_in_fewer_files_and_again_changes_nothing(out: Pat
     merged = sorted((out / "merged").rglob("*"))
     list(compact(out))
     assert sorted((out / "merged").rglob("*")) == merged
+    check_same(out, before)
+
+
+def test_a_store_of_an_older_initlab_is_merged_too(out: Path) -> None:
+    for folder in TrialFolder.all_in(out):
+        without_sums(folder.path)
+    before = frames(out)
+    list(compact(out))
+    assert not list((out / files.TRIALS).glob("*/*/signals.parquet"))
     check_same(out, before)
 
 

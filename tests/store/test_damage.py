@@ -172,7 +172,7 @@ def hammer(out: Path, seeds: range) -> None:
 
 
 def test_damage_to_any_file_is_harmless_or_named(store: Path) -> None:
-    hammer(store, range(150))
+    hammer(store, range(100))
 
 
 def test_damage_to_an_export_is_harmless_or_named(store: Path, tmp_path: Path) -> None:

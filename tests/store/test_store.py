@@ -69,7 +69,7 @@ def attempt(
 
 def without_sums(folder: Path) -> None:
     """Leave status and result as an older initlab wrote them."""
-    for path in (folder / files.STATUS, folder / files.RESULT):
+    for path in filter(Path.exists, (folder / files.STATUS, folder / files.RESULT)):
         content = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("crc", "files")}
         path.write_text(json.dumps(content))
 
@@ -257,6 +257,19 @@ def test_the_result_is_renamed_into_place_last_of_all(tmp_path: Path, disk_event
     renamed = [inode for event, inode in disk_events if event == "rename"]
     paths = [folder / "attempt-000/signals.parquet", folder / "status.json", folder / "result.json"]
     assert renamed[-3:] == [path.stat().st_ino for path in paths]
+
+
+def test_a_diverged_trials_rows_are_on_the_disk_before_its_result(
+    tmp_path: Path, disk_events: list[tuple[str, int]]
+) -> None:
+    _, (folder,) = make_out(tmp_path)
+    writer = attempt(folder, range(0, 3), slopes=True)
+    inodes = {path.name: path.stat().st_ino for path in writer.folder.iterdir()}
+    disk_events.clear()
+    writer.close("diverged", RESULT, RESULT)
+    before = disk_events[: disk_events.index(("rename", (folder / files.RESULT).stat().st_ino))]
+    for inode in (inodes["scalars.jsonl"], inodes["slopes.jsonl"], writer.folder.stat().st_ino):
+        assert ("sync", inode) in before
 
 
 def test_two_writers_never_share_an_attempt(tmp_path: Path) -> None:
