@@ -95,6 +95,8 @@ def write_csv(path: Path, table: "pd.DataFrame", sync: bool = False) -> None:
 def write_json(path: Path, content: dict[str, Any], sync: bool = True) -> None:
     """Write a JSON file atomically, with its schema and checksum."""
     content = without_non_finite({"schema": SCHEMA, **content})
+    # Content that was read without this room may have that of before.
+    content.pop("crc", None)
     with atomic(path, sync) as file:
         file.write((json.dumps({**content, "crc": crc_of(content)}, indent=2, allow_nan=False) + "\n").encode())
 
