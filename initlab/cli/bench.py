@@ -53,6 +53,16 @@ def bench_engine(study: Path, jobs: int, repeats: int, overrides: Sequence[str])
     echo_lines(measure(study, jobs, repeats, overrides))
 
 
+@bench.command("store")
+@click.option("--trials", "counts", type=click.IntRange(1), multiple=True, default=(100, 1000), help="Repeatable.")
+@click.option("--folder", type=OUT, help="Keep the stores here, and read those that are there.  [default: temporary]")
+def bench_store(counts: Sequence[int], folder: Path | None) -> None:
+    """Processor seconds and memory of reading stores of so many trials, of 100 probes of 30 layers each."""
+    from initlab.bench.store import bench_store as measure
+
+    echo_lines(measure(counts, folder))
+
+
 @bench.command("data")
 @click.argument("study", type=OUT, required=False)
 @click.option("--steps", type=click.IntRange(1), default=20, help="Timed steps of each arm.")

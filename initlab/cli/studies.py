@@ -28,6 +28,7 @@ from initlab.cli.options import OUT, data_dir_option, device_option, echo_lines,
 @click.option("--force", is_flag=True, help="A fresh attempt at finished trials too.")
 @click.option("--skip-hopeless", is_flag=True, help="Stop trials that have stalled; a run without it goes on.")
 @click.option("--allow-code", is_flag=True, help="Import pkg.module:callable names in the study.")
+@click.option("--take-over", is_flag=True, help="Also where the launch that holds the folder seems dead for 2 minutes.")
 @data_dir_option
 def run(study: Path, **options: Any) -> None:
     """Run the trials of STUDY that have no result yet.
@@ -131,4 +132,41 @@ def compare(outs: Sequence[Path], figure: str, as_json: bool) -> None:
     sys.exit(0 if comparison.agrees else 1)
 
 
-COMMANDS = (run, plan, status, plot, export, compare)
+@click.command()
+@click.argument("out", type=OUT)
+@click.option("--repair", is_flag=True, help="Mend what can be mended, and say what was done.")
+def verify(out: Path, repair: bool) -> None:
+    """Is OUT whole? Checks ids, rows, checksums and checkpoints; names each fault by its trial and file.
+
+    Exit code 0 where all is whole, or was mended; 1 where something is wrong.
+    """
+    from initlab.engine.lease import lease
+    from initlab.store import verify as store
+    from initlab.store.results import load
+
+    results = load(out)
+    lines = store.faults(results)
+    echo_lines(lines, err=True)
+    if lines and repair and not results.exported:
+        with lease(out):
+            echo_lines(store.repair(results, lines))
+        results = load(out)
+        lines = store.faults(results)
+        echo_lines((f"still: {line}" for line in lines), err=True)
+    click.echo(f"{out}: {len(results.stored)} trials, {f'{len(lines)} faults' if lines else 'all whole'}")
+    sys.exit(1 if lines else 0)
+
+
+@click.command()
+@click.argument("out", type=OUT)
+def compact(out: Path) -> None:
+    """Merge the rows of finished trials in OUT into few files; at any moment, also while trials run.
+
+    All commands read OUT as before. Checkpoints stay, but for those of earlier attempts at a finished trial.
+    """
+    from initlab.store.compact import compact as merge
+
+    echo_lines(merge(out))
+
+
+COMMANDS = (run, plan, status, plot, export, verify, compact, compare)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from initlab.engine.task import State
 from initlab.plan.plan import PlannedTrial
 from initlab.store import files
-from initlab.store.files import StoreError, atomic, read_json, write_json
+from initlab.store.files import StoreError, read_json, write_json, write_study
 from initlab.store.trial_folder import TrialFolder
 from initlab.study.spec import TrialSpec
 from initlab.study.study import Study, dump_study
@@ -50,8 +50,7 @@ def prepare(
         folder = folders[trial.id]
         anew = trial.id in requested and (force or (trial.id in edited and not folder.finished))
         write_trial(folder, trial, sources[trial.id], anew)
-    with atomic(out / files.STUDY) as file:
-        file.write(dump_study(study).encode())
+    write_study(out / files.STUDY, dump_study(study))
     return lines
 
 

@@ -17,7 +17,7 @@ from initlab.launch.settings import resolve
 from initlab.launch.tasks import run_trials
 from initlab.plan.plan import PlannedTrial, plan
 from initlab.store import files
-from initlab.store.files import StoreError, writable
+from initlab.store.files import StoreError, sweep, writable
 from initlab.store.results import Results, load
 from initlab.store.trial_folder import TrialFolder
 from initlab.study.mistakes import StudyError
@@ -42,6 +42,7 @@ def run(
     force: bool = False,
     skip_hopeless: bool = False,
     allow_code: bool = False,
+    take_over: bool = False,
     data_dir: str | Path | None = None,
     show: Literal["table", "lines", "nothing"] = "lines",
 ) -> Results:
@@ -62,6 +63,7 @@ def run(
         skip_hopeless: stop trials that the evidence says have stalled (`initlab.verdict.hopeless`); a later run without
             it goes on from their checkpoints.
         allow_code: import `pkg.module:callable` names of the study.
+        take_over: also where another launch seems to hold the folder that gave no sign of life for two minutes.
         data_dir: where data files lie; default the environment's INITLAB_DATA.
         show: a live table, plain lines, or nothing.
 
@@ -97,9 +99,11 @@ def run(
     with ExitStack() as held:
         with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(lease(folder))
+            held.enter_context(lease(folder, take_over))
+            sweep([folder])
             lines = prepare(folder, study, trials, sources, {trial.id for trial in requested}, force) + lines
             todo = [trial for trial in requested if not settled(TrialFolder(folder, trial.id), skip_hopeless)]
+            sweep(part for trial in todo for part in TrialFolder(folder, trial.id).folders())
             for trial in todo:
                 reopen(TrialFolder(folder, trial.id))
         say = held.enter_context(progress(folder, requested, todo, show, lines))

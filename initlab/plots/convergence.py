@@ -56,17 +56,18 @@ def convergence_table(results: Shown, quantity: Quantity = "val_error") -> pd.Da
 
 def curve_points(scalars: pd.DataFrame, trials: pd.DataFrame, quantity: str) -> pd.DataFrame:
     """trial, epoch, value and `diverged` of each trial's finite points; a diverged trial without any has one of NaN."""
-    diverged = set(trials.trial[trials.verdict == "diverged"])
-    parts = []
-    for trial, rows in scalars.groupby("trial", sort=False):
-        curve = rows if quantity == "val_error" else training_means(rows)
-        curve = curve.loc[np.isfinite(curve[quantity].to_numpy(dtype=float)), ["epoch", quantity]]
-        if curve.empty and trial in diverged:
-            curve = pd.DataFrame({"epoch": [float(rows.epoch.max())], quantity: [math.nan]})
-        last = np.arange(len(curve)) == len(curve) - 1
-        parts.append(curve.assign(trial=trial, diverged=last & (trial in diverged)))
-    columns = ["epoch", quantity, "trial", "diverged"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    curves = scalars
+    if quantity != "val_error":
+        parts = [training_means(rows).assign(trial=trial) for trial, rows in scalars.groupby("trial", sort=False)]
+        curves = pd.concat(parts) if parts else scalars
+    points: pd.DataFrame = curves.loc[np.isfinite(curves[quantity].to_numpy(dtype=float)), ["epoch", quantity, "trial"]]
+    diverged = trials.trial[trials.verdict == "diverged"]
+    valueless = scalars[scalars.trial.isin(diverged) & ~scalars.trial.isin(points.trial)]
+    ends = valueless.groupby("trial", sort=False, as_index=False).epoch.max().assign(**{quantity: math.nan})
+    points = pd.concat([part for part in (points, ends) if len(part)] or [points], ignore_index=True)
+    last = ~points.trial.duplicated(keep="last")
+    points["diverged"] = last & points.trial.isin(diverged)
+    return points
 
 
 def training_means(rows: pd.DataFrame) -> pd.DataFrame:
@@ -76,7 +77,7 @@ def training_means(rows: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame({"epoch": [], "train_loss": [], "train_error": []})
     per_epoch = max(1, round(float((trained.step / trained.epoch).iloc[-1])))
     means = epoch_means(rows, per_epoch)
-    return means.assign(epoch=means.epoch.clip(upper=float(trained.epoch.max())))
+    return pd.DataFrame({**means._asdict(), "epoch": means.epoch.clip(max=float(trained.epoch.max()))})
 
 
 def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_error", paper: bool = False) -> Figure:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from initlab.errors import UserError
 from initlab.store.results import Results
+from initlab.store.rows import Moment
 from initlab.study.paths import TRIAL_PATHS, differing_paths, getattr_path
 from initlab.user_code import is_code
 
@@ -111,11 +112,14 @@ def title(setting: dict[str, Any], net: str) -> str:
     return "\n".join([*first, *textwrap.wrap(", ".join(rest), TITLE_WIDTH)]) or ALL
 
 
-def rows_of(results: Shown, trials: pd.DataFrame, frame: str) -> pd.DataFrame:
-    """Rows of each Results' `frame` (`scalars`, `signals`, ...) that belong to the trials, in the trials' order."""
+def rows_of(results: Shown, trials: pd.DataFrame, frame: str, epochs: Sequence[Moment] | None = None) -> pd.DataFrame:
+    """Rows of each Results' `frame` (`scalars`, `signals`, ...) that belong to the trials, in the trials' order.
+
+    With `epochs`, those of `signals` from the probes nearest to them.
+    """
     parts = []
     for source, one in enumerate(as_list(results)):
-        rows: pd.DataFrame = getattr(one, frame)
+        rows: pd.DataFrame = getattr(one, frame) if epochs is None else one.signals_near(epochs)
         parts.append(rows[rows.trial.isin(trials.trial[trials.source == source])])
     order = {trial: place for place, trial in enumerate(trials.trial)}
     rows = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)

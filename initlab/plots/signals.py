@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,8 @@ from initlab.errors import UserError
 from initlab.plots.legend import add_legend, scheme_handles, seeds_note
 from initlab.plots.panels import SCHEME, Shown, by_panel, rows_of, shown_trials, states
 from initlab.plots.style import GREY, Canvas, Look, Target, canvas, draw_band, finish, frame_numbers, looks, margin_text
+from initlab.store.rows import Moment
 
-Moment = float | Literal["end"]
 NAMES = {"forward": "variance of pre-activation,\nforward_var", "backward": "variance of its gradient,\nbackward_var"}
 # Height of the row of zeros, a fraction of the panel.
 ZERO_ROW = 0.045
@@ -44,7 +44,7 @@ def trial_points(results: Shown, epochs: Sequence[Moment]) -> tuple[pd.DataFrame
         if moment != "end" and (isinstance(moment, str) or not (math.isfinite(moment) and moment >= 0)):
             raise UserError(f"signals: epochs: not a moment (got {moment!r}); allowed: a number from 0, or 'end'")
     trials, fields = shown_trials(results)
-    rows = rows_of(results, trials, "signals")
+    rows = rows_of(results, trials, "signals", epochs)
     points = variances(at_moments(rows, epochs), ["trial", "moment", "epoch", "layer", "name", "op"])
     if points.empty:
         raise UserError(

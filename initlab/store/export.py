@@ -10,18 +10,18 @@ from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from initlab.engine.task import State
 from initlab.store import files
-from initlab.store.columns import names
+from initlab.store.checksums import sum_of, sums_in, vouched
 from initlab.store.files import StoreError, atomic, one_line, read_json, writable, write_csv, write_json
-from initlab.store.reader import StoredTrial, read_parquet
+from initlab.store.parquet import parse_parquet, schema_of, write_parquet
+from initlab.store.reader import Figures, FinalFigures, StoredTrial, check
+from initlab.store.rows import ROWS, Choice, chosen_rows, to_frame, unvouched
 from initlab.study.spec import TrialSpec
 
 Form = Literal["parquet", "csv"]
-ROWS = ("scalars", "signals", "slopes", "running")
 FRAMES = ("trials", "verdicts", *ROWS)
 ENVIRONMENT = ("device", "precision", "threads", "torch_version", "python_version", "initlab_version", "git_commit")
 
@@ -42,9 +42,10 @@ def export(
         with atomic(folder / files.STUDY) as file:
             file.write(study.read_bytes())
         for name, path in paths.items():
-            write_frame(path, frames[name])
+            write_parquet(path, pa.Table.from_pandas(frames[name], schema_of(name), preserve_index=False))
+        sums = {path.name: sum_of(path) for path in paths.values()}
         # Last: it says that the folder is whole.
-        write_json(folder / files.COMPACTED, {"trials": [entry(trial) for trial in trials]})
+        write_json(folder / files.COMPACTED, {"trials": [entry(trial) for trial in trials], "files": sums})
     return [folder / files.STUDY, *paths.values(), folder / files.COMPACTED]
 
 
@@ -61,34 +62,35 @@ def entry(trial: StoredTrial) -> dict[str, Any]:
     }
 
 
-def write_frame(path: Path, frame: pd.DataFrame) -> None:
-    """Write a Parquet file, its floats split into bytes before compression: half the size of the default."""
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"initlab.schema": b"%d" % files.SCHEMA})
-    floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
-    with atomic(path) as file:
-        pq.write_table(table, file, compression="zstd", use_dictionary=False, use_byte_stream_split=floats)
-
-
 def exported_trials(folder: Path) -> list[StoredTrial]:
     """The trials in an export, in their order; a `StoreError` where it is not readable, or of a newer initlab."""
     path = folder / files.COMPACTED
     try:
-        return [
+        trials = [
             StoredTrial(**{**content, "folder": folder, "spec": TrialSpec.model_validate(content["spec"])})
             for content in read_json(path, figures=True)["trials"]
         ]
     except (KeyError, TypeError, ValidationError) as error:
         raise StoreError(f"{path}: not what export writes ({one_line(error)}); export again") from None
+    for trial in trials:
+        check(FinalFigures if trial.result else Figures, path, trial.status | (trial.result or {}))
+        if trial.spec.trial_id != trial.id:
+            raise StoreError(f"{path}: not the spec that its id stands for (got {trial.id!r}); export again")
+    return trials
 
 
-def exported_rows(folder: Path, frame: str, problems: list[str]) -> pd.DataFrame:
-    """A frame of rows in an export; a damaged file is named in `problems`, that of a newer initlab a `StoreError`."""
-    path = folder / f"{frame}.parquet"
+def exported_rows(folder: Path, frame: str, problems: list[str], choice: Choice | None = None) -> pd.DataFrame:
+    """A frame of rows in an export, or those of a choice; a damaged file is named in `problems`."""
+    path, schema = folder / f"{frame}.parquet", schema_of(frame)
     try:
-        rows = read_parquet(path)
-    except (pa.ArrowException, OSError) as error:
-        problems.append(f"{path}: damaged Parquet ({one_line(error)}); its rows are lost")
-        rows = pd.DataFrame()
-    # An older export lacks columns of today.
-    return rows.reindex(columns=names(frame))
+        index = folder / files.COMPACTED
+        sums = sums_in(index, read_json(index)) or {}
+        content = vouched(path, *sums[path.name]) if path.name in sums else unvouched(path)
+        rows = parse_parquet(path, pa.py_buffer(content), schema)
+    except StoreError as error:
+        problems.append(str(error))
+        rows = schema.empty_table()
+    if choice:
+        places = rows["trial"].to_pandas().groupby(rows["trial"].to_pandas(), sort=False).indices.values()
+        rows = pa.concat_tables([rows.slice(0, 0), *(chosen_rows(rows.take(place), choice) for place in places)])
+    return to_frame([rows])

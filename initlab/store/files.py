@@ -1,13 +1,15 @@
 """File names of the output folder, atomic JSON, and the lines of scalars.jsonl, slopes.jsonl and running.jsonl.
 
-Every JSON file carries `schema`; a reader refuses a newer one. Non-finite floats are not JSON, so they are stored as
-the strings "NaN", "Infinity" and "-Infinity".
+Every JSON file carries `schema`, of which a reader refuses a newer one, and `crc`, the CRC-32 of the rest of it.
+Non-finite floats are not JSON, so they are stored as the strings "NaN", "Infinity" and "-Infinity".
 """
 
 import json
 import math
 import os
-from collections.abc import Iterator
+import re
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 STUDY, STOP, TRIALS, FIGURES, COMPACTED = "study.yaml", "STOP", "trials", "figures", "compacted.json"
+CRC_LINE = b"# CRC-32 of the lines above: "
+MOVE = "move it away to run or read without it"
 NON_FINITE = ("NaN", "Infinity", "-Infinity")
 TRIAL, STATUS, RESULT = "trial.json", "status.json", "result.json"
 ATTEMPT, CHECKPOINT = "attempt.json", "checkpoint.pt"
@@ -44,9 +48,27 @@ def atomic(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
         raise
     if sync:
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        sync_folder(path.parent)
+
+
+def sweep(folders: Iterable[Path]) -> list[Path]:
+    """Remove the temporary files that killed writers left in these folders, where those are there; returns them."""
+    left = [Path(entry) for folder in folders if folder.is_dir() for entry in os.scandir(folder) if is_temporary(entry)]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return left
+
+
+def is_temporary(entry: os.DirEntry[str]) -> bool:
+    """Whether a file is one that `atomic` writes before it renames it."""
+    return bool(re.fullmatch(r"\.[a-z.]+\.\d+", entry.name)) and entry.is_file(follow_symlinks=False)
+
+
+def sync_folder(path: Path) -> None:
+    """Put the names in a folder on the disk."""
+    folder = os.open(path, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
 
 
 @contextmanager
@@ -71,26 +93,55 @@ def write_csv(path: Path, table: "pd.DataFrame", sync: bool = False) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any], sync: bool = True) -> None:
-    """Write a JSON file atomically, with its schema."""
+    """Write a JSON file atomically, with its schema and checksum."""
+    content = without_non_finite({"schema": SCHEMA, **content})
+    # Content that was read without this room may have that of before.
+    content.pop("crc", None)
     with atomic(path, sync) as file:
-        file.write((encode({"schema": SCHEMA, **content}, indent=2) + "\n").encode())
+        file.write((json.dumps({**content, "crc": crc_of(content)}, indent=2, allow_nan=False) + "\n").encode())
+
+
+def crc_of(content: dict[str, Any]) -> int:
+    """CRC-32 of what a JSON file says, however it is laid out."""
+    return zlib.crc32(json.dumps(content).encode())
 
 
 def read_json(path: Path, *, figures: bool = False) -> dict[str, Any]:
     """Read a JSON file of the store; with `figures`, the strings of non-finite floats become floats again.
 
-    A `StoreError` says that it is absent, not JSON, or written by a newer initlab.
+    A `StoreError` says that it is absent, not JSON, not what was written, or written by a newer initlab.
     """
     try:
-        content = decode(path.read_text()) if figures else json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         raise StoreError(f"{path}: absent; run the study again") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: not readable as JSON ({error}); move it away to run or read without it") from None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}); {MOVE}") from None
+    # Not UTF-8, not JSON, a number of too many digits or brackets nested too deep.
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path}: not readable as JSON ({one_line(error)}); {MOVE}") from None
     if not isinstance(content, dict):
-        raise StoreError(f"{path}: not a JSON object; move it away to run or read without it")
+        raise StoreError(f"{path}: not a JSON object; {MOVE}")
     check_schema(path, content.get("schema"))
-    return content
+    # An older initlab wrote none.
+    crc = content.pop("crc", None)
+    if crc is not None and crc != crc_of(content):
+        raise StoreError(f"{path}: damaged, or changed by hand (its checksum is of other content); {MOVE}")
+    return with_non_finite(content) if figures else content
+
+
+def write_study(path: Path, text: str) -> None:
+    """Write the study of an output folder, with the checksum of its lines as a comment in its last."""
+    with atomic(path) as file:
+        file.write(text.encode() + CRC_LINE + b"%d\n" % zlib.crc32(text.encode()))
+
+
+def study_problem(path: Path) -> str | None:
+    """What to say of a study of an output folder that is not as it was written, None where nothing is."""
+    text, line, crc = path.read_bytes().rpartition(CRC_LINE)
+    if not line or crc == b"%d\n" % zlib.crc32(text):
+        return None
+    return f"{path}: damaged, or changed by hand; take away its last line where it is right as it is"
 
 
 def check_schema(path: Path, schema: Any) -> None:
@@ -115,24 +166,37 @@ def without_non_finite(value: Any) -> Any:
 
 def decode(text: str) -> Any:
     """The inverse of `encode`, but for a non-finite float in a list, which stays a string."""
-    return json.loads(text, object_pairs_hook=lambda pairs: {k: float(v) if v in NON_FINITE else v for k, v in pairs})
+    return with_non_finite(json.loads(text))
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file, [] where there is none; a `StoreError` names a line that is not JSON.
+def with_non_finite(value: Any) -> Any:
+    """Plain data with the strings of `NON_FINITE` in its objects as the floats that they stand for."""
+    if isinstance(value, dict):
+        return {
+            key: float(part) if isinstance(part, str) and part in NON_FINITE else with_non_finite(part)
+            for key, part in value.items()
+        }
+    return [with_non_finite(part) for part in value] if isinstance(value, list) else value
+
+
+def read_lines(path: Path, content: bytes) -> list[dict[str, Any]]:
+    """The rows in a JSON-lines file, non-finite floats as strings; a `StoreError` names a line that is not one.
 
     An unterminated last line is the trace of a crash and is dropped.
     """
-    if not path.exists():
-        return []
-    text = path.read_bytes()
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), start=1):
-        try:
-            row = decode(line.decode())
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            row = None
-        if not isinstance(row, dict) or "step" not in row:
-            raise StoreError(f"{path}: line {number} is not JSON (got {line[:40]!r}); the file was changed by hand")
-        rows.append(row)
+    lines = content[: content.rfind(b"\n") + 1].splitlines()
+    rows = json_rows(b",".join(lines))
+    if rows is None or len(rows) != len(lines):
+        number = next((i for i, line in enumerate(lines) if len(json_rows(line) or ()) != 1), 0)
+        text = f"line {number + 1} is not JSON (got {lines[number][:40]!r})"
+        raise StoreError(f"{path}: {text}; the file was changed by hand")
     return rows
+
+
+def json_rows(text: bytes) -> list[dict[str, Any]] | None:
+    """JSON objects that stand between commas, each with a step; None where that is not what the text is."""
+    try:
+        rows: list[Any] = json.loads(b"[" + text + b"]")
+    except (ValueError, RecursionError):
+        return None
+    return rows if all(isinstance(row, dict) and "step" in row for row in rows) else None

@@ -6,22 +6,65 @@ A file that cannot be read is named in `problems`, and nothing else is lost with
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from initlab.engine.lease import is_held
 from initlab.engine.task import State
 from initlab.store import files
-from initlab.store.columns import names
-from initlab.store.files import StoreError, check_schema, one_line, read_json, read_lines
-from initlab.store.trial_folder import TrialFolder, attempt_number
+from initlab.store.checksums import Sums, sums_in
+from initlab.store.files import StoreError, one_line, read_json
+from initlab.store.trial_folder import TrialFolder
 from initlab.study.spec import TrialSpec
+
+ATTEMPT_NAME = r"^attempt-\d{3,}$"
+
+
+class Figures(BaseModel):
+    """What status.json and result.json say in numbers, where they say it; anything else may stand beside it."""
+
+    # Numbers are strict: text that reads as one is none.
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    state: Annotated[State, Field(strict=False)] = State.INTERRUPTED
+    attempt: str = Field("", pattern=ATTEMPT_NAME)
+    step: int = 0
+    steps: int = 0
+    train_examples: int = Field(0, ge=0)
+    num_classes: int = Field(2, ge=1)
+    epoch: float = 0.0
+    epochs: float = 0.0
+    chance: float = math.nan
+    train_loss: float = math.nan
+    train_error: float = math.nan
+    val_loss: float = math.nan
+    val_error: float = math.nan
+    images_per_s: float = math.nan
+    wall_s: float = math.nan
+    error: str = ""
+
+
+class FinalFigures(Figures):
+    """What a trial that is judged by its rows says in any case."""
+
+    train_examples: int = Field(ge=0)
+    num_classes: int = Field(ge=1)
+    chance: float
+    epoch: float
+
+
+class Description(BaseModel):
+    """What attempt.json says; anything else may stand beside it."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    resumed_from: str | None = Field(pattern=ATTEMPT_NAME)
+    resumed_step: int | None
+    environment: dict[str, str | int | float | None]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -29,8 +72,9 @@ class CountedAttempt:
     """An attempt whose rows count up to `last_step`, with what its attempt.json says."""
 
     folder: Path
-    description: dict[str, Any]
+    description: Description
     last_step: float
+    sums: Sums | None  # of the trial's files, None where an older initlab wrote it
 
 
 @dataclass(frozen=True)
@@ -56,88 +100,76 @@ def read_trials(out: Path, planned: Sequence[str], problems: list[str]) -> list[
             trials.append(read_trial(folder, out, problems))
         except StoreError as error:
             problems.append(one_line(error))
-        except (OSError, KeyError, ValueError) as error:
-            problems.append(f"{folder.path}: unreadable ({one_line(error)})")
+        except OSError as error:
+            problems.append(f"{folder.path}: cannot be read ({one_line(error)})")
     return trials
 
 
 def read_trial(folder: TrialFolder, out: Path, problems: list[str]) -> StoredTrial:
     """One trial's folder; raises what `read_trials` turns into a problem."""
-    spec, result = folder.spec(), folder.result()
+    description = folder.description()
+    spec, result = folder.spec(description), folder.result()
+    if spec.trial_id != folder.id:
+        raise StoreError(f"{folder.trial_file}: not the spec that its id stands for; move the folder away")
     try:
         status = folder.status()
+        check(FinalFigures if status["state"] == State.STOPPED else Figures, folder.status_file, status)
     except StoreError as error:
         # A damaged status is named and says nothing of the trial.
         problems.append(str(error))
         status = {"state": State.INTERRUPTED.value}
+    if result is not None:
+        check(FinalFigures, folder.result_file, result)
+        if missing := folder.lost_by(result):
+            problems.append(f"{missing}, though the trial has its result; the next run does it again")
+            result = None
+    elif problem := folder.lost_attempt(status):
+        problems.append(problem)
+    sums = sums_in(folder.status_file, status) if result is None else sums_in(folder.result_file, result)
     # Without a result a trial is not finished, whatever its status says.
     unfinished = result is None and status["state"] in (State.DONE, State.DIVERGED)
     if unfinished or (status["state"] == State.RUNNING and not is_held(out)):
         status["state"] = State.INTERRUPTED.value
-    counted = counted_attempts(folder)
+    counted = counted_attempts(folder, description.get("first_attempt", 0), sums)
     for attempt in counted:
-        problems += attempt.description["notes"]
-        if result and not (attempt.folder / files.SCALARS).exists():
-            problems.append(f"{attempt.folder / files.SCALARS}: absent; its rows are lost")
-    environment = counted[-1].description["environment"] if counted else {}
+        problems += attempt.description.notes
+    environment = counted[-1].description.environment if counted else {}
     status |= result or {}
+    # They vouch for files, and are nobody's figures.
+    for content in (status, result or {}):
+        content.pop("files", None)
     return StoredTrial(folder.id, folder.path, spec, status, result, len(folder.attempts()), environment, counted)
 
 
-def counted_attempts(trial: TrialFolder) -> list[CountedAttempt]:
-    """The attempts whose rows count, oldest first: the chain of resumptions that ends in the latest."""
+def check(model: type[BaseModel], path: Path, content: dict[str, Any]) -> Any:
+    """The content of a JSON file as a model; a `StoreError` names what is not a value for its key."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place, given = ".".join(map(str, first["loc"])), str(first["input"])[:40]
+        raise StoreError(
+            f"{path}: {place}: {first['msg'].lower()} (got {given}); the file was changed by hand"
+        ) from None
+
+
+def counted_attempts(trial: TrialFolder, first: int, sums: Sums | None) -> list[CountedAttempt]:
+    """The attempts whose rows count, oldest first: the chain of resumptions from `first` on that ends in the latest."""
+    # An attempt without its description was killed right after it was claimed, and wrote nothing.
+    described = [folder for folder in trial.attempts(first) if (folder / files.ATTEMPT).exists()]
     chain: list[CountedAttempt] = []
-    newest, last_step = math.inf, math.inf
-    for folder in reversed(trial.attempts()):
-        # An attempt without its description was killed right after it was claimed, and wrote nothing.
-        if attempt_number(folder) > newest or not (folder / files.ATTEMPT).exists():
-            continue
-        description = read_json(folder / files.ATTEMPT)
-        chain.append(CountedAttempt(folder, description, last_step))
-        if not description["resumed_from"]:
-            break
-        newest, last_step = attempt_number(Path(description["resumed_from"])), description["resumed_step"]
+    last_step = math.inf
+    folder = described[-1] if described else None
+    while folder:
+        path = folder / files.ATTEMPT
+        content = read_json(path)
+        trial.check_own(path, content)
+        if content.get("attempt", folder.name) != folder.name:
+            raise StoreError(f"{path}: of another attempt (got {content['attempt']!r}); move it away")
+        description: Description = check(Description, path, content)
+        chain.append(CountedAttempt(folder, description, last_step, sums))
+        earlier = folder.with_name(description.resumed_from) if description.resumed_from else None
+        if earlier and (earlier not in described or described.index(earlier) >= described.index(folder)):
+            raise StoreError(f"{earlier}: absent, though {folder.name} went on from it; its rows are lost")
+        folder, last_step = earlier, description.resumed_step if description.resumed_step is not None else math.inf
     return chain[::-1]
-
-
-def attempt_rows(stored: Sequence[StoredTrial], frame: str, problems: list[str]) -> pd.DataFrame:
-    """A frame of the rows that count of all attempts, with trial and attempt."""
-    columns, rows, parts = names(frame), [], []
-    for trial in stored:
-        for attempt in trial.counted:
-            origin: dict[str, Any] = {"trial": trial.id, "attempt": attempt_number(attempt.folder)}
-            try:
-                if frame != "signals":
-                    lines = read_lines(attempt.folder / f"{frame}.jsonl")
-                    rows += [origin | row for row in lines if row["step"] <= attempt.last_step]
-                elif (signals := read_signals(attempt.folder)) is not None:
-                    parts.append(signals[signals.step <= attempt.last_step].assign(**origin))
-            except StoreError as error:
-                problems.append(str(error))
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(rows, columns=columns)
-
-
-def read_signals(attempt: Path) -> pd.DataFrame | None:
-    """The signals of an attempt: its Parquet file, which may be damaged, or what the live stream holds so far."""
-    path = attempt / files.SIGNALS
-    if path.exists():
-        try:
-            return read_parquet(path)
-        except (pa.ArrowException, OSError) as error:
-            raise StoreError(f"{path}: damaged Parquet ({one_line(error)}); its signals are left out") from None
-    batches = []
-    # There may be no stream yet, or one with the torn tail of a writer that is at work or was killed.
-    with suppress(pa.ArrowException, OSError), pa.ipc.open_stream(attempt / files.STREAM) as stream:
-        for batch in stream:
-            batches.append(batch)
-    signals: pd.DataFrame | None = pa.Table.from_batches(batches).to_pandas() if batches else None
-    return signals
-
-
-def read_parquet(path: Path) -> pd.DataFrame:
-    """A Parquet file of the store; raises a `StoreError` for one of a newer initlab, and what pyarrow raises."""
-    table = pq.read_table(path)
-    schema = (table.schema.metadata or {}).get(b"initlab.schema")
-    check_schema(path, int(schema) if schema else None)
-    frame: pd.DataFrame = table.to_pandas()
-    return frame

@@ -1,6 +1,7 @@
 """`Results`: an output folder, or what `initlab export` made of one, as tidy pandas frames."""
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from initlab.engine.task import State
 from initlab.plan.plan import plan
 from initlab.store import files
 from initlab.store.columns import names
-from initlab.store.export import FRAMES, ROWS, Form, export, exported_rows, exported_trials
-from initlab.store.files import StoreError, one_line
-from initlab.store.reader import attempt_rows, read_trials
+from initlab.store.export import FRAMES, Form, export, exported_rows, exported_trials
+from initlab.store.files import StoreError, one_line, study_problem
+from initlab.store.reader import read_trials
+from initlab.store.rows import ROWS, Choice, Moment, attempt_rows, nearest
 from initlab.study.mistakes import StudyError
 from initlab.study.paths import ALWAYS_TOLD, getattr_path, other_differences
 from initlab.study.study import Study
@@ -21,6 +23,7 @@ from initlab.verdict.judge import judge
 from initlab.verdict.odds import features_of, forecast_of
 from initlab.verdict.rules import default_threshold
 
+CURVE = ("step", "epoch", "train_loss", "train_error", "val_error")  # what a verdict looks at
 ENVIRONMENT = ["device", "precision", "torch_version", "git_commit"]
 
 
@@ -42,10 +45,11 @@ class Results:
         try:
             self.study = Study.model_validate(yaml.safe_load(study.read_text()))
             self.planned = [trial.id for trial in plan(self.study)]
-        except (ValueError, yaml.YAMLError) as error:
+            self.problems = list(filter(None, [study_problem(study)]))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             reason = error.lines[0] if isinstance(error, StudyError) else one_line(error)
             raise StoreError(f"{study}: not a study that this initlab reads ({reason}); run the study again") from None
-        self.problems: list[str] = []
+        self.nearest: dict[tuple[Moment, ...], pd.DataFrame] = {}
         self.exported = (self.out / files.COMPACTED).exists()
         self.stored = exported_trials(self.out) if self.exported else read_trials(self.out, self.planned, self.problems)
 
@@ -96,33 +100,45 @@ class Results:
         """Probe measurements, one row per (trial, step, layer); columns are defined in the README."""
         return self.rows("signals")
 
-    def rows(self, frame: str) -> pd.DataFrame:
-        """A frame of the rows that count; what cannot be read is named in `problems`."""
+    def signals_near(self, epochs: Sequence[Moment]) -> pd.DataFrame:
+        """The rows of `signals` of the probes nearest to these epochs (`end` is the last), in little memory."""
+        key = tuple(epochs)
+        if key not in self.nearest:
+            self.nearest[key] = self.rows("signals", nearest(key))
+        return self.nearest[key]
+
+    def rows(self, frame: str, choice: Choice | None = None) -> pd.DataFrame:
+        """A frame of the rows that count, or those of a choice; what cannot be read is named in `problems`."""
         if self.exported:
-            return exported_rows(self.out, frame, self.problems)
-        return attempt_rows(self.stored, frame, self.problems)
+            return exported_rows(self.out, frame, self.problems, choice)
+        return attempt_rows(self.stored, frame, self.problems, choice)
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:
         """One row per trial; verdict None while unfinished. One stopped as hopeless is judged by what it has."""
-        curves = dict(iter(self.scalars.groupby("trial")))
+        columns = {name: self.scalars[name].to_numpy() for name in CURVE}
+        places = self.scalars.groupby("trial").indices
         rows: list[list[object]] = []
         for trial in self.stored:
             status, batch_size = trial.status, trial.spec.train.batch_size
             chance, stopped = status.get("chance", math.nan), status["state"] == State.STOPPED
             threshold = self.study.verdict.threshold or default_threshold(chance)
-            if trial.id not in curves or (trial.result is None and not stopped):
+            if trial.id not in places or (trial.result is None and not stopped):
                 rows.append([trial.id, None, f"{status['state']}, not finished", math.nan, True, threshold])
                 continue
             judgement = judge(
-                curves[trial.id],
+                {name: column[places[trial.id]] for name, column in columns.items()},
                 steps_per_epoch=status["train_examples"] // batch_size,
                 batch_size=batch_size,
                 num_classes=status["num_classes"],
                 chance=chance,
                 threshold=threshold,
             )
-            end = f"; stopped as hopeless at epoch {status['epoch']:.3g} of {status['epochs']:.3g}" if stopped else ""
+            end = (
+                f"; stopped as hopeless at epoch {status['epoch']:.3g} of {trial.spec.train.epochs:.3g}"
+                if stopped
+                else ""
+            )
             row = [judgement.verdict, judgement.reason + end, judgement.epoch_reached, judgement.censored]
             rows.append([trial.id, *row, threshold])
         return pd.DataFrame(rows, columns=names("verdicts"))
@@ -134,7 +150,8 @@ class Results:
         `forecast` is the most probable verdict, the next four columns are the probabilities; then whether the features
         lie in the range of the calibration, and the features themselves (`initlab.verdict.odds`).
         """
-        probes = dict(iter(self.signals[self.signals.step == 0].groupby("trial")))
+        first = self.signals_near((0,))
+        probes = dict(iter(first[first.step == 0].groupby("trial")))
         losses = self.scalars[self.scalars.step == 0].set_index("trial").val_loss
         rows = []
         for trial in self.stored:
@@ -142,7 +159,12 @@ class Results:
             train, classes = trial.spec.train, trial.status.get("num_classes")
             if layers is None or loss is None or classes is None:
                 continue
-            features = features_of(layers, loss=loss, num_classes=classes, lr=train.lr, weight_decay=train.weight_decay)
+            decay = train.weight_decay
+            try:
+                features = features_of(layers, loss=loss, num_classes=classes, lr=train.lr, weight_decay=decay)
+            except ValueError as error:
+                self.problems.append(f"{trial.folder}: {one_line(error)}")
+                continue
             odds = forecast_of(features)
             rows.append([trial.id, odds.verdict, *odds.probabilities.values(), odds.calibrated, *features])
         return pd.DataFrame(rows, columns=names("forecasts"))

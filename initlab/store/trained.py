@@ -44,6 +44,8 @@ def read_trained(place: str | Path) -> Trained:
     if not isinstance(state.get("net"), dict) or "step" not in state:
         raise StoreError(f"{path}: no net in it (got {', '.join(state)}); give the checkpoint of a trial")
     name, source = description.get("id", trial.id), description.get("source", {})
+    if state.get("trial", name) != name:
+        raise StoreError(f"{path}: of another trial than the {files.TRIAL} beside it (got {state['trial']})")
     return Trained(path, name, spec, source, state["step"], state["net"])
 
 

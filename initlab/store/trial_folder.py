@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from initlab.engine.task import State
 from initlab.store import files
+from initlab.store.checksums import lost, sums_in
 from initlab.store.files import StoreError, one_line, read_json
 from initlab.study.spec import TrialSpec
 
@@ -41,17 +42,46 @@ class TrialFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the trial has its result; nothing else means so."""
-        return self.result_file.exists()
+        """Whether the trial has its result and the files of rows that go with it; nothing else means so."""
+        try:
+            return self.result_file.exists() and self.lost_by(self.result() or {}) is None
+        # A damaged result is none; whoever reads it says so.
+        except StoreError:
+            return False
+
+    def lost_by(self, result: dict[str, Any]) -> str | None:
+        """What a result goes with and is not there, `PATH: absent`; None where nothing is lost."""
+        sums = sums_in(self.result_file, result)
+        if sums is None:
+            # An older initlab's says which attempt it is of.
+            sums = {f"{result['attempt']}/{files.SCALARS}": (1, 0)} if "attempt" in result else {}
+        return lost(self.path, sums)
+
+    def lost_attempt(self, status: dict[str, Any]) -> str | None:
+        """The newest attempt as a status has it, where it is not there, `PATH: absent, …`; None where nothing is."""
+        if not self.status_file.exists():
+            return f"{self.status_file}: absent, though an attempt was made" if self.attempts() else None
+        path = self.path / status.get("attempt", "") / files.ATTEMPT
+        if "attempt" not in status or path.exists():
+            return None
+        return f"{path}: absent, though {files.STATUS} is of this attempt; its rows are lost"
+
+    def check_own(self, path: Path, content: dict[str, Any]) -> None:
+        """Refuse the file of another trial; that of an older initlab does not say whose it is."""
+        if content.get("trial", self.id) != self.id:
+            raise StoreError(f"{path}: of another trial (got {content['trial']!r}); move it away")
 
     def description(self) -> dict[str, Any]:
         """What trial.json holds: `id`, `spec`, `source` (hashes of the user's code) and `first_attempt`."""
-        return read_json(self.trial_file)
+        description = read_json(self.trial_file)
+        if type(first := description.get("first_attempt", 0)) is not int:
+            raise StoreError(f"{self.trial_file}: first_attempt: not an integer (got {first!r})")
+        return description
 
-    def spec(self) -> TrialSpec:
-        """The spec in trial.json; a `StoreError` where there is none, or what is not one."""
+    def spec(self, description: dict[str, Any] | None = None) -> TrialSpec:
+        """The spec in trial.json, whose content may be given; a `StoreError` where there is none."""
         try:
-            return TrialSpec.model_validate(self.description().get("spec"))
+            return TrialSpec.model_validate((description or self.description()).get("spec"))
         except ValidationError as error:
             raise StoreError(f"{self.trial_file}: not a trial that this initlab reads ({one_line(error)})") from None
 
@@ -59,16 +89,26 @@ class TrialFolder:
         """`state` and progress; the state is `pending` without a file, and `interrupted` in a file that names none."""
         if not self.status_file.exists():
             return {"state": State.PENDING.value}
-        return {"state": State.INTERRUPTED.value, **read_json(self.status_file, figures=True)}
+        status = {"state": State.INTERRUPTED.value, **read_json(self.status_file, figures=True)}
+        self.check_own(self.status_file, status)
+        return status
 
     def result(self) -> dict[str, Any] | None:
         """The final figures, None while the trial is unfinished."""
-        return read_json(self.result_file, figures=True) if self.finished else None
+        if not self.result_file.exists():
+            return None
+        result = read_json(self.result_file, figures=True)
+        self.check_own(self.result_file, result)
+        return result
 
-    def attempts(self) -> list[Path]:
-        """The folders of its attempts, oldest first."""
+    def attempts(self, first: int = 0) -> list[Path]:
+        """The folders of its attempts from number `first` on, oldest first."""
         paths = [path for path in self.path.glob("attempt-*") if re.fullmatch(r"attempt-\d{3,}", path.name)]
-        return sorted(paths, key=attempt_number)
+        return sorted((path for path in paths if attempt_number(path) >= first), key=attempt_number)
+
+    def folders(self) -> list[Path]:
+        """Its own folder and those of its attempts."""
+        return [self.path, *self.attempts()]
 
     def next_attempt(self) -> int:
         """The number after the latest attempt's, 0 where there is none."""
@@ -77,8 +117,8 @@ class TrialFolder:
     def checkpoints(self) -> Iterator[Path]:
         """Checkpoint files to resume from, newest first; those from before `first_attempt` are left out."""
         first = self.description().get("first_attempt", 0) if self.trial_file.exists() else 0
-        for attempt in reversed(self.attempts()):
-            if attempt_number(attempt) >= first and (attempt / files.CHECKPOINT).exists():
+        for attempt in reversed(self.attempts(first)):
+            if (attempt / files.CHECKPOINT).exists():
                 yield attempt / files.CHECKPOINT
 
     def checkpoint(self) -> Path | None:

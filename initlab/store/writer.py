@@ -1,8 +1,9 @@
 """The writer of one attempt at a trial: crash-safe, one writer per folder.
 
 An attempt is claimed by an atomic mkdir. A writer that finds a later attempt beside its own (its process was frozen for
-a while, or its launch died) leaves without writing status or result. Rows reach the disk before the checkpoint that
-follows them, so a reader that takes an attempt's rows up to the step the next one resumed from misses and doubles none.
+a while, or its launch died) leaves without writing status or result. Rows reach the disk before the checkpoint or
+result that follows them, so a reader that takes an attempt's rows up to the step the next one resumed from misses and
+doubles none. Status, checkpoints and result vouch for the files of all attempts that count (`initlab.store.checksums`).
 """
 
 import os
@@ -10,22 +11,20 @@ import time
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from initlab.engine.task import State
 from initlab.store import files
 from initlab.store.checkpoint import read_checkpoint, write_checkpoint
-from initlab.store.columns import COLUMNS
-from initlab.store.files import StoreError, encode, write_json
+from initlab.store.checksums import SummedFile, Sums, sum_of, sums_in, vouched
+from initlab.store.files import StoreError, encode, sync_folder, write_json
+from initlab.store.parquet import schema_of, write_parquet
 from initlab.store.trial_folder import TrialFolder
 
 # The frame's columns but trial and attempt, which the folders say.
-SIGNAL_SCHEMA = pa.schema(
-    [(column.name, column.type) for column in COLUMNS["signals"][2:]], {"initlab.schema": str(files.SCHEMA)}
-)
+SIGNAL_SCHEMA = schema_of("signals", attempt_known=True)
 STATUS_INTERVAL_S = 0.5
 
 
@@ -43,6 +42,8 @@ class AttemptWriter:
         """
         self.trial = trial
         self.notes: list[str] = []
+        # Of all files that count, those of earlier attempts too; this one's rows are summed as they are written.
+        self.sums: Sums = {}
         self.resumed, resumed_from = self.latest_checkpoint()
         for number in count(trial.next_attempt()):
             self.folder = trial.path / f"attempt-{number:03d}"
@@ -52,18 +53,26 @@ class AttemptWriter:
                 break
         step = self.resumed["step"] if self.resumed else None
         content = {"resumed_from": resumed_from, "resumed_step": step, "environment": environment, "notes": self.notes}
-        write_json(self.folder / files.ATTEMPT, {"host": os.uname().nodename, "pid": os.getpid(), **content})
+        origin = {"trial": trial.id, "attempt": self.folder.name, "host": os.uname().nodename, "pid": os.getpid()}
+        write_json(self.folder / files.ATTEMPT, {**origin, **content})
+        self.sums[self.name_of(files.ATTEMPT)] = sum_of(self.folder / files.ATTEMPT)
         # By frame, each opened at its first row, but scalars.jsonl at once: a finished attempt without it lost rows.
-        self.files: dict[str, IO[bytes]] = {}
+        self.files: dict[str, SummedFile] = {}
         self.record("scalars", [])
         self.signal_stream: pa.RecordBatchStreamWriter | None = None
         self.last_status = 0.0
 
     def latest_checkpoint(self) -> tuple[dict[str, Any] | None, str | None]:
-        """The newest checkpoint that can be read, with its attempt's name."""
+        """The newest checkpoint of this trial that can be read with all rows before it, and its attempt's name."""
         for path in self.trial.checkpoints():
             try:
-                return read_checkpoint(path), path.parent.name
+                state = read_checkpoint(path)
+                self.trial.check_own(path, state)
+                sums = sums_in(path, state) or {}
+                for name, (size, crc) in sums.items():
+                    vouched(self.trial.path / name, size, crc)
+                self.sums = sums
+                return state, path.parent.name
             except StoreError as error:
                 self.notes.append(f"{error}; the trial starts from an earlier one or anew")
         return None, None
@@ -77,21 +86,30 @@ class AttemptWriter:
         """Append rows to the attempt's file of a frame: signals as an Arrow stream, all others as lines of JSON."""
         if frame not in self.files:
             name = files.STREAM if frame == "signals" else f"{frame}.jsonl"
-            self.files[frame] = open(self.folder / name, "ab")  # noqa: SIM115
+            self.files[frame] = SummedFile(self.folder / name)
         file = self.files[frame]
         if frame == "signals":
             self.signal_stream = self.signal_stream or pa.ipc.new_stream(file, SIGNAL_SCHEMA)
             self.signal_stream.write_batch(pa.RecordBatch.from_pylist(rows, schema=SIGNAL_SCHEMA))
         else:
             file.write("".join(encode(row) + "\n" for row in rows).encode())
-        file.flush()
+        self.sums[self.name_of(file.path.name)] = file.sum
+
+    def name_of(self, file: str) -> str:
+        """A file of this attempt as sums and the trial's folder name it."""
+        return f"{self.folder.name}/{file}"
+
+    def sync(self) -> None:
+        """Put all rows so far on the disk."""
+        for file in self.files.values():
+            os.fsync(file.fileno())
+        sync_folder(self.folder)
 
     def checkpoint(self, state: dict[str, Any]) -> None:
         """Keep `state` (with its `step`) as the point to resume from, once all rows so far are on the disk."""
-        for file in self.files.values():
-            os.fsync(file.fileno())
+        self.sync()
         self.check_latest()
-        write_checkpoint(self.folder / files.CHECKPOINT, state)
+        write_checkpoint(self.folder / files.CHECKPOINT, {**state, "trial": self.trial.id, "files": self.sums})
 
     def progress(self, figures: dict[str, Any]) -> None:
         """Publish progress, at most every half second."""
@@ -109,6 +127,8 @@ class AttemptWriter:
         """End the attempt: signals to Parquet, status, and for a finished trial its result, last of all."""
         if self.signal_stream:
             self.signal_stream.close()
+            self.sums[self.name_of(files.STREAM)] = self.files["signals"].sum
+        self.sync()
         for file in self.files.values():
             file.close()
         if self.signal_stream and result is not None:
@@ -117,16 +137,18 @@ class AttemptWriter:
         self.write(self.trial.status_file, state, status)
         if result is not None:
             self.write(self.trial.result_file, state, result)
+            # Not before: until then the status may vouch for it.
+            (self.folder / files.STREAM).unlink(missing_ok=True)
 
     def write(self, path: Path, state: State, content: dict[str, Any], sync: bool = True) -> None:
         """Write the trial's status or result as this attempt's."""
-        write_json(path, {"state": state, "attempt": self.folder.name, **content}, sync)
+        origin = {"state": state, "trial": self.trial.id, "attempt": self.folder.name}
+        write_json(path, {**origin, **content, "files": self.sums}, sync)
 
     def signals_to_parquet(self) -> None:
         """One Parquet file instead of the live stream."""
-        with pa.ipc.open_stream(self.folder / files.STREAM) as stream:
+        size, crc = self.sums.pop(self.name_of(files.STREAM))
+        with pa.ipc.open_stream(vouched(self.folder / files.STREAM, size, crc)) as stream:
             table = stream.read_all()
-        encodings = {field.name: "BYTE_STREAM_SPLIT" for field in SIGNAL_SCHEMA if field.type == pa.float64()}
-        with files.atomic(self.folder / files.SIGNALS) as file:
-            pq.write_table(table, file, compression="zstd", column_encoding=encodings, use_dictionary=["name", "op"])
-        (self.folder / files.STREAM).unlink()
+        write_parquet(self.folder / files.SIGNALS, table)
+        self.sums[self.name_of(files.SIGNALS)] = sum_of(self.folder / files.SIGNALS)

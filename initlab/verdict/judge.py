@@ -1,12 +1,17 @@
 """The verdict on a trial, from its error curves alone: diverged, converged, stalled or slow. No torch."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from initlab.verdict.rules import highest_loss, noise_floor
+
+Columns = Mapping[str, Any] | pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -23,8 +28,17 @@ class Judgement:
         return math.isnan(self.epoch_reached)
 
 
+class EpochMeans(NamedTuple):
+    """Arrays with an entry per epoch."""
+
+    epoch: NDArray[np.float64]  # from 1
+    steps: NDArray[np.float64]
+    train_loss: NDArray[np.float64]
+    train_error: NDArray[np.float64]
+
+
 def judge(
-    scalars: pd.DataFrame, *, steps_per_epoch: int, batch_size: int, num_classes: int, chance: float, threshold: float
+    scalars: Columns, *, steps_per_epoch: int, batch_size: int, num_classes: int, chance: float, threshold: float
 ) -> Judgement:
     """Judge a finished trial by its rows of scalars, by the first rule that holds.
 
@@ -34,25 +48,25 @@ def judge(
     4. slow: it learns, but did not reach the threshold.
 
     Args:
-        scalars: the trial's rows by step, columns as in `Results.scalars`.
+        scalars: the trial's rows by step, a frame or arrays by column, named as in `Results.scalars`.
         chance: error of the best constant guess, a fraction.
     """
     epochs = epoch_means(scalars, steps_per_epoch)
-    not_finite = scalars[(scalars.step > 0) & ~np.isfinite(scalars.train_loss)]
+    step, epoch, train_loss, val_error = floats(scalars, "step", "epoch", "train_loss", "val_error")
+    not_finite = np.flatnonzero((step > 0) & ~np.isfinite(train_loss))
     if len(not_finite):
-        row = not_finite.iloc[0]
-        return Judgement("diverged", f"the loss is {row.train_loss} by epoch {row.epoch:.3g}")
-    highest = highest_loss(num_classes, float(epochs.train_loss.iloc[0])) if len(epochs) else math.inf
-    if (epochs.train_loss > highest).any():
-        worst = epochs.sort_values("train_loss").iloc[-1]
-        reason = f"epoch {worst.epoch:.0f} has a mean loss of {worst.train_loss:.4g}, above {highest:.4g}"
+        return Judgement("diverged", f"the loss is {train_loss[not_finite[0]]} by epoch {epoch[not_finite[0]]:.3g}")
+    losses = epochs.train_loss
+    highest = highest_loss(num_classes, float(losses[0])) if len(losses) else math.inf
+    if (losses > highest).any():
+        worst = int(np.argmax(losses))
+        reason = f"epoch {epochs.epoch[worst]:.0f} has a mean loss of {losses[worst]:.4g}, above {highest:.4g}"
         return Judgement("diverged", reason)
-    best, reached = scalars.val_error.min(), scalars.epoch[scalars.val_error <= threshold]
+    best, reached = np.fmin.reduce(val_error, initial=math.nan), epoch[val_error <= threshold]
     if len(reached):
-        epoch = float(reached.iloc[0])
-        reason = f"validation error ≤ {threshold:.3g} at epoch {epoch:.3g}, best {best:.3f}"
-        return Judgement("converged", reason, epoch)
-    lowest = epochs.train_error.min()
+        reason = f"validation error ≤ {threshold:.3g} at epoch {reached[0]:.3g}, best {best:.3f}"
+        return Judgement("converged", reason, float(reached[0]))
+    lowest = np.fmin.reduce(epochs.train_error, initial=math.nan)
     floors = [noise_floor(chance, steps * batch_size) for steps in epochs.steps]
     if (epochs.train_error < floors).any():
         learns = f"it learns (training error down to {lowest:.3f})"
@@ -61,14 +75,25 @@ def judge(
     return Judgement("stalled", f"no epoch's training error is {below}; the lowest is {lowest:.3f}")
 
 
-def epoch_means(scalars: pd.DataFrame, steps_per_epoch: int) -> pd.DataFrame:
-    """One row per (perhaps partial last) epoch: epoch (from 1), steps, mean train_loss and train_error."""
-    rows = scalars.sort_values("step")
-    steps = rows.step.diff()
-    rows = rows.assign(steps=steps, number=np.ceil(rows.step / steps_per_epoch))[steps > 0]
-    weighted = rows.assign(train_loss=rows.train_loss * rows.steps, train_error=rows.train_error * rows.steps)
-    columns = ["steps", "train_loss", "train_error"]
-    # Not finite where a part is: an epoch with a non-finite row has no mean.
-    sums = weighted.groupby("number")[columns].agg(pd.Series.sum, skipna=False)
-    means = sums[columns[1:]].div(sums.steps, axis=0)
-    return means.assign(steps=sums.steps, epoch=sums.index).reset_index(drop=True)
+def epoch_means(scalars: Columns, steps_per_epoch: int) -> EpochMeans:
+    """Means over each (perhaps partial last) epoch of a trial's rows."""
+    columns = floats(scalars, "step", "train_loss", "train_error")
+    step, *values = (column[np.argsort(columns[0], kind="stable")] for column in columns)
+    steps = np.diff(step, prepend=np.nan)
+    counted = steps > 0
+    steps, number = steps[counted], np.ceil(step[counted] / steps_per_epoch)
+    epochs, starts = np.unique(number, return_index=True)
+    ends = [*starts[1:], len(number)]
+
+    def sums(weighted: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Over each epoch; not finite where a part is, for an epoch with a non-finite row has no mean."""
+        return np.array([weighted[start:end].sum() for start, end in zip(starts, ends, strict=True)])
+
+    total = sums(steps)
+    loss, error = (sums(value[counted] * steps) / total for value in values)
+    return EpochMeans(epochs, total, loss, error)
+
+
+def floats(scalars: Columns, *names: str) -> list[NDArray[np.float64]]:
+    """Columns as arrays."""
+    return [np.asarray(scalars[name], float) for name in names]

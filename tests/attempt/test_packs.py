@@ -162,7 +162,7 @@ def test_the_unfinished_trials_of_a_pack_whose_process_died_are_asked_for_again(
     ids = [trial.id for trial in trials(grid={"seed": [0, 1, 2, 3]})]
     for trial_id in ids:
         (tmp_path / "trials" / trial_id).mkdir(parents=True)
-    (tmp_path / "trials" / ids[1] / "result.json").touch()
+    (tmp_path / "trials" / ids[1] / "result.json").write_text('{"schema": 1}')
 
     def answer(ids: list[str], died: bool) -> Answer:
         return Answer(ends=tuple(TrialEnd(trial=i, state="failed", error="signal 9") for i in ids), died=died)

@@ -174,9 +174,21 @@ def test_after_a_bug_in_ones_own_net_is_fixed_the_same_command_runs_the_unfinish
 
 def test_an_output_folder_is_held_by_one_launch_at_a_time(tiny: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    with lease(tmp_path / "a"), pytest.raises(Held, match=r"held by another launch \(host .*, pid \d+\)"):
+    with lease(tmp_path / "a"), pytest.raises(Held, match=r"held by another launch \(host .*, pid \d+, since "):
         run(tiny(), tmp_path / "a")
     assert run(tiny(), tmp_path / "a").trials.state.tolist() == ["done"]
+
+
+def test_what_kills_left_over_is_swept_by_the_next_run(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    results = run(tiny(), tmp_path / "a")
+    folder = results.stored[0].folder
+    (folder / "result.json").unlink()
+    left = [folder / ".status.json.17", folder / "attempt-000/.checkpoint.pt.4711", tmp_path / "a/.study.yaml.3"]
+    for path in [*left, folder / ".hidden", folder / "notes.3"]:
+        path.write_text("half")
+    run(tiny(), tmp_path / "a")
+    assert [path for path in left if path.exists()] == []
+    assert (folder / ".hidden").exists() and (folder / "notes.3").exists(), "what is not ours stays"
 
 
 def test_a_diverged_trial_is_a_result_not_a_failure(tiny: Callable[..., Path], tmp_path: Path) -> None:

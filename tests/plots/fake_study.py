@@ -1,6 +1,7 @@
 """Studies by hand: `Fake` has the frames of `Results` that figures read, filled from a few numbers per trial."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,6 +97,10 @@ class Fake:
     @property
     def signals(self) -> pd.DataFrame:
         return pd.DataFrame(self.probes, columns=names("signals"))
+
+    def signals_near(self, epochs: Sequence[float | str]) -> pd.DataFrame:
+        """All of them: which are nearest, the figure sees for itself."""
+        return self.signals
 
     @property
     def running(self) -> pd.DataFrame:

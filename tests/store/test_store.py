@@ -16,7 +16,7 @@ from initlab.plan.plan import plan
 from initlab.store import files
 from initlab.store.checkpoint import read_checkpoint, write_checkpoint
 from initlab.store.columns import names
-from initlab.store.files import StoreError, atomic, decode, encode, read_json, read_lines, write_json
+from initlab.store.files import StoreError, atomic, decode, encode, read_json, read_lines, write_json, write_study
 from initlab.store.trial_folder import TrialFolder
 from initlab.store.writer import AttemptWriter, Superseded
 from initlab.study.study import Study, dump_study
@@ -31,8 +31,9 @@ def make_out(tmp_path: Path, seeds: int = 1) -> tuple[Path, list[Path]]:
         folder.mkdir(parents=True)
         content = {"id": trial.id, "spec": trial.spec.model_dump(mode="json"), "source": {}, "first_attempt": 0}
         write_json(folder / files.TRIAL, content)
+        write_json(folder / files.STATUS, {"state": "pending"})
         folders.append(folder)
-    (tmp_path / files.STUDY).write_text(dump_study(study))
+    write_study(tmp_path / files.STUDY, dump_study(study))
     return tmp_path, folders
 
 
@@ -66,6 +67,13 @@ def attempt(
     return writer
 
 
+def without_sums(folder: Path) -> None:
+    """Leave status and result as an older initlab wrote them."""
+    for path in filter(Path.exists, (folder / files.STATUS, folder / files.RESULT)):
+        content = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("crc", "files")}
+        path.write_text(json.dumps(content))
+
+
 RESULT = {"train_examples": 320, "num_classes": 10, "chance": 0.9, "val_error": 0.5, "epoch": 2.0, "wall_s": 1.0}
 
 
@@ -96,10 +104,10 @@ def test_an_atomic_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: 
 def test_a_torn_last_line_is_dropped_and_any_other_bad_line_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "scalars.jsonl"
     path.write_bytes(b'{"step": 0}\n{"step": 1}\n{"st')
-    assert read_lines(path) == [{"step": 0}, {"step": 1}]
+    assert read_lines(path, path.read_bytes()) == [{"step": 0}, {"step": 1}]
     path.write_bytes(b'{"step": 0}\n{"st\n{"step": 2}\n')
     with pytest.raises(StoreError, match=r"scalars.jsonl: line 2 is not JSON"):
-        read_lines(path)
+        read_lines(path, path.read_bytes())
 
 
 def test_a_finished_trial_reads_back_exactly(tmp_path: Path) -> None:
@@ -181,6 +189,8 @@ def test_an_attempt_that_left_no_checkpoint_does_not_count(tmp_path: Path) -> No
 def test_a_forced_attempt_resumes_nothing_from_before_it(tmp_path: Path) -> None:
     out, (folder,) = make_out(tmp_path)
     attempt(folder, range(0, 10), checkpoint=9).close("done", RESULT, RESULT)
+    for name in (files.RESULT, files.STATUS):
+        (folder / name).unlink()
     assert attempt(folder, range(0, 3), first_attempt=1).resumed is None
     assert attempt(folder, range(0, 3), checkpoint=2, first_attempt=1).resumed is None
     assert attempt(folder, range(3, 5), first_attempt=1).resumed["step"] == 2
@@ -196,7 +206,7 @@ def test_a_thawed_writer_finds_a_later_attempt_and_writes_no_status_or_result(tm
     with pytest.raises(Superseded):
         zombie.close("done", RESULT, RESULT)
     assert not (folder / files.RESULT).exists()
-    assert not (folder / files.STATUS).exists()
+    assert read_json(folder / files.STATUS)["state"] == "pending"
 
 
 @pytest.fixture
@@ -249,6 +259,19 @@ def test_the_result_is_renamed_into_place_last_of_all(tmp_path: Path, disk_event
     assert renamed[-3:] == [path.stat().st_ino for path in paths]
 
 
+def test_a_diverged_trials_rows_are_on_the_disk_before_its_result(
+    tmp_path: Path, disk_events: list[tuple[str, int]]
+) -> None:
+    _, (folder,) = make_out(tmp_path)
+    writer = attempt(folder, range(0, 3), slopes=True)
+    inodes = {path.name: path.stat().st_ino for path in writer.folder.iterdir()}
+    disk_events.clear()
+    writer.close("diverged", RESULT, RESULT)
+    before = disk_events[: disk_events.index(("rename", (folder / files.RESULT).stat().st_ino))]
+    for inode in (inodes["scalars.jsonl"], inodes["slopes.jsonl"], writer.folder.stat().st_ino):
+        assert ("sync", inode) in before
+
+
 def test_two_writers_never_share_an_attempt(tmp_path: Path) -> None:
     _, (folder,) = make_out(tmp_path)
     names = [AttemptWriter(TrialFolder.at(folder), {}).folder.name for _ in range(3)]
@@ -281,9 +304,10 @@ def test_a_truncated_parquet_file_is_named_and_loses_its_own_signals_alone(tmp_p
     results = load(out)
     assert results.signals.trial.unique().tolist() == [second.name]
     assert len(results.scalars) == 8
-    (problem,) = results.problems
-    assert problem.startswith(f"{part}: damaged Parquet")
-    assert len(problem.splitlines()) == 1
+    assert results.trials.state.tolist() == ["interrupted", "done"]
+    lost, left_out = results.problems
+    assert lost == f"{part}: damaged, though the trial has its result; the next run does it again"
+    assert left_out.startswith(f"{part}: damaged (got") and len(left_out.splitlines()) == 1
 
 
 def test_a_damaged_checkpoint_is_noted_and_an_earlier_one_taken(tmp_path: Path) -> None:
@@ -346,6 +370,7 @@ def test_a_parquet_file_of_a_newer_schema_is_refused_by_name(tmp_path: Path) -> 
     attempt(folder, range(0, 4), checkpoint=3).close("done", RESULT, RESULT)
     path = folder / "attempt-000" / files.SIGNALS
     pq.write_table(pq.read_table(path).replace_schema_metadata({"initlab.schema": "9"}), path)
+    without_sums(folder)
     results = load(out)
     assert results.signals.empty
     assert "unknown schema (got 9)" in results.problems[0]
@@ -415,8 +440,8 @@ def test_text_that_reads_as_nan_stays_text_in_a_spec(tmp_path: Path) -> None:
 
 def test_a_chain_of_resumptions_is_followed_past_attempt_999(tmp_path: Path) -> None:
     out, (folder,) = make_out(tmp_path)
+    (folder / "attempt-998").mkdir()
     attempt(folder, range(0, 6), checkpoint=4)
-    (folder / "attempt-000").rename(folder / "attempt-999")
     attempt(folder, range(5, 8))
     (folder / "attempt-1001").mkdir()  # claimed, and killed before it described itself
     assert load(out).scalars.step.tolist() == list(range(8))
