@@ -25,6 +25,9 @@ from initlab.cli.options import OUT, data_dir_option, device_option, echo_lines,
 @click.option("--address", help="A running Ray cluster, host:port or auto (ray).")
 @set_option
 @click.option("--only", multiple=True, metavar="ID", help="Run this trial alone (an id or its beginning); repeatable.")
+@click.option("--shard", metavar="K/N", help="Part K of N of the trials alone, by their ids; parts may share OUT.")
+@click.option("--max-trials", type=int, metavar="N", help="Begin at most N trials.")
+@click.option("--expect", metavar="HASH", help="Refuse trials and code that are not those `initlab launch` saw.")
 @click.option("--force", is_flag=True, help="A fresh attempt at finished trials too.")
 @click.option("--skip-hopeless", is_flag=True, help="Stop trials that have stalled; a run without it goes on.")
 @click.option("--allow-code", is_flag=True, help="Import pkg.module:callable names in the study.")
@@ -39,7 +42,7 @@ def run(study: Path, **options: Any) -> None:
     from initlab.report.summary import summary
 
     results = launch(study, show="table" if on_terminal() else "lines", **options)
-    lines, errors, ending = summary(results, options["only"])
+    lines, errors, ending = summary(results)
     echo_lines(results.problems, err=True)
     echo_lines(lines)
     echo_lines(errors, err=True)

@@ -1,4 +1,7 @@
-"""One launch at a time per output folder: an advisory lock that the system drops when its holder dies."""
+"""One launch at a time per output folder: an advisory lock that the system drops when its holder dies.
+
+Shards of one study share the folder: each holds a lock of its own, beside shards of the same count alone.
+"""
 
 import fcntl
 import os
@@ -8,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from initlab.study.shard import Shard
+
 LEASE = ".lease"
 
 
@@ -16,21 +21,37 @@ class Held(RuntimeError):
 
 
 @contextmanager
-def lease(out: Path) -> Iterator[None]:
-    """Hold `out` for the length of the block.
+def lease(out: Path, shard: Shard | None = None) -> Iterator[None]:
+    """Hold `out`, or a shard's part of it, for the length of the block.
 
     Raises:
-        Held: another launch holds it; says which.
+        Held: another launch holds what this one wants; says which.
     """
-    with open(out / LEASE, "a+") as file:
+    own = lease_file(out, shard)
+    with open(own, "a+") as file:
         if not locked(file):
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise Held(f"{out}: held by another launch ({holder}); wait for it, stop it, or give another --out")
+            raise held(own)
         file.truncate(0)
         file.write(f"host {os.uname().nodename}, pid {os.getpid()}\n")
         file.flush()
+        # Looked for once the own lock is held, so that of two launches at once at most one goes on.
+        for other in out.glob(f"{LEASE}*"):
+            beside = shard and other.name.endswith(f"-of-{shard.count}")
+            if other != own and not beside and is_locked(other):
+                raise held(other)
         yield
+
+
+def lease_file(out: Path, shard: Shard | None) -> Path:
+    """Where the lock of a launch lies."""
+    return out / (f"{LEASE}-{shard}" if shard else LEASE)
+
+
+def held(path: Path) -> Held:
+    """The error that says who holds a lock."""
+    holder = path.read_text().strip() or "unknown"
+    shard = path.name.removeprefix(LEASE).replace("-of-", "/").replace("-", ", shard ")
+    return Held(f"{path.parent}: held by another launch ({holder}{shard}); wait for it, stop it, or give another --out")
 
 
 def locked(file: IO[str]) -> bool:
@@ -46,9 +67,12 @@ def locked(file: IO[str]) -> bool:
 
 def is_held(out: Path) -> bool:
     """Whether a launch runs in `out` now."""
-    if not (out / LEASE).exists():
-        return False
-    with open(out / LEASE) as file:
+    return any(is_locked(path) for path in out.glob(f"{LEASE}*"))
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of this file now."""
+    with open(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

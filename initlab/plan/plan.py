@@ -9,6 +9,7 @@ from initlab.plan.conflicts import conflicts
 from initlab.plan.cost import cost
 from initlab.study.mistakes import Mistake, StudyError
 from initlab.study.paths import with_fields
+from initlab.study.shard import Shard
 from initlab.study.spec import TrialSpec
 from initlab.study.study import Study, varied_mistakes
 from initlab.study.unused_fields import drop_unused
@@ -68,6 +69,12 @@ def shallow_of(spec: TrialSpec) -> TrialSpec | None:
         return None
     fields = {"net.depth": depth, "train.shallow_depth": None, "train.auxiliary": (), "train.epochs": epochs}
     return drop_unused(with_fields(spec, fields))[0]
+
+
+def shard_of(trial: PlannedTrial, count: int) -> int:
+    """Which of `count` shards a trial is in, from 1: by its id, or by that of the shallow trial that it starts from."""
+    shallow = shallow_of(trial.spec)
+    return Shard.number_of(shallow.trial_id if shallow else trial.id, count)
 
 
 def duplicate_cases(study: Study) -> Iterable[Mistake]:

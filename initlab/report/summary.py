@@ -1,6 +1,6 @@
 """What `initlab run` and `initlab status` say of a study's trials, and the exit code that a run ends with."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -28,9 +28,9 @@ class Summary(NamedTuple):
     ending: Ending
 
 
-def summary(results: Results, only: Sequence[str] = ()) -> Summary:
-    """What came of a study's trials, or of those whose ids begin with one of `only`."""
-    requested = [trial for trial in results.planned if trial.startswith(tuple(only) or "t")]
+def summary(results: Results) -> Summary:
+    """What came of the trials that a launch was to run."""
+    requested = results.requested
     trials = [trial for trial in results.stored if trial.id in set(requested)]
     lines = verdict_lines(results)
     if unreadable := sorted({*requested} - {trial.id for trial in trials}):

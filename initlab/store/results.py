@@ -1,6 +1,7 @@
 """`Results`: an output folder, or what `initlab export` made of one, as tidy pandas frames."""
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -27,8 +28,8 @@ ENVIRONMENT = ["device", "precision", "torch_version", "git_commit"]
 class Results:
     """The results of a study; frames are read once, on first use."""
 
-    def __init__(self, out: str | Path) -> None:
-        """Open an output folder.
+    def __init__(self, out: str | Path, requested: Sequence[str] | None = None) -> None:
+        """Open an output folder; `requested` are the trials that a launch was to run, None is the whole study.
 
         Raises:
             StoreError: no such folder, no study in it, or one of a newer initlab.
@@ -41,13 +42,15 @@ class Results:
             raise StoreError(f"{self.out}: not an output folder (no {files.STUDY} in it); {hint}")
         try:
             self.study = Study.model_validate(yaml.safe_load(study.read_text()))
-            self.planned = [trial.id for trial in plan(self.study)]
+            specs = {trial.id: trial.spec for trial in plan(self.study)}
         except (ValueError, yaml.YAMLError) as error:
             reason = error.lines[0] if isinstance(error, StudyError) else one_line(error)
             raise StoreError(f"{study}: not a study that this initlab reads ({reason}); run the study again") from None
+        self.planned = list(specs)
+        self.requested = self.planned if requested is None else list(requested)
         self.problems: list[str] = []
         self.exported = (self.out / files.COMPACTED).exists()
-        self.stored = exported_trials(self.out) if self.exported else read_trials(self.out, self.planned, self.problems)
+        self.stored = exported_trials(self.out) if self.exported else read_trials(self.out, specs, self.problems)
 
     @cached_property
     def trials(self) -> pd.DataFrame:

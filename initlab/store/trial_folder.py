@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from initlab.engine.task import State
 from initlab.store import files
-from initlab.store.files import StoreError, one_line, read_json
+from initlab.store.files import StoreError, one_line, read_json, write_json
 from initlab.study.spec import TrialSpec
 
 
@@ -47,6 +47,12 @@ class TrialFolder:
     def description(self) -> dict[str, Any]:
         """What trial.json holds: `id`, `spec`, `source` (hashes of the user's code) and `first_attempt`."""
         return read_json(self.trial_file)
+
+    def describe(self, spec: TrialSpec, source: dict[str, str], first_attempt: int = 0) -> None:
+        """Write trial.json, with the hashes of the user's code; no attempt before the first is resumed."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        content = {"id": self.id, "spec": spec.model_dump(mode="json"), "source": source}
+        write_json(self.trial_file, {**content, "first_attempt": first_attempt}, sync=False)
 
     def spec(self) -> TrialSpec:
         """The spec in trial.json; a `StoreError` where there is none, or what is not one."""
