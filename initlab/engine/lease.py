@@ -35,11 +35,24 @@ def lease(out: Path, shard: Shard | None = None) -> Iterator[None]:
         file.write(f"host {os.uname().nodename}, pid {os.getpid()}\n")
         file.flush()
         # Looked for once the own lock is held, so that of two launches at once at most one goes on.
-        for other in out.glob(f"{LEASE}*"):
-            beside = shard and other.name.endswith(f"-of-{shard.count}")
-            if other != own and not beside and is_locked(other):
-                raise held(other)
+        shards_at_work(out, shard.count if shard else 0, but=own)
         yield
+
+
+def shards_at_work(out: Path, count: int, but: Path | None = None) -> set[int]:
+    """The numbers of those of `count` shards that run in `out` now, whose lock is not the file `but`.
+
+    Raises:
+        Held: what runs there is no such shard, and may be at work on any trial.
+    """
+    numbers = set()
+    for path in out.glob(f"{LEASE}*"):
+        number, _, others = path.name.removeprefix(f"{LEASE}-").partition("-of-")
+        if path != but and is_locked(path):
+            if others != str(count):
+                raise held(path)
+            numbers.add(int(number))
+    return numbers
 
 
 def lease_file(out: Path, shard: Shard | None) -> Path:

@@ -93,8 +93,8 @@ def ready(
         raise StoreError(f"{folder}: holds exported results, which can't be added to; give another --out")
     launch = Launch(study, trials, requested, sources_of(trials, allow_code), part, settings, folder, lines)
     if expect not in (None, launch.fingerprint):
-        text = f"trials or their code are not those that were submitted (got {launch.fingerprint}, expected {expect})"
-        raise StudyError([f"--expect: {text}; put them back as they were, or submit again with `initlab launch`"])
+        text = f"trials, their code or initlab changed since submission (got {launch.fingerprint}, expected {expect})"
+        raise StudyError([f"--expect: {text}; put them back, or submit again with `initlab launch`"])
     return launch
 
 
