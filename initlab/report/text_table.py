@@ -9,10 +9,5 @@ def text_table(rows: Sequence[Sequence[str]], right: Container[int] = (), gap: s
     `text_table([["net", "depth"], ["vgg-16", "16"]], right={1})` is `net     depth` and `vgg-16     16`.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        gap.join(
-            cell.rjust(width) if index in right else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    form = gap.join(f"{{:{'>' if index in right else '<'}{width}}}" for index, width in enumerate(widths))
+    return [form.format(*row).rstrip() for row in rows]
