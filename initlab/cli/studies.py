@@ -1,14 +1,19 @@
-"""Commands on a study and its output folder: run, plan, status, plot, export, compare."""
+"""Commands on a study and its output folder: run, plan, status, tail, plot, export, compare."""
 
 import json
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
 from initlab.cli.options import OUT, data_dir_option, device_option, echo_lines, set_option
+
+# Seconds between pages of `status --watch`.
+WATCH_S = 2.0
 
 
 @click.command()
@@ -75,15 +80,37 @@ def plan(study: Path | None, overrides: Sequence[str], out: Path | None, schema:
 
 @click.command()
 @click.argument("out", type=OUT)
-def status(out: Path) -> None:
-    """Show how far the trials in OUT are."""
-    from initlab.report.summary import status_lines
-    from initlab.store.results import load
+@click.option("--trials", is_flag=True, help="A line per trial too.")
+@click.option("--watch", is_flag=True, help="The page anew every 2 s, until nothing runs; Ctrl-C ends it.")
+def status(out: Path, trials: bool, watch: bool) -> None:
+    """Show how far the trials in OUT are: by state, failures by cause, what runs, and when it will be done."""
+    from initlab.engine.lease import is_held
+    from initlab.report.status_page import status_page
 
-    results = load(out)
-    echo_lines(status_lines(results))
-    echo_lines(results.problems, err=True)
-    click.echo(results)
+    page = "\n".join(status_page(out, trials))
+    while watch and is_held(out):
+        if sys.stdout.isatty():
+            click.clear()
+        click.echo(page + ("" if sys.stdout.isatty() else "\n"))
+        try:
+            time.sleep(WATCH_S)
+        except KeyboardInterrupt:
+            return
+        page = "\n".join(status_page(out, trials))
+    click.echo(page)
+
+
+@click.command()
+@click.argument("out", type=OUT)
+@click.argument("trial", required=False)
+@click.option("--lines", type=click.IntRange(0), default=10, help="Rows of those already there.")
+@click.option("--no-follow", is_flag=True, help="Don't wait for further rows.")
+def tail(out: Path, trial: str | None, lines: int, no_follow: bool) -> None:
+    """Follow the scalars of a TRIAL in OUT, by its id or the id's beginning; without one, the trial heard of last."""
+    from initlab.report.tail import tail_lines
+
+    with suppress(KeyboardInterrupt):
+        echo_lines(tail_lines(out, trial, lines, not no_follow))
 
 
 @click.command()
@@ -137,4 +164,4 @@ def compare(outs: Sequence[Path], figure: str, as_json: bool) -> None:
     sys.exit(0 if comparison.agrees else 1)
 
 
-COMMANDS = (run, plan, status, plot, export, compare)
+COMMANDS = (run, plan, status, tail, plot, export, compare)
