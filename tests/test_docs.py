@@ -24,6 +24,7 @@ DOCUMENTS = [
     "docs/schemes.md",
     "docs/signals.md",
     "docs/ci.md",
+    "docs/cluster.md",
     "docs/forecast.md",
     "docs/diagnosis.md",
     "docs/several-gpus.md",

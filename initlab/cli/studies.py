@@ -164,4 +164,22 @@ def compare(outs: Sequence[Path], figure: str, as_json: bool) -> None:
     sys.exit(0 if comparison.agrees else 1)
 
 
-COMMANDS = (run, plan, status, tail, plot, export, compare)
+@click.command()
+@click.option("--out", type=OUT, default=Path("."), help="The output folder, or where it will be.")
+@click.option("--address", help="A running Ray cluster too, host:port or auto.")
+@data_dir_option
+def doctor(out: Path, address: str | None, data_dir: Path | None) -> None:
+    """Say what works here: a line each, with the fix for what does not.
+
+    Exit code 1 where something that a run needs is broken.
+    """
+    from initlab.launch.doctor import examine
+
+    broken = False
+    for finding in examine(out, data_dir, address):
+        click.echo(finding)
+        broken = broken or (finding.needed and not finding.works)
+    sys.exit(1 if broken else 0)
+
+
+COMMANDS = (doctor, run, plan, status, tail, plot, export, compare)

@@ -85,7 +85,9 @@ def test_failed_trials_are_1_with_a_table_of_which_and_why(tiny: Callable[..., P
     assert "1 of 2 trials failed" in failed.stderr
     assert re.search(r"  t[0-9a-f]{12}: RuntimeError: this net cannot be built", failed.stderr)
     assert "tests.engine.mine:net he seed 0 net.options={'hidden': 4}: done" in failed.stdout
-    assert "seed 0 net.options={'fail': True}: failed (RuntimeError" in here("status", tmp_path / "a", "--trials").stdout
+    assert (
+        "seed 0 net.options={'fail': True}: failed (RuntimeError" in here("status", tmp_path / "a", "--trials").stdout
+    )
 
 
 @pytest.mark.parametrize(
