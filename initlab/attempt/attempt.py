@@ -86,7 +86,8 @@ class Attempt:
             if not isinstance(error, Superseded):
                 trace = "".join(traceback.format_exception(error))
                 self.writer.close(State.FAILED, {"error": in_one_line(error), "traceback": trace})
-                return TrialEnd(trial=self.trial_id, state=State.FAILED)
+                full = isinstance(error, torch.OutOfMemoryError)
+                return TrialEnd(trial=self.trial_id, state=State.FAILED, out_of_memory=full)
         return TrialEnd(trial=self.trial_id, state=State.SUPERSEDED)
 
 

@@ -84,6 +84,7 @@ class TrialEnd(PlainData):
     trial: str
     state: State
     error: str | None = None  # where the trial could not record it itself
+    out_of_memory: bool = False  # of the device, which others may have taken
     uncompiled_because: str | None = None  # why steps ran uncompiled although compilation was wished for
 
 

@@ -1,6 +1,8 @@
 """Trials as tasks for an engine, and what is made of the answers."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from initlab.engine.submit import Work, submit
@@ -31,10 +33,17 @@ def run_queue(
 ) -> None:
     """Run the waves of a queue one after another; `say` hears what the user should know."""
     for packed in queue:
-        retried = set(run_tasks(tasks(out, packed, sources, settings), settings, say))
+        crowded: set[str] = set()
+        retried = set(run_tasks(tasks(out, packed, sources, settings), settings, say, crowded))
         alone = [[trial] for pack in packed for trial in pack if trial.id in retried]
         if alone:
-            run_tasks(tasks(out, alone, sources, settings), settings, say)
+            run_tasks(tasks(out, alone, sources, settings), settings, say, crowded)
+        # A trial that found the device full of others has it whole, once.
+        full = [[trial] for pack in packed for trial in pack if trial.id in crowded]
+        if full:
+            say(f"{len(full)} trials ran out of the device's memory; each is tried once more, alone on it")
+            whole = by_itself(settings)
+            run_tasks(tasks(out, full, sources, whole), whole, say, set())
 
 
 def tasks(out: Path, packed: Packs, sources: Sources, settings: Settings) -> list[Task]:
@@ -56,13 +65,26 @@ def tasks(out: Path, packed: Packs, sources: Sources, settings: Settings) -> lis
     ]
 
 
-def run_tasks(work: Sequence[Task], settings: Settings, say: Callable[[str], None]) -> list[str]:
-    """Run tasks on the engine; returns the trials that are to be tried again, each alone."""
+def by_itself(settings: Settings) -> Settings:
+    """The settings under which one trial runs at a time, with whole GPUs."""
+    run = settings.run
+    update = {"jobs": 1, "pack": 1, "gpus_per_trial": float(max(1, math.ceil(run.gpus_per_trial)))}
+    return replace(settings, run=run.model_copy(update=update))
+
+
+def run_tasks(work: Sequence[Task], settings: Settings, say: Callable[[str], None], crowded: set[str]) -> list[str]:
+    """Run tasks on the engine; returns the trials that are to be tried again, each alone.
+
+    `crowded` gets those that ran out of a device's memory while they may have shared it.
+    """
     retried: list[str] = []
+    run = settings.run
+    shared = run.jobs != 1 or run.pack > 1 or run.gpus_per_trial < 1
     for answer in submit(settings.run.engine, work, WORK, settings.resources):
         for line in notes(answer):
             say(line)
         out = Path(work[0].out)
+        crowded |= {end.trial for end in answer.ends if shared and end.out_of_memory}
         if again := retried_alone(out, answer):
             retried += again
         else:
