@@ -24,6 +24,7 @@ DOCUMENTS = [
     "docs/schemes.md",
     "docs/signals.md",
     "docs/ci.md",
+    "docs/cluster.md",
     "docs/forecast.md",
     "docs/diagnosis.md",
     "docs/several-gpus.md",
@@ -41,6 +42,12 @@ def test_every_command_named_exists_with_its_options(document: str) -> None:
         command = main.commands[name]
         if isinstance(command, click.Group) and rest:
             command = command.commands[rest[0]]
+        if "--" in rest:  # what stands behind it is for `run`
+            of_run = {option for parameter in main.commands["run"].params for option in parameter.opts}
+            assert {word for word in rest[rest.index("--") + 1 :] if word.startswith("--")} <= of_run, (
+                f"initlab {words}"
+            )
+            rest = rest[: rest.index("--")]
         known = {option for parameter in command.params for option in parameter.opts}
         used = {word for word in rest if word.startswith("--")}
         assert used <= known, f"initlab {words}"

@@ -42,6 +42,9 @@ class Attempt:
             StoreError: the trial's folder is damaged, or of a newer initlab.
         """
         folder = TrialFolder(Path(task.out), trial_id)
+        if task.specs and not (folder.attempts() and folder.trial_file.exists()):
+            index = task.trials.index(trial_id)
+            folder.describe(task.specs[index], task.sources[index])
         self.task, self.trial_id, self.device = task, trial_id, device
         self.spec = folder.spec()
         self.sources: dict[str, str] = folder.description()["source"]
@@ -83,7 +86,8 @@ class Attempt:
             if not isinstance(error, Superseded):
                 trace = "".join(traceback.format_exception(error))
                 self.writer.close(State.FAILED, {"error": in_one_line(error), "traceback": trace})
-                return TrialEnd(trial=self.trial_id, state=State.FAILED)
+                full = isinstance(error, torch.OutOfMemoryError)
+                return TrialEnd(trial=self.trial_id, state=State.FAILED, out_of_memory=full)
         return TrialEnd(trial=self.trial_id, state=State.SUPERSEDED)
 
 

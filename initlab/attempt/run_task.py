@@ -5,7 +5,7 @@ pack: their training steps are taken as one where torch can do that, and each ha
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ ShouldStop = Callable[[], bool]
 
 def run_task(task: Task) -> Answer:
     """Run each trial of a task to its end, its failure or a stop, and record which."""
-    should_stop = stop_check(Path(task.out))
+    should_stop = stop_check({Path(task.out, STOP), Path(task.out, task.stop)})
     images: dict[Data, Images] = {}
     ends: dict[str, TrialEnd] = {}
     attempts: list[Attempt] = []
@@ -138,8 +138,8 @@ def run_together(attempts: Sequence[Attempt], should_stop: ShouldStop, ends: dic
     return reason
 
 
-def stop_check(out: Path) -> ShouldStop:
-    """A cheap `should_stop()`: a STOP file in OUT, or the launching process gone."""
+def stop_check(files: Collection[Path]) -> ShouldStop:
+    """A cheap `should_stop()`: one of these files is there, or the launching process gone."""
     last, answer = 0.0, False
 
     def should_stop() -> bool:
@@ -147,7 +147,7 @@ def stop_check(out: Path) -> ShouldStop:
         nonlocal last, answer
         now = time.monotonic()
         if now - last > STOP_CHECK_S:
-            last, answer = now, (out / STOP).exists() or orphaned.is_set()
+            last, answer = now, any(file.exists() for file in files) or orphaned.is_set()
         return answer
 
     return should_stop

@@ -21,7 +21,7 @@ from initlab.data.dataset import Images
 from initlab.engine.task import Task
 from initlab.launch.folder import prepare
 from initlab.launch.settings import resolve
-from initlab.launch.tasks import tasks
+from initlab.launch.tasks import Sources, tasks
 from initlab.plan.plan import plan
 from initlab.store.files import ATTEMPT
 from initlab.store.results import Results
@@ -89,9 +89,10 @@ def by_turns(study: Study, out: Path, device: str, arm: Arm) -> Results:
     """Run a study in this process, `arm.streams` trials at a time by turns."""
     trials = plan(study)
     settings = resolve(study, {"engine": "inline", "jobs": 1, "device": device})
-    prepare(out, study, trials, {trial.id: {} for trial in trials}, {trial.id for trial in trials}, force=False)
-    ids = [trial.id for trial in trials]
-    for task in tasks(out, [ids[at : at + arm.streams] for at in range(0, len(ids), arm.streams)], settings):
+    sources: Sources = {trial.id: {} for trial in trials}
+    prepare(out, study, trials, sources, force=False)
+    turns = [trials[at : at + arm.streams] for at in range(0, len(trials), arm.streams)]
+    for task in tasks(out, turns, sources, settings):
         take_turns(task, arm.graphs)
     return initlab.load(out)
 

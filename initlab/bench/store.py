@@ -19,7 +19,7 @@ import numpy as np
 from initlab.engine.task import State
 from initlab.launch.folder import prepare
 from initlab.plan.plan import PlannedTrial, plan
-from initlab.report.summary import status_lines
+from initlab.report.status_page import status_page
 from initlab.report.text_table import text_table
 from initlab.store.columns import names as columns
 from initlab.store.results import load
@@ -55,7 +55,8 @@ def make(out: Path, count: int) -> float:
     )
     trials = plan(study)[:count]
     started = time.process_time()
-    prepare(out, study, trials, {trial.id: {} for trial in trials}, {trial.id for trial in trials}, force=False)
+    out.mkdir(parents=True)
+    prepare(out, study, trials, {trial.id: {} for trial in trials}, force=False)
     for trial in trials:
         write_trial(out, trial)
     return time.process_time() - started
@@ -67,7 +68,9 @@ def write_trial(out: Path, trial: PlannedTrial) -> None:
     from initlab.store.writer import AttemptWriter
 
     random, spec = np.random.default_rng(trial.spec.seed), trial.spec
-    writer = AttemptWriter(TrialFolder(out, trial.id), {"device": "cpu", "precision": "float32"})
+    folder = TrialFolder(out, trial.id)
+    folder.describe(spec, {})
+    writer = AttemptWriter(folder, {"device": "cpu", "precision": "float32"})
     steps = EPOCHS * PER_EPOCH
     validated = set(spec.validation_steps(PER_EPOCH, steps))
     scalars = []
@@ -115,7 +118,7 @@ def figure(name: str) -> Callable[[Path], object]:
 READINGS: dict[str, Callable[[Path], object]] = {
     "trials": lambda out: load(out).trials,
     "signals": lambda out: load(out).signals,
-    "status": lambda out: list(status_lines(load(out))),
+    "status": lambda out: list(status_page(out)),
     **{f"{name} figure": figure(name) for name in ("convergence", "signals", "depth")},
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from initlab.cli import bench, models, studies
+from initlab.cli import bench, launch, models, studies
 from initlab.version import __version__
 
 
@@ -47,5 +47,5 @@ def main() -> None:
     """
 
 
-for command in (*studies.COMMANDS, *models.COMMANDS, bench.bench):
+for command in (*studies.COMMANDS, *models.COMMANDS, launch.launch, bench.bench):
     main.add_command(command)

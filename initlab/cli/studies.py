@@ -1,14 +1,19 @@
-"""Commands on a study and its output folder: run, plan, status, plot, export, compare."""
+"""Commands on a study and its output folder: run, plan, status, tail, plot, export, compare."""
 
 import json
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
 from initlab.cli.options import OUT, data_dir_option, device_option, echo_lines, set_option
+
+# Seconds between pages of `status --watch`.
+WATCH_S = 2.0
 
 
 @click.command()
@@ -25,6 +30,9 @@ from initlab.cli.options import OUT, data_dir_option, device_option, echo_lines,
 @click.option("--address", help="A running Ray cluster, host:port or auto (ray).")
 @set_option
 @click.option("--only", multiple=True, metavar="ID", help="Run this trial alone (an id or its beginning); repeatable.")
+@click.option("--shard", metavar="K/N", help="Part K of N of the trials alone, by their ids; parts may share OUT.")
+@click.option("--max-trials", type=int, metavar="N", help="Begin at most N trials.")
+@click.option("--expect", metavar="HASH", help="Refuse trials and code that are not those `initlab launch` saw.")
 @click.option("--force", is_flag=True, help="A fresh attempt at finished trials too.")
 @click.option("--skip-hopeless", is_flag=True, help="Stop trials that have stalled; a run without it goes on.")
 @click.option("--allow-code", is_flag=True, help="Import pkg.module:callable names in the study.")
@@ -40,7 +48,7 @@ def run(study: Path, **options: Any) -> None:
     from initlab.report.summary import summary
 
     results = launch(study, show="table" if on_terminal() else "lines", **options)
-    lines, errors, ending = summary(results, options["only"])
+    lines, errors, ending = summary(results)
     echo_lines(results.problems, err=True)
     echo_lines(lines)
     echo_lines(errors, err=True)
@@ -63,22 +71,47 @@ def plan(study: Path | None, overrides: Sequence[str], out: Path | None, schema:
         return
     if study is None:
         raise click.UsageError("give a STUDY file, or --schema")
+    from initlab.plan.plan import uncollected
     from initlab.report.plan_table import plan_lines
 
-    echo_lines(plan_lines(study, overrides, out))
+    # In one piece: a line at a time, 100,000 take a second longer.
+    with uncollected():
+        click.echo("\n".join(plan_lines(study, overrides, out)))
 
 
 @click.command()
 @click.argument("out", type=OUT)
-def status(out: Path) -> None:
-    """Show how far the trials in OUT are."""
-    from initlab.report.summary import status_lines
-    from initlab.store.results import load
+@click.option("--trials", is_flag=True, help="A line per trial too.")
+@click.option("--watch", is_flag=True, help="The page anew every 2 s, until nothing runs; Ctrl-C ends it.")
+def status(out: Path, trials: bool, watch: bool) -> None:
+    """Show how far the trials in OUT are: by state, failures by cause, what runs, and when it will be done."""
+    from initlab.engine.lease import is_held
+    from initlab.report.status_page import status_page
 
-    results = load(out)
-    echo_lines(status_lines(results))
-    echo_lines(results.problems, err=True)
-    click.echo(results)
+    page = "\n".join(status_page(out, trials))
+    while watch and is_held(out):
+        if sys.stdout.isatty():
+            click.clear()
+        click.echo(page + ("" if sys.stdout.isatty() else "\n"))
+        try:
+            time.sleep(WATCH_S)
+        except KeyboardInterrupt:
+            return
+        page = "\n".join(status_page(out, trials))
+    click.echo(page)
+
+
+@click.command()
+@click.argument("out", type=OUT)
+@click.argument("trial", required=False)
+@click.option("--lines", type=click.IntRange(0), default=10, help="Rows of those already there.")
+@click.option("--no-follow", is_flag=True, help="Don't wait for further rows.")
+def tail(out: Path, trial: str | None, lines: int, no_follow: bool) -> None:
+    """Follow the scalars of a TRIAL in OUT, by its id or the id's beginning; without one, the trial heard of last."""
+    from initlab.report.tail import tail_lines
+
+    with suppress(KeyboardInterrupt):
+        echo_lines(tail_lines(out, trial, lines, not no_follow))
 
 
 @click.command()
@@ -169,4 +202,22 @@ def compact(out: Path) -> None:
     echo_lines(merge(out))
 
 
-COMMANDS = (run, plan, status, plot, export, verify, compact, compare)
+@click.command()
+@click.option("--out", type=OUT, default=Path("."), help="The output folder, or where it will be.")
+@click.option("--address", help="A running Ray cluster too, host:port or auto.")
+@data_dir_option
+def doctor(out: Path, address: str | None, data_dir: Path | None) -> None:
+    """Say what works here: a line each, with the fix for what does not.
+
+    Exit code 1 where something that a run needs is broken.
+    """
+    from initlab.launch.doctor import examine
+
+    broken = False
+    for finding in examine(out, data_dir, address):
+        click.echo(finding)
+        broken = broken or (finding.needed and not finding.works)
+    sys.exit(1 if broken else 0)
+
+
+COMMANDS = (doctor, run, plan, status, tail, plot, export, verify, compact, compare)

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-from initlab.study.spec import Run
+from initlab.study.spec import Run, TrialSpec
 
 
 class State(StrEnum):
@@ -69,10 +69,13 @@ class Task(PlainData):
 
     out: str  # the output folder
     trials: tuple[str, ...]  # ids
+    specs: tuple[TrialSpec, ...] = ()  # of the trials, and
+    sources: tuple[dict[str, str], ...] = ()  # hashes of the code that each names: for those that have no folder yet
     run: Run
     access: DataAccess
     provenance: Provenance
     skip_hopeless: bool = False
+    stop: str = "STOP"  # the file in `out` whose presence stops this launch alone
 
 
 class TrialEnd(PlainData):
@@ -81,6 +84,7 @@ class TrialEnd(PlainData):
     trial: str
     state: State
     error: str | None = None  # where the trial could not record it itself
+    out_of_memory: bool = False  # of the device, which others may have taken
     uncompiled_because: str | None = None  # why steps ran uncompiled although compilation was wished for
 
 

@@ -1,4 +1,4 @@
-"""The output folder before a launch: the study and each trial's spec written, checked against what lies there."""
+"""The output folder before a launch: checked against the trials that are to run, and the study written."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,54 +19,47 @@ from initlab.study.study import Study, dump_study
 def prepare(
     out: Path,
     study: Study,
-    trials: Sequence[PlannedTrial],
+    requested: Sequence[PlannedTrial],
     sources: dict[str, dict[str, str]],
-    requested: set[str],
     force: bool,
+    stops: Sequence[Path] = (),
 ) -> list[str]:
-    """Write the study and each trial's spec; returns what the user should know, a line each.
+    """Write the study, and mend the folders of trials that start anew; returns what the user should know, a line each.
 
     A requested trial starts anew with `force`, and where the user's code changed since an attempt that did not finish.
+    Of a trial that has no folder yet nothing is written: the worker that begins it does.
 
     Args:
         sources: of each trial, dotted path -> hash of the user's code that it names.
-        requested: ids of the trials that this launch may run.
+        requested: the trials that this launch may run.
+        stops: files that an earlier stop may have left.
 
     Raises:
         StoreError: a damaged file, another trial in the folder of one, or nothing but trials whose code has changed.
     """
-    folders = {trial.id: TrialFolder(out, trial.id) for trial in trials}
-    stored = {trial.id: checked(folders[trial.id], trial, force) for trial in trials if trial.id in requested}
+    folders = {folder.id: folder for folder in TrialFolder.all_in(out)}
+    known = [trial for trial in requested if trial.id in folders]
+    stored = {trial.id: checked(folders[trial.id], trial, force) for trial in known}
     edited = {
         id: folders[id]
         for id, description in stored.items()
         if not force and description and folders[id].attempts() and description.get("source") != sources[id]
     }
-    lines = edited_lines(edited, sources, all(folders[id].finished for id in requested))
-    if (out / files.STOP).exists():
-        (out / files.STOP).unlink()
-        lines.append(f"removed {out / files.STOP}, which an earlier stop left")
-    for trial in trials:
+    all_finished = len(known) == len(requested) and all(folders[id].finished for id in stored)
+    lines = edited_lines(edited, sources, all_finished)
+    for stop in stops:
+        if stop.exists():
+            stop.unlink()
+            lines.append(f"removed {stop}, which an earlier stop left")
+    for trial in known:
         folder = folders[trial.id]
-        anew = trial.id in requested and (force or (trial.id in edited and not folder.finished))
-        write_trial(folder, trial, sources[trial.id], anew)
+        if force or (trial.id in edited and not folder.finished):
+            # The status before the result goes: a trial without its result is not done.
+            write_json(folder.status_file, {"state": State.PENDING}, sync=False)
+            folder.describe(trial.spec, sources[trial.id], folder.next_attempt())
+            folder.result_file.unlink(missing_ok=True)
     write_study(out / files.STUDY, dump_study(study))
     return lines
-
-
-def write_trial(folder: TrialFolder, trial: PlannedTrial, source: dict[str, str], anew: bool) -> None:
-    """Write what a worker needs of a trial, where it is not there or the trial is to start anew."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    # The status before the result goes: a trial without its result is not done.
-    if anew or not folder.status_file.exists():
-        write_json(folder.status_file, {"state": State.PENDING}, sync=False)
-    if anew or not folder.attempts() or not folder.trial_file.exists():
-        # No attempt before the first is resumed.
-        first = folder.next_attempt() if anew else 0
-        content = {"id": trial.id, "spec": trial.spec.model_dump(mode="json"), "source": source}
-        write_json(folder.trial_file, {**content, "first_attempt": first}, sync=False)
-    if anew:
-        folder.result_file.unlink(missing_ok=True)
 
 
 def checked(folder: TrialFolder, trial: PlannedTrial, force: bool) -> dict[str, Any] | None:
@@ -106,6 +99,12 @@ def edited_lines(edited: dict[str, TrialFolder], sources: dict[str, dict[str, st
         text = f"the code of {paths} changed: what it ran and finished stays as it is (trials: {len(finished)})"
         lines.append(f"{text}; --force --only ID runs one anew, as {finished[0].id}")
     return lines
+
+
+def unsettled(out: Path, trials: Sequence[PlannedTrial], skip_hopeless: bool) -> list[PlannedTrial]:
+    """The trials without a result, but for those that were stopped as hopeless and may stay so."""
+    done = {folder.id for folder in TrialFolder.all_in(out) if settled(folder, skip_hopeless)}
+    return [trial for trial in trials if trial.id not in done]
 
 
 def settled(folder: TrialFolder, skip_hopeless: bool) -> bool:

@@ -6,16 +6,18 @@ It polls the status files of the store, so it shows the same whatever engine run
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from initlab.engine.task import State
 from initlab.plan.plan import PlannedTrial
 from initlab.store.files import StoreError
 from initlab.store.trial_folder import TrialFolder
-from initlab.study.paths import trial_names
+from initlab.study.paths import naming
+from initlab.study.spec import TrialSpec
 
 POLL_S = 0.5
 LINES_EVERY_S = 30.0
@@ -24,7 +26,17 @@ NARROW = {"epoch": ".2f", "val_error": ".3f"}  # figures on a narrow terminal, w
 LOSSES = {"train_loss": ".3f", "val_loss": ".3f", "train_error": ".3f"}
 WIDE = {"epoch": ".2f", **LOSSES, "val_error": ".3f", "images_per_s": ",.0f"}
 WIDE_CHARACTERS = 128
+# Trials without a sign of a beginning that are looked at, in their order: more than any engine takes out of turn.
+LOOKAHEAD = 200
 Status = dict[str, Any]
+
+
+class Shown(NamedTuple):
+    """A trial as it is shown: its id, its name and its status."""
+
+    trial: str
+    name: str
+    status: Status
 
 
 @contextmanager
@@ -35,8 +47,7 @@ def progress(
     if show == "nothing":
         yield lambda line: None
         return
-    names = dict(zip((trial.id for trial in trials), trial_names([trial.spec for trial in trials]), strict=True))
-    statuses = Statuses(out, {trial.id: names[trial.id] for trial in todo})
+    statuses = Statuses(out, todo, naming([trial.spec for trial in trials]))
     skipped = f" ({len(trials) - len(todo)} finished before)" if len(todo) < len(trials) else ""
     for line in [*lines, f"{len(todo)} of {len(trials)} trials to run{skipped}, into {out}"]:
         print(line)
@@ -62,43 +73,53 @@ def progress(
 
 
 class Statuses:
-    """The status of each trial, read again only while it may change."""
+    """The statuses of the trials that run, of however many that are to run.
 
-    def __init__(self, out: Path, names: Mapping[str, str]) -> None:
-        """`names`: of the trials to watch, by id."""
-        self.names = names
-        self.folders = {trial: TrialFolder(out, trial) for trial in names}
+    They begin in the order of `trials`, as far as the engine keeps it: what lies far behind those that have begun is
+    not looked at yet, nor again what has ended.
+    """
+
+    def __init__(self, out: Path, trials: Sequence[PlannedTrial], name: Callable[[TrialSpec], str]) -> None:
+        """`trials`: in the order in which they begin; `name` names them."""
+        self.out, self.name = out, name
+        self.waiting = {trial.id: trial.spec for trial in trials}  # or running
+        self.running: dict[str, Status] = {}
+        self.num_trials, self.num_ended = len(trials), 0
         # A status written by an earlier launch says nothing of this one.
-        self.before = {trial: stamp(folder) for trial, folder in self.folders.items()}
-        self.now: dict[str, Status] = {trial: {"state": State.PENDING} for trial in names}
+        self.before = {folder.id: stamp(folder) for folder in TrialFolder.all_in(out) if folder.id in self.waiting}
         self.started = time.monotonic()
 
-    def read(self) -> list[str]:
+    def read(self) -> list[Shown]:
         """Read what changed; returns the trials that have ended since the last time."""
-        ended = []
-        for trial, folder in self.folders.items():
-            if has_ended(self.now[trial]) or stamp(folder) == self.before[trial]:
-                continue
-            try:
-                self.now[trial] = folder.status()
-            # Half a moment too early on a slow file system: the next poll reads it.
-            except (StoreError, OSError):
-                continue
-            if has_ended(self.now[trial]):
-                ended.append(trial)
+        ended, unbegun = [], 0
+        for trial, spec in self.waiting.items():
+            folder = TrialFolder(self.out, trial)
+            status = self.running.get(trial)
+            if stamp(folder) != self.before.get(trial, 0):
+                # Half a moment too early on a slow file system: the next poll reads it.
+                with suppress(StoreError, OSError):
+                    status = folder.status()
+            if status is None or status["state"] == State.PENDING:
+                unbegun += 1
+                if unbegun > LOOKAHEAD:
+                    break
+            elif has_ended(status):
+                ended.append(Shown(trial, self.name(spec), status))
+            else:
+                self.running[trial] = status
+        for trial, _, _ in ended:
+            del self.waiting[trial]
+            self.running.pop(trial, None)
+        self.num_ended += len(ended)
         return ended
-
-    def num_ended(self) -> int:
-        """How many trials have ended."""
-        return sum(map(has_ended, self.now.values()))
 
     def time_left(self) -> str:
         """Time to the end as `3 min 20 s`, from the share of steps done so far; `?` before there is one."""
-        running = [s for s in self.now.values() if s["state"] == State.RUNNING and "step" in s]
-        share = self.num_ended() + sum(status["step"] / status["steps"] for status in running)
+        running = [status for status in self.running.values() if "step" in status]
+        share = self.num_ended + sum(status["step"] / status["steps"] for status in running)
         if share <= 0.02:
             return "?"
-        seconds = (time.monotonic() - self.started) * (len(self.now) - share) / share
+        seconds = (time.monotonic() - self.started) * (self.num_trials - share) / share
         minutes, rest = divmod(round(seconds), 60)
         hours, minutes = divmod(minutes, 60)
         return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
@@ -134,23 +155,22 @@ class Lines:
 
     def update(self) -> None:
         """Read the statuses again and show what is new."""
-        for trial in self.statuses.read():
-            status = self.statuses.now[trial]
-            self.say(f"{trial} {self.statuses.names[trial]}: {status['state']}{figures(status)}")
+        statuses = self.statuses
+        for trial, name, status in statuses.read():
+            self.say(f"{trial} {name}: {status['state']}{figures(status)}")
         self.say_doings()
         if time.monotonic() - self.last_line > LINES_EVERY_S:
             self.last_line = time.monotonic()
-            states = [status["state"] for status in self.statuses.now.values()]
-            counts = f"{self.statuses.num_ended()} of {len(states)} trials, {states.count(State.RUNNING)} running"
-            self.say(f"{counts}, {self.statuses.time_left()} left")
+            counts = f"{statuses.num_ended} of {statuses.num_trials} trials, {len(statuses.running)} running"
+            self.say(f"{counts}, {statuses.time_left()} left")
 
     def say_doings(self) -> None:
         """Say what trials do before their first step, where that takes long enough for them to publish it."""
-        for trial, status in self.statuses.now.items():
-            doing = status.get("doing") if status["state"] == State.RUNNING else None
+        for trial, status in self.statuses.running.items():
+            doing = status.get("doing")
             if doing and self.doings.get(trial) != doing:
                 self.doings[trial] = doing
-                self.say(f"{trial} {self.statuses.names[trial]}: {doing}")
+                self.say(f"{trial} {self.statuses.name(self.statuses.waiting[trial])}: {doing}")
 
 
 def figures(status: Status) -> str:
@@ -171,7 +191,7 @@ class Table(Lines):
         from rich.live import Live
 
         super().__init__(statuses)
-        self.ended: list[str] = []
+        self.ended: deque[Shown] = deque(maxlen=ENDED_SHOWN)
         self.live = Live(self.render(), refresh_per_second=2)
 
     def __enter__(self) -> "Table":
@@ -200,7 +220,7 @@ class Table(Lines):
         width = Console().width
         formats, others = (WIDE, 112) if width >= WIDE_CHARACTERS else (NARROW, 54)
         statuses = self.statuses
-        title = f"{statuses.num_ended()} of {len(statuses.now)} trials, {statuses.time_left()} left"
+        title = f"{statuses.num_ended} of {statuses.num_trials} trials, {statuses.time_left()} left"
         table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("trial", no_wrap=True)
         # A long name is cut, so that the other columns, of so many characters together, keep theirs.
@@ -208,10 +228,10 @@ class Table(Lines):
         table.add_column("state", no_wrap=True)
         for column in (*(key.replace("_", " ") for key in formats), "left"):
             table.add_column(column, justify="right", no_wrap=True)
-        for trial, status in statuses.now.items():
-            if status["state"] == State.RUNNING or trial in self.ended[-ENDED_SHOWN:]:
-                cells = (number(status, key, form) for key, form in formats.items())
-                table.add_row(trial, statuses.names[trial], status["state"], *cells, trial_time_left(status))
+        running = [Shown(trial, statuses.name(statuses.waiting[trial]), s) for trial, s in statuses.running.items()]
+        for trial, name, status in [*self.ended, *running]:
+            cells = (number(status, key, form) for key, form in formats.items())
+            table.add_row(trial, name, status["state"], *cells, trial_time_left(status))
         return table
 
 

@@ -1,4 +1,4 @@
-"""Launch a study: plan, settings, output folder, engine and store wired together.
+"""Launch a study: what is ready to run, its output folder, engine and store wired together.
 
 The store is the truth: what has a result is not run again, whatever an engine says.
 """
@@ -8,22 +8,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
-from initlab.engine.lease import lease
+from initlab.engine.lease import is_held, lease
 from initlab.engine.stopping import stop_file_on_signal
-from initlab.launch.checks import check_data, check_shareable
-from initlab.launch.folder import prepare, reopen, settled
+from initlab.launch.folder import prepare, reopen, unsettled
 from initlab.launch.progress import progress
-from initlab.launch.settings import resolve
-from initlab.launch.tasks import run_trials
-from initlab.plan.plan import PlannedTrial, plan
+from initlab.launch.ready import ready
+from initlab.launch.tasks import queue_of, run_queue
 from initlab.store import files
-from initlab.store.files import StoreError, sweep, writable
-from initlab.store.results import Results, load
+from initlab.store.files import sweep, writable
+from initlab.store.results import Results
 from initlab.store.trial_folder import TrialFolder
-from initlab.study.mistakes import StudyError
 from initlab.study.spec import Engine
-from initlab.study.study import Study, load_study
-from initlab.study.trial_code import source_hashes
+from initlab.study.study import Study
 
 
 def run(
@@ -39,6 +35,9 @@ def run(
     address: str | None = None,
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
+    shard: str | None = None,
+    max_trials: int | None = None,
+    expect: str | None = None,
     force: bool = False,
     skip_hopeless: bool = False,
     allow_code: bool = False,
@@ -59,6 +58,9 @@ def run(
         address: of a running Ray cluster; None starts a local one.
         overrides: `dotted.path=value` texts.
         only: trial ids, or beginnings of them, to run alone.
+        shard: `3/16` runs part 3 of 16 alone, told by the trials' ids; parts may share `out` at the same time.
+        max_trials: begin at most so many trials, in the order of the plan.
+        expect: what `initlab launch` saw of trials and code, to refuse to run others.
         force: a fresh attempt at trials that are finished.
         skip_hopeless: stop trials that the evidence says have stalled (`initlab.verdict.hopeless`); a later run without
             it goes on from their checkpoints.
@@ -68,55 +70,42 @@ def run(
         show: a live table, plain lines, or nothing.
 
     Raises:
-        StudyError: a mistake in the study, `only`, or code it may not import; nothing was written.
+        StudyError: a mistake in the study, an option, or code it may not import; nothing was written.
         StoreError: the output folder is not one, or of a newer initlab.
         Held: another launch holds the output folder.
     """
-    if not isinstance(study, Study):
-        path, study = str(study), load_study(study, [overrides] if isinstance(overrides, str) else overrides)
-        trials = plan(study, path)
-    elif overrides:
-        raise StudyError(["overrides: go with a study file (got a Study); change the Study instead"])
-    else:
-        trials = plan(study)
-    requested = chosen(trials, [only] if isinstance(only, str) else only)
     options = {"engine": engine, "jobs": jobs, "device": device, "devices": devices, "pack": pack}
-    settings = resolve(
+    launch = ready(
         study,
+        out,
         {**options, "gpus_per_trial": gpus_per_trial},
+        overrides=overrides,
+        only=only,
+        shard=shard,
+        max_trials=max_trials,
+        expect=expect,
         address=address,
-        data_dir=data_dir,
         allow_code=allow_code,
         skip_hopeless=skip_hopeless,
+        data_dir=data_dir,
     )
-    check_shareable(requested, settings.run.devices)
-    # The nodes of a cluster look for the data themselves.
-    lines = [] if address else check_data(requested, settings.access)
-    sources = {trial.id: source_hashes(trial.spec, allow_code) for trial in trials}
-    folder = Path(out) if out else Path("results") / study.name
-    if (folder / files.COMPACTED).exists():
-        raise StoreError(f"{folder}: holds exported results, which can't be added to; give another --out")
+    folder, settings = launch.folder, launch.settings
     with ExitStack() as held:
         with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(lease(folder, take_over))
+            # What stops all shards stays while others are there to see it.
+            stops = {folder / settings.stop} | (set() if is_held(folder) else {folder / files.STOP})
+            held.enter_context(lease(folder, launch.shard, take_over))
             sweep([folder])
-            lines = prepare(folder, study, trials, sources, {trial.id for trial in requested}, force) + lines
-            todo = [trial for trial in requested if not settled(TrialFolder(folder, trial.id), skip_hopeless)]
+            lines = prepare(folder, launch.study, launch.requested, launch.sources, force, sorted(stops)) + launch.lines
+            todo = unsettled(folder, launch.requested, skip_hopeless)[:max_trials]
             sweep(part for trial in todo for part in TrialFolder(folder, trial.id).folders())
             for trial in todo:
                 reopen(TrialFolder(folder, trial.id))
-        say = held.enter_context(progress(folder, requested, todo, show, lines))
-        held.enter_context(stop_file_on_signal(folder / files.STOP, say))
-        run_trials(folder, todo, settings, say)
-    return load(folder)
-
-
-def chosen(trials: list[PlannedTrial], only: Sequence[str]) -> list[PlannedTrial]:
-    """The trials whose id begins with one of `only`; all where it is empty."""
-    for prefix in only:
-        if not any(trial.id.startswith(prefix) for trial in trials):
-            raise StudyError(
-                [f"--only: no such trial (got {prefix!r}); allowed: an id that `initlab plan` lists, or its beginning"]
-            )
-    return [trial for trial in trials if not only or trial.id.startswith(tuple(only))]
+        waves, notes = queue_of(todo, settings.run)
+        order = [trial for wave in waves for pack in wave for trial in pack]
+        say = held.enter_context(progress(folder, launch.requested, order, show, lines + notes))
+        held.enter_context(stop_file_on_signal(folder / settings.stop, say))
+        run_queue(folder, waves, launch.sources, settings, say)
+    asked = todo if max_trials and todo else launch.requested
+    return Results(folder, [trial.id for trial in asked])

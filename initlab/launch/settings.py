@@ -11,6 +11,8 @@ from initlab.engine.submit import Resources
 from initlab.engine.task import DataAccess
 from initlab.launch.checks import check_device, check_device_count, check_devices, check_engine
 from initlab.launch.machine import cache_folder, gpu_count
+from initlab.store.files import STOP
+from initlab.study.shard import Shard
 from initlab.study.spec import Run
 from initlab.study.study import Study
 
@@ -23,6 +25,7 @@ class Settings:
     access: DataAccess
     address: str | None  # of a running Ray cluster
     skip_hopeless: bool
+    stop: str  # the file in the output folder whose presence stops this launch alone
 
     @property
     def resources(self) -> Resources:
@@ -40,11 +43,14 @@ def resolve(
     data_dir: str | Path | None = None,
     allow_code: bool = False,
     skip_hopeless: bool = False,
+    gpus: int | None = None,
+    shard: Shard | None = None,
 ) -> Settings:
     """The caller's options over the study's, and what neither says from the machine.
 
     Args:
         options: fields of `Run` that the caller gives; None leaves one to the study.
+        gpus: of the machine that will run it; None is this one.
 
     Raises:
         StudyError: an option out of range, an engine or a device that is not here.
@@ -52,7 +58,7 @@ def resolve(
     check_device_count(options.get("devices"))
     run = study.run_with(**options)
     check_engine(run.engine, address)
-    gpus = 0 if run.device == "cpu" else gpu_count()
+    gpus = 0 if run.device == "cpu" else gpu_count() if gpus is None else gpus
     check_device(run.device, bool(gpus or address))
     if run.device is None and not address:
         run = run.model_copy(update={"device": "cuda" if gpus else "cpu"})
@@ -69,7 +75,7 @@ def resolve(
         keep_decoded=study.data.cache,
         resident=run.resident,
     )
-    return Settings(run, access, address, skip_hopeless)
+    return Settings(run, access, address, skip_hopeless, f"{STOP}-{shard}" if shard else STOP)
 
 
 def trials_at_once(run: Run, gpus: int) -> int:

@@ -1,6 +1,8 @@
 """Trials as tasks for an engine, and what is made of the answers."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from initlab.engine.submit import Work, submit
@@ -11,49 +13,82 @@ from initlab.plan.packs import packs
 from initlab.plan.plan import PlannedTrial, waves
 from initlab.store.files import write_json
 from initlab.store.trial_folder import TrialFolder
+from initlab.study.spec import Run
 
 WORK = Work(run="initlab.attempt.run_task:run_task", follow="initlab.attempt.gang:follow")
 
 
-def run_trials(out: Path, trials: Sequence[PlannedTrial], settings: Settings, say: Callable[[str], None]) -> None:
-    """Run the trials, those that start from others after them; `say` hears what the user should know."""
-    size = 1 if settings.run.devices > 1 else settings.run.pack
-    for wave in waves(trials):
-        grouped, lines = packs(wave, size)
-        for line in lines:
-            say(line)
-        retried = run_tasks(tasks(out, [[trial.id for trial in pack] for pack in grouped], settings), settings, say)
-        if retried:
-            run_tasks(tasks(out, [[trial_id] for trial_id in retried], settings), settings, say)
+Packs = list[list[PlannedTrial]]  # trials that a process runs together
+Sources = dict[str, dict[str, str]]  # of each trial, dotted path -> hash of the user's code that it names
 
 
-def tasks(out: Path, packed: Sequence[Sequence[str]], settings: Settings) -> list[Task]:
-    """A task for each pack of trial ids."""
-    origin = provenance()
+def queue_of(trials: Sequence[PlannedTrial], run: Run) -> tuple[list[Packs], list[str]]:
+    """The trials in the order in which they begin, those that start from others after them, and lines for the user."""
+    cut = [packs(wave, 1 if run.devices > 1 else run.pack) for wave in waves(trials)]
+    return [packed for packed, _ in cut], [line for _, lines in cut for line in lines]
+
+
+def run_queue(
+    out: Path, queue: Sequence[Packs], sources: Sources, settings: Settings, say: Callable[[str], None]
+) -> None:
+    """Run the waves of a queue one after another; `say` hears what the user should know."""
+    for packed in queue:
+        crowded: set[str] = set()
+        retried = set(run_tasks(tasks(out, packed, sources, settings), settings, say, crowded))
+        alone = [[trial] for pack in packed for trial in pack if trial.id in retried]
+        if alone:
+            run_tasks(tasks(out, alone, sources, settings), settings, say, crowded)
+        # A trial that found the device full of others has it whole, once.
+        full = [[trial] for pack in packed for trial in pack if trial.id in crowded]
+        if full:
+            say(f"{len(full)} trials ran out of the device's memory; each is tried once more, alone on it")
+            whole = by_itself(settings)
+            run_tasks(tasks(out, full, sources, whole), whole, say, set())
+
+
+def tasks(out: Path, packed: Packs, sources: Sources, settings: Settings) -> list[Task]:
+    """A task for each pack of trials."""
+    origin, absolute = provenance(), str(out.resolve())
     return [
         Task(
-            out=str(out.resolve()),
-            trials=tuple(ids),
+            out=absolute,
+            trials=tuple(trial.id for trial in pack),
+            specs=tuple(trial.spec for trial in pack),
+            sources=tuple(sources[trial.id] for trial in pack),
             run=settings.run,
             access=settings.access,
             provenance=origin,
             skip_hopeless=settings.skip_hopeless,
+            stop=settings.stop,
         )
-        for ids in packed
+        for pack in packed
     ]
 
 
-def run_tasks(work: Sequence[Task], settings: Settings, say: Callable[[str], None]) -> list[str]:
-    """Run tasks on the engine; returns the trials that are to be tried again, each alone."""
+def by_itself(settings: Settings) -> Settings:
+    """The settings under which one trial runs at a time, with whole GPUs."""
+    run = settings.run
+    update = {"jobs": 1, "pack": 1, "gpus_per_trial": float(max(1, math.ceil(run.gpus_per_trial)))}
+    return replace(settings, run=run.model_copy(update=update))
+
+
+def run_tasks(work: Sequence[Task], settings: Settings, say: Callable[[str], None], crowded: set[str]) -> list[str]:
+    """Run tasks on the engine; returns the trials that are to be tried again, each alone.
+
+    `crowded` gets those that ran out of a device's memory while they may have shared it.
+    """
     retried: list[str] = []
+    run = settings.run
+    shared = run.jobs != 1 or run.pack > 1 or run.gpus_per_trial < 1
     for answer in submit(settings.run.engine, work, WORK, settings.resources):
         for line in notes(answer):
             say(line)
         out = Path(work[0].out)
+        crowded |= {end.trial for end in answer.ends if shared and end.out_of_memory}
         if again := retried_alone(out, answer):
             retried += again
         else:
-            record_failures(out, answer)
+            record_failures(out, answer, work)
     return retried
 
 
@@ -64,11 +99,15 @@ def retried_alone(out: Path, answer: Answer) -> list[str]:
     return [end.trial for end in answer.ends if not TrialFolder(out, end.trial).finished]
 
 
-def record_failures(out: Path, answer: Answer) -> None:
+def record_failures(out: Path, answer: Answer, work: Sequence[Task]) -> None:
     """Mark as failed the trials that could not say so themselves, as where their process died."""
     for end in answer.ends:
         folder = TrialFolder(out, end.trial)
         if end.error and not folder.finished:
+            if not folder.trial_file.exists():
+                task = next(task for task in work if end.trial in task.trials)
+                index = task.trials.index(end.trial)
+                folder.describe(task.specs[index], task.sources[index])
             write_json(folder.status_file, {"state": State.FAILED, "error": end.error, "traceback": ""})
 
 

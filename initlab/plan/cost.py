@@ -8,7 +8,7 @@ from statistics import fmean
 from initlab.nets.architecture import ImageShape
 from initlab.nets.counts import Counts, count
 from initlab.plan.dimensions import describe, image_facts, planned_examples
-from initlab.study.spec import Net, Train, TrialSpec
+from initlab.study.spec import Net, Probe, Train, TrialSpec
 from initlab.user_code import is_code
 
 # Measured bytes of a line or row of each file, and of a trial's JSON files.
@@ -70,9 +70,9 @@ def cost(spec: TrialSpec, pace: Pace | None = None) -> Cost:
     checkpoint = 2 * net.parameters * (8 if spec.train.precision == "float64" else 4)
     if not examples:
         return Cost(net.parameters, net.multiply_adds, checkpoint_bytes=checkpoint)
-    rows, validations = count_rows(spec.train, steps_per_epoch, steps)
+    rows, validations = count_rows(spec.train.validate_every, spec.train.log_every, steps_per_epoch, steps)
     storage = FIXED_BYTES + checkpoint + rows * SCALAR_ROW_BYTES
-    storage += len(spec.probe_steps(steps)) * net.weight_layers * SIGNAL_ROW_BYTES
+    storage += count_probes(spec.probe.every, steps) * net.weight_layers * SIGNAL_ROW_BYTES
     storage += validations * net.slope_layers * SLOPE_ROW_BYTES
     if every := spec.probe.running_every:
         storage += min(rows, steps // every) * net.weight_layers * RUNNING_ROW_BYTES
@@ -94,7 +94,13 @@ def counts_of(net: Net, num_classes: int, input_shape: ImageShape) -> Counts:
 
 
 @lru_cache(maxsize=1024)
-def count_rows(train: Train, steps_per_epoch: int, steps: int) -> tuple[int, int]:
+def count_rows(validate_every: float, log_every: int, steps_per_epoch: int, steps: int) -> tuple[int, int]:
     """(rows of scalars that a trial writes, validations among them, each of which writes the slopes)."""
-    spec = TrialSpec(train=train)
+    spec = TrialSpec(train=Train(validate_every=validate_every, log_every=log_every))
     return len(spec.row_steps(steps_per_epoch, steps)), len(spec.validation_steps(steps_per_epoch, steps))
+
+
+@lru_cache(maxsize=1024)
+def count_probes(every: int, steps: int) -> int:
+    """How often the signals are measured in so many steps."""
+    return len(TrialSpec(probe=Probe(every=every)).probe_steps(steps))

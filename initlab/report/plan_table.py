@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def plan_lines(study: str | Path, overrides: Sequence[str] = (), out: str | Path
         yield f"{points} points of cases and grid are {len(trials)} trials: some differ only in what has no use in them"
 
 
+@lru_cache(maxsize=1024)
 def numbers(cost: Cost) -> list[str]:
     """A trial's cost as text, in the order of `NUMBERS`, `–` for what is not known."""
     values = [cost.parameters, cost.multiply_adds, cost.steps, cost.checkpoint_bytes, cost.storage_bytes, cost.seconds]

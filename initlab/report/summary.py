@@ -1,14 +1,11 @@
-"""What `initlab run` and `initlab status` say of a study's trials, and the exit code that a run ends with."""
+"""What `initlab run` says of a study's trials at its end, and the exit code."""
 
-from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
 from initlab.engine.task import State
-from initlab.launch.progress import figures
 from initlab.report.text_table import text_table
 from initlab.store.results import Results
-from initlab.study.paths import trial_names
 from initlab.study.spec import net_label
 
 
@@ -28,12 +25,12 @@ class Summary(NamedTuple):
     ending: Ending
 
 
-def summary(results: Results, only: Sequence[str] = ()) -> Summary:
-    """What came of a study's trials, or of those whose ids begin with one of `only`."""
-    requested = [trial for trial in results.planned if trial.startswith(tuple(only) or "t")]
-    trials = [trial for trial in results.stored if trial.id in set(requested)]
+def summary(results: Results) -> Summary:
+    """What came of the trials that a launch was to run."""
+    requested = set(results.requested)
+    trials = [trial for trial in results.stored if trial.id in requested]
     lines = verdict_lines(results)
-    if unreadable := sorted({*requested} - {trial.id for trial in trials}):
+    if unreadable := sorted(requested - {trial.id for trial in trials}):
         text = f"{len(unreadable)} of {len(requested)} trials cannot be read: {', '.join(unreadable)}"
         return Summary(lines, [text], Ending.FAILED)
     failures = [f"  {trial.id}: {trial.status['error']}" for trial in trials if trial.status["state"] == State.FAILED]
@@ -68,10 +65,3 @@ def verdict_lines(results: Results) -> list[str]:
         epochs = f"{reached.min():.3g} – {reached.max():.3g}" if len(reached) else "–"
         rows.append([net_label(net, depth), scheme, str(len(group)), f" {verdicts}", errors, epochs])
     return text_table(rows, right={2}, gap=" ")
-
-
-def status_lines(results: Results) -> Iterator[str]:
-    """A line per trial with its id, name, state and last figures."""
-    names = trial_names([trial.spec for trial in results.stored])
-    for trial, name in zip(results.stored, names, strict=True):
-        yield f"{trial.id}  {name}: {trial.status['state']}{figures(trial.status)}"

@@ -9,10 +9,11 @@ def text_table(rows: Sequence[Sequence[str]], right: Container[int] = (), gap: s
     `text_table([["net", "depth"], ["vgg-16", "16"]], right={1})` is `net     depth` and `vgg-16     16`.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        gap.join(
-            cell.rjust(width) if index in right else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    form = gap.join(f"{{:{'>' if index in right else '<'}{width}}}" for index, width in enumerate(widths))
+    return [form.format(*row).rstrip() for row in rows]
+
+
+def printable(text: str, most: int) -> str:
+    """A text from user code in one line of at most `most` characters, its control characters written out."""
+    line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in " ".join(text[: 4 * most].split()))
+    return line if len(line) <= most else f"{line[: most - 1]}…"

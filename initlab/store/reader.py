@@ -5,7 +5,7 @@ A file that cannot be read is named in `problems`, and nothing else is lost with
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -91,11 +91,16 @@ class StoredTrial:
     counted: Sequence[CountedAttempt] = ()
 
 
-def read_trials(out: Path, planned: Sequence[str], problems: list[str]) -> list[StoredTrial]:
-    """Every readable trial of an output folder, the planned ones first and in their order."""
-    order = {trial: index for index, trial in enumerate(planned)}
+def read_trials(out: Path, planned: Mapping[str, TrialSpec], problems: list[str]) -> list[StoredTrial]:
+    """Every readable trial of an output folder, the planned ones first and in their order, begun or not."""
+    folders = {folder.id: folder for folder in TrialFolder.all_in(out)}
     trials = []
-    for folder in sorted(TrialFolder.all_in(out), key=lambda folder: order.get(folder.id, len(order))):
+    for trial_id in [*planned, *(id for id in folders if id not in planned)]:
+        folder = folders.get(trial_id) or TrialFolder(out, trial_id)
+        if trial_id not in folders:
+            pending = {"state": State.PENDING.value}
+            trials.append(StoredTrial(trial_id, folder.path, planned[trial_id], pending, None, 0, {}))
+            continue
         try:
             trials.append(read_trial(folder, out, problems))
         except StoreError as error:

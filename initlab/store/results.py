@@ -6,19 +6,16 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from initlab.engine.task import State
-from initlab.plan.plan import plan
 from initlab.store import files
 from initlab.store.columns import names
 from initlab.store.export import FRAMES, Form, export, exported_rows, exported_trials
-from initlab.store.files import StoreError, one_line, study_problem
+from initlab.store.files import one_line, study_problem
 from initlab.store.reader import read_trials
 from initlab.store.rows import ROWS, Choice, Moment, attempt_rows, nearest
-from initlab.study.mistakes import StudyError
+from initlab.store.study_file import study_of
 from initlab.study.paths import ALWAYS_TOLD, getattr_path, other_differences
-from initlab.study.study import Study
 from initlab.verdict.judge import judge
 from initlab.verdict.odds import features_of, forecast_of
 from initlab.verdict.rules import default_threshold
@@ -30,41 +27,33 @@ ENVIRONMENT = ["device", "precision", "torch_version", "git_commit"]
 class Results:
     """The results of a study; frames are read once, on first use."""
 
-    def __init__(self, out: str | Path) -> None:
-        """Open an output folder.
+    def __init__(self, out: str | Path, requested: Sequence[str] | None = None) -> None:
+        """Open an output folder; `requested` are the trials that a launch was to run, None is the whole study.
 
         Raises:
             StoreError: no such folder, no study in it, or one of a newer initlab.
         """
         self.out = Path(out)
-        study, hint = self.out / files.STUDY, "give the folder that `initlab run` wrote"
-        if not self.out.is_dir():
-            raise StoreError(f"{self.out}: no such output folder; {hint}")
-        if not study.exists():
-            raise StoreError(f"{self.out}: not an output folder (no {files.STUDY} in it); {hint}")
-        try:
-            self.study = Study.model_validate(yaml.safe_load(study.read_text()))
-            self.planned = [trial.id for trial in plan(self.study)]
-            self.problems = list(filter(None, [study_problem(study)]))
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            reason = error.lines[0] if isinstance(error, StudyError) else one_line(error)
-            raise StoreError(f"{study}: not a study that this initlab reads ({reason}); run the study again") from None
+        self.study, specs = study_of(self.out)
+        self.planned = list(specs)
+        self.requested = self.planned if requested is None else list(requested)
+        self.problems = list(filter(None, [study_problem(self.out / files.STUDY)]))
         self.nearest: dict[tuple[Moment, ...], pd.DataFrame] = {}
         self.exported = (self.out / files.COMPACTED).exists()
-        self.stored = exported_trials(self.out) if self.exported else read_trials(self.out, self.planned, self.problems)
+        self.stored = exported_trials(self.out) if self.exported else read_trials(self.out, specs, self.problems)
 
     @cached_property
     def trials(self) -> pd.DataFrame:
         """One row per trial: state, its fields that vary, verdict, last and best validation error, where it ran."""
         fields = [*ALWAYS_TOLD, *other_differences([trial.spec for trial in self.stored])]
         verdicts = self.verdicts.set_index("trial").verdict
-        best = self.scalars.groupby("trial").val_error.min()
+        best, planned = self.scalars.groupby("trial").val_error.min(), set(self.planned)
         rows = [
             {
                 **{key: trial.environment.get(key) for key in ENVIRONMENT},
                 **{key: trial.status.get(key, math.nan) for key in ("state", "val_error", "wall_s")},
                 **{path: getattr_path(trial.spec, path) for path in fields},
-                **{"trial": trial.id, "attempts": trial.attempts, "in_study": trial.id in self.planned},
+                **{"trial": trial.id, "attempts": trial.attempts, "in_study": trial.id in planned},
                 **{"verdict": verdicts.get(trial.id), "best_val_error": best.get(trial.id, math.nan)},
                 "epochs_done": trial.status.get("epoch", 0.0),
             }

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from initlab.engine.task import State
 from initlab.store import files
 from initlab.store.checksums import lost, sums_in
-from initlab.store.files import StoreError, one_line, read_json
+from initlab.store.files import StoreError, one_line, read_json, write_json
 from initlab.study.spec import TrialSpec
 
 
@@ -77,6 +77,12 @@ class TrialFolder:
         if type(first := description.get("first_attempt", 0)) is not int:
             raise StoreError(f"{self.trial_file}: first_attempt: not an integer (got {first!r})")
         return description
+
+    def describe(self, spec: TrialSpec, source: dict[str, str], first_attempt: int = 0) -> None:
+        """Write trial.json, with the hashes of the user's code; no attempt before the first is resumed."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        content = {"id": self.id, "spec": spec.model_dump(mode="json"), "source": source}
+        write_json(self.trial_file, {**content, "first_attempt": first_attempt}, sync=False)
 
     def spec(self, description: dict[str, Any] | None = None) -> TrialSpec:
         """The spec in trial.json, whose content may be given; a `StoreError` where there is none."""

@@ -2,7 +2,8 @@
 names that tell trials apart where they are listed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
@@ -16,7 +17,10 @@ TRIAL_PATHS = [f"{name}.{key}" for name, section in SECTIONS.items() for key in 
 
 def getattr_path(spec: Spec, path: str) -> Any:
     """The value of a field, as in `getattr_path(trial, "init.scheme")`."""
-    return attrgetter(path)(spec)
+    return getter(path)(spec)
+
+
+getter = lru_cache(maxsize=1024)(attrgetter)
 
 
 def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,7 +40,14 @@ def with_fields(spec: TrialSpec, fields: Mapping[str, Any]) -> TrialSpec:
 
 def differing_paths(specs: Sequence[TrialSpec]) -> list[str]:
     """Dotted paths of the fields in which trials differ, in the order of `TRIAL_PATHS`."""
-    return [path for path in TRIAL_PATHS if len({repr(getattr_path(spec, path)) for spec in specs}) > 1]
+    # Trials of a sweep share most of their sections, which are looked at once.
+    sharers = {name: list({id(getattr(spec, name)): spec for spec in specs}.values()) for name in SECTIONS}
+    return [path for path in TRIAL_PATHS if differ(sharers.get(path.partition(".")[0], specs), path)]
+
+
+def differ(specs: Sequence[TrialSpec], path: str) -> bool:
+    """Whether a field has several values in these trials."""
+    return len({repr(getattr_path(spec, path)) for spec in specs}) > 1
 
 
 def other_differences(specs: Sequence[TrialSpec]) -> list[str]:
@@ -51,14 +62,25 @@ def field_text(spec: TrialSpec, path: str) -> str:
 
 
 def trial_names(specs: Sequence[TrialSpec]) -> list[str]:
-    """A name per trial: `plain-30 he seed 0`, or where learning rates differ too `plain-30 he seed 0 train.lr=0.003`.
+    """A name per trial: `plain-30 he seed 0`, or where learning rates differ too, `train.lr=0.003` behind it."""
+    name = naming(specs)
+    return [name(spec) for spec in specs]
+
+
+def naming(specs: Sequence[TrialSpec]) -> Callable[[TrialSpec], str]:
+    """The function that names each of these trials.
 
     Fields that go with depth, scheme and seed are left out: they tell no two trials apart that are not told already.
     """
-    heads = [f"{spec.net.label} {spec.init.scheme} seed {spec.seed}" for spec in specs]
-    groups: dict[str, list[TrialSpec]] = {}
-    for head, spec in zip(heads, specs, strict=True):
-        groups.setdefault(head, []).append(spec)
-    paths = {path for group in groups.values() if len(group) > 1 for path in differing_paths(group)}
-    fields = [[f"{p}={field_text(spec, p)}" for p in TRIAL_PATHS if p in paths] for spec in specs]
-    return [" ".join([head, *texts]) for head, texts in zip(heads, fields, strict=True)]
+    groups: dict[tuple[str, str, int], list[TrialSpec]] = {}
+    for spec in specs:
+        groups.setdefault((spec.net.label, spec.init.scheme, spec.seed), []).append(spec)
+    candidates = other_differences(specs)
+    told = [path for path in candidates if any(differ(group, path) for group in groups.values() if len(group) > 1)]
+
+    def name(spec: TrialSpec) -> str:
+        """A trial's name."""
+        fields = [f"{path}={field_text(spec, path)}" for path in told]
+        return " ".join([spec.net.label, spec.init.scheme, f"seed {spec.seed}", *fields])
+
+    return name

@@ -6,6 +6,7 @@ What is computed is `TrialSpec`, and its id is made of it; how and where it runs
 
 import hashlib
 import json
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,7 +40,7 @@ class Spec(BaseModel):
 
     def __hash__(self) -> int:
         """Also with options in it, which are a mapping: a cache takes a section as its key."""
-        return hash(self.model_dump_json())
+        return hash(tuple((self.__dict__ | {"options": None}).values()))
 
 
 class Data(Spec):
@@ -222,10 +223,13 @@ class TrialSpec(Spec):
 
     @property
     def trial_id(self) -> str:
-        """`t` and 12 hex digits of the hash over the fields that differ from their default."""
-        content = {"hash_version": HASH_VERSION, **self.model_dump(mode="json", exclude_defaults=True)}
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return "t" + hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        """`t` and 12 hex digits of the hash over the fields that differ from their default, as canonical JSON."""
+        sections = (self.data, self.net, self.init, self.train, self.probe)
+        texts = zip(("data", "net", "init", "train", "probe"), map(canonical, sections), strict=True)
+        fields = [f'"{name}":{text}' for name, text in texts if text != "{}"]
+        seed = [f'"seed":{self.seed}'] if self.seed else []
+        content = ",".join(sorted([f'"hash_version":{HASH_VERSION}', *fields, *seed]))
+        return "t" + hashlib.sha256(f"{{{content}}}".encode()).hexdigest()[:12]
 
     def steps(self, train_examples: int) -> tuple[int, int]:
         """(steps per epoch, steps in all): the short last batch is dropped, epochs may be a fraction."""
@@ -250,6 +254,21 @@ class TrialSpec(Spec):
     def samples_update(self, step: int) -> bool:
         """Whether the update after `step` others gives running moments: every `probe.running_every`-th does."""
         return self.probe.running_every > 0 and (step + 1) % self.probe.running_every == 0
+
+
+def canonical(section: Spec) -> str:
+    """The fields of a section that differ from their default, as JSON with sorted keys."""
+    # 1 and 1.0 are equal, but in the options of a user's code not the same; a typed field takes but one of them.
+    return canonical_uncached(section) if section.__dict__.get("options") else canonical_cached(section)
+
+
+def canonical_uncached(section: Spec) -> str:
+    """`canonical`, computed."""
+    return json.dumps(section.model_dump(mode="json", exclude_defaults=True), sort_keys=True, separators=(",", ":"))
+
+
+# A sweep has few sections, in many combinations.
+canonical_cached = lru_cache(maxsize=100_000)(canonical_uncached)
 
 
 def net_label(name: str, depth: int) -> str:

@@ -51,16 +51,22 @@ class Study(Spec):
             for values in itertools.product(*self.grid.values()):
                 yield {**case, **dict(zip(self.grid, values, strict=True))}
 
-    def trial(self, overrides: Overrides) -> TrialSpec:
-        """The spec of one point, before unused fields are dropped."""
-        # The data section is always made anew, since that of a trial has no folder, download and cache.
-        changed = {"data": {}, **nested(overrides)}
+    def trial(self, overrides: Overrides, known: dict[str, Spec] | None = None) -> TrialSpec:
+        """The spec of one point, before unused fields are dropped.
+
+        Args:
+            known: sections of other points, which this one may share; added to.
+        """
+        known = {} if known is None else known
+        changed = nested(overrides)
         fields: dict[str, Any] = {"seed": changed.get("seed", self.seed)}
         for name, section_type in SECTIONS.items():
-            fields[name] = section = getattr(self, name)
-            if name in changed:
-                shared = {key: getattr(section, key) for key in section_type.model_fields}
-                fields[name] = section_type.model_validate(shared | changed[name])
+            key = f"{name} {changed.get(name)}"
+            if key not in known:
+                # The data section has a folder, download and cache, which that of a trial has not.
+                shared = {key: getattr(getattr(self, name), key) for key in section_type.model_fields}
+                known[key] = section_type.model_validate(shared | changed.get(name, {}))
+            fields[name] = known[key]
         return TrialSpec.model_validate(fields)
 
     def run_with(self, **options: Any) -> Run:

@@ -1,47 +1,69 @@
 """Which fields of a trial its own choices make meaningless: they are dropped, from its id too, and `plan` says so."""
 
+from functools import lru_cache
+
 from initlab.data.facts import is_pictures
 from initlab.init.shapes import ON_A_BATCH
 from initlab.nets.architecture import PLAIN_ALONE
 from initlab.nets.catalog import PAPER_NETS
-from initlab.study.paths import getattr_path, with_fields
+from initlab.study.paths import TRIAL_PATHS, getattr_path, with_fields
 from initlab.study.spec import SCHEMES, TrialSpec
 from initlab.user_code import is_code
 
 DEFAULT = TrialSpec()
+DEFAULTS = {path: getattr_path(DEFAULT, path) for path in TRIAL_PATHS}
 PLAIN_PATHS = {f"net.{key}" for key in PLAIN_ALONE}
 CATALOG_PATHS = {"net.activation", "net.negative_slope", "net.norm", "net.skip", "train.dropout", "train.shallow_depth"}
 
 
-def unused_paths(trial: TrialSpec) -> set[str]:
+def unused_paths(trial: TrialSpec) -> frozenset[str]:
     """Dotted paths that this trial's choices make meaningless."""
-    data, net, init, train = trial.data, trial.net, trial.init, trial.train
-    code, pictures, falling = is_code(net.name), is_pictures(data.name), train.schedule in ("step", "plateau")
+    net, init, train = trial.net, trial.init, trial.train
     # A layer whose std is set is drawn as gaussian.
-    used_init = SCHEMES.get(init.scheme, set()) | ({"distribution"} if init.linear_std or init.last_std else set())
+    layer_stds = bool(init.linear_std or init.last_std)
+    flags = (bool(net.widths), layer_stds, bool(train.shallow_depth), bool(train.auxiliary), probes(trial))
+    return unused_under(trial.data.name, net.name, net.activation, init.scheme, train.schedule, *flags)
+
+
+@lru_cache(maxsize=4096)
+def unused_under(
+    data: str,
+    net: str,
+    activation: str,
+    scheme: str,
+    schedule: str,
+    widths: bool,
+    layer_stds: bool,
+    shallow: bool,
+    auxiliary: bool,
+    probed: bool,
+) -> frozenset[str]:
+    """Dotted paths without meaning under these choices, which many trials of a sweep share."""
+    code, pictures, falling = is_code(net), is_pictures(data), schedule in ("step", "plateau")
+    used_init = SCHEMES.get(scheme, set()) | ({"distribution"} if layer_stds else set())
     rules = [
-        (data.name not in ("synthetic", "imagefolder"), {"data.classes"}),
-        (data.name != "synthetic", {"data.channels"}),
-        (is_code(data.name), {"data.image_size"}),
-        (not is_code(data.name), {"data.options"}),
+        (data not in ("synthetic", "imagefolder"), {"data.classes"}),
+        (data != "synthetic", {"data.channels"}),
+        (is_code(data), {"data.image_size"}),
+        (not is_code(data), {"data.options"}),
         (pictures, {"data.shift"}),
         (not pictures, {"data.crop", "data.jitter", "data.val_side", "data.color_std"}),
         (code, PLAIN_PATHS | CATALOG_PATHS),
         (not code, {"net.options"}),
-        (net.name in PAPER_NETS, PLAIN_PATHS),
-        (net.widths, {"net.width", "net.stages"}),
-        (net.activation == "relu", {"net.negative_slope"}),
-        (not code and "prelu" not in net.activation, {"train.slope_lr_factor"}),
+        (net in PAPER_NETS, PLAIN_PATHS),
+        (widths, {"net.width", "net.stages"}),
+        (activation == "relu", {"net.negative_slope"}),
+        (not code and "prelu" not in activation, {"train.slope_lr_factor"}),
         (not falling, {"train.factor"}),
-        (train.schedule != "step", {"train.milestones"}),
-        (train.schedule != "plateau", {"train.patience", "train.most_cuts"}),
-        (code or not train.shallow_depth, {"train.shallow_epochs"}),
-        (not train.auxiliary, {"train.auxiliary_weight"}),
-        (not probes(trial), {"probe.examples"}),
+        (schedule != "step", {"train.milestones"}),
+        (schedule != "plateau", {"train.patience", "train.most_cuts"}),
+        (code or not shallow, {"train.shallow_epochs"}),
+        (not auxiliary, {"train.auxiliary_weight"}),
+        (not probed, {"probe.examples"}),
         # Code may use all.
-        (not is_code(init.scheme), {f"init.{key}" for key in {"mode", "distribution", "std"} - used_init}),
+        (not is_code(scheme), {f"init.{key}" for key in {"mode", "distribution", "std"} - used_init}),
     ]
-    return {path for holds, paths in rules if holds for path in paths}
+    return frozenset(path for holds, paths in rules if holds for path in paths)
 
 
 def probes(trial: TrialSpec) -> bool:
@@ -54,9 +76,12 @@ def drop_unused(trial: TrialSpec) -> tuple[TrialSpec, set[str]]:
 
     The depth of a net of the paper becomes that of the net.
     """
-    resting = defaults = {path: getattr_path(DEFAULT, path) for path in unused_paths(trial)}
+    resting, dropped = {}, set()
+    for path in unused_paths(trial):
+        value, default = getattr_path(trial, path), DEFAULTS[path]
+        if value != default:
+            resting[path] = default
+            dropped.add(path)
     if trial.net.name in PAPER_NETS:
-        resting = defaults | {"net.depth": PAPER_NETS[trial.net.name].depth}
-    changed = {path: value for path, value in resting.items() if getattr_path(trial, path) != value}
-    dropped = {path for path in changed if getattr_path(trial, path) != defaults[path]}
-    return with_fields(trial, changed), dropped
+        resting["net.depth"] = PAPER_NETS[trial.net.name].depth
+    return (with_fields(trial, resting) if resting else trial), dropped

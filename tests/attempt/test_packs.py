@@ -19,7 +19,6 @@ from initlab.launch.settings import resolve
 from initlab.launch.tasks import notes, retried_alone, tasks
 from initlab.plan.packs import packs
 from initlab.plan.plan import PlannedTrial, plan
-from initlab.store.files import write_json
 from initlab.study.spec import Run
 from initlab.study.study import Study
 
@@ -142,15 +141,9 @@ def test_a_stopped_pack_goes_on(tiny: Callable[..., Path], tmp_path: Path, monke
 def test_a_trial_that_fails_to_start_leaves_the_others_of_its_pack(tiny: Callable[..., Path], tmp_path: Path) -> None:
     study = initlab.load_study(tiny(train={"epochs": 1}, grid={"seed": [0, 1, 2]}))
     pack = plan(study)
-    for trial in pack:
-        folder = tmp_path / "trials" / trial.id
-        folder.mkdir(parents=True)
-        source = {"data.name": "what it was before"} if trial.spec.seed == 1 else {}
-        write_json(
-            folder / "trial.json", {"spec": trial.spec.model_dump(mode="json"), "source": source, "first_attempt": 0}
-        )
+    sources = {trial.id: {"data.name": "what it was before"} if trial.spec.seed == 1 else {} for trial in pack}
     settings = resolve(study, {"engine": "inline", "jobs": 1, "device": "cpu", "pack": 3})
-    (task,) = tasks(tmp_path, [[trial.id for trial in pack]], settings)
+    (task,) = tasks(tmp_path, [pack], sources, settings)
     answer = run_task(task)
     assert [end.state for end in answer.ends] == ["done", "failed", "done"]
     assert (answer.stop_requested, answer.died, answer.alone_because) == (False, False, None)

@@ -70,7 +70,7 @@ def test_all_done_is_0_and_what_came_of_it_is_printed(tiny: Callable[..., Path],
     exported = here("export", tmp_path / "a", "--to", "parquet")
     assert exported.exit_code == 0 and f"{tmp_path / 'a-parquet'}/signals.parquet" in exported.stdout
     before, after = (here("status", tmp_path / name).stdout for name in ("a", "a-parquet"))
-    assert after == before.replace("/a'", "/a-parquet'")
+    assert after == before.replace("/a:", "/a-parquet:")
     again = here("export", tmp_path / "a", "--to", "csv", "--folder", tmp_path / "a-parquet")
     assert (again.exit_code, "a-parquet: not empty" in again.stderr) == (2, True)
     again = here("run", tiny(grid={"init.scheme": ["xavier", "he"]}), "--out", tmp_path / "a")
@@ -85,7 +85,9 @@ def test_failed_trials_are_1_with_a_table_of_which_and_why(tiny: Callable[..., P
     assert "1 of 2 trials failed" in failed.stderr
     assert re.search(r"  t[0-9a-f]{12}: RuntimeError: this net cannot be built", failed.stderr)
     assert "tests.engine.mine:net he seed 0 net.options={'hidden': 4}: done" in failed.stdout
-    assert "seed 0 net.options={'fail': True}: failed (RuntimeError" in here("status", tmp_path / "a").stdout
+    assert (
+        "seed 0 net.options={'fail': True}: failed (RuntimeError" in here("status", tmp_path / "a", "--trials").stdout
+    )
 
 
 @pytest.mark.parametrize(
@@ -232,7 +234,7 @@ def test_status_tells_of_every_trial(tiny: Callable[..., Path], tmp_path: Path) 
     study = tiny(grid={"seed": [0, 1]})
     first = here("plan", study).stdout.splitlines()[1].split()[0]
     here("run", study, "--out", tmp_path / "a", "--jobs", 1, "--only", first)
-    shown = here("status", tmp_path / "a").stdout
+    shown = here("status", tmp_path / "a", "--trials").stdout
     assert "seed 0: done, epoch 2" in shown
     assert "seed 1: pending" in shown
 

@@ -38,7 +38,7 @@ def test_one_at_a_time_who_and_since_when(tmp_path: Path, locks: str) -> None:
             rf"held by another launch \(host \S+, pid {os.getpid()}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d .*\); wait"
         )
         for take_over in (False, True):
-            with pytest.raises(Held, match=words), lease(tmp_path, take_over):
+            with pytest.raises(Held, match=words), lease(tmp_path, take_over=take_over):
                 pass
         assert is_held(tmp_path), "a refused launch takes nothing away"
     assert not is_held(tmp_path)
@@ -48,7 +48,7 @@ def test_one_at_a_time_who_and_since_when(tmp_path: Path, locks: str) -> None:
 
 def test_a_silent_holder_is_replaced_on_request_alone(tmp_path: Path, locks: str) -> None:
     with lease(tmp_path):
-        path = tmp_path / (LEASE if locks == "locks" else HELD)
+        path = tmp_path / (LEASE if locks == "locks" else LEASE + HELD)
         silent = time.time() - STALE_S - 60
         os.utime(path, (silent, silent))
         with (
@@ -66,7 +66,7 @@ def test_a_silent_holder_is_replaced_on_request_alone(tmp_path: Path, locks: str
 def test_a_holder_gives_signs_of_life(tmp_path: Path, locks: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "HEARTBEAT_S", 0.01)
     with lease(tmp_path):
-        path = tmp_path / (LEASE if locks == "locks" else HELD)
+        path = tmp_path / (LEASE if locks == "locks" else LEASE + HELD)
         os.utime(path, (1.0, 1.0))
         deadline = time.monotonic() + 30
         while path.stat().st_mtime < 2.0:

@@ -360,3 +360,20 @@ def test_the_recorded_command_names_no_folder_and_is_the_same_by_module(
 ) -> None:
     monkeypatch.setattr("sys.argv", [program, "run", "a b.yaml", "--jobs", "2"])
     assert command_line() == "initlab run 'a b.yaml' --jobs 2"
+
+
+def test_a_trial_out_of_memory_is_tried_once_more_with_the_device_to_itself(
+    tiny: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    once.write_bytes(b"1")
+    twice.write_bytes(b"22")
+    options = [{"full": str(once)}, {"full": str(twice)}, {}]
+    study = tiny(net={"name": "tests.engine.mine:greedy"}, grid={"net.options": options}, train={"epochs": 1})
+    results = initlab.run(study, tmp_path / "a", jobs=2, device="cpu", allow_code=True)
+    assert results.trials.state.tolist() == ["done", "failed", "done"]
+    assert results.trials.attempts.tolist() == [2, 2, 1]
+    assert "2 trials ran out of the device's memory; each is tried once more, alone on it" in capsys.readouterr().out
+    # Alone from the start, it had the device to itself.
+    twice.write_bytes(b"22")
+    assert run(study, tmp_path / "b", allow_code=True).trials.attempts.tolist() == [1, 1, 1]

@@ -72,7 +72,7 @@ def test_the_command_counts_what_was_saved_and_ends_with_0(study: Path, tmp_path
     assert ran.exit_code == 0, ran.stderr
     assert "stopped 1 hopeless trials, saved 32 of 128 steps" in ran.stdout
     assert re.search(r"plain-7 gaussian seed 0 init.std=0.001: stopped, epoch 4", ran.stdout)
-    shown = command("status", out)
+    shown = command("status", out, "--trials")
     assert "1 stopped" in shown.stdout and "stopped, epoch 4" in shown.stdout
 
 
