@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 STUDY, STOP, TRIALS, FIGURES, COMPACTED = "study.yaml", "STOP", "trials", "figures", "compacted.json"
+# A file is written in seconds, but on a disk that stalls.
+LEFT_OVER_S = 600.0
 CRC_LINE = b"# CRC-32 of the lines above: "
 MOVE = "move it away to run or read without it"
 NON_FINITE = ("NaN", "Infinity", "-Infinity")
@@ -53,15 +56,21 @@ def atomic(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
 
 def sweep(folders: Iterable[Path]) -> list[Path]:
     """Remove the temporary files that killed writers left in these folders, where those are there; returns them."""
-    left = [Path(entry) for folder in folders if folder.is_dir() for entry in os.scandir(folder) if is_temporary(entry)]
+    left = [Path(entry) for folder in folders if folder.is_dir() for entry in os.scandir(folder) if is_left_over(entry)]
     for path in left:
         path.unlink(missing_ok=True)
     return left
 
 
-def is_temporary(entry: os.DirEntry[str]) -> bool:
-    """Whether a file is one that `atomic` writes before it renames it."""
-    return bool(re.fullmatch(r"\.[a-z.]+\.\d+", entry.name)) and entry.is_file(follow_symlinks=False)
+def is_left_over(entry: os.DirEntry[str]) -> bool:
+    """Whether a file is one that `atomic` would have renamed long ago; a younger one may be another shard's."""
+    if not re.fullmatch(r"\.[a-z.]+\.\d+", entry.name) or not entry.is_file(follow_symlinks=False):
+        return False
+    try:
+        return time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFT_OVER_S
+    # Renamed by its writer just now.
+    except FileNotFoundError:
+        return False
 
 
 def sync_folder(path: Path) -> None:

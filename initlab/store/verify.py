@@ -14,7 +14,7 @@ from initlab.engine.task import State
 from initlab.plan.plan import PlannedTrial, plan
 from initlab.store import files
 from initlab.store.checkpoint import read_checkpoint
-from initlab.store.files import StoreError, is_temporary, sweep, write_json
+from initlab.store.files import StoreError, is_left_over, sweep, write_json
 from initlab.store.reader import StoredTrial
 from initlab.store.results import Results
 from initlab.store.rows import ROWS, trial_rows
@@ -87,7 +87,7 @@ def checkpoint_faults(folder: TrialFolder) -> Iterator[str]:
 
 def left_over(folder: TrialFolder) -> list[Path]:
     """Temporary files of killed writers, and a live stream beside the Parquet file that was made of it."""
-    left = [Path(entry) for place in folder.folders() for entry in os.scandir(place) if is_temporary(entry)]
+    left = [Path(entry) for place in folder.folders() for entry in os.scandir(place) if is_left_over(entry)]
     if folder.result_file.exists():
         left += [path / files.STREAM for path in folder.attempts() if (path / files.SIGNALS).exists()]
     return [path for path in left if path.exists()]
@@ -123,7 +123,7 @@ def mend(folder: TrialFolder, planned: PlannedTrial | None, names: set[str]) -> 
         spec = planned.spec.model_dump(mode="json")
         write_json(folder.trial_file, {"id": folder.id, "spec": spec, "source": {}, "first_attempt": 0})
         yield f"{folder.trial_file}: written again, as the study has it"
-    rows = {name for name in names if name not in (files.TRIAL, files.STATUS) and not is_left_over(name)}
+    rows = {name for name in names if name not in (files.TRIAL, files.STATUS) and not is_swept(name)}
     if files.RESULT in names or (rows and folder.result_file.exists()):
         # The status before the result goes: nothing but the result says that a trial is done.
         write_json(folder.status_file, {"state": State.PENDING})
@@ -136,7 +136,7 @@ def mend(folder: TrialFolder, planned: PlannedTrial | None, names: set[str]) -> 
         yield f"{folder.path}: to be gone on with; the next run takes its last whole checkpoint, or starts it anew"
 
 
-def is_left_over(name: str) -> bool:
+def is_swept(name: str) -> bool:
     """Whether a fault's file was removed as left over by a killed process."""
     return name.rpartition("/")[2].startswith(".") or name.endswith(files.STREAM)
 

@@ -1,6 +1,8 @@
 """Launching studies in this process and in workers: same numbers, failures contained, nothing run twice."""
 
 import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -186,8 +188,12 @@ def test_what_kills_left_over_is_swept_by_the_next_run(tiny: Callable[..., Path]
     left = [folder / ".status.json.17", folder / "attempt-000/.checkpoint.pt.4711", tmp_path / "a/.study.yaml.3"]
     for path in [*left, folder / ".hidden", folder / "notes.3"]:
         path.write_text("half")
+        os.utime(path, (time.time() - 3600,) * 2)
+    young = tmp_path / "a/.study.yaml.5"
+    young.write_text("half")
     run(tiny(), tmp_path / "a")
     assert [path for path in left if path.exists()] == []
+    assert young.exists(), "another shard may be writing it"
     assert (folder / ".hidden").exists() and (folder / "notes.3").exists(), "what is not ours stays"
 
 

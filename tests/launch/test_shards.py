@@ -74,7 +74,7 @@ def test_shards_share_a_folder_with_those_of_the_same_count_alone(tmp_path: Path
     with lease(tmp_path, Shard(1, 2)), lease(tmp_path, Shard(2, 2)):
         for other in (Shard(2, 2), Shard(3, 3), None):
             with (
-                pytest.raises(Held, match=r"held by another launch \(host .*, pid \d+, shard [12]/2\)"),
+                pytest.raises(Held, match=r"held by another launch \(host .*, pid \d+, since .*, shard [12]/2\)"),
                 lease(tmp_path, other),
             ):
                 pass

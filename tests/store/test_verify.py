@@ -1,7 +1,9 @@
 """`initlab verify`: each fault named by trial and file, and mended so that the next run ends as if nothing had been."""
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,7 +49,9 @@ def drop_a_row_of_an_old_store(path: Path) -> None:
 
 
 def leave_over(path: Path) -> None:
-    path.with_name(f".{path.name}.123").write_bytes(b"half")
+    left = path.with_name(f".{path.name}.123")
+    left.write_bytes(b"half")
+    os.utime(left, (time.time() - 3600,) * 2)
 
 
 ANEW = "set aside as result.json.damaged; the next run does this trial anew"
