@@ -111,7 +111,7 @@ def take_turns(task: Task, graphs: bool) -> None:
         cuda = device.type == "cuda"
         capture = cuda_graph if cuda and graphs else None
 
-        def on_end(trial: Trial, outcome: Outcome | Exception) -> None:
+        def on_end(trial: Trial, outcome: Outcome | Raised) -> None:
             """Store how a trial ended."""
             attempts[trial].end(outcome)
 

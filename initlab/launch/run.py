@@ -13,7 +13,7 @@ from initlab.engine.stopping import stop_file_on_signal
 from initlab.launch.checks import check_data, check_shareable
 from initlab.launch.folder import prepare, reopen, settled
 from initlab.launch.progress import progress
-from initlab.launch.settings import resolve
+from initlab.launch.settings import resolve, time_left
 from initlab.launch.tasks import run_trials
 from initlab.plan.plan import PlannedTrial, plan
 from initlab.store import files
@@ -23,7 +23,7 @@ from initlab.store.trial_folder import TrialFolder
 from initlab.study.mistakes import StudyError
 from initlab.study.spec import Engine
 from initlab.study.study import Study, load_study
-from initlab.study.trial_code import source_hashes
+from initlab.study.trial_code import code_names, source_hashes
 
 
 def run(
@@ -36,6 +36,8 @@ def run(
     devices: int | None = None,
     gpus_per_trial: float | None = None,
     pack: int | None = None,
+    max_failures: int | None = None,
+    max_hours: float | None = None,
     address: str | None = None,
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
@@ -55,6 +57,9 @@ def run(
         devices: processes that train one trial together, in equal slices of its batch; not part of its id.
         gpus_per_trial: a fraction lets several trials share a GPU (ray).
         pack: trials of one net and batch size that one process trains as one; None is the study's, 1 by default.
+        max_failures: trials that fail alike in a row, before any has succeeded, after which no more are begun; None is
+            the study's, 3 by default.
+        max_hours: after which every trial stops with a checkpoint; so it does two minutes before the end of a Slurm job.
         address: of a running Ray cluster; None starts a local one.
         overrides: `dotted.path=value` texts.
         only: trial ids, or beginnings of them, to run alone.
@@ -79,9 +84,11 @@ def run(
         trials = plan(study)
     requested = chosen(trials, [only] if isinstance(only, str) else only)
     options = {"engine": engine, "jobs": jobs, "device": device, "devices": devices, "pack": pack}
+    limits = {"max_failures": max_failures, "max_hours": max_hours}
     settings = resolve(
         study,
-        {**options, "gpus_per_trial": gpus_per_trial},
+        {**options, **limits, "gpus_per_trial": gpus_per_trial},
+        own_code=any(code_names(trial.spec) for trial in requested),
         address=address,
         data_dir=data_dir,
         allow_code=allow_code,
@@ -92,10 +99,10 @@ def run(
     lines = [] if address else check_data(requested, settings.access)
     sources = {trial.id: source_hashes(trial.spec, allow_code) for trial in trials}
     folder = Path(out) if out else Path("results") / study.name
-    if (folder / files.COMPACTED).exists():
-        raise StoreError(f"{folder}: holds exported results, which can't be added to; give another --out")
     with ExitStack() as held:
         with writable(folder):
+            if (folder / files.COMPACTED).exists():
+                raise StoreError(f"{folder}: holds exported results, which can't be added to; give another --out")
             folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(lease(folder))
             lines = prepare(folder, study, trials, sources, {trial.id for trial in requested}, force) + lines
@@ -103,7 +110,7 @@ def run(
             for trial in todo:
                 reopen(TrialFolder(folder, trial.id))
         say = held.enter_context(progress(folder, requested, todo, show, lines))
-        held.enter_context(stop_file_on_signal(folder / files.STOP, say))
+        held.enter_context(stop_file_on_signal(folder, say, *time_left(settings.run.max_hours)))
         run_trials(folder, todo, settings, say)
     return load(folder)
 

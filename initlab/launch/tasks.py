@@ -1,6 +1,7 @@
 """Trials as tasks for an engine, and what is made of the answers."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from initlab.engine.submit import Work, submit
@@ -9,7 +10,7 @@ from initlab.launch.machine import provenance
 from initlab.launch.settings import Settings
 from initlab.plan.packs import packs
 from initlab.plan.plan import PlannedTrial, waves
-from initlab.store.files import write_json
+from initlab.store.files import writable, write_json
 from initlab.store.trial_folder import TrialFolder
 
 WORK = Work(run="initlab.attempt.run_task:run_task", follow="initlab.attempt.gang:follow")
@@ -46,14 +47,16 @@ def tasks(out: Path, packed: Sequence[Sequence[str]], settings: Settings) -> lis
 def run_tasks(work: Sequence[Task], settings: Settings, say: Callable[[str], None]) -> list[str]:
     """Run tasks on the engine; returns the trials that are to be tried again, each alone."""
     retried: list[str] = []
-    for answer in submit(settings.run.engine, work, WORK, settings.resources):
-        for line in notes(answer):
-            say(line)
-        out = Path(work[0].out)
-        if again := retried_alone(out, answer):
-            retried += again
-        else:
-            record_failures(out, answer)
+    # Closed here whatever happens, so that no worker is left behind.
+    with closing(submit(settings.run.engine, work, WORK, settings.resources)) as answers:
+        for answer in answers:
+            for line in notes(answer):
+                say(line)
+            out = Path(work[0].out)
+            if again := retried_alone(out, answer):
+                retried += again
+            else:
+                record_failures(out, answer)
     return retried
 
 
@@ -69,11 +72,15 @@ def record_failures(out: Path, answer: Answer) -> None:
     for end in answer.ends:
         folder = TrialFolder(out, end.trial)
         if end.error and not folder.finished:
-            write_json(folder.status_file, {"state": State.FAILED, "error": end.error, "traceback": ""})
+            content = {"state": State.FAILED, "error": end.error, "traceback": end.traceback}
+            with writable(folder.path):
+                write_json(folder.status_file, content)
 
 
 def notes(answer: Answer) -> Iterator[str]:
     """What the user should know of how a task ran, a line each."""
+    if answer.note:
+        yield answer.note
     if answer.alone_because:
         yield f"{', '.join(end.trial for end in answer.ends)}: ran alone: {answer.alone_because}"
     reasons: dict[str, list[str]] = {}

@@ -4,6 +4,7 @@ Every JSON file carries `schema`; a reader refuses a newer one. Non-finite float
 the strings "NaN", "Infinity" and "-Infinity".
 """
 
+import errno
 import json
 import math
 import os
@@ -12,16 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from initlab.engine.stopping import STOP as STOP
 from initlab.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
-STUDY, STOP, TRIALS, FIGURES, COMPACTED = "study.yaml", "STOP", "trials", "figures", "compacted.json"
+STUDY, TRIALS, FIGURES, COMPACTED = "study.yaml", "trials", "figures", "compacted.json"
+LITTLE_ROOM = 2**16  # bytes
 NON_FINITE = ("NaN", "Infinity", "-Infinity")
 TRIAL, STATUS, RESULT = "trial.json", "status.json", "result.json"
-ATTEMPT, CHECKPOINT = "attempt.json", "checkpoint.pt"
+ATTEMPT, CHECKPOINT, LOG = "attempt.json", "checkpoint.pt", "log.txt"
 SCALARS, STREAM, SIGNALS = "scalars.jsonl", "signals.arrows", "signals.parquet"
 
 
@@ -57,6 +60,17 @@ def writable(path: Path) -> Iterator[None]:
     except OSError as error:
         culprit = error.filename or path
         raise StoreError(f"{culprit}: cannot be written ({error.strerror}); give another folder") from error
+
+
+def no_room(error: BaseException, folder: Path) -> bool:
+    """Whether an error comes of a disk that is full: it says so itself, or the disk of `folder` has no more room.
+
+    Libraries turn the system's words for it into their own.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize < LITTLE_ROOM or (disk.f_files > 0 and disk.f_favail == 0)
 
 
 def one_line(error: Exception) -> str:

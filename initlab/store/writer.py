@@ -15,6 +15,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from initlab.engine.signs import sign
 from initlab.engine.task import State
 from initlab.store import files
 from initlab.store.checkpoint import read_checkpoint, write_checkpoint
@@ -27,6 +28,7 @@ SIGNAL_SCHEMA = pa.schema(
     [(column.name, column.type) for column in COLUMNS["signals"][2:]], {"initlab.schema": str(files.SCHEMA)}
 )
 STATUS_INTERVAL_S = 0.5
+SIGN_INTERVAL_S = 5.0
 
 
 class Superseded(Exception):
@@ -57,7 +59,9 @@ class AttemptWriter:
         self.files: dict[str, IO[bytes]] = {}
         self.record("scalars", [])
         self.signal_stream: pa.RecordBatchStreamWriter | None = None
-        self.last_status = 0.0
+        self.last_status = self.last_sign = 0.0
+        # Not pending any more, however long it takes until there are figures.
+        self.write(self.trial.status_file, State.RUNNING, {}, sync=False)
 
     def latest_checkpoint(self) -> tuple[dict[str, Any] | None, str | None]:
         """The newest checkpoint that can be read, with its attempt's name."""
@@ -101,8 +105,17 @@ class AttemptWriter:
             self.check_latest()
             self.write(self.trial.status_file, State.RUNNING, figures, sync=False)
 
+    def alive(self) -> None:
+        """Leave a sign of life, the time at which the status was written, every few seconds."""
+        now = time.monotonic()
+        if now - self.last_sign >= SIGN_INTERVAL_S:
+            self.last_sign = now
+            with suppress(OSError):
+                os.utime(self.trial.status_file)
+
     def doing(self, line: str) -> None:
         """Publish what happens before the first step, in words."""
+        sign()
         self.progress({"doing": line})
 
     def close(self, state: State, status: dict[str, Any], result: dict[str, Any] | None = None) -> None:
