@@ -72,7 +72,10 @@ SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
     (torch.get_num_threads, torch.set_num_threads),
     (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
     (flushes, torch.set_flush_denormal),
-    *((partial(torch.is_autocast_enabled, kind), partial(torch.set_autocast_enabled, kind)) for kind in ("cpu", "cuda")),
+    *(
+        (partial(torch.is_autocast_enabled, kind), partial(torch.set_autocast_enabled, kind))
+        for kind in ("cpu", "cuda")
+    ),
     attribute(torch.backends, "fp32_precision"),
     *(attribute(torch.backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic", "allow_tf32")),
     *(attribute(torch.backends.mkldnn, name) for name in ("enabled", "deterministic")),

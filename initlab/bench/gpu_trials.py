@@ -30,7 +30,7 @@ from initlab.study.spec import Data
 from initlab.study.study import Study
 from initlab.train.cuda import Capture, cuda_graph
 from initlab.train.packed import OnEnd, Pack
-from initlab.train.records import Outcome
+from initlab.train.records import Outcome, Raised
 from initlab.train.trial import Trial
 
 

@@ -22,7 +22,9 @@ from initlab.cli.options import OUT, data_dir_option, device_option, echo_lines,
 @click.option("--devices", type=int, help="Processes that train one trial together.")
 @click.option("--gpus-per-trial", type=float, help="A fraction lets trials share a GPU (ray).")
 @click.option("--pack", type=int, help="Trials of one net that a process trains as one.  [default: the study's, or 1]")
-@click.option("--max-failures", type=int, help="Failures alike, in a row and before any success, that end it.  [default: 3]")
+@click.option(
+    "--max-failures", type=int, help="Failures alike, in a row and before any success, that end it.  [default: 3]"
+)
 @click.option("--max-hours", type=float, help="Stop with a checkpoint after so long; also before a Slurm job's end.")
 @click.option("--address", help="A running Ray cluster, host:port or auto (ray).")
 @set_option

@@ -76,12 +76,13 @@ class Pool:
             # Told that nobody waits for them, workers write a checkpoint and stop.
             workers = [*self.busy, *self.idle, *self.leaving]
             patience_s = 0.0 if at_once.is_set() else SHUTDOWN_TIMEOUT_S
-            end_processes([w.process for w in workers], patience_s, lambda: [w.read_output() for w in workers])
+            end_processes(
+                [w.process for w in workers], patience_s, lambda: [w.available(w.process.stderr) for w in workers]
+            )
 
     def give_out(self) -> bool:
         """Give tasks to as many workers as there may be; whether any is at work, or may be later."""
-        for worker in [*self.idle, *self.leaving]:
-            worker.read_output()
+        listen([*self.idle, *self.leaving])
         for worker in [w for w in self.leaving if w.look(stopping=True) or w.process.poll() is not None]:
             self.leaving.remove(worker)
             kill(worker.process)
@@ -114,7 +115,7 @@ class Pool:
             stacks = worker.stacks()
             self.release(worker, dead=True)
             state = State.INTERRUPTED if worker.stopping_s else State.FAILED
-            error = None if worker.stopping_s else f"{complaint} and was ended; where it was, its traceback says"
+            error = None if worker.stopping_s else f"{complaint} and was ended; its stacks are in status.json"
             yield from self.queue.settle(worker.task, answer_all(worker.task, state, error, traceback=stacks))
 
     def release(self, worker: Worker, dead: bool) -> None:
@@ -137,3 +138,9 @@ class Pool:
             return
         error = f"its process died {TIMES}, last with {end}" if worker.killed else f"its process died with {end}"
         yield from self.queue.settle(task, answer_all(task, State.FAILED, error, died=True, traceback=stacks))
+
+
+def listen(workers: Sequence[Worker]) -> None:
+    """Take in what workers print that nothing else is awaited from: one with a full pipe would wait for ever."""
+    for worker in workers:
+        worker.read_output()

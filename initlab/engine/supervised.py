@@ -26,7 +26,7 @@ STOP_TIMEOUT_S = 60.0  # from a stop to the last checkpoint
 STACKS_S = 5.0  # that a process has to print its stacks
 TAIL = 50_000  # bytes that are kept of what a process printed last
 CHUNK = 65_536
-# Longer than from one look at the workers to the next: the launch itself was stopped meanwhile, which is not their fault.
+# Longer than from one look at the workers to the next: the launch itself was stopped meanwhile, not they.
 LAPSE_S = 5.0
 
 

@@ -107,9 +107,7 @@ class Answer(PlainData):
         return any(end.state.stop_requested for end in self.ends)
 
 
-def answer_all(
-    task: Task, state: State, error: str | None = None, died: bool = False, traceback: str = ""
-) -> Answer:
+def answer_all(task: Task, state: State, error: str | None = None, died: bool = False, traceback: str = "") -> Answer:
     """The answer that gives every trial of a task the same end."""
     end = {"state": state, "error": error, "traceback": traceback, "cause": cause_of(error or "")}
     return Answer(ends=tuple(TrialEnd.model_validate({"trial": trial, **end}) for trial in task.trials), died=died)

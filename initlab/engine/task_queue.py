@@ -1,4 +1,4 @@
-"""The tasks that an engine has still to begin, and when none may be: after a stop, too many failures, on a full disk."""
+"""The tasks that an engine has still to begin, and when it may not: after a stop, many failures, on a full disk."""
 
 import os
 import time

@@ -59,7 +59,7 @@ def run(
         pack: trials of one net and batch size that one process trains as one; None is the study's, 1 by default.
         max_failures: trials that fail alike in a row, before any has succeeded, after which no more are begun; None is
             the study's, 3 by default.
-        max_hours: after which every trial stops with a checkpoint; so it does two minutes before the end of a Slurm job.
+        max_hours: after which every trial stops with a checkpoint; also two minutes before the end of a Slurm job.
         address: of a running Ray cluster; None starts a local one.
         overrides: `dotted.path=value` texts.
         only: trial ids, or beginnings of them, to run alone.

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from initlab.engine.task import State
+from initlab.errors import one_line
 from initlab.store import files
 from initlab.store.columns import names
-from initlab.store.files import StoreError, atomic, one_line, read_json, writable, write_csv, write_json
+from initlab.store.files import StoreError, atomic, read_json, writable, write_csv, write_json
 from initlab.store.reader import StoredTrial, read_parquet
 from initlab.study.spec import TrialSpec
 

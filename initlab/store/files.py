@@ -73,11 +73,6 @@ def no_room(error: BaseException, folder: Path) -> bool:
     return disk.f_bavail * disk.f_frsize < LITTLE_ROOM or (disk.f_files > 0 and disk.f_favail == 0)
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, in one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200]
-
-
 def write_csv(path: Path, table: "pd.DataFrame", sync: bool = False) -> None:
     """Write a frame atomically, without its index and with exact floats."""
     with atomic(path, sync) as file:

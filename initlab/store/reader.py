@@ -5,6 +5,7 @@ A file that cannot be read is named in `problems`, and nothing else is lost with
 """
 
 import math
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ import pyarrow.parquet as pq
 
 from initlab.engine.lease import is_held
 from initlab.engine.task import State
+from initlab.errors import one_line
 from initlab.store import files
 from initlab.store.columns import names
-from initlab.store.files import StoreError, check_schema, one_line, read_json, read_lines
+from initlab.store.files import StoreError, check_schema, read_json, read_lines
 from initlab.store.trial_folder import TrialFolder, attempt_number
 from initlab.study.spec import TrialSpec
 
@@ -74,6 +76,8 @@ def read_trial(folder: TrialFolder, out: Path, problems: list[str]) -> StoredTri
     unfinished = result is None and status["state"] in (State.DONE, State.DIVERGED)
     if unfinished or (status["state"] == State.RUNNING and not is_held(out)):
         status["state"] = State.INTERRUPTED.value
+    if status["state"] == State.RUNNING:
+        status["silent_s"] = max(0.0, time.time() - folder.status_file.stat().st_mtime)
     counted = counted_attempts(folder)
     for attempt in counted:
         problems += attempt.description["notes"]

@@ -8,11 +8,12 @@ import pandas as pd
 import yaml
 
 from initlab.engine.task import State
+from initlab.errors import one_line
 from initlab.plan.plan import plan
 from initlab.store import files
 from initlab.store.columns import names
 from initlab.store.export import FRAMES, ROWS, Form, export, exported_rows, exported_trials
-from initlab.store.files import StoreError, one_line
+from initlab.store.files import StoreError
 from initlab.store.reader import attempt_rows, read_trials
 from initlab.study.mistakes import StudyError
 from initlab.study.paths import ALWAYS_TOLD, getattr_path, other_differences
@@ -58,7 +59,7 @@ class Results:
         rows = [
             {
                 **{key: trial.environment.get(key) for key in ENVIRONMENT},
-                **{key: trial.status.get(key, math.nan) for key in ("state", "val_error", "wall_s")},
+                **{key: trial.status.get(key, math.nan) for key in ("state", "val_error", "wall_s", "silent_s")},
                 **{path: getattr_path(trial.spec, path) for path in fields},
                 **{"trial": trial.id, "attempts": trial.attempts, "in_study": trial.id in self.planned},
                 **{"verdict": verdicts.get(trial.id), "best_val_error": best.get(trial.id, math.nan)},

@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from initlab.engine.task import State
+from initlab.errors import one_line
 from initlab.store import files
-from initlab.store.files import StoreError, one_line, read_json
+from initlab.store.files import StoreError, read_json
 from initlab.study.spec import TrialSpec
 
 
