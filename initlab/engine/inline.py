@@ -76,9 +76,7 @@ class Pool:
             # Told that nobody waits for them, workers write a checkpoint and stop.
             workers = [*self.busy, *self.idle, *self.leaving]
             patience_s = 0.0 if at_once.is_set() else SHUTDOWN_TIMEOUT_S
-            end_processes(
-                [w.process for w in workers], patience_s, lambda: [w.available(w.process.stderr) for w in workers]
-            )
+            end_processes([worker.process for worker in workers], patience_s, lambda: listen(workers))
 
     def give_out(self) -> bool:
         """Give tasks to as many workers as there may be; whether any is at work, or may be later."""

@@ -1,6 +1,7 @@
 """`Results`: an output folder, or what `initlab export` made of one, as tidy pandas frames."""
 
 import math
+import os
 from functools import cached_property
 from pathlib import Path
 
@@ -36,7 +37,8 @@ class Results:
         """
         self.out = Path(out)
         study, hint = self.out / files.STUDY, "give the folder that `initlab run` wrote"
-        if not self.out.is_dir():
+        # Also where the name is longer than any may be.
+        if not os.path.isdir(self.out):
             raise StoreError(f"{self.out}: no such output folder; {hint}")
         if not study.exists():
             raise StoreError(f"{self.out}: not an output folder (no {files.STUDY} in it); {hint}")
