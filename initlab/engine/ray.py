@@ -95,7 +95,9 @@ def submit(tasks: Sequence[Task], work: Work, resources: Resources) -> Generator
             ),
         )
         results = tuner.fit()
-        answers = [answer_of(task, results[i]) for i, task in enumerate(queue.begun.values())]
+        # A trial's folder is named by its id; its config is lost where it never reported.
+        ended = {Path(results[i].path).name: results[i] for i in range(len(results))}
+        answers = [answer_of(task, ended.get(trial)) for trial, task in queue.begun.items()]
     yield from answers
     yield from queue.notes
     yield from queue.tasks.rest()
@@ -163,8 +165,10 @@ def run_in_gang(task: Task, work: Work, resources: Resources, folder: str) -> An
 def answer_of(task: Task, result: Any) -> Answer:
     """What the function answered, or how its process ended; neither where Tune was stopped.
 
-    A process that died before its first report has left nothing but the error.
+    A process that died before its first report has left nothing but the error; one that Tune does not know of, nothing.
     """
+    if result is None:
+        return answer_all(task, State.PENDING)
     if result.error is None:
         answer = (result.metrics or {}).get("answer")
         return Answer.model_validate_json(answer) if answer else answer_all(task, State.INTERRUPTED)

@@ -177,11 +177,14 @@ def end_processes(
         with suppress(BrokenPipeError):
             process.stdin.close()
     until = time.monotonic() + timeout_s
-    while time.monotonic() < until and any(process.poll() is None for process in processes):
-        meanwhile()
-        time.sleep(0.05)
-    for process in processes:
-        kill(process)
+    try:
+        while time.monotonic() < until and any(process.poll() is None for process in processes):
+            meanwhile()
+            time.sleep(0.05)
+    # A second Ctrl-C ends the wait.
+    finally:
+        for process in processes:
+            kill(process)
 
 
 def kill(process: Any) -> None:
