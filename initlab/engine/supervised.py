@@ -107,7 +107,7 @@ class Worker:
         if self.stopping_s > max(STOP_TIMEOUT_S, 2 * self.longest_s):
             return f"did not stop within {self.stopping_s:.0f} s"
         if self.silent_s > self.limit_s:
-            return f"made no step for {self.silent_s:.0f} s" + ("" if self.stepped else ", its first")
+            return f"made no {'' if self.stepped else 'first '}step for {self.silent_s:.0f} s"
         return None
 
     @property
