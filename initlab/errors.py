@@ -1,5 +1,25 @@
-"""The base of errors that a user can cause: one line each (where, what is wrong, what is allowed, the fix)."""
+"""The base of errors that a user can cause: one line each (where, what is wrong, what is allowed, the fix).
+
+And what makes any text fit to be shown: exceptions and names of a user's code may hold anything.
+"""
 
 
 class UserError(ValueError):
     """Something the user can fix; the command line prints it and exits with 2."""
+
+
+def printable(text: str) -> str:
+    """The text with characters that a terminal would obey written out, as `\\x1b`; lines stay lines.
+
+    `printable("a\\x1b[2Jb")` is `a\\x1b[2Jb` in ten characters.
+    """
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(error: object) -> str:
+    """What an error says, in one printable line of at most 200 characters."""
+    # A long text is cut first: to take apart ten megabytes takes a second.
+    text = printable(" ".join(str(error)[:2000].split()))
+    return text if len(text) <= 200 else text[:199] + "…"

@@ -16,15 +16,17 @@ from torch import Tensor
 
 from initlab.attempt.assemble import build_net, load_images
 from initlab.data.dataset import Images
-from initlab.engine.task import State, Task, TrialEnd
+from initlab.engine.signs import log_to
+from initlab.engine.task import State, Task, TrialEnd, cause_of
 from initlab.plan.plan import shallow_of
 from initlab.store.checkpoint import read_checkpoint
+from initlab.store.files import LOG, no_room
 from initlab.store.trial_folder import TrialFolder
 from initlab.store.writer import AttemptWriter, Superseded
 from initlab.study.spec import Data, TrialSpec
 from initlab.study.trial_code import check_sources
 from initlab.train.group import ALONE, Group
-from initlab.train.records import Outcome, caught
+from initlab.train.records import Outcome, Raised, caught
 from initlab.train.start import start_from
 from initlab.train.trial import Trial
 from initlab.version import __version__
@@ -49,6 +51,7 @@ class Attempt:
         self.spec = folder.spec()
         self.sources: dict[str, str] = folder.description()["source"]
         self.writer = AttemptWriter(folder, environment(task, self.spec, device))
+        log_to(self.writer.folder / LOG)
 
     def build(self, images: dict[Data, Images], group: Group = ALONE) -> Trial:
         """The trial as it is before its first step, or before it resumes its checkpoint.
@@ -69,10 +72,10 @@ class Attempt:
         self.trial = Trial(spec, net, images[spec.data], self.writer, run.compile, group, run.channels_last)
         return self.trial
 
-    def end(self, outcome: Outcome | Exception) -> TrialEnd:
+    def end(self, outcome: Outcome | Raised) -> TrialEnd:
         """Record how the trial ended, or what it raised."""
-        end = outcome if isinstance(outcome, Exception) else caught(partial(self.close, outcome))
-        return self.fail(end) if isinstance(end, Exception) else end
+        end = caught(partial(self.close, outcome)) if isinstance(outcome, Outcome) else outcome
+        return end if isinstance(end, TrialEnd) else self.fail(end)
 
     def close(self, outcome: Outcome) -> TrialEnd:
         """Record the end of a trial that raised nothing."""
@@ -80,18 +83,21 @@ class Attempt:
         self.writer.close(state, figures, figures if state.finished else None)
         return TrialEnd(trial=self.trial_id, state=state, uncompiled_because=figures.get("eager"))
 
-    def fail(self, error: Exception) -> TrialEnd:
+    def fail(self, error: Raised) -> TrialEnd:
         """Record what the trial raised, with its traceback; nothing where a later attempt is at work."""
         with suppress(Superseded):
+            if no_room(error, self.writer.folder):
+                return TrialEnd(trial=self.trial_id, state=State.INTERRUPTED, no_room=True)
             if not isinstance(error, Superseded):
                 trace = "".join(traceback.format_exception(error))
                 self.writer.close(State.FAILED, {"error": in_one_line(error), "traceback": trace})
                 full = isinstance(error, torch.OutOfMemoryError)
-                return TrialEnd(trial=self.trial_id, state=State.FAILED, out_of_memory=full)
+                cause = cause_of(in_one_line(error))
+                return TrialEnd(trial=self.trial_id, state=State.FAILED, cause=cause, out_of_memory=full)
         return TrialEnd(trial=self.trial_id, state=State.SUPERSEDED)
 
 
-def in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
     """`ValueError: what was wrong`."""
     return f"{type(error).__name__}: {error}"
 

@@ -5,26 +5,30 @@ pack: their training steps are taken as one where torch can do that, and each ha
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import torch
 
 from initlab.attempt.attempt import Attempt, in_one_line
 from initlab.attempt.gang import device_of, group_of
+from initlab.attempt.process_state import process_state_kept
 from initlab.data.dataset import Images
-from initlab.engine.task import Answer, State, Task, TrialEnd
+from initlab.engine.signs import sign
+from initlab.engine.stopping import stop_asked
+from initlab.engine.task import Answer, State, Task, TrialEnd, cause_of
 from initlab.engine.worker import orphaned
 from initlab.plan.cost import cost
 from initlab.plan.packs import unpackable_because
-from initlab.store.files import STOP
+from initlab.store.files import no_room
 from initlab.store.trial_folder import TrialFolder
 from initlab.study.spec import Data
 from initlab.train.cuda import cuda_graph, kernels
 from initlab.train.packed import Pack
-from initlab.train.records import Outcome, caught
+from initlab.train.records import Outcome, Raised, caught
 from initlab.train.trial import COMPILE_STEPS, Trial
 
 STOP_CHECK_S = 0.2
@@ -37,7 +41,7 @@ ShouldStop = Callable[[], bool]
 
 def run_task(task: Task) -> Answer:
     """Run each trial of a task to its end, its failure or a stop, and record which."""
-    should_stop = stop_check({Path(task.out, STOP), Path(task.out, task.stop)})
+    should_stop = stop_check(task)
     images: dict[Data, Images] = {}
     ends: dict[str, TrialEnd] = {}
     attempts: list[Attempt] = []
@@ -59,14 +63,12 @@ def run_task(task: Task) -> Answer:
 
 @contextmanager
 def computing(task: Task) -> Iterator[torch.device]:
-    """The device of a task, with its threads and CUDA settings, torch's random state put back afterwards."""
-    device, threads = device_of(task), torch.get_num_threads()
-    try:
+    """The device of a task, with its threads and CUDA settings; all that it sets for the process ends with it."""
+    device = device_of(task)
+    with process_state_kept(device):
         torch.set_num_threads(task.run.threads)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), kernels(device):
+        with kernels(device):
             yield device
-    finally:
-        torch.set_num_threads(threads)
 
 
 def opened(task: Task, trial_id: str, device: torch.device, should_stop: ShouldStop) -> Attempt | TrialEnd:
@@ -79,8 +81,11 @@ def opened(task: Task, trial_id: str, device: torch.device, should_stop: ShouldS
     attempt = caught(partial(Attempt, task, trial_id, device))
     if isinstance(attempt, Attempt):
         return attempt
+    if no_room(attempt, Path(task.out)):
+        return TrialEnd(trial=trial_id, state=State.PENDING, no_room=True)
     # Without an attempt the launcher records the failure.
-    return TrialEnd(trial=trial_id, state=State.FAILED, error=in_one_line(attempt))
+    error = in_one_line(attempt)
+    return TrialEnd(trial=trial_id, state=State.FAILED, error=error, cause=cause_of(error))
 
 
 def run_alone(attempt: Attempt, should_stop: ShouldStop) -> TrialEnd:
@@ -92,7 +97,7 @@ def run_alone(attempt: Attempt, should_stop: ShouldStop) -> TrialEnd:
         with group_of(task, attempt.device) as group:
             trial = attempt.build({}, group)
             trial.begin(group.share(attempt.writer.resumed))
-            return trial.run(should_stop, task.run.checkpoint_every_s, task.skip_hopeless)
+            return trial.run(alive([attempt], should_stop), task.run.checkpoint_every_s, task.skip_hopeless)
 
     return attempt.end(caught(outcome))
 
@@ -111,7 +116,9 @@ def runs_as_pack(attempt: Attempt) -> bool:
 
 def begun(attempt: Attempt, images: dict[Data, Images]) -> Attempt | TrialEnd:
     """The attempt with its trial before the next step, or its end where it gets no further."""
-    error = caught(lambda: attempt.build(images).begin(attempt.writer.resumed))
+    # What the code of one net sets is not for the other trials of a pack.
+    with process_state_kept(attempt.device):
+        error = caught(lambda: attempt.build(images).begin(attempt.writer.resumed))
     return attempt.end(error) if error else attempt
 
 
@@ -119,7 +126,7 @@ def run_together(attempts: Sequence[Attempt], should_stop: ShouldStop, ends: dic
     """Run trials as a pack, or what is left of them one after another; returns why, None for a pack."""
     by_trial = {attempt.trial: attempt for attempt in attempts}
 
-    def on_end(trial: Trial, outcome: Outcome | Exception) -> None:
+    def on_end(trial: Trial, outcome: Outcome | Raised) -> None:
         """Store how a trial of the pack ended."""
         ends[by_trial[trial].trial_id] = by_trial[trial].end(outcome)
 
@@ -129,17 +136,32 @@ def run_together(attempts: Sequence[Attempt], should_stop: ShouldStop, ends: dic
     reason = pack.unpackable_because()
     if reason is None:
         try:
-            pack.run(should_stop, task.run.checkpoint_every_s, task.skip_hopeless)
+            pack.run(alive(attempts, should_stop), task.run.checkpoint_every_s, task.skip_hopeless)
         except torch.OutOfMemoryError:
             reason = "the device has too little memory for all of them; lower --pack"
     for trial in pack.trials:
-        outcome = caught(partial(trial.run, should_stop, task.run.checkpoint_every_s, task.skip_hopeless))
+        stop = alive([by_trial[trial]], should_stop)
+        outcome = caught(partial(trial.run, stop, task.run.checkpoint_every_s, task.skip_hopeless))
         on_end(trial, outcome.plus(eager=pack.eager) if isinstance(outcome, Outcome) else outcome)
     return reason
 
 
-def stop_check(files: Collection[Path]) -> ShouldStop:
-    """A cheap `should_stop()`: one of these files is there, or the launching process gone."""
+def alive(attempts: Sequence[Attempt], should_stop: ShouldStop) -> ShouldStop:
+    """`should_stop`, which trials call before their first step and after every one, as a sign of life of theirs too."""
+    calls = count()
+
+    def sign_and_stop() -> bool:
+        """Leave the sign, and ask whether to stop."""
+        sign(step=next(calls) > 0)
+        for attempt in attempts:
+            attempt.writer.alive()
+        return should_stop()
+
+    return sign_and_stop
+
+
+def stop_check(task: Task) -> ShouldStop:
+    """A cheap `should_stop()`: a stop asked for, as by a STOP file in OUT, or the launching process gone."""
     last, answer = 0.0, False
 
     def should_stop() -> bool:
@@ -147,7 +169,7 @@ def stop_check(files: Collection[Path]) -> ShouldStop:
         nonlocal last, answer
         now = time.monotonic()
         if now - last > STOP_CHECK_S:
-            last, answer = now, any(file.exists() for file in files) or orphaned.is_set()
+            last, answer = now, stop_asked(task) or orphaned.is_set()
         return answer
 
     return should_stop

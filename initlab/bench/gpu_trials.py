@@ -30,7 +30,7 @@ from initlab.study.spec import Data
 from initlab.study.study import Study
 from initlab.train.cuda import Capture, cuda_graph
 from initlab.train.packed import OnEnd, Pack
-from initlab.train.records import Outcome
+from initlab.train.records import Outcome, Raised
 from initlab.train.trial import Trial
 
 
@@ -112,7 +112,7 @@ def take_turns(task: Task, graphs: bool) -> None:
         cuda = device.type == "cuda"
         capture = cuda_graph if cuda and graphs else None
 
-        def on_end(trial: Trial, outcome: Outcome | Exception) -> None:
+        def on_end(trial: Trial, outcome: Outcome | Raised) -> None:
             """Store how a trial ended."""
             attempts[trial].end(outcome)
 

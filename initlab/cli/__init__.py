@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from initlab.cli import bench, launch, models, studies
+from initlab.cli.options import echo
 from initlab.version import __version__
 
 
@@ -23,7 +24,7 @@ class OneLine(click.Group):
         try:
             return super().invoke(ctx)
         except (UserError, Held) as error:
-            click.echo(str(error), err=True)
+            echo(error, err=True)
             ctx.exit(4 if isinstance(error, Held) else 2)
         except KeyboardInterrupt:
             click.echo("stopped at once; the same command goes on from the last checkpoints", err=True)

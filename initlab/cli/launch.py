@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from initlab.launch.ready import Launch
     from initlab.launch.scripts import Job
 
-RUN_FIELDS = ("engine", "jobs", "device", "devices", "gpus_per_trial", "pack")
+RUN_FIELDS = ("engine", "jobs", "device", "devices", "gpus_per_trial", "pack", "max_failures", "max_hours")
 
 
 @click.group()

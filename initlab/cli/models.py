@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from initlab.cli.options import OUT, data_dir_option, device_option, echo_lines, set_option
+from initlab.cli.options import OUT, data_dir_option, device_option, echo, echo_lines, set_option
 
 if TYPE_CHECKING:
     from initlab.inspection.subject import Subject
@@ -116,7 +116,7 @@ def inspect(model: str, fail_on: str | None, html: Path | None, figure: Path | N
     chosen = {key: options[key] for key in ("weight_decay", "fix", "seed")}
     examination = examine(subject, against=other, loss=loss, **chosen)
     inspection = examination.inspection
-    click.echo(examination_json(examination) if options["as_json"] else examination_text(examination))
+    echo(examination_json(examination) if options["as_json"] else examination_text(examination))
     for path in filter(None, (html, figure)):
         path.parent.mkdir(parents=True, exist_ok=True)
     if html is not None:
@@ -143,7 +143,7 @@ def lint(model: str, fail_on: str | None, **options: Any) -> None:
     words = check_words(fail_on, LINT_WORDS)
     subject = subject_of(model, options)
     findings = findings_of(subject.module, subject.images)
-    click.echo(lint_json(subject.name, findings) if options["as_json"] else lint_text(findings))
+    echo(lint_json(subject.name, findings) if options["as_json"] else lint_text(findings))
     failing = [f for f in findings if {"any", f.rule, f.severity} & set(words)]
     if failing:
         click.echo(f"--fail-on {fail_on}: {', '.join(dict.fromkeys(f.rule for f in failing))}", err=True)
@@ -174,7 +174,7 @@ def fix(model: str, weight_decay: float | None, plain: bool, **options: Any) -> 
     from initlab.report.fix_code import fix_code, fix_json
 
     mended = fix_of(subject_of(model, options), weight_decay=weight_decay)
-    click.echo(fix_json(mended) if options["as_json"] else fix_code(mended, plain=plain))
+    echo(fix_json(mended) if options["as_json"] else fix_code(mended, plain=plain))
     if mended.needed and mended.cure is None:
         sys.exit(1)
 

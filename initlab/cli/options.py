@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from initlab.errors import printable
+
 OUT = click.Path(path_type=Path)
 
 set_option = click.option(
@@ -19,4 +21,9 @@ data_dir_option = click.option(
 def echo_lines(lines: Iterable[object], err: bool = False) -> None:
     """Print each line as soon as it comes, on stdout or stderr."""
     for line in lines:
-        click.echo(line, err=err)
+        echo(line, err)
+
+
+def echo(text: object, err: bool = False) -> None:
+    """Print a text, which may hold names and messages of a user's code, on stdout or stderr."""
+    click.echo(printable(str(text)), err=err)

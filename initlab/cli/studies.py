@@ -27,6 +27,10 @@ WATCH_S = 2.0
 @click.option("--devices", type=int, help="Processes that train one trial together.")
 @click.option("--gpus-per-trial", type=float, help="A fraction lets trials share a GPU (ray).")
 @click.option("--pack", type=int, help="Trials of one net that a process trains as one.  [default: the study's, or 1]")
+@click.option(
+    "--max-failures", type=int, help="Failures alike, in a row and before any success, that end it.  [default: 3]"
+)
+@click.option("--max-hours", type=float, help="Stop with a checkpoint after so long; also before a Slurm job's end.")
 @click.option("--address", help="A running Ray cluster, host:port or auto (ray).")
 @set_option
 @click.option("--only", multiple=True, metavar="ID", help="Run this trial alone (an id or its beginning); repeatable.")
@@ -41,7 +45,8 @@ WATCH_S = 2.0
 def run(study: Path, **options: Any) -> None:
     """Run the trials of STUDY that have no result yet.
 
-    Ctrl-C, or a file STOP in the output folder, stops with a checkpoint in every trial; the same command goes on.
+    Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2, or a file STOP in the output folder, stops with a checkpoint in every
+    trial; the same command goes on. Ctrl-C twice stops at once.
     """
     from initlab.launch.progress import on_terminal
     from initlab.launch.run import run as launch

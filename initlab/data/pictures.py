@@ -117,7 +117,7 @@ def read(pictures: Pictures, batches: Iterable[list[int]], workers: int, device:
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=partial(read_batch, pictures),
-        worker_init_fn=ignore_ctrl_c,
+        worker_init_fn=ignore_signals,
         pin_memory=device.type == "cuda" and workers > 0,
         # The loader's own draw must not move torch's global generator.
         generator=torch.Generator(),
@@ -125,9 +125,10 @@ def read(pictures: Pictures, batches: Iterable[list[int]], workers: int, device:
     return iter(loader)
 
 
-def ignore_ctrl_c(worker: int) -> None:
-    """In a worker process: the trial decides when to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def ignore_signals(worker: int) -> None:
+    """In a worker process: the trial decides when to stop, whatever all processes of a job are sent."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def one_pass(pictures: Pictures, workers: int, verb: str, say: Callable[[str], None]) -> Iterator[tuple[Sizes, Tensor]]:

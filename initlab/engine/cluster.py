@@ -1,6 +1,6 @@
 """Ray itself: a local one of our own for the length of a block, or a running cluster that we join.
 
-Measured on two busy cores: `import ray` 1 s, start 4 s, shutdown 1.5 s, 0.04 s a trial once workers have started.
+Measured on two busy cores: `import ray` 1 s, start 4 s, shutdown 5 s, 0.04 s a trial once workers have started.
 """
 
 import logging
@@ -9,14 +9,17 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from initlab.engine.stopping import signals_held
 from initlab.errors import UserError
 
 SETTINGS = {  # read by Ray when it is imported
@@ -35,8 +38,10 @@ for name, value in SETTINGS.items():
     os.environ.setdefault(name, value)
 
 import ray  # noqa: E402 - after its settings
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 CONNECT_S = 5.0
+JOIN_S = 60.0
 ADDRESSES = "HOST:PORT of a running cluster's head, or auto on one of its nodes"
 OBJECT_STORE = 100 * 2**20  # bytes; nothing large goes through it, and the default takes 30 % of the memory
 
@@ -71,6 +76,7 @@ def ray_running(jobs: int, *, threads: int = 1, address: str | None = None) -> I
     folder = None
     if address:
         check_reachable(address)
+        check_joins(address)
     else:
         # In /tmp: a path of Ray's sockets may have 107 bytes.
         folder = tempfile.mkdtemp(prefix="initlab-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
@@ -91,7 +97,8 @@ def start(address: str, options: dict[str, Any]) -> None:
     # It prints "(raylet) A worker died ..." between our lines; the answers say it.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
     try:
-        with handlers_kept(), stderr_dropped():
+        # Its processes must outlive a signal that a whole job is sent, until the trials have their checkpoints.
+        with handlers_kept(), stderr_dropped(), signals_held():
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         why = " ".join(str(error).split())[:300]
@@ -126,6 +133,44 @@ def check_reachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
     except (OSError, OverflowError) as error:
         raise EngineError(f"--address: nothing answers (got {address!r}: {error}); allowed: {ADDRESSES}") from None
+
+
+def check_joins(address: str) -> None:
+    """Refuse an address that is answered, but where a process that joins waits for ever, as behind a port-forward.
+
+    Tried in another process: Ray waits inside its own code, where nothing reaches it.
+    """
+    code = f"import ray; ray.init(address={address!r}, log_to_driver=False, logging_level='CRITICAL')"
+    try:
+        subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, timeout=JOIN_S)
+    except subprocess.TimeoutExpired:
+        why = f"something answers, but joining takes more than {JOIN_S:.0f} s"
+        hint = "run on a machine that reaches the cluster's nodes themselves, not through a forwarded port"
+        raise EngineError(f"--address: cannot join (got {address!r}: {why}); {hint}") from None
+
+
+def check_out_shared(out: str) -> None:
+    """Refuse nodes that do not see the output folder: they would train, and nobody would find it."""
+    mark = Path(out, f".seen-{os.getpid()}")
+
+    @ray.remote(num_cpus=0)
+    def sees(path: str) -> bool:
+        """Whether a file is there."""
+        return os.path.exists(path)
+
+    mark.touch()
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        to = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+        answers = ray.get([sees.options(scheduling_strategy=node).remote(str(mark)) for node in to], timeout=JOIN_S)
+    except ray.exceptions.GetTimeoutError:
+        raise EngineError(f"--address: some node of the cluster does not answer within {JOIN_S:.0f} s") from None
+    finally:
+        mark.unlink()
+    blind = [node["NodeManagerAddress"] for node, answer in zip(nodes, answers, strict=True) if not answer]
+    if blind:
+        text = f"not seen by {len(blind)} of {len(nodes)} nodes (got {out!r}; {', '.join(blind[:3])})"
+        raise EngineError(f"--out: {text}; give a folder on a disk that all nodes share")
 
 
 def check_fits(threads: int, gpus: float, devices: int = 1) -> int:

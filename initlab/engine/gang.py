@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from subprocess import TimeoutExpired
 from typing import IO, Any
 
-from initlab.engine.inline import end_processes, spawn
+from initlab.engine.stopping import ignore_stop_signals
+from initlab.engine.supervised import end_processes, spawn
 from initlab.engine.task import PlainData, Task
 from initlab.engine.worker import named_function
 
@@ -43,10 +44,10 @@ def started_followers(function: str, parts: Sequence[Follower], threads: int) ->
     processes = [spawn(code, threads, file) for file in errors]
     try:
         for process, part in zip(processes, parts, strict=True):
-            process.stdin.write(part.model_dump_json() + "\n")
+            process.stdin.write(part.model_dump_json().encode() + b"\n")
             process.stdin.flush()
         for process in processes:
-            if process.stdout.readline().strip() != READY:
+            if process.stdout.readline().decode().strip() != READY:
                 raise RuntimeError("a process of the trial did not start")
         yield
     # Whatever the leader raised, that a follower died may be its cause.
@@ -69,6 +70,7 @@ def last_words(processes: Sequence[Any], errors: Sequence[IO[str]]) -> str:
 
 def main(function: str) -> None:
     """Run `function` on the part that comes on stdin; when stdin ends, the leader is gone, and so is this process."""
+    ignore_stop_signals()
     run: Any = named_function(function)
     answers = os.fdopen(os.dup(1), "w")
     # What the task prints must not mix with the answer.

@@ -6,18 +6,29 @@ is finished is for the store to say: Tune calls a trial that a signal ended a su
 
 import os
 import shutil
+import sys
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from initlab.engine.cluster import Died, EngineError, check_fits, exit_detail, handlers_kept, ray_running
+from initlab.engine import inline
+from initlab.engine.cluster import (
+    Died,
+    EngineError,
+    check_fits,
+    check_out_shared,
+    exit_detail,
+    handlers_kept,
+    ray_running,
+)
 from initlab.engine.submit import MAX_DEATHS, TIMES, Resources, Work
 from initlab.engine.task import Answer, State, Task, answer_all
-from initlab.engine.worker import named_function
+from initlab.engine.task_queue import TaskQueue
 
 # Ray is imported after its settings, which `cluster` makes
 # isort: split
@@ -28,7 +39,7 @@ from ray.tune.search import Searcher
 NOTHING: dict[str, float] = {"cpu": 0, "memory": 1}  # one byte: Tune refuses a trial that needs nothing at all
 
 
-def submit(tasks: Sequence[Task], work: Work, resources: Resources) -> Iterator[Answer]:
+def submit(tasks: Sequence[Task], work: Work, resources: Resources) -> Generator[Answer, None, None]:
     """Run every task; see `submit.Engine`. Once an answer says that a stop was requested, none is begun.
 
     With an address the nodes of the cluster share the folder `out` of the tasks. Several devices are processes that
@@ -46,18 +57,23 @@ def submit(tasks: Sequence[Task], work: Work, resources: Resources) -> Iterator[
         raise EngineError(f"--gpus-per-trial: {text}")
     if not tasks:
         return
-    queue = TaskQueue(tasks)
+    queue = Suggestions(tasks, resources.max_failures)
     processes, threads, address = (jobs or 1) * devices, resources.threads, resources.address
     cluster = nullcontext() if ray.is_initialized() else ray_running(processes, threads=threads, address=address)
     with cluster, tune_folder(tasks, address) as folder, handlers_kept():
         places = check_fits(threads, gpus, devices)
+        if address:
+            check_out_shared(tasks[0].out)
         if devices > 1:
             # Tune can't tell how many fit: its own trial holds nothing of what the processes of a gang need.
             jobs = min(jobs or places, places)
             gang = partial(run_in_gang, work=work, resources=resources, folder=str(folder))
-            trainable = tune.with_resources(reporting(work, gang), NOTHING)
+            trainable = tune.with_resources(reporting(gang), NOTHING)
         else:
-            trainable = tune.with_resources(reporting(work), {"cpu": threads, "gpu": gpus})
+            # Tune starts a process for each trial on a GPU, which can as well be one that is watched.
+            alone = replace(resources, jobs=1, isolate=resources.isolate or gpus > 0, max_failures=None)
+            here = partial(run_inline, work=work, resources=alone)
+            trainable = tune.with_resources(reporting(here), {"cpu": threads, "gpu": gpus})
         if jobs:
             # Without this, processes start one after the other.
             os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(jobs)
@@ -79,40 +95,63 @@ def submit(tasks: Sequence[Task], work: Work, resources: Resources) -> Iterator[
             ),
         )
         results = tuner.fit()
-        answers = [answer_of(results[i]) for i in range(len(results))]
+        # A trial's folder is named by its id; its config is lost where it never reported.
+        ended = {Path(results[i].path).name: results[i] for i in range(len(results))}
+        answers = [answer_of(task, ended.get(trial)) for trial, task in queue.begun.items()]
     yield from answers
-    yield from (answer_all(task, State.PENDING) for task in queue.tasks)
+    yield from queue.notes
+    yield from queue.tasks.rest()
 
 
-class TaskQueue(Searcher):
+class Suggestions(Searcher):
     """Hands the tasks to Tune one by one, and none after a stop: a grid would start a process for each that is left."""
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    def __init__(self, tasks: Sequence[Task], max_failures: int | None) -> None:
         super().__init__()
-        self.tasks = deque(tasks)
-        self.stopped = False
+        self.tasks = TaskQueue(tasks, max_failures)
+        self.begun: dict[str, Task] = {}
+        self.notes: list[Answer] = []
 
     def suggest(self, trial_id: str) -> Any:
         """The next task as a Tune config, or that there is none."""
-        if self.stopped or not self.tasks:
+        if (task := self.tasks.take()) is None:
             return Searcher.FINISHED
-        return {"task": self.tasks.popleft().model_dump(mode="json")}
+        self.begun[trial_id] = task
+        # Ray puts the working folder before the standard library.
+        return {"task": task.model_dump(mode="json"), "path": sys.path}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Take note of a stop."""
-        # Tune hands the report over flat.
-        self.stopped = self.stopped or bool((result or {}).get("stop_requested"))
+        """Take note of how it ended."""
+        task, reported = self.begun[trial_id], (result or {}).get("answer")
+        answer = Answer.model_validate_json(reported) if reported else answer_all(task, State.FAILED, "died")
+        _, *notes = self.tasks.settle(task, answer)
+        self.notes += notes
 
 
-def reporting(work: Work, gang: Callable[[Task], Answer] | None = None) -> Callable[[dict[str, Any]], None]:
-    """What Tune calls in a worker: it runs the task there, or hands it to a gang, and reports the answer."""
+def reporting(run: Callable[[Task], Answer]) -> Callable[[dict[str, Any]], None]:
+    """What Tune calls in a worker: it runs the task and reports the answer; only a lost process is tried again."""
 
     def trial(config: dict[str, Any]) -> None:
-        """Run the task and report its answers to Tune."""
-        answer: Answer = (gang or named_function(work.run))(Task.model_validate(config["task"]))
-        tune.report({"answer": answer.model_dump_json(), "stop_requested": answer.stop_requested})
+        """Run the task and report its answer to Tune."""
+        sys.path[:] = config["path"]
+        task = Task.model_validate(config["task"])
+        try:
+            answer = run(task)
+        except Died:
+            raise
+        # It would be raised as often as it is tried.
+        except Exception as error:
+            text = f"raised {type(error).__name__}: {' '.join(str(error).split())}"
+            answer = answer_all(task, State.FAILED, text, died=True, traceback=traceback.format_exc())
+        tune.report({"answer": answer.model_dump_json()})
 
     return trial
+
+
+def run_inline(task: Task, work: Work, resources: Resources) -> Answer:
+    """The answer of a task that the inline engine runs in this process, or in one of its own."""
+    (answer,) = (answer for answer in inline.submit([task], work, resources) if answer.ends)
+    return answer
 
 
 def run_in_gang(task: Task, work: Work, resources: Resources, folder: str) -> Answer:
@@ -123,9 +162,13 @@ def run_in_gang(task: Task, work: Work, resources: Resources, folder: str) -> An
     return run_gang(task, work, resources, folder)
 
 
-def answer_of(result: Any) -> Answer:
-    """What the function answered, or how its process ended; neither where Tune got a SIGUSR1, its sign to stop."""
-    task = Task.model_validate(result.config["task"])
+def answer_of(task: Task, result: Any) -> Answer:
+    """What the function answered, or how its process ended; neither where Tune was stopped.
+
+    A process that died before its first report has left nothing but the error; one that Tune does not know of, nothing.
+    """
+    if result is None:
+        return answer_all(task, State.PENDING)
     if result.error is None:
         answer = (result.metrics or {}).get("answer")
         return Answer.model_validate_json(answer) if answer else answer_all(task, State.INTERRUPTED)
@@ -134,7 +177,7 @@ def answer_of(result: Any) -> Answer:
     if isinstance(cause, Died):
         text = f"its process died {TIMES}, last with: {cause}"
     elif cause is not None:
-        text = f"raised {TIMES}, last with {type(cause).__name__}: {' '.join(str(cause).split())}"
+        text = f"raised {type(cause).__name__}: {' '.join(str(cause).split())}"
     else:
         text = f"its process died {TIMES}, last with: {exit_detail(result.error)}"
     return answer_all(task, State.FAILED, text, died=True)

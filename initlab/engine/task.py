@@ -4,11 +4,14 @@ A task is work for one process (or one group of processes): a trial, or several 
 both into JSON and back at the pipe of a worker.
 """
 
+import re
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
 from initlab.study.spec import Run, TrialSpec
+
+STOP = "STOP"  # in the output folder, stops what works there
 
 
 class State(StrEnum):
@@ -75,7 +78,7 @@ class Task(PlainData):
     access: DataAccess
     provenance: Provenance
     skip_hopeless: bool = False
-    stop: str = "STOP"  # the file in `out` whose presence stops this launch alone
+    stop: str = STOP  # the file in `out` whose presence stops this launch alone
 
 
 class TrialEnd(PlainData):
@@ -85,6 +88,9 @@ class TrialEnd(PlainData):
     state: State
     error: str | None = None  # where the trial could not record it itself
     out_of_memory: bool = False  # of the device, which others may have taken
+    traceback: str = ""  # that goes with it: where its threads were
+    cause: str = ""  # of a failure, as `cause_of` has it
+    no_room: bool = False  # on the disk: the trial is to be tried again when there is
     uncompiled_because: str | None = None  # why steps ran uncompiled although compilation was wished for
 
 
@@ -94,6 +100,12 @@ class Answer(PlainData):
     ends: tuple[TrialEnd, ...]
     died: bool = False  # its process, so that nobody knows which of its trials is to blame
     alone_because: str | None = None  # why the trials of a pack ran one after another
+    note: str | None = None  # for the user, of an answer that ends nothing
+
+    @property
+    def no_room(self) -> bool:
+        """Whether some trial is to be tried again when there is room on the disk."""
+        return any(end.no_room for end in self.ends)
 
     @property
     def stop_requested(self) -> bool:
@@ -101,6 +113,12 @@ class Answer(PlainData):
         return any(end.state.stop_requested for end in self.ends)
 
 
-def answer_all(task: Task, state: State, error: str | None = None, died: bool = False) -> Answer:
+def answer_all(task: Task, state: State, error: str | None = None, died: bool = False, traceback: str = "") -> Answer:
     """The answer that gives every trial of a task the same end."""
-    return Answer(ends=tuple(TrialEnd(trial=trial, state=state, error=error) for trial in task.trials), died=died)
+    end = {"state": state, "error": error, "traceback": traceback, "cause": cause_of(error or "")}
+    return Answer(ends=tuple(TrialEnd.model_validate({"trial": trial, **end}) for trial in task.trials), died=died)
+
+
+def cause_of(error: str) -> str:
+    """What failures have in common whose texts differ in numbers and ids alone; the first line, 200 characters."""
+    return re.sub(r"\bt[0-9a-f]{12}\b|0x[0-9a-f]+|\d+(\.\d+)?", "#", error.partition("\n")[0])[:200]

@@ -6,6 +6,7 @@ from html import escape
 
 import pandas as pd
 
+from initlab.errors import printable
 from initlab.inspection.diagnosis import Diagnosis
 
 WIDTH = 100
@@ -40,7 +41,7 @@ def as_text(table: pd.DataFrame, diagnosis: Diagnosis, advice: list[str]) -> str
     for text in advice:
         lines += textwrap.wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
     if table.empty:
-        return "\n".join(lines)
+        return printable("\n".join(lines))
     cells = [HEADS, *rows_of(table)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     widths[1] = min(widths[1], WIDTH - sum(widths) + widths[1] - 2 * (len(HEADS) - 1))
@@ -53,7 +54,7 @@ def as_text(table: pd.DataFrame, diagnosis: Diagnosis, advice: list[str]) -> str
         lines.append(line.format(number, short, *others).rstrip())
     if len(table) > LONGEST:
         lines.insert(-SHOWN, BETWEEN.format(len(table) - 2 * SHOWN))
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def rows_of(table: pd.DataFrame) -> list[list[str]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from initlab.engine.task import State
+from initlab.errors import one_line, printable
 from initlab.plan.plan import PlannedTrial
 from initlab.store.files import StoreError
 from initlab.store.trial_folder import TrialFolder
@@ -151,7 +152,7 @@ class Lines:
 
     def say(self, line: str) -> None:
         """Print a line."""
-        print(line, flush=True)
+        print(printable(line), flush=True)
 
     def update(self) -> None:
         """Read the statuses again and show what is new."""
@@ -176,10 +177,11 @@ class Lines:
 def figures(status: Status) -> str:
     """`, epoch 14, val_error 0.042, 15 s`, or why it failed."""
     if "error" in status:
-        return f" ({status['error']})"
+        return f" ({one_line(status['error'])})"
     parts = [f"epoch {status['epoch']:.3g}"] if "epoch" in status else []
     parts += [f"val_error {status['val_error']:.3f}"] if "val_error" in status else []
     parts += [f"{status['wall_s']:.0f} s"] if "wall_s" in status else []
+    parts += [f"last sign of life {status['silent_s']:.0f} s ago"] if "silent_s" in status else []
     return ", " + ", ".join(parts) if parts else ""
 
 
@@ -203,7 +205,7 @@ class Table(Lines):
 
     def say(self, line: str) -> None:
         """Print a line above the table."""
-        self.live.console.print(line, highlight=False)
+        self.live.console.print(printable(line), highlight=False, markup=False)
 
     def update(self) -> None:
         """Read the statuses again and draw the table."""
@@ -215,6 +217,7 @@ class Table(Lines):
         """The table as rich draws it, with fewer figures on a narrow terminal."""
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table as RichTable
 
         width = Console().width
@@ -231,7 +234,7 @@ class Table(Lines):
         running = [Shown(trial, statuses.name(statuses.waiting[trial]), s) for trial, s in statuses.running.items()]
         for trial, name, status in [*self.ended, *running]:
             cells = (number(status, key, form) for key, form in formats.items())
-            table.add_row(trial, name, status["state"], *cells, trial_time_left(status))
+            table.add_row(trial, escape(printable(name)), status["state"], *cells, trial_time_left(status))
         return table
 
 

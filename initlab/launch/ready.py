@@ -12,7 +12,7 @@ from initlab.launch.checks import check_data, check_shareable
 from initlab.launch.settings import Settings, resolve
 from initlab.plan.plan import PlannedTrial, plan, shard_of
 from initlab.store import files
-from initlab.store.files import StoreError
+from initlab.store.files import StoreError, writable
 from initlab.study.mistakes import StudyError
 from initlab.study.shard import Shard
 from initlab.study.study import Study, load_study
@@ -78,6 +78,7 @@ def ready(
     settings = resolve(
         study,
         options,
+        own_code=any(code_names(trial.spec) for trial in requested),
         address=address,
         data_dir=data_dir,
         allow_code=allow_code,
@@ -89,8 +90,9 @@ def ready(
     # The nodes of a cluster look for the data themselves.
     lines = [] if address else check_data(requested, settings.access)
     folder = Path(out) if out else Path("results") / study.name
-    if (folder / files.COMPACTED).exists():
-        raise StoreError(f"{folder}: holds exported results, which can't be added to; give another --out")
+    with writable(folder):
+        if (folder / files.COMPACTED).exists():
+            raise StoreError(f"{folder}: holds exported results, which can't be added to; give another --out")
     launch = Launch(study, trials, requested, sources_of(trials, allow_code), part, settings, folder, lines)
     if expect not in (None, launch.fingerprint):
         text = f"trials, their code or initlab changed since submission (got {launch.fingerprint}, expected {expect})"

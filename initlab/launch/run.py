@@ -13,6 +13,7 @@ from initlab.engine.stopping import stop_file_on_signal
 from initlab.launch.folder import prepare, reopen, unsettled
 from initlab.launch.progress import progress
 from initlab.launch.ready import ready
+from initlab.launch.settings import time_left
 from initlab.launch.tasks import queue_of, run_queue
 from initlab.store import files
 from initlab.store.files import sweep, writable
@@ -32,6 +33,8 @@ def run(
     devices: int | None = None,
     gpus_per_trial: float | None = None,
     pack: int | None = None,
+    max_failures: int | None = None,
+    max_hours: float | None = None,
     address: str | None = None,
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
@@ -55,6 +58,9 @@ def run(
         devices: processes that train one trial together, in equal slices of its batch; not part of its id.
         gpus_per_trial: a fraction lets several trials share a GPU (ray).
         pack: trials of one net and batch size that one process trains as one; None is the study's, 1 by default.
+        max_failures: trials that fail alike in a row, before any has succeeded, after which no more are begun; None is
+            the study's, 3 by default.
+        max_hours: after which every trial stops with a checkpoint; also two minutes before the end of a Slurm job.
         address: of a running Ray cluster; None starts a local one.
         overrides: `dotted.path=value` texts.
         only: trial ids, or beginnings of them, to run alone.
@@ -75,10 +81,11 @@ def run(
         Held: another launch holds the output folder.
     """
     options = {"engine": engine, "jobs": jobs, "device": device, "devices": devices, "pack": pack}
+    limits = {"max_failures": max_failures, "max_hours": max_hours}
     launch = ready(
         study,
         out,
-        {**options, "gpus_per_trial": gpus_per_trial},
+        {**options, **limits, "gpus_per_trial": gpus_per_trial},
         overrides=overrides,
         only=only,
         shard=shard,
@@ -105,7 +112,7 @@ def run(
         waves, notes = queue_of(todo, settings.run)
         order = [trial for wave in waves for pack in wave for trial in pack]
         say = held.enter_context(progress(folder, launch.requested, order, show, lines + notes))
-        held.enter_context(stop_file_on_signal(folder / settings.stop, say))
+        held.enter_context(stop_file_on_signal(folder / settings.stop, say, *time_left(settings.run.max_hours)))
         run_queue(folder, waves, launch.sources, settings, say)
     asked = todo if max_trials and todo else launch.requested
     return Results(folder, [trial.id for trial in asked])

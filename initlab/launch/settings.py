@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from initlab.store.files import STOP
 from initlab.study.shard import Shard
 from initlab.study.spec import Run
 from initlab.study.study import Study
+
+JOB_MARGIN_S = 120.0  # for the last step and a checkpoint
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Settings:
         """What the engine may give to tasks."""
         run = self.run
         gpus = 0.0 if run.device == "cpu" else run.gpus_per_trial
-        return Resources(run.jobs, run.threads, run.devices, gpus, self.address)
+        isolate, timeout_s = run.isolate == "trial", run.trial_timeout
+        return Resources(run.jobs, run.threads, run.devices, gpus, self.address, isolate, timeout_s, run.max_failures)
 
 
 def resolve(
@@ -45,12 +49,14 @@ def resolve(
     skip_hopeless: bool = False,
     gpus: int | None = None,
     shard: Shard | None = None,
+    own_code: bool = False,
 ) -> Settings:
     """The caller's options over the study's, and what neither says from the machine.
 
     Args:
         options: fields of `Run` that the caller gives; None leaves one to the study.
         gpus: of the machine that will run it; None is this one.
+        own_code: whether trials name code of the user's, whose processes are not shared unless the study says so.
 
     Raises:
         StudyError: an option out of range, an engine or a device that is not here.
@@ -65,6 +71,8 @@ def resolve(
     check_devices(run, math.inf if address else gpus)
     if run.jobs is None and not address:
         run = run.model_copy(update={"jobs": trials_at_once(run, gpus)})
+    if run.isolate is None:
+        run = run.model_copy(update={"isolate": "trial" if own_code else "none"})
     folder = data_dir or study.data.folder or os.environ.get("INITLAB_DATA")
     access = DataAccess(
         data_dir=str(folder) if folder else None,
@@ -76,6 +84,16 @@ def resolve(
         resident=run.resident,
     )
     return Settings(run, access, address, skip_hopeless, f"{STOP}-{shard}" if shard else STOP)
+
+
+def time_left(max_hours: float | None) -> tuple[float | None, str]:
+    """Seconds until all is to stop, None where nothing says so, and what does: `max_hours`, or a Slurm job's end."""
+    limits = []
+    if max_hours is not None:
+        limits.append((max_hours * 3600, f"{max_hours:g} hours are over"))
+    if (end := os.environ.get("SLURM_JOB_END_TIME", "")).isdigit():
+        limits.append((int(end) - time.time() - JOB_MARGIN_S, "the Slurm job is about to end"))
+    return min(limits, default=(None, ""))
 
 
 def trials_at_once(run: Run, gpus: int) -> int:

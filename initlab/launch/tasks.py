@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from initlab.launch.machine import provenance
 from initlab.launch.settings import Settings
 from initlab.plan.packs import packs
 from initlab.plan.plan import PlannedTrial, waves
-from initlab.store.files import write_json
+from initlab.store.files import writable, write_json
 from initlab.store.trial_folder import TrialFolder
 from initlab.study.spec import Run
 
@@ -80,15 +81,17 @@ def run_tasks(work: Sequence[Task], settings: Settings, say: Callable[[str], Non
     retried: list[str] = []
     run = settings.run
     shared = run.jobs != 1 or run.pack > 1 or run.gpus_per_trial < 1
-    for answer in submit(settings.run.engine, work, WORK, settings.resources):
-        for line in notes(answer):
-            say(line)
-        out = Path(work[0].out)
-        crowded |= {end.trial for end in answer.ends if shared and end.out_of_memory}
-        if again := retried_alone(out, answer):
-            retried += again
-        else:
-            record_failures(out, answer, work)
+    # Closed here whatever happens, so that no worker is left behind.
+    with closing(submit(run.engine, work, WORK, settings.resources)) as answers:
+        for answer in answers:
+            for line in notes(answer):
+                say(line)
+            out = Path(work[0].out)
+            crowded |= {end.trial for end in answer.ends if shared and end.out_of_memory}
+            if again := retried_alone(out, answer):
+                retried += again
+            else:
+                record_failures(out, answer, work)
     return retried
 
 
@@ -104,15 +107,19 @@ def record_failures(out: Path, answer: Answer, work: Sequence[Task]) -> None:
     for end in answer.ends:
         folder = TrialFolder(out, end.trial)
         if end.error and not folder.finished:
-            if not folder.trial_file.exists():
-                task = next(task for task in work if end.trial in task.trials)
-                index = task.trials.index(end.trial)
-                folder.describe(task.specs[index], task.sources[index])
-            write_json(folder.status_file, {"state": State.FAILED, "error": end.error, "traceback": ""})
+            content = {"state": State.FAILED, "error": end.error, "traceback": end.traceback}
+            with writable(folder.path):
+                if not folder.trial_file.exists():
+                    task = next(task for task in work if end.trial in task.trials)
+                    index = task.trials.index(end.trial)
+                    folder.describe(task.specs[index], task.sources[index])
+                write_json(folder.status_file, content)
 
 
 def notes(answer: Answer) -> Iterator[str]:
     """What the user should know of how a task ran, a line each."""
+    if answer.note:
+        yield answer.note
     if answer.alone_because:
         yield f"{', '.join(end.trial for end in answer.ends)}: ran alone: {answer.alone_because}"
     reasons: dict[str, list[str]] = {}

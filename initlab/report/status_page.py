@@ -12,11 +12,12 @@ from typing import Any
 
 from initlab.engine.lease import is_held
 from initlab.engine.task import State
+from initlab.errors import one_line
 from initlab.launch.progress import figures
 from initlab.report.plan_table import duration
 from initlab.report.text_table import printable
 from initlab.store import files
-from initlab.store.files import StoreError, one_line
+from initlab.store.files import StoreError
 from initlab.store.study_file import study_of
 from initlab.store.trial_folder import TrialFolder
 from initlab.study.paths import naming

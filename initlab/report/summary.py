@@ -4,6 +4,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from initlab.engine.task import State
+from initlab.errors import one_line
 from initlab.report.text_table import text_table
 from initlab.store.results import Results
 from initlab.study.spec import net_label
@@ -33,18 +34,23 @@ def summary(results: Results) -> Summary:
     if unreadable := sorted(requested - {trial.id for trial in trials}):
         text = f"{len(unreadable)} of {len(requested)} trials cannot be read: {', '.join(unreadable)}"
         return Summary(lines, [text], Ending.FAILED)
-    failures = [f"  {trial.id}: {trial.status['error']}" for trial in trials if trial.status["state"] == State.FAILED]
-    if failures:
-        text = f"{len(failures)} of {len(trials)} trials failed; their tracebacks are in status.json"
-        return Summary(lines, [text, *failures], Ending.FAILED)
+    failed = [trial for trial in trials if trial.status["state"] == State.FAILED]
+    errors = [f"  {trial.id}: {one_line(trial.status['error'])}" for trial in failed]
+    if errors:
+        errors.insert(0, f"{len(failed)} of {len(trials)} trials failed; their tracebacks are in status.json")
+    # What was interrupted is to be gone on with, also where others have failed: it counts more.
+    interrupted = any(trial.status["state"] == State.INTERRUPTED for trial in trials)
+    if failed and not interrupted:
+        return Summary(lines, errors, Ending.FAILED)
     stopped = [trial.status for trial in trials if trial.status["state"] == State.STOPPED]
     if stopped:
         steps = sum(trial.status.get("steps", 0) for trial in trials)
         saved = sum(status["steps"] - status["step"] for status in stopped)
         lines.append(f"stopped {len(stopped)} hopeless trials, saved {saved:,} of {steps:,} steps")
-    if unfinished := len(trials) - len(stopped) - sum(State(trial.status["state"]).finished for trial in trials):
-        lines.append(f"stopped with {unfinished} of {len(trials)} trials to go; the same command goes on")
-        return Summary(lines, [], Ending.STOPPED)
+    settled = len(stopped) + len(failed) + sum(State(trial.status["state"]).finished for trial in trials)
+    if settled < len(trials):
+        lines.append(f"stopped with {len(trials) - settled} of {len(trials)} trials to go; the same command goes on")
+        return Summary(lines, errors, Ending.STOPPED)
     lines.append(f"all {len(trials)} trials done; next: initlab plot {results.out}")
     return Summary(lines, [], Ending.DONE)
 

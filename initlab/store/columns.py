@@ -47,6 +47,7 @@ COLUMNS = {
         Column("best_val_error", FLOAT, "the lowest validation error"),
         Column("epochs_done", FLOAT, "epochs trained"),
         Column("wall_s", FLOAT, "seconds so far, all attempts together"),
+        Column("silent_s", FLOAT, "seconds since the last sign of life of a running trial, NaN for the others"),
         Column("device", TEXT, "`cpu`, or the GPU's name"),
         Column("precision", TEXT, "`float32`, or the lower one that was used"),
         Column("torch_version", TEXT, "where the last attempt ran"),

@@ -13,9 +13,10 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from initlab.engine.task import State
+from initlab.errors import one_line
 from initlab.store import files
 from initlab.store.checksums import sum_of, sums_in, vouched
-from initlab.store.files import StoreError, atomic, one_line, read_json, writable, write_csv, write_json
+from initlab.store.files import StoreError, atomic, read_json, writable, write_csv, write_json
 from initlab.store.parquet import parse_parquet, schema_of, write_parquet
 from initlab.store.reader import Figures, FinalFigures, StoredTrial, check
 from initlab.store.rows import ROWS, Choice, chosen_rows, to_frame, unvouched

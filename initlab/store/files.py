@@ -4,6 +4,7 @@ Every JSON file carries `schema`, of which a reader refuses a newer one, and `cr
 Non-finite floats are not JSON, so they are stored as the strings "NaN", "Infinity" and "-Infinity".
 """
 
+import errno
 import json
 import math
 import os
@@ -15,20 +16,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from initlab.errors import UserError
+from initlab.engine.task import STOP as STOP
+from initlab.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
-STUDY, STOP, TRIALS, FIGURES, COMPACTED = "study.yaml", "STOP", "trials", "figures", "compacted.json"
+STUDY, TRIALS, FIGURES, COMPACTED = "study.yaml", "trials", "figures", "compacted.json"
 # A file is written in seconds, but on a disk that stalls.
 LEFT_OVER_S = 600.0
 CRC_LINE = b"# CRC-32 of the lines above: "
 MOVE = "move it away to run or read without it"
+LITTLE_ROOM = 2**16  # bytes
 NON_FINITE = ("NaN", "Infinity", "-Infinity")
 TRIAL, STATUS, RESULT = "trial.json", "status.json", "result.json"
-ATTEMPT, CHECKPOINT = "attempt.json", "checkpoint.pt"
+ATTEMPT, CHECKPOINT, LOG = "attempt.json", "checkpoint.pt", "log.txt"
 SCALARS, STREAM, SIGNALS = "scalars.jsonl", "signals.arrows", "signals.parquet"
 
 
@@ -90,9 +93,15 @@ def writable(path: Path) -> Iterator[None]:
         raise StoreError(f"{culprit}: cannot be written ({error.strerror}); give another folder") from error
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, in one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200]
+def no_room(error: BaseException, folder: Path) -> bool:
+    """Whether an error comes of a disk that is full: it says so itself, or the disk of `folder` has no more room.
+
+    Libraries turn the system's words for it into their own.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize < LITTLE_ROOM or (disk.f_files > 0 and disk.f_favail == 0)
 
 
 def write_csv(path: Path, table: "pd.DataFrame", sync: bool = False) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from initlab.errors import one_line
 from initlab.store import files
 from initlab.store.columns import COLUMNS
-from initlab.store.files import StoreError, atomic, check_schema, one_line
+from initlab.store.files import StoreError, atomic, check_schema
 
 TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA_KEY = b"initlab.schema"

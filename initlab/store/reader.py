@@ -5,6 +5,7 @@ A file that cannot be read is named in `problems`, and nothing else is lost with
 """
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from initlab.engine.lease import is_held
 from initlab.engine.task import State
+from initlab.errors import one_line
 from initlab.store import files
 from initlab.store.checksums import Sums, sums_in
-from initlab.store.files import StoreError, one_line, read_json
+from initlab.store.files import StoreError, read_json
 from initlab.store.trial_folder import TrialFolder
 from initlab.study.spec import TrialSpec
 
@@ -135,6 +137,8 @@ def read_trial(folder: TrialFolder, out: Path, problems: list[str]) -> StoredTri
     unfinished = result is None and status["state"] in (State.DONE, State.DIVERGED)
     if unfinished or (status["state"] == State.RUNNING and not is_held(out)):
         status["state"] = State.INTERRUPTED.value
+    if status["state"] == State.RUNNING:
+        status["silent_s"] = max(0.0, time.time() - folder.status_file.stat().st_mtime)
     counted = counted_attempts(folder, description.get("first_attempt", 0), sums)
     for attempt in counted:
         problems += attempt.description.notes

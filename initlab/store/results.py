@@ -8,10 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from initlab.engine.task import State
+from initlab.errors import one_line
 from initlab.store import files
 from initlab.store.columns import names
 from initlab.store.export import FRAMES, Form, export, exported_rows, exported_trials
-from initlab.store.files import one_line, study_problem
+from initlab.store.files import study_problem
 from initlab.store.reader import read_trials
 from initlab.store.rows import ROWS, Choice, Moment, attempt_rows, nearest
 from initlab.store.study_file import study_of
@@ -51,7 +52,7 @@ class Results:
         rows = [
             {
                 **{key: trial.environment.get(key) for key in ENVIRONMENT},
-                **{key: trial.status.get(key, math.nan) for key in ("state", "val_error", "wall_s")},
+                **{key: trial.status.get(key, math.nan) for key in ("state", "val_error", "wall_s", "silent_s")},
                 **{path: getattr_path(trial.spec, path) for path in fields},
                 **{"trial": trial.id, "attempts": trial.attempts, "in_study": trial.id in planned},
                 **{"verdict": verdicts.get(trial.id), "best_val_error": best.get(trial.id, math.nan)},

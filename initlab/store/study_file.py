@@ -1,12 +1,14 @@
 """The study of an output folder, and the specs of the trials that it plans."""
 
+import os
 from pathlib import Path
 
 import yaml
 
+from initlab.errors import one_line
 from initlab.plan.plan import plan
 from initlab.store import files
-from initlab.store.files import StoreError, one_line
+from initlab.store.files import StoreError
 from initlab.study.mistakes import StudyError
 from initlab.study.spec import TrialSpec
 from initlab.study.study import Study
@@ -19,7 +21,8 @@ def study_of(out: Path) -> tuple[Study, dict[str, TrialSpec]]:
         StoreError: no such folder, no study in it, or one of a newer initlab.
     """
     study, hint = out / files.STUDY, "give the folder that `initlab run` wrote"
-    if not out.is_dir():
+    # Also where the name is longer than any may be.
+    if not os.path.isdir(out):
         raise StoreError(f"{out}: no such output folder; {hint}")
     if not study.exists():
         raise StoreError(f"{out}: not an output folder (no {files.STUDY} in it); {hint}")

@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from initlab.engine.task import State
+from initlab.errors import one_line
 from initlab.store import files
 from initlab.store.checksums import lost, sums_in
-from initlab.store.files import StoreError, one_line, read_json, write_json
+from initlab.store.files import StoreError, read_json, write_json
 from initlab.study.spec import TrialSpec
 
 

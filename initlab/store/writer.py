@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from initlab.engine.signs import sign
 from initlab.engine.task import State
 from initlab.store import files
 from initlab.store.checkpoint import read_checkpoint, write_checkpoint
@@ -26,6 +27,7 @@ from initlab.store.trial_folder import TrialFolder
 # The frame's columns but trial and attempt, which the folders say.
 SIGNAL_SCHEMA = schema_of("signals", attempt_known=True)
 STATUS_INTERVAL_S = 0.5
+SIGN_INTERVAL_S = 5.0
 
 
 class Superseded(Exception):
@@ -60,7 +62,9 @@ class AttemptWriter:
         self.files: dict[str, SummedFile] = {}
         self.record("scalars", [])
         self.signal_stream: pa.RecordBatchStreamWriter | None = None
-        self.last_status = 0.0
+        self.last_status = self.last_sign = 0.0
+        # Not pending any more, however long it takes until there are figures.
+        self.write(self.trial.status_file, State.RUNNING, {}, sync=False)
 
     def latest_checkpoint(self) -> tuple[dict[str, Any] | None, str | None]:
         """The newest checkpoint of this trial that can be read with all rows before it, and its attempt's name."""
@@ -119,8 +123,17 @@ class AttemptWriter:
             self.check_latest()
             self.write(self.trial.status_file, State.RUNNING, figures, sync=False)
 
+    def alive(self) -> None:
+        """Leave a sign of life, the time at which the status was written, every few seconds."""
+        now = time.monotonic()
+        if now - self.last_sign >= SIGN_INTERVAL_S:
+            self.last_sign = now
+            with suppress(OSError):
+                os.utime(self.trial.status_file)
+
     def doing(self, line: str) -> None:
         """Publish what happens before the first step, in words."""
+        sign()
         self.progress({"doing": line})
 
     def close(self, state: State, status: dict[str, Any], result: dict[str, Any] | None = None) -> None:

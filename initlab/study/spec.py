@@ -207,6 +207,18 @@ class Run(Spec):
         None, description="on a GPU, torch.compile long trials and replay packs from a CUDA graph; true = all trials"
     )
     channels_last: bool | None = Field(None, description="on a GPU, maps with their channels last; null = yes")
+    isolate: Literal["trial", "none"] | None = Field(
+        None, description="trial: a fresh process for every trial; none: one after another; null = trial for your code"
+    )
+    trial_timeout: Positive | None = Field(
+        None,
+        description="seconds without a step after which a trial is ended, 12 times as many before its first; "
+        "null = 300, or 20 times its longest step",
+    )
+    max_failures: Count = Field(
+        3, description="trials that fail alike in a row, none having succeeded, after which no more are begun"
+    )
+    max_hours: Positive | None = Field(None, description="after which all stops with a checkpoint; null = no limit")
     gpus_per_trial: Positive = Field(1.0, description="a fraction shares a GPU (ray, cuda)")
     checkpoint_every_s: Positive = Field(60.0, description="seconds between checkpoints")
 

@@ -1,6 +1,8 @@
 """Reading a study file: YAML in which `1e-3` is a number, its keys that are given twice, and what no study can mean."""
 
+import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ TEXT_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:value")  # the latter i
 SURROGATE = re.compile("[\ud800-\udfff]")
 # Aliases spelled out count each time: a few lines of YAML can stand for billions of values.
 MOST_VALUES = 1_000_000
+MOST_BYTES = 2_000_000
 
 
 class StudyLoader(yaml.SafeLoader):
@@ -39,7 +42,8 @@ StudyLoader.add_implicit_resolver(
 def read_yaml(path: Path) -> tuple[dict[str, Any], list[Mistake]]:
     """The mapping in a study file, and its keys that are given twice; a `StudyError` where it is no such file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        refusal = unfit(path.stat())
+        text = "" if refusal else path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise StudyError([f"{path}: no such study file; give the path of a YAML file, e.g. sweeps/demo.yaml"]) from None
     except IsADirectoryError:
@@ -50,12 +54,23 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], list[Mistake]]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StudyError([f"{path}: cannot be read ({reason}); give the path of a YAML file"]) from None
+    if refusal:
+        raise StudyError([f"{path}: {refusal}"])
     content, mistakes = parse_yaml(text, str(path))
     if content is None:
         raise StudyError([f"{path}: empty; a study needs at least `name`, see sweeps/demo.yaml"])
     if not isinstance(content, dict):
         raise StudyError([f"{path}: not a mapping (got {short(content)}); a study is `key: value` lines"])
     return content, mistakes
+
+
+def unfit(file: os.stat_result) -> str:
+    """Why a file is not even read, "" where it may be: a device or a pipe may have no end, and YAML takes its time."""
+    if not stat.S_ISREG(file.st_mode) and not stat.S_ISDIR(file.st_mode):
+        return "a device, a pipe or a socket, not a study file; give the path of a YAML file"
+    if file.st_size > MOST_BYTES:
+        return f"too large for a study (got {file.st_size:,} bytes); allowed: {MOST_BYTES:,}; vary fields with `grid`"
+    return ""
 
 
 def parse_yaml(text: str, where: str) -> tuple[Any, list[Mistake]]:
@@ -91,9 +106,9 @@ def repeated_keys(root: yaml.Node) -> Iterator[Mistake]:
         node, path, parents = stack.pop()
         visited += 1
         if visited > MOST_VALUES:
-            raise refusal(f"too large (got more than {MOST_VALUES:,} values, aliases spelled out); use `grid`", root)
+            raise misplaced(f"too large (got more than {MOST_VALUES:,} values, aliases spelled out); use `grid`", root)
         if node in parents:
-            raise refusal("an alias of what it stands in; write out what it means", node)
+            raise misplaced("an alias of what it stands in; write out what it means", node)
         children: list[tuple[yaml.Node, Parts]] = []
         if isinstance(node, yaml.SequenceNode):
             children = [(item, (*path, index)) for index, item in enumerate(node.value)]
@@ -109,7 +124,7 @@ def repeated_keys(root: yaml.Node) -> Iterator[Mistake]:
                 lines.setdefault(name, line)
                 children += [(key, path), (value, (*path, name))]
         elif SURROGATE.search(node.value):
-            raise refusal("half of a surrogate pair; write the character itself", node)
+            raise misplaced("half of a surrogate pair; write the character itself", node)
         stack += [(child, child_path, (*parents, node)) for child, child_path in reversed(children)]
 
 
@@ -118,9 +133,9 @@ def text_key(key: yaml.Node) -> str:
     if isinstance(key, yaml.ScalarNode) and key.tag in TEXT_TAGS:
         return str(key.value)
     got = short(key.value) if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
-    raise refusal(f"a key that is not text (got {got}); put it in quotes if it is", key)
+    raise misplaced(f"a key that is not text (got {got}); put it in quotes if it is", key)
 
 
-def refusal(text: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+def misplaced(text: str, node: yaml.Node) -> yaml.MarkedYAMLError:
     """An error at a place in the file."""
     return yaml.constructor.ConstructorError(None, None, text, node.start_mark)

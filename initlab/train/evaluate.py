@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from initlab.data.dataset import Images
+from initlab.engine.signs import sign
 
 BATCH = 250
 
@@ -31,6 +32,7 @@ def evaluate(net: nn.Module, data: Images) -> Evaluation:
     net.eval()
     totals = torch.zeros(3, dtype=torch.float64, device=data.mean.device)  # loss, top-1 misses, top-5 misses
     for images, labels in data.val_batches(BATCH):
+        sign()
         logits = net(images).to(data.mean.dtype)  # from bfloat16 where that is the trial's
         top1, top5 = hits(logits, labels)
         totals += torch.stack([F.cross_entropy(logits, labels, reduction="sum"), (~top1).sum(), (~top5).sum()])
@@ -43,6 +45,7 @@ def evaluate_together(forward: Callable[[Tensor], Tensor], count: int, data: Ima
     """As `evaluate`, of several nets at once: `forward` takes images (N, ...) to logits (count, N, classes)."""
     totals = torch.zeros(3, count, dtype=torch.float64, device=data.mean.device)
     for images, labels in data.val_batches(BATCH):
+        sign()
         logits, labels = forward(images).to(data.mean.dtype).flatten(0, 1), labels.repeat(count)
         top1, top5 = hits(logits, labels)
         values = (F.cross_entropy(logits, labels, reduction="none"), ~top1, ~top5)

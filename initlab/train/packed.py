@@ -29,10 +29,10 @@ from initlab.to_device import to_device
 from initlab.train.cuda import Capture, Captured, in_one_pool
 from initlab.train.evaluate import Evaluation, evaluate_together
 from initlab.train.feed import Feed
-from initlab.train.records import Outcome, caught
+from initlab.train.records import Outcome, Raised, caught
 from initlab.train.trial import Trial
 
-OnEnd = Callable[[Trial, Outcome | Exception], None]
+OnEnd = Callable[[Trial, Outcome | Raised], None]
 Weights = dict[str, Tensor]
 
 

@@ -57,12 +57,16 @@ class Outcome:
         return Outcome(self.state, {**self.figures, **new})
 
 
-def caught(do: Callable[[], T]) -> T | Exception:
+# Those that a user's code may raise; Ctrl-C is the launch's.
+Raised = Exception | SystemExit | GeneratorExit
+
+
+def caught(do: Callable[[], T]) -> T | Raised:
     """What `do` gives or, as the boundary of a trial behind which the others go on, the exception that it raises."""
     try:
         return do()
     # Whatever it is, it is recorded as the trial's end.
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         return error
 
 

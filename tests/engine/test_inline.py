@@ -10,7 +10,7 @@ from tests.engine.tasks import submitted, task
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_every_task_is_answered_once(jobs: int) -> None:
-    states = ["done", "failed", "interrupted", "done", "diverged"]
+    states = ["done", "failed", "done", "diverged", "interrupted"]
     answers = submitted(
         "inline", [task(f"t{i}", state) for i, state in enumerate(states)], "answers_its_out", jobs=jobs
     )

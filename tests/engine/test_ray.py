@@ -157,7 +157,7 @@ def test_a_trial_that_kills_every_process_fails_and_the_others_go_on(tmp_path, l
 def test_an_exception_is_answered_with_its_words():
     (answer,) = submitted("ray", [task("t0")], "json:loads", jobs=1)
     assert answer.died and answer.ends[0].state == "failed"
-    assert answer.ends[0].error.startswith("raised 3 times, last with TypeError: the JSON object must be str")
+    assert answer.ends[0].error.startswith("raised TypeError: the JSON object must be str")
 
 
 def test_after_an_answer_that_a_stop_was_asked_for_no_task_is_begun():
@@ -273,7 +273,7 @@ def test_a_gang_that_died_to_the_last_is_answered_in_one_line():
     from initlab.engine.ray import Died, answer_of
 
     error = SimpleNamespace(cause=Died("process 1 of 2: killed"))
-    answer = answer_of(SimpleNamespace(config={"task": task("t0").model_dump(mode="json")}, error=error))
+    answer = answer_of(task("t0"), SimpleNamespace(error=error))
     (end,) = answer.ends
     assert (end.trial, end.state, answer.died) == ("t0", "failed", True)
     assert end.error == "its process died 3 times, last with: process 1 of 2: killed"

@@ -224,6 +224,7 @@ def test_trials_says_where_and_with_what_each_ran(pair: Path, tmp_path: Path) ->
         "best_val_error",
         "epochs_done",
         "wall_s",
+        "silent_s",
         "device",
         "precision",
         "torch_version",
