@@ -18,8 +18,8 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
-def one_line(error: object) -> str:
-    """What an error says, in one printable line of at most 200 characters."""
+def one_line(error: object, most: int = 200) -> str:
+    """What an error says, in one printable line of at most so many characters."""
     # A long text is cut first: to take apart ten megabytes takes a second.
-    text = printable(" ".join(str(error)[:2000].split()))
-    return text if len(text) <= 200 else text[:199] + "…"
+    text = printable(" ".join(str(error)[: 10 * most].split()))
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,7 +1,6 @@
 """What `initlab status` prints: one page on a folder's trials by state and by cause, however many there are."""
 
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from initlab.engine.lease import is_held
-from initlab.engine.task import State
+from initlab.engine.task import State, cause_of
 from initlab.errors import one_line
 from initlab.launch.progress import figures
 from initlab.report.plan_table import duration
-from initlab.report.text_table import printable
 from initlab.store import files
 from initlab.store.files import StoreError
 from initlab.store.study_file import study_of
@@ -106,21 +104,23 @@ def failure_lines(out: Path, standings: Sequence[Standing]) -> Iterator[str]:
     causes: dict[str, list[Standing]] = {}
     for standing in standings:
         if standing.state == State.FAILED:
-            # Alike but for numbers, addresses and the trial's own path is one cause.
-            error = str(standing.status.get("error", "no error recorded"))
-            causes.setdefault(re.sub(r"0x[0-9a-f]+|t[0-9a-f]{12}|\d+", "#", error)[:1000], []).append(standing)
+            causes.setdefault(cause_of(error_of(standing)), []).append(standing)
     for failed in sorted(causes.values(), key=len, reverse=True):
-        error = printable(str(failed[0].status.get("error", "no error recorded")), LINE)
         first = failed[0].id
-        yield f"  {len(failed)} failed, the first {first}: {error}"
+        yield f"  {len(failed)} failed, the first {first}: {one_line(error_of(failed[0]), LINE)}"
         yield f"    traceback: {out / files.TRIALS / first / files.STATUS}"
         yield f"    again: initlab run {out / files.STUDY} --out {out} --only {first}"
+
+
+def error_of(standing: Standing) -> str:
+    """What a failed trial says of its failure."""
+    return str(standing.status.get("error", "no error recorded"))
 
 
 def running_text(standing: Standing) -> str:
     """`: epoch 3.2 of 14, val_error 0.12, heard of 4 s ago`."""
     status = standing.status
-    doing = f": {printable(str(status['doing']), LINE)}" if "doing" in status else ""
+    doing = f": {one_line(status['doing'], LINE)}" if "doing" in status else ""
     epochs = f": epoch {status['epoch']:.3g} of {status['epochs']:g}" if "epochs" in status else doing
     error = f", val_error {status['val_error']:.3f}" if isinstance(status.get("val_error"), float) else ""
     return f"{epochs}{error}, heard of {duration(max(0.0, time.time() - standing.heard))} ago"

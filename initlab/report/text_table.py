@@ -11,9 +11,3 @@ def text_table(rows: Sequence[Sequence[str]], right: Container[int] = (), gap: s
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     form = gap.join(f"{{:{'>' if index in right else '<'}{width}}}" for index, width in enumerate(widths))
     return [form.format(*row).rstrip() for row in rows]
-
-
-def printable(text: str, most: int) -> str:
-    """A text from user code in one line of at most `most` characters, its control characters written out."""
-    line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in " ".join(text[: 4 * most].split()))
-    return line if len(line) <= most else f"{line[: most - 1]}…"

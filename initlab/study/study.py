@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError
 
+from initlab.study.drawn_cases import with_drawn_cases
 from initlab.study.field_types import Seed
 from initlab.study.mistakes import Mistake, StudyError, dotted, explain, short
 from initlab.study.paths import SECTIONS, TRIAL_PATHS, getattr_path, nested
@@ -100,9 +101,10 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
         StudyError: every mistake, one line each.
     """
     content, repeated = read_yaml(Path(path))
+    content, undrawn = with_drawn_cases(content)
     lines = [f"--set {field}: {text}" for override in overrides for field, text in apply_override(content, override)]
     study, mistakes = validated(content)
-    lines += [f"{path}: {field}: {text}" for field, text in repeated + mistakes]
+    lines += [f"{path}: {field}: {text}" for field, text in repeated + undrawn + mistakes]
     if lines or study is None:
         raise StudyError(lines)
     return study
@@ -218,4 +220,10 @@ def dump_study(study: Study) -> str:
 
 def study_schema() -> dict[str, Any]:
     """JSON schema of study files, for editors that complete and check YAML."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Study.model_json_schema()}
+    schema = Study.model_json_schema()
+    zipped = {"description": "dotted path -> its values; the first values of all paths together, then the second, ..."}
+    drawn = {
+        "description": "samples, seed, and dotted path -> {uniform | log_uniform | int: [a, b]} or {choice: [...]}"
+    }
+    schema["properties"] |= {"zip": {"type": "object", **zipped}, "random": {"type": "object", **drawn}}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

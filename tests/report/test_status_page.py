@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from initlab.engine.lease import lease
+from initlab.errors import one_line
 from initlab.plan.plan import plan
 from initlab.report.status_page import status_page
 from initlab.report.tail import tail_lines
-from initlab.report.text_table import printable
 from initlab.store.files import StoreError, write_json
 from initlab.store.trial_folder import TrialFolder
 from initlab.study.study import dump_study, load_study
@@ -78,9 +78,9 @@ def test_a_damaged_status_is_named_and_nothing_else_is_lost(tiny: Tiny, tmp_path
 
 
 def test_what_user_code_says_stays_in_one_line() -> None:
-    assert printable("a\x1b[2Jb\nc\td", 50) == "a\\x1b[2Jb c d"
-    assert printable("x" * 10**7, 20) == "x" * 19 + "…"
-    assert printable("größer – 漢", 20) == "größer – 漢"
+    assert one_line("a\x1b[2Jb\nc\td", 50) == "a\\x1b[2Jb c d"
+    assert one_line("x" * 10**7, 20) == "x" * 19 + "…"
+    assert one_line("größer – 漢", 20) == "größer – 漢"
 
 
 def test_ten_thousand_trials_take_two_seconds(tiny: Tiny, tmp_path: Path) -> None:
