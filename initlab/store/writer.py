@@ -63,8 +63,9 @@ class AttemptWriter:
         self.record("scalars", [])
         self.signal_stream: pa.RecordBatchStreamWriter | None = None
         self.last_status = self.last_sign = 0.0
-        # Not pending any more, however long it takes until there are figures.
-        self.write(self.trial.status_file, State.RUNNING, {}, sync=False)
+        # Not pending any more, however long it takes until there are figures; and vouching for no rows yet.
+        state = {"state": State.RUNNING, "trial": trial.id, "attempt": self.folder.name}
+        write_json(trial.status_file, state, sync=False)
 
     def latest_checkpoint(self) -> tuple[dict[str, Any] | None, str | None]:
         """The newest checkpoint of this trial that can be read with all rows before it, and its attempt's name."""

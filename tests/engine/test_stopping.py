@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from initlab.engine.stopping import SIGNALS, STOP, signals_held, stop_asked, stop_file_on_signal
+from tests.engine.tasks import task
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,10 +21,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_makes_the_stop_file_and_all_is_as_before_afterwards(number: signal.Signals, tmp_path: Path) -> None:
     before, said = signal.getsignal(number), list[str]()
-    with stop_file_on_signal(tmp_path, said.append):
-        assert not stop_asked(str(tmp_path))
+    with stop_file_on_signal(tmp_path / STOP, said.append):
+        assert not stop_asked(task("t", str(tmp_path)))
         os.kill(os.getpid(), number)
-        assert (tmp_path / STOP).exists() and stop_asked(str(tmp_path))
+        assert (tmp_path / STOP).exists() and stop_asked(task("t", str(tmp_path)))
         assert said == [f"stopping ({number.name}): every trial keeps a checkpoint (Ctrl-C to stop at once)"]
         # A scheduler that repeats itself has no wish to lose a checkpoint.
         os.kill(os.getpid(), signal.SIGTERM)
@@ -31,7 +32,7 @@ def test_a_signal_makes_the_stop_file_and_all_is_as_before_afterwards(number: si
 
 
 def test_a_second_ctrl_c_interrupts_and_a_third_does_nothing_more(tmp_path: Path) -> None:
-    with stop_file_on_signal(tmp_path, lambda line: None):
+    with stop_file_on_signal(tmp_path / STOP, lambda line: None):
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
@@ -40,7 +41,7 @@ def test_a_second_ctrl_c_interrupts_and_a_third_does_nothing_more(tmp_path: Path
 
 def test_the_end_of_the_time_makes_the_stop_file_too(tmp_path: Path) -> None:
     said = list[str]()
-    with stop_file_on_signal(tmp_path, said.append, 0.05, "2 hours are over"):
+    with stop_file_on_signal(tmp_path / STOP, said.append, 0.05, "2 hours are over"):
         until = time.monotonic() + 5
         while not said and time.monotonic() < until:
             time.sleep(0.01)

@@ -129,7 +129,7 @@ def test_a_name_that_is_too_long_is_said_in_one_line(tiny: Callable[..., Path], 
 
 def test_a_running_trials_last_sign_of_life_is_told(tiny: Callable[..., Path], tmp_path: Path) -> None:
     from initlab.engine.lease import lease
-    from initlab.report.summary import status_lines
+    from initlab.report.status_page import status_page
 
     results = initlab.run(tiny(), tmp_path, jobs=1, device="cpu", show="nothing")
     folder = results.stored[0].folder
@@ -138,8 +138,9 @@ def test_a_running_trials_last_sign_of_life_is_told(tiny: Callable[..., Path], t
     os.utime(folder / "status.json", (time.time() - 100,) * 2)
     with lease(tmp_path):
         running = initlab.load(tmp_path)
+        page = "\n".join(status_page(tmp_path))
     assert running.trials.silent_s.item() == pytest.approx(100, abs=20)
-    assert "running, last sign of life 10" in next(status_lines(running))
+    assert "heard of 1.7 min ago" in page, page
     assert initlab.load(tmp_path).trials.silent_s.isna().all()
 
 
