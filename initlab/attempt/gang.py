@@ -11,7 +11,6 @@ import torch
 from initlab.attempt.assemble import build_net, load_images
 from initlab.engine.gang import Follower, LateFailure, started_followers
 from initlab.engine.task import Task
-from initlab.store.trial_folder import TrialFolder
 from initlab.train.cuda import kernels
 from initlab.train.group import ALONE, Group, current_group, join_group, leave_group
 from initlab.train.records import Silent
@@ -66,10 +65,11 @@ def join_and_follow(part: Follower) -> None:
 
 def follow(task: Task) -> None:
     """A follower's part of a trial: the same steps as the leader, on its slice of each batch, without records."""
-    folder = TrialFolder(Path(task.out), task.trials[0])
-    spec, device, group, run = folder.spec(), device_of(task), current_group(), task.run
+    # Process 0 may not have written the trial's folder yet.
+    spec, source = task.specs[0], task.sources[0]
+    device, group, run = device_of(task), current_group(), task.run
     torch.set_num_threads(run.threads)
-    images = load_images(spec, device, task.access, folder.description()["source"], lambda line: None)
+    images = load_images(spec, device, task.access, source, lambda line: None)
     net = build_net(spec, images, device)
     trial = Trial(spec, net, images, Silent(), run.compile, group, run.channels_last)
     with kernels(device):
