@@ -61,6 +61,9 @@ def stop_file_on_signal(
             signal.signal(number, handler)
         if asked.is_set():
             stop.unlink(missing_ok=True)
+        # Whoever calls an engine without this is not asked to stop by an earlier launch of the same process.
+        asked.clear()
+        at_once.clear()
 
 
 @contextmanager
