@@ -90,6 +90,7 @@ def by_turns(study: Study, out: Path, device: str, arm: Arm) -> Results:
     trials = plan(study)
     settings = resolve(study, {"engine": "inline", "jobs": 1, "device": device})
     sources: Sources = {trial.id: {} for trial in trials}
+    out.mkdir(parents=True, exist_ok=True)
     prepare(out, study, trials, sources, force=False)
     turns = [trials[at : at + arm.streams] for at in range(0, len(trials), arm.streams)]
     for task in tasks(out, turns, sources, settings):

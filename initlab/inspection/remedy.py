@@ -40,7 +40,7 @@ from initlab.signal.drift import second_moments
 KNOWN = {1 / 3: "torch's default", 1.0: "LeCun's and Xavier's"}
 
 # Rms of logits from which on the gradient of a cross-entropy is that of its few largest, whatever the net.
-LARGE_LOGITS = 5.0
+LARGE_LOGITS = 6.0
 
 
 @dataclass(frozen=True)

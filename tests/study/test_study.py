@@ -159,7 +159,7 @@ def test_the_schema_has_every_field_with_a_description_and_no_other():
         assert section["additionalProperties"] is False
         paths |= {f"{name}.{key}" for key in section["properties"]}
         assert [key for key, field in section["properties"].items() if "description" not in field] == []
-    assert paths == set(SETTABLE)
+    assert paths == {*SETTABLE, "zip", "random"}
     assert schema["required"] == ["name"]
     assert schema["properties"]["grid"]["propertyNames"]["enum"] == TRIAL_PATHS
 
