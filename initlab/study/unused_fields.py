@@ -77,11 +77,11 @@ def drop_unused(trial: TrialSpec) -> tuple[TrialSpec, set[str]]:
     The depth of a net of the paper becomes that of the net.
     """
     resting, dropped = {}, set()
-    for path in unused_paths(trial):
-        value, default = getattr_path(trial, path), DEFAULTS[path]
-        if value != default:
-            resting[path] = default
-            dropped.add(path)
-    if trial.net.name in PAPER_NETS:
-        resting["net.depth"] = PAPER_NETS[trial.net.name].depth
+    depth = {"net.depth": PAPER_NETS[trial.net.name].depth} if trial.net.name in PAPER_NETS else {}
+    for path in {*unused_paths(trial), *depth}:
+        value, rest = getattr_path(trial, path), depth.get(path, DEFAULTS[path])
+        if value != rest:
+            resting[path] = rest
+            if value != DEFAULTS[path]:
+                dropped.add(path)
     return (with_fields(trial, resting) if resting else trial), dropped
