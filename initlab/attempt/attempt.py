@@ -45,8 +45,7 @@ class Attempt:
         """
         folder = TrialFolder(Path(task.out), trial_id)
         if task.specs and not (folder.attempts() and folder.trial_file.exists()):
-            index = task.trials.index(trial_id)
-            folder.describe(task.specs[index], task.sources[index])
+            folder.describe(*task.description_of(trial_id))
         self.task, self.trial_id, self.device = task, trial_id, device
         self.spec = folder.spec()
         self.sources: dict[str, str] = folder.description()["source"]

@@ -66,7 +66,7 @@ def join_and_follow(part: Follower) -> None:
 def follow(task: Task) -> None:
     """A follower's part of a trial: the same steps as the leader, on its slice of each batch, without records."""
     # Process 0 may not have written the trial's folder yet.
-    spec, source = task.specs[0], task.sources[0]
+    spec, source = task.description_of(task.trials[0])
     device, group, run = device_of(task), current_group(), task.run
     torch.set_num_threads(run.threads)
     images = load_images(spec, device, task.access, source, lambda line: None)

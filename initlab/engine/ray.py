@@ -141,11 +141,15 @@ def reporting(run: Callable[[Task], Answer]) -> Callable[[dict[str, Any]], None]
             raise
         # It would be raised as often as it is tried.
         except Exception as error:
-            text = f"raised {type(error).__name__}: {' '.join(str(error).split())}"
-            answer = answer_all(task, State.FAILED, text, died=True, traceback=traceback.format_exc())
+            answer = answer_all(task, State.FAILED, raised(error), died=True, traceback=traceback.format_exc())
         tune.report({"answer": answer.model_dump_json()})
 
     return trial
+
+
+def raised(error: BaseException) -> str:
+    """`raised ValueError: what was wrong`, in one line."""
+    return f"raised {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def run_inline(task: Task, work: Work, resources: Resources) -> Answer:
@@ -177,7 +181,7 @@ def answer_of(task: Task, result: Any) -> Answer:
     if isinstance(cause, Died):
         text = f"its process died {TIMES}, last with: {cause}"
     elif cause is not None:
-        text = f"raised {type(cause).__name__}: {' '.join(str(cause).split())}"
+        text = raised(cause)
     else:
         text = f"its process died {TIMES}, last with: {exit_detail(result.error)}"
     return answer_all(task, State.FAILED, text, died=True)

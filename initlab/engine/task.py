@@ -80,6 +80,11 @@ class Task(PlainData):
     skip_hopeless: bool = False
     stop: str = STOP  # the file in `out` whose presence stops this launch alone
 
+    def description_of(self, trial: str) -> tuple[TrialSpec, dict[str, str]]:
+        """The spec of one of its trials, and the hashes of the code that it names."""
+        index = self.trials.index(trial)
+        return self.specs[index], self.sources[index]
+
 
 class TrialEnd(PlainData):
     """How a worker left a trial."""

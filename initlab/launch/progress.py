@@ -181,7 +181,6 @@ def figures(status: Status) -> str:
     parts = [f"epoch {status['epoch']:.3g}"] if "epoch" in status else []
     parts += [f"val_error {status['val_error']:.3f}"] if "val_error" in status else []
     parts += [f"{status['wall_s']:.0f} s"] if "wall_s" in status else []
-    parts += [f"last sign of life {status['silent_s']:.0f} s ago"] if "silent_s" in status else []
     return ", " + ", ".join(parts) if parts else ""
 
 

@@ -111,8 +111,7 @@ def record_failures(out: Path, answer: Answer, work: Sequence[Task]) -> None:
             with writable(folder.path):
                 if not folder.trial_file.exists():
                     task = next(task for task in work if end.trial in task.trials)
-                    index = task.trials.index(end.trial)
-                    folder.describe(task.specs[index], task.sources[index])
+                    folder.describe(*task.description_of(end.trial))
                 write_json(folder.status_file, content)
 
 

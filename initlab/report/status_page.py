@@ -88,13 +88,10 @@ def standing_of(folder: TrialFolder, held: bool, problems: list[str]) -> Standin
     try:
         result = folder.result()
         status = result or folder.status()
-        state = State(status["state"])
+        state = folder.state(status, result, lambda: held)
     except (StoreError, ValueError, OSError) as error:
         problems.append(one_line(error))
         return Standing(folder.id, State.INTERRUPTED, {})
-    # Without a result a trial is not finished, and without a launch it does not run.
-    if (result is None and state.finished) or (state == State.RUNNING and not held):
-        state = State.INTERRUPTED
     path = folder.result_file if result else folder.status_file
     return Standing(folder.id, state, status, os.stat(path).st_mtime if path.exists() else 0.0)
 

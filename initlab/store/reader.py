@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -133,10 +134,7 @@ def read_trial(folder: TrialFolder, out: Path, problems: list[str]) -> StoredTri
     elif problem := folder.lost_attempt(status):
         problems.append(problem)
     sums = sums_in(folder.status_file, status) if result is None else sums_in(folder.result_file, result)
-    # Without a result a trial is not finished, whatever its status says.
-    unfinished = result is None and status["state"] in (State.DONE, State.DIVERGED)
-    if unfinished or (status["state"] == State.RUNNING and not is_held(out)):
-        status["state"] = State.INTERRUPTED.value
+    status["state"] = folder.state(status, result, partial(is_held, out)).value
     if status["state"] == State.RUNNING:
         status["silent_s"] = max(0.0, time.time() - folder.status_file.stat().st_mtime)
     counted = counted_attempts(folder, description.get("first_attempt", 0), sums)

@@ -4,7 +4,7 @@ No torch and no pandas in here.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,16 @@ class TrialFolder:
         status = {"state": State.INTERRUPTED.value, **read_json(self.status_file, figures=True)}
         self.check_own(self.status_file, status)
         return status
+
+    def state(self, status: dict[str, Any], result: dict[str, Any] | None, held: Callable[[], bool]) -> State:
+        """Its state by what its files say: without a result it is not finished, and without a launch it does not run.
+
+        `held` says whether a launch is at work in the output folder; asked for a running trial alone.
+        """
+        state = State((result or status)["state"])
+        if (result is None and state.finished) or (state == State.RUNNING and not held()):
+            return State.INTERRUPTED
+        return state
 
     def result(self) -> dict[str, Any] | None:
         """The final figures, None while the trial is unfinished."""

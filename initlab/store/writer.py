@@ -79,6 +79,9 @@ class AttemptWriter:
                 self.sums = sums
                 return state, path.parent.name
             except StoreError as error:
+                # The end of an attempt, which another launch may be at, replaces the live rows that its checkpoint has.
+                if self.trial.finished:
+                    continue
                 self.notes.append(f"{error}; the trial starts from an earlier one or anew")
         return None, None
 
