@@ -11,7 +11,7 @@ from initlab.inspection.lint.sites import sites_of, variance_slope
 from initlab.inspection.remedy import large_logits, remedy_of, schemes_of
 from initlab.inspection.suspects.collect import suspects_of
 from initlab.inspection.suspects.inputs import half_precision
-from initlab.inspection.trial import HEALTHY, Trials
+from initlab.inspection.trial import HEALTHY, Outcome, Trials
 from initlab.nets.undisturbed import untouched
 
 NORMS_HOLD = (
@@ -41,9 +41,9 @@ def advise(trials: Trials, table: pd.DataFrame, diagnosis: Diagnosis) -> tuple[l
         why = f"no remedy was tried, since the model cannot be copied: {str(error).splitlines()[0]}"
         return held if healthy else [why], None
     if diagnosis.verdict == "underflow":
-        # Of weights in float32 it is a matter of autocast.
+        # Of weights in float32 it is a matter of autocast. No steps are tried: in float16 they take a CPU minutes.
         kept = [*half_precision(trials.model, trials.batch)]
-        cure = cure_among(trials, trials.judged(""), kept) if kept else None
+        cure = cure_among(replace(trials, labels=None), Outcome(diagnosis), kept) if kept else None
         return (cure_texts(cure) if cure else []), cure
     # Reading a weight may be a computation that leaves its mark.
     with untouched(trials.model, backward=False):

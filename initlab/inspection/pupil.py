@@ -115,5 +115,8 @@ class Pupil:
                 except RuntimeError:
                     return
                 yield value.item(), model
+                # What is not finite stays so.
+                if not math.isfinite(value.item()):
+                    return
                 if step < number:
                     optimizer.step()
