@@ -11,13 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from initlab.signal.theory.field import Field, NoRule, Pairs, common
 from initlab.signal.theory.response import Response, second_map
 from initlab.signal.theory.trace import Operation
-from initlab.signal.theory.width import LogMoments, gamma_factor
+from initlab.signal.theory.width import LogMoments, gamma_factor, product
 
 # Source of finite-width scatter -> the power with which its factor enters; `SHIFT` is a change of the logarithm itself.
 Noise = dict[int, float]
@@ -69,6 +71,7 @@ class Context:
     dropout: bool
     weight_moments: dict[int, float]  # id of a weight -> second moment that its scheme gives it
     variances: list[float] = field(default_factory=list)  # of the sources of scatter
+    factors: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 3)))  # `LogMoments` of the first of them
 
     def source(self, variance: float) -> int:
         """A new independent factor of mean 1 and this variance."""
@@ -84,9 +87,13 @@ class Context:
 
     def scatter(self, noise: Noise) -> LogMoments:
         """Logarithm of the product of all factors."""
-        sources = ((self.variances[number], power) for number, power in noise.items() if number != SHIFT)
-        factors = (gamma_factor(variance).scaled(power) for variance, power in sources)
-        return sum(factors, start=LogMoments(noise.get(SHIFT, 0.0)))
+        # Arrays, since every layer adds up the sources of all layers before it.
+        new = self.variances[len(self.factors) :]
+        self.factors = np.concatenate([self.factors, np.array([*map(gamma_factor, new)]).reshape(-1, 3)])
+        powers = np.zeros(len(self.variances) + 1)
+        powers[np.fromiter(noise, int, len(noise))] = np.fromiter(noise.values(), float, len(noise))
+        # `SHIFT`, which counts from the end, is no source.
+        return product(self.factors, powers[:-1], shift=powers[SHIFT])
 
     def average(self, values: Pairs, positions: int) -> float:
         """Mean over all pairs of units of one channel, of a batch of maps with so many positions."""
