@@ -10,6 +10,7 @@ from initlab.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from initlab import plots as plots
+    from initlab.analysis.arm_comparison import ArmComparison as ArmComparison, compare_arms as compare_arms
     from initlab.analysis.comparison import PaperComparison as PaperComparison, compare_paper as compare_paper
     from initlab.init.apply import init_ as init_
     from initlab.init.gains import gain as gain
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _HOMES = {
     name: module
     for module, names in {
+        "initlab.analysis.arm_comparison": "ArmComparison compare_arms",
         "initlab.analysis.comparison": "PaperComparison compare_paper",
         "initlab.init.apply": "init_",
         "initlab.init.gains": "gain",

@@ -11,6 +11,7 @@ from initlab.paper.ratios import LevelRatio, Span
 from initlab.plots.panels import SCHEME
 
 ARMS = ("he", "xavier")
+AHEAD = "he ahead at every level"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def order(paper: PaperFigure, times: Sequence[LevelRatio]) -> Claim:
     ahead = [level for level in reached if time_to(paper, "he", level) < time_to(paper, "xavier", level)]
     slower_here = sum(time.ratio.low > 1 for time in times)
     shown, ours = f"{len(ahead)} of {len(reached)} levels", f"{slower_here} of {len(times)} levels"
-    return Claim("he ahead at every level", shown, ours, slower_here == len(times) if times else None)
+    return Claim(AHEAD, shown, ours, slower_here == len(times) if times else None)
 
 
 def slower(paper: PaperFigure, time: LevelRatio | None, threshold: float) -> Claim:

@@ -1,7 +1,8 @@
 """What several commands share: their options, and how lines are printed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,6 +25,19 @@ def number_or_text(_context: click.Context, _option: click.Parameter, value: str
         return None if value is None else float(value)
     except ValueError:
         return value
+
+
+def assignments(_context: click.Context, _option: click.Parameter, texts: Sequence[str]) -> dict[str, Any]:
+    """`PATH=VALUE` texts as a mapping, values as in a study file."""
+    from initlab.study.yaml_text import parse_yaml
+
+    content: dict[str, Any] = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if not equals:
+            raise click.BadParameter(f"not PATH=VALUE (got {text}); write e.g. net.depth=30")
+        content[path.strip()] = parse_yaml(value, f"--at {path}")[0]
+    return content
 
 
 def echo_lines(lines: Iterable[object], err: bool = False) -> None:

@@ -10,7 +10,16 @@ from typing import Any, Literal
 
 import click
 
-from initlab.cli.options import OUT, data_dir_option, device_option, echo_lines, number_or_text, set_option
+from initlab.cli.options import (
+    OUT,
+    assignments,
+    data_dir_option,
+    device_option,
+    echo,
+    echo_lines,
+    number_or_text,
+    set_option,
+)
 
 # Seconds between pages of `status --watch`.
 WATCH_S = 2.0
@@ -159,20 +168,42 @@ def export(out: Path, form: Literal["parquet", "csv"], folder: Path | None) -> N
 
 @click.command()
 @click.argument("outs", metavar="OUT...", type=OUT, nargs=-1, required=True)
-@click.option("--paper", "figure", required=True, metavar="FIGURE", help="fig2 (22 layers) or fig3 (30 layers).")
+@click.option("--by", metavar="FIELD", help="Compare trials by a field, e.g. init.scheme.")
+@click.option(
+    "--at", multiple=True, metavar="PATH=VALUE", callback=assignments, help="Trials with this value alone; repeatable."
+)
+@click.option("--paper", "figure", metavar="FIGURE", help="fig2 (22 layers) or fig3 (30 layers) of He et al. (2015).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def compare(outs: Sequence[Path], figure: str, as_json: bool) -> None:
-    """Does what a figure of He et al. (2015) shows hold in the results in OUT?
+def compare(outs: Sequence[Path], by: str | None, at: dict[str, Any], figure: str | None, as_json: bool) -> None:
+    """Do the claims of the study hold in the results in OUT?
 
-    Exit code 0 where every claim agrees, 1 where one does not or is open.
+    With --by: which value of a field reaches the threshold sooner, and how sure is that? With --paper: does what a
+    figure of the paper shows hold here? Exit code 0 where every claim holds, 1 where one does not or is open.
     """
-    from initlab.analysis.comparison import compare_paper
-    from initlab.report.paper_comparison import paper_json, paper_text
     from initlab.store.results import load
 
-    comparison = compare_paper([load(out) for out in outs], figure)
-    click.echo(paper_json(comparison) if as_json else paper_text(comparison))
-    sys.exit(0 if comparison.agrees else 1)
+    results = [load(out) for out in outs]
+    if by:
+        from initlab.analysis.arm_comparison import compare_arms
+        from initlab.report.arm_table import arms_json, arms_text
+
+        arms = compare_arms(results, by, at)
+        echo(arms_json(arms) if as_json else arms_text(arms))
+        return
+    if figure:
+        from initlab.analysis.comparison import compare_paper
+        from initlab.report.paper_comparison import paper_json, paper_text
+
+        comparison = compare_paper(results, figure)
+        click.echo(paper_json(comparison) if as_json else paper_text(comparison))
+        sys.exit(0 if comparison.agrees else 1)
+    from initlab.analysis.declared import check_claims
+    from initlab.report.claims_table import claims_text
+    from initlab.report.json_text import json_text
+
+    claims = check_claims(results)
+    echo(json_text(claims, indent=2) if as_json else claims_text(claims))
+    sys.exit(0 if all(claim.holds for claim in claims) else 1)
 
 
 @click.command()

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError
 
+from initlab.study.claims import Claim
 from initlab.study.drawn_cases import with_drawn_cases
 from initlab.study.field_types import Seed
 from initlab.study.mistakes import Mistake, StudyError, dotted, explain, short
@@ -45,6 +46,8 @@ class Study(Spec):
         description="override sets (dotted path -> value), crossed with the grid",
         json_schema_extra={"items": {"type": "object", "propertyNames": {"enum": [*TRIAL_PATHS]}}},
     )
+
+    claims: list[Claim] = Field([], description="what `initlab compare` is to find in the results")
 
     def points(self) -> Iterator[Overrides]:
         """Each case crossed with each point of the grid, cases outermost."""
@@ -120,7 +123,7 @@ def validated(content: dict[str, Any]) -> tuple[Study | None, list[Mistake]]:
         study = Study.model_validate({key: value for key, value in content.items() if key not in empty})
     except ValidationError as error:
         mistakes += explain(error, Study)
-    return study, mistakes + varied_mistakes(content.get("grid"), content.get("cases"))
+    return study, mistakes + varied_mistakes(content.get("grid"), content.get("cases")) + claim_mistakes(study)
 
 
 def apply_override(content: dict[str, Any], text: str) -> list[Mistake]:
@@ -188,6 +191,17 @@ def varied_mistakes(grid: Any, cases: Any) -> list[Mistake]:
     return mistakes
 
 
+def claim_mistakes(study: Study | None) -> list[Mistake]:
+    """What is wrong with the paths and values of the arms that claims are about."""
+    mistakes: list[Mistake] = []
+    for index, claim in enumerate(study.claims if study else []):
+        for key, where in (("arm", claim.arm), ("than", claim.than)):
+            for path, value in where.items():
+                problems = resolve(path, value)[1] if path in TRIAL_PATHS else [no_such_path(path, TRIAL_PATHS)]
+                mistakes += [(dotted(["claims", index, key, path]), text) for text in problems]
+    return mistakes
+
+
 def resolve(path: str, value: Any) -> tuple[str | None, list[str]]:
     """The value that a field takes, as text to compare by (14 and 14.0 are one), or what is wrong with it."""
     try:
@@ -212,9 +226,9 @@ def no_such_path(path: Any, allowed: Collection[str]) -> str:
 
 
 def dump_study(study: Study) -> str:
-    """The study as YAML with every field visible; a grid or cases that vary nothing are left out, as a file must."""
+    """The study as YAML with every field visible; a grid or cases that vary nothing, and no claims, are left out."""
     content = study.model_dump(mode="json")
-    content = {key: value for key, value in content.items() if key not in ("grid", "cases") or value}
+    content = {key: value for key, value in content.items() if key not in ("grid", "cases", "claims") or value}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
