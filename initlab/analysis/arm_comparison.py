@@ -14,6 +14,7 @@ from initlab.analysis.intervals import FEWEST_SEEDS, share_interval, t_interval
 from initlab.analysis.survival import kaplan_meier, median_epoch
 from initlab.errors import UserError
 from initlab.plots.panels import ALL, SCHEME, Shown, states, title
+from initlab.study.unused_fields import unused_paths
 
 
 class Statement(NamedTuple):
@@ -59,7 +60,7 @@ def compare_arms(results: Shown, by: str = SCHEME, at: Mapping[str, Any] | None 
     """Compare the trials of one or several studies by a field: which value reaches the threshold sooner?
 
     Trials that differ in other fields too are compared where these are the same. A claim of "sooner" needs 5 seeds, an
-    interval of the ratio above 1, and a permutation log-rank p, by Holm over all comparisons made here, of at most 0.05.
+    interval of the ratio above 1, and a log-rank p, by Holm over all comparisons made here, of at most 0.05.
 
     Args:
         by: dotted path of the field that makes the arms.
@@ -138,8 +139,8 @@ def contrast(setting: str, arms: Mapping[str, pd.DataFrame], fields: Sequence[st
         first, second = second, first
         measured = effect(arms[first], arms[second])
     a, b = arms[first], arms[second]
-    used = set.union(*a.used) & set.union(*b.used)
-    differs_too = [path for path in fields if path in used and {*a[path]} != {*b[path]}]
+    unused = frozenset().union(*(unused_paths(spec) for spec in [*a.spec, *b.spec]))
+    differs_too = [path for path in fields if path not in unused and {*map(str, a[path])} != {*map(str, b[path])}]
     return Contrast(setting, first, second, thresholds[first], measured, differs_too)
 
 

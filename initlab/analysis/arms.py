@@ -13,17 +13,15 @@ from initlab.plots.panels import DEPTH, SEED, Shown, as_list, rows_of, shown_tri
 from initlab.study.paths import TRIAL_PATHS, getattr_path
 from initlab.study.spec import TrialSpec
 from initlab.study.study import no_such_path, resolve
-from initlab.study.unused_fields import unused_paths
 
 
 def timed_trials(results: Shown) -> tuple[pd.DataFrame, list[str]]:
     """The trials with the time at which each reached its threshold, and the fields that vary.
 
-    To the columns of `shown_trials` it adds `spec`; `used`, which of these fields mean something there; `threshold` (as
-    judged); `reached`; `budget`, the epochs after which a trial that did not reach it was last seen; `epoch`, of the
-    first validation at or below it, else the budget; and `after`, of the validation before that, or the budget, so that
-    the true time lies between the two, or is beyond the budget. A diverged trial never gets there in all its epochs;
-    one stopped early counts as far as it went.
+    To the columns of `shown_trials` it adds `spec`; `threshold` (as judged); `reached`; `budget`, the epochs after
+    which a trial that did not reach it was last seen; `epoch`, of the first validation at or below it, else the budget;
+    and `after`, of the validation before that, or the budget, so that the true time lies between the two, or is beyond
+    the budget. A diverged trial never gets there in all its epochs; one stopped early counts as far as it went.
     """
     trials, fields = shown_trials(results)
     verdicts = rows_of(results, trials, "verdicts").set_index("trial")
@@ -43,9 +41,8 @@ def timed_trials(results: Shown) -> tuple[pd.DataFrame, list[str]]:
         "epoch": epoch.fillna(budget),
         "after": after,
     }
-    used = [{path for path in fields if path not in unused_paths(specs[trial])} for trial in trials.trial]
     columns["spec"] = trials.trial.map(specs)
-    return trials.assign(threshold=trials.trial.map(verdicts.threshold), used=used, **columns), fields
+    return trials.assign(threshold=trials.trial.map(verdicts.threshold), **columns), fields
 
 
 def chosen(trials: pd.DataFrame, where: Mapping[str, Any], option: str) -> pd.DataFrame:

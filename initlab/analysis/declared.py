@@ -32,8 +32,8 @@ class CheckedClaim:
 def check_claims(results: Shown) -> list[CheckedClaim]:
     """Check the `claims:` of the studies on their trials; Holm goes over the `faster` ones.
 
-    `faster` and `within` are open below 5 seeds; `faster` fails where the data do not show it. A claim that holds so far
-    is open while trials of its arms are unfinished.
+    `faster` and `within` are open below 5 seeds; from 5 on `faster` fails where the data do not show it. A claim that
+    holds so far is open while trials of its arms are unfinished.
 
     Raises:
         UserError: no study has a claim, or an arm has no trials, or several of one seed.

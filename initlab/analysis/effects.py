@@ -52,14 +52,19 @@ def effect(arm: pd.DataFrame, other: pd.DataFrame) -> Effect:
     both = pd.concat([a, b])
     budget = float(both.budget.min()) if seeds else math.nan
     ratio, coverage, differences = time_ratio(a, b)
-    high, low = ([trials[name].clip(upper=budget).to_numpy(float) for trials in (a, b)] for name in ("epoch", "after"))
-    saved = bounded_t_interval(high[1] - high[0], low[1] - high[0], high[1] - low[0])
     first = np.arange(len(both)) < len(a)
     enough = len(seeds) >= FEWEST_SEEDS
     p = logrank_p(both.epoch.to_numpy(float), both.reached.to_numpy(bool), first) if enough else math.nan
     unpaired = len(arm) + len(other) - len(both)
     counts = (int(a.reached.sum()), int(b.reached.sum()))
+    saved = epochs_saved(a, b, budget)
     return Effect(len(seeds), unpaired, counts, budget, ratio, coverage, saved, p, differences)
+
+
+def epochs_saved(a: pd.DataFrame, b: pd.DataFrame, budget: float) -> Interval:
+    """The mean time of b less that of a, both cut off at the budget."""
+    high, low = ([trials[name].clip(upper=budget).to_numpy(float) for trials in (a, b)] for name in ("epoch", "after"))
+    return bounded_t_interval(high[1] - high[0], low[1] - high[0], high[1] - low[0])
 
 
 def time_ratio(a: pd.DataFrame, b: pd.DataFrame) -> tuple[Interval, float, Floats]:

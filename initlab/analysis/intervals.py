@@ -1,8 +1,8 @@
 """Intervals and tests that hold for few seeds, and how many seeds would do.
 
-A bootstrap's percentiles are too narrow below 20 seeds (of 5 they hold the mean in 81 % of cases where they say 95 %), so
-means have t intervals and counts exact ones. Below `FEWEST_SEEDS` seeds there is no p-value: of three seeds a side the
-most telling outcome has p = 0.1.
+A bootstrap's percentiles are too narrow below 20 seeds (of 5 they hold the mean in 81 % of cases where they say 95 %),
+so means have t intervals and counts exact ones. Below `FEWEST_SEEDS` seeds there is no p-value: of three seeds a side
+the most telling outcome has p = 0.1.
 """
 
 import math

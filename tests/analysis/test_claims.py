@@ -127,5 +127,3 @@ def test_json_has_the_claims_and_null_for_never() -> None:
 def test_the_commands_mistakes_are_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["compare", str(tmp_path / "none"), "--paper", "fig3"])
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    result = CliRunner().invoke(main, ["compare", str(tmp_path)])
-    assert result.exit_code == 2 and "--paper" in result.stderr

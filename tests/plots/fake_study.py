@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from initlab.store.columns import names
+from initlab.study.claims import Claim
 from initlab.study.spec import TrialSpec
 
 STEPS_PER_EPOCH = 10
@@ -23,6 +24,7 @@ class Fake:
     threshold: float | None = None
     out: Path = Path("fake")
     extra: list[str] = field(default_factory=list)  # dotted paths with a column in `trials`, as if they varied
+    claims: list[Claim] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     curves: list[dict[str, Any]] = field(default_factory=list)
     probes: list[dict[str, Any]] = field(default_factory=list)
@@ -65,6 +67,8 @@ class Fake:
                 **{path: fields[path] for path in self.extra},
                 "verdict": verdict,
                 "val_error": last,
+                "best_val_error": min(val.values(), default=NAN),
+                "epochs_done": max(val, default=0.0),
                 "in_study": in_study,
                 "fields": fields,
             }
@@ -95,6 +99,20 @@ class Fake:
         return pd.DataFrame(self.curves, columns=names("scalars"))
 
     @property
+    def verdicts(self) -> pd.DataFrame:
+        """As given; reached at the first validation at or below the threshold, unless diverged or unfinished."""
+        level = 0.45 if self.threshold is None else self.threshold
+        rows = []
+        for row in self.rows:
+            points = [
+                (curve["epoch"], curve.get("val_error", NAN)) for curve in self.curves if curve["trial"] == row["trial"]
+            ]
+            counts = row["verdict"] not in (None, "diverged")
+            epoch = next((epoch for epoch, error in points if counts and error <= level), NAN)
+            rows.append([row["trial"], row["verdict"], "as told", epoch, math.isnan(epoch), level])
+        return pd.DataFrame(rows, columns=names("verdicts"))
+
+    @property
     def signals(self) -> pd.DataFrame:
         return pd.DataFrame(self.probes, columns=names("signals"))
 
@@ -112,7 +130,7 @@ class Fake:
 
     @property
     def study(self) -> SimpleNamespace:
-        return SimpleNamespace(verdict=SimpleNamespace(threshold=self.threshold))
+        return SimpleNamespace(verdict=SimpleNamespace(threshold=self.threshold), claims=self.claims)
 
     @property
     def stored(self) -> list[SimpleNamespace]:
