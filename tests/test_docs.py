@@ -29,6 +29,7 @@ DOCUMENTS = [
     "docs/diagnosis.md",
     "docs/several-gpus.md",
     "docs/performance.md",
+    "docs/statistics.md",
 ]
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from initlab.analysis.arms import check_varies, chosen, setting_fields, timed_trials
 from initlab.analysis.effects import Effect, adjusted, effect
-from initlab.analysis.intervals import FEWEST_SEEDS, share_interval, t_interval
+from initlab.analysis.intervals import FEWEST_SEEDS, LEVEL, share_interval, t_interval
 from initlab.analysis.survival import kaplan_meier, median_epoch
 from initlab.errors import UserError
 from initlab.plots.panels import ALL, SCHEME, Shown, states, title
@@ -84,7 +84,7 @@ def compare_arms(results: Shown, by: str = SCHEME, at: Mapping[str, Any] | None 
     for values, group in groups:
         place = dict(zip(settings, values, strict=True))
         heading = title(place, group["net.name"].iloc[0]).replace("\n", ", ")
-        arms = {str(value): arm for value, arm in group.groupby(by, sort=False, dropna=False)}
+        arms = {str(arm[by].iloc[0]): arm for _, arm in group.groupby(by, sort=False, dropna=False)}
         rows += [{**place, by: name, **arm_row(arm, float(group.budget.min()))} for name, arm in arms.items()]
         if len(arms) == 1:
             statements.append(Statement(f"{next(iter(arms))}{at_setting(heading)}: nothing to compare with.", False))
@@ -105,7 +105,7 @@ def compare_arms(results: Shown, by: str = SCHEME, at: Mapping[str, Any] | None 
     statements.sort(key=lambda one: not one.supported)
     if unfinished := len(trials) - len(finished):
         left = states(trials[trials.verdict.isna()])
-        statements.append(Statement(f"{unfinished} of {len(trials)} trials are left out ({left}).", False))
+        statements.append(Statement(f"Left out of {counted(len(trials))}: {unfinished} unfinished ({left}).", False))
     return ArmComparison(by, pd.DataFrame(rows), pd.DataFrame(pairs), statements)
 
 
@@ -171,7 +171,7 @@ def sentence(one: Contrast, found: Effect, tested: int) -> Statement:
     else:
         text = f"{one.arm} reaches {error} sooner than {one.other}{place}: {figures}; {first} and {second} seeds"
     if found.unpaired:
-        text += f"; {found.unpaired} trials without a partner of their seed are left out"
+        text += f"; left out: {counted(found.unpaired)} without a partner of the same seed"
     if one.differs_too:
         text += f"; they differ in {', '.join(one.differs_too)} too"
     return Statement(f"{text}.", bool(found.shows_sooner()))
@@ -181,13 +181,14 @@ def effect_text(found: Effect, tested: int) -> str:
     """`3.1× [2.6, 3.9], p = 0.008`, as far as the ratio is known, and the adjusted p-value or why there is none."""
     ratio, low, high = found.ratio
     if found.seeds == 1:
-        ends = "one seed has no interval"
-    elif found.coverage < 1 - 2 ** (1 - FEWEST_SEEDS):
+        bound = {(1, 0): "at least ", (0, 1): "at most "}.get(found.reached, "")
+        return f"{bound}{ratio:.2g}×, of one seed no interval and no p-value"
+    if found.coverage < 1 - 2 ** (1 - FEWEST_SEEDS):
         ends = f"{low:.2g} to {high:.2g}, which hold the median with probability {found.coverage:.2g}"
     else:
         ends = f"{low:.2g}, {high:.2g}"
     times = f"{ratio:.2g}× [{ends}]"
-    if math.isinf(high) and found.seeds > 1:
+    if math.isinf(high):
         times = f"at least {low:.2g}×" if low > 0 else "a ratio that is open"
     if found.seeds < FEWEST_SEEDS:
         return f"{times}, no p-value below {FEWEST_SEEDS} seeds"
@@ -196,11 +197,18 @@ def effect_text(found: Effect, tested: int) -> str:
 
 def needed_text(found: Effect) -> str:
     """How many seeds would show such a difference, where these are too few."""
+    if found.p <= LEVEL < found.p_adjusted:
+        return "so many comparisons need more seeds: compare a part, or run more"
     if math.isnan(found.seeds_needed) or found.seeds_needed <= found.seeds:
         return ""
     if math.isinf(found.seeds_needed):
         return "more than 1,000 seeds would be needed to show so small a difference"
     return f"about {found.seeds_needed:.0f} seeds would be needed to show a difference of this size"
+
+
+def counted(trials: int) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{trials} trial{'s' if trials > 1 else ''}"
 
 
 def at_setting(setting: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from initlab.analysis.arm_comparison import effect_text
+from initlab.analysis.arm_comparison import counted, effect_text
 from initlab.analysis.arms import chosen, timed_trials
 from initlab.analysis.claims import AHEAD
 from initlab.analysis.comparison import compare_paper
@@ -59,7 +59,7 @@ def check_claims(results: Shown) -> list[CheckedClaim]:
                 figures, holds = reaching(arms[place][0], never=claim.claim == "never_reaches")
         # What the finished trials disprove stays so.
         if unfinished := sum(int(arm.verdict.isna().sum()) for arm in arms[place]):
-            figures, holds = f"{figures}; {unfinished} trials unfinished", holds and None
+            figures, holds = f"{figures}; {counted(unfinished)} unfinished", holds and None
         checked.append(CheckedClaim(wording(claim), figures, holds))
     return checked
 

@@ -182,6 +182,8 @@ def compare(outs: Sequence[Path], by: str | None, at: dict[str, Any], figure: st
     """
     from initlab.store.results import load
 
+    if (by and figure) or (at and not by):
+        raise click.UsageError("--by and --paper are two questions, and --at goes with --by; ask one")
     results = [load(out) for out in outs]
     if by:
         from initlab.analysis.arm_comparison import compare_arms

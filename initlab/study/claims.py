@@ -44,6 +44,8 @@ class Claim(Spec):
             problem = f"{self.claim} needs {', '.join(sorted(missing))} (got {', '.join(sorted(given)) or 'nothing'})"
         elif unused := given - needed - possible:
             problem = f"{self.claim} has no use for {', '.join(sorted(unused))}"
+        elif self.than and self.other() == self.arm:
+            problem = "than says what arm says (got one arm, not two)"
         elif self.claim == "within" and ("than" in given) == ("error" in given):
             problem = "within compares with one of two (got both or neither)"
         if problem:

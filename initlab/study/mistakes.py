@@ -6,7 +6,7 @@ import re
 import reprlib
 from collections.abc import Iterable
 from datetime import date
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -62,7 +62,7 @@ def explanation(item: ErrorDetails, model: type[BaseModel]) -> str:
     """What is wrong, and what is allowed, of one mistake that pydantic reports."""
     value, kind, context = item["input"], item["type"], item.get("ctx", {})
     if kind == "extra_forbidden":
-        return unknown_key([str(part) for part in item["loc"]], model)
+        return unknown_key(item["loc"], model)
     if kind == "missing":
         return "missing (got nothing); give it a value"
     if kind == "literal_error":
@@ -79,12 +79,13 @@ def explanation(item: ErrorDetails, model: type[BaseModel]) -> str:
     return f"{problem} (got {short(value)}); allowed: {allowed_values.format(**whole)}"
 
 
-def unknown_key(path: list[str], model: type[BaseModel]) -> str:
+def unknown_key(path: Parts, model: type[BaseModel]) -> str:
     """What to say of a key that does not exist, with those that do, and the section that it may belong to."""
     section: Any = model
     for part in path[:-1]:
-        section = section.model_fields[part].annotation
-    key, prefix = path[-1], "".join(f"{part}." for part in path[:-1])
+        # A position in a list stands for the kind of its items.
+        section = get_args(section)[0] if isinstance(part, int) else section.model_fields[part].annotation
+    key, prefix = str(path[-1]), f"{dotted(path[:-1])}." if path[1:] else ""
     fields = model.model_fields.items()
     elsewhere = [f"{name}.{key}" for name, field in fields if key in getattr(field.annotation, "model_fields", {})]
     near = [prefix + name for name in difflib.get_close_matches(key, section.model_fields, n=1)]

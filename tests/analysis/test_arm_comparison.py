@@ -71,7 +71,7 @@ def test_an_arm_that_never_gets_there_counts_with_its_budget() -> None:
     ("fake", "words"),
     [
         (study(3.0, seeds=4), "no p-value below 5 seeds"),
-        (study(3.0, seeds=1), "one seed has no interval"),
+        (study(3.0, seeds=1), "3×, of one seed no interval"),
         (study(1.0), "p = 1"),
     ],
 )
@@ -96,8 +96,8 @@ def test_unfinished_trials_and_seeds_without_a_partner_are_named() -> None:
     add(fake, "he", 7, 1.0)
     add(fake, "xavier", 8, None, verdict=None, state="running")
     text = arms_text(compare_arms(fake))
-    assert "1 trials without a partner of their seed are left out" in text
-    assert "1 of 12 trials are left out (1 running)." in text
+    assert "left out: 1 trial without a partner of the same seed" in text
+    assert "Left out of 12 trials: 1 unfinished (1 running)." in text
     alone = Fake(threshold=0.45)
     add(alone, "he", 0, 1.0)
     add(alone, "xavier", 1, 2.0)
@@ -114,6 +114,18 @@ def test_settings_are_compared_apart_and_at_takes_one() -> None:
     assert found.pairs.p_adjusted.to_list() == pytest.approx([4 / 252, 4 / 252])
     assert ["at 22 layers" in one.text for one in found.statements] == [True, False]
     assert len(compare_arms(fake, at={"net.depth": 30}).pairs) == 1
+
+
+def test_many_comparisons_need_more_seeds() -> None:
+    # Of the smallest p of five seeds, 2 / 252, seven are below 0.05, eight are not.
+    fake = Fake(threshold=0.45)
+    for depth in range(10, 18):
+        for seed in range(5):
+            add(fake, "he", seed, 1 + seed / 10, depth)
+            add(fake, "xavier", seed, None, depth)
+    found = compare_arms(fake)
+    assert found.pairs.p_adjusted.min() == pytest.approx(16 / 252)
+    assert all("so many comparisons need more seeds" in one.text for one in found.statements)
 
 
 def test_fields_that_go_with_the_arm_are_named() -> None:
@@ -205,6 +217,8 @@ def test_the_command_on_the_reference_results() -> None:
     assert "he reaches 70 % error sooner than xavier: 2.3×" in result.stdout
     result = CliRunner().invoke(main, ["compare", str(REFERENCE / "desk-fig2")])
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    for options in (["--by", "init.scheme", "--paper", "fig2"], ["--at", "seed=1"], ["--by", "seed", "--at", "seed"]):
+        assert CliRunner().invoke(main, ["compare", str(REFERENCE / "desk-fig2"), *options]).exit_code == 2
     assert "--by" in result.stderr and "--paper" in result.stderr and "claims" in result.stderr
 
 

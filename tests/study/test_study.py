@@ -265,3 +265,15 @@ def test_no_file_and_no_override_makes_anything_but_a_study_or_lines_of_mistakes
                 assert line.startswith((f"{path}: ", "--set "))
                 assert "Input should" not in line and "Value error" not in line  # pydantic's own words
     assert right > 50 and wrong > 500  # the draws reach both
+
+
+def test_claims_survive_the_file_and_change_no_id(study, tmp_path: Path):
+    claims = "claims: [{claim: faster, arm: {init.scheme: he}, than: {init.scheme: xavier}, times: 1.5}]"
+    grid = "grid: {init.scheme: [he, xavier]}"
+    claiming = study(f"{grid}\n{claims}")
+    assert [trial.id for trial in plan(claiming)] == [trial.id for trial in plan(study(grid))]
+    written = tmp_path / "written.yaml"
+    written.write_text(dump_study(claiming))
+    assert load_study(written) == claiming and claiming.claims[0].other() == {"init.scheme": "xavier"}
+    # A store without claims is read by an initlab that knows none.
+    assert "claims" not in dump_study(study(grid))

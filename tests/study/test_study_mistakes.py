@@ -8,7 +8,7 @@ from initlab.plan.plan import plan
 from initlab.study.mistakes import StudyError
 from initlab.study.study import load_study
 
-TOP = "name, question, data, net, init, train, probe, verdict, run, seed, grid, cases"
+TOP = "name, question, data, net, init, train, probe, verdict, run, seed, grid, cases, claims"
 NET = "name, depth, width, widths, stages, downsample, linear_width, activation, negative_slope, norm, skip, options"
 NETS = "plain, small-14, small-30, vgg-16, vgg-19, A, B, C, B+3, B+6, B+9, pkg.module:callable"
 INIT = "scheme, mode, distribution, std, linear_std, last_std, last_factor"
@@ -36,6 +36,34 @@ FIELDS = {
     "net: {lr: 0.1}": [f"net.lr: unknown key (got 'lr'); allowed: {NET}; did you mean train.lr?"],
     "net: {3: 22}": ["line 2, column 7: a key that is not text (got '3'); put it in quotes if it is"],
     "? [a, b]\n: 3": ["line 2, column 3: a key that is not text (got a list or a mapping); put it in quotes if it is"],
+    # claims
+    "claims: [{claim: reaches, arm: {seed: 0}, than_: 1}]": [
+        "claims[0].than_: unknown key (got 'than_'); allowed: claim, arm, than, times, by, error, figure; "
+        "did you mean claims[0].than?"
+    ],
+    "claims: [{claim: fastest, arm: {seed: 0}}]": [
+        "claims[0].claim: unknown value (got 'fastest'); allowed: faster, reaches, never_reaches, within, same_order; "
+        "did you mean 'faster'?"
+    ],
+    "claims: [{claim: faster, arm: {init.scheme: he}}]": [
+        "claims[0]: faster needs than (got arm); allowed: arm, than, times"
+    ],
+    "claims: [{claim: reaches, arm: {init.scheme: he}, by: 0.1}]": [
+        "claims[0]: reaches has no use for by; allowed: arm"
+    ],
+    "claims: [{claim: within, arm: {init.scheme: he}, by: 0.1}]": [
+        "claims[0]: within compares with one of two (got both or neither); allowed: arm, by, error, than"
+    ],
+    "claims: [{claim: faster, arm: {init.scheme: he}, than: {init.scheme: he}}]": [
+        "claims[0]: than says what arm says (got one arm, not two); allowed: arm, than, times"
+    ],
+    "claims: [{claim: reaches, arm: {init.mdoe: fan_in, run.jobs: 2}}, he]": [
+        "claims[1]: wrong type (got 'he'); allowed: a mapping (`key: value` lines)"
+    ],
+    "claims: [{claim: reaches, arm: {init.mdoe: fan_in, net.depth: deep}}]": [
+        f"claims[0].arm.init.mdoe: no such field (got 'init.mdoe'); allowed: {INIT_PATHS}; did you mean init.mode?",
+        "claims[0].arm.net.depth: wrong type (got 'deep'); allowed: a whole number",
+    ],
     # values
     "init: {scheme: hee}": [f"init.scheme: unknown scheme (got 'hee'); allowed: {SCHEMES}; did you mean 'he'?"],
     "init: {scheme: orthogonl}": [
@@ -277,7 +305,7 @@ def test_a_few_lines_that_stand_for_billions_of_values_are_refused(tmp_path: Pat
         (
             "name.x=3",
             "name.x: no such field (got 'name.x'); allowed: a path in data, net, init, train, probe, verdict, run, "
-            "name, question, seed, grid, cases; did you mean name?",
+            "name, question, seed, grid, cases, claims; did you mean name?",
         ),
         ("grid.seed=3", "grid.seed: wrong type (got 3); allowed: a list"),
         ("grid.seed=[1, 1]", "grid.seed: duplicate trial (got 1 twice); keep one"),
