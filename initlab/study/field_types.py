@@ -1,6 +1,7 @@
 """The kinds of values that fields of a spec take: counts, fractions, names of built-in things or of the user's code."""
 
 import math
+import sys
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
@@ -46,7 +47,7 @@ def plain_data(value: Any) -> Any:
 
 def number_or_auto(value: Any) -> float | str:
     """Check that a value is a finite number above 0, or the word `auto`."""
-    if type(value) in (int, float) and 0 < value < math.inf:
+    if type(value) in (int, float) and 0 < value <= sys.float_info.max:
         return float(value)
     if value == "auto":
         return "auto"

@@ -36,6 +36,10 @@ FIELDS = {
     "net: {lr: 0.1}": [f"net.lr: unknown key (got 'lr'); allowed: {NET}; did you mean train.lr?"],
     "net: {3: 22}": ["line 2, column 7: a key that is not text (got '3'); put it in quotes if it is"],
     "? [a, b]\n: 3": ["line 2, column 3: a key that is not text (got a list or a mapping); put it in quotes if it is"],
+    # A whole number that no float holds.
+    f"run: {{gpus_per_trial: 1{'0' * 400}}}": [
+        "run.gpus_per_trial: out of range (got a whole number of about 401 digits); allowed: a number above 0, or auto"
+    ],
     # claims
     "claims: [{claim: reaches, arm: {seed: 0}, than_: 1}]": [
         "claims[0].than_: unknown key (got 'than_'); allowed: claim, arm, than, times, by, error, figure; "
