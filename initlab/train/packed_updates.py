@@ -46,8 +46,8 @@ class PackedUpdates:
         self.counts = torch.zeros(len(trials), len(parameters), device=self.flat.device)
         self.momentum = self.spread([[t.spec.train.momentum] * len(groups) for t in trials])
         self.decay = self.spread([[group["weight_decay"] for group in t.updates.groups] for t in trials])
-        limits = [trial.spec.train.clip_norm for trial in trials]
-        self.limits_K = torch.tensor([limit or torch.inf for limit in limits]).to(self.flat) if any(limits) else None
+        limits = [trial.spec.train.clip_norm or torch.inf for trial in trials]
+        self.limits_K = self.flat.new_tensor(limits) if min(limits) < torch.inf else None
         self.lrs: list[list[float]] = []
         self.lr = torch.zeros_like(self.flat)
         places = {key: self.by_name(flat) for key, flat in self.moments.items()}

@@ -155,9 +155,7 @@ class Trial:
         images, labels = next(self.batches)
         if self.on_gpu:
             images = images.contiguous(memory_format=self.layout)
-        # The user's code may draw from torch's own generators, as nn.Dropout does.
-        if is_code(self.spec.net.name) or is_code(self.spec.train.optimizer):
-            torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
+        self.seed_users_code()
         self.updates.optimizer.zero_grad(set_to_none=True)
         sample = self.moments if self.spec.samples_update(self.step) else None
         parts = self.spec.train.accumulate
@@ -167,6 +165,11 @@ class Trial:
             sample.sampled(len(labels))
         self.updates.step(self.lr())
         self.count_step()
+
+    def seed_users_code(self) -> None:
+        """The user's code may draw from torch's own generators, as nn.Dropout does: the same at every try of a step."""
+        if is_code(self.spec.net.name) or is_code(self.spec.train.optimizer):
+            torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
 
     def add_gradients(self, images: Tensor, labels: Tensor, part: int, sample: RunningMoments | None) -> None:
         """Add what one part of a batch, of `train.accumulate`, gives to the gradients of the batch's mean loss."""
@@ -219,7 +222,9 @@ class Trial:
         decay = None if is_code(train.optimizer) else train.weight_decay
         signals = measure(self.net, images, labels, weight_decay=decay, gradients=gradients)
         weights = {name: layer.weight for name, layer in weight_layers(self.net)}
-        ratios = self.updates.ratios([weights[row["name"]] for row in signals], gradients, self.lr())
+        with torch.random.fork_rng([self.data.mean.device] if self.on_gpu else []):
+            self.seed_users_code()
+            ratios = self.updates.ratios([weights[row["name"]] for row in signals], gradients, self.lr())
         for row, (update, decay_ratio) in zip(signals, ratios, strict=True):
             row["update_ratio"] = update
             if train.optimizer in DECOUPLED:
