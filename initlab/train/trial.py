@@ -216,22 +216,24 @@ class Trial:
             self.record_row(self.step in self.due.validations, evaluation)
 
     def probed(self) -> list[dict[str, Any]]:
-        """What a probe measures now, and of the update that its batch would bring about."""
+        """What a probe measures now; under another optimiser than SGD, also the update that its batch would make."""
         train, gradients = self.spec.train, dict[Tensor, Tensor]()
         images, labels = self.data.probe_batch(self.spec.probe.examples)
+        if train.optimizer == "sgd":
+            signals = measure(self.net, images, labels, weight_decay=train.weight_decay)
+            # What follows from decay was found for SGD, whose updates are as small as its gradients.
+            self.log.evidence.see_probe(signals)
+            return signals
         decay = None if is_code(train.optimizer) else train.weight_decay
         signals = measure(self.net, images, labels, weight_decay=decay, gradients=gradients)
         weights = {name: layer.weight for name, layer in weight_layers(self.net)}
         with torch.random.fork_rng([self.data.mean.device] if self.on_gpu else []):
             self.seed_users_code()
             ratios = self.updates.ratios([weights[row["name"]] for row in signals], gradients, self.lr())
-        for row, (update, decay_ratio) in zip(signals, ratios, strict=True):
+        for row, (update, of_decay) in zip(signals, ratios, strict=True):
             row["update_ratio"] = update
             if train.optimizer in DECOUPLED:
-                row["decay_ratio"] = decay_ratio
-        # What follows from decay was found for SGD, whose updates are as small as the gradients.
-        if train.optimizer == "sgd":
-            self.log.evidence.see_probe(signals)
+                row["decay_ratio"] = of_decay
         return signals
 
     def record_row(self, validate: bool, evaluation: Evaluation | None = None) -> None:
