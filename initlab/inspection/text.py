@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from collections.abc import Sequence
 from html import escape
 
 import pandas as pd
@@ -42,19 +43,30 @@ def as_text(table: pd.DataFrame, diagnosis: Diagnosis, advice: list[str]) -> str
         lines += textwrap.wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
     if table.empty:
         return printable("\n".join(lines))
-    cells = [HEADS, *rows_of(table)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    widths[1] = min(widths[1], WIDTH - sum(widths) + widths[1] - 2 * (len(HEADS) - 1))
-    # Names and shapes to the left, numbers to the right.
-    sides = ["<" if head in ("layer", "weight", "status") else ">" for head in HEADS]
-    line = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))
-    lines.append("")
-    for number, name, *others in cells:
-        short = name if len(name) <= widths[1] else "…" + name[1 - widths[1] :]
-        lines.append(line.format(number, short, *others).rstrip())
+    lines += ["", *aligned([HEADS, *rows_of(table)], left=("layer", "weight", "status"), cut=1)]
     if len(table) > LONGEST:
         lines.insert(-SHOWN, BETWEEN.format(len(table) - 2 * SHOWN))
     return printable("\n".join(lines))
+
+
+def aligned(cells: Sequence[Sequence[str]], left: Sequence[str], cut: int) -> list[str]:
+    """A line per row, the heads first, of at most `WIDTH` characters, to which the column `cut` gives way.
+
+    It loses the beginnings of what it says, as names of layers keep their ends, or if it is the last column the ends.
+    Columns with heads that are `left` are set to the left, others, of numbers, to the right.
+    """
+    heads = cells[0]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths[cut] = max(min(widths[cut], WIDTH - sum(widths) + widths[cut] - 2 * (len(heads) - 1)), len(heads[cut]), 2)
+    sides = ["<" if head in left else ">" for head in heads]
+    line = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))
+    lines = []
+    for row in cells:
+        text, room = row[cut], widths[cut] - 1
+        if len(text) > widths[cut]:
+            text = f"{text[:room]}…" if cut == len(heads) - 1 else f"…{text[-room:]}"
+        lines.append(line.format(*row[:cut], text, *row[cut + 1 :]).rstrip())
+    return lines
 
 
 def rows_of(table: pd.DataFrame) -> list[list[str]]:
