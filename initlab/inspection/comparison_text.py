@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from initlab.errors import printable
-from initlab.inspection.text import COLOURS, WIDTH, aligned, code
+from initlab.inspection.text import COLOURS, WIDTH, aligned, code, html_table
 
 HEADS = ("scheme", "verdict", "forward", "backward", "inside", "forecast", "sets")
 LEFT = ("scheme", "verdict", "forecast", "sets")
@@ -93,7 +93,6 @@ def troubles(table: pd.DataFrame) -> list[str]:
 def as_html(table: pd.DataFrame, best: str | None, why: str, notes: Sequence[str]) -> str:
     """The same for a notebook; text and lines take the page's own colour, a verdict that of its word."""
     heads, *cells = cells_of(table)
-    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     rows = []
     for scheme, word, row in zip(table.scheme, table.verdict, cells, strict=True):
         name, verdict, *others = map(escape, row)
@@ -102,8 +101,5 @@ def as_html(table: pd.DataFrame, best: str | None, why: str, notes: Sequence[str
         shown = f"<b>{name}</b>" if scheme == best else name
         rows.append(f'<tr><td>{shown}</td><td style="color:{colour}">{verdict}</td>{plain}</tr>')
     items = "".join(f"<li>{code(text)}</li>" for text in (LEGEND, *troubles(table), *notes))
-    return (
-        f'<div style="color:inherit"><p>{code(headline(best, why))}</p>'
-        + f'<table style="color:inherit;background:transparent"><thead><tr>{head}</tr></thead>'
-        + f"<tbody>{''.join(rows)}</tbody></table><ul>{items}</ul></div>"
-    )
+    headed = f'<div style="color:inherit"><p>{code(headline(best, why))}</p>'
+    return f"{headed}{html_table(heads, rows)}<ul>{items}</ul></div>"

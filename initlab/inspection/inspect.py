@@ -18,6 +18,7 @@ from initlab.inspection.pupil import Pupil
 from initlab.inspection.text import as_html, as_text
 from initlab.inspection.trial import HEALTHY, Trials
 from initlab.inspection.troubles import Evidence
+from initlab.inspection.two_inits import Ratios, check_same_layers, ratios_of
 from initlab.nets.undisturbed import Batch, num_examples, untouched
 from initlab.signal.precision import COLUMNS as ROUNDING
 from initlab.signal.probe import COLUMNS, Loss
@@ -87,6 +88,18 @@ class Inspection:
     def healthy(self) -> bool:
         """Whether training can be expected to start: the verdict is `healthy` or `uneven`."""
         return self.verdict in ("healthy", "uneven")
+
+    def against(self, other: "Inspection") -> Ratios:
+        """How much larger the signals are here than in another inspection of the same net, layer by layer.
+
+        Both should be of one batch, with the same labels and loss. Two schemes of a seed have the same normals, so that
+        Xavier's over He's forward variances are 2^-(l + 1) at layer l from 0 of a ReLU net without biases.
+
+        Raises:
+            UserError: nets whose layers differ in name or shape.
+        """
+        check_same_layers(*(dict(zip(table.name, table["shape"], strict=True)) for table in (self.table, other.table)))
+        return ratios_of(self.table, other.table)
 
     def plot(self, ax: Any = None) -> "Figure":
         """Forward and backward variance against the layer, with the theory's band where the table has it.

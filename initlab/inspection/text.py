@@ -22,6 +22,11 @@ COLUMNS = {
     **{"decay_ratio": "decay", "zero_fraction": "zeros", "status": "status"},
 }
 HEADS = list(COLUMNS.values())
+# Those of two initialisations, A over B.
+RATIOS = {
+    **{"name": "layer", "weight_ratio": "weight std"},
+    **{"forward_ratio": "forward var", "backward_ratio": "backward var, A / B"},
+}
 # Mid-tones, legible on white and on black.
 COLOURS = {
     **{"vanishing": "#4a8fd6", "exploding": "#e0584f", "nonfinite": "#e0584f", "dead": "#8d8d8d"},
@@ -86,7 +91,6 @@ def cell(value: object) -> str:
 
 def as_html(table: pd.DataFrame, diagnosis: Diagnosis, advice: list[str]) -> str:
     """The same for a notebook; text and lines take the page's own colour, a status that of its word."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in HEADS)
     rows = []
     for *cells, status in rows_of(table):
         colour, plain = COLOURS.get(status, "inherit"), "".join(f"<td>{escape(text)}</td>" for text in cells)
@@ -98,9 +102,41 @@ def as_html(table: pd.DataFrame, diagnosis: Diagnosis, advice: list[str]) -> str
     return (
         f'<div style="color:inherit"><p><b style="color:{COLOURS[verdict]}">{verdict}</b>: {code(diagnosis.reason)}</p>'
         + (f"<ul>{items}</ul>" if advice else "")
-        + f'<table style="color:inherit;background:transparent"><thead><tr>{head}</tr></thead>'
-        + f"<tbody>{''.join(rows)}</tbody></table></div>"
+        + html_table(HEADS, rows)
+        + "</div>"
     )
+
+
+def html_table(heads: Sequence[str], rows: Sequence[str]) -> str:
+    """A table in the page's own colours, of rows that are HTML."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+    return (
+        f'<table style="color:inherit;background:transparent"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def ratios_text(table: pd.DataFrame, sentences: Sequence[str]) -> str:
+    """Ratios of two initialisations, a line per layer, and what is to be said of them."""
+    lines = aligned([list(RATIOS.values()), *ratio_cells(table)], left=("layer",), cut=0)
+    return printable("\n".join([*lines, *sentences]))
+
+
+def ratios_html(table: pd.DataFrame, sentences: Sequence[str]) -> str:
+    """The same for a notebook."""
+    rows = ["".join(f"<td>{escape(text)}</td>" for text in row) for row in ratio_cells(table)]
+    said = "".join(f"<p>{code(text)}</p>" for text in sentences)
+    return (
+        f'<div style="color:inherit">{said}{html_table([*RATIOS.values()], [f"<tr>{row}</tr>" for row in rows])}</div>'
+    )
+
+
+def ratio_cells(table: pd.DataFrame) -> list[list[str]]:
+    """The cells of each layer, a ratio with the digits that show whether it is a power of two."""
+    return [
+        [str(name), *("–" if math.isnan(ratio) else f"{ratio:.6g}" for ratio in ratios)]
+        for name, *ratios in table[list(RATIOS)].itertuples(index=False)
+    ]
 
 
 def code(text: str) -> str:
