@@ -9,7 +9,7 @@ my_scheme                               a function (normals, layer) -> weight, a
 import inspect
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,7 @@ FORMS = (
     "or a pair of a name and a function that sets the model in place"
 )
 Given = str | Callable[..., Any]
-Schemes = str | Callable[..., Any] | Sequence[Given | tuple[str, Given]] | Mapping[str, Given]
+Schemes = str | Callable[..., Any] | Iterable[Given | tuple[str, Given]] | Mapping[str, Given]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def candidates_of(schemes: Schemes) -> list[Candidate]:
         UserError: none, an unknown scheme, what is no scheme, or two of one name.
     """
     listed = [schemes] if isinstance(schemes, str) or callable(schemes) else schemes
-    if not isinstance(listed, (Sequence, Mapping)):
+    if not isinstance(listed, Iterable):
         raise UserError(f"schemes: not a list of schemes (got {type(schemes).__name__}); allowed: a list of {FORMS}")
     candidates = [candidate_of(entry) for entry in (listed.items() if isinstance(listed, Mapping) else listed)]
     if not candidates:

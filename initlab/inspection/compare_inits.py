@@ -181,7 +181,7 @@ def compare_inits(
         notes.append(DRIFT_NOTE)
     if lr is not None:
         notes += forecast_notes([draw.forecast for own in draws.values() for draw in own])
-    best, why = best_of(table, verdicts)
+    best, why = best_of(table, verdicts, labelled=bool(signals.backward_var.notna().any()))
     return Comparison(table, verdicts, signals, best, why, cost, notes, candidates, batch)
 
 
