@@ -51,7 +51,7 @@ class Candidate:
         return None if self.init == AS_IS else self.init
 
     @property
-    def drawn(self) -> bool:
+    def is_random(self) -> bool:
         """Whether another seed gives other weights."""
         return self.init != AS_IS
 
@@ -61,28 +61,35 @@ class Candidate:
         Raises:
             ValueError: an initialisation that fails on this model.
         """
-        if self.scheme is not None:
-            rows: list[dict[str, Any]] = []
-            init_(model, self.scheme, seed=seed, batch=batch, on_parameter=rows.append)
-            rules = Counter(row["rule"] if isinstance(row["rule"], str) else self.name for row in rows)
-            left = rules.pop("kept", 0)
-            return ", ".join(
-                [*(f"{count} to {rule}" for rule, count in rules.items()), *([f"{left} kept"] if left else [])]
-            )
-        if not callable(self.init):
-            return "nothing"
-        before, shapes = copied(model), shapes_of(model)
-        with seeded(model, seed):
-            try:
-                result = self.init(model)
-            # The user's code may raise anything.
-            except Exception as error:
-                raise ValueError(f"it raised {type(error).__name__}: {one_line(error)}") from error
-        if isinstance(result, nn.Module) and result is not model:
-            raise ValueError("it gives another model (got a new module); set the one that is given, in place")
-        if shapes_of(model) != shapes:
-            raise ValueError("it changed the names or shapes of parameters; set their numbers, in place")
-        return f"{len(changes_between(before, model))} of {len(shapes)} parameters changed"
+        try:
+            if self.scheme is not None:
+                return drawn(model, self.scheme, self.name, batch, seed)
+            return called(model, self.init, seed) if callable(self.init) else "nothing"
+        except (ValueError, torch.OutOfMemoryError):
+            raise
+        # The user's code may raise anything.
+        except Exception as error:
+            raise ValueError(f"it raised {type(error).__name__}: {one_line(error)}") from error
+
+
+def drawn(model: nn.Module, scheme: str | Scheme, name: str, batch: Batch, seed: int) -> str:
+    """Draw the weights under a scheme of this name; gives how many parameters were set to what."""
+    rows: list[dict[str, Any]] = []
+    init_(model, scheme, seed=seed, batch=batch, on_parameter=rows.append)
+    rules = Counter(row["rule"] if isinstance(row["rule"], str) else name for row in rows)
+    return ", ".join(f"{count} kept" if rule == "kept" else f"{count} to {rule}" for rule, count in rules.items())
+
+
+def called(model: nn.Module, function: Callable[..., Any], seed: int) -> str:
+    """Let a function set the model, under global random streams of this seed; gives how much it changed."""
+    before, shapes = copied(model), shapes_of(model)
+    with seeded(model, seed):
+        result = function(model)
+    if isinstance(result, nn.Module) and result is not model:
+        raise ValueError("it gives another model (got a new module); set the one that is given, in place")
+    if shapes_of(model) != shapes:
+        raise ValueError("it changed the names or shapes of parameters; set their numbers, in place")
+    return f"{len(changes_between(before, model))} of {len(shapes)} parameters changed"
 
 
 def shapes_of(model: nn.Module) -> dict[str, torch.Size]:

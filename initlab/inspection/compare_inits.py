@@ -145,7 +145,7 @@ def compare_inits(
         check_rates(lr, weight_decay)
     check_run(model, batch, labels, loss)
     ground = Ground(model, batch, labels, loss, lr, weight_decay)
-    counts = [seeds if candidate.drawn else 1 for candidate in candidates]
+    counts = [seeds if candidate.is_random else 1 for candidate in candidates]
     work = f"{sum(counts)} measures and {len(candidates)} predictions"
     draws: dict[str, list[Draw]] = {}
     errors: dict[str, str] = {}
@@ -177,7 +177,7 @@ def compare_inits(
     ]
     table = pd.DataFrame(rows)
     notes = list(dict.fromkeys(note for own in draws.values() for draw in own for note in draw.notes))
-    if verdicts.verdict.isin(["vanishing", "exploding"]).any():
+    if labels is not None and verdicts.verdict.isin(["vanishing", "exploding"]).any():
         notes.append(DRIFT_NOTE)
     if lr is not None:
         notes += forecast_notes([draw.forecast for own in draws.values() for draw in own])

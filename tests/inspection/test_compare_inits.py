@@ -132,6 +132,7 @@ def test_a_scheme_that_fails_has_a_row_that_says_why_and_the_others_go_on() -> N
         "other": lambda model: nn.Linear(3, 3),
         "longer": lambda model: model.append(nn.Linear(10, 10)),
         "wrong": lambda normals, layer: normals[:1],
+        "absent": lambda normals, layer: normals * layer.no_such_fan,
         "he": "he",
     }
     comparison = initlab.compare_inits(mlp(4), X, Y, schemes, 2)
@@ -140,6 +141,7 @@ def test_a_scheme_that_fails_has_a_row_that_says_why_and_the_others_go_on() -> N
     assert "another model" in errors["other"]
     assert "changed the names or shapes of parameters" in errors["longer"]
     assert "gave no weight" in errors["wrong"]
+    assert errors["absent"].startswith("it raised AttributeError: 'LayerShape' object has no attribute")
     assert comparison.best == "he"
     assert rows(comparison)["broken"]["verdict"] == ""
     assert "`broken` failed: it raised KeyError" in str(comparison)
