@@ -77,7 +77,8 @@ def drawn(model: nn.Module, scheme: str | Scheme, name: str, batch: Batch, seed:
     rows: list[dict[str, Any]] = []
     init_(model, scheme, seed=seed, batch=batch, on_parameter=rows.append)
     rules = Counter(row["rule"] if isinstance(row["rule"], str) else name for row in rows)
-    return ", ".join(f"{count} kept" if rule == "kept" else f"{count} to {rule}" for rule, count in rules.items())
+    by_rule = sorted(rules.items(), key=lambda item: item[0] == "kept")
+    return ", ".join(f"{count} kept" if rule == "kept" else f"{count} to {rule}" for rule, count in by_rule)
 
 
 def called(model: nn.Module, function: Callable[..., Any], seed: int) -> str:

@@ -177,6 +177,9 @@ def compare_inits(
     ]
     table = pd.DataFrame(rows)
     notes = list(dict.fromkeys(note for own in draws.values() for draw in own for note in draw.notes))
+    weak = int((tables[0].basis.notna() & (tables[0].basis != "theory")).sum())
+    if weak:
+        notes.append(f"theory follows {weak} of {len(tables[0])} layers only about, so that its band may miss there")
     if labels is not None and verdicts.verdict.isin(["vanishing", "exploding"]).any():
         notes.append(DRIFT_NOTE)
     if lr is not None:

@@ -40,10 +40,9 @@ def best_of(table: pd.DataFrame, verdicts: pd.DataFrame, *, labelled: bool) -> t
     levels = {scheme: level_of(draws[scheme]) for scheme in hopeful}
     best, *others = sorted(hopeful, key=lambda scheme: float(levels[scheme].mean()))
     if alike := [scheme for scheme in others if not is_better(levels[best], levels[scheme])]:
-        return (
-            None,
-            f"{together([best, *alike])} cannot be told apart: each was judged {word}, {likeness(draws[best])}{blind}",
-        )
+        alike = [best, *alike]
+        reason = likeness([draws[scheme] for scheme in alike])
+        return None, f"{together(alike)} cannot be told apart: each was judged {word}, {reason}{blind}"
     if not others:
         alone, count = (f"alone of {len(rows)} was" if len(rows) > 1 else "was"), len(draws[best])
         return best, f"`{best}` {alone} judged {word}, with {count} of {count} seeds: {rows[best]['reason']}"
@@ -88,15 +87,16 @@ def is_better(better: NDArray[np.float64], worse: NDArray[np.float64]) -> bool:
     return bool(worse.mean() - better.mean() > max(DEPTH_SCALE, student.ppf(SURE, most - 1) * error))
 
 
-def likeness(draws: pd.DataFrame) -> str:
-    """Why schemes cannot be told apart, from the draws of the best of them."""
-    if draws[CHANGES].isna().all(axis=None):
+def likeness(draws: Sequence[pd.DataFrame]) -> str:
+    """Why schemes cannot be told apart, from the draws of each."""
+    seeds = max(map(len, draws))
+    if all(own[CHANGES].isna().all(axis=None) for own in draws):
         return "and no two layers before the last have a signal to compare"
-    if len(draws) < 2:
+    if seeds < 2:
         return "and one seed does not tell a scheme from chance; give more seeds"
     return (
         "and what they change from end to end differs by less than a factor e, or by less than from seed to seed "
-        f"({len(draws)} seeds)"
+        f"({seeds} seeds)"
     )
 
 
