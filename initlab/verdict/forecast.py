@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 from torch import inference_mode, nn
 
+from initlab.errors import UserError
 from initlab.nets.undisturbed import Batch, first_tensor, num_examples, run_model, to_model, untouched
 from initlab.signal.probe import COLUMNS, Loss, measure, summed_loss
 from initlab.verdict.odds import Forecast, features_of, forecast_of
@@ -26,10 +27,7 @@ def forecast(
     Raises:
         ValueError: lr or weight_decay out of range, no labels, fewer than two classes, or no layer with a gradient.
     """
-    if not 0 < lr < math.inf:
-        raise ValueError(f"forecast: lr: out of range (got {lr}); allowed: above 0")
-    if not 0 <= weight_decay < math.inf:
-        raise ValueError(f"forecast: weight_decay: out of range (got {weight_decay}); allowed: 0 or above")
+    check_rates(lr, weight_decay)
     if labels is None:
         raise ValueError("forecast: labels: none given; the backward signal needs them")
     rows = measure(model, batch, labels, loss=loss, weight_decay=weight_decay)
@@ -41,3 +39,11 @@ def forecast(
         )
     layers, num_classes = pd.DataFrame(rows, columns=COLUMNS), first_tensor(output).shape[-1]
     return forecast_of(features_of(layers, loss=mean_loss, num_classes=num_classes, lr=lr, weight_decay=weight_decay))
+
+
+def check_rates(lr: float, weight_decay: float) -> None:
+    """Refuse a learning rate or a weight decay that is out of range."""
+    if not 0 < lr < math.inf:
+        raise UserError(f"forecast: lr: out of range (got {lr}); allowed: above 0")
+    if not 0 <= weight_decay < math.inf:
+        raise UserError(f"forecast: weight_decay: out of range (got {weight_decay}); allowed: 0 or above")
