@@ -15,7 +15,19 @@ from initlab.data.facts import FACTS
 from initlab.init.shapes import Distribution, LayerShape, Mode
 from initlab.nets.architecture import Downsample, NetChoices, Norm, RectifierName, Skip
 from initlab.nets.catalog import CATALOG
-from initlab.study.field_types import Count, Depth, Epochs, Fraction, Interval, Options, Positive, Seed, Side, known
+from initlab.study.field_types import (
+    Count,
+    Depth,
+    Epochs,
+    Fraction,
+    Interval,
+    NumberOrAuto,
+    Options,
+    Positive,
+    Seed,
+    Side,
+    known,
+)
 
 HASH_VERSION = 1
 OR_CODE = ", or pkg.module:callable (needs --allow-code)"
@@ -219,7 +231,11 @@ class Run(Spec):
         3, description="trials that fail alike in a row, none having succeeded, after which no more are begun"
     )
     max_hours: Positive | None = Field(None, description="after which all stops with a checkpoint; null = no limit")
-    gpus_per_trial: Positive = Field(1.0, description="a fraction shares a GPU (ray, cuda)")
+    gpus_per_trial: NumberOrAuto = Field(
+        1.0,
+        description="on CUDA; a fraction shares a GPU (ray); auto: as many share one as it has memory for, which the "
+        "first trial of each net shows",
+    )
     checkpoint_every_s: Positive = Field(60.0, description="seconds between checkpoints")
 
 
