@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from initlab.analysis.comparison import PaperComparison as PaperComparison, compare_paper as compare_paper
     from initlab.init.apply import init_ as init_
     from initlab.init.gains import gain as gain
+    from initlab.inspection.compare_inits import compare_inits as compare_inits
+    from initlab.inspection.comparison import Comparison as Comparison
     from initlab.inspection.inspect import Inspection as Inspection, inspect as inspect
     from initlab.inspection.lint.finding import Finding as Finding
     from initlab.inspection.lint.lint import lint as lint
@@ -33,6 +35,8 @@ _HOMES = {
         "initlab.analysis.comparison": "PaperComparison compare_paper",
         "initlab.init.apply": "init_",
         "initlab.init.gains": "gain",
+        "initlab.inspection.compare_inits": "compare_inits",
+        "initlab.inspection.comparison": "Comparison",
         "initlab.inspection.inspect": "Inspection inspect",
         "initlab.inspection.lint.finding": "Finding",
         "initlab.inspection.lint.lint": "lint",

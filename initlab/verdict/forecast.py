@@ -26,10 +26,7 @@ def forecast(
     Raises:
         ValueError: lr or weight_decay out of range, no labels, fewer than two classes, or no layer with a gradient.
     """
-    if not 0 < lr < math.inf:
-        raise ValueError(f"forecast: lr: out of range (got {lr}); allowed: above 0")
-    if not 0 <= weight_decay < math.inf:
-        raise ValueError(f"forecast: weight_decay: out of range (got {weight_decay}); allowed: 0 or above")
+    check_rates(lr, weight_decay)
     if labels is None:
         raise ValueError("forecast: labels: none given; the backward signal needs them")
     rows = measure(model, batch, labels, loss=loss, weight_decay=weight_decay)
@@ -41,3 +38,11 @@ def forecast(
         )
     layers, num_classes = pd.DataFrame(rows, columns=COLUMNS), first_tensor(output).shape[-1]
     return forecast_of(features_of(layers, loss=mean_loss, num_classes=num_classes, lr=lr, weight_decay=weight_decay))
+
+
+def check_rates(lr: float, weight_decay: float) -> None:
+    """Refuse a learning rate or a weight decay that is out of range."""
+    if not 0 < lr < math.inf:
+        raise ValueError(f"forecast: lr: out of range (got {lr}); allowed: above 0")
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(f"forecast: weight_decay: out of range (got {weight_decay}); allowed: 0 or above")
