@@ -49,6 +49,12 @@ class Comparison:
     candidates: list[Candidate] = field(default_factory=list)
     batch: Batch | None = None
 
+    @property
+    def healthy(self) -> list[str]:
+        """The schemes of which every draw was judged healthy, or uneven, so that training can be expected to start."""
+        sound = self.verdicts.verdict.isin(["healthy", "uneven"]).groupby(self.verdicts.scheme, sort=False).all()
+        return list(sound.index[sound])
+
     def apply(self, model: nn.Module, scheme: str, *, seed: int = 0) -> nn.Module:
         """Initialise a model in place under one of the schemes, by its name here; gives the model.
 

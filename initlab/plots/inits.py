@@ -1,5 +1,8 @@
 """Several initialisations of one model: variance of every layer's pre-activation and of its gradient, with theory."""
 
+import math
+
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -10,6 +13,10 @@ from initlab.plots.panels import SCHEME
 from initlab.plots.signals import NAMES, draw_bands, draw_line, frame_layers, over_seeds, variances
 from initlab.plots.style import GREY, Target, canvas, finish, looks
 
+# Places for markers in the row of zeros.
+SLOTS = 60
+# Factor by which theory's bands may widen a panel.
+MARGIN = 10.0
 LINE = [SCHEME, "moment", "direction", "layer", "name"]
 
 
@@ -50,11 +57,26 @@ def inits(signals: pd.DataFrame, ax: Target = None) -> Figure:
             part = table[table.direction == direction]
             names = {f"theory_{bound}": bound for bound in ("median", "low", "high")}
             draw_bands(axes, part.drop(columns=["low", "high"]).rename(columns=names), styles)
-            for scheme, points in part.groupby(SCHEME, sort=False):
+            for place, (scheme, points) in enumerate(part.groupby(SCHEME, sort=False)):
+                points = points.assign(zeros=spread_zeros(points, place, len(styles)))
                 draw_line(axes, points, styles[str(scheme)], 0, 1, seeds=False)
             finish(axes, direction, "weight layer (1 = next to the input)", NAMES[direction])
-            frame_layers(axes, part)
+            frame_layers(axes, with_bands(part))
         handles = scheme_handles(styles)
         handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=1.0, label="theory: median, 95 % band"))
         add_legend(grid, handles, f"geometric mean over {most} seeds" if most > 1 else "1 seed")
     return grid.figure
+
+
+def spread_zeros(points: pd.DataFrame, place: int, schemes: int) -> "pd.Series[int]":
+    """How many seeds are 0 at the layers that show it, of several schemes in turn, since all share one row."""
+    slots = points.layer // math.ceil(len(points) / SLOTS)
+    zeros = points.zeros > 0
+    shown = (slots % schemes == place) & ~slots.duplicated() | (points.index == zeros.idxmax())
+    return points.zeros.where(shown, 0)
+
+
+def with_bands(part: pd.DataFrame) -> pd.DataFrame:
+    """The points of a panel with ranges that take in theory's bands, as far as these go little beyond what is drawn."""
+    low, high = part.theory_low.clip(part.low.min() / MARGIN), part.theory_high.clip(upper=part.high.max() * MARGIN)
+    return part.assign(low=np.fmin(part.low, low), high=np.fmax(part.high, high))

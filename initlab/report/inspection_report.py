@@ -1,9 +1,10 @@
-"""What `initlab inspect` and `initlab lint` print, as text or one JSON object, and the words that make them fail."""
+"""What `initlab inspect`, `lint` and `compare-inits` print, as text or one JSON object; the words of `--fail-on`."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from initlab.errors import UserError
+from initlab.inspection.comparison import Comparison
 from initlab.inspection.diagnosis import VERDICTS
 from initlab.inspection.examination import Examination
 from initlab.inspection.inspect import Inspection
@@ -65,6 +66,13 @@ def examination_json(examination: Examination) -> str:
 def lint_json(model: str, findings: Sequence[Finding]) -> str:
     """One object: schema, model, lint."""
     return json_text({"schema": SCHEMA, "model": model, "lint": findings})
+
+
+def comparison_json(model: str, comparison: Comparison) -> str:
+    """One object: schema, model, best, why, healthy, notes, cost, schemes (a row each), draws (a row per seed)."""
+    said = {name: getattr(comparison, name) for name in ("best", "why", "healthy", "notes", "cost")}
+    frames = {"schemes": comparison.table.to_dict("records"), "draws": comparison.verdicts.to_dict("records")}
+    return json_text({"schema": SCHEMA, "model": model, **said, **frames})
 
 
 def inspection_fields(inspection: Inspection) -> dict[str, Any]:
