@@ -52,7 +52,9 @@ def compare_inits(model: str, schemes: str | None, seeds: int, figure: Path | No
     loss = users_code("--loss", options["loss"], allow) if options["loss"] else None
     try:
         comparison = compare(subject.module, subject.images, subject.labels, given, seeds, loss=loss, **rates)
-    except UserError as error:
+    except UserError:
+        raise
+    except ValueError as error:
         raise UserError(f"{subject.name}: {error}") from error
     echo(comparison_json(subject.name, comparison) if options["as_json"] else comparison)
     if figure is not None:

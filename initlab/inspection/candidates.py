@@ -9,7 +9,7 @@ my_scheme                               a function (normals, layer) -> weight, a
 import inspect
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,7 @@ FORMS = (
     "or a pair of a name and a function that sets the model in place"
 )
 Given = str | Callable[..., Any]
-Schemes = str | Callable[..., Any] | Sequence[Given | tuple[str, Given]] | Mapping[str, Given]
+Schemes = str | Callable[..., Any] | Iterable[Given | tuple[str, Given]] | Mapping[str, Given]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Candidate:
         return None if self.init == AS_IS else self.init
 
     @property
-    def drawn(self) -> bool:
+    def is_random(self) -> bool:
         """Whether another seed gives other weights."""
         return self.init != AS_IS
 
@@ -61,28 +61,36 @@ class Candidate:
         Raises:
             ValueError: an initialisation that fails on this model.
         """
-        if self.scheme is not None:
-            rows: list[dict[str, Any]] = []
-            init_(model, self.scheme, seed=seed, batch=batch, on_parameter=rows.append)
-            rules = Counter(row["rule"] if isinstance(row["rule"], str) else self.name for row in rows)
-            left = rules.pop("kept", 0)
-            return ", ".join(
-                [*(f"{count} to {rule}" for rule, count in rules.items()), *([f"{left} kept"] if left else [])]
-            )
-        if not callable(self.init):
-            return "nothing"
-        before, shapes = copied(model), shapes_of(model)
-        with seeded(model, seed):
-            try:
-                result = self.init(model)
-            # The user's code may raise anything.
-            except Exception as error:
-                raise ValueError(f"it raised {type(error).__name__}: {one_line(error)}") from error
-        if isinstance(result, nn.Module) and result is not model:
-            raise ValueError("it gives another model (got a new module); set the one that is given, in place")
-        if shapes_of(model) != shapes:
-            raise ValueError("it changed the names or shapes of parameters; set their numbers, in place")
-        return f"{len(changes_between(before, model))} of {len(shapes)} parameters changed"
+        try:
+            if self.scheme is not None:
+                return drawn(model, self.scheme, self.name, batch, seed)
+            return called(model, self.init, seed) if callable(self.init) else "nothing"
+        except (ValueError, torch.OutOfMemoryError):
+            raise
+        # The user's code may raise anything.
+        except Exception as error:
+            raise ValueError(f"it raised {type(error).__name__}: {one_line(error)}") from error
+
+
+def drawn(model: nn.Module, scheme: str | Scheme, name: str, batch: Batch, seed: int) -> str:
+    """Draw the weights under a scheme of this name; gives how many parameters were set to what."""
+    rows: list[dict[str, Any]] = []
+    init_(model, scheme, seed=seed, batch=batch, on_parameter=rows.append)
+    rules = Counter(row["rule"] if isinstance(row["rule"], str) else name for row in rows)
+    by_rule = sorted(rules.items(), key=lambda item: item[0] == "kept")
+    return ", ".join(f"{count} kept" if rule == "kept" else f"{count} to {rule}" for rule, count in by_rule)
+
+
+def called(model: nn.Module, function: Callable[..., Any], seed: int) -> str:
+    """Let a function set the model, under global random streams of this seed; gives how much it changed."""
+    before, shapes = copied(model), shapes_of(model)
+    with seeded(model, seed):
+        result = function(model)
+    if isinstance(result, nn.Module) and result is not model:
+        raise ValueError("it gives another model (got a new module); set the one that is given, in place")
+    if shapes_of(model) != shapes:
+        raise ValueError("it changed the names or shapes of parameters; set their numbers, in place")
+    return f"{len(changes_between(before, model))} of {len(shapes)} parameters changed"
 
 
 def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
@@ -122,7 +130,7 @@ def candidates_of(schemes: Schemes) -> list[Candidate]:
         UserError: none, an unknown scheme, what is no scheme, or two of one name.
     """
     listed = [schemes] if isinstance(schemes, str) or callable(schemes) else schemes
-    if not isinstance(listed, (Sequence, Mapping)):
+    if not isinstance(listed, Iterable):
         raise UserError(f"schemes: not a list of schemes (got {type(schemes).__name__}); allowed: a list of {FORMS}")
     candidates = [candidate_of(entry) for entry in (listed.items() if isinstance(listed, Mapping) else listed)]
     if not candidates:

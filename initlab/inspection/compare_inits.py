@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,25 +144,11 @@ def compare_inits(
     if lr is not None:
         check_rates(lr, weight_decay)
     check_run(model, batch, labels, loss)
-    ground = Ground(model, batch, labels, loss, lr, weight_decay)
-    counts = [seeds if candidate.drawn else 1 for candidate in candidates]
+    counts = [seeds if candidate.is_random else 1 for candidate in candidates]
     work = f"{sum(counts)} measures and {len(candidates)} predictions"
-    draws: dict[str, list[Draw]] = {}
-    errors: dict[str, str] = {}
     start = time.perf_counter()
     with progress_bar(work, sum(counts)) as advance:
-        for candidate, count in zip(candidates, counts, strict=True):
-            own: list[Draw] = []
-            try:
-                for draw in ground.draws(candidate, count):
-                    own.append(draw)
-                    advance()
-                draws[candidate.name] = own
-            except torch.OutOfMemoryError:
-                raise
-            # What `init_`, a function of the user's, or the model under such weights refuses.
-            except (ValueError, RuntimeError) as error:
-                errors[candidate.name] = one_line(error)
+        draws, errors = draws_of(Ground(model, batch, labels, loss, lr, weight_decay), candidates, counts, advance)
     if not draws:
         name, reason = next(iter(errors.items()))
         raise UserError(f"schemes: none of {len(candidates)} can initialise this model (got, of {name}: {reason})")
@@ -177,12 +163,38 @@ def compare_inits(
     ]
     table = pd.DataFrame(rows)
     notes = list(dict.fromkeys(note for own in draws.values() for draw in own for note in draw.notes))
-    if verdicts.verdict.isin(["vanishing", "exploding"]).any():
+    weak = int((tables[0].basis.notna() & (tables[0].basis != "theory")).sum())
+    if weak:
+        notes.append(
+            f"theory is approximate in {weak} of {len(tables[0])} layers, whose points may lie outside its band"
+        )
+    if labels is not None and verdicts.verdict.isin(["vanishing", "exploding"]).any():
         notes.append(DRIFT_NOTE)
     if lr is not None:
         notes += forecast_notes([draw.forecast for own in draws.values() for draw in own])
-    best, why = best_of(table, verdicts)
+    best, why = best_of(table, verdicts, labelled=bool(signals.backward_var.notna().any()))
     return Comparison(table, verdicts, signals, best, why, cost, notes, candidates, batch)
+
+
+def draws_of(
+    ground: Ground, candidates: Sequence[Candidate], counts: Sequence[int], advance: Callable[[], None]
+) -> tuple[dict[str, list[Draw]], dict[str, str]]:
+    """The draws of each candidate by its name, so many of each, and why those failed that have none."""
+    draws: dict[str, list[Draw]] = {}
+    errors: dict[str, str] = {}
+    for candidate, count in zip(candidates, counts, strict=True):
+        own: list[Draw] = []
+        try:
+            for draw in ground.draws(candidate, count):
+                own.append(draw)
+                advance()
+            draws[candidate.name] = own
+        except torch.OutOfMemoryError:
+            raise
+        # What `init_`, a function of the user's, or the model under such weights refuses.
+        except (ValueError, RuntimeError) as error:
+            errors[candidate.name] = one_line(error)
+    return draws, errors
 
 
 def forecast_notes(forecasts: Sequence[Forecast | None]) -> list[str]:

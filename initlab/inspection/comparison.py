@@ -1,7 +1,7 @@
 """What several initialisations of one model do to its signals: a table, a figure, the best of them."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +35,8 @@ class Comparison:
     fitted on ("", NaN and False without `lr`); sets, what was set to what; and error, why the scheme failed.
 
     `verdicts` has a row per scheme and seed: scheme, seed, verdict, reason, forward_factor, backward_factor,
-    forward_change and backward_change (ln of the part of the change from end to end that is judged), and the odds.
+    forward_change and backward_change (ln of the part of the change from end to end that is judged), the odds and
+    calibrated.
     `signals` has a row per scheme, seed and layer: scheme, seed and the columns of `Inspection.table`.
     """
 
@@ -46,8 +47,8 @@ class Comparison:
     why: str  # the sentence for it
     cost: str  # what was measured, and how long it took
     notes: list[str]
-    candidates: list[Candidate] = field(default_factory=list)
-    batch: Batch | None = None
+    candidates: list[Candidate]
+    batch: Batch
 
     @property
     def healthy(self) -> list[str]:
@@ -67,7 +68,6 @@ class Comparison:
         if scheme not in names:
             hint = suggestion(scheme, names)
             raise UserError(f"apply: no such scheme here (got {scheme!r}{hint}); allowed: {', '.join(names)}")
-        assert self.batch is not None
         try:
             self.candidates[names.index(scheme)].apply(model, self.batch, seed)
         except ValueError as error:

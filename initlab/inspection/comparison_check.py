@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from initlab.errors import UserError, one_line
+from initlab.nets.copies import copied
 from initlab.nets.undisturbed import Batch, first_tensor, num_examples, run_model, tensors_in, to_model, untouched
 from initlab.signal.probe import Loss, checked_loss
 from initlab.signal.start import chance_of
@@ -27,6 +28,13 @@ def check_run(model: nn.Module, batch: Batch, labels: Any, loss: Loss | None) ->
         raise UserError(f"batch: no tensor of examples (got {got}); give one with an example or more")
     if loss is not None and labels is None:
         raise UserError("loss: without labels (got None); give labels, which it takes with the output")
+    if not any(True for _ in model.parameters()):
+        raise UserError(f"model: nothing to initialise (got {type(model).__name__} without parameters); give another")
+    try:
+        copied(model)
+    # Of tensors with a graph, and of what the user's modules hold.
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise UserError(f"model: cannot be copied, which each draw needs (got {one_line(error)})") from error
     if names := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
         raise UserError(f"model: has no numbers (got `{names[0]}` on the device meta); build it on cpu or cuda")
     for what, values in (("batch", batch), ("labels", labels)):

@@ -23,17 +23,18 @@ LEGEND = (
 def as_text(table: pd.DataFrame, best: str | None, why: str, notes: Sequence[str]) -> str:
     """The sentence on the best, the table, the reason of each trouble, and notes, for a terminal."""
     lines = wrapped(headline(best, why), "")
-    cells = [[row[0][-LONGEST_NAME:], *row[1:]] for row in cells_of(table)]
+    cells = [[printable(cell) for cell in row] for row in cells_of(table)]
+    cells = [[name[-LONGEST_NAME:], *others] for name, *others in cells]
     lines += ["", *aligned(cells, LEFT, cut=len(cells[0]) - 1), ""]
     for text in (LEGEND, *troubles(table), *notes):
         lines += wrapped(text, "- ")
-    return printable("\n".join(lines))
+    return "\n".join(lines)
 
 
 def wrapped(text: str, mark: str) -> list[str]:
-    """A paragraph in lines, after a mark."""
+    """A paragraph in printable lines, after a mark."""
     own: dict[str, Any] = {"initial_indent": mark, "subsequent_indent": " " * len(mark), "break_on_hyphens": False}
-    return textwrap.wrap(text, WIDTH, **own)
+    return textwrap.wrap(printable(text), WIDTH, **own)
 
 
 def headline(best: str | None, why: str) -> str:

@@ -1,5 +1,6 @@
 """A progress bar on a terminal or in a notebook; nothing where the output is piped."""
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,10 +13,12 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
 
     On a terminal it is gone afterwards and written to stderr; in a notebook its last line stays.
     """
-    # rich is loaded only here.
+    # rich is loaded only here, and draws from Python's random stream when it is.
+    state = random.getstate()
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    random.setstate(state)
     console = Console(stderr=True)
     if console.is_jupyter:
         yield notebook_bar(what, total)

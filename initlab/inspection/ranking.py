@@ -20,8 +20,12 @@ SURE = 0.975
 CHANGES = ["forward_change", "backward_change"]
 
 
-def best_of(table: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[str | None, str]:
-    """The best scheme of a comparison, or None, and why; `table` and `verdicts` are those of `Comparison`."""
+def best_of(table: pd.DataFrame, verdicts: pd.DataFrame, *, labelled: bool) -> tuple[str | None, str]:
+    """The best scheme of a comparison, or None, and why; `table` and `verdicts` are those of `Comparison`.
+
+    Args:
+        labelled: whether gradients were measured.
+    """
     rows = {row["scheme"]: row for row in table.to_dict("records")}
     draws = {scheme: verdicts[verdicts.scheme == scheme] for scheme in rows}
     word, sound = soundest(draws)
@@ -32,11 +36,13 @@ def best_of(table: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[str | None, st
     if not hopeful:
         parts = [f"`{scheme}` {rows[scheme]['forecast']}" for scheme in sound]
         return None, f"judged {word}, but not expected to train at this learning rate: {', '.join(parts)}"
-    blind = "" if verdicts.backward_change.notna().any() else "; without labels gradients are not judged"
+    blind = "" if labelled else "; without labels gradients are not judged"
     levels = {scheme: level_of(draws[scheme]) for scheme in hopeful}
     best, *others = sorted(hopeful, key=lambda scheme: float(levels[scheme].mean()))
     if alike := [scheme for scheme in others if not is_better(levels[best], levels[scheme])]:
-        return None, f"{together([best, *alike])} cannot be told apart: {likeness(len(levels[best]), word)}{blind}"
+        alike = [best, *alike]
+        reason = likeness([draws[scheme] for scheme in alike])
+        return None, f"{together(alike)} cannot be told apart: each was judged {word}, {reason}{blind}"
     if not others:
         alone, count = (f"alone of {len(rows)} was" if len(rows) > 1 else "was"), len(draws[best])
         return best, f"`{best}` {alone} judged {word}, with {count} of {count} seeds: {rows[best]['reason']}"
@@ -81,13 +87,16 @@ def is_better(better: NDArray[np.float64], worse: NDArray[np.float64]) -> bool:
     return bool(worse.mean() - better.mean() > max(DEPTH_SCALE, student.ppf(SURE, most - 1) * error))
 
 
-def likeness(seeds: int, word: str) -> str:
-    """Why schemes cannot be told apart."""
+def likeness(draws: Sequence[pd.DataFrame]) -> str:
+    """Why schemes cannot be told apart, from the draws of each."""
+    seeds = max(map(len, draws))
+    if all(own[CHANGES].isna().all(axis=None) for own in draws):
+        return "and no two layers before the last have a signal to compare"
     if seeds < 2:
-        return f"each was judged {word}, and one seed does not tell a scheme from chance; give more seeds"
+        return "and one seed does not tell a scheme from chance; give more seeds"
     return (
-        f"each was judged {word} with every seed, and what they change from end to end differs by less than a factor "
-        "e, or by less than from seed to seed"
+        "and what they change from end to end differs by less than a factor e, or by less than from seed to seed "
+        f"({seeds} seeds)"
     )
 
 

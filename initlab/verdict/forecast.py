@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 from torch import inference_mode, nn
 
+from initlab.errors import UserError
 from initlab.nets.undisturbed import Batch, first_tensor, num_examples, run_model, to_model, untouched
 from initlab.signal.probe import COLUMNS, Loss, measure, summed_loss
 from initlab.verdict.odds import Forecast, features_of, forecast_of
@@ -43,6 +44,6 @@ def forecast(
 def check_rates(lr: float, weight_decay: float) -> None:
     """Refuse a learning rate or a weight decay that is out of range."""
     if not 0 < lr < math.inf:
-        raise ValueError(f"forecast: lr: out of range (got {lr}); allowed: above 0")
+        raise UserError(f"forecast: lr: out of range (got {lr}); allowed: above 0")
     if not 0 <= weight_decay < math.inf:
-        raise ValueError(f"forecast: weight_decay: out of range (got {weight_decay}); allowed: 0 or above")
+        raise UserError(f"forecast: weight_decay: out of range (got {weight_decay}); allowed: 0 or above")
