@@ -88,7 +88,7 @@ def standing_of(folder: TrialFolder, held: bool, problems: list[str]) -> Standin
     try:
         result = folder.result()
         status = result or folder.status()
-        state = folder.state(status, result, lambda: held)
+        state = folder.state(status, result, lambda: held or is_held(folder.path))
     except (StoreError, ValueError, OSError) as error:
         problems.append(one_line(error))
         return Standing(folder.id, State.INTERRUPTED, {})

@@ -19,6 +19,8 @@ from initlab.study.field_types import Count, Depth, Epochs, Fraction, Interval, 
 
 HASH_VERSION = 1
 OR_CODE = ", or pkg.module:callable (needs --allow-code)"
+# The data of a loop that `initlab.watch` watched: of it no more is known than the batch that is measured.
+WATCHED = "watched:batch"
 
 # Scheme -> which of the keys mode, distribution and std it has a use for; the functions are in initlab.init.schemes.
 SCHEMES: dict[str, set[str]] = {
@@ -232,6 +234,11 @@ class TrialSpec(Spec):
     train: Train = Train()
     probe: Probe = Probe()
     seed: Seed = Field(0, description="of weights, data order, augmentation and dropout")
+
+    @property
+    def watched(self) -> bool:
+        """Whether this is a loop that `initlab.watch` watched: what its tags do not say of it is not known."""
+        return self.data.name == WATCHED
 
     @property
     def trial_id(self) -> str:
