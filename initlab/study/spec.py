@@ -22,6 +22,8 @@ OR_CODE = ", or pkg.module:callable (needs --allow-code)"
 # The data of a loop that `initlab.watch` watched: of it no more is known than the batch that is measured.
 WATCHED = "watched:batch"
 
+# What labels each takes is in docs/data.md.
+LOSSES = ("cross_entropy", "mse", "bce")
 # Scheme -> which of the keys mode, distribution and std it has a use for; the functions are in initlab.init.schemes.
 SCHEMES: dict[str, set[str]] = {
     "gaussian": {"distribution", "std"},
@@ -46,7 +48,7 @@ class Spec(BaseModel):
 
 
 class Data(Spec):
-    """The images: a built-in set or a callable of yours that returns an `initlab.data.sources.Raw`."""
+    """The data: a built-in set or a callable of yours that returns what docs/data.md says."""
 
     name: Annotated[str, known("data set", FACTS)] = Field("digits", description=f"{', '.join(FACTS)}{OR_CODE}")
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = Field(
@@ -133,6 +135,9 @@ class Init(Spec):
 class Train(Spec):
     """Stochastic gradient descent with momentum; epochs and intervals in epochs may be fractions."""
 
+    loss: Annotated[str, known("loss", LOSSES)] | None = Field(
+        None, description=f"{', '.join(LOSSES)}{OR_CODE}; null = as fits the labels"
+    )
     epochs: Epochs = Field(14.0, description="passes over the training set")
     batch_size: Count = Field(32, description="examples per step; the short last batch of an epoch is dropped")
     lr: Positive = Field(0.003, description="learning rate at the start")

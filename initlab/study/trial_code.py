@@ -9,6 +9,7 @@ from initlab.user_code import code_refusal, is_code, source_hash
 def code_names(trial: TrialSpec) -> dict[str, str]:
     """The user's code that a trial names: dotted path -> `pkg.module:callable`."""
     names = {"data.name": trial.data.name, "net.name": trial.net.name, "init.scheme": trial.init.scheme}
+    names["train.loss"] = trial.train.loss or ""
     return {path: name for path, name in names.items() if is_code(name)}
 
 

@@ -12,10 +12,9 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from initlab.data.dataset import Images
+from initlab.data.dataset import Dataset
 from initlab.engine.task import State
 from initlab.nets.layers import set_dropout_step
 from initlab.random_streams import stream_seed
@@ -26,6 +25,7 @@ from initlab.train.auxiliary import Auxiliary
 from initlab.train.cuda import Compiled
 from initlab.train.evaluate import Evaluation, evaluate
 from initlab.train.group import ALONE, Group
+from initlab.train.objective import objective_of
 from initlab.train.records import Due, Outcome, Recorder, slope_rows
 from initlab.train.row_log import RowLog
 from initlab.train.sgd import Plateau, learning_rate, sgd
@@ -43,7 +43,7 @@ class Trial:
         self,
         spec: TrialSpec,
         net: nn.Module,
-        data: Images,
+        data: Dataset,
         recorder: Recorder,
         compiled: bool | None = False,
         group: Group = ALONE,
@@ -52,15 +52,16 @@ class Trial:
         """Two settings count on CUDA alone. `compiled`: whether torch.compile makes the step's forward and backward,
         None is where it pays; `channels_last`: whether maps lie in memory with their channels last, None is yes."""
         self.spec, self.net, self.data, self.recorder, self.group = spec, net, data, recorder, group
-        self.on_gpu = data.mean.device.type == "cuda"
+        self.on_gpu = data.device.type == "cuda"
         self.layout = torch.contiguous_format if channels_last is False else torch.channels_last
         if self.on_gpu:
             net.to(memory_format=self.layout)
+        self.objective = objective_of(spec.train.loss, data)
         self.per_epoch, self.steps = spec.steps(len(data.train_labels))
         if self.steps < 1:
             raise ValueError(
                 f"train.batch_size: no step to train (got {spec.train.batch_size}, {spec.train.epochs:g} epochs, "
-                f"for {len(data.train_labels)} images); allowed: a smaller batch or more epochs"
+                f"for {len(data.train_labels)} examples); allowed: a smaller batch or more epochs"
             )
         validations = spec.validation_steps(self.per_epoch, self.steps)
         steps = (spec.row_steps(self.per_epoch, self.steps), validations, spec.probe_steps(self.steps))
@@ -73,10 +74,10 @@ class Trial:
         self.auxiliary = Auxiliary(net, heads, weight, data.num_classes, spec.seed) if heads else None
         self.optimizer = sgd(nn.ModuleList([net, self.auxiliary]) if self.auxiliary else net, spec)
         self.plateau = Plateau()
-        self.moments = RunningMoments(net, data.mean.device) if spec.probe.running_every else None
+        self.moments = RunningMoments(net, data.device) if spec.probe.running_every else None
         self.step = 0
         # Last, as the trial's time begins here: the optimiser's imports alone take seconds.
-        self.log = RowLog(spec, data, group, self.per_epoch, self.steps)
+        self.log = RowLog(spec, data, self.objective, group, self.per_epoch, self.steps)
 
     def begin(self, resumed: dict[str, Any] | None) -> None:
         """Take up where a checkpoint left off, or record step 0."""
@@ -153,7 +154,7 @@ class Trial:
     def update(self) -> None:
         """One step of stochastic gradient descent; nothing here waits for the device."""
         images, labels = next(self.batches)
-        if self.on_gpu:
+        if self.on_gpu and images.dim() == 4:
             images = images.contiguous(memory_format=self.layout)
         if self.spec.train.dropout:
             set_dropout_step(
@@ -163,18 +164,18 @@ class Trial:
         for group, factor in zip(self.optimizer.param_groups, (1.0, self.spec.train.slope_lr_factor), strict=False):
             group["lr"] = self.lr() * factor
         # The user's code may draw from torch's own generators, as nn.Dropout does.
-        if is_code(self.spec.net.name):
+        if is_code(self.spec.net.name) or is_code(self.spec.train.loss or ""):
             torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
         self.optimizer.zero_grad(set_to_none=True)
         sample = self.moments if self.spec.samples_update(self.step) else None
         with self.autocast():
-            logits = self.logits(images, sample).to(self.data.mean.dtype)
-        loss = F.cross_entropy(logits, labels)
-        (loss + self.auxiliary.loss(labels) if self.auxiliary else loss).backward()
+            logits = self.logits(images, sample).to(self.data.dtype)
+        loss = self.objective.loss(logits, labels)
+        (loss + self.auxiliary.loss(labels, self.objective.loss) if self.auxiliary else loss).backward()
         if sample:
             sample.sampled(len(labels))
         self.optimizer.step()
-        self.log.add(loss.detach() / self.group.size, (logits.detach().argmax(1) != labels).sum())
+        self.log.add(loss.detach() / self.group.size, self.objective.misses(logits.detach(), labels))
         self.count_step()
 
     def logits(self, images: Tensor, sample: RunningMoments | None) -> Tensor:
@@ -194,7 +195,7 @@ class Trial:
         On a CPU in float32 all the same: without units for bfloat16 it takes a hundred times as long.
         """
         enabled = self.spec.train.precision == "bfloat16" and self.on_gpu
-        return torch.autocast(self.data.mean.device.type, dtype=torch.bfloat16, enabled=enabled)
+        return torch.autocast(self.data.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def lr(self) -> float:
         """Learning rate of the next update."""
@@ -205,7 +206,9 @@ class Trial:
         if self.step in self.due.probes and self.group.leads:
             started = time.perf_counter()
             images, labels = self.data.probe_batch(self.spec.probe.examples)
-            signals = measure(self.net, images, labels, weight_decay=self.spec.train.weight_decay)
+            # The probe's own loss is cross-entropy over examples.
+            loss = None if self.objective.task == "classes" and not self.objective.own_loss else self.objective.loss
+            signals = measure(self.net, images, labels, loss=loss, weight_decay=self.spec.train.weight_decay)
             self.log.evidence.see_probe(signals)
             self.record("signals", signals)
             self.log.probe_s += time.perf_counter() - started
@@ -218,7 +221,7 @@ class Trial:
         if validate:
             if evaluation is None and self.group.leads:
                 with self.autocast():
-                    evaluation = evaluate(self.net, self.data)
+                    evaluation = evaluate(self.net, self.data, self.objective)
             if evaluation := self.group.share(evaluation):
                 row |= asdict(evaluation)
                 self.plateau.see(evaluation.val_error, self.spec.train.patience)

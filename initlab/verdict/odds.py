@@ -114,23 +114,22 @@ def shipped() -> Fit:
 
 
 def features_of(
-    layers: pd.DataFrame, *, loss: float, num_classes: int, lr: float, weight_decay: float
+    layers: pd.DataFrame, *, loss: float, chance_loss: float, lr: float, weight_decay: float
 ) -> NDArray[np.float64]:
     """The six numbers of `FEATURES`, meanings in `MEANINGS`, from a probe at step 0.
 
     Args:
         layers: one row per weight layer, in order, with forward_var, backward_var, weight_var and weight_grad_rms;
             those that never ran (NaN) are left out.
-        loss: mean loss at the start, nats.
+        loss: mean loss at the start.
+        chance_loss: what guessing has, ln K for K classes.
 
     Two layers whose variances go from 2 to 1 and weights of rms 0.1 with gradients of 1e-3 at lr 0.01 give
     forward_change -0.69 and update ln(0.01 * 1e-3 / 0.1) = -9.21.
 
     Raises:
-        ValueError: no layer with a gradient, or fewer than two classes.
+        ValueError: no layer with a gradient.
     """
-    if num_classes < 2:
-        raise ValueError(f"forecast: too few classes in the model's output (got {num_classes}); allowed: at least 2")
     table = layers[["forward_var", "backward_var", "weight_var", "weight_grad_rms"]].to_numpy(float)
     table = table[~np.isnan(table[:, 2])]
     if math.isfinite(loss):
@@ -142,7 +141,7 @@ def features_of(
     forward, backward, weight, gradient = np.log(table).T
     ratio = float(np.median(gradient - weight / 2))
     decay = max(LEAST_DECAY, math.log(weight_decay) - ratio) if weight_decay else LEAST_DECAY
-    start = math.log((max(loss, 1 / HUGE) if math.isfinite(loss) else HUGE) / math.log(num_classes))
+    start = math.log((max(loss, 1 / HUGE) if math.isfinite(loss) else HUGE) / chance_loss)
     steps = len(table) - 1
     changes = [steps * slope(forward), -steps * slope(backward)] if steps else [math.nan, math.nan]
     return np.array([*changes, math.log(lr) + ratio, decay, start, math.log(len(table))])
