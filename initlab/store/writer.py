@@ -94,8 +94,8 @@ class AttemptWriter:
         """
         status = self.trial.status()
         if status.get("step", -1) < step:
-            got = f"got step {step}, kept up to {status['step']}" if "step" in status else f"got step {step}"
-            raise StoreError(f"{self.trial.path}: nothing kept to go on from ({got}); give the step, or 0 to begin anew")
+            got = f"got step {step}" + (f", kept up to {status['step']}" if "step" in status else "")
+            raise StoreError(f"{self.trial.path}: nothing kept to go on from ({got}); give step=0 to begin anew")
         self.sums = sums_in(self.trial.status_file, status) or {}
         return {"step": step}, status["attempt"]
 
