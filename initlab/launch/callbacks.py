@@ -32,9 +32,10 @@ def lightning_callback(watch: Watch) -> "Callback":
 
         def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
             """Tell the update, if this batch was the last of one."""
+            # Of an accumulated update the trainer gives each batch's share.
             self.losses.append(outputs["loss"])
             if trainer.global_step > self.updates:
-                loss, rate = sum(self.losses) / len(self.losses), trainer.optimizers[0].param_groups[0]["lr"]
+                loss, rate = sum(self.losses), trainer.optimizers[0].param_groups[0]["lr"]
                 self.losses, self.updates = [], trainer.global_step
                 watch.step(loss=loss, lr=rate)
 

@@ -73,7 +73,7 @@ def test_lightning_trains_as_it_would_unwatched_and_its_losses_are_kept(tmp_path
 def test_transformers_trains_as_it_would_unwatched_and_its_losses_are_kept(tmp_path: Path):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    tokens = torch.randint(0, 11, (24, 5), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(0, 11, (24, 32), generator=torch.Generator().manual_seed(0))
 
     class Sentences(Dataset):
         def __len__(self) -> int:
@@ -84,7 +84,7 @@ def test_transformers_trains_as_it_would_unwatched_and_its_losses_are_kept(tmp_p
 
     def model() -> nn.Module:
         torch.manual_seed(0)
-        config = transformers.GPT2Config(vocab_size=11, n_positions=8, n_embd=8, n_layer=2, n_head=2)
+        config = transformers.GPT2Config(vocab_size=11, n_positions=32, n_embd=8, n_layer=2, n_head=2)
         return transformers.GPT2LMHeadModel(config)
 
     def train(model: nn.Module, folder: Path, *callbacks: object) -> tuple[dict[str, Tensor], list[float]]:
