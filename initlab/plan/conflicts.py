@@ -21,6 +21,8 @@ def conflicts(spec: TrialSpec) -> Iterable[Mistake]:
     data, train, net = spec.data, spec.train, spec.net
     if train.schedule == "step" and not train.milestones:
         yield "train.milestones", "empty (got nothing); allowed: the epochs at which lr falls under the step schedule"
+    if train.loss in ("mse", "bce") and not is_code(data.name):
+        yield "train.loss", f"takes no classes, which {data.name} has (got {train.loss}); allowed: cross_entropy"
     # How many images the user's code gives, and of what size, is not known yet.
     if is_code(data.name):
         return
