@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         transformers_callback as transformers_callback,
     )
     from initlab.launch.run import run as run
+    from initlab.launch.tries import try_inits as try_inits
     from initlab.launch.watch import Watch as Watch, watch as watch
     from initlab.nets.build import build_net as build_net
     from initlab.signal.theory.predict import predict as predict
@@ -43,6 +44,7 @@ _HOMES = {
         "initlab.inspection.lint.lint": "lint",
         "initlab.launch.callbacks": "lightning_callback transformers_callback",
         "initlab.launch.run": "run",
+        "initlab.launch.tries": "try_inits",
         "initlab.launch.watch": "Watch watch",
         "initlab.nets.build": "build_net",
         "initlab.plots": "plots",

@@ -133,6 +133,7 @@ class Watch:
             values = self.loss(output, labels)
             loss, misses = values.mean() if values.dim() else values, torch.tensor(NAN)
         else:
+            self.objective.check_output(output, labels, 1)
             loss, misses = self.objective.loss(output, labels), self.objective.misses(output.detach(), labels)
         self.evaluation = loss.detach(), misses / len(labels)
         return loss

@@ -40,6 +40,8 @@ class Results:
         self.planned = list(specs)
         self.requested = self.planned if requested is None else list(requested)
         self.problems = list(filter(None, [study_problem(self.out / files.STUDY)]))
+        # A folder that is there as long as these results are.
+        self.temporary: object = None
         self.nearest: dict[tuple[Moment, ...], pd.DataFrame] = {}
         self.exported = (self.out / files.COMPACTED).exists()
         self.stored = exported_trials(self.out) if self.exported else read_trials(self.out, specs, self.problems)
