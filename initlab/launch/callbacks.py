@@ -19,7 +19,7 @@ def lightning_callback(watch: Watch) -> "Callback":
     """
     from lightning.pytorch import Callback
 
-    class WatchUpdates(Callback):
+    class WatchUpdates(Callback):  # type: ignore[misc, unused-ignore]
         """Counts an update where the trainer does."""
 
         def __init__(self) -> None:
@@ -66,8 +66,8 @@ def transformers_callback(watch: Watch) -> "TrainerCallback":
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
             """Tell the updates since the log before."""
             if "loss" in logs:
-                for _ in range(self.updates):
+                while self.updates:
+                    self.updates -= 1
                     watch.step(loss=logs["loss"], lr=logs.get("learning_rate"))
-                self.updates = 0
 
     return WatchLogs()

@@ -228,3 +228,5 @@ def test_a_folder_of_a_study_is_no_place_for_a_loop_nor_the_other_way_round(tmp_
         pass
     with pytest.raises(UserError, match="which cannot be run"):
         initlab.run(other / "study.yaml", other, allow_code=True)
+    with pytest.raises(StoreError, match=r"holds loops that initlab\.watch watched"):
+        initlab.run(initlab.Study(name="a"), other, show="nothing")
