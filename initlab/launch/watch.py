@@ -28,7 +28,7 @@ from initlab.nets.undisturbed import Batch, first_tensor, num_examples, tensors_
 from initlab.plan.plan import PlannedTrial
 from initlab.signal.probe import Loss, measure
 from initlab.signal.start import chance_of
-from initlab.store.files import writable
+from initlab.store.files import StoreError, writable
 from initlab.store.trial_folder import TrialFolder
 from initlab.store.writer import AttemptWriter
 from initlab.train.evaluate import Evaluation
@@ -73,10 +73,16 @@ class Watch:
         self.started = time.perf_counter()
         folder = TrialFolder(self.out, self.trial.id)
         with writable(self.out), ExitStack() as held:
+            if self.steps and not folder.trial_file.exists():
+                text = f"nothing kept to go on from (got step {self.steps})"
+                raise StoreError(f"{folder.path}: {text}; give step=0 to begin anew")
+            self.out.mkdir(parents=True, exist_ok=True)
+            add_to_study(self.out, self.trial)
             folder.path.mkdir(parents=True, exist_ok=True)
             held.enter_context(lease(folder.path))
-            add_to_study(self.out, self.trial)
-            if not self.steps or not folder.trial_file.exists():
+            if self.steps:
+                self.started -= folder.status().get("wall_s", 0.0)
+            else:
                 begin_anew(folder, self.trial)
             self.writer = AttemptWriter(folder, environment_of(self.model), self.steps)
             folder.result_file.unlink(missing_ok=True)
@@ -161,16 +167,17 @@ class Watch:
 
     def figures(self) -> dict[str, Any]:
         """The latest figures, with what a reader needs beside them."""
-        guess = self.objective.guess if self.objective else UNKNOWN
+        objective = self.objective or Objective("classes", UNKNOWN)
         examples = num_examples(self.model, self.inputs)
         return {
             **self.latest,
             "batch_size": examples,
             "train_examples": self.steps_per_epoch * examples,
             "num_classes": 1,
-            "chance": guess.error,
-            "chance_loss": guess.loss,
-            "chance_spread": guess.spread,
+            "task": objective.task,
+            "chance": objective.guess.error,
+            "chance_loss": objective.guess.loss,
+            "chance_spread": objective.guess.spread,
         }
 
 

@@ -158,10 +158,10 @@ class Results:
             chance_loss, decay = chance_loss_of(trial.status), train.weight_decay
             try:
                 features = features_of(layers, loss=loss, chance_loss=chance_loss, lr=train.lr, weight_decay=decay)
+                odds = forecast_of(features)
             except ValueError as error:
                 self.problems.append(f"{trial.folder}: {one_line(error)}")
                 continue
-            odds = forecast_of(features)
             rows.append([trial.id, odds.verdict, *odds.probabilities.values(), odds.calibrated, *features])
         return pd.DataFrame(rows, columns=names("forecasts"))
 

@@ -80,7 +80,7 @@ def judge(
         reason = f"validation error ≤ {threshold:.3g} at epoch {reached[0]:.3g}, best {best:.3f}"
         return Judgement("converged", reason, float(reached[0]))
     lowest = np.fmin.reduce(epochs.train_error, initial=math.nan)
-    if math.isnan(lowest):
+    if math.isnan(lowest) or math.isnan(chance):
         return judged_by_loss(losses, chance_loss)
     floors = [noise_floor(chance, steps * batch_size, spread) for steps in epochs.steps]
     if (epochs.train_error < floors).any():

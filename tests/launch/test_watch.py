@@ -25,6 +25,9 @@ def batch(seed: int = 0, examples: int = 32) -> tuple[Tensor, Tensor]:
     return inputs, (inputs[:, 0] > 0).long()
 
 
+X, Y = batch()
+
+
 def net() -> nn.Sequential:
     torch.manual_seed(0)
     layers = nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 2)
@@ -105,6 +108,17 @@ def test_the_verdict_tells_a_loop_that_learns_from_one_that_does_not(tmp_path: P
     assert verdicts.verdict.tolist() == ["slow", "stalled"]
 
 
+def test_labels_that_only_the_loss_reads_have_no_verdict(tmp_path: Path):
+    labels = {"classes": Y}
+    loss = lambda output, labels: F.cross_entropy(output, labels["classes"])  # noqa: E731
+    with initlab.watch(net(), tmp_path, batch=(X, labels), loss=loss) as w:
+        w.step(loss=0.1, error=0.0)
+    results = initlab.load(tmp_path)
+    assert results.verdicts.verdict.tolist() == [None]
+    assert "guessing has is not known" in results.verdicts.reason[0]
+    assert (results.signals.backward_var > 0).all()
+
+
 def test_a_loss_that_is_not_finite_is_a_divergence(tmp_path: Path):
     with initlab.watch(net(), tmp_path, batch=batch()) as w:
         w.step(loss=float("nan"))
@@ -160,6 +174,7 @@ def test_a_loop_that_goes_on_is_a_new_attempt_at_the_same_trial(tmp_path: Path):
 def test_what_was_never_kept_cannot_be_gone_on_with(tmp_path: Path):
     with pytest.raises(StoreError, match=r"nothing kept to go on from \(got step 5\)"):
         initlab.watch(net(), tmp_path, batch=batch(), step=5).__enter__()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_same_loop_twice_at_once_is_refused_and_another_is_not(tmp_path: Path):
@@ -183,9 +198,6 @@ with initlab.watch(nn.Linear(2, 2), {str(tmp_path)!r}, every=1, batch=(torch.eye
     results = initlab.load(tmp_path)
     assert results.trials.state.tolist() == ["interrupted"]
     assert results.problems == []
-
-
-X, Y = batch()
 
 
 @pytest.mark.parametrize(
@@ -223,6 +235,7 @@ def test_a_folder_of_a_study_is_no_place_for_a_loop_nor_the_other_way_round(tmp_
     (tmp_path / "study.yaml").write_text("name: a\n")
     with pytest.raises(StoreError, match="holds a study that initlab runs"):
         initlab.watch(net(), tmp_path, batch=batch()).__enter__()
+    assert not (tmp_path / "trials").exists()
     other = tmp_path / "watched"
     with initlab.watch(net(), other, batch=batch()):
         pass
