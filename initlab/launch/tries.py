@@ -66,8 +66,8 @@ def try_inits(
         seeds: each scheme is drawn with the seeds 0 to seeds - 1; a seed's draws and batches are the same for all.
         steps: updates of each trial.
         loss: as `train.loss` in a study, or a function (output, labels).
-        out: output folder, in which a later call goes on and repeats nothing; None is a temporary one, which is gone
-            with the results.
+        out: output folder, in which a later call with the same model, data and functions of yours goes on and
+            repeats nothing; None is a temporary one, which is gone with the results.
         jobs: trials at once; more than one run in processes of their own, for which all is pickled by value.
         fields: further fields of a study, under their paths: `{"train.momentum": 0.0, "probe.every": 50}`.
 
