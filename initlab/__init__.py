@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from initlab.inspection.inspect import Inspection as Inspection, inspect as inspect
     from initlab.inspection.lint.finding import Finding as Finding
     from initlab.inspection.lint.lint import lint as lint
+    from initlab.launch.callbacks import (
+        lightning_callback as lightning_callback,
+        transformers_callback as transformers_callback,
+    )
     from initlab.launch.run import run as run
+    from initlab.launch.tries import try_inits as try_inits
+    from initlab.launch.watch import Watch as Watch, watch as watch
     from initlab.nets.build import build_net as build_net
     from initlab.signal.theory.predict import predict as predict
     from initlab.store.results import Results as Results, load as load
@@ -40,7 +46,10 @@ _HOMES = {
         "initlab.inspection.inspect": "Inspection inspect",
         "initlab.inspection.lint.finding": "Finding",
         "initlab.inspection.lint.lint": "lint",
+        "initlab.launch.callbacks": "lightning_callback transformers_callback",
         "initlab.launch.run": "run",
+        "initlab.launch.tries": "try_inits",
+        "initlab.launch.watch": "Watch watch",
         "initlab.nets.build": "build_net",
         "initlab.plots": "plots",
         "initlab.signal.theory.predict": "predict",

@@ -32,6 +32,8 @@ from initlab.study.field_types import (
 HASH_VERSION = 1
 OPTIONS = ("options", "optimizer_options")  # keys of what goes to the user's code
 OR_CODE = ", or pkg.module:callable (needs --allow-code)"
+# The data of a loop that `initlab.watch` watched: of it no more is known than the batch that is measured.
+WATCHED = "watched:batch"
 
 # What labels each takes is in docs/data.md.
 LOSSES = ("cross_entropy", "mse", "bce")
@@ -290,6 +292,11 @@ class TrialSpec(Spec):
     train: Train = Train()
     probe: Probe = Probe()
     seed: Seed = Field(0, description="of weights, data order, augmentation and dropout")
+
+    @property
+    def watched(self) -> bool:
+        """Whether this is a loop that `initlab.watch` watched: what its tags do not say of it is not known."""
+        return self.data.name == WATCHED
 
     @property
     def trial_id(self) -> str:
