@@ -13,11 +13,11 @@ from initlab.data.folders import scan
 from initlab.data.sources import Raw, load_raw
 from initlab.engine.task import DataAccess
 from initlab.init.apply import init_
-from initlab.init.shapes import ON_A_BATCH
 from initlab.nets.build import to_modules
 from initlab.plan.dimensions import describe, input_side
 from initlab.random_streams import stream_seed
 from initlab.study.spec import Data, TrialSpec
+from initlab.study.unused_fields import needs_batch
 from initlab.user_code import code_refusal, import_callable, is_code
 
 # Of weights and images; under bfloat16 the step casts on the way.
@@ -79,7 +79,7 @@ def build_net(spec: TrialSpec, images: Images, device: torch.device) -> nn.Modul
     """The trial's net, initialised, on its device, in its precision."""
     net, scheme = bare_net(spec, images), spec.init.scheme
     draw = import_callable("init.scheme", scheme) if is_code(scheme) else scheme
-    batch = images.probe_batch(spec.probe.examples)[0] if scheme in ON_A_BATCH else None
+    batch = images.probe_batch(spec.probe.examples)[0] if needs_batch(spec) else None
     # The other fields of the section are keywords of `init_`.
     init_(net, draw, seed=spec.seed, batch=batch, **spec.init.model_dump(exclude={"scheme"}))
     return net.to(device)
@@ -87,10 +87,10 @@ def build_net(spec: TrialSpec, images: Images, device: torch.device) -> nn.Modul
 
 def bare_net(spec: TrialSpec, images: Images) -> nn.Module:
     """The trial's net in its precision, on the CPU, before its init."""
+    # For parameters that no scheme draws.
+    torch.manual_seed(stream_seed(spec.seed, "net"))
     if is_code(spec.net.name):
         make = import_callable("net.name", spec.net.name)
-        # For parameters that no scheme draws.
-        torch.manual_seed(stream_seed(spec.seed, "net"))
         net: nn.Module = make(num_classes=images.num_classes, input_shape=images.input_shape, **spec.net.options)
     else:
         net = to_modules(describe(spec, images.num_classes, images.input_shape))

@@ -197,10 +197,15 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
         "data.classes": {"data": {"name": "synthetic"}},
         "data.channels": {"data": {"name": "synthetic"}},
         "train.slope_lr_factor": {"net": {"activation": "prelu_shared"}},
+        "data.sequence": {"data": {"name": "topics"}},
+        **{path: {"net": {"name": "transformer"}} for path in ("net.heads", "net.branch_factor", "init.embedding_std")},
     }
     values = {
         "data.flip": True,
         "data.image_size": 16,
+        "data.sequence": 32,
+        "init.embedding_std": 0.02,
+        "init.branches": "scaled",
         "data.train_examples": 99,
         "data.val_examples": 99,
         "net.widths": (8, 8),
@@ -264,6 +269,12 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
         ),
         ("data: {name: tiny-imagenet, classes: 3}", {"data.classes"}),
         ("probe: {every: 0, examples: 8}", {"probe.examples"}),
+        (
+            "data: {name: topics, image_size: 8, scale: 2, flip: true, shift: 1}\n"
+            "net: {name: lstm, heads: 2, norm: pre}",
+            {"data.image_size", "data.scale", "data.flip", "data.shift", "net.heads", "net.norm"},
+        ),
+        ("data: {sequence: 8}\ninit: {embedding_std: 0.1}", {"data.sequence", "init.embedding_std"}),
         ("data: {classes: 3, channels: 1, options: {a: 1}}", {"data.classes", "data.channels", "data.options"}),
         ("data: {name: 'a:b', image_size: 16, options: {a: 1}}", {"data.image_size"}),
         (
