@@ -54,9 +54,10 @@ def check_shareable(trials: Sequence[PlannedTrial], devices: int) -> None:
         return
     lines: dict[str, None] = {}  # each mistake once
     for spec in (trial.spec for trial in trials):
-        size = spec.train.batch_size
-        if size % devices:
-            text = f"does not part into {devices} equal slices (got {size}); allowed: a multiple of --devices"
+        size, slices = spec.train.batch_size, devices * spec.train.accumulate
+        if size % slices:
+            times = " times train.accumulate" if slices > devices else ""
+            text = f"does not part into {slices} equal slices (got {size}); allowed: a multiple of --devices{times}"
             lines[f"train.batch_size: {text}"] = None
         if is_code(spec.net.name):
             text = "code of yours may draw or normalise over its batch, which --devices cuts"

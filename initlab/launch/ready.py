@@ -89,6 +89,9 @@ def ready(
     check_shareable(requested, settings.run.devices)
     # The nodes of a cluster look for the data themselves.
     lines = [] if address else check_data(requested, settings.access)
+    if skip_hopeless and (others := sum(trial.spec.train.optimizer != "sgd" for trial in requested)):
+        text = f"stops none of {others} trials whose optimiser is not sgd: what it goes by was found for sgd"
+        lines.append(f"--skip-hopeless: {text}")
     folder = Path(out) if out else Path("results") / study.name
     with writable(folder):
         if (folder / files.COMPACTED).exists():

@@ -24,6 +24,15 @@ def conflicts(spec: TrialSpec) -> Iterable[Mistake]:
     data, train, net = spec.data, spec.train, spec.net
     if train.schedule == "step" and not train.milestones:
         yield "train.milestones", "empty (got nothing); allowed: the epochs at which lr falls under the step schedule"
+    if train.warmup_epochs > train.epochs:
+        text = f"longer than the training (got {train.warmup_epochs:g}); allowed: at most its {train.epochs:g} epochs"
+        yield "train.warmup_epochs", text
+    if train.batch_size % train.accumulate:
+        text = f"does not part the batch into equal slices (got {train.accumulate} for {train.batch_size})"
+        yield "train.accumulate", f"{text}; allowed: a divisor of train.batch_size"
+    elif train.accumulate > 1 and net.norm == "batch":
+        text = f"BatchNorm's statistics are the whole batch's (got {train.accumulate})"
+        yield "train.accumulate", f"{text}; allowed: 1, or net.norm none"
     # How many images the user's code gives, and of what size, is not known yet.
     if is_code(data.name):
         return

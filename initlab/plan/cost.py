@@ -66,8 +66,9 @@ def cost(spec: TrialSpec, pace: Pace | None = None) -> Cost:
     steps_per_epoch, steps = spec.steps(examples or 0)
     if net is None:
         return Cost(steps=steps if examples else None)
-    # Weights and momentum.
-    checkpoint = 2 * net.parameters * (8 if spec.train.precision == "float64" else 4)
+    # Weights and their moments, of which Adam keeps two.
+    numbers = 3 if spec.train.optimizer in ("adam", "adamw") else 2
+    checkpoint = numbers * net.parameters * (8 if spec.train.precision == "float64" else 4)
     if not examples:
         return Cost(net.parameters, net.multiply_adds, checkpoint_bytes=checkpoint)
     rows, validations = count_rows(spec.train.validate_every, spec.train.log_every, steps_per_epoch, steps)

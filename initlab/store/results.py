@@ -137,8 +137,8 @@ class Results:
     def forecasts(self) -> pd.DataFrame:
         """One row per trial with a probe at step 0: what it foretells, before any training.
 
-        `forecast` is the most probable verdict, the next four columns are the probabilities; then whether the features
-        lie in the range of the calibration, and the features themselves (`initlab.verdict.odds`).
+        `forecast` is the most probable verdict, the next four columns are the probabilities; then whether the optimiser
+        is SGD and the features lie in the range of the calibration, and the features (`initlab.verdict.odds`).
         """
         first = self.signals_near((0,))
         probes = dict(iter(first[first.step == 0].groupby("trial")))
@@ -149,14 +149,17 @@ class Results:
             train, classes = trial.spec.train, trial.status.get("num_classes")
             if layers is None or loss is None or classes is None:
                 continue
-            decay = train.weight_decay
+            decay, sgd = train.weight_decay, train.optimizer == "sgd"
             try:
-                features = features_of(layers, loss=loss, num_classes=classes, lr=train.lr, weight_decay=decay)
+                features = features_of(
+                    layers, loss=loss, num_classes=classes, lr=train.lr, weight_decay=decay, measured=not sgd
+                )
             except ValueError as error:
                 self.problems.append(f"{trial.folder}: {one_line(error)}")
                 continue
             odds = forecast_of(features)
-            rows.append([trial.id, odds.verdict, *odds.probabilities.values(), odds.calibrated, *features])
+            # The fit is of SGD's trials alone.
+            rows.append([trial.id, odds.verdict, *odds.probabilities.values(), odds.calibrated and sgd, *features])
         return pd.DataFrame(rows, columns=names("forecasts"))
 
     @property

@@ -18,6 +18,7 @@ from initlab.nets.catalog import CATALOG, FIELDS
 from initlab.study.field_types import Count, Depth, Epochs, Fraction, Interval, Options, Positive, Seed, Side, known
 
 HASH_VERSION = 1
+OPTIONS = ("options", "optimizer_options")  # keys of what goes to the user's code
 OR_CODE = ", or pkg.module:callable (needs --allow-code)"
 
 # Scheme -> which of the keys mode, distribution and std it has a use for; the functions are in initlab.init.schemes.
@@ -33,6 +34,16 @@ SCHEMES: dict[str, set[str]] = {
 }
 
 
+# Optimiser -> which of the keys momentum, betas and eps it has a use for (initlab.train.optimizer).
+OPTIMIZERS: dict[str, set[str]] = {
+    "sgd": {"momentum"},
+    "adamw": {"betas", "eps"},
+    "adam": {"betas", "eps"},
+    "lion": {"betas"},
+    "muon": {"momentum", "betas", "eps"},
+}
+
+
 class Spec(BaseModel):
     """A frozen section that refuses unknown keys and values of another type."""
 
@@ -40,7 +51,7 @@ class Spec(BaseModel):
 
     def __hash__(self) -> int:
         """Also with options in it, which are a mapping: a cache takes a section as its key."""
-        return hash(tuple((self.__dict__ | {"options": None}).values()))
+        return hash(tuple((self.__dict__ | dict.fromkeys(OPTIONS)).values()))
 
 
 class Data(Spec):
@@ -152,18 +163,44 @@ class Init(Spec):
 
 
 class Train(Spec):
-    """Stochastic gradient descent with momentum; epochs and intervals in epochs may be fractions."""
+    """How the net is trained; epochs and intervals in epochs may be fractions.
+
+    A key that the optimiser doesn't use is dropped when the trial is resolved.
+    """
 
     epochs: Epochs = Field(14.0, description="passes over the training set")
     batch_size: Count = Field(32, description="examples per step; the short last batch of an epoch is dropped")
+    accumulate: Count = Field(1, description="equal parts of a batch whose gradients are summed one after another")
+    optimizer: Annotated[str, known("optimiser", OPTIMIZERS)] = Field(
+        "sgd",
+        description=f"{', '.join(OPTIMIZERS)}{OR_CODE}; see docs/optimizers.md",
+        json_schema_extra={"anyOf": [{"enum": [*OPTIMIZERS]}, {"pattern": "^[^:]+:[^:]+$"}]},
+    )
     lr: Positive = Field(0.003, description="learning rate at the start")
-    momentum: Fraction = Field(0.9, description="of stochastic gradient descent")
-    weight_decay: float = Field(5.0e-4, ge=0, allow_inf_nan=False, description="not on PReLU slopes")
+    momentum: Fraction = Field(0.9, description="of sgd, and of muon's matrices")
+    betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)] | None = Field(
+        None, description="of both moments (adamw, adam, lion, muon); null = 0.9 and 0.999, lion's 0.9 and 0.99"
+    )
+    eps: Positive = Field(1e-8, description="beside the root of the second moment (adamw, adam, muon)")
+    optimizer_options: Options = Field({}, description="keyword arguments of your callable")
+    weight_decay: float = Field(
+        5.0e-4,
+        ge=0,
+        allow_inf_nan=False,
+        description="not on PReLU slopes; of the gradient under sgd and adam, else lr times it of the weight itself",
+    )
+    decay_exempt: Literal["none", "norms_and_biases"] = Field(
+        "none", description="norms_and_biases: no weight decay on parameters of one dimension"
+    )
+    clip_norm: Positive | None = Field(None, description="largest norm of the gradient of all parameters; null = any")
     slope_lr_factor: float = Field(
         1.0, ge=0, le=1e6, description="times lr for the slopes that prelu learns; 0 keeps them"
     )
     dropout: Fraction = Field(NetChoices.dropout, description="in the first two linear layers")
     schedule: Literal["constant", "step", "plateau", "cosine"] = Field("constant", description="of the learning rate")
+    warmup_epochs: float = Field(
+        0.0, ge=0, le=1e6, description="in which the learning rate rises linearly to the schedule's"
+    )
     milestones: tuple[Epochs, ...] = Field(
         (), strict=False, description="epochs at which lr is multiplied by factor (step)"
     )
@@ -294,7 +331,7 @@ class TrialSpec(Spec):
 def canonical(section: Spec) -> str:
     """The fields of a section that differ from their default, as JSON with sorted keys."""
     # 1 and 1.0 are equal, but in the options of a user's code not the same; a typed field takes but one of them.
-    return canonical_uncached(section) if section.__dict__.get("options") else canonical_cached(section)
+    return canonical_uncached(section) if any(map(section.__dict__.get, OPTIONS)) else canonical_cached(section)
 
 
 def canonical_uncached(section: Spec) -> str:

@@ -8,7 +8,7 @@ from initlab.init.shapes import ON_A_BATCH
 from initlab.nets.architecture import NetChoices
 from initlab.nets.catalog import FIELDS, PAPER_NETS, SEQUENCE_NETS
 from initlab.study.paths import TRIAL_PATHS, getattr_path, with_fields
-from initlab.study.spec import SCHEMES, TrialSpec
+from initlab.study.spec import OPTIMIZERS, SCHEMES, TrialSpec
 from initlab.user_code import is_code
 
 DEFAULT = TrialSpec()
@@ -23,7 +23,8 @@ def unused_paths(trial: TrialSpec) -> frozenset[str]:
     # A layer whose std is set is drawn as gaussian.
     layer_stds = bool(init.linear_std or init.last_std)
     flags = (bool(net.widths), layer_stds, bool(train.shallow_depth), bool(train.auxiliary), probes(trial))
-    return unused_under(trial.data.name, net.name, net.activation, init.scheme, train.schedule, *flags)
+    names = (trial.data.name, net.name, net.activation, init.scheme, train.schedule, train.optimizer)
+    return unused_under(*names, *flags)
 
 
 @lru_cache(maxsize=4096)
@@ -33,6 +34,7 @@ def unused_under(
     activation: str,
     scheme: str,
     schedule: str,
+    optimizer: str,
     widths: bool,
     layer_stds: bool,
     shallow: bool,
@@ -42,6 +44,8 @@ def unused_under(
     """Dotted paths without meaning under these choices, which many trials of a sweep share."""
     code, pictures, falling = is_code(net), is_pictures(data), schedule in ("step", "plateau")
     tokens = data in FACTS and FACTS[data].tokens
+    # Code takes the learning rate and its options.
+    used_by_optimizer = OPTIMIZERS.get(optimizer, {"optimizer_options"})
     used_init = SCHEMES.get(scheme, set()) | ({"distribution"} if layer_stds else set())
     rules = [
         (data not in ("synthetic", "imagefolder"), {"data.classes"}),
@@ -64,6 +68,8 @@ def unused_under(
         (schedule != "plateau", {"train.patience", "train.most_cuts"}),
         (code or not shallow, {"train.shallow_epochs"}),
         (not auxiliary, {"train.auxiliary_weight"}),
+        (is_code(optimizer), {"train.weight_decay", "train.decay_exempt", "train.slope_lr_factor"}),
+        (True, {f"train.{key}" for key in {"momentum", "betas", "eps", "optimizer_options"} - used_by_optimizer}),
         (not probed, {"probe.examples"}),
         # Code may use all.
         (not is_code(scheme), {f"init.{key}" for key in {"mode", "distribution", "std"} - used_init}),
