@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from initlab.attempt.assemble import build_net, load_images
-from initlab.data.dataset import Images
+from initlab.attempt.assemble import build_net, load_data
+from initlab.data.dataset import Dataset
 from initlab.engine.signs import log_to
 from initlab.engine.task import State, Task, TrialEnd, cause_of
 from initlab.plan.plan import shallow_of
@@ -52,7 +52,7 @@ class Attempt:
         self.writer = AttemptWriter(folder, environment(task, self.spec, device))
         log_to(self.writer.folder / LOG)
 
-    def build(self, images: dict[Data, Images], group: Group = ALONE) -> Trial:
+    def build(self, images: dict[Data, Dataset], group: Group = ALONE) -> Trial:
         """The trial as it is before its first step, or before it resumes its checkpoint.
 
         Args:
@@ -64,7 +64,7 @@ class Attempt:
         spec, run = self.spec, self.task.run
         check_sources(spec, self.sources)
         if spec.data not in images:
-            images[spec.data] = load_images(spec, self.device, self.task.access, self.sources, self.writer.doing)
+            images[spec.data] = load_data(spec, self.device, self.task.access, self.sources, self.writer.doing)
         net = build_net(spec, images[spec.data], self.device)
         if not self.writer.resumed and (shallow := shallow_of(spec)):
             start_from(net, trained_weights(TrialFolder(Path(self.task.out), shallow.trial_id)))

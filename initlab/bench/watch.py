@@ -132,7 +132,7 @@ def probe_steps(trial: Trial) -> Iterator[Step]:
 def running_steps(trial: Trial) -> Iterator[Step]:
     """Running moments of every step, read after each block as at a row of scalars."""
     trial.spec = trial.spec.model_copy(update={"probe": trial.spec.probe.model_copy(update={"running_every": 1})})
-    trial.moments = moments = RunningMoments(trial.net, trial.data.mean.device)
+    trial.moments = moments = RunningMoments(trial.net, trial.data.device)
 
     def step() -> None:
         """An update; after each block the moments are read."""

@@ -1,4 +1,4 @@
-"""Text that every Python has: the help topics of its standard library (`pydoc_data.topics`), as tokens. No torch.
+"""Text that every Python has: the help topics of its standard library (`pydoc_data.topics`), as tokens.
 
 A token is a character. White space is one blank within a paragraph and a line's end after it; each paragraph is taken
 once, though topics quote each other, and none of the validation topics is in the training text. The topics differ
@@ -11,6 +11,10 @@ from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 
+import torch
+from torch import Tensor
+
+from initlab.data.examples import Examples
 from initlab.data.facts import TRAIN_CHARACTERS, VAL_CHARACTERS
 from initlab.errors import UserError
 
@@ -18,6 +22,18 @@ from initlab.errors import UserError
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
 OTHER = len(CHARACTERS)
 VAL_TOPICS = ("debugger", "formatstrings")
+
+
+def topics(length: int) -> Examples:
+    """Both texts in sequences (N, length) of tokens, whose labels are the tokens one further on."""
+    train, val = (torch.tensor(tokens_of(text)) for text in topic_texts())
+    return Examples(*in_sequences(train, length), *in_sequences(val, length), num_classes=OTHER + 1)
+
+
+def in_sequences(tokens: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Tokens in a row cut into sequences (N, length), and each one's next tokens; a rest is left out."""
+    whole = (len(tokens) - 1) // length * length
+    return tokens[:whole].view(-1, length), tokens[1 : whole + 1].view(-1, length)
 
 
 @cache

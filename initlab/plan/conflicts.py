@@ -53,6 +53,8 @@ def conflicts(spec: TrialSpec) -> Iterable[Mistake]:
         got, most = max(train.auxiliary), net.depth - LINEAR_LAYERS
         yield "train.auxiliary", f"no such convolution (got {got}); allowed: 1 to {most} of this net"
     yield from shallow_conflicts(spec, size)
+    if facts.tokens and net.name == "mlp":
+        yield "net.name", f"takes numbers (got mlp for tokens); allowed: {', '.join(SEQUENCE_NETS)}, your own"
     if spec.init.branches and net.name != "transformer" and net.name in FIELDS and net.skip == "none":
         needs = f"needs residual branches (got {spec.init.branches} for {net.name})"
         yield "init.branches", f"{needs}; allowed: null, or net.skip: identity"
@@ -70,8 +72,8 @@ def layout_conflicts(net: Net, shape: InputShape, key: str) -> Iterable[Mistake]
         yield "net.norm", f"not for {net.name} (got {net.norm!r}); allowed: none, batch"
         return
     if len(shape) != 3:
-        nets = ", ".join((*SEQUENCE_NETS, "your own"))
-        yield "net.name", f"takes images (got {net.name} for {shape[0]} tokens); allowed: {nets}"
+        nets, got = ", ".join((*CONVOLUTIONLESS, "your own")), "x".join(map(str, shape)) or "a number"
+        yield "net.name", f"takes pictures (got {net.name} for inputs of {got}); allowed: {nets}"
         return
     size = min(shape[1:])
     if net.name == "plain" and (problem := plain_problem(net.depth, len(net.widths or ()) or net.stages, size)):
@@ -86,12 +88,9 @@ def layout_conflicts(net: Net, shape: InputShape, key: str) -> Iterable[Mistake]
 
 
 def equal_layer_conflicts(net: Net, shape: InputShape) -> Iterable[Mistake]:
-    """A perceptron, transformer or LSTM that does not fit its inputs, or a transformer's fields each other."""
-    sequence, problem = net.name in SEQUENCE_NETS, sequence_problem(shape)
-    if sequence == bool(problem):
-        got = f"{net.name} for {'tokens' if problem is None else 'images'}"
-        allowed = "a set of tokens, as topics" if sequence else ", ".join(SEQUENCE_NETS)
-        yield "data.name" if sequence else "net.name", f"does not go with the other (got {got}); allowed: {allowed}"
+    """A net for sequences whose inputs are none, or a transformer's fields that do not fit each other."""
+    if net.name in SEQUENCE_NETS and (problem := sequence_problem(shape)):
+        yield "data.name", f"for {net.name}: {problem[1]}"
     elif net.name == "transformer" and (misfit := decoder_problem(net.width, net.heads, net.norm, net.activation)):
         yield f"net.{misfit[0]}", misfit[1]
 

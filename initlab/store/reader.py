@@ -41,6 +41,8 @@ class Figures(BaseModel):
     epoch: float = 0.0
     epochs: float = 0.0
     chance: float = math.nan
+    chance_loss: float = math.nan
+    chance_spread: float | None = None
     train_loss: float = math.nan
     train_error: float = math.nan
     val_loss: float = math.nan

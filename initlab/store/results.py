@@ -1,9 +1,10 @@
 """`Results`: an output folder, or what `initlab export` made of one, as tidy pandas frames."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -120,9 +121,10 @@ class Results:
                 {name: column[places[trial.id]] for name, column in columns.items()},
                 steps_per_epoch=status["train_examples"] // batch_size,
                 batch_size=batch_size,
-                num_classes=status["num_classes"],
+                chance_loss=chance_loss_of(status),
                 chance=chance,
                 threshold=threshold,
+                spread=status.get("chance_spread"),
             )
             end = (
                 f"; stopped as hopeless at epoch {status['epoch']:.3g} of {trial.spec.train.epochs:.3g}"
@@ -146,13 +148,14 @@ class Results:
         rows = []
         for trial in self.stored:
             layers, loss = probes.get(trial.id), losses.get(trial.id)
-            train, classes = trial.spec.train, trial.status.get("num_classes")
-            if layers is None or loss is None or classes is None:
+            train, known = trial.spec.train, "num_classes" in trial.status
+            if layers is None or loss is None or not known:
                 continue
-            decay, sgd = train.weight_decay, train.optimizer == "sgd"
+            chance_loss, decay = chance_loss_of(trial.status), train.weight_decay
+            sgd = train.optimizer == "sgd"
             try:
                 features = features_of(
-                    layers, loss=loss, num_classes=classes, lr=train.lr, weight_decay=decay, measured=not sgd
+                    layers, loss=loss, chance_loss=chance_loss, lr=train.lr, weight_decay=decay, measured=not sgd
                 )
             except ValueError as error:
                 self.problems.append(f"{trial.folder}: {one_line(error)}")
@@ -179,6 +182,11 @@ class Results:
     def __repr__(self) -> str:
         states = pd.Series([trial.status["state"] for trial in self.stored], dtype=str).value_counts()
         return f"Results({str(self.out)!r}: {', '.join(f'{n} {state}' for state, n in states.items()) or 'no trials'})"
+
+
+def chance_loss_of(status: Mapping[str, Any]) -> float:
+    """The loss of guessing in a trial; one of before there were others than classes has ln K."""
+    return float(status.get("chance_loss", math.log(status["num_classes"])))
 
 
 def load(out: str | Path) -> Results:

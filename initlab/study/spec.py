@@ -21,6 +21,8 @@ HASH_VERSION = 1
 OPTIONS = ("options", "optimizer_options")  # keys of what goes to the user's code
 OR_CODE = ", or pkg.module:callable (needs --allow-code)"
 
+# What labels each takes is in docs/data.md.
+LOSSES = ("cross_entropy", "mse", "bce")
 # Scheme -> which of the keys mode, distribution and std it has a use for; the functions are in initlab.init.schemes.
 SCHEMES: dict[str, set[str]] = {
     "gaussian": {"distribution", "std"},
@@ -55,7 +57,7 @@ class Spec(BaseModel):
 
 
 class Data(Spec):
-    """The images: a built-in set or a callable of yours that returns an `initlab.data.sources.Raw`."""
+    """The data: a built-in set or a callable of yours that returns what docs/data.md says."""
 
     name: Annotated[str, known("data set", FACTS)] = Field("digits", description=f"{', '.join(FACTS)}{OR_CODE}")
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = Field(
@@ -168,6 +170,9 @@ class Train(Spec):
     A key that the optimiser doesn't use is dropped when the trial is resolved.
     """
 
+    loss: Annotated[str, known("loss", LOSSES)] | None = Field(
+        None, description=f"{', '.join(LOSSES)}{OR_CODE}; null = as fits the labels"
+    )
     epochs: Epochs = Field(14.0, description="passes over the training set")
     batch_size: Count = Field(32, description="examples per step; the short last batch of an epoch is dropped")
     accumulate: Count = Field(1, description="equal parts of a batch whose gradients are summed one after another")

@@ -19,7 +19,6 @@ from contextlib import nullcontext, suppress
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, vmap
 
@@ -99,30 +98,32 @@ class Pack:
         """The step on the device: from what `feed` took in to new weights, all in tensors that stay in place."""
         images_KN, labels_KN = self.feed.batch()
         with sample.listen() if sample else nullcontext():
-            losses_K, logits_KN = self.forward(images_KN, labels_KN, self.feed.masks)
+            losses_K, misses_K = self.forward(images_KN, labels_KN, self.feed.masks)
         # The sum's gradient by each loss is 1: a loss that is not finite stays with its trial.
         grads = torch.autograd.grad(losses_K.sum(), list(self.weights.values()))
         self.updates.step(grads)
         self.sums[:, 0].add_(losses_K.detach())
-        self.sums[:, 1].add_((logits_KN.detach().argmax(2) != labels_KN).sum(1))
+        self.sums[:, 1].add_(misses_K)
         if sample:
             sample.sampled(self.feed.size)
 
     def forward(self, images_KN: Tensor, labels_KN: Tensor, masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean losses (K,) and logits (K, N, classes).
+        """Mean losses (K,) and errors times examples (K,).
 
         Raises:
             RuntimeError: a net that cannot be run this way: it draws random numbers, or branches on its activations.
         """
 
         def one(weights: Weights, images: Tensor, labels: Tensor, masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-            """Loss and logits of one trial of the pack."""
+            """Of one trial of the pack."""
             with with_masks(self.net, masks):
-                logits = self.logits(weights, images)
-            return F.cross_entropy(logits.to(self.updates.flat.dtype), labels), logits
+                logits = self.logits(weights, images).to(self.updates.flat.dtype)
+            return objective.loss(logits, labels), objective.misses(logits.detach(), labels)
 
-        losses_K, logits_KN = vmap(one, randomness="error")(self.weights, images_KN, labels_KN, masks)
-        return losses_K, logits_KN
+        # The same for all of them, up to the guess that verdicts need.
+        objective = self.trials[0].objective
+        losses_K, misses_K = vmap(one, randomness="error")(self.weights, images_KN, labels_KN, masks)
+        return losses_K, misses_K
 
     def logits(self, weights: Weights, images: Tensor) -> Tensor:
         """Of one trial's weights."""
@@ -175,14 +176,14 @@ class Pack:
 
     def validate(self) -> dict[Trial, Evaluation]:
         """Evaluations of all trials at once where they are due on the same images; none where each makes its own."""
-        data = self.trials[0].data
+        data, objective = self.trials[0].data, self.trials[0].objective
         alike = all(trial.data is data and trial.step in trial.due.validations for trial in self.trials)
         if not alike or not self.validates_together:
             return {}
         forward = partial(vmap(self.logits, in_dims=(0, None)), self.weights)
         # An error is too little memory, or a net of the user's that in eval mode cannot be run for several at once.
         with suppress(RuntimeError), in_eval_mode(self.net):
-            return dict(zip(self.trials, evaluate_together(forward, len(self.trials), data), strict=True))
+            return dict(zip(self.trials, evaluate_together(forward, len(self.trials), data, objective), strict=True))
         self.validates_together = False
         return {}
 

@@ -12,10 +12,9 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from initlab.data.dataset import Images
+from initlab.data.dataset import Dataset
 from initlab.engine.task import State
 from initlab.nets.any_module import weight_layers
 from initlab.nets.layers import set_dropout_step
@@ -27,6 +26,7 @@ from initlab.train.auxiliary import Auxiliary
 from initlab.train.cuda import Compiled
 from initlab.train.evaluate import Evaluation, evaluate
 from initlab.train.group import ALONE, Group
+from initlab.train.objective import objective_of
 from initlab.train.optimizer import DECOUPLED, Updates, parameter_groups
 from initlab.train.records import Due, Outcome, Recorder, slope_rows
 from initlab.train.row_log import RowLog
@@ -45,7 +45,7 @@ class Trial:
         self,
         spec: TrialSpec,
         net: nn.Module,
-        data: Images,
+        data: Dataset,
         recorder: Recorder,
         compiled: bool | None = False,
         group: Group = ALONE,
@@ -54,15 +54,16 @@ class Trial:
         """Two settings count on CUDA alone. `compiled`: whether torch.compile makes the step's forward and backward,
         None is where it pays; `channels_last`: whether maps lie in memory with their channels last, None is yes."""
         self.spec, self.net, self.data, self.recorder, self.group = spec, net, data, recorder, group
-        self.on_gpu = data.mean.device.type == "cuda"
+        self.on_gpu = data.device.type == "cuda"
         self.layout = torch.contiguous_format if channels_last is False else torch.channels_last
         if self.on_gpu:
             net.to(memory_format=self.layout)
+        self.objective = objective_of(spec.train.loss, data)
         self.per_epoch, self.steps = spec.steps(len(data.train_labels))
         if self.steps < 1:
             raise ValueError(
                 f"train.batch_size: no step to train (got {spec.train.batch_size}, {spec.train.epochs:g} epochs, "
-                f"for {len(data.train_labels)} images); allowed: a smaller batch or more epochs"
+                f"for {len(data.train_labels)} examples); allowed: a smaller batch or more epochs"
             )
         validations = spec.validation_steps(self.per_epoch, self.steps)
         steps = (spec.row_steps(self.per_epoch, self.steps), validations, spec.probe_steps(self.steps))
@@ -77,10 +78,10 @@ class Trial:
         model = nn.ModuleList([net, self.auxiliary]) if self.auxiliary else net
         self.updates = Updates(parameter_groups(model, spec.train), spec.train)
         self.plateau = Plateau()
-        self.moments = RunningMoments(net, data.mean.device) if spec.probe.running_every else None
+        self.moments = RunningMoments(net, data.device) if spec.probe.running_every else None
         self.step = 0
         # Last, as the trial's time begins here: the optimiser's imports alone take seconds.
-        self.log = RowLog(spec, data, group, self.per_epoch, self.steps)
+        self.log = RowLog(spec, data, self.objective, group, self.per_epoch, self.steps)
 
     def begin(self, resumed: dict[str, Any] | None) -> None:
         """Take up where a checkpoint left off, or record step 0."""
@@ -153,7 +154,7 @@ class Trial:
     def update(self) -> None:
         """One update of the weights, by one batch; nothing here waits for the device."""
         images, labels = next(self.batches)
-        if self.on_gpu:
+        if self.on_gpu and images.dim() == 4:
             images = images.contiguous(memory_format=self.layout)
         self.seed_users_code()
         self.updates.optimizer.zero_grad(set_to_none=True)
@@ -168,7 +169,8 @@ class Trial:
 
     def seed_users_code(self) -> None:
         """The user's code may draw from torch's own generators, as nn.Dropout does: the same at every try of a step."""
-        if is_code(self.spec.net.name) or is_code(self.spec.train.optimizer):
+        train = self.spec.train
+        if any(map(is_code, (self.spec.net.name, train.optimizer, train.loss or ""))):
             torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
 
     def add_gradients(self, images: Tensor, labels: Tensor, part: int, sample: RunningMoments | None) -> None:
@@ -178,10 +180,11 @@ class Trial:
         if train.dropout:
             set_dropout_step(self.net, self.spec.seed, self.step, rank, size, ahead=self.draws_ahead)
         with self.autocast():
-            logits = self.logits(images, sample).to(self.data.mean.dtype)
-        loss = F.cross_entropy(logits, labels)
-        ((loss + self.auxiliary.loss(labels) if self.auxiliary else loss) / train.accumulate).backward()
-        self.log.add(loss.detach() / size, (logits.detach().argmax(1) != labels).sum())
+            logits = self.logits(images, sample).to(self.data.dtype)
+        loss = self.objective.loss(logits, labels)
+        auxiliary = self.auxiliary.loss(labels, self.objective.loss) if self.auxiliary else 0
+        ((loss + auxiliary) / train.accumulate).backward()
+        self.log.add(loss.detach() / size, self.objective.misses(logits.detach(), labels))
 
     def logits(self, images: Tensor, sample: RunningMoments | None) -> Tensor:
         """Of the net as it is trained; what goes through it is summed in `sample`."""
@@ -200,7 +203,7 @@ class Trial:
         On a CPU in float32 all the same: without units for bfloat16 it takes a hundred times as long.
         """
         enabled = self.spec.train.precision == "bfloat16" and self.on_gpu
-        return torch.autocast(self.data.mean.device.type, dtype=torch.bfloat16, enabled=enabled)
+        return torch.autocast(self.data.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def lr(self) -> float:
         """Learning rate of the next update."""
@@ -220,9 +223,11 @@ class Trial:
         train, gradients = self.spec.train, dict[Tensor, Tensor]()
         images, labels = self.data.probe_batch(self.spec.probe.examples)
         decay = None if is_code(train.optimizer) else train.weight_decay
-        signals = measure(self.net, images, labels, weight_decay=decay, gradients=gradients)
+        # The probe's own loss is cross-entropy over examples.
+        loss = None if self.objective.task == "classes" and not self.objective.own_loss else self.objective.loss
+        signals = measure(self.net, images, labels, loss=loss, weight_decay=decay, gradients=gradients)
         weights = {name: layer.weight for name, layer in weight_layers(self.net)}
-        with torch.random.fork_rng([self.data.mean.device] if self.on_gpu else []):
+        with torch.random.fork_rng([self.data.device] if self.on_gpu else []):
             self.seed_users_code()
             ratios = self.updates.ratios([weights[row["name"]] for row in signals], gradients, self.lr())
         for row, (update, decay_ratio) in zip(signals, ratios, strict=True):
@@ -240,7 +245,7 @@ class Trial:
         if validate:
             if evaluation is None and self.group.leads:
                 with self.autocast():
-                    evaluation = evaluate(self.net, self.data)
+                    evaluation = evaluate(self.net, self.data, self.objective)
             if evaluation := self.group.share(evaluation):
                 row |= asdict(evaluation)
                 self.plateau.see(evaluation.val_error, self.spec.train.patience)

@@ -38,18 +38,28 @@ class EpochMeans(NamedTuple):
 
 
 def judge(
-    scalars: Columns, *, steps_per_epoch: int, batch_size: int, num_classes: int, chance: float, threshold: float
+    scalars: Columns,
+    *,
+    steps_per_epoch: int,
+    batch_size: int,
+    chance_loss: float,
+    chance: float,
+    threshold: float,
+    spread: float | None = None,
 ) -> Judgement:
     """Judge a finished trial by its rows of scalars, by the first rule that holds.
 
-    1. diverged: a non-finite loss, or an epoch's mean loss above 10 max(ln K, the first epoch's);
+    1. diverged: a non-finite loss, or an epoch's mean loss above 10 max(ln K, the first epoch's), ln K being the loss
+       of guessing (`chance_loss`), as the variance of the labels is of squared error;
     2. converged: a validation error at or below `threshold`;
-    3. stalled: no epoch's mean training error below chance - 4 sqrt(chance (1 - chance) / N), N its examples;
+    3. stalled: no epoch's mean training error below chance - 4 sqrt(chance (1 - chance) / N), N its examples; with a
+       `spread`, chance - 4 spread / sqrt(N);
     4. slow: it learns, but did not reach the threshold.
 
     Args:
         scalars: the trial's rows by step, a frame or arrays by column, named as in `Results.scalars`.
         chance: error of the best constant guess, a fraction.
+        spread: standard deviation of its error from example to example, None where that is 0 or 1.
     """
     epochs = epoch_means(scalars, steps_per_epoch)
     step, epoch, train_loss, val_error = floats(scalars, "step", "epoch", "train_loss", "val_error")
@@ -57,7 +67,7 @@ def judge(
     if len(not_finite):
         return Judgement("diverged", f"the loss is {train_loss[not_finite[0]]} by epoch {epoch[not_finite[0]]:.3g}")
     losses = epochs.train_loss
-    highest = highest_loss(num_classes, float(losses[0])) if len(losses) else math.inf
+    highest = highest_loss(chance_loss, float(losses[0])) if len(losses) else math.inf
     if (losses > highest).any():
         worst = int(np.argmax(losses))
         reason = f"epoch {epochs.epoch[worst]:.0f} has a mean loss of {losses[worst]:.4g}, above {highest:.4g}"
@@ -67,7 +77,7 @@ def judge(
         reason = f"validation error ≤ {threshold:.3g} at epoch {reached[0]:.3g}, best {best:.3f}"
         return Judgement("converged", reason, float(reached[0]))
     lowest = np.fmin.reduce(epochs.train_error, initial=math.nan)
-    floors = [noise_floor(chance, steps * batch_size) for steps in epochs.steps]
+    floors = [noise_floor(chance, steps * batch_size, spread) for steps in epochs.steps]
     if (epochs.train_error < floors).any():
         learns = f"it learns (training error down to {lowest:.3f})"
         return Judgement("slow", f"{learns} but validation error stays above {threshold:.3g}, best {best:.3f}")

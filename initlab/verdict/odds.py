@@ -114,24 +114,23 @@ def shipped() -> Fit:
 
 
 def features_of(
-    layers: pd.DataFrame, *, loss: float, num_classes: int, lr: float, weight_decay: float, measured: bool = False
+    layers: pd.DataFrame, *, loss: float, chance_loss: float, lr: float, weight_decay: float, measured: bool = False
 ) -> NDArray[np.float64]:
     """The six numbers of `FEATURES`, meanings in `MEANINGS`, from a probe at step 0.
 
     Args:
         layers: one row per weight layer, in order, with forward_var, backward_var, weight_var and weight_grad_rms;
             those that never ran (NaN) are left out.
-        loss: mean loss at the start, nats.
+        loss: mean loss at the start.
+        chance_loss: what guessing has, ln K for K classes.
         measured: take `update` and `decay` from update_ratio and decay_ratio, as the optimiser is another than SGD.
 
     Two layers whose variances go from 2 to 1 and weights of rms 0.1 with gradients of 1e-3 at lr 0.01 give
     forward_change -0.69 and update ln(0.01 * 1e-3 / 0.1) = -9.21.
 
     Raises:
-        ValueError: no layer with a gradient, or fewer than two classes.
+        ValueError: no layer with a gradient.
     """
-    if num_classes < 2:
-        raise ValueError(f"forecast: too few classes in the model's output (got {num_classes}); allowed: at least 2")
     table = layers[["forward_var", "backward_var", "weight_var", "weight_grad_rms"]].to_numpy(float)
     table = table[~np.isnan(table[:, 2])]
     if math.isfinite(loss):
@@ -147,7 +146,7 @@ def features_of(
     if measured:
         update, decay = (ln_median(layers[column]) for column in ("update_ratio", "decay_ratio"))
         decay = max(LEAST_DECAY, decay)
-    start = math.log((max(loss, 1 / HUGE) if math.isfinite(loss) else HUGE) / math.log(num_classes))
+    start = math.log((max(loss, 1 / HUGE) if math.isfinite(loss) else HUGE) / chance_loss)
     steps = len(table) - 1
     changes = [steps * slope(forward), -steps * slope(backward)] if steps else [math.nan, math.nan]
     return np.array([*changes, update, decay, start, math.log(len(table))])

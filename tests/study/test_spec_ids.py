@@ -220,6 +220,7 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
         "init.distribution": "uniform",
         "init.linear_std": 0.1,
         "init.last_std": 0.1,
+        "train.loss": "cross_entropy",
         "train.dropout": 0.5,
         "train.momentum": 0.5,
         "train.factor": 0.5,

@@ -1,5 +1,6 @@
 """What a step does on a GPU, as far as a CPU can tell: captured steps, waits for the device, compilation."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from initlab.nets.build import to_modules
 from initlab.plan.dimensions import describe
 from initlab.study.spec import TrialSpec
 from initlab.train.cuda import WARM_UP, Captured, Compiled, kernels
+from initlab.train.objective import Guess, Objective
 from initlab.train.packed import Pack
 from initlab.train.trial import Trial
 from tests.train.tape import tape
@@ -149,7 +151,8 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Tensor, "backward", lambda loss: None)  # torch's engine wants a device that is there
     monkeypatch.setattr(torch.autograd, "grad", lambda total, weights: [torch.zeros_like(w) for w in weights])
     monkeypatch.setattr(nn.Module, "to", lambda net, **_: net)  # fake weights cannot be swapped for others
-    monkeypatch.setattr(ImageSet, "chance", 0.9)
+    objective = Objective("classes", Guess(0.9, None, math.log(10)))
+    monkeypatch.setattr("initlab.train.trial.objective_of", lambda loss, data: objective)
     monkeypatch.setattr(Trial, "draws_ahead", False)  # another thread knows nothing of fake tensors
     with FakeTensorMode():
         yield
@@ -159,9 +162,9 @@ def on_fake_cuda(specs: list[TrialSpec], channels_last: bool | None = None) -> l
     """Trials whose images and nets lie on the fake GPU."""
     with torch.device("cuda"):
         data = ImageSet(
-            train_images=torch.zeros(80, 3, 8, 8, dtype=torch.uint8),
+            train_inputs=torch.zeros(80, 3, 8, 8, dtype=torch.uint8),
             train_labels=torch.zeros(80, dtype=torch.int64),
-            val_images=torch.zeros(40, 3, 8, 8, dtype=torch.uint8),
+            val_inputs=torch.zeros(40, 3, 8, 8, dtype=torch.uint8),
             val_labels=torch.zeros(40, dtype=torch.int64),
             mean=torch.zeros(3, 8, 8),
             factor=1.0,

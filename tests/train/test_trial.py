@@ -17,6 +17,7 @@ from initlab.nets.layers import StreamDropout, set_dropout_step
 from initlab.plan.dimensions import describe
 from initlab.study.spec import Train, TrialSpec
 from initlab.train.evaluate import evaluate
+from initlab.train.objective import objective_of
 from initlab.train.optimizer import parameter_groups
 from initlab.train.records import Outcome
 from initlab.train.schedule import Plateau, learning_rate
@@ -252,7 +253,7 @@ def test_evaluation_counts_top_1_and_top_5_as_by_hand() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return logits[: len(x)]
 
-    evaluation = evaluate(Fixed(), data)
+    evaluation = evaluate(Fixed(), data, objective_of(None, data))
     ranks = [
         sorted(range(10), key=lambda k: -row[k]).index(label)
         for row, label in zip(logits.tolist(), data.val_labels.tolist(), strict=True)
