@@ -16,6 +16,7 @@ from torch import Tensor
 
 from initlab.attempt.assemble import build_net, load_data
 from initlab.data.dataset import Dataset
+from initlab.data.text import digest
 from initlab.engine.signs import log_to
 from initlab.engine.task import State, Task, TrialEnd, cause_of
 from initlab.plan.plan import shallow_of
@@ -131,5 +132,7 @@ def environment(task: Task, spec: TrialSpec, device: torch.device) -> dict[str, 
         "initlab_version": __version__,
         "platform": platform.platform(),
         "cores": os.cpu_count(),
+        # Which text it is depends on the version of Python.
+        **({"text": digest()} if spec.data.name == "topics" else {}),
         **task.provenance.model_dump(),
     }
