@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name", required=False)
-@click.option(
-    "--input", "shape", metavar="CxHxW", help="An image's shape or side, a sequence's length.  [default: the net's]"
-)
+@click.option("--input", "shape", metavar="CxHxW", help="Shape of an image, its side, or a sequence's length.")
 @click.option("--classes", type=int, help="[default: the net's: 1000 of the paper's]")
 @set_option
 def nets(name: str | None, shape: str | None, classes: int | None, overrides: Sequence[str]) -> None:
