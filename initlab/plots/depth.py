@@ -25,7 +25,7 @@ TOP = 0.96
 
 
 def depth_table(results: Shown) -> pd.DataFrame:
-    """One row per finished trial and quantity: panel, its fields, net's name and depth, init.scheme, seed, quantity, value.
+    """One row per finished trial and quantity: panel, its fields, net.name, net.depth, scheme, seed, quantity, value.
 
     `train_error` is the last epoch's mean, `val_error` the last one. `mean`, `low` and `high` are over the `seeds` that
     did not diverge; a diverged trial keeps its row with `diverged` True, and `diverged_seeds` counts them.
