@@ -22,6 +22,7 @@ DOCUMENTS = [
     "results/README.md",
     "docs/columns.md",
     "docs/schemes.md",
+    "docs/data.md",
     "docs/signals.md",
     "docs/ci.md",
     "docs/cluster.md",

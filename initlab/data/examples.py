@@ -44,13 +44,14 @@ class Examples:
             if not (inputs.dim() and labels.dim() and 0 < len(inputs) == len(labels)):
                 got = f"got inputs {tuple(inputs.shape)} and labels {tuple(labels.shape)}"
                 raise UserError(f"data: {part}: not a label for each input ({got}); allowed: as many, at least 1")
-            if labels.dtype == torch.int64:
-                check_classes(f"{part}_labels", labels, self.outputs)
         for kind in ("inputs", "labels"):
             train, val = getattr(self, f"train_{kind}"), getattr(self, f"val_{kind}")
             if train.shape[1:] != val.shape[1:] or train.dtype != val.dtype:
                 got = " and ".join(f"{part.dtype} {tuple(part.shape)}" for part in (train, val))
                 raise UserError(f"data: train_{kind} and val_{kind} differ (got {got}); allowed: one type and shape")
+        for part in ("train", "val"):
+            if (labels := getattr(self, f"{part}_labels")).dtype == torch.int64:
+                check_classes(f"{part}_labels", labels, self.outputs)
         if len(self.class_names) not in (0, self.outputs):
             raise UserError(f"data: class_names: got {len(self.class_names)}; allowed: none, or {self.outputs}")
 

@@ -62,6 +62,9 @@ def check_shareable(trials: Sequence[PlannedTrial], devices: int) -> None:
         if is_code(spec.net.name):
             text = "code of yours may draw or normalise over its batch, which --devices cuts"
             lines[f"net.name: {text} (got {spec.net.name!r}); give --devices 1"] = None
+        if is_code(spec.train.loss or ""):
+            text = "a loss of yours may be no mean over its batch, which --devices cuts"
+            lines[f"train.loss: {text} (got {spec.train.loss!r}); give --devices 1"] = None
         if spec.net.norm == "batch":
             lines["net.norm: its statistics are the whole batch's (got batch); give --devices 1"] = None
         if spec.train.auxiliary:

@@ -12,7 +12,7 @@ from matplotlib.transforms import ScaledTranslation
 from initlab.errors import UserError
 from initlab.plots.convergence import training_means
 from initlab.plots.legend import add_legend, cross_handle, scheme_handles, seeds_note
-from initlab.plots.panels import ALL, DEPTH, SCHEME, SEED, Shown, rows_of, shown_trials, states, with_panels
+from initlab.plots.panels import ALL, DEPTH, SCHEME, SEED, Shown, error_name, rows_of, shown_trials, states, with_panels
 from initlab.plots.style import Look, Target, canvas, crosses, finish, level_lines, looks, percent_axis
 
 # What depth counts where it is not weight layers.
@@ -76,7 +76,7 @@ def depth(results: Shown, ax: Target = None) -> Figure:
             for order, (scheme, look) in enumerate(styles.items()):
                 shift = DODGE * (order - (len(styles) - 1) / 2)
                 draw_scheme(axes, part[part[SCHEME] == scheme], look, shift, lower=order % 2 == 1)
-            finish(axes, title, f"depth ({unit})", "top-1 error (%)" if quantity == "train_error" else None)
+            finish(axes, title, f"depth ({unit})", error_name(results) if quantity == "train_error" else None)
             level_lines(axes, part.chance, "chance", labelled=axes in grid.row_ends)
             frame_depths(axes, table)
         handles = scheme_handles(styles)

@@ -19,6 +19,19 @@ from initlab.user_code import is_code
 
 Shown = Results | Sequence[Results]
 SCHEME, BRANCHES, DEPTH, SEED = "init.scheme", "init.branches", "net.depth", "seed"
+# What the error is of each task (`initlab.train.objective`), and in what unit its loss is.
+ERRORS = {
+    "classes": "top-1 error (%)",
+    "positions": "error per position (%)",
+    "regression": "unexplained variance (%)",
+    "multilabel": "error per label (%)",
+}
+LOSSES = {
+    "classes": " (nats per image)",
+    "positions": " (nats per position)",
+    "regression": " (mean square)",
+    "multilabel": " (nats per label)",
+}
 # Title of the one panel of everything.
 ALL = "all"
 # Characters over the narrowest panel.
@@ -77,6 +90,20 @@ def shown_trials(results: Shown) -> tuple[pd.DataFrame, list[str]]:
         trials.loc[scaled, SCHEME] += ", branches " + trials.loc[scaled, BRANCHES]
     order = trials.verdict.isna().sort_values(kind="stable").index
     return trials.loc[order].drop_duplicates("trial").sort_index(), fields
+
+
+def error_name(results: Shown) -> str:
+    """What the errors are, as an axis says it; of trials of several tasks `error (%)`."""
+    names = {ERRORS[trial.status.get("task", "classes")] for one in as_list(results) for trial in one.stored}
+    return names.pop() if len(names) == 1 else "error (%)"
+
+
+def loss_unit(results: Shown) -> str:
+    """` (nats per image)`; nothing for losses of several units or of the user's."""
+    trials = [trial for one in as_list(results) for trial in one.stored]
+    units = {LOSSES[trial.status.get("task", "classes")] for trial in trials}
+    known = len(units) == 1 and not any(is_code(trial.spec.train.loss or "") for trial in trials)
+    return units.pop() if known else ""
 
 
 def with_panels(

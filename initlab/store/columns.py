@@ -65,10 +65,10 @@ COLUMNS = {
     "scalars": (
         *POINT,
         Column("train_loss", FLOAT, "mean since the row before"),
-        Column("train_error", FLOAT, "mean since the row before, a fraction"),
+        Column("train_error", FLOAT, "mean since the row before, a fraction; docs/data.md says of what in each task"),
         Column("val_loss", FLOAT, "NaN where not evaluated"),
-        Column("val_error", FLOAT, "top-1, a fraction, NaN where not evaluated"),
-        Column("val_error_top5", FLOAT, "top-5, a fraction, NaN where not evaluated"),
+        Column("val_error", FLOAT, "top-1, or the task's own; a fraction, NaN where not evaluated"),
+        Column("val_error_top5", FLOAT, "top-5, a fraction, NaN where not evaluated or labels are no classes"),
         Column("lr", FLOAT, "learning rate"),
         Column("images_per_s", FLOAT, "images trained on per second since the row before"),
         Column("wall_s", FLOAT, "seconds so far, all attempts together"),

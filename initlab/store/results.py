@@ -157,10 +157,10 @@ class Results:
                 features = features_of(
                     layers, loss=loss, chance_loss=chance_loss, lr=train.lr, weight_decay=decay, measured=not sgd
                 )
+                odds = forecast_of(features)
             except ValueError as error:
                 self.problems.append(f"{trial.folder}: {one_line(error)}")
                 continue
-            odds = forecast_of(features)
             # The fit is of SGD's trials alone.
             rows.append([trial.id, odds.verdict, *odds.probabilities.values(), odds.calibrated and sgd, *features])
         return pd.DataFrame(rows, columns=names("forecasts"))

@@ -12,9 +12,9 @@ loss of the user's replaces the loss alone: errors follow from the labels.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +83,48 @@ class Objective:
             return (((fitting > 0) != (labels > 0)) | ~fitting.isfinite()).double(), labels.numel()
         counts = labels != IGNORED
         return ((fitting.argmax(-1) != labels) & counts).double(), counts.sum()
+
+    def check_settings(self, labels: Tensor, heads: Sequence[int], processes: int) -> None:
+        """Refuse what only some tasks go with; `labels` are those to train on.
+
+        Raises:
+            UserError: auxiliary classifiers, or several processes, where each would count positions of its own.
+        """
+        if self.task != "positions":
+            return
+        if heads:
+            raise UserError("train.auxiliary: heads give one answer for an example (got classes over positions)")
+        if processes > 1 and bool((labels == IGNORED).any()):
+            text = f"differ in how many positions count (got labels of {IGNORED})"
+            raise UserError(f"--devices: the slices of a batch {text}; give --devices 1")
+
+    def check_output(self, output: Any, labels: Tensor, num_classes: int) -> None:
+        """Refuse an output that does not fit the labels, and a loss that nothing can be learned from.
+
+        Raises:
+            UserError: says what was given, and what is allowed.
+        """
+        if not isinstance(output, Tensor):
+            raise UserError(f"net.name: gives no tensor (got {type(output).__name__}); return the outputs themselves")
+        shape, wanted = tuple(output.shape), tuple(labels.shape)
+        if self.task in ("classes", "positions"):
+            fits = output.dim() == labels.dim() + 1 and (
+                (shape[:-1] == wanted and shape[-1] >= num_classes)
+                or ((shape[0], *shape[2:]) == wanted and shape[1] >= num_classes)
+            )
+            wanted = (*wanted, num_classes)
+        else:
+            fits = wanted in (shape, (*shape, 1)) or shape == (*wanted, 1)
+        if not fits:
+            text = f"the output does not fit labels of shape {tuple(labels.shape)} (got {shape})"
+            raise UserError(f"net.name: {text}; allowed: {wanted} for as many examples")
+        values = self.own_loss(output, labels) if self.own_loss else self.loss(output, labels)
+        if not isinstance(values, Tensor) or (values.dim() and len(values) != len(labels)):
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            text = f"neither a mean nor a value for each of {len(labels)} examples (got {got})"
+            raise UserError(f"train.loss: {text}; return one of these, as a tensor")
+        if not values.requires_grad:
+            raise UserError("train.loss: has no gradient (got a tensor cut off from the output); leave out detach")
 
 
 def objective_of(loss: str | None, data: Dataset) -> Objective:

@@ -18,6 +18,7 @@ from initlab.data.dataset import Dataset
 from initlab.engine.task import State
 from initlab.nets.any_module import weight_layers
 from initlab.nets.layers import set_dropout_step
+from initlab.nets.undisturbed import untouched
 from initlab.random_streams import stream_seed
 from initlab.signal.probe import measure
 from initlab.signal.running import RunningMoments
@@ -73,6 +74,7 @@ class Trial:
         # passes would lie where the graph of the next pass writes.
         compiles = compile_pays and self.on_gpu and group.size == 1 and spec.train.accumulate == 1
         self.forward: Callable[[Tensor], Tensor] = Compiled(net) if compiles else group.wrap(net)
+        self.objective.check_settings(data.train_labels, spec.train.auxiliary, group.size)
         heads, weight = spec.train.auxiliary, spec.train.auxiliary_weight
         self.auxiliary = Auxiliary(net, heads, weight, data.num_classes, spec.seed) if heads else None
         model = nn.ModuleList([net, self.auxiliary]) if self.auxiliary else net
@@ -96,8 +98,21 @@ class Trial:
                 self.moments.restore(resumed["moments"], self.group.leads)
             self.log.restore(resumed)
         else:
+            self.check_fit()
             self.record_due()
         self.net.train()
+
+    def check_fit(self) -> None:
+        """See on two examples that output, labels and loss fit, where the net or the loss is the user's.
+
+        Raises:
+            UserError: they don't; says what was given.
+        """
+        if self.objective.task == "classes" and not is_code(self.spec.net.name) and not self.objective.own_loss:
+            return
+        inputs, labels = self.data.probe_batch(2)
+        with untouched(self.net, backward=True):
+            self.objective.check_output(self.net(inputs), labels, self.data.num_classes)
 
     def run(self, should_stop: Callable[[], bool], checkpoint_every_s: float, skip_hopeless: bool = False) -> Outcome:
         """Train from where `begin`, or a pack, left off to the end, or until `should_stop()`.
