@@ -30,6 +30,7 @@ DOCUMENTS = [
     "docs/forecast.md",
     "docs/diagnosis.md",
     "docs/several-gpus.md",
+    "docs/text.md",
     "docs/performance.md",
     "docs/own-loop.md",
 ]

@@ -12,14 +12,16 @@ from initlab.data.examples import Examples, examples_of
 from initlab.data.facts import FACTS, is_pictures
 from initlab.data.folders import scan
 from initlab.data.sources import Raw, load_raw
+from initlab.data.text import topics
 from initlab.engine.task import DataAccess
 from initlab.errors import UserError
 from initlab.init.apply import init_
-from initlab.init.shapes import ON_A_BATCH
 from initlab.nets.build import to_modules
+from initlab.plan.conflicts import layout_conflicts
 from initlab.plan.dimensions import describe, input_side
 from initlab.random_streams import stream_seed
 from initlab.study.spec import Data, TrialSpec
+from initlab.study.unused_fields import needs_batch
 from initlab.user_code import code_refusal, import_callable, is_code
 
 # Of weights and images; under bfloat16 the step casts on the way.
@@ -72,6 +74,8 @@ def cached_raw(data: Data, access: DataAccess, source: str | None) -> Raw | Exam
         if not access.allow_code:
             raise PermissionError(code_refusal("data.name", data.name))
         return examples_of(import_callable("data.name", data.name)(**data.options))
+    if FACTS[data.name].tokens:
+        return topics(input_side(data))
     folder = Path(access.data_dir) if access.data_dir else None
     return load_raw(data.name, data.image_size, data.classes, data.channels, folder=folder, download=access.download)
 
@@ -80,7 +84,7 @@ def build_net(spec: TrialSpec, data: Dataset, device: torch.device) -> nn.Module
     """The trial's net, initialised, on its device, in its precision."""
     net, scheme = bare_net(spec, data), spec.init.scheme
     draw = import_callable("init.scheme", scheme) if is_code(scheme) else scheme
-    batch = data.probe_batch(spec.probe.examples)[0] if scheme in ON_A_BATCH else None
+    batch = data.probe_batch(spec.probe.examples)[0] if needs_batch(spec) else None
     # The other fields of the section are keywords of `init_`.
     init_(net, draw, seed=spec.seed, batch=batch, **spec.init.model_dump(exclude={"scheme"}))
     return net.to(device)
@@ -88,17 +92,14 @@ def build_net(spec: TrialSpec, data: Dataset, device: torch.device) -> nn.Module
 
 def bare_net(spec: TrialSpec, data: Dataset) -> nn.Module:
     """The trial's net in its precision, on the CPU, before its init."""
+    # For parameters that no scheme draws.
+    torch.manual_seed(stream_seed(spec.seed, "net"))
     if is_code(spec.net.name):
         make = import_callable("net.name", spec.net.name)
-        # For parameters that no scheme draws.
-        torch.manual_seed(stream_seed(spec.seed, "net"))
         net: nn.Module = make(num_classes=data.num_classes, input_shape=data.input_shape, **spec.net.options)
     else:
-        if len(data.input_shape) != 3:
-            shape = "x".join(map(str, data.input_shape)) or "a number"
-            raise UserError(
-                f"net.name: {spec.net.name} takes pictures (got inputs of {shape}); give pkg.module:callable"
-            )
-        channels, height, width = data.input_shape
-        net = to_modules(describe(spec, data.num_classes, (channels, height, width)))
+        # Of the user's own data only this shows.
+        for path, text in layout_conflicts(spec.net, data.input_shape, "image_size"):
+            raise UserError(f"{path}: {text}")
+        net = to_modules(describe(spec, data.num_classes, data.input_shape))
     return net.to(DTYPES[spec.train.precision])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from initlab.attempt.assemble import build_net, load_data
 from initlab.data.dataset import Dataset
+from initlab.data.text import digest
 from initlab.engine.signs import log_to
 from initlab.engine.task import Provenance, State, Task, TrialEnd, cause_of
 from initlab.plan.plan import shallow_of
@@ -49,7 +50,10 @@ class Attempt:
         self.task, self.trial_id, self.device = task, trial_id, device
         self.spec = folder.spec()
         self.sources: dict[str, str] = folder.description()["source"]
-        self.writer = AttemptWriter(folder, environment(precision_of(self.spec, device), device, task.provenance))
+        ground = environment(precision_of(self.spec, device), device, task.provenance)
+        # Which text it is depends on the version of Python.
+        text = {"text": digest()} if self.spec.data.name == "topics" else {}
+        self.writer = AttemptWriter(folder, ground | text)
         log_to(self.writer.folder / LOG)
 
     def build(self, images: dict[Data, Dataset], group: Group = ALONE) -> Trial:

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--input", "shape", metavar="CxHxW", help="Shape of an image, or its side.  [default: 3x224x224]")
-@click.option("--classes", type=int, help="[default: 1000]")
+@click.option("--input", "shape", metavar="CxHxW", help="Shape of an image, its side, or a sequence's length.")
+@click.option("--classes", type=int, help="[default: the net's: 1000 of the paper's]")
 @set_option
 def nets(name: str | None, shape: str | None, classes: int | None, overrides: Sequence[str]) -> None:
-    """List the nets of the paper with their counts, or draw the layer table of NAME."""
+    """List the nets of the catalog, the paper's with their counts, or draw the layer table of NAME."""
     from initlab.report.layer_tables import catalog_lines, net_lines
 
     echo_lines(catalog_lines(shape, classes, overrides) if name is None else net_lines(name, shape, classes, overrides))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean
 
-from initlab.nets.architecture import ImageShape
+from initlab.nets.architecture import InputShape
 from initlab.nets.counts import Counts, count
 from initlab.plan.dimensions import describe, image_facts, planned_examples
 from initlab.study.spec import Net, Probe, Train, TrialSpec
@@ -24,7 +24,7 @@ class Cost:
     """What a trial will take; None where the net or the data is the user's code and nothing is known of it."""
 
     parameters: int | None = None
-    multiply_adds: int | None = None  # of one image, forward
+    multiply_adds: int | None = None  # of one example, forward
     steps: int | None = None
     storage_bytes: int | None = None  # in all, the checkpoint included
     checkpoint_bytes: int | None = None
@@ -89,7 +89,7 @@ def counts(spec: TrialSpec) -> Counts | None:
 
 
 @lru_cache(maxsize=1024)
-def counts_of(net: Net, num_classes: int, input_shape: ImageShape) -> Counts:
+def counts_of(net: Net, num_classes: int, input_shape: InputShape) -> Counts:
     """Counts of a catalog net; a sweep asks for the same few nets thousands of times."""
     return count(describe(TrialSpec(net=net), num_classes, input_shape), input_shape)
 

@@ -18,7 +18,7 @@ from initlab.study.paths import TRIAL_PATHS, differing_paths, getattr_path
 from initlab.user_code import is_code
 
 Shown = Results | Sequence[Results]
-SCHEME, DEPTH, SEED = "init.scheme", "net.depth", "seed"
+SCHEME, BRANCHES, DEPTH, SEED = "init.scheme", "init.branches", "net.depth", "seed"
 # What the error is of each task (`initlab.train.objective`), and in what unit its loss is.
 ERRORS = {
     "classes": "top-1 error (%)",
@@ -61,7 +61,8 @@ def shown_trials(results: Shown) -> tuple[pd.DataFrame, list[str]]:
 
     That is the dotted paths that differ between trials, of one study or between studies, and depth, scheme, net's name.
     Trials that a study no longer contains are left out. One that lies in several folders counts once, finished before
-    unfinished. `threshold` is NaN where the study sets none.
+    unfinished. `threshold` is NaN where the study sets none. Where `init.branches` varies, a scheme is one with what it
+    makes of branches: `xavier, branches scaled`.
     """
     several = as_list(results)
     varying = {path for one in several for path in one.trials.columns if path in TRIAL_PATHS}
@@ -83,6 +84,10 @@ def shown_trials(results: Shown) -> tuple[pd.DataFrame, list[str]]:
         frames.append(frame)
     trials = pd.concat(frames, ignore_index=True)
     trials["threshold"] = trials.threshold.astype(float)
+    if BRANCHES in fields:
+        fields.remove(BRANCHES)
+        scaled = trials[BRANCHES].notna()
+        trials.loc[scaled, SCHEME] += ", branches " + trials.loc[scaled, BRANCHES]
     order = trials.verdict.isna().sort_values(kind="stable").index
     return trials.loc[order].drop_duplicates("trial").sort_index(), fields
 

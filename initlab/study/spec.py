@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from initlab.data.facts import FACTS
-from initlab.init.shapes import Distribution, LayerShape, Mode
-from initlab.nets.architecture import Downsample, NetChoices, Norm, RectifierName, Skip
-from initlab.nets.catalog import CATALOG
+from initlab.init.shapes import Branches, Distribution, LayerShape, Mode
+from initlab.nets.architecture import ActivationName, Downsample, NetChoices, Norm, Skip
+from initlab.nets.catalog import CATALOG, FIELDS
 from initlab.study.field_types import (
     Count,
     Depth,
@@ -82,6 +82,9 @@ class Data(Spec):
     val_examples: Count | None = Field(None, description="a fixed random subset, the paper's 3000; null = all")
     flip: bool | None = Field(None, description="mirror half of the training images; null = as fits the set")
     shift: int = Field(0, ge=0, le=1024, description="training images move by up to this many pixels")
+    sequence: Annotated[int, Field(ge=1, le=8192)] | None = Field(
+        None, description="tokens in a row that are one example (topics); null = 64"
+    )
     crop: Side | None = Field(None, description="side of the net's input, cut from pictures in folders; null = as fits")
     jitter: Annotated[tuple[Side, Side], Field(strict=False)] | None = Field(
         None, description="range of the shorter side in training, the paper's [256, 512]; null = val_side"
@@ -104,30 +107,44 @@ class DataSection(Data):
 
 
 class Net(Spec):
-    """The net; `depth` counts weight layers, so 30 is 27 convolutions and 3 linear layers.
+    """The net; `depth` counts weight layers, so 30 of `plain` is 27 convolutions and 3 linear layers.
 
-    `depth` to `linear_width` are for `plain`; a resolved trial of a net of the paper has that net's depth here.
+    Of a transformer it counts blocks, of an LSTM recurrent layers. A field that the net does not have is dropped when
+    the trial is resolved; that of a net of the paper has that net's depth here.
     """
 
     name: Annotated[str, known("net", CATALOG)] = Field("plain", description=f"{', '.join(CATALOG)}{OR_CODE}")
-    depth: Depth = Field(NetChoices.depth, description="weight layers: convolutions and 3 linear ones")
-    width: int = Field(NetChoices.width, ge=1, le=8192, description="channels of the first stage; doubles per stage")
+    depth: Depth = Field(
+        NetChoices.depth, description="weight layers, of plain 3 of them linear; blocks of transformer; layers of lstm"
+    )
+    width: int = Field(
+        NetChoices.width,
+        ge=1,
+        le=8192,
+        description="channels of the first stage, doubles per stage (plain); features of all layers",
+    )
     widths: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] | None = Field(
         NetChoices.widths, description="channels of each stage, instead of width and stages"
     )
     stages: int = Field(NetChoices.stages, ge=1, le=8, description="the map halves between stages")
     downsample: Downsample = Field(NetChoices.downsample, description="how the map halves between stages")
     linear_width: Count = Field(NetChoices.linear_width, description="width of the first two linear layers")
-    activation: RectifierName = Field(
+    activation: ActivationName = Field(
         NetChoices.activation, description="prelu learns a slope per channel, prelu_shared one per layer"
     )
     negative_slope: Annotated[float, Field(ge=-1, le=1)] | None = Field(
         NetChoices.negative_slope,
         description="slope below zero, at the start for prelu; null = 0.01 for leaky_relu, 0.25 for prelu",
     )
-    norm: Norm = Field(NetChoices.norm, description="batch: BatchNorm after every convolution")
+    norm: Norm = Field(
+        NetChoices.norm, description="batch: BatchNorm after every convolution; pre, post: LayerNorm (transformer)"
+    )
     skip: Skip = Field(
         NetChoices.skip, description="identity: skips around pairs of convolutions of a stage, without parameters"
+    )
+    heads: Count = Field(NetChoices.heads, description="of attention; divides the width (transformer)")
+    branch_factor: Positive = Field(
+        NetChoices.branch_factor, description="on every residual branch, always: x + factor * branch(x) (transformer)"
     )
     options: Options = Field({}, description="keyword arguments of your callable")
 
@@ -153,6 +170,12 @@ class Init(Spec):
     linear_std: Positive | None = Field(None, description="of the linear layers but the last; null = the scheme's")
     last_std: Positive | None = Field(None, description="of the last linear layer; null = the scheme's")
     last_factor: Positive = Field(1.0, description="factor on the last linear layer's weights")
+    embedding_std: Positive | None = Field(
+        None, description="of embeddings, GPT-2's 0.02; null = as built, N(0, 1) (transformer, lstm)"
+    )
+    branches: Branches | None = Field(
+        None, description="how residual branches are scaled at the start, GPT-2's scaled: by 1/sqrt(2L); null = not"
+    )
 
 
 class Train(Spec):
@@ -349,5 +372,5 @@ canonical_cached = lru_cache(maxsize=100_000)(canonical_uncached)
 
 
 def net_label(name: str, depth: int) -> str:
-    """What to call a net beside its scheme and seed: of `plain`, which is of any depth, `plain-30`."""
-    return f"{name}-{depth}" if name == "plain" else name
+    """What to call a net beside its scheme and seed: of `plain` and others of any depth `plain-30`."""
+    return f"{name}-{depth}" if "depth" in FIELDS.get(name, ()) else name

@@ -197,6 +197,8 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
         "data.classes": {"data": {"name": "synthetic"}},
         "data.channels": {"data": {"name": "synthetic"}},
         "train.slope_lr_factor": {"net": {"activation": "prelu_shared"}},
+        "data.sequence": {"data": {"name": "topics"}},
+        **{path: {"net": {"name": "transformer"}} for path in ("net.heads", "net.branch_factor", "init.embedding_std")},
         "train.betas": {"train": {"optimizer": "adamw"}},
         "train.eps": {"train": {"optimizer": "muon"}},
         "train.optimizer_options": {"train": {"optimizer": "a:b"}},
@@ -204,6 +206,9 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
     values = {
         "data.flip": True,
         "data.image_size": 16,
+        "data.sequence": 32,
+        "init.embedding_std": 0.02,
+        "init.branches": "scaled",
         "data.train_examples": 99,
         "data.val_examples": 99,
         "net.widths": (8, 8),
@@ -273,6 +278,12 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
         ),
         ("data: {name: tiny-imagenet, classes: 3}", {"data.classes"}),
         ("probe: {every: 0, examples: 8}", {"probe.examples"}),
+        (
+            "data: {name: topics, image_size: 8, scale: 2, flip: true, shift: 1}\n"
+            "net: {name: lstm, heads: 2, norm: pre}",
+            {"data.image_size", "data.scale", "data.flip", "data.shift", "net.heads", "net.norm"},
+        ),
+        ("data: {sequence: 8}\ninit: {embedding_std: 0.1}", {"data.sequence", "init.embedding_std"}),
         (
             "train: {betas: [0.9, 0.99], eps: 0.1, optimizer_options: {a: 1}}",
             {"train.betas", "train.eps", "train.optimizer_options"},
