@@ -25,7 +25,7 @@ TOP = 0.96
 
 
 def depth_table(results: Shown) -> pd.DataFrame:
-    """One row per finished trial and quantity: panel, its fields, net.name, net.depth, scheme, seed, quantity, value.
+    """One row per finished trial and quantity: panel, its fields, net.depth, init.scheme, seed, quantity and its value.
 
     `train_error` is the last epoch's mean, `val_error` the last one. `mean`, `low` and `high` are over the `seeds` that
     did not diverge; a diverged trial keeps its row with `diverged` True, and `diverged_seeds` counts them.
@@ -45,7 +45,7 @@ def depth_table(results: Shown) -> pd.DataFrame:
     train_errors = {trial: training_means(rows).train_error for trial, rows in curves}
     last = finished.trial.map({trial: errors.iloc[-1] for trial, errors in train_errors.items() if len(errors)})
     finished = finished.assign(train_error=last.astype(float), diverged=finished.verdict == "diverged")
-    facts = ["panel", *settings, "net.name", DEPTH, SCHEME, SEED, "trial", "diverged", "chance"]
+    facts = ["panel", *settings, DEPTH, SCHEME, SEED, "trial", "diverged", "chance"]
     table = finished.melt(id_vars=facts, value_vars=list(NAMES), var_name="quantity", value_name="value")
     point = ["panel", "quantity", DEPTH, SCHEME]
     survived = table.assign(value=table.value.where(~table.diverged)).groupby(point, sort=False).value
@@ -68,7 +68,7 @@ def depth(results: Shown, ax: Target = None) -> Figure:
     table = depth_table(results)
     places = [(panel, quantity) for panel in sorted(set(table.panel)) for quantity in NAMES]
     styles = looks(table[SCHEME])
-    unit = DEPTH_UNITS.get(table["net.name"].iloc[0], "weight layers")
+    unit = DEPTH_UNITS.get(shown_trials(results)[0]["net.name"].iloc[0], "weight layers")
     titles = [NAMES[quantity] + ("" if panel == ALL else f"\n{panel}") for panel, quantity in places]
     with canvas("depth", ax, titles, 2, height=2.5, sharey=True) as grid:
         for (panel, quantity), title, axes in zip(places, titles, grid.axes, strict=True):
