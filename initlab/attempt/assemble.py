@@ -1,4 +1,4 @@
-"""From a spec to what its trial is made of: images, and a net that is initialised, on its device, in its precision."""
+"""From a spec to what its trial is made of: its data, and an initialised net, on its device, in its precision."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -7,27 +7,31 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from initlab.data.dataset import Images, Preprocessing, prepare
+from initlab.data.dataset import Dataset, Preprocessing, prepare
+from initlab.data.examples import Examples, examples_of
 from initlab.data.facts import FACTS, is_pictures
 from initlab.data.folders import scan
 from initlab.data.sources import Raw, load_raw
+from initlab.data.text import topics
 from initlab.engine.task import DataAccess
+from initlab.errors import UserError
 from initlab.init.apply import init_
-from initlab.init.shapes import ON_A_BATCH
 from initlab.nets.build import to_modules
+from initlab.plan.conflicts import layout_conflicts
 from initlab.plan.dimensions import describe, input_side
 from initlab.random_streams import stream_seed
 from initlab.study.spec import Data, TrialSpec
+from initlab.study.unused_fields import needs_batch
 from initlab.user_code import code_refusal, import_callable, is_code
 
 # Of weights and images; under bfloat16 the step casts on the way.
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 
-def load_images(
+def load_data(
     spec: TrialSpec, device: torch.device, access: DataAccess, sources: dict[str, str], say: Callable[[str], None]
-) -> Images:
-    """The trial's images on its device; the last few raw sets stay in memory for the next trials.
+) -> Dataset:
+    """The trial's data on its device; the last few raw sets stay in memory for the next trials.
 
     Args:
         sources: hash of the user's code behind each dotted path that names some.
@@ -41,7 +45,7 @@ def load_images(
     return prepare(raw, preprocessing, flip=data.flip, shift=data.shift)
 
 
-def load_pictures(data: Data, preprocessing: Preprocessing, access: DataAccess, say: Callable[[str], None]) -> Images:
+def load_pictures(data: Data, preprocessing: Preprocessing, access: DataAccess, say: Callable[[str], None]) -> Dataset:
     """The trial's pictures in class folders, listed and measured."""
     # Imported here: torchvision's transforms take seconds.
     from initlab.data.folder_set import open_folder
@@ -64,34 +68,38 @@ def load_pictures(data: Data, preprocessing: Preprocessing, access: DataAccess, 
 
 
 @lru_cache(maxsize=2)
-def cached_raw(data: Data, access: DataAccess, source: str | None) -> Raw:
+def cached_raw(data: Data, access: DataAccess, source: str | None) -> Raw | Examples:
     """A raw set; `source` is the hash of the code that makes it, so that edited code is run again."""
     if is_code(data.name):
         if not access.allow_code:
             raise PermissionError(code_refusal("data.name", data.name))
-        raw: Raw = import_callable("data.name", data.name)(**data.options)
-        return raw
+        return examples_of(import_callable("data.name", data.name)(**data.options))
+    if FACTS[data.name].tokens:
+        return topics(input_side(data))
     folder = Path(access.data_dir) if access.data_dir else None
     return load_raw(data.name, data.image_size, data.classes, data.channels, folder=folder, download=access.download)
 
 
-def build_net(spec: TrialSpec, images: Images, device: torch.device) -> nn.Module:
+def build_net(spec: TrialSpec, data: Dataset, device: torch.device) -> nn.Module:
     """The trial's net, initialised, on its device, in its precision."""
-    net, scheme = bare_net(spec, images), spec.init.scheme
+    net, scheme = bare_net(spec, data), spec.init.scheme
     draw = import_callable("init.scheme", scheme) if is_code(scheme) else scheme
-    batch = images.probe_batch(spec.probe.examples)[0] if scheme in ON_A_BATCH else None
+    batch = data.probe_batch(spec.probe.examples)[0] if needs_batch(spec) else None
     # The other fields of the section are keywords of `init_`.
     init_(net, draw, seed=spec.seed, batch=batch, **spec.init.model_dump(exclude={"scheme"}))
     return net.to(device)
 
 
-def bare_net(spec: TrialSpec, images: Images) -> nn.Module:
+def bare_net(spec: TrialSpec, data: Dataset) -> nn.Module:
     """The trial's net in its precision, on the CPU, before its init."""
+    # For parameters that no scheme draws.
+    torch.manual_seed(stream_seed(spec.seed, "net"))
     if is_code(spec.net.name):
         make = import_callable("net.name", spec.net.name)
-        # For parameters that no scheme draws.
-        torch.manual_seed(stream_seed(spec.seed, "net"))
-        net: nn.Module = make(num_classes=images.num_classes, input_shape=images.input_shape, **spec.net.options)
+        net: nn.Module = make(num_classes=data.num_classes, input_shape=data.input_shape, **spec.net.options)
     else:
-        net = to_modules(describe(spec, images.num_classes, images.input_shape))
+        # Of the user's own data only this shows.
+        for path, text in layout_conflicts(spec.net, data.input_shape, "image_size"):
+            raise UserError(f"{path}: {text}")
+        net = to_modules(describe(spec, data.num_classes, data.input_shape))
     return net.to(DTYPES[spec.train.precision])

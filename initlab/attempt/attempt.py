@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from initlab.attempt.assemble import build_net, load_images
-from initlab.data.dataset import Images
+from initlab.attempt.assemble import build_net, load_data
+from initlab.data.dataset import Dataset
+from initlab.data.text import digest
 from initlab.engine.signs import log_to
-from initlab.engine.task import State, Task, TrialEnd, cause_of
+from initlab.engine.task import Provenance, State, Task, TrialEnd, cause_of
 from initlab.plan.plan import shallow_of
 from initlab.store.checkpoint import read_checkpoint
 from initlab.store.files import LOG, no_room
@@ -49,10 +50,13 @@ class Attempt:
         self.task, self.trial_id, self.device = task, trial_id, device
         self.spec = folder.spec()
         self.sources: dict[str, str] = folder.description()["source"]
-        self.writer = AttemptWriter(folder, environment(task, self.spec, device))
+        ground = environment(precision_of(self.spec, device), device, task.provenance)
+        # Which text it is depends on the version of Python.
+        text = {"text": digest()} if self.spec.data.name == "topics" else {}
+        self.writer = AttemptWriter(folder, ground | text)
         log_to(self.writer.folder / LOG)
 
-    def build(self, images: dict[Data, Images], group: Group = ALONE) -> Trial:
+    def build(self, images: dict[Data, Dataset], group: Group = ALONE) -> Trial:
         """The trial as it is before its first step, or before it resumes its checkpoint.
 
         Args:
@@ -64,7 +68,7 @@ class Attempt:
         spec, run = self.spec, self.task.run
         check_sources(spec, self.sources)
         if spec.data not in images:
-            images[spec.data] = load_images(spec, self.device, self.task.access, self.sources, self.writer.doing)
+            images[spec.data] = load_data(spec, self.device, self.task.access, self.sources, self.writer.doing)
         net = build_net(spec, images[spec.data], self.device)
         if not self.writer.resumed and (shallow := shallow_of(spec)):
             start_from(net, trained_weights(TrialFolder(Path(self.task.out), shallow.trial_id)))
@@ -118,18 +122,23 @@ def trained_weights(folder: TrialFolder) -> dict[str, Tensor]:
     return weights
 
 
-def environment(task: Task, spec: TrialSpec, device: torch.device) -> dict[str, Any]:
-    """Where and with what an attempt ran, as attempt.json keeps it."""
+def precision_of(spec: TrialSpec, device: torch.device) -> str:
+    """The precision that a trial is trained in on a device."""
     precision = spec.train.precision
     in_float32 = precision == "auto" or (precision == "bfloat16" and device.type == "cpu")
+    return "float32" if in_float32 else precision
+
+
+def environment(precision: str, device: torch.device, provenance: Provenance) -> dict[str, Any]:
+    """Where and with what an attempt runs, as attempt.json keeps it."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "precision": "float32" if in_float32 else precision,
+        "precision": precision,
         "threads": torch.get_num_threads(),
         "torch_version": torch.__version__,
         "python_version": platform.python_version(),
         "initlab_version": __version__,
         "platform": platform.platform(),
         "cores": os.cpu_count(),
-        **task.provenance.model_dump(),
+        **provenance.model_dump(),
     }

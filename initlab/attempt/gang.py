@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from initlab.attempt.assemble import build_net, load_images
+from initlab.attempt.assemble import build_net, load_data
 from initlab.engine.gang import Follower, LateFailure, started_followers
 from initlab.engine.task import Task
 from initlab.train.cuda import kernels
@@ -69,7 +69,7 @@ def follow(task: Task) -> None:
     spec, source = task.description_of(task.trials[0])
     device, group, run = device_of(task), current_group(), task.run
     torch.set_num_threads(run.threads)
-    images = load_images(spec, device, task.access, source, lambda line: None)
+    images = load_data(spec, device, task.access, source, lambda line: None)
     net = build_net(spec, images, device)
     trial = Trial(spec, net, images, Silent(), run.compile, group, run.channels_last)
     with kernels(device):

@@ -16,7 +16,7 @@ import torch
 from initlab.attempt.attempt import Attempt, in_one_line
 from initlab.attempt.gang import device_of, group_of
 from initlab.attempt.process_state import process_state_kept
-from initlab.data.dataset import Images
+from initlab.data.dataset import Dataset
 from initlab.engine.signs import sign
 from initlab.engine.stopping import stop_asked
 from initlab.engine.task import Answer, State, Task, TrialEnd, cause_of
@@ -42,7 +42,7 @@ ShouldStop = Callable[[], bool]
 def run_task(task: Task) -> Answer:
     """Run each trial of a task to its end, its failure or a stop, and record which."""
     should_stop = stop_check(task)
-    images: dict[Data, Images] = {}
+    images: dict[Data, Dataset] = {}
     ends: dict[str, TrialEnd] = {}
     attempts: list[Attempt] = []
     with computing(task) as device:
@@ -124,7 +124,7 @@ def runs_as_pack(attempt: Attempt) -> bool:
     return 6.0 * cost_of.multiply_adds * spec.train.batch_size < SMALL_STEP
 
 
-def begun(attempt: Attempt, images: dict[Data, Images]) -> Attempt | TrialEnd:
+def begun(attempt: Attempt, images: dict[Data, Dataset]) -> Attempt | TrialEnd:
     """The attempt with its trial before the next step, or its end where it gets no further."""
     # What the code of one net sets is not for the other trials of a pack.
     with process_state_kept(attempt.device):

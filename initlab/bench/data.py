@@ -86,7 +86,7 @@ def timed(arm: str, trial: Trial, steps: int) -> float:
     step = partial(next, batches) if arm == "loader" else trial.update
     for _ in range(WARM_UP):
         step()
-    return seconds(step, trial.data.mean.device, steps)
+    return seconds(step, trial.data.device, steps)
 
 
 def write_digits(root: Path, train: int = 64, val: int = 8) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from initlab.bench.sound_blocks import CLASSES
 from initlab.bench.sound_nets import SOUND_NETS, SoundNet, pictures
 from initlab.init.apply import init_
-from initlab.nets.architecture import RectifierName
+from initlab.nets.architecture import ActivationName
 from initlab.nets.build import build_net
 
 Half = Literal["development", "held out"]
@@ -32,7 +32,7 @@ def half_of(name: str) -> Half:
     return "development" if zlib.crc32(name.encode()) % 2 else "held out"
 
 
-def of_catalog(depth: int, activation: RectifierName, seed: int) -> SoundNet:
+def of_catalog(depth: int, activation: ActivationName, seed: int) -> SoundNet:
     """A plain net of the catalog under He's weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

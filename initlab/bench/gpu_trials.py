@@ -17,7 +17,7 @@ import initlab
 from initlab.attempt.attempt import Attempt
 from initlab.attempt.run_task import begun, computing
 from initlab.bench.timing import wait
-from initlab.data.dataset import Images
+from initlab.data.dataset import Dataset
 from initlab.engine.task import Task
 from initlab.launch.folder import prepare
 from initlab.launch.settings import resolve
@@ -101,7 +101,7 @@ def by_turns(study: Study, out: Path, device: str, arm: Arm) -> Results:
 def take_turns(task: Task, graphs: bool) -> None:
     """Run the trials of a task to their ends, by turns; on CUDA `graphs` replays each step from its own graph."""
     attempts: dict[Trial, Attempt] = {}
-    images: dict[Data, Images] = {}
+    images: dict[Data, Dataset] = {}
     with computing(task) as device:
         for trial_id in task.trials:
             attempt = begun(Attempt(task, trial_id, device), images)

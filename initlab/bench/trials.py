@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from initlab.attempt.assemble import build_net, load_images
+from initlab.attempt.assemble import build_net, load_data
 from initlab.engine.task import DataAccess
 from initlab.plan.plan import PlannedTrial, plan
 from initlab.study.mistakes import StudyError
@@ -26,7 +26,7 @@ def first_trial(study: Path | None, default: dict[str, Any], overrides: Sequence
 
 def silent_trial(spec: TrialSpec, device: torch.device, access: DataAccess) -> Trial:
     """A trial before its first step, with its net in training mode; it records nothing."""
-    data = load_images(spec, device, access, {}, lambda line: None)
+    data = load_data(spec, device, access, {}, lambda line: None)
     trial = Trial(spec, build_net(spec, data, device), data, Silent())
     trial.net.train()
     return trial

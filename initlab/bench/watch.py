@@ -132,7 +132,7 @@ def probe_steps(trial: Trial) -> Iterator[Step]:
 def running_steps(trial: Trial) -> Iterator[Step]:
     """Running moments of every step, read after each block as at a row of scalars."""
     trial.spec = trial.spec.model_copy(update={"probe": trial.spec.probe.model_copy(update={"running_every": 1})})
-    trial.moments = moments = RunningMoments(trial.net, trial.data.mean.device)
+    trial.moments = moments = RunningMoments(trial.net, trial.data.device)
 
     def step() -> None:
         """An update; after each block the moments are read."""
@@ -194,7 +194,12 @@ def cockpit_steps(trial: Trial) -> Iterator[Step]:
 
     def watching(losses: Tensor, loss: Tensor) -> AbstractContextManager[object]:
         """Cockpit's context around a backward pass."""
-        info = {"batch_size": len(losses), "individual_losses": losses, "loss": loss, "optimizer": trial.optimizer}
+        info = {
+            "batch_size": len(losses),
+            "individual_losses": losses,
+            "loss": loss,
+            "optimizer": trial.updates.optimizer,
+        }
         context: AbstractContextManager[object] = instruments(trial.step, info=info)
         return context
 
@@ -210,14 +215,14 @@ def extended(trial: Trial, watching: Callable[[Tensor, Tensor], AbstractContextM
     def step() -> None:
         """One step as a trial takes it, without its sums."""
         images, labels = next(trial.batches)
-        trial.optimizer.zero_grad(set_to_none=True)
+        trial.updates.optimizer.zero_grad(set_to_none=True)
         logits = net(images)
         loss = mean(logits, labels)
         with torch.no_grad():
             losses = each(logits, labels)
         with watching(losses, loss):
             loss.backward()
-        trial.optimizer.step()
+        trial.updates.optimizer.step()
         trial.step += 1
 
     return step

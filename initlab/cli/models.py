@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--input", "shape", metavar="CxHxW", help="Shape of an image, or its side.  [default: 3x224x224]")
-@click.option("--classes", type=int, help="[default: 1000]")
+@click.option("--input", "shape", metavar="CxHxW", help="Shape of an image, its side, or a sequence's length.")
+@click.option("--classes", type=int, help="[default: the net's: 1000 of the paper's]")
 @set_option
 def nets(name: str | None, shape: str | None, classes: int | None, overrides: Sequence[str]) -> None:
-    """List the nets of the paper with their counts, or draw the layer table of NAME."""
+    """List the nets of the catalog, the paper's with their counts, or draw the layer table of NAME."""
     from initlab.report.layer_tables import catalog_lines, net_lines
 
     echo_lines(catalog_lines(shape, classes, overrides) if name is None else net_lines(name, shape, classes, overrides))
@@ -70,6 +70,12 @@ def subject_of(model: str, options: dict[str, Any], *, double: bool = False, als
     return initialised(subject, scheme, options["seed"], options["allow_code"]) if scheme else subject
 
 
+def check_picture(option: str, path: Path | None) -> None:
+    """Refuse a file name that no figure can be written to."""
+    if path is not None and path.suffix not in (".png", ".svg", ".pdf"):
+        raise click.UsageError(f"{option}: not a picture's name (got {path}); allowed: .png, .svg, .pdf")
+
+
 @click.command()
 @click.argument("model")
 @model_options
@@ -102,8 +108,7 @@ def inspect(model: str, fail_on: str | None, html: Path | None, figure: Path | N
     from initlab.report.inspection_report import VERDICT_WORDS, check_words, examination_json, examination_text, fails
 
     words = check_words(fail_on, VERDICT_WORDS)
-    if figure is not None and figure.suffix not in (".png", ".svg", ".pdf"):
-        raise click.UsageError(f"--figure: not a picture's name (got {figure}); allowed: .png, .svg, .pdf")
+    check_picture("--figure", figure)
     against = options["against"]
     # Ratios are exact to 1e-9 only in float64.
     subject = subject_of(model, options, double=against is not None)

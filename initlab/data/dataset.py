@@ -1,16 +1,18 @@
-"""Images on the device: normalised batches, augmentation, and the fixed subsets for probes and validation.
+"""Data on the device: normalised batches, augmentation, and the fixed subsets for probes and validation.
 
-The whole set sits on the device as uint8. Data order and augmentation come from (seed, stream, epoch or step), so
-they are the same for every scheme and need no saved state.
+A set in memory sits on the device whole, pictures as uint8. Data order and augmentation come from (seed, stream, epoch
+or step), so they are the same for every scheme and need no saved state.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from initlab.data.examples import Examples, examples_of
 from initlab.data.scales import at_side
 from initlab.data.sources import Raw
 from initlab.errors import UserError
@@ -35,25 +37,69 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images(ABC):
-    """A data set ready for training, whose inputs are images minus the training mean, times `factor`.
+class Dataset(ABC):
+    """A data set ready for training: batches of inputs and labels (see `Examples`) on the device.
 
-    `ImageSet` holds it in memory, `FolderSet` reads it from files.
+    `TensorSet` and `ImageSet` hold it in memory, `FolderSet` reads pictures from files.
     """
 
-    train_labels: Tensor  # (N,) int64
+    train_labels: Tensor
     val_labels: Tensor
-    mean: Tensor  # (C, H, W), per pixel over the training set; its device and type are those of the batches
-    factor: float
-    num_classes: int
-    flip: bool  # whether training mirrors images
+    num_classes: int  # outputs of a net; of a label with several numbers, how many
     class_names: tuple[str, ...] = ()  # none = by their numbers
 
     @property
-    def chance(self) -> float:
-        """Error of the best constant guess on the training set, a fraction."""
-        most = torch.bincount(self.train_labels, minlength=self.num_classes).max()
-        return 1 - most.item() / len(self.train_labels)
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where batches are."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The floating type of the net and of inputs that are no integers."""
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one input; (channels, height, width) of a picture."""
+
+    @abstractmethod
+    def normalised(self, stored: Tensor) -> Tensor:
+        """Stored inputs as the net takes them."""
+
+    @abstractmethod
+    def train_batches(self, seed: int, batch_size: int, first: int, last: int, part: slice = WHOLE) -> Batches:
+        """Inputs (B, ...), of pictures augmented ones, and labels of the steps from `first` to before `last`.
+
+        Of each batch only the rows `part`; the draws are those of the whole batch.
+        """
+
+    @abstractmethod
+    def val_batches(self, batch_size: int) -> Batches:
+        """The validation set in order, not augmented."""
+
+    @abstractmethod
+    def probe_batch(self, examples: int) -> tuple[Tensor, Tensor]:
+        """The first `examples` of one fixed permutation of the training set, the same for all seeds and schemes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Dataset):
+    """A data set whose inputs are pictures minus the training mean, times `factor`."""
+
+    mean: Tensor  # (C, H, W), per pixel over the training set; its device and type are those of the batches
+    factor: float
+    flip: bool  # whether training mirrors images
+
+    @property
+    def device(self) -> torch.device:
+        """As `Dataset`."""
+        return self.mean.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As `Dataset`."""
+        return self.mean.dtype
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -66,20 +112,9 @@ class Images(ABC):
         """Shorter side in pixels of the images that `val_batches` takes its views from."""
         return min(self.input_shape[1:])
 
-    def normalised(self, images: Tensor) -> Tensor:
+    def normalised(self, stored: Tensor) -> Tensor:
         """uint8 images minus the mean image, at the requested std, in the mean's floating type."""
-        return (images.to(self.mean.dtype) - self.mean) * self.factor
-
-    @abstractmethod
-    def train_batches(self, seed: int, batch_size: int, first: int, last: int, part: slice = WHOLE) -> Batches:
-        """Augmented inputs (B, C, H, W) and labels (B,) of the steps from `first` to before `last`.
-
-        Of each batch only the rows `part`; the draws are those of the whole batch.
-        """
-
-    @abstractmethod
-    def val_batches(self, batch_size: int) -> Batches:
-        """The validation set in order, not augmented."""
+        return (stored.to(self.mean.dtype) - self.mean) * self.factor
 
     @abstractmethod
     def val_at(self, side: int, batch_size: int) -> Batches:
@@ -89,89 +124,151 @@ class Images(ABC):
         their places (B,) in `val_labels`.
         """
 
-    @abstractmethod
-    def probe_batch(self, examples: int) -> tuple[Tensor, Tensor]:
-        """The first `examples` of one fixed permutation of the training set, the same for all seeds and schemes."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSet(Images):
-    """A data set in memory, on the device."""
+class InMemory(Dataset):
+    """A data set that lies on the device, labels too."""
 
-    train_images: Tensor  # (N, C, H, W) uint8
-    val_images: Tensor
-    shift: int
+    train_inputs: Tensor  # (N, ...)
+    val_inputs: Tensor
 
-    def train_batch(self, indices: Tensor, seed: int, step: int) -> tuple[Tensor, Tensor]:
-        """Augmented, normalised images (B, C, H, W) and labels (B,) of one training step."""
-        moves = self.moves(len(indices), seed, step)
-        return self.batch(indices, None if moves is None else to_device(moves, self.mean.device))
+    @property
+    def device(self) -> torch.device:
+        """As `Dataset`."""
+        return self.train_inputs.device
+
+    @property
+    def augments(self) -> bool:
+        """Whether training augments the inputs."""
+        return False
 
     def moves(self, count: int, seed: int, step: int) -> Tensor | None:
         """The `moves` of `augmented` for the images of a step, on the CPU; None without augmentation."""
-        if not (self.flip or self.shift):
+        return None
+
+    def batch(self, indices: Tensor, moves: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of a batch whose indices and moves are on the device; the host neither waits nor draws."""
+        return self.normalised(self.train_inputs[indices]), self.train_labels[indices]
+
+    def train_batches(self, seed: int, batch_size: int, first: int, last: int, part: slice = WHOLE) -> Batches:
+        """As `Dataset`, in the epochs' orders."""
+        orders = step_indices(len(self.train_labels), batch_size, seed, first, last, self.device)
+        for step, indices in enumerate(orders, start=first):
+            inputs, labels = self.train_batch(indices, seed, step)
+            yield inputs[part], labels[part]
+
+    def train_batch(self, indices: Tensor, seed: int, step: int) -> tuple[Tensor, Tensor]:
+        """Augmented, normalised inputs (B, ...) and labels of one training step."""
+        moves = self.moves(len(indices), seed, step)
+        return self.batch(indices, None if moves is None else to_device(moves, self.device))
+
+    def val_batches(self, batch_size: int) -> Batches:
+        """As `Dataset`."""
+        for start in range(0, len(self.val_labels), batch_size):
+            part = slice(start, start + batch_size)
+            yield self.normalised(self.val_inputs[part]), self.val_labels[part]
+
+    def probe_batch(self, examples: int) -> tuple[Tensor, Tensor]:
+        """As `Dataset`."""
+        indices = fixed_permutation(len(self.train_labels), "probe")[:examples].to(self.train_labels.device)
+        return self.normalised(self.train_inputs[indices]), self.train_labels[indices]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSet(InMemory):
+    """Inputs that are no pictures: floating-point ones times `factor`, integers as they are."""
+
+    factor: Tensor  # (), its type is that of the net
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As `Dataset`."""
+        return self.factor.dtype
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one input."""
+        return tuple(self.train_inputs.shape[1:])
+
+    def normalised(self, stored: Tensor) -> Tensor:
+        """As `Dataset`; integers as int64, whatever they are stored as."""
+        return stored.to(self.dtype) * self.factor if stored.is_floating_point() else stored.long()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet(InMemory, Images):
+    """Pictures (N, C, H, W) uint8 in memory, on the device."""
+
+    shift: int
+
+    @property
+    def augments(self) -> bool:
+        """As `InMemory`."""
+        return self.flip or self.shift > 0
+
+    def moves(self, count: int, seed: int, step: int) -> Tensor | None:
+        """As `InMemory`."""
+        if not self.augments:
             return None
         generator = torch.Generator().manual_seed(stream_seed(seed, "augment", step))
         return drawn_moves(count, self.flip, self.shift, generator)
 
     def batch(self, indices: Tensor, moves: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Images and labels of a batch whose indices and moves are on the device; the host neither waits nor draws."""
-        images = self.train_images[indices]
+        """As `InMemory`."""
+        images = self.train_inputs[indices]
         if moves is not None:
             images = augmented(images, self.flip, self.shift, moves)
         return self.normalised(images), self.train_labels[indices]
 
-    def train_batches(self, seed: int, batch_size: int, first: int, last: int, part: slice = WHOLE) -> Batches:
-        """As `Images`, in the epochs' orders."""
-        orders = step_indices(len(self.train_labels), batch_size, seed, first, last, self.mean.device)
-        for step, indices in enumerate(orders, start=first):
-            images, labels = self.train_batch(indices, seed, step)
-            yield images[part], labels[part]
-
-    def val_batches(self, batch_size: int) -> Batches:
-        """As `Images`."""
-        for start in range(0, len(self.val_labels), batch_size):
-            part = slice(start, start + batch_size)
-            yield self.normalised(self.val_images[part]), self.val_labels[part]
-
     def val_at(self, side: int, batch_size: int) -> Batches:
         """As `Images`."""
         for places in torch.arange(len(self.val_labels)).split(batch_size):
-            yield at_side(self.val_images[places.to(self.mean.device)].to(self.mean.dtype), side), places
-
-    def probe_batch(self, examples: int) -> tuple[Tensor, Tensor]:
-        """As `Images`."""
-        indices = fixed_permutation(len(self.train_labels), "probe")[:examples].to(self.train_labels.device)
-        return self.normalised(self.train_images[indices]), self.train_labels[indices]
+            yield at_side(self.val_inputs[places.to(self.mean.device)].to(self.mean.dtype), side), places
 
 
-def prepare(raw: Raw, preprocessing: Preprocessing, *, flip: bool | None = None, shift: int = 0) -> ImageSet:
-    """Put a raw set on the device, with the statistics of its training part.
+def prepare(
+    raw: Raw | Examples, preprocessing: Preprocessing, *, flip: bool | None = None, shift: int = 0
+) -> ImageSet | TensorSet:
+    """Put a data set on the device, with the statistics of its training part.
 
     `flip` mirrors half of the training images (None = as fits the set); they move by up to `shift` pixels.
 
     Raises:
-        UserError: more examples asked for than there are.
-        ValueError: training images that are all alike.
+        UserError: more examples asked for than there are, or what only pictures or floating-point inputs have.
+        ValueError: training inputs that are all alike.
     """
-    train = fixed_subset("train_examples", preprocessing.train_examples, len(raw.train_labels))
-    val = fixed_subset("val_examples", preprocessing.val_examples, len(raw.val_labels))
-    train_images, device = raw.train_images[train], preprocessing.device
-    mean, std = pixel_statistics(train_images)
+    examples, device = examples_of(raw), preprocessing.device
+    train = fixed_subset("train_examples", preprocessing.train_examples, len(examples.train_labels))
+    val = fixed_subset("val_examples", preprocessing.val_examples, len(examples.val_labels))
+    train_inputs = examples.train_inputs[train]
+    parts: dict[str, Any] = {
+        "train_inputs": train_inputs.to(device),
+        "train_labels": to_labels(examples.train_labels[train], preprocessing),
+        "val_inputs": examples.val_inputs[val].to(device),
+        "val_labels": to_labels(examples.val_labels[val], preprocessing),
+        "num_classes": examples.outputs,
+        "class_names": examples.class_names,
+    }
+    if not examples.pictures and (flip or shift):
+        raise UserError("data.flip, data.shift: for pictures, uint8 (N, channels, height, width); leave them out")
+    if not train_inputs.is_floating_point() and not examples.pictures:
+        if preprocessing.scale != 1:
+            raise UserError(f"data.scale: integer inputs have none (got {preprocessing.scale:g}); leave it out")
+        return TensorSet(**parts, factor=torch.ones((), device=device, dtype=preprocessing.dtype))
+    mean, std = pixel_statistics(train_inputs)
     if std == 0:
-        raise ValueError("data: the training images are all alike (got a std of 0 around their mean); use real images")
-    return ImageSet(
-        train_images=train_images.to(device),
-        train_labels=raw.train_labels[train].to(device),
-        val_images=raw.val_images[val].to(device),
-        val_labels=raw.val_labels[val].to(device),
-        mean=mean.to(device, preprocessing.dtype),
-        factor=preprocessing.scale / std,
-        num_classes=raw.num_classes,
-        flip=raw.flip if flip is None else flip,
-        shift=shift,
-        class_names=raw.class_names,
-    )
+        kind = "images" if examples.pictures else "inputs"
+        raise ValueError(f"data: the training {kind} are all alike (got a std of 0 around their mean); use real {kind}")
+    factor = preprocessing.scale / std
+    if not examples.pictures:
+        return TensorSet(**parts, factor=torch.tensor(factor, device=device, dtype=preprocessing.dtype))
+    flips = examples.flip if flip is None else flip
+    return ImageSet(**parts, mean=mean.to(device, preprocessing.dtype), factor=factor, flip=flips, shift=shift)
+
+
+def to_labels(labels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Labels on the device, numbers in the floating type of the net."""
+    return labels.to(preprocessing.device, preprocessing.dtype if labels.is_floating_point() else None)
 
 
 def fixed_subset(name: str, size: int | None, examples: int) -> slice | list[int]:

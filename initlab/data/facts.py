@@ -6,9 +6,9 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Facts:
-    """Images as delivered; 0 stands for what only the user's folder shows.
+    """Examples as delivered; 0 stands for what only the user's folder shows.
 
-    `size` is the side in pixels that the net sees: of pictures in folders the crop's.
+    `size` is the side in pixels that the net sees, of pictures in folders the crop's; of text the tokens in a row.
     """
 
     train: int
@@ -20,8 +20,11 @@ class Facts:
     files: tuple[str, ...] = ()  # below the data folder, in torchvision's layout; none where the set is made here
     place: str | None = None  # pictures in class folders: the folder that holds train and val, where it has a name
     pictures: bool = False  # one file per image, of any size, decoded while training
+    tokens: bool = False  # sequences of `size` tokens, each to be predicted from those before it
 
 
+# Of the help topics of Python, which have some more in all versions.
+TRAIN_CHARACTERS, VAL_CHARACTERS = 2**18, 2**15
 CIFAR10_FILES = tuple(f"cifar-10-batches-py/{n}" for n in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"))
 CIFAR100_FILES = ("cifar-100-python/train", "cifar-100-python/test")
 FASHION_FILES = tuple(
@@ -33,6 +36,9 @@ FACTS = {
     "cifar100": Facts(50_000, 10_000, num_classes=100, channels=3, size=32, flip=True, files=CIFAR100_FILES),
     "fashion-mnist": Facts(60_000, 10_000, num_classes=10, channels=1, size=28, flip=True, files=FASHION_FILES),
     "synthetic": Facts(2048, 512, num_classes=10, channels=3, size=32, flip=False),
+    "topics": Facts(
+        TRAIN_CHARACTERS // 64, VAL_CHARACTERS // 64, num_classes=97, channels=0, size=64, flip=False, tokens=True
+    ),
     "imagefolder": Facts(0, 0, num_classes=0, channels=3, size=224, flip=False, pictures=True),
     "imagenet": Facts(
         1_281_167, 50_000, num_classes=1000, channels=3, size=224, flip=True, place="imagenet", pictures=True

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from initlab.init.arguments import check_numbers, checked_patterns, checked_seed
-from initlab.init.branches import Branches, Factors, branch_factors, check_branches
+from initlab.init.branches import Factors, branch_factors, check_branches
 from initlab.init.chosen import IS_CLOSED, left_alone
 from initlab.init.draw import set_bias, set_embeddings, set_norms, set_weight
 from initlab.init.equal_gradients import equal_gradients_
@@ -24,7 +24,7 @@ from initlab.init.layers import Matrix, matrices_of, numbered
 from initlab.init.lsuv import unit_variance_
 from initlab.init.schemes import Scheme, scheme_function
 from initlab.init.settings import Settings, add, parameter_rows
-from initlab.init.shapes import ON_A_BATCH, Distribution, LayerShape, Mode, check_choices
+from initlab.init.shapes import ON_A_BATCH, Branches, Distribution, LayerShape, Mode, check_choices
 from initlab.init.sines import sine_frequency
 from initlab.nets.any_module import first_slope, layer_name
 from initlab.nets.undisturbed import Batch

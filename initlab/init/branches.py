@@ -8,16 +8,16 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import nn
 
 from initlab.init.layers import Matrix
+from initlab.init.shapes import Branches
 from initlab.nets.autograd_graph import Node, in_order, is_leaf, sources_of, with_nodes
 from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
 
-Branches = Literal["scaled", "zero", "fixup", "t-fixup"]
 # How roles are called whose size T-Fixup leaves alone.
 QUERIES_AND_KEYS = ("q", "k", "q_proj", "k_proj", "query", "key", "wq", "wk", "to_q", "to_k")
 # How the names of autograd's functions begin: gates on a branch, norms, and what leaves a parameter one.

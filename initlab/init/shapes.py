@@ -11,6 +11,8 @@ from typing import Literal, get_args
 
 Mode = Literal["fan_in", "fan_out"]
 Distribution = Literal["normal", "uniform"]
+# How residual branches are scaled; `initlab.init.branches` finds them.
+Branches = Literal["scaled", "zero", "fixup", "t-fixup"]
 # Schemes that scale layers on a batch.
 ON_A_BATCH = ("lsuv", "solved")
 

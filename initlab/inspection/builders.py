@@ -13,9 +13,9 @@ from torch import nn
 
 from initlab.errors import UserError
 from initlab.inspection.inputs import Input, Inputs, parse_inputs
-from initlab.nets.architecture import ImageShape
+from initlab.nets.architecture import InputShape
 from initlab.nets.build import build_net
-from initlab.nets.catalog import CATALOG
+from initlab.nets.catalog import CATALOG, SEQUENCE_NETS, default_input
 from initlab.plan.dimensions import parse_image_shape
 from initlab.user_code import code_refusal, import_callable, is_code, well_formed
 
@@ -33,9 +33,10 @@ class Builder:
     vocab: int | None = None
 
 
-def default_shape(name: str) -> ImageShape:
-    """The shape of one image that a model takes."""
-    return {"plain": (1, 16, 16), "inception_v3": (3, 299, 299)}.get(name, (3, 224, 224))
+def default_takes(name: str) -> Input:
+    """What a model takes: images, of a net of the catalog for sequences tokens."""
+    shape = (3, 299, 299) if name == "inception_v3" else default_input(name)[1]
+    return Input("tokens" if name in SEQUENCE_NETS else "numbers", shape)
 
 
 def library_of(name: str) -> str:
@@ -50,12 +51,12 @@ def takes_any_input(name: str) -> bool:
 
 
 def inputs_of(name: str, text: str | None) -> Inputs | None:
-    """What `--input` says that a model takes; nets of the catalog and of torchvision take images alone."""
+    """What `--input` says that a model takes; nets of torchvision take images alone, most of the catalog too."""
     if text is None:
         return None
-    if takes_any_input(name):
+    if takes_any_input(name) or name in SEQUENCE_NETS:
         return parse_inputs(text)
-    return Input("numbers", parse_image_shape(text, channels=default_shape(name)[0]))
+    return Input("numbers", parse_image_shape(text, channels=default_takes(name).shape[0]))
 
 
 def builder_of(
@@ -68,9 +69,10 @@ def builder_of(
     """
     if library := library_of(name):
         return library_builder(library, name.partition(":")[2], inputs, classes)
-    takes = inputs or Input("numbers", default_shape(name))
+    takes = inputs or default_takes(name)
     shape = image_shape(takes)
     if name in CATALOG:
+        shape = takes.shape if name in SEQUENCE_NETS and isinstance(takes, Input) else shape
         return Builder(build_net, takes, {"name": name, "input_shape": shape, **classes})
     if takes_any_input(name):
         return users_builder(name, takes, shape, classes, allow_code)
@@ -93,7 +95,7 @@ def near_names(name: str, names: Sequence[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def image_shape(inputs: Inputs) -> ImageShape | None:
+def image_shape(inputs: Inputs) -> InputShape | None:
     """The shape of one image, where it is images that are taken; a bare number is its side."""
     if not isinstance(inputs, Input) or inputs.kind != "numbers" or len(inputs.shape) not in (1, 3):
         return None
@@ -102,7 +104,7 @@ def image_shape(inputs: Inputs) -> ImageShape | None:
 
 
 def users_builder(
-    name: str, takes: Inputs, shape: ImageShape | None, classes: dict[str, int], allow_code: bool
+    name: str, takes: Inputs, shape: InputShape | None, classes: dict[str, int], allow_code: bool
 ) -> Builder:
     """What builds the model of the user's code, which may take `input_shape` and `num_classes`."""
     if not well_formed(name):

@@ -19,7 +19,7 @@ from initlab.init.schemes import SCHEMES
 from initlab.inspection.builders import Builder, builder_of
 from initlab.inspection.inputs import Input, Inputs, alternatives, batch_text, made, users_batch, users_code, words_of
 from initlab.nets.any_module import weight_layers
-from initlab.nets.architecture import ImageShape
+from initlab.nets.architecture import InputShape
 from initlab.nets.undisturbed import Batch, first_tensor, map_tensors, num_examples, run_model, to_model, untouched
 from initlab.plan.dimensions import shape_text
 from initlab.random_streams import stream_seed
@@ -41,7 +41,7 @@ class Subject:
 def resolve_model(
     name: str,
     *,
-    input_shape: ImageShape | None = None,
+    input_shape: InputShape | None = None,
     inputs: Inputs | None = None,
     vocab: int | None = None,
     batch: str | None = None,
@@ -59,7 +59,7 @@ def resolve_model(
     Args:
         name: a net of the catalog (`plain`), a classification model of torchvision (`resnet18`, without weights),
             `timm:NAME`, `hf:CONFIG`, or `pkg.module:callable`, which gives an `nn.Module` or is one.
-        input_shape: of one image; None is 1x16x16 for `plain`, 3x299x299 for inception_v3, else 3x224x224.
+        input_shape: of one image; None is 1x16x16 for `plain` and `mlp`, 3x299x299 for inception_v3, else 3x224x224.
         inputs: instead, what the model takes, as `parse_inputs` gives it.
         vocab: tokens are drawn below it; None is what the configuration or the largest embedding says.
         batch: instead, `pkg.module:callable` that gives the batch, or (batch, labels).

@@ -54,13 +54,17 @@ def check_shareable(trials: Sequence[PlannedTrial], devices: int) -> None:
         return
     lines: dict[str, None] = {}  # each mistake once
     for spec in (trial.spec for trial in trials):
-        size = spec.train.batch_size
-        if size % devices:
-            text = f"does not part into {devices} equal slices (got {size}); allowed: a multiple of --devices"
+        size, slices = spec.train.batch_size, devices * spec.train.accumulate
+        if size % slices:
+            times = " times train.accumulate" if slices > devices else ""
+            text = f"does not part into {slices} equal slices (got {size}); allowed: a multiple of --devices{times}"
             lines[f"train.batch_size: {text}"] = None
         if is_code(spec.net.name):
             text = "code of yours may draw or normalise over its batch, which --devices cuts"
             lines[f"net.name: {text} (got {spec.net.name!r}); give --devices 1"] = None
+        if is_code(spec.train.loss or ""):
+            text = "a loss of yours may be no mean over its batch, which --devices cuts"
+            lines[f"train.loss: {text} (got {spec.train.loss!r}); give --devices 1"] = None
         if spec.net.norm == "batch":
             lines["net.norm: its statistics are the whole batch's (got batch); give --devices 1"] = None
         if spec.train.auxiliary:

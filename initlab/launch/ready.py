@@ -72,6 +72,8 @@ def ready(
         raise StudyError(["overrides: go with a study file (got a Study); change the Study instead"])
     else:
         trials = plan(study)
+    if any(trial.spec.watched for trial in trials):
+        raise StudyError(["study: of loops that initlab.watch watched, which cannot be run; run your own code"])
     requested = chosen(trials, [only] if isinstance(only, str) else only)
     if part:
         requested = [trial for trial in requested if shard_of(trial, part.count) == part.number]
@@ -89,6 +91,9 @@ def ready(
     check_shareable(requested, settings.run.devices)
     # The nodes of a cluster look for the data themselves.
     lines = [] if address else check_data(requested, settings.access)
+    if skip_hopeless and (others := sum(trial.spec.train.optimizer != "sgd" for trial in requested)):
+        text = f"stops none of {others} trials whose optimiser is not sgd: what it goes by was found for sgd"
+        lines.append(f"--skip-hopeless: {text}")
     folder = Path(out) if out else Path("results") / study.name
     with writable(folder):
         if (folder / files.COMPACTED).exists():

@@ -60,7 +60,7 @@ def by_kind(packed: Packs) -> list[Packs]:
     kinds: dict[object, Packs] = {}
     for pack in packed:
         spec, train = pack[0].spec, pack[0].spec.train
-        kind = (spec.data, spec.net, train.batch_size, train.precision, train.auxiliary, len(pack))
+        kind = (spec.data, spec.net, train.batch_size, train.optimizer, train.precision, train.auxiliary, len(pack))
         kinds.setdefault(kind, []).append(pack)
     return list(kinds.values())
 

@@ -1,20 +1,22 @@
 """Architectures as data: a net is a list of layer descriptions, so it can be counted without torch.
 
-`plain` describes the rectifier nets of the convergence study for small images; `catalog.py` has the paper's own.
-`build.py` turns a description into modules, `counts.py` into map sizes, parameters and multiply-adds.
+`plain` describes the rectifier nets of the convergence study for small images, `equal_layers.py` perceptrons,
+transformers and LSTMs; `catalog.py` has the paper's own. `build.py` turns a description into modules, `counts.py` into
+map sizes, parameters and multiply-adds.
 """
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 LINEAR_LAYERS = 3
-ImageShape = tuple[int, int, int]  # channels, height, width
+# Of one example: (channels, height, width) of an image, (positions,) of a sequence of tokens.
+InputShape = tuple[int, ...]
 # Slope below zero at the start of training (He et al. 2015, sec. 2.1).
-DEFAULT_SLOPES = {"relu": 0.0, "leaky_relu": 0.01, "prelu": 0.25, "prelu_shared": 0.25}
+DEFAULT_SLOPES = {"leaky_relu": 0.01, "prelu": 0.25, "prelu_shared": 0.25}
 
-RectifierName = Literal["relu", "leaky_relu", "prelu", "prelu_shared"]
+ActivationName = Literal["relu", "leaky_relu", "prelu", "prelu_shared", "gelu", "tanh"]
 Downsample = Literal["stride", "max_pool"]
-Norm = Literal["none", "batch"]
+Norm = Literal["none", "batch", "pre", "post"]
 Skip = Literal["none", "identity"]
 
 
@@ -41,10 +43,10 @@ class Linear:
 
 @dataclass(frozen=True)
 class Activation:
-    """A rectifier of `channels` channels; the slope below zero is where `prelu` and `prelu_shared` start."""
+    """An activation of `channels` channels; the slope below zero is where `prelu` and `prelu_shared` start."""
 
     name: str
-    kind: RectifierName
+    kind: ActivationName
     channels: int
     negative_slope: float
 
@@ -76,10 +78,11 @@ class BatchNorm:
 
 @dataclass(frozen=True)
 class Add:
-    """An identity skip: adds what the layer `source` gave, of the same shape, to what the layer before it gave."""
+    """An identity skip: adds what the layer `source` gave to `factor` times what the layer before it gave."""
 
     name: str
     source: str
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,52 @@ class Dropout:
     p: float
 
 
-Layer = Conv | Linear | Activation | MaxPool | SPP | BatchNorm | Add | Flatten | Dropout
+@dataclass(frozen=True)
+class Embedding:
+    """A learned vector of `features` numbers for each of `words` tokens."""
+
+    name: str
+    words: int
+    features: int
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Adds a learned vector for each position of a sequence."""
+
+    name: str
+    positions: int
+    features: int
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Layer normalisation over the features of each position, with a scale and a shift per feature."""
+
+    name: str
+    features: int
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Causal self-attention with `heads` heads: linear layers for queries, keys, values and the output."""
+
+    name: str
+    features: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class LSTM:
+    """So many LSTM layers, each with as many units as features come in; only the outputs of all steps go on."""
+
+    name: str
+    features: int
+    layers: int
+
+
+SequenceLayer = Embedding | Positions | LayerNorm | Attention | LSTM
+Layer = Conv | Linear | Activation | MaxPool | SPP | BatchNorm | Add | Flatten | Dropout | SequenceLayer
 
 
 @dataclass(frozen=True)
@@ -113,34 +161,33 @@ class NetChoices:
     stages: int = 3
     linear_width: int = 64  # of the first two linear layers
     downsample: Downsample = "stride"
-    activation: RectifierName = "relu"
+    activation: ActivationName = "relu"
     negative_slope: float | None = None  # below zero, the start for PReLU; None takes that of `DEFAULT_SLOPES`
     dropout: float = 0.0  # in the first two linear layers; 0 leaves the dropout layers out
     norm: Norm = "none"
     skip: Skip = "none"
+    heads: int = 4
+    branch_factor: float = 1.0  # on the residual branches of transformer
 
     def check(self, place: str) -> None:
         """Refuse an unknown activation or downsample; `place` is the net's name, for the error."""
-        check_choice(place, "activation", self.activation, RectifierName)
+        check_choice(place, "activation", self.activation, ActivationName)
         check_choice(place, "downsample", self.downsample, Downsample)
 
-    def rectifier(self, name: str, channels: int) -> Activation:
+    def activation_layer(self, name: str, channels: int) -> Activation:
         """The activation of a layer with so many channels."""
-        slope = DEFAULT_SLOPES[self.activation] if self.negative_slope is None else self.negative_slope
+        slope = DEFAULT_SLOPES.get(self.activation, 0.0) if self.negative_slope is None else self.negative_slope
         return Activation(name, self.activation, channels, slope)
 
     def linear_part(self, features: int, width: int, num_classes: int) -> list[Layer]:
         """The three linear layers that end a net: two of this width with their activations, and one of the classes."""
         layers: list[Layer] = []
         for index in (1, 2):
-            layers += [Linear(f"fc{index}", features, width), self.rectifier(f"fc_act{index}", width)]
+            layers += [Linear(f"fc{index}", features, width), self.activation_layer(f"fc_act{index}", width)]
             if self.dropout:
                 layers.append(Dropout(f"dropout{index}", self.dropout))
             features = width
         return [*layers, Linear("fc3", features, num_classes)]
-
-
-PLAIN_ALONE = ("depth", "width", "widths", "stages", "linear_width", "downsample")
 
 
 def check_choice(place: str, key: str, value: str, choices: object) -> None:
@@ -150,7 +197,7 @@ def check_choice(place: str, key: str, value: str, choices: object) -> None:
         raise ValueError(f"{place}: unknown {key} (got {value!r}); allowed: {', '.join(allowed)}")
 
 
-def plain(num_classes: int, input_shape: ImageShape, choices: NetChoices) -> list[Layer]:
+def plain(num_classes: int, input_shape: InputShape, choices: NetChoices) -> list[Layer]:
     """A plain rectifier net for small images: stages of 3x3 convolutions, then three linear layers.
 
     `depth` counts weight layers, so 22 is 19 convolutions and 3 linear layers, and 30 is 27 and 3. The
@@ -180,7 +227,7 @@ def plain(num_classes: int, input_shape: ImageShape, choices: NetChoices) -> lis
             suffix = f"{stage + 1}_{index + 1}"
             stride = 2 if strided and stage > 0 and index == 0 else 1
             layers.append(Conv(f"conv{suffix}", channels, width, kernel=3, stride=stride, padding=1))
-            layers.append(choices.rectifier(f"act{suffix}", width))
+            layers.append(choices.activation_layer(f"act{suffix}", width))
             channels = width
     features = channels * sides[0] * sides[1]
     return [*layers, Flatten("flatten"), *choices.linear_part(features, choices.linear_width, num_classes)]

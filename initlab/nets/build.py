@@ -6,9 +6,9 @@ from dataclasses import astuple
 
 from torch import nn
 
-from initlab.nets import architecture, layers as ours
-from initlab.nets.architecture import PLAIN_ALONE, Activation, Dropout, ImageShape, Layer, NetChoices
-from initlab.nets.catalog import CATALOG, INPUT_SIZE, NUM_CLASSES, describe_net
+from initlab.nets import architecture, layers as ours, sequence_layers
+from initlab.nets.architecture import Activation, Dropout, InputShape, Layer, NetChoices
+from initlab.nets.catalog import CATALOG, FIELDS, INPUT_SIZE, PAPER_NETS, default_input, describe_net
 
 # A module takes the fields of its description, but the name, in their order.
 MODULES: dict[type[Layer], Callable[..., nn.Module]] = {
@@ -19,6 +19,11 @@ MODULES: dict[type[Layer], Callable[..., nn.Module]] = {
     architecture.BatchNorm: nn.BatchNorm2d,
     architecture.Add: ours.Add,
     architecture.Flatten: nn.Flatten,
+    architecture.Embedding: nn.Embedding,
+    architecture.Positions: sequence_layers.Positions,
+    architecture.LayerNorm: nn.LayerNorm,
+    architecture.Attention: sequence_layers.Attention,
+    architecture.LSTM: sequence_layers.LSTM,
 }
 
 
@@ -28,33 +33,42 @@ def build_net(
     depth: int = NetChoices.depth,
     width: int = NetChoices.width,
     num_classes: int | None = None,
-    input_shape: ImageShape | None = None,
+    input_shape: InputShape | None = None,
     input_size: int | None = None,
     widths: Sequence[int] | None = NetChoices.widths,
     stages: int = NetChoices.stages,
     linear_width: int = NetChoices.linear_width,
-    activation: architecture.RectifierName = NetChoices.activation,
+    activation: architecture.ActivationName = NetChoices.activation,
     negative_slope: float | None = NetChoices.negative_slope,
     downsample: architecture.Downsample = NetChoices.downsample,
     dropout: float = NetChoices.dropout,
     norm: architecture.Norm = NetChoices.norm,
     skip: architecture.Skip = NetChoices.skip,
+    heads: int = NetChoices.heads,
+    branch_factor: float = NetChoices.branch_factor,
 ) -> nn.Sequential:
     """A net of the catalog, with torch's default initialisation; `initlab.init_` gives it another.
 
     Args:
-        name: `plain`, described in `initlab.nets.architecture.plain`, which alone has a depth, width, widths, stages,
-            linear_width and downsample to choose; or a net of the paper, `initlab.nets.catalog.PAPER_NETS`.
-        num_classes: None is 10 for `plain`, and the paper's 1000 for its nets.
+        name: `plain`, described in `initlab.nets.architecture.plain`; `mlp`, `transformer` or `lstm`, in
+            `initlab.nets.equal_layers`; or a net of the paper, `initlab.nets.catalog.PAPER_NETS`.
+            `initlab.nets.catalog.FIELDS` says which of the other arguments each takes.
+        depth: weight layers; of a transformer its blocks, of an LSTM its recurrent layers.
+        width: channels of the first stage; features of all layers where there are no stages.
+        num_classes: of a transformer or LSTM also the number of different tokens, 97 where it is None. Of `plain` and
+            `mlp` None is 10, of the paper's nets its 1000.
         input_shape: (channels, height, width) of one image; or `input_size=S` for (3, S, S). The paper's nets take
             224 where neither is given; those with SPP also run on images of other sizes than they were built for.
-        activation: relu, leaky_relu, prelu (a slope per channel) or prelu_shared (one per layer).
-        dropout: probability in the first two linear layers, 0.5 in the paper.
-        norm: `batch` puts BatchNorm after every convolution.
+            A transformer or LSTM takes (positions,), an mlp any shape.
+        activation: relu, leaky_relu, prelu (a slope per channel), prelu_shared (one per layer), gelu or tanh.
+        dropout: probability in the first two linear layers, 0.5 in the paper; behind each layer of an mlp, at the end
+            of each branch of a transformer.
+        norm: `batch` puts BatchNorm after every convolution; `pre` or `post` LayerNorm into a transformer.
         skip: `identity` puts skips around pairs of convolutions; see `initlab.nets.variants.with_skips`.
 
     Returns:
-        An `nn.Sequential` of named layers that maps (N, channels, height, width) to logits (N, num_classes).
+        An `nn.Sequential` of named layers that maps (N, channels, height, width) to logits (N, num_classes), or tokens
+        (N, positions) to (N, positions, num_classes).
 
     Raises:
         ValueError: unknown name or choice, both of input_shape and input_size or (plain) neither, a choice that the
@@ -68,13 +82,14 @@ def build_net(
     stage_widths = tuple(widths) if widths else None
     # In the order of its fields.
     choices = NetChoices(
-        depth, width, stage_widths, stages, linear_width, downsample, activation, negative_slope, dropout, norm, skip
-    )
-    for key in PLAIN_ALONE:
-        value = getattr(choices, key)
-        if name != "plain" and value != getattr(NetChoices, key):
-            raise ValueError(f"build_net: {name} has its own {key} (got {value}); it is to be chosen for plain alone")
-    if input_size is None and input_shape is None and name != "plain":
+        depth, width, stage_widths, stages, linear_width, downsample, activation, negative_slope, dropout, norm, skip,
+        heads, branch_factor,
+    )  # fmt: skip
+    for key, value in vars(choices).items():
+        if key not in FIELDS[name] and value != getattr(NetChoices, key):
+            allowed = ", ".join(sorted(FIELDS[name]))
+            raise ValueError(f"build_net: {name} has no {key} to choose (got {value}); allowed: {allowed}")
+    if input_size is None and input_shape is None and name in PAPER_NETS:
         input_size = INPUT_SIZE
     if (input_shape is None) == (input_size is None):
         raise ValueError(
@@ -82,12 +97,13 @@ def build_net(
             "input_shape=(channels, height, width), input_size=S means (3, S, S)"
         )
     shape = input_shape or (3, input_size or 0, input_size or 0)
-    if len(shape) != 3 or min(shape) < 1:
+    # An image is what any net takes that has convolutions.
+    if min(shape, default=0) < 1 or ("skip" in FIELDS[name] and len(shape) != 3):
         raise ValueError(
             f"build_net: input_shape: not a shape (got {shape}); allowed: (channels, height, width) above 0"
         )
     if num_classes is None:
-        num_classes = 10 if name == "plain" else NUM_CLASSES
+        num_classes = default_input(name)[0]
     if num_classes < 1:
         raise ValueError(f"build_net: num_classes: out of range (got {num_classes}); allowed: at least 1")
     return to_modules(describe_net(name, num_classes, shape, choices))
@@ -105,6 +121,10 @@ def to_module(layer: Layer) -> nn.Module:
     match layer:
         case Activation(kind="relu"):
             return nn.ReLU()
+        case Activation(kind="gelu"):
+            return nn.GELU()
+        case Activation(kind="tanh"):
+            return nn.Tanh()
         case Activation(kind="leaky_relu"):
             return nn.LeakyReLU(layer.negative_slope)
         case Activation():

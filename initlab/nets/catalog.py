@@ -1,6 +1,6 @@
-"""The nets of the paper, layer for layer (He et al. 2015, tables 1 and 3), and VGG-16 and 19 beside them.
+"""The catalog: nets of any depth, and those of the paper, layer for layer (He et al. 2015, tables 1 and 3), with VGG's.
 
-A description has the convolutions, pools and three linear layers; activation, norm and skips are the caller's choice.
+The paper's have convolutions, pools and three linear layers; activation, norm and skips are the caller's choice.
 What the paper leaves open and how it is settled here:
 
 - 2x2 convolutions cannot keep a map's side, so each run of them alternates padding 1 and 0: 37, 36, 37, 36 from 36 and
@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from itertools import count as numbers, pairwise
 
-from initlab.nets.architecture import LINEAR_LAYERS, SPP, Conv, Flatten, ImageShape, Layer, MaxPool, NetChoices, plain
+from initlab.data.facts import FACTS
+from initlab.nets.architecture import LINEAR_LAYERS, SPP, Conv, Flatten, InputShape, Layer, MaxPool, NetChoices, plain
 from initlab.nets.counts import output_shapes
+from initlab.nets.equal_layers import lstm, mlp, transformer
 from initlab.nets.variants import after_convs, variant
 
 LINEAR_WIDTH = 4096
@@ -85,25 +87,43 @@ PAPER_NETS = {
     "B+6": PaperNet(partial(large, 8)),
     "B+9": PaperNet(partial(large, 9)),
 }
-# The names that a study may give a net.
-CATALOG = ("plain", *PAPER_NETS)
+# From classes, the shape of an input and choices.
+DESCRIPTIONS = {"plain": plain, "mlp": mlp, "transformer": transformer, "lstm": lstm}
+SEQUENCE_NETS = ("transformer", "lstm")
+ACTIVATED = frozenset({"activation", "negative_slope", "dropout"})
+# The names that a study may give a net, and which of `NetChoices` there are for it.
+FIELDS: dict[str, frozenset[str]] = {
+    "plain": ACTIVATED | {"depth", "width", "widths", "stages", "linear_width", "downsample", "norm", "skip"},
+    "mlp": ACTIVATED | {"depth", "width"},
+    "transformer": ACTIVATED | {"depth", "width", "heads", "norm", "branch_factor"},
+    "lstm": frozenset({"depth", "width"}),
+    **dict.fromkeys(PAPER_NETS, ACTIVATED | {"norm", "skip"}),
+}
+CATALOG = tuple(FIELDS)
 
 
-def describe_net(name: str, num_classes: int, input_shape: tuple[int, int, int], choices: NetChoices) -> list[Layer]:
+def default_input(name: str) -> tuple[int, InputShape]:
+    """(classes, shape of one input) to show a net of the catalog with: those of digits, topics or ImageNet."""
+    if name in SEQUENCE_NETS:
+        return FACTS["topics"].num_classes, (FACTS["topics"].size,)
+    return (10, (1, 16, 16)) if name in DESCRIPTIONS else (NUM_CLASSES, (3, INPUT_SIZE, INPUT_SIZE))
+
+
+def describe_net(name: str, num_classes: int, input_shape: InputShape, choices: NetChoices) -> list[Layer]:
     """The layers of any net of the catalog.
 
     Raises:
-        ValueError: as `plain`, `paper_net` and `variant`.
+        ValueError: as the net's own function, and `variant`.
     """
     args = num_classes, input_shape, choices
-    layers = plain(*args) if name == "plain" else paper_net(name, *args)
-    return variant(layers, norm=choices.norm, skip=choices.skip)
+    layers = DESCRIPTIONS[name](*args) if name in DESCRIPTIONS else paper_net(name, *args)
+    return variant(layers, norm=choices.norm, skip=choices.skip) if "skip" in FIELDS[name] else layers
 
 
 def paper_net(
     name: str,
     num_classes: int = NUM_CLASSES,
-    input_shape: ImageShape = (3, INPUT_SIZE, INPUT_SIZE),
+    input_shape: InputShape = (3, INPUT_SIZE, INPUT_SIZE),
     choices: NetChoices | None = None,
 ) -> list[Layer]:
     """The layers of a net of `PAPER_NETS`: convolutions, SPP (VGG: flattened), linear layers of 4096, 4096 and classes.
@@ -122,8 +142,8 @@ def paper_net(
         raise ValueError(f"{name}: images {problem}")
     conv_part = PAPER_NETS[name].conv_part(input_shape[0])
     (features,) = output_shapes(conv_part, input_shape)[-1]
-    rectifier = choices.rectifier
-    layers = after_convs(conv_part, lambda conv, number: [rectifier(f"act{number}", conv.out_channels)])
+    activation = choices.activation_layer
+    layers = after_convs(conv_part, lambda conv, number: [activation(f"act{number}", conv.out_channels)])
     return [*layers, *choices.linear_part(features, LINEAR_WIDTH, num_classes)]
 
 

@@ -4,12 +4,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
-from initlab.nets.architecture import SPP, Activation, BatchNorm, Conv, Flatten, Layer, Linear, MaxPool
+from initlab.nets.architecture import (
+    LSTM,
+    SPP,
+    Activation,
+    Attention,
+    BatchNorm,
+    Conv,
+    Embedding,
+    Flatten,
+    Layer,
+    LayerNorm,
+    Linear,
+    MaxPool,
+    Positions,
+)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What one image costs: `multiply_adds` counts one multiply with one add, of weight layers alone."""
+    """What one example costs: `multiply_adds` counts one multiply with one add, of weight layers and attention."""
 
     parameters: int
     multiply_adds: int
@@ -18,7 +32,7 @@ class Counts:
 
 
 def output_shapes(layers: Sequence[Layer], input_shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Shape of one example after each layer, e.g. (16, 8, 8) for maps and (64,) for vectors.
+    """Shape of one example after each layer: (16, 8, 8) of maps, (64,) of a vector, (24, 64) of 24 positions.
 
     Raises:
         ValueError: a map smaller than the window or the bins that go over it.
@@ -36,7 +50,9 @@ def output_shapes(layers: Sequence[Layer], input_shape: tuple[int, ...]) -> list
             case Flatten():
                 shape = (math.prod(shape),)
             case Linear():
-                shape = (layer.out_features,)
+                shape = (*shape[:-1], layer.out_features)
+            case Embedding():
+                shape = (*shape, layer.features)
         shapes.append(shape)
     return shapes
 
@@ -50,16 +66,29 @@ def windows(name: str, shape: tuple[int, ...], kernel: int, stride: int, padding
 
 
 def layer_counts(layer: Layer, shape: tuple[int, ...]) -> Counts:
-    """Counts of one layer that gives this shape; parameters are weights, biases, slopes, a norm's scales and shifts."""
+    """Counts of one layer that gives this shape; parameters are weights, biases, slopes, a norm's scales and shifts.
+
+    An LSTM's weight layers are those of input and state in each of its layers. Of attention the products with all
+    positions count, those ahead that the mask hides too.
+    """
+    positions = math.prod(shape[:-1])
     match layer:
         case Conv():
             weights = layer.kernel**2 * layer.in_channels * layer.out_channels
             return Counts(weights + layer.out_channels, weights * shape[1] * shape[2], 1)
         case Linear():
             weights = layer.in_features * layer.out_features
-            return Counts(weights + layer.out_features, weights, 1)
-        case BatchNorm():
-            return Counts(2 * layer.channels, 0, 0)
+            return Counts(weights + layer.out_features, weights * positions, 1)
+        case Attention():
+            weights = 4 * layer.features**2
+            return Counts(weights + 4 * layer.features, (weights + 2 * positions * layer.features) * positions, 4)
+        case LSTM():
+            weights = 8 * layer.features**2 * layer.layers
+            return Counts(weights + 8 * layer.features * layer.layers, weights * positions, 2 * layer.layers)
+        case Embedding(words=rows) | Positions(positions=rows):
+            return Counts(rows * layer.features, 0, 0)
+        case BatchNorm(channels=channels) | LayerNorm(features=channels):
+            return Counts(2 * channels, 0, 0)
         case Activation(kind="prelu"):
             return Counts(layer.channels, 0, 0, 1)
         case Activation(kind="prelu_shared"):
@@ -68,6 +97,6 @@ def layer_counts(layer: Layer, shape: tuple[int, ...]) -> Counts:
 
 
 def count(layers: Sequence[Layer], input_shape: tuple[int, ...]) -> Counts:
-    """Parameters and multiply-adds (no bias, pooling, norm or activation) for one image, summed over the layers."""
+    """Parameters and multiply-adds (no bias, pooling, norm or activation) for one example, summed over the layers."""
     each = [layer_counts(layer, shape) for layer, shape in zip(layers, output_shapes(layers, input_shape), strict=True)]
     return Counts(*(sum(column) for column in zip(*map(astuple, each), strict=True)))

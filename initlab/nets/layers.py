@@ -164,17 +164,17 @@ class SpatialPyramidPool(nn.Module):
 class Add(nn.Module):
     """The sum at the end of an identity skip from the layer `source`, which `SkipSequential` hands over."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, factor: float = 1.0) -> None:
         super().__init__()
-        self.source = source
+        self.source, self.factor = source, factor
 
     def forward(self, x: Tensor, skipped: Tensor) -> Tensor:
-        """The sum of both."""
-        return x + skipped
+        """What was skipped and `factor` times x."""
+        return (x if self.factor == 1 else self.factor * x) + skipped
 
     def extra_repr(self) -> str:
         """The arguments, as torch prints a module."""
-        return f"source={self.source}"
+        return f"source={self.source}" + (f", factor={self.factor:g}" if self.factor != 1 else "")
 
 
 class SkipSequential(nn.Sequential):

@@ -6,6 +6,7 @@ the same names, start from the same random numbers, and compare at equal depth.
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Literal
 
 from initlab.nets.architecture import Add, BatchNorm, Conv, Layer, MaxPool, Norm, Skip, check_choice
 
@@ -16,7 +17,7 @@ def variant(layers: Sequence[Layer], *, norm: Norm = "none", skip: Skip = "none"
     Raises:
         ValueError: an unknown norm or skip, or skips for a net that has no place for one.
     """
-    check_choice("net.norm", "norm", norm, Norm)
+    check_choice("net.norm", "norm", norm, Literal["none", "batch"])
     check_choice("net.skip", "skip", skip, Skip)
     if skip == "identity":
         if problem := skip_problem(layers):

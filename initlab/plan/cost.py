@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean
 
-from initlab.nets.architecture import ImageShape
+from initlab.nets.architecture import InputShape
 from initlab.nets.counts import Counts, count
 from initlab.plan.dimensions import describe, image_facts, planned_examples
 from initlab.study.spec import Net, Probe, Train, TrialSpec
@@ -24,7 +24,7 @@ class Cost:
     """What a trial will take; None where the net or the data is the user's code and nothing is known of it."""
 
     parameters: int | None = None
-    multiply_adds: int | None = None  # of one image, forward
+    multiply_adds: int | None = None  # of one example, forward
     steps: int | None = None
     storage_bytes: int | None = None  # in all, the checkpoint included
     checkpoint_bytes: int | None = None
@@ -66,8 +66,9 @@ def cost(spec: TrialSpec, pace: Pace | None = None) -> Cost:
     steps_per_epoch, steps = spec.steps(examples or 0)
     if net is None:
         return Cost(steps=steps if examples else None)
-    # Weights and momentum.
-    checkpoint = 2 * net.parameters * (8 if spec.train.precision == "float64" else 4)
+    # Weights and their moments, of which Adam keeps two.
+    numbers = 3 if spec.train.optimizer in ("adam", "adamw") else 2
+    checkpoint = numbers * net.parameters * (8 if spec.train.precision == "float64" else 4)
     if not examples:
         return Cost(net.parameters, net.multiply_adds, checkpoint_bytes=checkpoint)
     rows, validations = count_rows(spec.train.validate_every, spec.train.log_every, steps_per_epoch, steps)
@@ -88,7 +89,7 @@ def counts(spec: TrialSpec) -> Counts | None:
 
 
 @lru_cache(maxsize=1024)
-def counts_of(net: Net, num_classes: int, input_shape: ImageShape) -> Counts:
+def counts_of(net: Net, num_classes: int, input_shape: InputShape) -> Counts:
     """Counts of a catalog net; a sweep asks for the same few nets thousands of times."""
     return count(describe(TrialSpec(net=net), num_classes, input_shape), input_shape)
 

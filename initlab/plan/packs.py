@@ -8,6 +8,7 @@ from typing import Any
 from initlab.data.facts import is_pictures
 from initlab.plan.plan import PlannedTrial
 from initlab.study.spec import TrialSpec
+from initlab.user_code import is_code
 
 # The fields in which the trials of a pack may differ.
 MAY_DIFFER: dict[str, Any] = {
@@ -16,12 +17,12 @@ MAY_DIFFER: dict[str, Any] = {
     "seed": True,
     "data": {"scale", "flip", "shift"},
     "train": {
-        *("lr", "momentum", "weight_decay", "slope_lr_factor", "schedule", "milestones", "factor", "patience"),
-        *("most_cuts", "validate_every", "log_every", "shallow_depth", "shallow_epochs"),
+        *("lr", "momentum", "weight_decay", "clip_norm", "slope_lr_factor", "schedule", "warmup_epochs", "milestones"),
+        *("factor", "patience", "most_cuts", "validate_every", "log_every", "shallow_depth", "shallow_epochs"),
     },
 }
 # Why a trial that could be in a pack runs alone.
-NO_OTHER = "no other of their net, batch size, precision and steps"
+NO_OTHER = "no other of their net, batch size, precision, optimiser and steps"
 
 
 def unpackable_because(spec: TrialSpec) -> str | None:
@@ -30,6 +31,10 @@ def unpackable_because(spec: TrialSpec) -> str | None:
         return "BatchNorm"
     if spec.train.auxiliary:
         return "auxiliary classifiers"
+    if spec.train.optimizer == "muon" or is_code(spec.train.optimizer):
+        return f"the optimiser {spec.train.optimizer}"
+    if spec.train.accumulate > 1:
+        return "accumulated gradients"
     return "pictures read from files" if is_pictures(spec.data.name) else None
 
 

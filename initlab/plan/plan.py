@@ -31,8 +31,8 @@ class PlannedTrial:
 def plan(study: Study, where: str | None = None) -> list[PlannedTrial]:
     """The trials of a study, cases outermost, the last path of the grid changing fastest.
 
-    Points that differ only in fields that their scheme, net or schedule does not use are one trial. A shallow net that
-    trials start from is a trial too, before the first of them.
+    Points that differ only in fields that their scheme, net, optimiser or schedule does not use are one trial. A
+    shallow net that trials start from is a trial too, before the first of them.
 
     Raises:
         StudyError: fields that do not fit together, or a trial given twice; lines begin with `where` (the file).

@@ -12,17 +12,12 @@ from matplotlib.ticker import MaxNLocator
 from initlab.errors import UserError
 from initlab.paper.curves import PaperFigure
 from initlab.plots.legend import add_legend, cross_handle, scheme_handles, seeds_note
-from initlab.plots.panels import SCHEME, SEED, Shown, by_panel, rows_of, shown_trials, states
+from initlab.plots.panels import SCHEME, SEED, Shown, by_panel, error_name, loss_unit, rows_of, shown_trials, states
 from initlab.plots.paper import draw_paper, epoch_name, paper_panels, paper_points, paper_title
 from initlab.plots.style import Look, Target, canvas, crosses, draw_band, finish, level_lines, looks, percent_axis
 from initlab.verdict.judge import epoch_means
 
 Quantity = Literal["val_error", "train_error", "train_loss"]
-NAMES = {
-    "val_error": "validation top-1 error (%)",
-    "train_error": "training top-1 error (%)",
-    "train_loss": "training loss (nats per image)",
-}
 LEVELS = {"val_error": ("chance", "threshold"), "train_error": ("chance",), "train_loss": ()}
 
 
@@ -38,8 +33,8 @@ def convergence_table(results: Shown, quantity: Quantity = "val_error") -> pd.Da
     Raises:
         UserError: an unknown quantity, no point to draw yet, or too many panels.
     """
-    if quantity not in NAMES:
-        raise UserError(f"convergence: unknown quantity (got {quantity!r}); allowed: {', '.join(NAMES)}")
+    if quantity not in LEVELS:
+        raise UserError(f"convergence: unknown quantity (got {quantity!r}); allowed: {', '.join(LEVELS)}")
     trials, fields = shown_trials(results)
     points = curve_points(rows_of(results, trials, "scalars"), trials, quantity)
     if points.empty or points[quantity].isna().all():
@@ -110,7 +105,7 @@ def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_
             part = table[table.panel == panel]
             for order, (scheme, look) in enumerate(styles.items()):
                 draw_scheme(axes, part[part[SCHEME] == scheme], quantity, look, order)
-            ylabel = NAMES[quantity] if axes in grid.row_starts else None
+            ylabel = name_of(results, quantity) if axes in grid.row_starts else None
             finish(axes, panel, epoch_name(part) if paper else "epoch", ylabel)
             axes.set_xlim(left=0)
             axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
@@ -118,10 +113,17 @@ def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_
                 level_lines(axes, part[level], level, labelled=paper or axes in grid.row_ends)
             study_axes.append(axes)
         frame_values(study_axes, table, quantity)
-        handles = scheme_handles(styles)
+        handles = scheme_handles(styles, results)
         handles += [cross_handle("diverged (the mean ends)")] if table.diverged.any() else []
         add_legend(grid, handles, seeds_note(table.seeds))
     return grid.figure
+
+
+def name_of(results: Shown, quantity: Quantity) -> str:
+    """A quantity as the axis says it: `validation top-1 error (%)`."""
+    if quantity == "train_loss":
+        return f"training loss{loss_unit(results)}"
+    return f"{'validation' if quantity == 'val_error' else 'training'} {error_name(results)}"
 
 
 def beside_paper_table(results: Shown) -> pd.DataFrame:

@@ -12,9 +12,11 @@ from matplotlib.transforms import ScaledTranslation
 from initlab.errors import UserError
 from initlab.plots.convergence import training_means
 from initlab.plots.legend import add_legend, cross_handle, scheme_handles, seeds_note
-from initlab.plots.panels import ALL, DEPTH, SCHEME, SEED, Shown, rows_of, shown_trials, states, with_panels
+from initlab.plots.panels import ALL, DEPTH, SCHEME, SEED, Shown, error_name, rows_of, shown_trials, states, with_panels
 from initlab.plots.style import Look, Target, canvas, crosses, finish, level_lines, looks, percent_axis
 
+# What depth counts where it is not weight layers.
+DEPTH_UNITS = {"transformer": "blocks", "lstm": "recurrent layers"}
 NAMES = {"train_error": "training, mean of the last epoch", "val_error": "validation, at the end"}
 # Points between schemes at one depth.
 DODGE = 5.0
@@ -66,6 +68,7 @@ def depth(results: Shown, ax: Target = None) -> Figure:
     table = depth_table(results)
     places = [(panel, quantity) for panel in sorted(set(table.panel)) for quantity in NAMES]
     styles = looks(table[SCHEME])
+    unit = DEPTH_UNITS.get(shown_trials(results)[0]["net.name"].iloc[0], "weight layers")
     titles = [NAMES[quantity] + ("" if panel == ALL else f"\n{panel}") for panel, quantity in places]
     with canvas("depth", ax, titles, 2, height=2.5, sharey=True) as grid:
         for (panel, quantity), title, axes in zip(places, titles, grid.axes, strict=True):
@@ -73,10 +76,10 @@ def depth(results: Shown, ax: Target = None) -> Figure:
             for order, (scheme, look) in enumerate(styles.items()):
                 shift = DODGE * (order - (len(styles) - 1) / 2)
                 draw_scheme(axes, part[part[SCHEME] == scheme], look, shift, lower=order % 2 == 1)
-            finish(axes, title, "depth (weight layers)", "top-1 error (%)" if quantity == "train_error" else None)
+            finish(axes, title, f"depth ({unit})", error_name(results) if quantity == "train_error" else None)
             level_lines(axes, part.chance, "chance", labelled=axes in grid.row_ends)
             frame_depths(axes, table)
-        handles = scheme_handles(styles)
+        handles = scheme_handles(styles, results)
         handles += [cross_handle("diverged (not in the mean)")] if table.diverged.any() else []
         note = seeds_note(table.seeds + table.diverged_seeds, each="points: each seed; ", band="whiskers")
         add_legend(grid, handles, note)

@@ -18,7 +18,20 @@ from initlab.study.paths import TRIAL_PATHS, differing_paths, getattr_path
 from initlab.user_code import is_code
 
 Shown = Results | Sequence[Results]
-SCHEME, DEPTH, SEED = "init.scheme", "net.depth", "seed"
+SCHEME, BRANCHES, DEPTH, SEED = "init.scheme", "init.branches", "net.depth", "seed"
+# What the error is of each task (`initlab.train.objective`), and in what unit its loss is.
+ERRORS = {
+    "classes": "top-1 error (%)",
+    "positions": "error per position (%)",
+    "regression": "unexplained variance (%)",
+    "multilabel": "error per label (%)",
+}
+LOSSES = {
+    "classes": " (nats per image)",
+    "positions": " (nats per position)",
+    "regression": " (mean square)",
+    "multilabel": " (nats per label)",
+}
 # Title of the one panel of everything.
 ALL = "all"
 # Characters over the narrowest panel.
@@ -48,7 +61,8 @@ def shown_trials(results: Shown) -> tuple[pd.DataFrame, list[str]]:
 
     That is the dotted paths that differ between trials, of one study or between studies, and depth, scheme, net's name.
     Trials that a study no longer contains are left out. One that lies in several folders counts once, finished before
-    unfinished. `threshold` is NaN where the study sets none.
+    unfinished. `threshold` is NaN where the study sets none. Where `init.branches` varies, a scheme is one with what it
+    makes of branches: `xavier, branches scaled`.
     """
     several = as_list(results)
     varying = {path for one in several for path in one.trials.columns if path in TRIAL_PATHS}
@@ -70,14 +84,32 @@ def shown_trials(results: Shown) -> tuple[pd.DataFrame, list[str]]:
         frames.append(frame)
     trials = pd.concat(frames, ignore_index=True)
     trials["threshold"] = trials.threshold.astype(float)
+    if BRANCHES in fields:
+        fields.remove(BRANCHES)
+        scaled = trials[BRANCHES].notna()
+        trials.loc[scaled, SCHEME] += ", branches " + trials.loc[scaled, BRANCHES]
     order = trials.verdict.isna().sort_values(kind="stable").index
     return trials.loc[order].drop_duplicates("trial").sort_index(), fields
+
+
+def error_name(results: Shown) -> str:
+    """What the errors are, as an axis says it; of trials of several tasks `error (%)`."""
+    names = {ERRORS[trial.status.get("task", "classes")] for one in as_list(results) for trial in one.stored}
+    return names.pop() if len(names) == 1 else "error (%)"
+
+
+def loss_unit(results: Shown) -> str:
+    """` (nats per image)`; nothing for losses of several units or of the user's."""
+    trials = [trial for one in as_list(results) for trial in one.stored]
+    units = {LOSSES[trial.status.get("task", "classes")] for trial in trials}
+    known = len(units) == 1 and not any(is_code(trial.spec.train.loss or "") for trial in trials)
+    return units.pop() if known else ""
 
 
 def with_panels(
     figure: str, trials: pd.DataFrame, fields: Sequence[str], by: Sequence[str]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The trials sorted by panel, with its title as column `panel`; and its fields, `by` and those that vary in a line.
+    """The trials by panel, in the study's order, with its title as `panel`; its fields: `by`, and what varies.
 
     Raises:
         UserError: more panels than are readable.
@@ -85,10 +117,13 @@ def with_panels(
     lines = trials.groupby([DEPTH, SCHEME], sort=False)
     others = [path for path in fields if path not in (DEPTH, SCHEME)]
     settings = [*by, *(path for path in others if (lines[path].nunique(dropna=False) > 1).any())]
-    trials = trials.sort_values([*settings, SEED], kind="stable") if settings else trials
     titles = [title({path: row[path] for path in settings}, row["net.name"]) for row in trials.to_dict("records")]
+    places = {panel: place for place, panel in enumerate(dict.fromkeys(titles))}
     trials = trials.assign(panel=titles)
-    if (count := trials.panel.nunique()) > LARGEST:
+    if settings:
+        trials = trials.sort_values(SEED, kind="stable")
+        trials = trials.sort_values("panel", key=lambda panels: panels.map(places), kind="stable")
+    if (count := len(places)) > LARGEST:
         limit = f"at most {LARGEST}: take {figure}_table and draw a part of it"
         raise UserError(f"{figure}: too many panels to read (got {count}, by {', '.join(settings)}); {limit}")
     return trials, settings

@@ -66,7 +66,9 @@ def looks(schemes: Iterable[str]) -> dict[str, Look]:
     present = set(schemes)
     known = {scheme: look for scheme, look in LOOKS.items() if scheme in present}
     others = sorted(present - set(known))
-    return known | {scheme: SPARE[i % len(SPARE)] for i, scheme in enumerate(others)}
+    # When the spare ones run out, those of known schemes that are not in the figure.
+    free = [*SPARE, *(look for scheme, look in LOOKS.items() if scheme not in present)]
+    return known | {scheme: free[i % len(free)] for i, scheme in enumerate(others)}
 
 
 class CellFigure(Figure):
@@ -155,16 +157,17 @@ def frame_numbers(ax: Axes, last: int) -> None:
 def percent_axis(ax: Axes, lowest: float, highest: float, room: float = 0.0) -> None:
     """An error axis in percent over data that are fractions: 0 to 100 unless all errors are close together.
 
-    `room` is left free at the top, as a fraction of the errors' range.
+    Errors above 1, as regression has them where it is worse than the mean, are shown up to 200 %. `room` is left free
+    at the top, as a fraction of the errors' range.
     """
-    low, high = (0.0, 1.0) if highest - lowest > 0.4 else (lowest, highest)
+    low, high = (0.0, min(max(1.0, highest), 2.0)) if highest - lowest > 0.4 else (lowest, highest)
     if low < 0.5 * high:
         low = 0.0
     span = (high - low) or 0.1
     margin = 0.02 if (low, high) == (0.0, 1.0) else 0.06
     bottom, top = low - margin * span, high + margin * span
     ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-    ax.set_yticks([tick for tick in ticks if bottom <= tick <= min(top, 1.0)])
+    ax.set_yticks([tick for tick in ticks if bottom <= tick <= min(top, max(1.0, high))])
     ax.set_ylim(bottom, max(top, high + room * span))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 * error:g}"))
 

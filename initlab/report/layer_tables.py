@@ -3,8 +3,16 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from initlab.nets.architecture import SPP, Activation, Add, Conv, Dropout, ImageShape, Layer, MaxPool
-from initlab.nets.catalog import CATALOG, INPUT_SIZE, NUM_CLASSES, PAPER_NETS
+from initlab.nets.architecture import SPP, Activation, Add, Attention, Conv, Dropout, InputShape, Layer, MaxPool
+from initlab.nets.catalog import (
+    CATALOG,
+    DESCRIPTIONS,
+    INPUT_SIZE,
+    NUM_CLASSES,
+    PAPER_NETS,
+    SEQUENCE_NETS,
+    default_input,
+)
 from initlab.nets.counts import count, layer_counts, output_shapes
 from initlab.plan.conflicts import layout_conflicts
 from initlab.plan.dimensions import describe, parse_image_shape, shape_text
@@ -38,7 +46,8 @@ def catalog_lines(
         numbers = [str(counts.weight_layers), f"{counts.parameters:,}", f"{counts.multiply_adds:,}"]
         rows.append([name, *numbers, printed, difference])
     yield from text_table(rows, right=range(2, 6))
-    yield f"of one {shape_text(shape)} image and {classes} classes; plain is of any depth, see: initlab nets plain"
+    yield f"of one {shape_text(shape)} image and {classes} classes"
+    yield f"of any depth, see initlab nets NAME: {', '.join(DESCRIPTIONS)}"
 
 
 def net_lines(
@@ -48,24 +57,29 @@ def net_lines(
 
     Args:
         name: a name of the catalog.
-        input_text: `224` or `3x224x224`; None is 224, and for `plain` 1x16x16.
-        num_classes: None is 1000, and for `plain` 10.
+        input_text: `224` or `3x224x224`, of nets for sequences the tokens in a row; None is 224, for `plain` and `mlp`
+            1x16x16, for sequences 64.
+        num_classes: None is 1000, for `plain` and `mlp` 10, and for sequences the 97 tokens of topics.
         overrides: `net.activation=prelu` and the like, as in a study.
 
     Raises:
         StudyError: unknown name, malformed input, a wrong override, or images that do not go through the net.
     """
     spec, dropped = resolved(name, overrides)
-    plain = spec.net.name == "plain"
-    shape = parse_image_shape(input_text or ("1x16x16" if plain else SIDE))
-    classes = class_count(num_classes, default=10 if plain else NUM_CLASSES)
+    default_classes, shape = default_input(spec.net.name)
+    if input_text:
+        shape = parse_image_shape(input_text)
+        # A bare number is a side, or a sequence's length.
+        shape = shape[1:2] if spec.net.name in SEQUENCE_NETS and input_text.isdecimal() else shape
+    classes = class_count(num_classes, default=default_classes)
     layers = layers_of(spec, classes, shape)
     header = ["layer", "kind", "kernel", "stride", "padding", "output", "parameters", "multiply-adds"]
     rows = [layer_row(layer, output) for layer, output in zip(layers, output_shapes(layers, shape), strict=True)]
     total = count(layers, shape)
     numbers = [f"{total.parameters:,}", f"{total.multiply_adds:,}"]
     last_row = ["total", f"{total.weight_layers} weight layers", "", "", "", "", *numbers]
-    yield f"{spec.net.label} on {shape_text(shape)} images, {classes} classes"
+    what = "tokens" if len(shape) == 1 else "images"
+    yield f"{spec.net.label} on {shape_text(shape)} {what}, {classes} classes"
     yield from text_table([header, *rows, last_row], right=range(2, 8))
     for path in sorted(dropped):
         yield f"{path} has no use in {spec.net.label}; dropped"
@@ -85,6 +99,8 @@ def layer_row(layer: Layer, output: tuple[int, ...]) -> list[str]:
             kind = f"SPP {','.join(map(str, layer.bins))}"
         case Add():
             kind = f"Add {layer.source}"
+        case Attention():
+            kind = f"Attention {layer.heads} heads"
         case Dropout():
             kind = f"Dropout {layer.p:g}"
     counts = layer_counts(layer, output)
@@ -111,8 +127,8 @@ def class_count(number: int | None, default: int = NUM_CLASSES) -> int:
     return default if number is None else number
 
 
-def layers_of(spec: TrialSpec, num_classes: int, shape: ImageShape) -> list[Layer]:
+def layers_of(spec: TrialSpec, num_classes: int, shape: InputShape) -> list[Layer]:
     """The layers of a trial's net; refuses images that do not go through it."""
-    if mistakes := [f"--input: {text}" for _, text in layout_conflicts(spec.net, min(shape[1:]), "image_size")]:
+    if mistakes := [f"--input: {text}" for _, text in layout_conflicts(spec.net, shape, "image_size")]:
         raise StudyError(mistakes)
     return describe(spec, num_classes, shape)

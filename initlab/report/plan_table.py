@@ -9,6 +9,7 @@ from typing import Any
 
 from initlab.engine.task import State
 from initlab.plan.cost import Cost, Pace, cost
+from initlab.plan.packs import packs
 from initlab.plan.plan import plan
 from initlab.report.text_table import text_table
 from initlab.store import files
@@ -44,7 +45,9 @@ def plan_lines(study: str | Path, overrides: Sequence[str] = (), out: str | Path
     yield from text_table([header, *rows], right=range(len(header) - len(NUMBERS), len(header)))
     yield total(costs)
     for path, count in sorted(Counter(path for trial in trials for path in trial.dropped).items()):
-        yield f"{path} has no use in {count} of {len(trials)} trials (scheme, net or schedule); dropped from them"
+        because = "scheme, net, optimiser or schedule"
+        yield f"{path} has no use in {count} of {len(trials)} trials ({because}); dropped from them"
+    yield from packs(trials, loaded.run.pack)[1]
     points = sum(1 for _ in loaded.points())
     if points > len(trials):
         yield f"{points} points of cases and grid are {len(trials)} trials: some differ only in what has no use in them"

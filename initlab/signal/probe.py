@@ -102,7 +102,13 @@ class NextActivation(TorchFunctionMode):
 
 
 def measure(
-    model: nn.Module, images: Batch, labels: Any = None, *, loss: Loss | None = None, weight_decay: float | None = None
+    model: nn.Module,
+    images: Batch,
+    labels: Any = None,
+    *,
+    loss: Loss | None = None,
+    weight_decay: float | None = None,
+    gradients: dict[Tensor, Tensor] | None = None,
 ) -> list[dict[str, Any]]:
     """Measure forward and backward signals of every convolution and linear layer of `model` on one batch.
 
@@ -116,6 +122,7 @@ def measure(
             and (N, T) labels summed over tokens. Several outputs come to it as the model gives them, or where it
             cannot take these, the first tensor of them.
         weight_decay: for `decay_ratio`; None leaves it NaN.
+        gradients: gets the gradient of the batch-mean loss of every parameter that has one.
 
     Returns:
         One row per layer in order of first call (layers that never ran come last): layer, name, op, calls, `outputs`
@@ -135,7 +142,12 @@ def measure(
         weights = [signals.weight() for signals in layers if signals.calls]
         grads: list[Tensor | None] = [None] * len(layers)
         if labels is not None and weights:
-            grads[: len(weights)] = loss_gradients(output, labels, loss, weights)
+            parameters = [] if gradients is None else [p for p in model.parameters() if p.requires_grad]
+            both = loss_gradients(output, labels, loss, [*weights, *parameters])
+            grads[: len(weights)] = both[: len(weights)]
+            if gradients is not None:
+                others = zip(parameters, both[len(weights) :], strict=True)
+                gradients.update({p: grad / examples for p, grad in others if grad is not None})
         statistics = [s.statistics(g, examples, weight_decay) for s, g in zip(layers, grads, strict=True)]
         return to_rows(layers, statistics, examples)
 
@@ -211,6 +223,9 @@ def summed_loss(output: Any, labels: Any, loss: Loss | None) -> Tensor:
                 f"{tuple(labels.shape)}: {str(error).splitlines()[0]}); allowed: int64 classes from 0 on, or give loss="
             ) from error
     values = loss_values(output, labels, loss)
+    if not isinstance(values, Tensor):
+        got = type(values).__name__
+        raise ValueError(f"inspect: the loss gives no tensor (got {got}); return one value per example, or their mean")
     examples = len(labels) if isinstance(labels, (Tensor, list)) else len(first_tensor(labels))
     if values.dim() == 0:
         return values * examples

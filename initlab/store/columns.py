@@ -65,10 +65,10 @@ COLUMNS = {
     "scalars": (
         *POINT,
         Column("train_loss", FLOAT, "mean since the row before"),
-        Column("train_error", FLOAT, "mean since the row before, a fraction"),
+        Column("train_error", FLOAT, "mean since the row before, a fraction; docs/data.md says of what in each task"),
         Column("val_loss", FLOAT, "NaN where not evaluated"),
-        Column("val_error", FLOAT, "top-1, a fraction, NaN where not evaluated"),
-        Column("val_error_top5", FLOAT, "top-5, a fraction, NaN where not evaluated"),
+        Column("val_error", FLOAT, "top-1, or the task's own; a fraction, NaN where not evaluated"),
+        Column("val_error_top5", FLOAT, "top-5, a fraction, NaN where not evaluated or labels are no classes"),
         Column("lr", FLOAT, "learning rate"),
         Column("images_per_s", FLOAT, "images trained on per second since the row before"),
         Column("wall_s", FLOAT, "seconds so far, all attempts together"),
@@ -81,8 +81,14 @@ COLUMNS = {
         *MOMENTS,
         Column("weight_var", FLOAT, "population variance of the weights"),
         Column("weight_grad_rms", FLOAT, "rms of the batch-mean loss gradient, without weight decay"),
-        Column("decay_ratio", FLOAT, "weight decay × ‖W‖ / ‖loss gradient of W‖: above 1, decay outweighs the loss"),
+        Column(
+            "decay_ratio",
+            FLOAT,
+            "weight decay × ‖W‖ / ‖loss gradient of W‖, or of decoupled decay ‖its part of the next update‖ / "
+            "‖the rest‖: above 1, decay outweighs the loss",
+        ),
         Column("zero_fraction", FLOAT, "share of exact zeros after the layer's activation"),
+        Column("update_ratio", FLOAT, "‖update‖ / ‖W‖ of the next update by this batch, measured; NaN under SGD"),
     ),
     "slopes": (
         *POINT,
@@ -101,7 +107,7 @@ COLUMNS = {
         TRIAL,
         Column("forecast", TEXT, "the most probable verdict"),
         *(Column(verdict, FLOAT, "probability of this verdict") for verdict in VERDICTS),
-        Column("calibrated", FLAG, "whether the features lie in the range of the calibration"),
+        Column("calibrated", FLAG, "whether the optimiser is SGD and the features lie in the range of the calibration"),
         *(Column(feature, FLOAT, MEANINGS[feature]) for feature in FEATURES),
     ),
 }

@@ -1,9 +1,10 @@
 """`Results`: an output folder, or what `initlab export` made of one, as tidy pandas frames."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -39,6 +40,8 @@ class Results:
         self.planned = list(specs)
         self.requested = self.planned if requested is None else list(requested)
         self.problems = list(filter(None, [study_problem(self.out / files.STUDY)]))
+        # A folder that is there as long as these results are.
+        self.temporary: object = None
         self.nearest: dict[tuple[Moment, ...], pd.DataFrame] = {}
         self.exported = (self.out / files.COMPACTED).exists()
         self.stored = exported_trials(self.out) if self.exported else read_trials(self.out, specs, self.problems)
@@ -110,7 +113,8 @@ class Results:
         places = self.scalars.groupby("trial").indices
         rows: list[list[object]] = []
         for trial in self.stored:
-            status, batch_size = trial.status, trial.spec.train.batch_size
+            status = trial.status
+            batch_size = status.get("batch_size", trial.spec.train.batch_size)
             chance, stopped = status.get("chance", math.nan), status["state"] == State.STOPPED
             threshold = self.study.verdict.threshold or default_threshold(chance)
             if trial.id not in places or (trial.result is None and not stopped):
@@ -120,9 +124,10 @@ class Results:
                 {name: column[places[trial.id]] for name, column in columns.items()},
                 steps_per_epoch=status["train_examples"] // batch_size,
                 batch_size=batch_size,
-                num_classes=status["num_classes"],
+                chance_loss=chance_loss_of(status),
                 chance=chance,
                 threshold=threshold,
+                spread=status.get("chance_spread"),
             )
             end = (
                 f"; stopped as hopeless at epoch {status['epoch']:.3g} of {trial.spec.train.epochs:.3g}"
@@ -137,8 +142,8 @@ class Results:
     def forecasts(self) -> pd.DataFrame:
         """One row per trial with a probe at step 0: what it foretells, before any training.
 
-        `forecast` is the most probable verdict, the next four columns are the probabilities; then whether the features
-        lie in the range of the calibration, and the features themselves (`initlab.verdict.odds`).
+        `forecast` is the most probable verdict, the next four columns are the probabilities; then whether the optimiser
+        is SGD and the features lie in the range of the calibration, and the features (`initlab.verdict.odds`).
         """
         first = self.signals_near((0,))
         probes = dict(iter(first[first.step == 0].groupby("trial")))
@@ -146,17 +151,20 @@ class Results:
         rows = []
         for trial in self.stored:
             layers, loss = probes.get(trial.id), losses.get(trial.id)
-            train, classes = trial.spec.train, trial.status.get("num_classes")
-            if layers is None or loss is None or classes is None:
+            train, known = trial.spec.train, "num_classes" in trial.status
+            # The forecast needs the rate and decay, which nobody says of a loop that is watched.
+            if layers is None or loss is None or not known or trial.spec.watched:
                 continue
-            decay = train.weight_decay
+            decay, sgd = train.weight_decay, train.optimizer == "sgd"
+            facts = {"chance_loss": chance_loss_of(trial.status), "lr": train.lr, "weight_decay": decay}
             try:
-                features = features_of(layers, loss=loss, num_classes=classes, lr=train.lr, weight_decay=decay)
+                features = features_of(layers, loss=loss, **facts, measured=not sgd)
+                odds = forecast_of(features)
             except ValueError as error:
                 self.problems.append(f"{trial.folder}: {one_line(error)}")
                 continue
-            odds = forecast_of(features)
-            rows.append([trial.id, odds.verdict, *odds.probabilities.values(), odds.calibrated, *features])
+            # The fit is of SGD's trials alone.
+            rows.append([trial.id, odds.verdict, *odds.probabilities.values(), odds.calibrated and sgd, *features])
         return pd.DataFrame(rows, columns=names("forecasts"))
 
     @property
@@ -176,6 +184,11 @@ class Results:
     def __repr__(self) -> str:
         states = pd.Series([trial.status["state"] for trial in self.stored], dtype=str).value_counts()
         return f"Results({str(self.out)!r}: {', '.join(f'{n} {state}' for state, n in states.items()) or 'no trials'})"
+
+
+def chance_loss_of(status: Mapping[str, Any]) -> float:
+    """The loss of guessing in a trial; one of before there were others than classes has ln K."""
+    return float(status.get("chance_loss", math.log(status["num_classes"])))
 
 
 def load(out: str | Path) -> Results:

@@ -58,7 +58,7 @@ def number_or_auto(value: Any) -> float | str:
 
 # The upper bounds are far beyond use; they keep counts of steps and parameters within reach of floats and loops.
 Count = Annotated[int, Field(ge=1, le=10**9)]
-Depth = Annotated[int, Field(ge=4, le=1000)]
+Depth = Annotated[int, Field(ge=1, le=1000)]
 Epochs = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Interval = Annotated[int, Field(ge=0, le=10**9)]

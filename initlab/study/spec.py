@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from initlab.data.facts import FACTS
-from initlab.init.shapes import Distribution, LayerShape, Mode
-from initlab.nets.architecture import Downsample, NetChoices, Norm, RectifierName, Skip
-from initlab.nets.catalog import CATALOG
+from initlab.init.shapes import Branches, Distribution, LayerShape, Mode
+from initlab.nets.architecture import ActivationName, Downsample, NetChoices, Norm, Skip
+from initlab.nets.catalog import CATALOG, FIELDS
 from initlab.study.field_types import (
     Count,
     Depth,
@@ -30,8 +30,13 @@ from initlab.study.field_types import (
 )
 
 HASH_VERSION = 1
+OPTIONS = ("options", "optimizer_options")  # keys of what goes to the user's code
 OR_CODE = ", or pkg.module:callable (needs --allow-code)"
+# The data of a loop that `initlab.watch` watched: of it no more is known than the batch that is measured.
+WATCHED = "watched:batch"
 
+# What labels each takes is in docs/data.md.
+LOSSES = ("cross_entropy", "mse", "bce")
 # Scheme -> which of the keys mode, distribution and std it has a use for; the functions are in initlab.init.schemes.
 SCHEMES: dict[str, set[str]] = {
     "gaussian": {"distribution", "std"},
@@ -45,6 +50,16 @@ SCHEMES: dict[str, set[str]] = {
 }
 
 
+# Optimiser -> which of the keys momentum, betas and eps it has a use for (initlab.train.optimizer).
+OPTIMIZERS: dict[str, set[str]] = {
+    "sgd": {"momentum"},
+    "adamw": {"betas", "eps"},
+    "adam": {"betas", "eps"},
+    "lion": {"betas"},
+    "muon": {"momentum", "betas", "eps"},
+}
+
+
 class Spec(BaseModel):
     """A frozen section that refuses unknown keys and values of another type."""
 
@@ -52,11 +67,11 @@ class Spec(BaseModel):
 
     def __hash__(self) -> int:
         """Also with options in it, which are a mapping: a cache takes a section as its key."""
-        return hash(tuple((self.__dict__ | {"options": None}).values()))
+        return hash(tuple((self.__dict__ | dict.fromkeys(OPTIONS)).values()))
 
 
 class Data(Spec):
-    """The images: a built-in set or a callable of yours that returns an `initlab.data.sources.Raw`."""
+    """The data: a built-in set or a callable of yours that returns what docs/data.md says."""
 
     name: Annotated[str, known("data set", FACTS)] = Field("digits", description=f"{', '.join(FACTS)}{OR_CODE}")
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = Field(
@@ -67,6 +82,9 @@ class Data(Spec):
     val_examples: Count | None = Field(None, description="a fixed random subset, the paper's 3000; null = all")
     flip: bool | None = Field(None, description="mirror half of the training images; null = as fits the set")
     shift: int = Field(0, ge=0, le=1024, description="training images move by up to this many pixels")
+    sequence: Annotated[int, Field(ge=1, le=8192)] | None = Field(
+        None, description="tokens in a row that are one example (topics); null = 64"
+    )
     crop: Side | None = Field(None, description="side of the net's input, cut from pictures in folders; null = as fits")
     jitter: Annotated[tuple[Side, Side], Field(strict=False)] | None = Field(
         None, description="range of the shorter side in training, the paper's [256, 512]; null = val_side"
@@ -89,30 +107,44 @@ class DataSection(Data):
 
 
 class Net(Spec):
-    """The net; `depth` counts weight layers, so 30 is 27 convolutions and 3 linear layers.
+    """The net; `depth` counts weight layers, so 30 of `plain` is 27 convolutions and 3 linear layers.
 
-    `depth` to `linear_width` are for `plain`; a resolved trial of a net of the paper has that net's depth here.
+    Of a transformer it counts blocks, of an LSTM recurrent layers. A field that the net does not have is dropped when
+    the trial is resolved; that of a net of the paper has that net's depth here.
     """
 
     name: Annotated[str, known("net", CATALOG)] = Field("plain", description=f"{', '.join(CATALOG)}{OR_CODE}")
-    depth: Depth = Field(NetChoices.depth, description="weight layers: convolutions and 3 linear ones")
-    width: int = Field(NetChoices.width, ge=1, le=8192, description="channels of the first stage; doubles per stage")
+    depth: Depth = Field(
+        NetChoices.depth, description="weight layers, of plain 3 of them linear; blocks of transformer; layers of lstm"
+    )
+    width: int = Field(
+        NetChoices.width,
+        ge=1,
+        le=8192,
+        description="channels of the first stage, doubles per stage (plain); features of all layers",
+    )
     widths: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] | None = Field(
         NetChoices.widths, description="channels of each stage, instead of width and stages"
     )
     stages: int = Field(NetChoices.stages, ge=1, le=8, description="the map halves between stages")
     downsample: Downsample = Field(NetChoices.downsample, description="how the map halves between stages")
     linear_width: Count = Field(NetChoices.linear_width, description="width of the first two linear layers")
-    activation: RectifierName = Field(
+    activation: ActivationName = Field(
         NetChoices.activation, description="prelu learns a slope per channel, prelu_shared one per layer"
     )
     negative_slope: Annotated[float, Field(ge=-1, le=1)] | None = Field(
         NetChoices.negative_slope,
         description="slope below zero, at the start for prelu; null = 0.01 for leaky_relu, 0.25 for prelu",
     )
-    norm: Norm = Field(NetChoices.norm, description="batch: BatchNorm after every convolution")
+    norm: Norm = Field(
+        NetChoices.norm, description="batch: BatchNorm after every convolution; pre, post: LayerNorm (transformer)"
+    )
     skip: Skip = Field(
         NetChoices.skip, description="identity: skips around pairs of convolutions of a stage, without parameters"
+    )
+    heads: Count = Field(NetChoices.heads, description="of attention; divides the width (transformer)")
+    branch_factor: Positive = Field(
+        NetChoices.branch_factor, description="on every residual branch, always: x + factor * branch(x) (transformer)"
     )
     options: Options = Field({}, description="keyword arguments of your callable")
 
@@ -138,21 +170,56 @@ class Init(Spec):
     linear_std: Positive | None = Field(None, description="of the linear layers but the last; null = the scheme's")
     last_std: Positive | None = Field(None, description="of the last linear layer; null = the scheme's")
     last_factor: Positive = Field(1.0, description="factor on the last linear layer's weights")
+    embedding_std: Positive | None = Field(
+        None, description="of embeddings, GPT-2's 0.02; null = as built, N(0, 1) (transformer, lstm)"
+    )
+    branches: Branches | None = Field(
+        None, description="how residual branches are scaled at the start, GPT-2's scaled: by 1/sqrt(2L); null = not"
+    )
 
 
 class Train(Spec):
-    """Stochastic gradient descent with momentum; epochs and intervals in epochs may be fractions."""
+    """How the net is trained; epochs and intervals in epochs may be fractions.
 
+    A key that the optimiser doesn't use is dropped when the trial is resolved.
+    """
+
+    loss: Annotated[str, known("loss", LOSSES)] | None = Field(
+        None, description=f"{', '.join(LOSSES)}{OR_CODE}; null = as fits the labels"
+    )
     epochs: Epochs = Field(14.0, description="passes over the training set")
     batch_size: Count = Field(32, description="examples per step; the short last batch of an epoch is dropped")
+    accumulate: Count = Field(1, description="equal parts of a batch whose gradients are summed one after another")
+    optimizer: Annotated[str, known("optimiser", OPTIMIZERS)] = Field(
+        "sgd",
+        description=f"{', '.join(OPTIMIZERS)}{OR_CODE}; see docs/optimizers.md",
+        json_schema_extra={"anyOf": [{"enum": [*OPTIMIZERS]}, {"pattern": "^[^:]+:[^:]+$"}]},
+    )
     lr: Positive = Field(0.003, description="learning rate at the start")
-    momentum: Fraction = Field(0.9, description="of stochastic gradient descent")
-    weight_decay: float = Field(5.0e-4, ge=0, allow_inf_nan=False, description="not on PReLU slopes")
+    momentum: Fraction = Field(0.9, description="of sgd, and of muon's matrices")
+    betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)] | None = Field(
+        None, description="of both moments (adamw, adam, lion, muon); null = 0.9 and 0.999, lion's 0.9 and 0.99"
+    )
+    eps: Positive = Field(1e-8, description="beside the root of the second moment (adamw, adam, muon)")
+    optimizer_options: Options = Field({}, description="keyword arguments of your callable")
+    weight_decay: float = Field(
+        5.0e-4,
+        ge=0,
+        allow_inf_nan=False,
+        description="not on PReLU slopes; of the gradient under sgd and adam, else lr times it of the weight itself",
+    )
+    decay_exempt: Literal["none", "norms_and_biases"] = Field(
+        "none", description="norms_and_biases: no weight decay on parameters of one dimension"
+    )
+    clip_norm: Positive | None = Field(None, description="largest norm of the gradient of all parameters; null = any")
     slope_lr_factor: float = Field(
         1.0, ge=0, le=1e6, description="times lr for the slopes that prelu learns; 0 keeps them"
     )
     dropout: Fraction = Field(NetChoices.dropout, description="in the first two linear layers")
     schedule: Literal["constant", "step", "plateau", "cosine"] = Field("constant", description="of the learning rate")
+    warmup_epochs: float = Field(
+        0.0, ge=0, le=1e6, description="in which the learning rate rises linearly to the schedule's"
+    )
     milestones: tuple[Epochs, ...] = Field(
         (), strict=False, description="epochs at which lr is multiplied by factor (step)"
     )
@@ -250,6 +317,11 @@ class TrialSpec(Spec):
     seed: Seed = Field(0, description="of weights, data order, augmentation and dropout")
 
     @property
+    def watched(self) -> bool:
+        """Whether this is a loop that `initlab.watch` watched: what its tags do not say of it is not known."""
+        return self.data.name == WATCHED
+
+    @property
     def trial_id(self) -> str:
         """`t` and 12 hex digits of the hash over the fields that differ from their default, as canonical JSON."""
         sections = (self.data, self.net, self.init, self.train, self.probe)
@@ -287,7 +359,7 @@ class TrialSpec(Spec):
 def canonical(section: Spec) -> str:
     """The fields of a section that differ from their default, as JSON with sorted keys."""
     # 1 and 1.0 are equal, but in the options of a user's code not the same; a typed field takes but one of them.
-    return canonical_uncached(section) if section.__dict__.get("options") else canonical_cached(section)
+    return canonical_uncached(section) if any(map(section.__dict__.get, OPTIONS)) else canonical_cached(section)
 
 
 def canonical_uncached(section: Spec) -> str:
@@ -300,5 +372,5 @@ canonical_cached = lru_cache(maxsize=100_000)(canonical_uncached)
 
 
 def net_label(name: str, depth: int) -> str:
-    """What to call a net beside its scheme and seed: of `plain`, which is of any depth, `plain-30`."""
-    return f"{name}-{depth}" if name == "plain" else name
+    """What to call a net beside its scheme and seed: of `plain` and others of any depth `plain-30`."""
+    return f"{name}-{depth}" if "depth" in FIELDS.get(name, ()) else name

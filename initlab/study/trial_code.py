@@ -8,8 +8,8 @@ from initlab.user_code import code_refusal, is_code, source_hash
 
 def code_names(trial: TrialSpec) -> dict[str, str]:
     """The user's code that a trial names: dotted path -> `pkg.module:callable`."""
-    names = {"data.name": trial.data.name, "net.name": trial.net.name, "init.scheme": trial.init.scheme}
-    return {path: name for path, name in names.items() if is_code(name)}
+    paths = ("data.name", "net.name", "init.scheme", "train.optimizer", "train.loss")
+    return {path: name for path in paths if is_code(name := getattr_path(trial, path) or "")}
 
 
 def source_hashes(trial: TrialSpec, allow_code: bool) -> dict[str, str]:

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from initlab.attempt.assemble import bare_net, load_images
+from initlab.attempt.assemble import bare_net, load_data
 from initlab.data.dataset import Images
 from initlab.data.facts import absence
 from initlab.data.scales import centre_view, mean_at, ten_views
@@ -195,7 +195,11 @@ def restored(
     if not is_code(spec.data.name) and (absent := absence(spec.data.name, where, downloads=False)):
         raise UserError(absent)
     access = DataAccess(data_dir=str(folder) if folder else None, allow_code=allow_code, cache=str(cache_folder()))
-    data = load_images(spec, device, access, trained.source, print)
+    data = load_data(spec, device, access, trained.source, print)
+    if not isinstance(data, Images) or data.val_labels.dtype != torch.int64 or data.val_labels.dim() != 1:
+        got = f"inputs of {tuple(data.input_shape)}, labels of {data.val_labels.dtype} {tuple(data.val_labels.shape)}"
+        text = f"tests pictures with a class for each (got {got}); the other trials have their errors in `scalars`"
+        raise UserError(f"{trained.path}: evaluate {text}")
     with torch.random.fork_rng(devices=[]):
         net = bare_net(spec, data)
     load_weights(net, trained)

@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from initlab.random_streams import stream_seed
+from initlab.train.objective import Loss
 
 STD = 0.01  # of the heads' weights, the same under every scheme
 
@@ -48,11 +48,10 @@ class Auxiliary(nn.Module):
         if module.training:
             self.maps[index] = y
 
-    def loss(self, labels: Tensor) -> Tensor:
-        """The heads' losses on the last step's maps, summed and weighted; the maps are dropped."""
+    def loss(self, labels: Tensor, loss: Loss) -> Tensor:
+        """The heads' losses on the last step's maps, by the net's `loss`, summed and weighted; the maps are dropped."""
         maps, self.maps = self.maps, {}
         losses = [
-            F.cross_entropy(head(maps[index].to(self.dtype).relu().mean((2, 3))), labels)
-            for index, head in enumerate(self.heads)
+            loss(head(maps[index].to(self.dtype).relu().mean((2, 3))), labels) for index, head in enumerate(self.heads)
         ]
         return self.weight * torch.stack(losses).sum()

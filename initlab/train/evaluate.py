@@ -1,22 +1,26 @@
-"""Evaluation: loss, top-1 and top-5 error on the validation set, one view per image."""
+"""Evaluation: loss and error on the validation set, of classes the top-5 error too; one view per image."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import nan
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import vmap
 
-from initlab.data.dataset import Images
+from initlab.data.dataset import Dataset
+from initlab.data.examples import IGNORED
 from initlab.engine.signs import sign
+from initlab.train.objective import Objective
 
 BATCH = 250
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss (nats), and the shares of images whose label is not the first, or none of the first five."""
+    """Mean loss and error (see `Objective`), and the share of labels that are none of the first five classes."""
 
     val_loss: float = nan
     val_error: float = nan
@@ -24,33 +28,53 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(net: nn.Module, data: Images) -> Evaluation:
+def evaluate(net: nn.Module, data: Dataset, objective: Objective) -> Evaluation:
     """Evaluate on the whole validation set in eval mode; the net is in training mode afterwards.
 
-    With five classes or fewer the top-5 error is 0.
+    With five classes or fewer the top-5 error is 0, and NaN where labels are no classes.
     """
     net.eval()
-    totals = torch.zeros(3, dtype=torch.float64, device=data.mean.device)  # loss, top-1 misses, top-5 misses
-    for images, labels in data.val_batches(BATCH):
+    totals = torch.zeros(4, dtype=torch.float64, device=data.device)
+    for inputs, labels in data.val_batches(BATCH):
         sign()
-        logits = net(images).to(data.mean.dtype)  # from bfloat16 where that is the trial's
-        top1, top5 = hits(logits, labels)
-        totals += torch.stack([F.cross_entropy(logits, labels, reduction="sum"), (~top1).sum(), (~top5).sum()])
+        # From bfloat16 where that is the trial's.
+        totals += totals_of(objective, net(inputs).to(data.dtype), labels)
     net.train()
-    return Evaluation(*(totals / len(data.val_labels)).tolist())
+    return evaluation_of(totals)
 
 
 @torch.no_grad()
-def evaluate_together(forward: Callable[[Tensor], Tensor], count: int, data: Images) -> list[Evaluation]:
-    """As `evaluate`, of several nets at once: `forward` takes images (N, ...) to logits (count, N, classes)."""
-    totals = torch.zeros(3, count, dtype=torch.float64, device=data.mean.device)
-    for images, labels in data.val_batches(BATCH):
+def evaluate_together(
+    forward: Callable[[Tensor], Tensor], count: int, data: Dataset, objective: Objective
+) -> list[Evaluation]:
+    """As `evaluate`, of several nets at once: `forward` takes inputs (N, ...) to outputs (count, N, ...)."""
+    totals = torch.zeros(count, 4, dtype=torch.float64, device=data.device)
+    for inputs, labels in data.val_batches(BATCH):
         sign()
-        logits, labels = forward(images).to(data.mean.dtype).flatten(0, 1), labels.repeat(count)
-        top1, top5 = hits(logits, labels)
-        values = (F.cross_entropy(logits, labels, reduction="none"), ~top1, ~top5)
-        totals += torch.stack([value.view(count, -1).double().sum(1) for value in values])
-    return [Evaluation(*row) for row in (totals.T / len(data.val_labels)).tolist()]
+        totals += vmap(partial(totals_of, objective), in_dims=(0, None))(forward(inputs).to(data.dtype), labels)
+    return [evaluation_of(row) for row in totals]
+
+
+def totals_of(objective: Objective, output: Tensor, labels: Tensor) -> Tensor:
+    """Sums over the labels of a batch, (4,): loss, errors, misses of the first five classes; and how many count."""
+    if objective.task in ("regression", "multilabel"):
+        errors, counted = objective.errors(output, labels)
+        loss = objective.loss(output, labels) * counted
+        return torch.stack([loss, errors.sum(), loss.new_tensor(nan), loss.new_tensor(counted)])
+    scores, classes = objective.fitted(output, labels).flatten(0, -2), labels.flatten()
+    counts = classes != IGNORED
+    misses = [(~hit & counts).sum() for hit in hits(scores, classes)]
+    if objective.own_loss:
+        loss = objective.loss(output, labels) * counts.sum()
+    else:
+        loss = F.cross_entropy(scores, classes, reduction="sum")
+    return torch.stack([loss, *misses, counts.sum()])
+
+
+def evaluation_of(totals: Tensor) -> Evaluation:
+    """The means that totals (4,) amount to."""
+    loss, misses, misses_top5, counted = totals.tolist()
+    return Evaluation(loss / counted, misses / counted, misses_top5 / counted)
 
 
 def hits(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

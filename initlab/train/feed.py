@@ -6,7 +6,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from initlab.data.dataset import ImageSet, step_indices
+from initlab.data.dataset import InMemory, step_indices
 from initlab.nets.layers import drawn_masks, set_dropout_step
 from initlab.to_device import copy_into
 from initlab.train.trial import Trial
@@ -17,9 +17,9 @@ class Feed:
 
     def __init__(self, trials: Sequence[Trial], mask_shapes: Sequence[tuple[int, ...]]) -> None:
         self.trials, self.shapes = trials, mask_shapes
-        device, self.size = trials[0].data.mean.device, trials[0].spec.train.batch_size
+        device, self.size = trials[0].data.device, trials[0].spec.train.batch_size
         self.indices = torch.zeros(len(trials) * self.size, dtype=torch.int64, device=device)
-        # Rows of `ImageSet.moves`; those of images that are not augmented stay 0.
+        # Rows of `InMemory.moves`; those of images that are not augmented stay 0.
         self.moves = self.indices.new_zeros(3, len(self.indices))
         self.masks = [torch.ones(len(trials), *shape, dtype=torch.bool, device=device) for shape in mask_shapes]
         self.orders = [
@@ -48,15 +48,13 @@ class Feed:
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """Images (K, N, C, H, W) and labels (K, N) of what was taken, made on the device."""
-        batches = [
-            data.batch(indices, moves if data.flip or data.shift else None) for data, indices, moves in self.parts
-        ]
+        batches = [data.batch(indices, moves if data.augments else None) for data, indices, moves in self.parts]
         images = torch.cat([images.contiguous() for images, _ in batches])
         labels = torch.cat([labels for _, labels in batches])
         return images.unflatten(0, (-1, self.size)), labels.unflatten(0, (-1, self.size))
 
 
-def images_of(trial: Trial) -> ImageSet:
-    """A trial's images, which lie on the device: `initlab.plan.packs` takes no pictures from files."""
-    assert isinstance(trial.data, ImageSet)
+def images_of(trial: Trial) -> InMemory:
+    """A trial's data, which lie on the device: `initlab.plan.packs` takes no pictures from files."""
+    assert isinstance(trial.data, InMemory)
     return trial.data

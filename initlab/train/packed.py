@@ -2,9 +2,10 @@
 
 A small net leaves a large device idle: most of a step's time goes into starting its operations. Here the weights of K
 trials lie side by side and one operation serves them all (`torch.func.vmap`, by which a convolution becomes a grouped
-one). Everything else is the trials' own: data order, dropout masks, learning rate, momentum, decay, rows, probes,
-validations and checkpoints. Each trial's parameters and momentum are views into the pack's, so that it can be measured,
-saved and taken up alone at any step; its numbers are those of the trial alone to rounding.
+one). Everything else is the trials' own: data order, dropout masks, learning rate, momentum, decay, clipping, rows,
+probes, validations and checkpoints. Each trial's parameters and moments are views into the pack's
+(`packed_updates.py`), so that it can be measured, saved and taken up alone at any step; its numbers are those of the
+trial alone to rounding.
 
 A step works on tensors that stay in place, so that on CUDA it is captured once and replayed (`Captured`). A step that
 gives running moments of any trial is a second one, captured by itself: the others pay nothing for it.
@@ -18,22 +19,20 @@ from contextlib import nullcontext, suppress
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, vmap
 
 from initlab.nets.layers import dropout_shapes, with_masks
 from initlab.nets.undisturbed import in_eval_mode
 from initlab.signal.running_packed import PackedMoments
-from initlab.to_device import to_device
 from initlab.train.cuda import Capture, Captured, in_one_pool
 from initlab.train.evaluate import Evaluation, evaluate_together
 from initlab.train.feed import Feed
+from initlab.train.packed_updates import PackedUpdates, Weights
 from initlab.train.records import Outcome, Raised, caught
 from initlab.train.trial import Trial
 
 OnEnd = Callable[[Trial, Outcome | Raised], None]
-Weights = dict[str, Tensor]
 
 
 class Pack:
@@ -56,58 +55,31 @@ class Pack:
         self.stack(sorted(trials, key=lambda trial: sets.index(id(trial.data))))
 
     def stack(self, trials: Sequence[Trial]) -> None:
-        """Lay the trials' weights, momentum and sums side by side, and make their own views of them.
-
-        Flat, parameter by parameter and trial by trial in each, so that an update is four operations in all.
-        """
+        """Lay the trials' weights, moments and sums side by side, and make their own views of them."""
         # The first net stands for all of them.
         self.trials, self.net = list(trials), trials[0].net
-        parameters = list(self.net.parameters())
-        slopes = {id(p) for group in trials[0].optimizer.param_groups[1:] for p in group["params"]}
-        # Of every number, 2 k for the weights of trial k and 2 k + 1 for its slopes.
-        weights_of = torch.arange(0, 2 * len(trials), 2)
-        owners = [(weights_of + (id(p) in slopes)).repeat_interleave(p.numel()) for p in parameters]
-        self.owners = torch.cat(owners).to(parameters[0].device)
-        self.flat, self.velocity = (parameters[0].new_zeros(len(self.owners)) for _ in range(2))
-        self.momentum = self.spread([(t.spec.train.momentum,) * 2 for t in trials])
-        self.decay = self.spread([(t.spec.train.weight_decay, 0.0) for t in trials])
-        self.lrs: list[tuple[float, float]] = []
-        self.lr = torch.zeros_like(self.flat)
-        self.sums = torch.zeros(len(trials), 2, dtype=torch.float64, device=self.flat.device)
-        weights, velocities = self.by_name(self.flat), self.by_name(self.velocity)
-        for k, trial in enumerate(trials):
-            trial.adopt(k, weights, velocities, self.sums)
-        self.weights = {name: stacked.detach().requires_grad_() for name, stacked in weights.items()}
+        self.updates = PackedUpdates(self.trials)
+        self.weights = self.updates.weights
+        device = self.updates.flat.device
+        self.sums = torch.zeros(len(trials), 2, dtype=torch.float64, device=device)
+        for trial, sums in zip(trials, self.sums, strict=True):
+            trial.log.sums = sums.copy_(trial.log.sums)
         self.feed = Feed(self.trials, self.dropout_shapes)
         moments = [trial.moments for trial in trials]
-        self.moments = PackedMoments(self.net, moments, self.flat.device) if any(moments) else None
+        self.moments = PackedMoments(self.net, moments, device) if any(moments) else None
         # By whether running moments come with the step.
         self.captured: dict[bool, Captured] = {}
         if self.capture and not self.eager:
-            state, capture = [self.flat, self.velocity, self.sums], in_one_pool(self.capture)
+            state, capture = [*self.updates.state, self.sums], in_one_pool(self.capture)
             self.captured[False] = Captured(self.step, state, capture)
             if self.moments:
                 state = [*state, self.moments.sums_K]
                 self.captured[True] = Captured(partial(self.step, self.moments), state, capture)
 
-    def by_name(self, flat: Tensor) -> Weights:
-        """The views (K, ...) of each parameter in a tensor laid out as `flat` is."""
-        count, named = len(self.trials), dict(self.net.named_parameters())
-        pieces = flat.split([count * parameter.numel() for parameter in named.values()])
-        return {n: piece.view(count, *p.shape) for (n, p), piece in zip(named.items(), pieces, strict=True)}
-
-    def spread(self, values: Sequence[tuple[float, float]]) -> Tensor:
-        """(weights, slopes) of each trial, laid out as `flat` is."""
-        table = torch.tensor(values, dtype=self.flat.dtype).flatten()
-        return to_device(table, self.flat.device)[self.owners]
-
     def update(self) -> None:
         """One step of every trial; nothing here waits for the device."""
         self.feed.take()
-        lrs = [(trial.lr(), trial.lr() * trial.spec.train.slope_lr_factor) for trial in self.trials]
-        if lrs != self.lrs:
-            self.lrs = lrs
-            self.lr.copy_(self.spread(lrs))
+        self.updates.set_lr()
         due = [trial.spec.samples_update(trial.step) for trial in self.trials]
         sample = self.moments if any(due) else None
         if sample:
@@ -126,34 +98,32 @@ class Pack:
         """The step on the device: from what `feed` took in to new weights, all in tensors that stay in place."""
         images_KN, labels_KN = self.feed.batch()
         with sample.listen() if sample else nullcontext():
-            losses_K, logits_KN = self.forward(images_KN, labels_KN, self.feed.masks)
+            losses_K, misses_K = self.forward(images_KN, labels_KN, self.feed.masks)
         # The sum's gradient by each loss is 1: a loss that is not finite stays with its trial.
         grads = torch.autograd.grad(losses_K.sum(), list(self.weights.values()))
-        # Momentum, as `torch.optim.SGD` has it.
-        with torch.no_grad():
-            grad = torch.cat([grad.reshape(-1) for grad in grads])
-            self.velocity.mul_(self.momentum).add_(grad.addcmul_(self.flat, self.decay))
-            self.flat.addcmul_(self.velocity, self.lr, value=-1)
+        self.updates.step(grads)
         self.sums[:, 0].add_(losses_K.detach())
-        self.sums[:, 1].add_((logits_KN.detach().argmax(2) != labels_KN).sum(1))
+        self.sums[:, 1].add_(misses_K)
         if sample:
             sample.sampled(self.feed.size)
 
     def forward(self, images_KN: Tensor, labels_KN: Tensor, masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean losses (K,) and logits (K, N, classes).
+        """Mean losses (K,) and errors times examples (K,).
 
         Raises:
             RuntimeError: a net that cannot be run this way: it draws random numbers, or branches on its activations.
         """
 
         def one(weights: Weights, images: Tensor, labels: Tensor, masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-            """Loss and logits of one trial of the pack."""
+            """Of one trial of the pack."""
             with with_masks(self.net, masks):
-                logits = self.logits(weights, images)
-            return F.cross_entropy(logits.to(self.flat.dtype), labels), logits
+                logits = self.logits(weights, images).to(self.updates.flat.dtype)
+            return objective.loss(logits, labels), objective.misses(logits.detach(), labels)
 
-        losses_K, logits_KN = vmap(one, randomness="error")(self.weights, images_KN, labels_KN, masks)
-        return losses_K, logits_KN
+        # The same for all of them, up to the guess that verdicts need.
+        objective = self.trials[0].objective
+        losses_K, misses_K = vmap(one, randomness="error")(self.weights, images_KN, labels_KN, masks)
+        return losses_K, misses_K
 
     def logits(self, weights: Weights, images: Tensor) -> Tensor:
         """Of one trial's weights."""
@@ -206,14 +176,14 @@ class Pack:
 
     def validate(self) -> dict[Trial, Evaluation]:
         """Evaluations of all trials at once where they are due on the same images; none where each makes its own."""
-        data = self.trials[0].data
+        data, objective = self.trials[0].data, self.trials[0].objective
         alike = all(trial.data is data and trial.step in trial.due.validations for trial in self.trials)
         if not alike or not self.validates_together:
             return {}
         forward = partial(vmap(self.logits, in_dims=(0, None)), self.weights)
         # An error is too little memory, or a net of the user's that in eval mode cannot be run for several at once.
         with suppress(RuntimeError), in_eval_mode(self.net):
-            return dict(zip(self.trials, evaluate_together(forward, len(self.trials), data), strict=True))
+            return dict(zip(self.trials, evaluate_together(forward, len(self.trials), data, objective), strict=True))
         self.validates_together = False
         return {}
 

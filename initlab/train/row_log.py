@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from initlab.data.dataset import Images
+from initlab.data.dataset import Dataset
 from initlab.study.spec import TrialSpec
 from initlab.train.evaluate import Evaluation
 from initlab.train.group import Group
+from initlab.train.objective import Objective
 from initlab.verdict.hopeless import Evidence
 
 NAN = math.nan
@@ -21,11 +22,14 @@ Figures = dict[str, Any]
 class RowLog:
     """Figures of a trial from row to row; `state` and `restore` carry them over an interruption."""
 
-    def __init__(self, spec: TrialSpec, data: Images, group: Group, per_epoch: int, steps: int) -> None:
+    def __init__(
+        self, spec: TrialSpec, data: Dataset, objective: Objective, group: Group, per_epoch: int, steps: int
+    ) -> None:
         """`per_epoch`, `steps`: the trial's updates, in an epoch and in all."""
         self.group, self.batch_size, self.per_epoch, self.steps = group, spec.train.batch_size, per_epoch, steps
-        # Since the last row: the batches' mean losses and misclassified examples, on the device.
-        self.sums = torch.zeros(2, dtype=torch.float64, device=data.mean.device)
+        # Since the last row: the batches' mean losses and errors, on the device.
+        self.sums = torch.zeros(2, dtype=torch.float64, device=data.device)
+        self.guess = objective.guess
         self.row_step = 0  # of the last row
         self.latest: Figures = {}  # by column, the last value that was not missing
         self.constants = {  # what a reader of the figures needs beside them
@@ -33,7 +37,10 @@ class RowLog:
             "epochs": spec.train.epochs,
             "train_examples": per_epoch * self.batch_size,
             "num_classes": data.num_classes,
-            "chance": data.chance,
+            "task": objective.task,
+            "chance": objective.guess.error,
+            "chance_loss": objective.guess.loss,
+            "chance_spread": objective.guess.spread,
         }
         self.evidence = Evidence()
         self.wall_before = 0.0  # seconds of earlier attempts
@@ -51,7 +58,7 @@ class RowLog:
         loss, misses = self.group.total(self.sums).tolist()
         seconds, count = time.perf_counter() - self.row_time, step - self.row_step
         examples = count * self.batch_size
-        self.evidence.see_errors(misses, examples, self.constants["chance"], epoch_ends=step % self.per_epoch == 0)
+        self.evidence.see_errors(misses, examples, self.guess.error, step % self.per_epoch == 0, self.guess.spread)
         return {
             "step": step,
             "epoch": step / self.per_epoch,

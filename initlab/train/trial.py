@@ -5,19 +5,20 @@ whatever is random comes from (seed, stream, step), and a checkpoint holds the r
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from initlab.data.dataset import Images
+from initlab.data.dataset import Dataset
 from initlab.engine.task import State
+from initlab.nets.any_module import weight_layers
 from initlab.nets.layers import set_dropout_step
+from initlab.nets.undisturbed import untouched
 from initlab.random_streams import stream_seed
 from initlab.signal.probe import measure
 from initlab.signal.running import RunningMoments
@@ -26,9 +27,11 @@ from initlab.train.auxiliary import Auxiliary
 from initlab.train.cuda import Compiled
 from initlab.train.evaluate import Evaluation, evaluate
 from initlab.train.group import ALONE, Group
+from initlab.train.objective import objective_of
+from initlab.train.optimizer import DECOUPLED, Updates, parameter_groups
 from initlab.train.records import Due, Outcome, Recorder, slope_rows
 from initlab.train.row_log import RowLog
-from initlab.train.sgd import Plateau, learning_rate, sgd
+from initlab.train.schedule import Plateau, learning_rate
 from initlab.user_code import is_code
 
 # Steps from which torch.compile pays: on an H200 it took 10 to 17 s a net, and saved 4 to 6 ms of each step of the
@@ -43,7 +46,7 @@ class Trial:
         self,
         spec: TrialSpec,
         net: nn.Module,
-        data: Images,
+        data: Dataset,
         recorder: Recorder,
         compiled: bool | None = False,
         group: Group = ALONE,
@@ -52,31 +55,35 @@ class Trial:
         """Two settings count on CUDA alone. `compiled`: whether torch.compile makes the step's forward and backward,
         None is where it pays; `channels_last`: whether maps lie in memory with their channels last, None is yes."""
         self.spec, self.net, self.data, self.recorder, self.group = spec, net, data, recorder, group
-        self.on_gpu = data.mean.device.type == "cuda"
+        self.on_gpu = data.device.type == "cuda"
         self.layout = torch.contiguous_format if channels_last is False else torch.channels_last
         if self.on_gpu:
             net.to(memory_format=self.layout)
+        self.objective = objective_of(spec.train.loss, data)
         self.per_epoch, self.steps = spec.steps(len(data.train_labels))
         if self.steps < 1:
             raise ValueError(
                 f"train.batch_size: no step to train (got {spec.train.batch_size}, {spec.train.epochs:g} epochs, "
-                f"for {len(data.train_labels)} images); allowed: a smaller batch or more epochs"
+                f"for {len(data.train_labels)} examples); allowed: a smaller batch or more epochs"
             )
         validations = spec.validation_steps(self.per_epoch, self.steps)
         steps = (spec.row_steps(self.per_epoch, self.steps), validations, spec.probe_steps(self.steps))
         self.due = Due(*map(frozenset, steps))
         compile_pays = compiled or (compiled is None and self.steps >= COMPILE_STEPS)
-        # A group's gradients are averaged by its wrapper, which is not compiled.
-        compiles = compile_pays and self.on_gpu and group.size == 1
+        # A group's gradients are averaged by its wrapper, which is not compiled. Gradients that are summed over several
+        # passes would lie where the graph of the next pass writes.
+        compiles = compile_pays and self.on_gpu and group.size == 1 and spec.train.accumulate == 1
         self.forward: Callable[[Tensor], Tensor] = Compiled(net) if compiles else group.wrap(net)
+        self.objective.check_settings(data.train_labels, spec.train.auxiliary, group.size * spec.train.accumulate)
         heads, weight = spec.train.auxiliary, spec.train.auxiliary_weight
         self.auxiliary = Auxiliary(net, heads, weight, data.num_classes, spec.seed) if heads else None
-        self.optimizer = sgd(nn.ModuleList([net, self.auxiliary]) if self.auxiliary else net, spec)
+        model = nn.ModuleList([net, self.auxiliary]) if self.auxiliary else net
+        self.updates = Updates(parameter_groups(model, spec.train), spec.train)
         self.plateau = Plateau()
-        self.moments = RunningMoments(net, data.mean.device) if spec.probe.running_every else None
+        self.moments = RunningMoments(net, data.device) if spec.probe.running_every else None
         self.step = 0
         # Last, as the trial's time begins here: the optimiser's imports alone take seconds.
-        self.log = RowLog(spec, data, group, self.per_epoch, self.steps)
+        self.log = RowLog(spec, data, self.objective, group, self.per_epoch, self.steps)
 
     def begin(self, resumed: dict[str, Any] | None) -> None:
         """Take up where a checkpoint left off, or record step 0."""
@@ -85,18 +92,27 @@ class Trial:
             self.net.load_state_dict(resumed["net"])
             if self.auxiliary:
                 self.auxiliary.load_state_dict(resumed["auxiliary"])
-            self.optimizer.load_state_dict(resumed["optimizer"])
-            # The fused update takes a weight and its momentum as they lie in memory, which differs in a pack's.
-            for parameter, memory in self.optimizer.state.items():
-                if (momentum := memory.get("momentum_buffer")) is not None:
-                    memory["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
+            self.updates.restore(resumed["optimizer"])
             self.plateau = Plateau(**resumed["plateau"])
             if self.moments:
                 self.moments.restore(resumed["moments"], self.group.leads)
             self.log.restore(resumed)
         else:
+            self.check_fit()
             self.record_due()
         self.net.train()
+
+    def check_fit(self) -> None:
+        """See on two examples that output, labels and loss fit, where the net or the loss is the user's.
+
+        Raises:
+            UserError: they don't; says what was given.
+        """
+        if self.objective.task == "classes" and not is_code(self.spec.net.name) and not self.objective.own_loss:
+            return
+        inputs, labels = self.data.probe_batch(2)
+        with untouched(self.net, backward=True):
+            self.objective.check_output(self.net(inputs), labels, self.data.num_classes)
 
     def run(self, should_stop: Callable[[], bool], checkpoint_every_s: float, skip_hopeless: bool = False) -> Outcome:
         """Train from where `begin`, or a pack, left off to the end, or until `should_stop()`.
@@ -151,31 +167,38 @@ class Trial:
         return self.forward.reason if isinstance(self.forward, Compiled) else None
 
     def update(self) -> None:
-        """One step of stochastic gradient descent; nothing here waits for the device."""
+        """One update of the weights, by one batch; nothing here waits for the device."""
         images, labels = next(self.batches)
-        if self.on_gpu:
+        if self.on_gpu and images.dim() == 4:
             images = images.contiguous(memory_format=self.layout)
-        if self.spec.train.dropout:
-            set_dropout_step(
-                self.net, self.spec.seed, self.step, self.group.rank, self.group.size, ahead=self.draws_ahead
-            )
-        # The first group holds the weights, the second the slopes where there are any (see `sgd`).
-        for group, factor in zip(self.optimizer.param_groups, (1.0, self.spec.train.slope_lr_factor), strict=False):
-            group["lr"] = self.lr() * factor
-        # The user's code may draw from torch's own generators, as nn.Dropout does.
-        if is_code(self.spec.net.name):
-            torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
-        self.optimizer.zero_grad(set_to_none=True)
+        self.seed_users_code()
+        self.updates.optimizer.zero_grad(set_to_none=True)
         sample = self.moments if self.spec.samples_update(self.step) else None
-        with self.autocast():
-            logits = self.logits(images, sample).to(self.data.mean.dtype)
-        loss = F.cross_entropy(logits, labels)
-        (loss + self.auxiliary.loss(labels) if self.auxiliary else loss).backward()
+        parts = self.spec.train.accumulate
+        for part, (some, their_labels) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True)):
+            self.add_gradients(some, their_labels, part, sample)
         if sample:
             sample.sampled(len(labels))
-        self.optimizer.step()
-        self.log.add(loss.detach() / self.group.size, (logits.detach().argmax(1) != labels).sum())
+        self.updates.step(self.lr())
         self.count_step()
+
+    def seed_users_code(self) -> None:
+        """The user's code may draw from torch's own generators, as nn.Dropout does: the same at every try of a step."""
+        if any(map(is_code, (self.spec.net.name, self.spec.train.optimizer, self.spec.train.loss or ""))):
+            torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
+
+    def add_gradients(self, images: Tensor, labels: Tensor, part: int, sample: RunningMoments | None) -> None:
+        """Add what one part of a batch, of `train.accumulate`, gives to the gradients of the batch's mean loss."""
+        train, group = self.spec.train, self.group
+        rank, size = group.rank * train.accumulate + part, group.size * train.accumulate
+        if train.dropout:
+            set_dropout_step(self.net, self.spec.seed, self.step, rank, size, ahead=self.draws_ahead)
+        with self.autocast():
+            logits = self.logits(images, sample).to(self.data.dtype)
+        loss = self.objective.loss(logits, labels)
+        whole = loss + self.auxiliary.loss(labels, self.objective.loss) if self.auxiliary else loss
+        (whole / train.accumulate).backward()
+        self.log.add(loss.detach() / size, self.objective.misses(logits.detach(), labels))
 
     def logits(self, images: Tensor, sample: RunningMoments | None) -> Tensor:
         """Of the net as it is trained; what goes through it is summed in `sample`."""
@@ -194,7 +217,7 @@ class Trial:
         On a CPU in float32 all the same: without units for bfloat16 it takes a hundred times as long.
         """
         enabled = self.spec.train.precision == "bfloat16" and self.on_gpu
-        return torch.autocast(self.data.mean.device.type, dtype=torch.bfloat16, enabled=enabled)
+        return torch.autocast(self.data.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def lr(self) -> float:
         """Learning rate of the next update."""
@@ -204,13 +227,33 @@ class Trial:
         """Record what is due after this step; `evaluation` of the net as it is now, where a pack has made it."""
         if self.step in self.due.probes and self.group.leads:
             started = time.perf_counter()
-            images, labels = self.data.probe_batch(self.spec.probe.examples)
-            signals = measure(self.net, images, labels, weight_decay=self.spec.train.weight_decay)
-            self.log.evidence.see_probe(signals)
-            self.record("signals", signals)
+            self.record("signals", self.probed())
             self.log.probe_s += time.perf_counter() - started
         if self.step in self.due.rows:
             self.record_row(self.step in self.due.validations, evaluation)
+
+    def probed(self) -> list[dict[str, Any]]:
+        """What a probe measures now; under another optimiser than SGD, also the update that its batch would make."""
+        train, gradients = self.spec.train, dict[Tensor, Tensor]()
+        images, labels = self.data.probe_batch(self.spec.probe.examples)
+        # The probe's own loss is cross-entropy over examples.
+        loss = None if self.objective.task == "classes" and not self.objective.own_loss else self.objective.loss
+        if train.optimizer == "sgd":
+            signals = measure(self.net, images, labels, loss=loss, weight_decay=train.weight_decay)
+            # What follows from decay was found for SGD, whose updates are as small as its gradients.
+            self.log.evidence.see_probe(signals)
+            return signals
+        decay = None if is_code(train.optimizer) else train.weight_decay
+        signals = measure(self.net, images, labels, loss=loss, weight_decay=decay, gradients=gradients)
+        weights = {name: layer.weight for name, layer in weight_layers(self.net)}
+        with torch.random.fork_rng([self.data.device] if self.on_gpu else []):
+            self.seed_users_code()
+            ratios = self.updates.ratios([weights[row["name"]] for row in signals], gradients, self.lr())
+        for row, (update, of_decay) in zip(signals, ratios, strict=True):
+            row["update_ratio"] = update
+            if train.optimizer in DECOUPLED:
+                row["decay_ratio"] = of_decay
+        return signals
 
     def record_row(self, validate: bool, evaluation: Evaluation | None = None) -> None:
         """A row of scalars, validated or not, with the running moments and learned slopes that come with it."""
@@ -218,7 +261,7 @@ class Trial:
         if validate:
             if evaluation is None and self.group.leads:
                 with self.autocast():
-                    evaluation = evaluate(self.net, self.data)
+                    evaluation = evaluate(self.net, self.data, self.objective)
             if evaluation := self.group.share(evaluation):
                 row |= asdict(evaluation)
                 self.plateau.see(evaluation.val_error, self.spec.train.patience)
@@ -241,21 +284,8 @@ class Trial:
             "step": self.step,
             "net": self.net.state_dict(),
             "auxiliary": self.auxiliary.state_dict() if self.auxiliary else {},
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.updates.optimizer.state_dict(),
             "plateau": asdict(self.plateau),
             "moments": self.moments.state(self.group.total) if self.moments else None,
         }
         self.recorder.checkpoint({**state, **self.log.state()})
-
-    @torch.no_grad()
-    def adopt(self, k: int, weights: Mapping[str, Tensor], momenta: Mapping[str, Tensor], sums: Tensor) -> None:
-        """Move weights, momenta (by parameter) and the next row's sums to place `k` of a pack's tensors.
-
-        They stay there, and the pack takes the trial's steps on them; momenta are 0 before the first step.
-        """
-        for name, parameter in self.net.named_parameters():
-            parameter.data = weights[name][k].copy_(parameter)
-            if self.spec.train.momentum:
-                state = self.optimizer.state[parameter]
-                state["momentum_buffer"] = momenta[name][k].copy_(state.get("momentum_buffer", momenta[name][k]))
-        self.log.sums = sums[k].copy_(self.log.sums)

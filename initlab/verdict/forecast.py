@@ -6,8 +6,10 @@ from typing import Any
 import pandas as pd
 from torch import inference_mode, nn
 
+from initlab.errors import UserError
 from initlab.nets.undisturbed import Batch, first_tensor, num_examples, run_model, to_model, untouched
 from initlab.signal.probe import COLUMNS, Loss, measure, summed_loss
+from initlab.signal.start import chance_of
 from initlab.verdict.odds import Forecast, features_of, forecast_of
 
 
@@ -24,12 +26,10 @@ def forecast(
         weight_decay: as the optimiser takes it.
 
     Raises:
-        ValueError: lr or weight_decay out of range, no labels, fewer than two classes, or no layer with a gradient.
+        ValueError: lr or weight_decay out of range, no labels, an output of one class, a loss of which it is unknown
+            what guessing has, or no layer with a gradient.
     """
-    if not 0 < lr < math.inf:
-        raise ValueError(f"forecast: lr: out of range (got {lr}); allowed: above 0")
-    if not 0 <= weight_decay < math.inf:
-        raise ValueError(f"forecast: weight_decay: out of range (got {weight_decay}); allowed: 0 or above")
+    check_rates(lr, weight_decay)
     if labels is None:
         raise ValueError("forecast: labels: none given; the backward signal needs them")
     rows = measure(model, batch, labels, loss=loss, weight_decay=weight_decay)
@@ -39,5 +39,22 @@ def forecast(
         mean_loss = float(summed_loss(output, targets, loss)) / (
             targets.numel() if loss is None else num_examples(model, targets)
         )
-    layers, num_classes = pd.DataFrame(rows, columns=COLUMNS), first_tensor(output).shape[-1]
-    return forecast_of(features_of(layers, loss=mean_loss, num_classes=num_classes, lr=lr, weight_decay=weight_decay))
+        chance_loss, classes = chance_of(output, targets, loss)
+    # What is measured of cross-entropy is rounded.
+    chance_loss = math.log(classes) if classes else chance_loss
+    if math.isnan(chance_loss):
+        shape = tuple(first_tensor(output).shape)
+        raise ValueError(
+            f"forecast: what guessing has is unknown (got an output of shape {shape}); allowed: at least 2 classes, or "
+            "a loss above 0 at an output of zeros"
+        )
+    layers = pd.DataFrame(rows, columns=COLUMNS)
+    return forecast_of(features_of(layers, loss=mean_loss, chance_loss=chance_loss, lr=lr, weight_decay=weight_decay))
+
+
+def check_rates(lr: float, weight_decay: float) -> None:
+    """Refuse a learning rate or a weight decay that is out of range."""
+    if not 0 < lr < math.inf:
+        raise UserError(f"forecast: lr: out of range (got {lr}); allowed: above 0")
+    if not 0 <= weight_decay < math.inf:
+        raise UserError(f"forecast: weight_decay: out of range (got {weight_decay}); allowed: 0 or above")

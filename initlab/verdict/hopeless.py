@@ -30,11 +30,13 @@ class Evidence:
     learned: bool = False  # an epoch's error was below the noise floor
     decay_ratio: float = math.nan  # median over layers in the latest probe
 
-    def see_errors(self, errors: float, examples: float, chance: float, epoch_ends: bool) -> None:
-        """Take in the training errors since the last row; no row spans two epochs."""
+    def see_errors(
+        self, errors: float, examples: float, chance: float, epoch_ends: bool, spread: float | None = None
+    ) -> None:
+        """Take in the training errors since the last row; no row spans two epochs. `spread` as `judge` takes it."""
         self.errors, self.examples = self.errors + errors, self.examples + examples
         if epoch_ends and self.examples:
-            self.learned |= self.errors / self.examples < noise_floor(chance, self.examples)
+            self.learned |= self.errors / self.examples < noise_floor(chance, self.examples, spread)
             self.errors = self.examples = 0.0
 
     def see_probe(self, rows: Rows) -> None:
@@ -48,7 +50,14 @@ class Evidence:
 
 
 def stop_step(
-    scalars: Rows, probes: Mapping[int, Rows], *, batch_size: int, steps_per_epoch: int, steps: int, chance: float
+    scalars: Rows,
+    probes: Mapping[int, Rows],
+    *,
+    batch_size: int,
+    steps_per_epoch: int,
+    steps: int,
+    chance: float,
+    spread: float | None = None,
 ) -> int | None:
     """The step after which a trial that ran to its end would have been given up, None for one that would not.
 
@@ -64,7 +73,7 @@ def stop_step(
         if step > last:
             examples = (step - last) * batch_size
             epoch_ends = step % steps_per_epoch == 0
-            evidence.see_errors(row["train_error"] * examples, examples, chance, epoch_ends)
+            evidence.see_errors(row["train_error"] * examples, examples, chance, epoch_ends, spread)
             if epoch_ends and step < steps and evidence.hopeless(step, steps):
                 return step
         last = step

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from initlab.verdict.rules import highest_loss, noise_floor
+from initlab.verdict.rules import LEARNED_SHARE, highest_loss, noise_floor
 
 Columns = Mapping[str, Any] | pd.DataFrame
 
@@ -18,7 +18,7 @@ Columns = Mapping[str, Any] | pd.DataFrame
 class Judgement:
     """A verdict with the sentence that justifies it; `epoch_reached` is NaN where the threshold was not reached."""
 
-    verdict: str
+    verdict: str | None  # None where what guessing has is not known
     reason: str
     epoch_reached: float = math.nan
 
@@ -38,18 +38,31 @@ class EpochMeans(NamedTuple):
 
 
 def judge(
-    scalars: Columns, *, steps_per_epoch: int, batch_size: int, num_classes: int, chance: float, threshold: float
+    scalars: Columns,
+    *,
+    steps_per_epoch: int,
+    batch_size: int,
+    chance_loss: float,
+    chance: float,
+    threshold: float,
+    spread: float | None = None,
 ) -> Judgement:
     """Judge a finished trial by its rows of scalars, by the first rule that holds.
 
-    1. diverged: a non-finite loss, or an epoch's mean loss above 10 max(ln K, the first epoch's);
+    1. diverged: a non-finite loss, or an epoch's mean loss above 10 max(ln K, the first epoch's), ln K being the loss
+       of guessing (`chance_loss`), as the variance of the labels is of squared error;
     2. converged: a validation error at or below `threshold`;
-    3. stalled: no epoch's mean training error below chance - 4 sqrt(chance (1 - chance) / N), N its examples;
+    3. stalled: no epoch's mean training error below chance - 4 sqrt(chance (1 - chance) / N), N its examples; with a
+       `spread`, chance - 4 spread / sqrt(N);
     4. slow: it learns, but did not reach the threshold.
+
+    A loop that is not ours may give no training errors; then it has learned where an epoch's mean loss is a tenth below
+    that of guessing.
 
     Args:
         scalars: the trial's rows by step, a frame or arrays by column, named as in `Results.scalars`.
         chance: error of the best constant guess, a fraction.
+        spread: standard deviation of its error from example to example, None where that is 0 or 1.
     """
     epochs = epoch_means(scalars, steps_per_epoch)
     step, epoch, train_loss, val_error = floats(scalars, "step", "epoch", "train_loss", "val_error")
@@ -57,7 +70,7 @@ def judge(
     if len(not_finite):
         return Judgement("diverged", f"the loss is {train_loss[not_finite[0]]} by epoch {epoch[not_finite[0]]:.3g}")
     losses = epochs.train_loss
-    highest = highest_loss(num_classes, float(losses[0])) if len(losses) else math.inf
+    highest = highest_loss(chance_loss, float(losses[0])) if len(losses) else math.inf
     if (losses > highest).any():
         worst = int(np.argmax(losses))
         reason = f"epoch {epochs.epoch[worst]:.0f} has a mean loss of {losses[worst]:.4g}, above {highest:.4g}"
@@ -67,12 +80,25 @@ def judge(
         reason = f"validation error ≤ {threshold:.3g} at epoch {reached[0]:.3g}, best {best:.3f}"
         return Judgement("converged", reason, float(reached[0]))
     lowest = np.fmin.reduce(epochs.train_error, initial=math.nan)
-    floors = [noise_floor(chance, steps * batch_size) for steps in epochs.steps]
+    if math.isnan(lowest) or math.isnan(chance):
+        return judged_by_loss(losses, chance_loss)
+    floors = [noise_floor(chance, steps * batch_size, spread) for steps in epochs.steps]
     if (epochs.train_error < floors).any():
         learns = f"it learns (training error down to {lowest:.3f})"
         return Judgement("slow", f"{learns} but validation error stays above {threshold:.3g}, best {best:.3f}")
     below = f"below chance ({chance:.3f}) by 4 standard errors"
     return Judgement("stalled", f"no epoch's training error is {below}; the lowest is {lowest:.3f}")
+
+
+def judged_by_loss(losses: NDArray[np.float64], chance_loss: float) -> Judgement:
+    """Whether a trial has learned, by the mean losses of its epochs, where its training errors are not known."""
+    lowest = np.fmin.reduce(losses, initial=math.nan)
+    if math.isnan(lowest) or math.isnan(chance_loss):
+        return Judgement(None, "what guessing has is not known, or no update was made")
+    text = f"an epoch's mean loss, {lowest:.4g} at the lowest, guessing has {chance_loss:.4g}"
+    if lowest < LEARNED_SHARE * chance_loss:
+        return Judgement("slow", f"it learns, by {text}; but the validation error stays above the threshold")
+    return Judgement("stalled", f"it does not learn, by {text}")
 
 
 def epoch_means(scalars: Columns, steps_per_epoch: int) -> EpochMeans:
@@ -83,7 +109,8 @@ def epoch_means(scalars: Columns, steps_per_epoch: int) -> EpochMeans:
     counted = steps > 0
     steps, number = steps[counted], np.ceil(step[counted] / steps_per_epoch)
     epochs, starts = np.unique(number, return_index=True)
-    ends = [*starts[1:], len(number)]
+    # Of a loop that made no update there are none.
+    ends = [*starts[1:], len(number)][: len(starts)]
 
     def sums(weighted: NDArray[np.float64]) -> NDArray[np.float64]:
         """Over each epoch; not finite where a part is, for an epoch with a non-finite row has no mean."""

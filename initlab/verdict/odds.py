@@ -27,8 +27,8 @@ FEATURES = ("forward_change", "backward_change", "update", "decay", "loss", "dep
 MEANINGS = {
     "forward_change": "ln of the forward variance's typical factor per layer, times the layers after the first",
     "backward_change": "the same of the backward variance, towards the input",
-    "update": "ln of (lr x gradient rms / weight rms), median layer",
-    "decay": "ln of (weight decay x weight rms / gradient rms), median layer",
+    "update": "ln of (lr x gradient rms / weight rms), median layer; of `update_ratio` where the optimiser isn't SGD",
+    "decay": "ln of (weight decay x weight rms / gradient rms), median layer; of `decay_ratio` where it isn't SGD",
     "loss": "ln of the loss at the start over ln K",
     "depth": "ln of the number of weight layers",
 }
@@ -114,23 +114,23 @@ def shipped() -> Fit:
 
 
 def features_of(
-    layers: pd.DataFrame, *, loss: float, num_classes: int, lr: float, weight_decay: float
+    layers: pd.DataFrame, *, loss: float, chance_loss: float, lr: float, weight_decay: float, measured: bool = False
 ) -> NDArray[np.float64]:
     """The six numbers of `FEATURES`, meanings in `MEANINGS`, from a probe at step 0.
 
     Args:
         layers: one row per weight layer, in order, with forward_var, backward_var, weight_var and weight_grad_rms;
             those that never ran (NaN) are left out.
-        loss: mean loss at the start, nats.
+        loss: mean loss at the start.
+        chance_loss: what guessing has, ln K for K classes.
+        measured: take `update` and `decay` from update_ratio and decay_ratio, as the optimiser is another than SGD.
 
     Two layers whose variances go from 2 to 1 and weights of rms 0.1 with gradients of 1e-3 at lr 0.01 give
     forward_change -0.69 and update ln(0.01 * 1e-3 / 0.1) = -9.21.
 
     Raises:
-        ValueError: no layer with a gradient, or fewer than two classes.
+        ValueError: no layer with a gradient.
     """
-    if num_classes < 2:
-        raise ValueError(f"forecast: too few classes in the model's output (got {num_classes}); allowed: at least 2")
     table = layers[["forward_var", "backward_var", "weight_var", "weight_grad_rms"]].to_numpy(float)
     table = table[~np.isnan(table[:, 2])]
     if math.isfinite(loss):
@@ -142,10 +142,19 @@ def features_of(
     forward, backward, weight, gradient = np.log(table).T
     ratio = float(np.median(gradient - weight / 2))
     decay = max(LEAST_DECAY, math.log(weight_decay) - ratio) if weight_decay else LEAST_DECAY
-    start = math.log((max(loss, 1 / HUGE) if math.isfinite(loss) else HUGE) / math.log(num_classes))
+    update = math.log(lr) + ratio
+    if measured:
+        update = ln_median(layers.update_ratio, missing=HUGE)
+        decay = max(LEAST_DECAY, ln_median(layers.decay_ratio, missing=0.0))
+    start = math.log((max(loss, 1 / HUGE) if math.isfinite(loss) else HUGE) / chance_loss)
     steps = len(table) - 1
     changes = [steps * slope(forward), -steps * slope(backward)] if steps else [math.nan, math.nan]
-    return np.array([*changes, math.log(lr) + ratio, decay, start, math.log(len(table))])
+    return np.array([*changes, update, decay, start, math.log(len(table))])
+
+
+def ln_median(values: pd.Series, missing: float) -> float:
+    """ln of the median layer's value, or of the `missing` one where none has any, kept finite."""
+    return math.log(np.clip(np.nan_to_num(values.median(), nan=missing), 1 / HUGE, HUGE))
 
 
 def forecast_of(features: NDArray[np.float64], fit: Fit | None = None) -> Forecast:

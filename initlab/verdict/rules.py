@@ -2,13 +2,19 @@
 
 import math
 
+# Of guessing's loss, which the mean loss of an epoch is below where a net has learned and its errors are not known.
+LEARNED_SHARE = 0.9
 
-def noise_floor(chance: float, examples: float) -> float:
-    """The mean error below which a net has learned: chance - 4 sqrt(chance (1 - chance) / examples).
 
-    At chance 0.9 and 1,408 examples: 0.9 - 4 * 0.008 = 0.868.
+def noise_floor(chance: float, examples: float, spread: float | None = None) -> float:
+    """The mean error below which a net has learned: chance - 4 standard errors, spread / sqrt(examples) each.
+
+    `spread` is the standard deviation of the best constant guess's error from example to example; None is that of
+    errors that are 0 or 1. At chance 0.9 and 1,408 examples: 0.9 - 4 * 0.008 = 0.868.
     """
-    return chance - 4 * math.sqrt(chance * (1 - chance) / examples)
+    if spread is None:
+        return chance - 4 * math.sqrt(chance * (1 - chance) / examples)
+    return chance - 4 * spread / math.sqrt(examples)
 
 
 def default_threshold(chance: float) -> float:
@@ -16,9 +22,9 @@ def default_threshold(chance: float) -> float:
     return chance / 2
 
 
-def highest_loss(num_classes: int, first: float = 0.0) -> float:
-    """The mean loss above which training has diverged: 10 max(ln K, the loss of the first epoch).
+def highest_loss(chance_loss: float, first: float = 0.0) -> float:
+    """The mean loss above which training has diverged: 10 max(that of guessing, the loss of the first epoch).
 
     For ten classes 10 ln 10 = 23.
     """
-    return 10 * max(math.log(num_classes), first)
+    return 10 * max(chance_loss, first)

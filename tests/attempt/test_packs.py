@@ -48,7 +48,10 @@ def test_packs_are_of_one_depth_and_cut_evenly(size: int, sizes: list[int]) -> N
         ({"data.scale": [1.0, 16.0], "data.flip": [True, False], "probe.every": [0, 10]}, 1),
         ({"probe.running_every": [0, 5, 20]}, 1),
         ({"train.schedule": ["constant", "cosine"], "train.validate_every": [0.5, 1]}, 1),
+        ({"train.clip_norm": [None, 1.0], "train.warmup_epochs": [0.0, 1.0]}, 1),
         ({"train.batch_size": [32, 64]}, 2),
+        ({"train.optimizer": ["sgd", "adamw"]}, 2),
+        ({"train.decay_exempt": ["none", "norms_and_biases"]}, 2),
         ({"train.epochs": [14, 15]}, 2),
         ({"train.precision": ["float32", "float64"]}, 2),
         ({"train.dropout": [0.0, 0.5]}, 2),
@@ -68,7 +71,17 @@ def test_trials_that_run_alone_are_counted_with_their_reasons() -> None:
     assert sorted(map(len, found)) == [1, 1, 1, 2]
     assert lines == [
         "--pack 4: 3 of 5 trials run alone: 1 (BatchNorm), 1 (auxiliary classifiers), "
-        "1 (no other of their net, batch size, precision and steps)"
+        "1 (no other of their net, batch size, precision, optimiser and steps)"
+    ]
+
+
+def test_optimisers_that_no_pack_can_take_run_alone() -> None:
+    grid = {"train.optimizer": ["muon", "torch.optim:NAdam", "adamw"], "train.accumulate": [1, 2]}
+    found, lines = packs(trials(grid={**grid, "seed": [0, 1]}), 2)
+    assert sorted(map(len, found)) == [1] * 10 + [2]
+    assert lines == [
+        "--pack 2: 10 of 12 trials run alone: 4 (the optimiser muon), 4 (the optimiser torch.optim:NAdam), "
+        "2 (accumulated gradients)"
     ]
 
 

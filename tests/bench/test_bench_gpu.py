@@ -195,4 +195,4 @@ def test_bfloat16_keeps_float32_weights_updates_and_probes() -> None:
     assert kinds[2:] == [torch.bfloat16] * 2
     assert trial.forward is trial.net
     assert {p.dtype for p in trial.net.parameters()} == {torch.float32}
-    assert {s["momentum_buffer"].dtype for s in trial.optimizer.state.values()} == {torch.float32}
+    assert {s["momentum_buffer"].dtype for s in trial.updates.optimizer.state.values()} == {torch.float32}

@@ -102,7 +102,7 @@ def test_failed_trials_are_1_with_a_table_of_which_and_why(tiny: Callable[..., P
         (["plan", "sweeps"], "sweeps: a folder, not a study file"),
         (["status", "sweeps"], "sweeps: not an output folder"),
         (["plot", "absent"], "absent: no such output folder"),
-        (["nets", "small14"], "net.name: unknown net (got 'small14'); allowed: plain, small-14"),
+        (["nets", "small14"], "net.name: unknown net (got 'small14'); allowed: plain, mlp, transformer"),
         (["nets", "a.b:c"], "nets: code has no description (got 'a.b:c'); allowed: plain"),
         (["nets", "B", "--input", "3x224"], "--input: not an image's shape (got '3x224')"),
         (["nets", "B", "--input", "64"], "--input: too small for B (got 64x64 pixels); allowed: at least 111x111"),

@@ -47,15 +47,9 @@ def test_the_facts_known_before_loading_are_true(name: str) -> None:
 @pytest.mark.parametrize("scale", [1.0, 64.0])
 def test_inputs_have_zero_mean_per_pixel_and_the_wanted_std(scale: float) -> None:
     data = image_set(scale=scale)
-    inputs = data.normalised(data.train_images).double()
+    inputs = data.normalised(data.train_inputs).double()
     assert inputs.mean(0).abs().max().item() < 1e-5 * scale
     assert inputs.std(correction=0).item() == pytest.approx(scale, rel=1e-5)
-
-
-def test_chance_is_the_error_of_the_best_constant_guess() -> None:
-    labels = torch.tensor([0, 0, 0, 1, 2])
-    images = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 1, 2, 2)
-    assert image_set(Raw(images, labels, images, labels, num_classes=3)).chance == pytest.approx(0.4)
 
 
 def test_a_flip_mirrors_each_image_or_leaves_it() -> None:
@@ -97,7 +91,7 @@ def test_the_probe_batch_is_the_same_every_time_and_of_the_training_set() -> Non
     more = data.probe_batch(32)[0]
     assert torch.equal(images, more[:16])
     assert torch.equal(images, data.probe_batch(16)[0])
-    inputs = data.normalised(data.train_images)
+    inputs = data.normalised(data.train_inputs)
     for image, label in zip(images, labels, strict=True):
         index = (inputs == image).flatten(1).all(1).nonzero()[0]
         assert data.train_labels[index].item() == label.item()

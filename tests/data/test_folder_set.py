@@ -18,6 +18,7 @@ from initlab.data.folders import scan
 from initlab.data.pictures import decode
 from initlab.data.views import Views, centre_view
 from initlab.errors import UserError
+from initlab.train.objective import objective_of
 from tests.data.pictures import write_folder
 
 VIEWS = Views(crop=12, val_side=16, jitter=(14, 24), flip=True, color_std=0.1)
@@ -157,4 +158,5 @@ def test_a_subset_is_fixed_and_measured_alone(opened: Opener) -> None:
     assert len(some.train_labels) == 12
     assert torch.equal(some.train_labels, again.train_labels)
     assert not torch.equal(some.mean, opened().mean)
-    assert some.chance == pytest.approx(1 - some.train_labels.bincount().max().item() / 12)
+    expected = 1 - some.train_labels.bincount().max().item() / 12
+    assert objective_of(None, some).guess.error == pytest.approx(expected)

@@ -15,7 +15,7 @@ from torch import nn
 
 from initlab import build_net, init_
 from initlab.init.layers import matrices_of
-from initlab.nets.architecture import DEFAULT_SLOPES, PLAIN_ALONE, Conv, Linear, NetChoices, RectifierName
+from initlab.nets.architecture import DEFAULT_SLOPES, ActivationName, Conv, Linear, NetChoices
 from initlab.nets.build import to_modules
 from initlab.nets.catalog import CATALOG, PAPER_NETS, paper_net
 from initlab.nets.counts import Counts, count, output_shapes
@@ -65,15 +65,15 @@ def test_the_defaults_are_frozen_and_those_of_a_study_file() -> None:
     plain_alone = {"depth": 30, "width": 16, "widths": None, "stages": 3, "linear_width": 64, "downsample": "stride"}
     both = {"activation": "relu", "negative_slope": None, "norm": "none", "skip": "none"}
     golden = {**plain_alone, **both, "dropout": 0.0}
+    golden |= {"heads": 4, "branch_factor": 1.0}
     assert asdict(NetChoices()) == golden
     assert {**Net().model_dump(exclude={"name", "options"}), "dropout": Train().dropout} == golden
     assert {key: signature(build_net).parameters[key].default for key in golden} == golden
-    assert list(plain_alone) == list(PLAIN_ALONE)
-    assert set(DEFAULT_SLOPES) == set(get_args(RectifierName))
+    assert set(DEFAULT_SLOPES) < set(get_args(ActivationName))
 
 
 def test_the_catalog_is_what_the_paper_runs() -> None:
-    assert list(CATALOG) == ["plain", *MAPS]
+    assert list(CATALOG) == ["plain", "mlp", "transformer", "lstm", *MAPS]
 
 
 @pytest.mark.parametrize("name", MAPS)
@@ -219,11 +219,14 @@ def test_the_smallest_image_that_is_allowed_goes_through_and_a_smaller_one_does_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "small-22"}, r"build_net: unknown net \(got 'small-22'\); allowed: plain, small-14"),
-        ({"name": "B", "depth": 14}, r"build_net: B has its own depth \(got 14\); it is to be chosen for plain alone"),
-        ({"name": "A", "widths": [8]}, r"build_net: A has its own widths \(got \(8,\)\)"),
+        (
+            {"name": "small-22"},
+            r"build_net: unknown net \(got 'small-22'\); allowed: plain, mlp, transformer, lstm, small-14",
+        ),
+        ({"name": "B", "depth": 14}, r"build_net: B has no depth to choose \(got 14\); allowed: activation, dropout, "),
+        ({"name": "A", "widths": [8]}, r"build_net: A has no widths to choose \(got \(8,\)\)"),
         ({"name": "C", "input_size": 224, "input_shape": (3, 224, 224)}, "give one of input_shape and input_size"),
-        ({"name": "C", "activation": "gelu"}, r"C: unknown activation \(got 'gelu'\); allowed: relu, leaky_relu"),
+        ({"name": "C", "activation": "swish"}, r"C: unknown activation \(got 'swish'\); allowed: relu, leaky_relu"),
         ({"name": "A", "input_shape": (224, 224)}, r"input_shape: not a shape \(got \(224, 224\)\)"),
         ({"name": "A", "input_size": 0}, r"input_shape: not a shape \(got \(3, 0, 0\)\)"),
         ({"name": "A", "num_classes": 0}, r"num_classes: out of range \(got 0\); allowed: at least 1"),

@@ -6,7 +6,7 @@ from torch import nn
 
 from initlab.nets.architecture import Conv, Linear, MaxPool, NetChoices, plain
 from initlab.nets.build import build_net
-from initlab.nets.catalog import CATALOG
+from initlab.nets.catalog import CATALOG, SEQUENCE_NETS
 from initlab.nets.counts import Counts, count, output_shapes
 
 
@@ -118,7 +118,7 @@ def test_pooling_stands_between_stages_alone():
     [
         ({"depth": 5}, r"plain: depth: too small for 3 stages \(got 5\); allowed: at least 6"),
         ({"depth": 9, "stages": 5}, r"plain: stages: too many for images of 8 pixels \(got 5\); allowed: at most 4"),
-        ({"depth": 9, "activation": "gelu"}, r"plain: unknown activation \(got 'gelu'\); allowed: relu, leaky_relu"),
+        ({"depth": 9, "activation": "swish"}, r"plain: unknown activation \(got 'swish'\); allowed: relu, leaky_relu"),
         ({"depth": 9, "downsample": "crop"}, r"plain: unknown downsample \(got 'crop'\); allowed: stride, max_pool"),
     ],
 )
@@ -130,4 +130,5 @@ def test_a_net_that_cannot_be_laid_out_says_what_can(arguments, message: str):
 def test_every_name_of_the_catalog_builds():
     with torch.device("meta"):
         for name in CATALOG:
-            assert isinstance(build_net(name, input_size=224), nn.Sequential)
+            shape = (16,) if name in SEQUENCE_NETS else (3, 224, 224)
+            assert isinstance(build_net(name, input_shape=shape), nn.Sequential)

@@ -54,6 +54,19 @@ def test_diverged_trial_is_a_cross_with_its_count_and_not_in_the_mean(fake: Fake
     assert "1 of 3" in [text.get_text() for text in ax.texts]
 
 
+def test_a_line_is_a_scheme_with_what_it_makes_of_branches_over_blocks(fake: Fake) -> None:
+    fake.extra = ["net.name", "net.norm", "init.branches"]
+    for branches in (None, "scaled"):
+        for norm in ("pre", "post"):
+            fields = {"net.name": "transformer", "net.norm": norm, "init.branches": branches}
+            fake.add("xavier", 0, 6, val={0: 0.9, 1: 0.5}, train={10: (1.0, 0.5)}, fields=fields)
+    figure = depth(fake)
+    assert len(figure.axes) == 4
+    assert {ax.get_xlabel() for ax in figure.axes} == {"depth (blocks)"}
+    lines = {one.get_label() for one in figure.axes[0].get_lines() if not one.get_label().startswith("_")}
+    assert lines == {"xavier", "xavier, branches scaled"}
+
+
 def test_unfinished_trials_are_left_out_and_alone_are_an_error(fake: Fake) -> None:
     fake.add("he", 0, val={0: 0.9}, verdict=None, state="running")
     with pytest.raises(ValueError, match=r"plot: no finished trial for the depth figure \(got 1 running\)"):

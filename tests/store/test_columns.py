@@ -13,9 +13,9 @@ from initlab.store.writer import SIGNAL_SCHEMA
 from tests.store.test_store import RESULT, attempt, make_out
 
 
-def test_the_schema_of_signals_is_the_one_that_every_file_so_far_has() -> None:
+def test_the_schema_of_signals_is_that_of_every_file_so_far_and_what_came_later() -> None:
     floats = ["forward_mean", "forward_var", "backward_mean", "backward_var"]
-    floats += ["weight_var", "weight_grad_rms", "decay_ratio", "zero_fraction"]
+    floats += ["weight_var", "weight_grad_rms", "decay_ratio", "zero_fraction", "update_ratio"]
     assert [(field.name, str(field.type)) for field in SIGNAL_SCHEMA] == [
         *[("step", "int64"), ("epoch", "double"), ("layer", "int32"), ("name", "string"), ("op", "string")],
         *[("calls", "int32"), *((name, "double") for name in floats)],
@@ -24,7 +24,7 @@ def test_the_schema_of_signals_is_the_one_that_every_file_so_far_has() -> None:
 
 
 def test_the_measured_columns_are_those_of_the_rooms_that_measure() -> None:
-    assert names("signals")[8:] == list(probe.COLUMNS)
+    assert names("signals")[8:] == [*probe.COLUMNS, "update_ratio"]
     assert names("running")[8:] == list(running.COLUMNS)
 
 

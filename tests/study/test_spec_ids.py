@@ -197,10 +197,18 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
         "data.classes": {"data": {"name": "synthetic"}},
         "data.channels": {"data": {"name": "synthetic"}},
         "train.slope_lr_factor": {"net": {"activation": "prelu_shared"}},
+        "data.sequence": {"data": {"name": "topics"}},
+        **{path: {"net": {"name": "transformer"}} for path in ("net.heads", "net.branch_factor", "init.embedding_std")},
+        "train.betas": {"train": {"optimizer": "adamw"}},
+        "train.eps": {"train": {"optimizer": "muon"}},
+        "train.optimizer_options": {"train": {"optimizer": "a:b"}},
     }
     values = {
         "data.flip": True,
         "data.image_size": 16,
+        "data.sequence": 32,
+        "init.embedding_std": 0.02,
+        "init.branches": "scaled",
         "data.train_examples": 99,
         "data.val_examples": 99,
         "net.widths": (8, 8),
@@ -212,6 +220,7 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
         "init.distribution": "uniform",
         "init.linear_std": 0.1,
         "init.last_std": 0.1,
+        "train.loss": "cross_entropy",
         "train.dropout": 0.5,
         "train.momentum": 0.5,
         "train.factor": 0.5,
@@ -226,6 +235,11 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
         "data.crop": 28,
         "data.jitter": (32, 64),
         "data.val_side": 32,
+        "train.optimizer": "lion",
+        "train.betas": (0.9, 0.9),
+        "train.decay_exempt": "norms_and_biases",
+        "train.clip_norm": 1.0,
+        "train.optimizer_options": {"x": 1},
     }
     base = TrialSpec.model_validate(users.get(path, {}))
     section, _, key = path.rpartition(".")
@@ -264,6 +278,24 @@ def test_every_field_that_a_trial_uses_is_in_its_id(path: str):
         ),
         ("data: {name: tiny-imagenet, classes: 3}", {"data.classes"}),
         ("probe: {every: 0, examples: 8}", {"probe.examples"}),
+        (
+            "data: {name: topics, image_size: 8, scale: 2, flip: true, shift: 1}\n"
+            "net: {name: lstm, heads: 2, norm: pre}",
+            {"data.image_size", "data.scale", "data.flip", "data.shift", "net.heads", "net.norm"},
+        ),
+        ("data: {sequence: 8}\ninit: {embedding_std: 0.1}", {"data.sequence", "init.embedding_std"}),
+        (
+            "train: {betas: [0.9, 0.99], eps: 0.1, optimizer_options: {a: 1}}",
+            {"train.betas", "train.eps", "train.optimizer_options"},
+        ),
+        ("train: {optimizer: adam, momentum: 0.5, betas: [0.9, 0.99], eps: 0.1}", {"train.momentum"}),
+        ("train: {optimizer: lion, momentum: 0.5, betas: [0.9, 0.99], eps: 0.1}", {"train.momentum", "train.eps"}),
+        ("train: {optimizer: muon, momentum: 0.5, betas: [0.9, 0.99], eps: 0.1}", set()),
+        (
+            "train: {optimizer: 'a:b', momentum: 0.5, eps: 0.1, weight_decay: 0, decay_exempt: norms_and_biases, "
+            "clip_norm: 1}",
+            {"train.momentum", "train.eps", "train.weight_decay", "train.decay_exempt"},
+        ),
         ("data: {classes: 3, channels: 1, options: {a: 1}}", {"data.classes", "data.channels", "data.options"}),
         ("data: {name: 'a:b', image_size: 16, options: {a: 1}}", {"data.image_size"}),
         (

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from torch import Tensor
 
 import initlab
-from initlab.attempt.assemble import bare_net, load_images
+from initlab.attempt.assemble import bare_net, load_data
 from initlab.cli import main
 from initlab.data.dataset import Images
 from initlab.data.sources import load_raw
@@ -33,7 +33,7 @@ assert sum(COUNTS) == 360
 
 
 def images_of(spec: TrialSpec) -> Images:
-    return load_images(spec, torch.device("cpu"), DataAccess(), {}, print)
+    return load_data(spec, torch.device("cpu"), DataAccess(), {}, print)
 
 
 def trial_with(folder: Path, spec: TrialSpec, state: dict[str, Tensor], attempt: int = 0, **changes: object) -> Path:
@@ -115,9 +115,9 @@ def test_views_and_scales_are_those_of_the_net_by_hand(drawn: Path) -> None:
     net = bare_net(SPEC, data)
     net.load_state_dict(torch.load(drawn / "attempt-000/checkpoint.pt", weights_only=True)["net"])
     net.eval()
-    raw = data.val_images[:40].double()
+    raw = data.val_inputs[:40].double()
     with torch.no_grad():
-        plain = net(data.normalised(data.val_images)).double().softmax(1)
+        plain = net(data.normalised(data.val_inputs)).double().softmax(1)
         center = initlab.evaluate(drawn).scores
         assert torch.allclose(center, plain, atol=1e-6)
         assert torch.allclose(initlab.evaluate(drawn, "dense", [16], flips=False).scores, plain, atol=1e-6)

@@ -26,7 +26,7 @@ def test_the_loss_is_the_weighted_sum_of_the_heads_by_hand() -> None:
         map_of = net[:depth](images)
         logits = F.linear(map_of.clamp(min=0).mean((2, 3)), head.weight, head.bias)
         expected += 0.3 * F.cross_entropy(logits, labels).item()
-    assert auxiliary.loss(labels).item() == pytest.approx(expected, rel=1e-6)
+    assert auxiliary.loss(labels, F.cross_entropy).item() == pytest.approx(expected, rel=1e-6)
     assert not auxiliary.maps
     net.eval()
     net(images)
@@ -41,7 +41,7 @@ def test_the_first_step_follows_the_gradient_of_both_losses() -> None:
     (indices,) = step_indices(200, 32, 0, 0, 1)
     images, labels = data.train_batch(indices, 0, 0)
     loss = F.cross_entropy(net(images), labels)
-    (loss + head.loss(labels)).backward()
+    (loss + head.loss(labels, F.cross_entropy)).backward()
     for name, parameter in net.named_parameters():
         assert torch.allclose(trial.net.get_parameter(name), parameter - 0.02 * parameter.grad, atol=1e-7), name
     assert trial.auxiliary is not None

@@ -1,5 +1,6 @@
 """What a step does on a GPU, as far as a CPU can tell: captured steps, waits for the device, compilation."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch.utils._pytree import tree_leaves
 from initlab.data.dataset import ImageSet
 from initlab.nets.build import to_modules
 from initlab.plan.dimensions import describe
-from initlab.study.spec import TrialSpec
+from initlab.study.spec import OPTIMIZERS, TrialSpec
 from initlab.train.cuda import WARM_UP, Captured, Compiled, kernels
+from initlab.train.objective import Guess, Objective
 from initlab.train.packed import Pack
 from initlab.train.trial import Trial
 from tests.train.tape import tape
@@ -116,8 +118,9 @@ def bare(trial_spec: TrialSpec) -> nn.Module:
 HARD = {"data": {"flip": True, "shift": 1}, "dropout": 0.3, "net": {"activation": "prelu"}, "schedule": "cosine"}
 
 
-def test_a_trials_step_waits_for_nothing() -> None:
-    trial = begun(spec(0, **HARD))
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_trials_step_waits_for_nothing(optimizer: str) -> None:
+    trial = begun(spec(0, **HARD, optimizer=optimizer, clip_norm=1.0))
     trial.update()
     with Waits() as waits:
         for _ in range(3):
@@ -129,10 +132,12 @@ def test_a_trials_step_waits_for_nothing() -> None:
     assert {"_local_scalar_dense", "index"} <= set(waits.waits)
 
 
-def test_a_packs_step_waits_for_nothing_and_grows_little_with_the_pack() -> None:
-    counts, data = [], images(spec(0, **HARD))
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "lion"])
+def test_a_packs_step_waits_for_nothing_and_grows_little_with_the_pack(optimizer: str) -> None:
+    fields = {**HARD, "optimizer": optimizer, "clip_norm": 1.0}
+    counts, data = [], images(spec(0, **fields))
     for size in (2, 8):
-        trials = [Trial(one, bare(one), data, Memory()) for one in (spec(seed, **HARD) for seed in range(size))]
+        trials = [Trial(one, bare(one), data, Memory()) for one in (spec(seed, **fields) for seed in range(size))]
         pack = Pack(trials)
         pack.update()
         with Waits() as waits:
@@ -149,7 +154,8 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Tensor, "backward", lambda loss: None)  # torch's engine wants a device that is there
     monkeypatch.setattr(torch.autograd, "grad", lambda total, weights: [torch.zeros_like(w) for w in weights])
     monkeypatch.setattr(nn.Module, "to", lambda net, **_: net)  # fake weights cannot be swapped for others
-    monkeypatch.setattr(ImageSet, "chance", 0.9)
+    objective = Objective("classes", Guess(0.9, None, math.log(10)))
+    monkeypatch.setattr("initlab.train.trial.objective_of", lambda loss, data: objective)
     monkeypatch.setattr(Trial, "draws_ahead", False)  # another thread knows nothing of fake tensors
     with FakeTensorMode():
         yield
@@ -159,9 +165,9 @@ def on_fake_cuda(specs: list[TrialSpec], channels_last: bool | None = None) -> l
     """Trials whose images and nets lie on the fake GPU."""
     with torch.device("cuda"):
         data = ImageSet(
-            train_images=torch.zeros(80, 3, 8, 8, dtype=torch.uint8),
+            train_inputs=torch.zeros(80, 3, 8, 8, dtype=torch.uint8),
             train_labels=torch.zeros(80, dtype=torch.int64),
-            val_images=torch.zeros(40, 3, 8, 8, dtype=torch.uint8),
+            val_inputs=torch.zeros(40, 3, 8, 8, dtype=torch.uint8),
             val_labels=torch.zeros(40, dtype=torch.int64),
             mean=torch.zeros(3, 8, 8),
             factor=1.0,

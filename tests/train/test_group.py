@@ -17,7 +17,8 @@ from initlab.study.mistakes import StudyError
 from initlab.study.study import Study
 from initlab.train.group import ALONE, Group
 
-# 20 steps that need everything shared: dropout masks, shifts, a learning rate that falls, slopes, a probe
+# 20 steps that need everything shared: dropout masks, shifts, a learning rate that falls, slopes, a probe, parts of a
+# batch, the gradient's norm
 CONTENT: dict[str, Any] = {
     "name": "shared",
     "data": {"name": "digits", "train_examples": 320, "val_examples": 100, "shift": 1},
@@ -26,6 +27,8 @@ CONTENT: dict[str, Any] = {
         "epochs": 2.0,
         "lr": 0.01,
         "dropout": 0.3,
+        "accumulate": 2,
+        "clip_norm": 1.0,
         "log_every": 1,
         "precision": "float64",
         "schedule": "plateau",
@@ -121,6 +124,11 @@ def test_masks_are_drawn_for_the_whole_batch_and_sliced() -> None:
 @pytest.mark.parametrize(
     ("content", "devices", "words"),
     [
+        (
+            {"train": {"batch_size": 32, "accumulate": 8}},
+            8,
+            r"train.batch_size: does not part into 64 equal slices \(got 32\); .* of --devices times train.accumulate",
+        ),
         ({"train": {"batch_size": 30}}, 4, r"train.batch_size: does not part into 4 equal slices \(got 30\)"),
         ({"net": {"norm": "batch"}}, 2, r"net.norm: its statistics are the whole batch's \(got batch\)"),
         ({"train": {"auxiliary": [3]}}, 2, "train.auxiliary: the heads are trained in one process"),

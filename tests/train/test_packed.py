@@ -17,6 +17,7 @@ from initlab.train.evaluate import evaluate
 from initlab.train.packed import Pack
 from initlab.train.records import Outcome
 from initlab.train.trial import Trial
+from tests.train.tape import tape
 
 TOLERANCE = 1e-9  # float64 rounds at 1e-16, and 50 steps of these small nets amplify that by far less than 1e7
 TIMES = {"images_per_s", "wall_s"}
@@ -153,6 +154,42 @@ def test_a_packed_trial_equals_the_trial_alone(changes: dict[str, dict[str, Any]
         assert_same(solo, trial)
         assert solo.step == 50
         assert (ends[trial].state, outcome.state) == ("done", "done")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "lion"])
+def test_a_packed_trial_equals_the_trial_alone_under_every_optimiser(optimizer: str) -> None:
+    """Captured, with clipping of one trial and not of the other, stopped after 23 steps and gone on with."""
+    fields = {"optimizer": optimizer, "decay_exempt": "norms_and_biases", "lr": 0.003, "net": {"activation": "prelu"}}
+    specs = [
+        spec(0, **fields, weight_decay=0.1, slope_lr_factor=0.5),
+        spec(1, **{**fields, "lr": 0.001}, clip_norm=0.3, warmup_epochs=2.0),
+    ]
+    first = [begun(one) for one in specs]
+    calls = iter(range(10_000))
+    pack = Pack(first, tape)
+    assert pack.unpackable_because() is None
+    pack.run(lambda: next(calls) >= 23, 1e9)
+    assert pack.eager is None
+    second = [begun(one, trial.recorder.states[-1]) for one, trial in zip(specs, first, strict=True)]
+    packed(second)
+    for one, before, after in zip(specs, first, second, strict=True):
+        after.recorder.rows = before.recorder.rows + after.recorder.rows
+        after.recorder.probes = before.recorder.probes + after.recorder.probes
+        solo, _ = alone(one)
+        assert_same(solo, after)
+        states = [trial.updates.optimizer.state_dict()["state"] for trial in (solo, after)]
+        for number, kept in states[0].items():
+            torch.testing.assert_close(states[1][number], kept, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_a_trial_under_adam_goes_on_alone_from_where_its_pack_left_it() -> None:
+    trials = [begun(spec(seed, optimizer="adam", lr=0.003)) for seed in range(2)]
+    pack = Pack(trials)
+    for _ in range(23):
+        pack.update()
+        pack.record_due()
+    trials[0].run(lambda: False, 1e9)
+    assert_same(alone(spec(0, optimizer="adam", lr=0.003))[0], trials[0])
 
 
 def test_a_trial_that_diverges_leaves_its_neighbours_untouched() -> None:

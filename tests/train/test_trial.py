@@ -17,8 +17,10 @@ from initlab.nets.layers import StreamDropout, set_dropout_step
 from initlab.plan.dimensions import describe
 from initlab.study.spec import Train, TrialSpec
 from initlab.train.evaluate import evaluate
+from initlab.train.objective import objective_of
+from initlab.train.optimizer import parameter_groups
 from initlab.train.records import Outcome
-from initlab.train.sgd import Plateau, learning_rate, sgd
+from initlab.train.schedule import Plateau, learning_rate
 from initlab.train.trial import Trial
 
 TIMES = ("images_per_s", "wall_s")
@@ -203,7 +205,7 @@ def test_a_non_finite_loss_ends_the_trial_as_diverged() -> None:
 def test_prelu_slopes_get_no_weight_decay() -> None:
     trial_spec = spec(net={"activation": "prelu"})
     _, net = parts(trial_spec)
-    decayed, slopes = sgd(net, trial_spec).param_groups
+    decayed, slopes = parameter_groups(net, trial_spec.train)
     assert (decayed["weight_decay"], slopes["weight_decay"]) == (5e-4, 0.0)
     assert [tuple(p.shape) for p in slopes["params"]] == [(4,), (4,), (8,), (16,), (8,), (8,)]
     assert all(torch.equal(p, torch.full_like(p, 0.25)) for p in slopes["params"])
@@ -251,7 +253,7 @@ def test_evaluation_counts_top_1_and_top_5_as_by_hand() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return logits[: len(x)]
 
-    evaluation = evaluate(Fixed(), data)
+    evaluation = evaluate(Fixed(), data, objective_of(None, data))
     ranks = [
         sorted(range(10), key=lambda k: -row[k]).index(label)
         for row, label in zip(logits.tolist(), data.val_labels.tolist(), strict=True)

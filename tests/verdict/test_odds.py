@@ -9,6 +9,7 @@ import pytest
 
 from initlab.verdict.odds import FEATURES, FITTED, VERDICTS, Fit, features_of, forecast_of
 
+LN10 = math.log(10)
 LAYERS = pd.DataFrame(
     {
         "forward_var": [2.0, 4.0, 1.0],
@@ -55,7 +56,7 @@ def test_probabilities_sum_to_one_far_outside_too_and_each_feature_outside_is_na
 
 def test_features_of_three_layers_by_hand() -> None:
     features = dict(
-        zip(FEATURES, features_of(LAYERS, loss=4.6, num_classes=10, lr=0.01, weight_decay=1e-4), strict=True)
+        zip(FEATURES, features_of(LAYERS, loss=4.6, chance_loss=LN10, lr=0.01, weight_decay=1e-4), strict=True)
     )
     # gradient over weight: 0.01, 0.005, 0.1; the median layer has 0.01
     assert features == pytest.approx(
@@ -70,9 +71,21 @@ def test_features_of_three_layers_by_hand() -> None:
     )
 
 
+def test_under_another_optimiser_than_sgd_two_features_are_measured() -> None:
+    arguments = {"loss": 4.6, "chance_loss": LN10, "lr": 0.01, "weight_decay": 1e-4, "measured": True}
+    table = LAYERS.assign(update_ratio=[0.1, 0.3, 0.2], decay_ratio=[1e-3, 1e-4, math.nan])
+    features = dict(zip(FEATURES, features_of(table, **arguments), strict=True))
+    assert features["update"] == pytest.approx(math.log(0.2))
+    assert features["decay"] == pytest.approx(math.log(5.5e-4))
+    # A net that overflows at once moves without bound; a decay that is unknown counts as none.
+    table = LAYERS.assign(update_ratio=math.nan, decay_ratio=math.nan)
+    features = dict(zip(FEATURES, features_of(table, **arguments), strict=True))
+    assert features["update"] > 600 and features["decay"] == -20
+
+
 def test_a_layer_that_never_ran_is_left_out() -> None:
     idle = pd.DataFrame({column: [math.nan] for column in LAYERS})
-    arguments = {"loss": 2.3, "num_classes": 10, "lr": 0.01, "weight_decay": 1e-4}
+    arguments = {"loss": 2.3, "chance_loss": LN10, "lr": 0.01, "weight_decay": 1e-4}
     with_idle = features_of(pd.concat([LAYERS, idle]), **arguments)
     assert with_idle.tolist() == features_of(LAYERS, **arguments).tolist()
 
@@ -81,19 +94,17 @@ def test_zero_gradients_overflow_and_no_decay_give_finite_features() -> None:
     dead = LAYERS.assign(weight_grad_rms=0.0, forward_var=[1.0, 0.0, 0.0], backward_var=[0.0, 0.0, 1.0])
     overflown = LAYERS.assign(weight_grad_rms=math.nan, forward_var=[1.0, math.inf, math.nan])
     for layers, loss in ((dead, 2.3), (overflown, math.nan)):
-        features = features_of(layers, loss=loss, num_classes=10, lr=0.01, weight_decay=0.0)
+        features = features_of(layers, loss=loss, chance_loss=LN10, lr=0.01, weight_decay=0.0)
         assert np.isfinite(features).all()
-    assert forecast_of(features_of(dead, loss=2.3, num_classes=10, lr=0.01, weight_decay=5e-4)).verdict == "stalled"
-    assert forecast_of(features_of(overflown, loss=math.nan, num_classes=10, lr=0.01, weight_decay=5e-4)).verdict == (
+    assert forecast_of(features_of(dead, loss=2.3, chance_loss=LN10, lr=0.01, weight_decay=5e-4)).verdict == "stalled"
+    assert forecast_of(features_of(overflown, loss=math.nan, chance_loss=LN10, lr=0.01, weight_decay=5e-4)).verdict == (
         "diverged"
     )
 
 
-def test_layers_without_gradient_and_a_single_class_are_refused() -> None:
+def test_layers_without_gradient_are_refused() -> None:
     with pytest.raises(ValueError, match="no weight layer has a gradient"):
-        features_of(LAYERS.assign(weight_grad_rms=math.nan), loss=2.3, num_classes=10, lr=0.01, weight_decay=0.0)
-    with pytest.raises(ValueError, match=r"too few classes in the model's output \(got 1\)"):
-        features_of(LAYERS, loss=2.3, num_classes=1, lr=0.01, weight_decay=0.0)
+        features_of(LAYERS.assign(weight_grad_rms=math.nan), loss=2.3, chance_loss=LN10, lr=0.01, weight_decay=0.0)
 
 
 def test_the_shipped_fit_names_the_features_that_the_code_makes() -> None:

@@ -27,7 +27,7 @@ def curve(train_error: list[float], val_error: list[float], train_loss: list[flo
 
 def verdict(scalars: pd.DataFrame, threshold: float = default_threshold(0.9)) -> Judgement:
     # ten balanced classes, 10 steps of 32: chance 0.9, 4 standard errors are 4 sqrt(0.09/320) = 0.067
-    return judge(scalars, steps_per_epoch=10, batch_size=32, num_classes=10, chance=0.9, threshold=threshold)
+    return judge(scalars, steps_per_epoch=10, batch_size=32, chance_loss=math.log(10), chance=0.9, threshold=threshold)
 
 
 def test_converged_at_the_first_validation_at_or_below_the_threshold() -> None:
@@ -48,7 +48,7 @@ def test_slow_when_one_epoch_is() -> None:
 
 def test_a_longer_epoch_needs_less_to_be_below_chance() -> None:
     scalars = curve([0.9, 0.84, 0.89], [0.9, 0.9, 0.9])
-    judgement = judge(scalars, steps_per_epoch=10, batch_size=320, num_classes=10, chance=0.9, threshold=0.45)
+    judgement = judge(scalars, steps_per_epoch=10, batch_size=320, chance_loss=math.log(10), chance=0.9, threshold=0.45)
     assert judgement.verdict == "slow"
 
 

@@ -184,7 +184,7 @@ def loss_at_start(sites: Sequence[Site], output: Tensor | None) -> Iterator[Find
         f"`{last.name}`: logits have an rms of {rms:.3g} {basis} (the weight's is {math.sqrt(last.second):.3g}): the "
         f"loss starts near {loss:.3g}, where ln {classes} = {chance:.2f} is chance"
     )
-    diverged = loss > highest_loss(classes)
+    diverged = loss > highest_loss(chance)
     yield finding("loss_at_start", ends, text, scaled(ends, 1 / rms), severity="fault" if diverged else "note")
 
 
