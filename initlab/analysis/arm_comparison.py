@@ -13,7 +13,7 @@ from initlab.analysis.effects import Effect, adjusted, effect
 from initlab.analysis.intervals import FEWEST_SEEDS, LEVEL, share_interval, t_interval
 from initlab.analysis.survival import kaplan_meier, median_epoch
 from initlab.errors import UserError
-from initlab.plots.panels import ALL, SCHEME, Shown, states, title
+from initlab.plots.panels import ALL, SCHEME, Shown, error_name, states, title
 from initlab.study.unused_fields import unused_paths
 
 
@@ -51,7 +51,7 @@ class Contrast:
     setting: str
     arm: str
     other: str
-    threshold: float
+    level: str  # `70 % error`
     effect: Effect
     differs_too: list[str]  # further fields in which these arms differ
 
@@ -77,6 +77,7 @@ def compare_arms(results: Shown, by: str = SCHEME, at: Mapping[str, Any] | None 
         raise UserError(f"compare: no finished trials (got {states(trials)}); run the study first")
     settings = setting_fields(finished, fields, by)
     groups = list(finished.groupby(settings, sort=False, dropna=False)) if settings else [((), finished)]
+    error = error_name(results).removesuffix(" (%)").removeprefix("top-1 ")
     rows: list[dict[str, Any]] = []
     contrasts: list[Contrast] = []
     places: list[dict[str, Any]] = []
@@ -89,7 +90,7 @@ def compare_arms(results: Shown, by: str = SCHEME, at: Mapping[str, Any] | None 
         if len(arms) == 1:
             statements.append(Statement(f"{next(iter(arms))}{at_setting(heading)}: nothing to compare with.", False))
         for pair in itertools.combinations(arms, 2):
-            made = contrast(heading, {name: arms[name] for name in pair}, [f for f in fields if f != by])
+            made = contrast(heading, error, {name: arms[name] for name in pair}, [f for f in fields if f != by])
             if isinstance(made, Statement):
                 statements.append(made)
             else:
@@ -123,7 +124,7 @@ def arm_row(arm: pd.DataFrame, budget: float) -> dict[str, Any]:
     }
 
 
-def contrast(setting: str, arms: Mapping[str, pd.DataFrame], fields: Sequence[str]) -> Contrast | Statement:
+def contrast(setting: str, error: str, arms: Mapping[str, pd.DataFrame], fields: Sequence[str]) -> Contrast | Statement:
     """Two arms at one setting, the quicker first; or why they cannot be compared."""
     thresholds = {name: float(arm.threshold.iloc[0]) for name, arm in arms.items()}
     first, second = arms
@@ -141,7 +142,8 @@ def contrast(setting: str, arms: Mapping[str, pd.DataFrame], fields: Sequence[st
     a, b = arms[first], arms[second]
     unused = frozenset().union(*(unused_paths(spec) for spec in [*a.spec, *b.spec]))
     differs_too = [path for path in fields if path not in unused and {*map(str, a[path])} != {*map(str, b[path])}]
-    return Contrast(setting, first, second, thresholds[first], measured, differs_too)
+    level = f"{100 * thresholds[first]:.3g} % {error}"
+    return Contrast(setting, first, second, level, measured, differs_too)
 
 
 def pair_row(one: Effect) -> dict[str, Any]:
@@ -155,7 +157,7 @@ def pair_row(one: Effect) -> dict[str, Any]:
 
 def sentence(one: Contrast, found: Effect, tested: int) -> Statement:
     """What the data say of two arms."""
-    error, place = f"{100 * one.threshold:.3g} % error", at_setting(one.setting)
+    error, place = one.level, at_setting(one.setting)
     first, second = (f"{reached} of {found.seeds}" for reached in found.reached)
     if found.reached == (0, 0):
         within = f"in {found.budget:.4g} epochs ({first} and {second} seeds): nothing to compare"

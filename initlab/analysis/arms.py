@@ -9,7 +9,7 @@ import pandas as pd
 
 from initlab.engine.task import State
 from initlab.errors import UserError
-from initlab.plots.panels import DEPTH, SEED, Shown, as_list, rows_of, shown_trials
+from initlab.plots.panels import BRANCHES, DEPTH, SCHEME, SEED, Shown, as_list, rows_of, shown_trials
 from initlab.study.paths import TRIAL_PATHS, getattr_path
 from initlab.study.spec import TrialSpec
 from initlab.study.study import no_such_path, resolve
@@ -21,16 +21,25 @@ def timed_trials(results: Shown) -> tuple[pd.DataFrame, list[str]]:
     To the columns of `shown_trials` it adds `spec`; `threshold` (as judged); `reached`; `budget`, the epochs after
     which a trial that did not reach it was last seen; `epoch`, of the first validation at or below it, else the budget;
     and `after`, of the validation before that, or the budget, so that the true time lies between the two, or is beyond
-    the budget. A diverged trial never gets there in all its epochs; one stopped early counts as far as it went.
+    the budget. A diverged trial never gets there in all its epochs; one stopped early, and a watched loop, count as
+    far as they went.
     """
     trials, fields = shown_trials(results)
     verdicts = rows_of(results, trials, "verdicts").set_index("trial")
     specs: dict[str, TrialSpec] = {trial.id: trial.spec for one in as_list(results) for trial in one.stored}
-    planned = trials.trial.map(lambda trial: specs[trial].train.epochs).astype(float)
+    trials["spec"] = trials.trial.map(specs)
+    if BRANCHES in trials and trials[BRANCHES].nunique(dropna=False) > 1:
+        # Figures make one field of scheme and branches; here each makes arms of its own.
+        trials[SCHEME] = [spec.init.scheme for spec in trials.spec]
+        trials[BRANCHES] = trials[BRANCHES].fillna("none")
+        fields = [*fields, BRANCHES]
+    planned = trials.spec.map(lambda spec: spec.train.epochs).astype(float)
+    # How long a loop of the user's was to go on, nobody said.
+    as_far = (trials.state == State.STOPPED) | trials.spec.map(lambda spec: spec.watched)
     epoch = trials.trial.map(verdicts.epoch_reached).astype(float)
     scalars = rows_of(results, trials, "scalars")
     curves = dict(iter(scalars[scalars.val_error.notna()].groupby("trial").epoch))
-    budget = trials.epochs_done.astype(float).where(trials.state == State.STOPPED, planned)
+    budget = trials.epochs_done.astype(float).where(as_far, planned)
     after = [
         last if math.isnan(reached) else max((at for at in curves[trial] if at < reached), default=0.0)
         for trial, reached, last in zip(trials.trial, epoch, budget, strict=True)
@@ -41,7 +50,6 @@ def timed_trials(results: Shown) -> tuple[pd.DataFrame, list[str]]:
         "epoch": epoch.fillna(budget),
         "after": after,
     }
-    columns["spec"] = trials.trial.map(specs)
     return trials.assign(threshold=trials.trial.map(verdicts.threshold), **columns), fields
 
 

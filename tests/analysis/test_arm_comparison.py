@@ -116,6 +116,15 @@ def test_settings_are_compared_apart_and_at_takes_one() -> None:
     assert len(compare_arms(fake, at={"net.depth": 30}).pairs) == 1
 
 
+def test_branches_make_arms_of_their_own() -> None:
+    fake = Fake(threshold=0.45, extra=["init.branches"])
+    for seed in range(5):
+        add(fake, "he", seed, 3.0, fields={"init.branches": None})
+        add(fake, "he", seed, 1.0, fields={"init.branches": "scaled"})
+    found = compare_arms(fake, "init.branches")
+    assert found.statements[0].text.startswith("scaled reaches 45 % error sooner than none: 3×")
+
+
 def test_many_comparisons_need_more_seeds() -> None:
     # Of the smallest p of five seeds, 2 / 252, seven are below 0.05, eight are not.
     fake = Fake(threshold=0.45)
