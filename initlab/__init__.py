@@ -13,10 +13,18 @@ if TYPE_CHECKING:
     from initlab.analysis.comparison import PaperComparison as PaperComparison, compare_paper as compare_paper
     from initlab.init.apply import init_ as init_
     from initlab.init.gains import gain as gain
+    from initlab.inspection.compare_inits import compare_inits as compare_inits
+    from initlab.inspection.comparison import Comparison as Comparison
     from initlab.inspection.inspect import Inspection as Inspection, inspect as inspect
     from initlab.inspection.lint.finding import Finding as Finding
     from initlab.inspection.lint.lint import lint as lint
+    from initlab.launch.callbacks import (
+        lightning_callback as lightning_callback,
+        transformers_callback as transformers_callback,
+    )
     from initlab.launch.run import run as run
+    from initlab.launch.tries import try_inits as try_inits
+    from initlab.launch.watch import Watch as Watch, watch as watch
     from initlab.nets.build import build_net as build_net
     from initlab.signal.theory.predict import predict as predict
     from initlab.store.results import Results as Results, load as load
@@ -33,10 +41,15 @@ _HOMES = {
         "initlab.analysis.comparison": "PaperComparison compare_paper",
         "initlab.init.apply": "init_",
         "initlab.init.gains": "gain",
+        "initlab.inspection.compare_inits": "compare_inits",
+        "initlab.inspection.comparison": "Comparison",
         "initlab.inspection.inspect": "Inspection inspect",
         "initlab.inspection.lint.finding": "Finding",
         "initlab.inspection.lint.lint": "lint",
+        "initlab.launch.callbacks": "lightning_callback transformers_callback",
         "initlab.launch.run": "run",
+        "initlab.launch.tries": "try_inits",
+        "initlab.launch.watch": "Watch watch",
         "initlab.nets.build": "build_net",
         "initlab.plots": "plots",
         "initlab.signal.theory.predict": "predict",

@@ -48,7 +48,7 @@ def compare_paper(results: Shown, figure: str = "fig3") -> PaperComparison:
     that never reach a level count with the bound that their budget gives. A time is read from the straight line between
     two validations, so one shorter than the interval between these (an epoch, if the study doesn't say) is rough.
 
-    The demo study has figure 3's answer on every claim; at 22 layers it takes Xavier 7 to 8 times as long as He.
+    The demo study has figure 3's answer on every claim; at 22 layers it takes Xavier 1.5 to 7 times as long as He.
 
     Raises:
         UserError: an unknown figure, no trials of this depth under one of the schemes, or several of one seed.

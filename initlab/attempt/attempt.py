@@ -18,7 +18,7 @@ from initlab.attempt.assemble import build_net, load_data
 from initlab.data.dataset import Dataset
 from initlab.data.text import digest
 from initlab.engine.signs import log_to
-from initlab.engine.task import State, Task, TrialEnd, cause_of
+from initlab.engine.task import Provenance, State, Task, TrialEnd, cause_of
 from initlab.plan.plan import shallow_of
 from initlab.store.checkpoint import read_checkpoint
 from initlab.store.files import LOG, no_room
@@ -50,7 +50,11 @@ class Attempt:
         self.task, self.trial_id, self.device = task, trial_id, device
         self.spec = folder.spec()
         self.sources: dict[str, str] = folder.description()["source"]
-        self.writer = AttemptWriter(folder, environment(task, self.spec, device))
+        facts = environment(precision_of(self.spec, device), device, task.provenance)
+        if self.spec.data.name == "topics":
+            # Which text it is depends on the version of Python.
+            facts["text"] = digest()
+        self.writer = AttemptWriter(folder, facts)
         log_to(self.writer.folder / LOG)
 
     def build(self, images: dict[Data, Dataset], group: Group = ALONE) -> Trial:
@@ -119,20 +123,23 @@ def trained_weights(folder: TrialFolder) -> dict[str, Tensor]:
     return weights
 
 
-def environment(task: Task, spec: TrialSpec, device: torch.device) -> dict[str, Any]:
-    """Where and with what an attempt ran, as attempt.json keeps it."""
+def precision_of(spec: TrialSpec, device: torch.device) -> str:
+    """The precision that a trial is trained in on a device."""
     precision = spec.train.precision
     in_float32 = precision == "auto" or (precision == "bfloat16" and device.type == "cpu")
+    return "float32" if in_float32 else precision
+
+
+def environment(precision: str, device: torch.device, provenance: Provenance) -> dict[str, Any]:
+    """Where and with what an attempt runs, as attempt.json keeps it."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "precision": "float32" if in_float32 else precision,
+        "precision": precision,
         "threads": torch.get_num_threads(),
         "torch_version": torch.__version__,
         "python_version": platform.python_version(),
         "initlab_version": __version__,
         "platform": platform.platform(),
         "cores": os.cpu_count(),
-        # Which text it is depends on the version of Python.
-        **({"text": digest()} if spec.data.name == "topics" else {}),
-        **task.provenance.model_dump(),
+        **provenance.model_dump(),
     }

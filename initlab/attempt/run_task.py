@@ -57,8 +57,18 @@ def run_task(task: Task) -> Answer:
             else:
                 ends[trial_id] = reached
         reason = run_together(attempts, should_stop, ends) if attempts else None
+        share = memory_share(device)
     alone_because = reason if len(task.trials) > 1 else None
-    return Answer(ends=tuple(ends[trial_id] for trial_id in task.trials), alone_because=alone_because)
+    ended = tuple(ends[trial_id] for trial_id in task.trials)
+    return Answer(ends=ended, alone_because=alone_because, memory_share=share)
+
+
+def memory_share(device: torch.device) -> float | None:
+    """Share of a GPU's memory that is in use: what torch keeps is what the training needed; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return 1 - free / total
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`initlab bench engine`: a study under each engine against the plain loop of `loop.py`, as ratios from one run.
+"""`initlab bench engine`: trials under each engine against the plain loop of `loop.py`, as ratios from one run.
 
 All arms use the same number of one-thread processes and the same steps and validations; probes, logs and checkpoints
 are initlab's own cost. Wall time is from the start of the first process to the end of the last trial, imports included;
@@ -10,39 +10,84 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from initlab.bench.loop import train
+from initlab.bench.timing import in_turn
 from initlab.launch.run import run
 from initlab.plan.plan import PlannedTrial, costliest_first, plan
 from initlab.study.mistakes import StudyError
-from initlab.study.study import load_study
+from initlab.study.study import Study
 
 
-def bench_engine(study: Path, jobs: int, repeats: int, overrides: Sequence[str]) -> Iterator[str]:
-    """Lines of text: per arm seconds, and its ratio to the plain loop.
+def trivial(trials: int) -> Study:
+    """A study of trials of one epoch of 44 steps, a fifth of a second each: what is around them shows."""
+    train = {"epochs": 1, "log_every": 1000}
+    net, data = {"depth": 6, "width": 4}, {"image_size": 16}
+    grid = {"seed": list(range(trials))}
+    content = {"name": "trivial", "data": data, "net": net, "train": train, "probe": {"every": 0}, "grid": grid}
+    return Study.model_validate(content)
+
+
+def bench_engine(study: Study, jobs: int, repeats: int) -> Iterator[str]:
+    """Lines of text: per arm seconds, trials a second, the ratio to the plain loop, and what a trial costs more.
 
     Raises:
         StudyError: a study that the plain loop cannot run (it knows digits and plain relu nets).
     """
-    # Imported here, because only this command needs Ray at once.
+    trials = [for_the_loop(trial) for trial in costliest_first(plan(study))]
+    lines = [json.dumps(trial) for trial in trials]
+    starts: list[float] = []
+    arms: dict[str, Callable[[], float]] = {
+        "plain loop": lambda: plain_loop(lines, jobs),
+        "inline": lambda: with_engine(study, "inline", jobs),
+        "plain Tune": lambda: under_ray(lambda: plain_tune(trials), jobs, starts),
+        "ray": lambda: under_ray(lambda: with_engine(study, "ray", jobs), jobs, starts),
+    }
+    yield f"{len(trials)} trials of {study.name}, {jobs} processes of one thread, median of {repeats} rounds"
+    seconds = {name: median(values) for name, values in in_turn(arms, repeats).items()}
+    base = seconds["plain loop"]
+    for name, taken in seconds.items():
+        more = (taken - base) * jobs / len(trials) * 1000
+        figures = f"{taken:8.1f} s {len(trials) / taken:7.2f} trials/s {taken / base:6.2f} times the loop"
+        yield f"{name:<10} {figures} {more:+8.0f} ms of a process per trial"
+    yield f"Ray's own start, not in these: {median(starts):.1f} s"
+
+
+def under_ray(measure: Callable[[], float], jobs: int, starts: list[float]) -> float:
+    """What `measure` measures while a local Ray runs; the seconds of Ray's start go to `starts`."""
+    # Imported here, because only these arms need Ray.
     from initlab.engine.cluster import ray_running
 
-    trials = costliest_first(plan(load_study(study, overrides), str(study)))
-    lines = [json.dumps(for_the_loop(trial)) for trial in trials]
-    yield f"{len(trials)} trials of {study}, {jobs} processes of one thread, {repeats} runs of each arm in turn"
-    base = inline = ray = 0.0
-    for _ in range(repeats):
-        base += (seconds := plain_loop(lines, jobs))
-        yield f"plain loop {seconds:7.1f} s"
-        inline += (seconds := with_engine(study, "inline", jobs, overrides))
-        yield f"inline     {seconds:7.1f} s"
-        with ray_running(jobs) as ray_start:
-            ray += (seconds := with_engine(study, "ray", jobs, overrides))
-        yield f"ray        {seconds:7.1f} s, and {ray_start:.1f} s to start Ray once"
-    yield f"ratio to the plain loop: inline {inline / base:.3f}, ray {ray / base:.3f}"
+    with ray_running(jobs) as start:
+        starts.append(start)
+        return measure()
+
+
+def plain_tune(trials: Sequence[dict[str, Any]]) -> float:
+    """Seconds that a function of Ray Tune, written by hand around the plain loop's training, needs for all trials."""
+    from ray import tune
+
+    def trainable(config: dict[str, Any]) -> None:
+        """Train one trial, and report its error."""
+        tune.report({"val_error": train(config)})
+
+    with tempfile.TemporaryDirectory(prefix="initlab-bench-") as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": 1}),
+            param_space=tune.grid_search([*trials]),
+            run_config=tune.RunConfig(storage_path=folder, verbose=0),
+        )
+        started = time.perf_counter()
+        results = tuner.fit()
+        seconds = time.perf_counter() - started
+    if results.num_errors:
+        raise RuntimeError(f"bench engine: plain Tune failed: {results.errors[0]}")
+    return seconds
 
 
 def for_the_loop(trial: PlannedTrial) -> dict[str, Any]:
@@ -89,9 +134,9 @@ def plain_loop(lines: Sequence[str], jobs: int) -> float:
     return time.perf_counter() - started
 
 
-def with_engine(study: Path, engine: Any, jobs: int, overrides: Sequence[str]) -> float:
+def with_engine(study: Study, engine: Any, jobs: int) -> float:
     """Seconds that a launch of initlab needs for all trials."""
     with tempfile.TemporaryDirectory(prefix="initlab-bench-") as out:
         started = time.perf_counter()
-        run(study, out, engine=engine, jobs=jobs, device="cpu", overrides=overrides, show="nothing")
+        run(study, out, engine=engine, jobs=jobs, device="cpu", show="nothing")
         return time.perf_counter() - started

@@ -47,7 +47,7 @@ class Sizes:
 
 # Times two depths, that makes 24 trials.
 GRID = {"seed": [0, 1, 2, 3], "init.scheme": ["gaussian", "xavier", "he"]}
-# The demo's net of 30 layers, and a perceptron whose operations are nothing to a GPU.
+# A plain net of 30 layers, and a perceptron whose operations are nothing to a GPU.
 DEMO_NET = Large({"depth": 30, "width": 16}, side=16, batch=32, classes=10, steps=40, precision="float32", flip=False)
 PERCEPTRON = replace(DEMO_NET, side=8, perceptron=64)
 FULL = Sizes(

@@ -17,7 +17,7 @@ from initlab.plan.plan import plan
 from initlab.study.study import Study
 from initlab.train.trial import Trial
 
-# The He trials of sweeps/demo.yaml.
+# He trials of plain nets that train at 30 and at 22 layers.
 CASES: dict[int, dict[str, Any]] = {
     30: {"train.epochs": 14.0, "init.mode": "fan_in"},
     22: {"train.epochs": 42.0, "init.mode": "fan_out", "data.scale": 16.0, "init.last_factor": 0.0625},
@@ -36,7 +36,7 @@ def bench_probe(repeats: int, whole: int) -> Iterator[str]:
     """Lines of text: per depth every arm's share of the bare step, over so many medians; then `whole` whole trials."""
     torch.set_num_threads(1)
     for depth, case in CASES.items():
-        yield f"{depth} layers: shares of a bare step, median of {repeats} (their range); the demo's He trial, a thread"
+        yield f"{depth} layers: shares of a bare step, median of {repeats} (their range); a He trial, one thread"
         shares, left_out = compare(partial(endless, {**case, "net.depth": depth}), repeats, ROUNDS, CPU)
         for cost in shares:
             cadence = "every step" if cost.every == 1 else f"every {cost.every} steps"

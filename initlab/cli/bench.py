@@ -42,15 +42,31 @@ def bench_inspect(model: str, batch_size: int, repeats: int, draws: int, allow_c
 
 
 @bench.command("engine")
-@click.argument("study", type=OUT, default=Path("sweeps/demo.yaml"))
+@click.argument("study", type=OUT, required=False)
+@click.option("--trials", type=click.IntRange(1), default=200, help="Without a STUDY: so many trivial ones.")
 @click.option("--jobs", type=click.IntRange(1), default=2, help="Processes in every arm.")
 @click.option("--repeats", type=click.IntRange(1), default=1, help="Runs of each arm, alternating.")
 @set_option
-def bench_engine(study: Path, jobs: int, repeats: int, overrides: Sequence[str]) -> None:
-    """A study's wall time inline and under Ray, against a plain loop without initlab, as ratios."""
-    from initlab.bench.engine import bench_engine as measure
+def bench_engine(study: Path | None, trials: int, jobs: int, repeats: int, overrides: Sequence[str]) -> None:
+    """What a trial costs inline and under Ray, against a plain loop and a plain Ray Tune function of the same run.
 
-    echo_lines(measure(study, jobs, repeats, overrides))
+    Without a STUDY the trials are trivial, 44 steps of a fifth of a second each, so that what is around them shows.
+    """
+    from initlab.bench.engine import bench_engine as measure, trivial
+    from initlab.study.study import load_study
+
+    echo_lines(measure(load_study(study, overrides) if study else trivial(trials), jobs, repeats))
+
+
+@bench.command("launch")
+@click.option("--trials", type=click.IntRange(1), default=20_000, help="Of the launch that is stopped at its start.")
+@click.option("--few", type=click.IntRange(2), default=200, help="Of the study that is run, and run again.")
+@click.option("--jobs", type=click.IntRange(1), default=2, help="Trials at once.")
+def bench_launch(trials: int, few: int, jobs: int) -> None:
+    """Seconds from the command to the first step of many trials, to stop them, and to find a study done."""
+    from initlab.bench.launching import bench_launch as measure
+
+    echo_lines(measure(trials, few, jobs))
 
 
 @bench.command("store")

@@ -70,6 +70,12 @@ def subject_of(model: str, options: dict[str, Any], *, double: bool = False, als
     return initialised(subject, scheme, options["seed"], options["allow_code"]) if scheme else subject
 
 
+def check_picture(option: str, path: Path | None) -> None:
+    """Refuse a file name that no figure can be written to."""
+    if path is not None and path.suffix not in (".png", ".svg", ".pdf"):
+        raise click.UsageError(f"{option}: not a picture's name (got {path}); allowed: .png, .svg, .pdf")
+
+
 @click.command()
 @click.argument("model")
 @model_options
@@ -102,8 +108,7 @@ def inspect(model: str, fail_on: str | None, html: Path | None, figure: Path | N
     from initlab.report.inspection_report import VERDICT_WORDS, check_words, examination_json, examination_text, fails
 
     words = check_words(fail_on, VERDICT_WORDS)
-    if figure is not None and figure.suffix not in (".png", ".svg", ".pdf"):
-        raise click.UsageError(f"--figure: not a picture's name (got {figure}); allowed: .png, .svg, .pdf")
+    check_picture("--figure", figure)
     against = options["against"]
     # Ratios are exact to 1e-9 only in float64.
     subject = subject_of(model, options, double=against is not None)

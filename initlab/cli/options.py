@@ -18,6 +18,14 @@ data_dir_option = click.option(
 )
 
 
+def number_or_text(_context: click.Context, _option: click.Parameter, value: str | None) -> float | str | None:
+    """The value as a number where it is one; whether it is allowed is for the study to say."""
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return value
+
+
 def echo_lines(lines: Iterable[object], err: bool = False) -> None:
     """Print each line as soon as it comes, on stdout or stderr."""
     for line in lines:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import click
 
-from initlab.cli.options import OUT, data_dir_option, device_option, echo_lines, set_option
+from initlab.cli.options import OUT, data_dir_option, device_option, echo_lines, number_or_text, set_option
 
 # Seconds between pages of `status --watch`.
 WATCH_S = 2.0
@@ -25,7 +25,12 @@ WATCH_S = 2.0
 @click.option("--jobs", type=int, help="Trials at once.  [default: the cores on a CPU, 1 on a GPU]")
 @device_option
 @click.option("--devices", type=int, help="Processes that train one trial together.")
-@click.option("--gpus-per-trial", type=float, help="A fraction lets trials share a GPU (ray).")
+@click.option(
+    "--gpus-per-trial",
+    metavar="FLOAT|auto",
+    callback=number_or_text,
+    help="A fraction lets trials share a GPU (ray); auto: as many as it has memory for, which the first of each shows.",
+)
 @click.option("--pack", type=int, help="Trials of one net that a process trains as one.  [default: the study's, or 1]")
 @click.option(
     "--max-failures", type=int, help="Failures alike, in a row and before any success, that end it.  [default: 3]"

@@ -15,7 +15,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from initlab.errors import UserError
@@ -115,7 +115,9 @@ def locked(descriptor: int) -> bool:
 def beat(descriptor: int, ended: threading.Event) -> None:
     """Give a sign of life until the launch has ended."""
     while not ended.wait(HEARTBEAT_S):
-        os.utime(descriptor)
+        # A disk that fails for a while must not end the beat for good.
+        with suppress(OSError):
+            os.utime(descriptor)
 
 
 def silence_s(path: Path) -> float:

@@ -106,6 +106,7 @@ class Answer(PlainData):
     died: bool = False  # its process, so that nobody knows which of its trials is to blame
     alone_because: str | None = None  # why the trials of a pack ran one after another
     note: str | None = None  # for the user, of an answer that ends nothing
+    memory_share: float | None = None  # of the GPU's memory, in use when it ended
 
     @property
     def no_room(self) -> bool:

@@ -10,7 +10,7 @@ from initlab.inspection.inspect import Inspection, inspect
 from initlab.inspection.lint.finding import Finding
 from initlab.inspection.lint.lint import lint
 from initlab.inspection.subject import Subject
-from initlab.inspection.two_inits import Comparison, compare
+from initlab.inspection.two_inits import Ratios, compare
 from initlab.signal.probe import Loss
 
 
@@ -21,7 +21,7 @@ class Examination:
     model: str
     inspection: Inspection
     findings: list[Finding]
-    comparison: Comparison | None = None
+    ratios: Ratios | None = None
     remedy: Cure | None = None
     fixed: Inspection | None = None
 
@@ -46,7 +46,7 @@ def examine(
     try:
         inspection = inspect(model, images, labels, loss=loss, weight_decay=weight_decay)
         findings = lint(model, images)
-        comparison = compare(model, against, images, seed=seed) if against is not None else None
+        ratios = compare(model, against, images, seed=seed) if against is not None else None
         if fix and (remedy := inspection.cure):
             copied, batch = remedy.apply(model, images)
             fixed = inspect(copied, batch, labels, loss=loss, weight_decay=weight_decay)
@@ -54,4 +54,4 @@ def examine(
         raise
     except ValueError as error:
         raise UserError(f"{subject.name}: {error}") from error
-    return Examination(subject.name, inspection, findings, comparison, remedy, fixed)
+    return Examination(subject.name, inspection, findings, ratios, remedy, fixed)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from initlab.init.layers import NORMS
+from initlab.init.schemes import Scheme
 from initlab.inspection.advice import advise
 from initlab.inspection.cause import Cure
 from initlab.inspection.diagnosis import OUTLOOKS, Diagnosis, diagnose, listed
@@ -17,6 +18,7 @@ from initlab.inspection.pupil import Pupil
 from initlab.inspection.text import as_html, as_text
 from initlab.inspection.trial import HEALTHY, Trials
 from initlab.inspection.troubles import Evidence
+from initlab.inspection.two_inits import Ratios, check_same_layers, ratios_of
 from initlab.nets.undisturbed import Batch, num_examples, untouched
 from initlab.signal.precision import COLUMNS as ROUNDING
 from initlab.signal.probe import COLUMNS, Loss
@@ -87,6 +89,18 @@ class Inspection:
         """Whether training can be expected to start: the verdict is `healthy` or `uneven`."""
         return self.verdict in ("healthy", "uneven")
 
+    def against(self, other: "Inspection") -> Ratios:
+        """How much larger the signals are here than in another inspection of the same net, layer by layer.
+
+        Both should be of one batch, with the same labels and loss. Two schemes of a seed have the same normals, so that
+        Xavier's over He's forward variances are 2^-(l + 1) at layer l from 0 of a ReLU net without biases.
+
+        Raises:
+            UserError: nets whose layers differ in name or shape.
+        """
+        check_same_layers(*(dict(zip(table.name, table["shape"], strict=True)) for table in (self.table, other.table)))
+        return ratios_of(self.table, other.table)
+
     def plot(self, ax: Any = None) -> "Figure":
         """Forward and backward variance against the layer, with the theory's band where the table has it.
 
@@ -136,7 +150,8 @@ def inspect(
     with untouched(model, backward=False):
         signals = survey(model, batch, labels, loss=loss, weight_decay=weight_decay, autocast=autocast)
         theory, notes = predicted_columns(model, batch, labels, loss)
-        table, diagnosis = diagnosed(Pupil(model, batch, labels, loss, autocast), signals, theory)
+        evidence = evidence_of(Pupil(model, batch, labels, loss, autocast), signals, learning=True)
+        table, diagnosis = diagnosed(signals, theory, evidence)
     # Of what was not seen there is nothing to try.
     trials = None if diagnosis.verdict == "not_judged" else trials_of(model, batch, labels, loss)
     advice, cure = advise(trials, table, diagnosis) if trials else ([], None)
@@ -178,23 +193,27 @@ def judged(
     """The table of a model's signals and the diagnosis, without `theory` faster: chance is then that of ReLU nets."""
     signals = survey(model, batch, labels, loss=loss, weight_decay=weight_decay)
     columns = predicted_columns(model, batch, labels, loss)[0] if theory else None
-    return diagnosed(Pupil(model, batch, labels, loss), signals, columns)
+    evidence = evidence_of(Pupil(model, batch, labels, loss), signals, learning=theory)
+    return diagnosed(signals, columns, evidence)
 
 
-def diagnosed(pupil: Pupil, signals: Survey, theory: pd.DataFrame | None) -> tuple[pd.DataFrame, Diagnosis]:
-    """The table of what was measured, beside the theory, and the diagnosis; without theory no copy is to learn."""
-    table = pd.DataFrame(signals.layers, columns=[*LAYER, *COLUMNS, "reached"])
-    if theory is not None:
-        table = table.merge(theory, on="name", how="left", validate="1:1")
-    labelled = pupil.labels is not None
-    evidence = Evidence(
+def evidence_of(pupil: Pupil, signals: Survey, *, learning: bool) -> Evidence:
+    """What is known beside the table; `learning` allows that a copy is trained to see whether a drift does harm."""
+    return Evidence(
         start_of(pupil.model, pupil.batch, pupil.labels, pupil.loss, pupil.autocast),
-        learns=pupil.learns if pupil.able and theory is not None else None,
-        opened=pupil.opened if labelled else None,
+        learns=pupil.learns if pupil.able and learning else None,
+        opened=pupil.opened if pupil.labels is not None else None,
         steps=pd.DataFrame(signals.steps, columns=list(STEP)),
         unjudged=hidden(signals),
         normed=any(isinstance(module, NORMS) for module in pupil.model.modules()),
     )
+
+
+def diagnosed(signals: Survey, theory: pd.DataFrame | None, evidence: Evidence) -> tuple[pd.DataFrame, Diagnosis]:
+    """The table of what was measured, beside the theory if there is one, and the diagnosis."""
+    table = pd.DataFrame(signals.layers, columns=[*LAYER, *COLUMNS, "reached"])
+    if theory is not None:
+        table = table.merge(theory, on="name", how="left", validate="1:1")
     diagnosis = diagnose(table, evidence)
     return table.assign(status=list(diagnosis.status)).drop(columns="reached"), diagnosis
 
@@ -219,13 +238,15 @@ def unjudged_notes(signals: Survey) -> list[str]:
     return [f"not judged: {listed(names)}: {reason}" for reason, names in by_reason.items()]
 
 
-def predicted_columns(model: nn.Module, batch: Batch, labels: Any, loss: Loss | None) -> tuple[pd.DataFrame, list[str]]:
-    """What `predict` says of draws with the same second moments: median and band, by layer name.
+def predicted_columns(
+    model: nn.Module, batch: Batch, labels: Any, loss: Loss | None, scheme: str | Scheme | None = None
+) -> tuple[pd.DataFrame, list[str]]:
+    """What `predict` says of draws of a scheme, or with the same second moments: median and band, by layer name.
 
     Where it fails on a model that was measured, the columns are NaN and a note says so.
     """
     try:
-        theory = predict(model, batch=batch, labels=labels, loss=loss)
+        theory = predict(model, scheme=scheme, batch=batch, labels=labels, loss=loss)
     # The model has just run, so what fails is following it; the user's code under the recorder may raise anything.
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__

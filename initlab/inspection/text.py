@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from collections.abc import Sequence
 from html import escape
 
 import pandas as pd
@@ -21,6 +22,11 @@ COLUMNS = {
     **{"decay_ratio": "decay", "zero_fraction": "zeros", "status": "status"},
 }
 HEADS = list(COLUMNS.values())
+# Those of two initialisations, A over B.
+RATIOS = {
+    **{"name": "layer", "weight_ratio": "weight std"},
+    **{"forward_ratio": "forward var", "backward_ratio": "backward var, A / B"},
+}
 # Mid-tones, legible on white and on black.
 COLOURS = {
     **{"vanishing": "#4a8fd6", "exploding": "#e0584f", "nonfinite": "#e0584f", "dead": "#8d8d8d"},
@@ -42,19 +48,30 @@ def as_text(table: pd.DataFrame, diagnosis: Diagnosis, advice: list[str]) -> str
         lines += textwrap.wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
     if table.empty:
         return printable("\n".join(lines))
-    cells = [HEADS, *rows_of(table)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    widths[1] = min(widths[1], WIDTH - sum(widths) + widths[1] - 2 * (len(HEADS) - 1))
-    # Names and shapes to the left, numbers to the right.
-    sides = ["<" if head in ("layer", "weight", "status") else ">" for head in HEADS]
-    line = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))
-    lines.append("")
-    for number, name, *others in cells:
-        short = name if len(name) <= widths[1] else "…" + name[1 - widths[1] :]
-        lines.append(line.format(number, short, *others).rstrip())
+    lines += ["", *aligned([HEADS, *rows_of(table)], left=("layer", "weight", "status"), cut=1)]
     if len(table) > LONGEST:
         lines.insert(-SHOWN, BETWEEN.format(len(table) - 2 * SHOWN))
     return printable("\n".join(lines))
+
+
+def aligned(cells: Sequence[Sequence[str]], left: Sequence[str], cut: int) -> list[str]:
+    """A line per row, the heads first, of at most `WIDTH` characters, to which the column `cut` gives way.
+
+    It loses the beginnings of what it says, as names of layers keep their ends, or if it is the last column the ends.
+    Columns with heads that are `left` are set to the left, others, of numbers, to the right.
+    """
+    heads = cells[0]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths[cut] = max(min(widths[cut], WIDTH - sum(widths) + widths[cut] - 2 * (len(heads) - 1)), len(heads[cut]), 2)
+    sides = ["<" if head in left else ">" for head in heads]
+    line = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))
+    lines = []
+    for row in cells:
+        text, room = row[cut], widths[cut] - 1
+        if len(text) > widths[cut]:
+            text = f"{text[:room]}…" if cut == len(heads) - 1 else f"…{text[-room:]}"
+        lines.append(line.format(*row[:cut], text, *row[cut + 1 :]).rstrip())
+    return lines
 
 
 def rows_of(table: pd.DataFrame) -> list[list[str]]:
@@ -74,7 +91,6 @@ def cell(value: object) -> str:
 
 def as_html(table: pd.DataFrame, diagnosis: Diagnosis, advice: list[str]) -> str:
     """The same for a notebook; text and lines take the page's own colour, a status that of its word."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in HEADS)
     rows = []
     for *cells, status in rows_of(table):
         colour, plain = COLOURS.get(status, "inherit"), "".join(f"<td>{escape(text)}</td>" for text in cells)
@@ -86,9 +102,41 @@ def as_html(table: pd.DataFrame, diagnosis: Diagnosis, advice: list[str]) -> str
     return (
         f'<div style="color:inherit"><p><b style="color:{COLOURS[verdict]}">{verdict}</b>: {code(diagnosis.reason)}</p>'
         + (f"<ul>{items}</ul>" if advice else "")
-        + f'<table style="color:inherit;background:transparent"><thead><tr>{head}</tr></thead>'
-        + f"<tbody>{''.join(rows)}</tbody></table></div>"
+        + html_table(HEADS, rows)
+        + "</div>"
     )
+
+
+def html_table(heads: Sequence[str], rows: Sequence[str]) -> str:
+    """A table in the page's own colours, of rows that are HTML."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+    return (
+        f'<table style="color:inherit;background:transparent"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def ratios_text(table: pd.DataFrame, sentences: Sequence[str]) -> str:
+    """Ratios of two initialisations, a line per layer, and what is to be said of them."""
+    lines = aligned([list(RATIOS.values()), *ratio_cells(table)], left=("layer",), cut=0)
+    return printable("\n".join([*lines, *sentences]))
+
+
+def ratios_html(table: pd.DataFrame, sentences: Sequence[str]) -> str:
+    """The same for a notebook."""
+    rows = ["".join(f"<td>{escape(text)}</td>" for text in row) for row in ratio_cells(table)]
+    said = "".join(f"<p>{code(text)}</p>" for text in sentences)
+    return (
+        f'<div style="color:inherit">{said}{html_table([*RATIOS.values()], [f"<tr>{row}</tr>" for row in rows])}</div>'
+    )
+
+
+def ratio_cells(table: pd.DataFrame) -> list[list[str]]:
+    """The cells of each layer, a ratio with the digits that show whether it is a power of two."""
+    return [
+        [str(name), *("–" if math.isnan(ratio) else f"{ratio:.6g}" for ratio in ratios)]
+        for name, *ratios in table[list(RATIOS)].itertuples(index=False)
+    ]
 
 
 def code(text: str) -> str:

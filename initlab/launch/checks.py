@@ -44,7 +44,7 @@ def check_devices(run: Run, gpus: float) -> None:
     if run.device == "cuda" and run.engine == "inline" and (run.jobs or 1) > 1:
         raise StudyError([f"--devices: one trial at a time on several GPUs (got --jobs {run.jobs}); give --jobs 1"])
     if run.engine == "ray" and run.gpus_per_trial != 1:
-        text = f"each of several processes takes one GPU (got {run.gpus_per_trial:g})"
+        text = f"each of several processes takes one GPU (got {run.gpus_per_trial})"
         raise StudyError([f"--gpus-per-trial: {text}; leave it out, or give --devices 1"])
 
 

@@ -12,7 +12,7 @@ from initlab.plan.plan import PlannedTrial
 from initlab.store import files
 from initlab.store.files import StoreError, read_json, write_json, write_study
 from initlab.store.trial_folder import TrialFolder
-from initlab.study.spec import TrialSpec
+from initlab.study.spec import WATCHED, TrialSpec
 from initlab.study.study import Study, dump_study
 
 
@@ -38,6 +38,8 @@ def prepare(
         StoreError: a damaged file, another trial in the folder of one, or nothing but trials whose code has changed.
     """
     folders = {folder.id: folder for folder in TrialFolder.all_in(out)}
+    if (out / files.STUDY).exists() and WATCHED.encode() in (out / files.STUDY).read_bytes():
+        raise StoreError(f"{out}: holds loops that initlab.watch watched; give the study another folder")
     known = [trial for trial in requested if trial.id in folders]
     stored = {trial.id: checked(folders[trial.id], trial, force) for trial in known}
     edited = {

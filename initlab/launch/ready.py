@@ -72,6 +72,8 @@ def ready(
         raise StudyError(["overrides: go with a study file (got a Study); change the Study instead"])
     else:
         trials = plan(study)
+    if any(trial.spec.watched for trial in trials):
+        raise StudyError(["study: of loops that initlab.watch watched, which cannot be run; run your own code"])
     requested = chosen(trials, [only] if isinstance(only, str) else only)
     if part:
         requested = [trial for trial in requested if shard_of(trial, part.count) == part.number]

@@ -31,7 +31,7 @@ def run(
     jobs: int | None = None,
     device: Literal["cpu", "cuda"] | None = None,
     devices: int | None = None,
-    gpus_per_trial: float | None = None,
+    gpus_per_trial: float | Literal["auto"] | None = None,
     pack: int | None = None,
     max_failures: int | None = None,
     max_hours: float | None = None,
@@ -56,7 +56,7 @@ def run(
         engine: `inline` (this machine) or `ray`; None takes the study's, which is inline by default.
         jobs: trials at once; None is the cores on a CPU, 1 on a GPU, what the cluster has room for at `address`.
         devices: processes that train one trial together, in equal slices of its batch; not part of its id.
-        gpus_per_trial: a fraction lets several trials share a GPU (ray).
+        gpus_per_trial: a fraction lets several trials share a GPU (ray); `auto` as many as it has memory for.
         pack: trials of one net and batch size that one process trains as one; None is the study's, 1 by default.
         max_failures: trials that fail alike in a row, before any has succeeded, after which no more are begun; None is
             the study's, 3 by default.

@@ -32,9 +32,9 @@ class Settings:
 
     @property
     def resources(self) -> Resources:
-        """What the engine may give to tasks."""
+        """What the engine may give to tasks; where memory is still to be measured, a GPU to each."""
         run = self.run
-        gpus = 0.0 if run.device == "cpu" else run.gpus_per_trial
+        gpus = 0.0 if run.device == "cpu" else 1.0 if run.gpus_per_trial == "auto" else run.gpus_per_trial
         isolate, timeout_s = run.isolate == "trial", run.trial_timeout
         return Resources(run.jobs, run.threads, run.devices, gpus, self.address, isolate, timeout_s, run.max_failures)
 
@@ -98,6 +98,8 @@ def time_left(max_hours: float | None) -> tuple[float | None, str]:
 
 def trials_at_once(run: Run, gpus: int) -> int:
     """As many trials as this machine has room for: by its cores, or by its GPUs."""
-    # Inline trials all take the first GPUs; Ray gives each trial its own.
-    on_gpus = gpus if run.engine == "ray" else run.devices
-    return max(1, (on_gpus if run.device == "cuda" else os.cpu_count() or 1) // run.devices)
+    cores = os.cpu_count() or 1
+    if run.device != "cuda" or run.gpus_per_trial == "auto":
+        return max(1, cores // run.devices)
+    # Inline trials all take the first GPUs; Ray gives each trial its own, or its fraction of one.
+    return max(1, int(gpus / (run.devices * run.gpus_per_trial))) if run.engine == "ray" else 1

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from initlab.engine.submit import Work, submit
@@ -33,18 +33,65 @@ def run_queue(
     out: Path, queue: Sequence[Packs], sources: Sources, settings: Settings, say: Callable[[str], None]
 ) -> None:
     """Run the waves of a queue one after another; `say` hears what the user should know."""
+
+    def run_packs(packed: Packs, settings: Settings) -> Ended:
+        """Run packs under these settings."""
+        return run_tasks(tasks(out, packed, sources, settings), settings, say) if packed else Ended()
+
     for packed in queue:
-        crowded: set[str] = set()
-        retried = set(run_tasks(tasks(out, packed, sources, settings), settings, say, crowded))
-        alone = [[trial] for pack in packed for trial in pack if trial.id in retried]
-        if alone:
-            run_tasks(tasks(out, alone, sources, settings), settings, say, crowded)
+        ended: list[Ended] = []
+        rounds = [(packed, settings)]
+        if settings.run.gpus_per_trial == "auto" and settings.run.device != "cpu":
+            kinds = by_kind(packed)
+            ended.append(run_packs([packs_of_kind[0] for packs_of_kind in kinds], by_itself(settings)))
+            rounds = sharing(kinds, ended[0].memory, settings, say)
+        ended += [run_packs(part, under) for part, under in rounds]
+        retried = {trial for each in ended for trial in each.retried}
+        ended.append(run_packs([[trial] for pack in packed for trial in pack if trial.id in retried], settings))
         # A trial that found the device full of others has it whole, once.
-        full = [[trial] for pack in packed for trial in pack if trial.id in crowded]
-        if full:
-            say(f"{len(full)} trials ran out of the device's memory; each is tried once more, alone on it")
-            whole = by_itself(settings)
-            run_tasks(tasks(out, full, sources, whole), whole, say, set())
+        crowded = {trial for each in ended for trial in each.crowded}
+        if crowded:
+            say(f"{len(crowded)} trials ran out of the device's memory; each is tried once more, alone on it")
+            run_packs([[trial] for pack in packed for trial in pack if trial.id in crowded], by_itself(settings))
+
+
+def by_kind(packed: Packs) -> list[Packs]:
+    """The packs by what decides how much memory they take: images, net, batch and how they are trained."""
+    kinds: dict[object, Packs] = {}
+    for pack in packed:
+        spec, train = pack[0].spec, pack[0].spec.train
+        kind = (spec.data, spec.net, train.batch_size, train.optimizer, train.precision, train.auxiliary, len(pack))
+        kinds.setdefault(kind, []).append(pack)
+    return list(kinds.values())
+
+
+def sharing(
+    kinds: Sequence[Packs], memory: dict[str, float], settings: Settings, say: Callable[[str], None]
+) -> list[tuple[Packs, Settings]]:
+    """All but the first pack of each kind, in rounds of those of which as many share a GPU, each with its settings.
+
+    Args:
+        memory: share of the GPU's memory that each kind's first trial took; one that is not there leaves no room.
+    """
+    rounds: dict[int, Packs] = {}
+    for first, *others in kinds:
+        rounds.setdefault(places(memory.get(first[0].id)), []).extend(others)
+    run = settings.run
+    for at_once, packed in rounds.items():
+        if packed:
+            count = sum(map(len, packed))
+            say(f"{count} trials share GPUs, {at_once} on each at once, by the memory that the first of their net took")
+    return [
+        (packed, replace(settings, run=run.model_copy(update=update)))
+        for at_once, packed in rounds.items()
+        for jobs in [min(run.jobs or at_once, at_once) if run.engine == "inline" else run.jobs]
+        for update in [{"gpus_per_trial": 1.0 / at_once, "jobs": jobs}]
+    ]
+
+
+def places(memory: float | None) -> int:
+    """How many processes that take this share of a GPU's memory it has room for, with a tenth of each to spare."""
+    return max(1, int(1 / (1.1 * memory))) if memory else 1
 
 
 def tasks(out: Path, packed: Packs, sources: Sources, settings: Settings) -> list[Task]:
@@ -67,32 +114,40 @@ def tasks(out: Path, packed: Packs, sources: Sources, settings: Settings) -> lis
 
 
 def by_itself(settings: Settings) -> Settings:
-    """The settings under which one trial runs at a time, with whole GPUs."""
+    """The settings under which a trial has GPUs of its own."""
+    gpus = settings.resources.gpus
+    update = {"jobs": 1, "pack": 1, "gpus_per_trial": float(max(1, math.ceil(gpus)))}
+    return replace(settings, run=settings.run.model_copy(update=update))
+
+
+@dataclass
+class Ended:
+    """What is known after tasks have ended, beside the store."""
+
+    retried: list[str] = field(default_factory=list)  # trials that are to be tried again, each alone
+    crowded: list[str] = field(default_factory=list)  # those that ran out of a device's memory, maybe shared
+    memory: dict[str, float] = field(default_factory=dict)  # share of a GPU's memory that a trial's process took
+
+
+def run_tasks(work: Sequence[Task], settings: Settings, say: Callable[[str], None]) -> Ended:
+    """Run tasks on the engine."""
+    ended = Ended()
     run = settings.run
-    update = {"jobs": 1, "pack": 1, "gpus_per_trial": float(max(1, math.ceil(run.gpus_per_trial)))}
-    return replace(settings, run=run.model_copy(update=update))
-
-
-def run_tasks(work: Sequence[Task], settings: Settings, say: Callable[[str], None], crowded: set[str]) -> list[str]:
-    """Run tasks on the engine; returns the trials that are to be tried again, each alone.
-
-    `crowded` gets those that ran out of a device's memory while they may have shared it.
-    """
-    retried: list[str] = []
-    run = settings.run
-    shared = run.jobs != 1 or run.pack > 1 or run.gpus_per_trial < 1
+    shared = run.jobs != 1 or run.pack > 1 or 0 < settings.resources.gpus < 1
     # Closed here whatever happens, so that no worker is left behind.
     with closing(submit(run.engine, work, WORK, settings.resources)) as answers:
         for answer in answers:
             for line in notes(answer):
                 say(line)
             out = Path(work[0].out)
-            crowded |= {end.trial for end in answer.ends if shared and end.out_of_memory}
+            ended.crowded += [end.trial for end in answer.ends if shared and end.out_of_memory]
+            if answer.memory_share:
+                ended.memory |= dict.fromkeys((end.trial for end in answer.ends), answer.memory_share)
             if again := retried_alone(out, answer):
-                retried += again
+                ended.retried += again
             else:
                 record_failures(out, answer, work)
-    return retried
+    return ended
 
 
 def retried_alone(out: Path, answer: Answer) -> list[str]:

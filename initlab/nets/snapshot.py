@@ -37,6 +37,7 @@ class Snapshot:
         self.changing = {id(tensor) for tensor in changing}
         self.visited: dict[int, Any] = {}
         self.undo: list[Callable[[], object]] = []
+        self.empty: list[Any] = []  # containers, as most of a module's are
         # A scripted module has its parameters where Python's attributes don't show them.
         for value in (model, *model.modules(), *model.parameters(), *model.buffers()):
             self.visit(value, 0)
@@ -46,6 +47,9 @@ class Snapshot:
         with torch.no_grad():
             for undo in self.undo:
                 undo()
+        for container in self.empty:
+            if container:
+                container.clear()
 
     def visit(self, value: Any, depth: int) -> None:
         """Remember one thing and what it holds; `depth` counts the plain objects around it."""
@@ -59,6 +63,8 @@ class Snapshot:
                 self.undo.append(partial(value.set_state, value.get_state()))
             case np.ndarray():
                 self.undo.append(partial(np.copyto, value, value.copy()))
+            case dict() | list() | deque() | set() if not value:
+                self.empty.append(value)
             case dict():
                 self.remember_entries(value, depth)
             case list() | deque() | set():

@@ -24,6 +24,8 @@ def conflicts(spec: TrialSpec) -> Iterable[Mistake]:
     data, train, net = spec.data, spec.train, spec.net
     if train.schedule == "step" and not train.milestones:
         yield "train.milestones", "empty (got nothing); allowed: the epochs at which lr falls under the step schedule"
+    if train.loss in ("mse", "bce") and not is_code(data.name):
+        yield "train.loss", f"takes no classes, which {data.name} has (got {train.loss}); allowed: cross_entropy"
     if train.warmup_epochs > train.epochs:
         text = f"longer than the training (got {train.warmup_epochs:g}); allowed: at most its {train.epochs:g} epochs"
         yield "train.warmup_epochs", text
@@ -33,8 +35,6 @@ def conflicts(spec: TrialSpec) -> Iterable[Mistake]:
     elif train.accumulate > 1 and net.norm == "batch":
         text = f"BatchNorm's statistics are the whole batch's (got {train.accumulate})"
         yield "train.accumulate", f"{text}; allowed: 1, or net.norm none"
-    if train.loss in ("mse", "bce") and not is_code(data.name):
-        yield "train.loss", f"takes no classes, which {data.name} has (got {train.loss}); allowed: cross_entropy"
     # How many images the user's code gives, and of what size, is not known yet.
     if is_code(data.name):
         return

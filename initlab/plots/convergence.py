@@ -113,7 +113,7 @@ def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_
                 level_lines(axes, part[level], level, labelled=paper or axes in grid.row_ends)
             study_axes.append(axes)
         frame_values(study_axes, table, quantity)
-        handles = scheme_handles(styles)
+        handles = scheme_handles(styles, results)
         handles += [cross_handle("diverged (the mean ends)")] if table.diverged.any() else []
         add_legend(grid, handles, seeds_note(table.seeds))
     return grid.figure

@@ -79,7 +79,7 @@ def depth(results: Shown, ax: Target = None) -> Figure:
             finish(axes, title, f"depth ({unit})", error_name(results) if quantity == "train_error" else None)
             level_lines(axes, part.chance, "chance", labelled=axes in grid.row_ends)
             frame_depths(axes, table)
-        handles = scheme_handles(styles)
+        handles = scheme_handles(styles, results)
         handles += [cross_handle("diverged (not in the mean)")] if table.diverged.any() else []
         note = seeds_note(table.seeds + table.diverged_seeds, each="points: each seed; ", band="whiskers")
         add_legend(grid, handles, note)

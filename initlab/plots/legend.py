@@ -7,12 +7,23 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from initlab.plots.panels import Shown, as_list, shown_trials
 from initlab.plots.style import GREY, Canvas, Look
 
 
-def scheme_handles(styles: dict[str, Look]) -> list[Line2D]:
-    """The schemes' entries in a legend; of `pkg.module:callable` the callable's name."""
-    return [Line2D([], [], **look.style, label=scheme.rsplit(":", 1)[-1]) for scheme, look in styles.items()]
+def scheme_handles(styles: dict[str, Look], results: Shown | None = None) -> list[Line2D]:
+    """The schemes' entries in a legend; of `pkg.module:callable` the callable's name.
+
+    `gaussian` is `std 0.01` where all its trials in `results` have that.
+    """
+    labels = {scheme: scheme.rsplit(":", 1)[-1] for scheme in styles}
+    if "gaussian" in styles and results is not None:
+        shown = set(shown_trials(results)[0].trial)
+        specs = [trial.spec for one in as_list(results) for trial in one.stored if trial.id in shown]
+        stds = {spec.init.std for spec in specs if spec.init.scheme == "gaussian"}
+        if len(stds) == 1:
+            labels["gaussian"] = f"std {stds.pop():g}"
+    return [Line2D([], [], **look.style, label=labels[scheme]) for scheme, look in styles.items()]
 
 
 def cross_handle(label: str) -> Line2D:

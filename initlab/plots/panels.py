@@ -109,7 +109,7 @@ def loss_unit(results: Shown) -> str:
 def with_panels(
     figure: str, trials: pd.DataFrame, fields: Sequence[str], by: Sequence[str]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The trials sorted by panel, with its title as column `panel`; and its fields, `by` and those that vary in a line.
+    """The trials by panel, in the study's order, with its title as `panel`; its fields: `by`, and what varies.
 
     Raises:
         UserError: more panels than are readable.
@@ -117,10 +117,13 @@ def with_panels(
     lines = trials.groupby([DEPTH, SCHEME], sort=False)
     others = [path for path in fields if path not in (DEPTH, SCHEME)]
     settings = [*by, *(path for path in others if (lines[path].nunique(dropna=False) > 1).any())]
-    trials = trials.sort_values([*settings, SEED], kind="stable") if settings else trials
     titles = [title({path: row[path] for path in settings}, row["net.name"]) for row in trials.to_dict("records")]
+    places = {panel: place for place, panel in enumerate(dict.fromkeys(titles))}
     trials = trials.assign(panel=titles)
-    if (count := trials.panel.nunique()) > LARGEST:
+    if settings:
+        trials = trials.sort_values(SEED, kind="stable")
+        trials = trials.sort_values("panel", key=lambda panels: panels.map(places), kind="stable")
+    if (count := len(places)) > LARGEST:
         limit = f"at most {LARGEST}: take {figure}_table and draw a part of it"
         raise UserError(f"{figure}: too many panels to read (got {count}, by {', '.join(settings)}); {limit}")
     return trials, settings

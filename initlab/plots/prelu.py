@@ -81,7 +81,7 @@ def prelu(results: Shown, ax: Target = None) -> Figure:
             finish(axes, panel, "PReLU layer (1 = next to the input)", ylabel)
             frame_numbers(axes, int(part.layer.max()) + 1)
             level_lines(axes, part.start.round(6), "start", labelled=axes in grid.row_ends)
-        handles = scheme_handles(styles | {f"paper, {kind}": look for kind, look in PAPER_LOOKS.items()})
+        handles = scheme_handles(styles | {f"paper, {kind}": look for kind, look in PAPER_LOOKS.items()}, results)
         add_legend(grid, handles, f"{seeds_note(study_rows.seeds, each='')}; whiskers: deviation over channels")
     return grid.figure
 

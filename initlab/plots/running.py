@@ -63,7 +63,7 @@ def running(results: Shown, ax: Target = None) -> Figure:
             axes.yaxis.set_major_locator(LogLocator(numticks=7))
             axes.yaxis.set_minor_locator(NullLocator())
             axes.set_xlim(0, part.epoch.max())
-        handles = scheme_handles({scheme: Look(look.color, look.line, "") for scheme, look in styles.items()})
+        handles = scheme_handles({scheme: Look(look.color, look.line, "") for scheme, look in styles.items()}, results)
         handles += [Line2D([], [], color=GREY, linewidth=WIDTHS[place], label=LABELS[place]) for place in PLACES]
         add_legend(grid, handles, seeds_note(table.seeds, each="", mean="geometric mean"))
     return grid.figure

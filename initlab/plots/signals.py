@@ -127,7 +127,7 @@ def signals(
                 draw_bands(axes, bands[(bands.panel == panel) & (bands.direction == direction)], styles)
             finish(axes, f"{panel}, {direction}", "weight layer (1 = next to the input)", NAMES[direction])
             frame_layers(axes, part)
-        handles = scheme_handles(styles)
+        handles = scheme_handles(styles, results)
         handles += [moment_handle(table, moment, i, len(moments)) for i, moment in enumerate(moments)]
         note = seeds_note(table.seeds, each="", mean="geometric mean")
         if bands is not None:

@@ -66,7 +66,9 @@ def looks(schemes: Iterable[str]) -> dict[str, Look]:
     present = set(schemes)
     known = {scheme: look for scheme, look in LOOKS.items() if scheme in present}
     others = sorted(present - set(known))
-    return known | {scheme: SPARE[i % len(SPARE)] for i, scheme in enumerate(others)}
+    # When the spare ones run out, those of known schemes that are not in the figure.
+    free = [*SPARE, *(look for scheme, look in LOOKS.items() if scheme not in present)]
+    return known | {scheme: free[i % len(free)] for i, scheme in enumerate(others)}
 
 
 class CellFigure(Figure):

@@ -1,17 +1,16 @@
-"""What `initlab inspect` and `initlab lint` print, as text or one JSON object, and the words that make them fail."""
+"""What `initlab inspect`, `lint` and `compare-inits` print, as text or one JSON object; the words of `--fail-on`."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from initlab.errors import UserError
+from initlab.inspection.comparison import Comparison
 from initlab.inspection.diagnosis import VERDICTS
 from initlab.inspection.examination import Examination
 from initlab.inspection.inspect import Inspection
 from initlab.inspection.lint.finding import Finding
 from initlab.inspection.lint.lint import RULES
-from initlab.inspection.two_inits import Comparison
 from initlab.report.json_text import json_text
-from initlab.report.text_table import text_table
 
 SCHEMA = 1
 # The verdicts on a model from which such a verdict on its training is to be expected.
@@ -40,22 +39,11 @@ def examination_text(examination: Examination) -> str:
     faults = [str(finding) for finding in examination.findings if finding.severity == "fault"]
     if faults:
         parts.append("\n".join(["lint:", *faults]))
-    if examination.comparison:
-        parts.append(comparison_text(examination.comparison))
+    if examination.ratios:
+        parts.append(str(examination.ratios))
     if examination.remedy:
         parts.append(f"after {examination.remedy.call}:\n{examination.fixed}")
     return "\n\n".join(parts)
-
-
-def comparison_text(comparison: Comparison) -> str:
-    """The ratios as a table of at most 100 columns, long names cut at their beginning."""
-    table = comparison.table
-    names = [name if len(name) <= 48 else f"…{name[-47:]}" for name in map(str, table.name)]
-    heads = [f"{head:>12}" for head in ("weight std", "forward var", "backward var")]
-    ratios = table[["weight_ratio", "forward_ratio", "backward_ratio"]].to_numpy()
-    rows = [[name, *(f"{ratio:.6g}" for ratio in row), ""] for name, row in zip(names, ratios, strict=True)]
-    lines = text_table([["layer", *heads, "  A / B"], *rows], right=range(1, 4), gap=" ")
-    return "\n".join([*lines, comparison.why])
 
 
 def lint_text(findings: Sequence[Finding]) -> str:
@@ -67,9 +55,9 @@ def examination_json(examination: Examination) -> str:
     """One object: schema, model, verdict, healthy, reason, advice, lint, layers; against and fix where requested."""
     content = {"schema": SCHEMA, "model": examination.model, **inspection_fields(examination.inspection)}
     content["lint"] = examination.findings
-    if comparison := examination.comparison:
-        layers = comparison.table.to_dict("records")
-        content["against"] = {"exact": comparison.exact, "why": comparison.why, "layers": layers}
+    if ratios := examination.ratios:
+        said = {"exact": ratios.exact, "why": ratios.why, "sentence": ratios.sentence}
+        content["against"] = {**said, "layers": ratios.table.to_dict("records")}
     if examination.remedy and examination.fixed:
         content["fix"] = {"call": examination.remedy.call, **inspection_fields(examination.fixed)}
     return json_text(content)
@@ -78,6 +66,13 @@ def examination_json(examination: Examination) -> str:
 def lint_json(model: str, findings: Sequence[Finding]) -> str:
     """One object: schema, model, lint."""
     return json_text({"schema": SCHEMA, "model": model, "lint": findings})
+
+
+def comparison_json(model: str, comparison: Comparison) -> str:
+    """One object: schema, model, best, why, healthy, notes, cost, schemes (a row each), draws (a row per seed)."""
+    said = {name: getattr(comparison, name) for name in ("best", "why", "healthy", "notes", "cost")}
+    frames = {"schemes": comparison.table.to_dict("records"), "draws": comparison.verdicts.to_dict("records")}
+    return json_text({"schema": SCHEMA, "model": model, **said, **frames})
 
 
 def inspection_fields(inspection: Inspection) -> dict[str, Any]:

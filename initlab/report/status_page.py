@@ -53,7 +53,8 @@ def status_page(out: Path, every_trial: bool = False) -> Iterator[str]:
     others = sum(standing.id not in specs for standing in standings)
     if others:
         yield f"{others} of them are of an earlier form of the study"
-    yield from failure_lines(out, standings)
+    watched = any(spec.watched for spec in specs.values())
+    yield from failure_lines(out, standings, watched)
     name = naming(list(specs.values()))
     running = [standing for standing in standings if standing.state == State.RUNNING]
     for standing in running[:RUNNING_SHOWN]:
@@ -61,7 +62,9 @@ def status_page(out: Path, every_trial: bool = False) -> Iterator[str]:
     if len(running) > RUNNING_SHOWN:
         yield f"  … and {len(running) - RUNNING_SHOWN} more that run; --trials lists all"
     left = counts[State.PENDING] + counts[State.RUNNING] + counts[State.INTERRUPTED]
-    yield from rate_lines(out, standings, left, held)
+    # The loops that initlab watched are not its own to run.
+    if not watched:
+        yield from rate_lines(out, standings, left, held)
     if every_trial:
         for standing in standings:
             text = f" {name(specs[standing.id])}" if standing.id in specs else ""
@@ -88,7 +91,7 @@ def standing_of(folder: TrialFolder, held: bool, problems: list[str]) -> Standin
     try:
         result = folder.result()
         status = result or folder.status()
-        state = folder.state(status, result, lambda: held)
+        state = folder.state(status, result, lambda: held or is_held(folder.path))
     except (StoreError, ValueError, OSError) as error:
         problems.append(one_line(error))
         return Standing(folder.id, State.INTERRUPTED, {})
@@ -96,7 +99,7 @@ def standing_of(folder: TrialFolder, held: bool, problems: list[str]) -> Standin
     return Standing(folder.id, state, status, os.stat(path).st_mtime if path.exists() else 0.0)
 
 
-def failure_lines(out: Path, standings: Sequence[Standing]) -> Iterator[str]:
+def failure_lines(out: Path, standings: Sequence[Standing], watched: bool = False) -> Iterator[str]:
     """The failures by cause, the commonest first: how many, the first trial, and what to type next."""
     causes: dict[str, list[Standing]] = {}
     for standing in standings:
@@ -106,7 +109,8 @@ def failure_lines(out: Path, standings: Sequence[Standing]) -> Iterator[str]:
         first = failed[0].id
         yield f"  {len(failed)} failed, the first {first}: {one_line(error_of(failed[0]), LINE)}"
         yield f"    traceback: {out / files.TRIALS / first / files.STATUS}"
-        yield f"    again: initlab run {out / files.STUDY} --out {out} --only {first}"
+        if not watched:
+            yield f"    again: initlab run {out / files.STUDY} --out {out} --only {first}"
 
 
 def error_of(standing: Standing) -> str:

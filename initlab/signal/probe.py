@@ -223,6 +223,9 @@ def summed_loss(output: Any, labels: Any, loss: Loss | None) -> Tensor:
                 f"{tuple(labels.shape)}: {str(error).splitlines()[0]}); allowed: int64 classes from 0 on, or give loss="
             ) from error
     values = loss_values(output, labels, loss)
+    if not isinstance(values, Tensor):
+        got = type(values).__name__
+        raise ValueError(f"inspect: the loss gives no tensor (got {got}); return one value per example, or their mean")
     examples = len(labels) if isinstance(labels, (Tensor, list)) else len(first_tensor(labels))
     if values.dim() == 0:
         return values * examples

@@ -88,7 +88,7 @@ COLUMNS = {
             "‖the rest‖: above 1, decay outweighs the loss",
         ),
         Column("zero_fraction", FLOAT, "share of exact zeros after the layer's activation"),
-        Column("update_ratio", FLOAT, "‖update‖ / ‖W‖ of the optimiser's next update, by this batch"),
+        Column("update_ratio", FLOAT, "‖update‖ / ‖W‖ of the next update by this batch, measured; NaN under SGD"),
     ),
     "slopes": (
         *POINT,

@@ -136,7 +136,7 @@ def read_trial(folder: TrialFolder, out: Path, problems: list[str]) -> StoredTri
     elif problem := folder.lost_attempt(status):
         problems.append(problem)
     sums = sums_in(folder.status_file, status) if result is None else sums_in(folder.result_file, result)
-    status["state"] = folder.state(status, result, partial(is_held, out)).value
+    status["state"] = folder.state(status, result, partial(is_at_work, out, folder)).value
     if status["state"] == State.RUNNING:
         status["silent_s"] = max(0.0, time.time() - folder.status_file.stat().st_mtime)
     counted = counted_attempts(folder, description.get("first_attempt", 0), sums)
@@ -148,6 +148,11 @@ def read_trial(folder: TrialFolder, out: Path, problems: list[str]) -> StoredTri
     for content in (status, result or {}):
         content.pop("files", None)
     return StoredTrial(folder.id, folder.path, spec, status, result, len(folder.attempts()), environment, counted)
+
+
+def is_at_work(out: Path, folder: TrialFolder) -> bool:
+    """Whether a launch runs in `out`, or a loop that is watched holds this trial alone."""
+    return is_held(out) or is_held(folder.path)
 
 
 def check(model: type[BaseModel], path: Path, content: dict[str, Any]) -> Any:

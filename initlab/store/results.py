@@ -40,6 +40,8 @@ class Results:
         self.planned = list(specs)
         self.requested = self.planned if requested is None else list(requested)
         self.problems = list(filter(None, [study_problem(self.out / files.STUDY)]))
+        # A folder that is there as long as these results are.
+        self.temporary: object = None
         self.nearest: dict[tuple[Moment, ...], pd.DataFrame] = {}
         self.exported = (self.out / files.COMPACTED).exists()
         self.stored = exported_trials(self.out) if self.exported else read_trials(self.out, specs, self.problems)
@@ -111,7 +113,8 @@ class Results:
         places = self.scalars.groupby("trial").indices
         rows: list[list[object]] = []
         for trial in self.stored:
-            status, batch_size = trial.status, trial.spec.train.batch_size
+            status = trial.status
+            batch_size = status.get("batch_size", trial.spec.train.batch_size)
             chance, stopped = status.get("chance", math.nan), status["state"] == State.STOPPED
             threshold = self.study.verdict.threshold or default_threshold(chance)
             if trial.id not in places or (trial.result is None and not stopped):
@@ -149,14 +152,13 @@ class Results:
         for trial in self.stored:
             layers, loss = probes.get(trial.id), losses.get(trial.id)
             train, known = trial.spec.train, "num_classes" in trial.status
-            if layers is None or loss is None or not known:
+            # The forecast needs the rate and decay, which nobody says of a loop that is watched.
+            if layers is None or loss is None or not known or trial.spec.watched:
                 continue
-            chance_loss, decay = chance_loss_of(trial.status), train.weight_decay
-            sgd = train.optimizer == "sgd"
+            decay, sgd = train.weight_decay, train.optimizer == "sgd"
+            facts = {"chance_loss": chance_loss_of(trial.status), "lr": train.lr, "weight_decay": decay}
             try:
-                features = features_of(
-                    layers, loss=loss, chance_loss=chance_loss, lr=train.lr, weight_decay=decay, measured=not sgd
-                )
+                features = features_of(layers, loss=loss, **facts, measured=not sgd)
                 odds = forecast_of(features)
             except ValueError as error:
                 self.problems.append(f"{trial.folder}: {one_line(error)}")

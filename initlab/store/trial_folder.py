@@ -82,7 +82,9 @@ class TrialFolder:
     def describe(self, spec: TrialSpec, source: dict[str, str], first_attempt: int = 0) -> None:
         """Write trial.json, with the hashes of the user's code; no attempt before the first is resumed."""
         self.path.mkdir(parents=True, exist_ok=True)
-        content = {"id": self.id, "spec": spec.model_dump(mode="json"), "source": source}
+        # Of a watched loop no more is known than was said, and the defaults need not hold.
+        fields = spec.model_dump(mode="json", exclude_unset=spec.watched)
+        content = {"id": self.id, "spec": fields, "source": source}
         write_json(self.trial_file, {**content, "first_attempt": first_attempt}, sync=False)
 
     def spec(self, description: dict[str, Any] | None = None) -> TrialSpec:

@@ -47,6 +47,8 @@ def row_faults(trial: StoredTrial) -> Iterator[str]:
     if problems or "train_examples" not in status or "steps" not in status:
         return
     last = status["step"] if trial.result else None
+    if spec.watched:
+        return
     due = {
         "scalars": spec.row_steps(status["train_examples"] // spec.train.batch_size, status["steps"]),
         "signals": spec.probe_steps(status["steps"]),

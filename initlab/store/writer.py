@@ -37,16 +37,17 @@ class Superseded(Exception):
 class AttemptWriter:
     """Writes the records of one attempt; see the module."""
 
-    def __init__(self, trial: TrialFolder, environment: dict[str, Any]) -> None:
+    def __init__(self, trial: TrialFolder, environment: dict[str, Any], own_step: int = 0) -> None:
         """Claim the next attempt at `trial`, to resume its latest usable checkpoint.
 
-        `resumed` is the checkpoint's content or None; `notes` says which checkpoints could not be used.
+        `resumed` is the checkpoint's content or None; `notes` says which checkpoints could not be used. A loop that is
+        not ours and keeps its own checkpoints goes on from step `own_step`: its last status stands for the checkpoint.
         """
         self.trial = trial
         self.notes: list[str] = []
         # Of all files that count, those of earlier attempts too; this one's rows are summed as they are written.
         self.sums: Sums = {}
-        self.resumed, resumed_from = self.latest_checkpoint()
+        self.resumed, resumed_from = self.last_status_at(own_step) if own_step else self.latest_checkpoint()
         for number in count(trial.next_attempt()):
             self.folder = trial.path / f"attempt-{number:03d}"
             # Where the folder exists, another writer was faster.
@@ -84,6 +85,19 @@ class AttemptWriter:
                     continue
                 self.notes.append(f"{error}; the trial starts from an earlier one or anew")
         return None, None
+
+    def last_status_at(self, step: int) -> tuple[dict[str, Any], str]:
+        """What stands for the checkpoint of a loop that goes on from this step, and the attempt that it goes on from.
+
+        Raises:
+            StoreError: no attempt has got so far.
+        """
+        status = self.trial.status()
+        if status.get("step", -1) < step:
+            got = f"got step {step}" + (f", kept up to {status['step']}" if "step" in status else "")
+            raise StoreError(f"{self.trial.path}: nothing kept to go on from ({got}); give step=0 to begin anew")
+        self.sums = sums_in(self.trial.status_file, status) or {}
+        return {"step": step}, status["attempt"]
 
     def check_latest(self) -> None:
         """Raise `Superseded` where a later attempt exists."""

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Collection
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from initlab.study.mistakes import short, suggestion
@@ -44,6 +44,17 @@ def plain_data(value: Any) -> Any:
     raise PydanticCustomError("not_plain_data", "{text}", {"text": text})
 
 
+def number_or_auto(value: Any) -> float | str:
+    """Check that a value is a finite number above 0, or the word `auto`."""
+    if type(value) in (int, float) and 0 < value < math.inf:
+        return float(value)
+    if value == "auto":
+        return "auto"
+    problem = "out of range" if type(value) in (int, float) else "unknown value"
+    text = f"{problem} (got {short(value)}); allowed: a number above 0, or auto"
+    raise PydanticCustomError("number_or_auto", "{text}", {"text": text})
+
+
 # The upper bounds are far beyond use; they keep counts of steps and parameters within reach of floats and loops.
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Depth = Annotated[int, Field(ge=1, le=1000)]
@@ -51,6 +62,10 @@ Epochs = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Interval = Annotated[int, Field(ge=0, le=10**9)]
 Options = Annotated[dict[str, Any], AfterValidator(plain_data)]
+NumberOrAuto = Annotated[
+    float | Literal["auto"],
+    PlainValidator(number_or_auto, json_schema_input_type=Annotated[float, Field(gt=0)] | Literal["auto"]),
+]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=4, le=4096)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

@@ -44,6 +44,7 @@ EXPLANATIONS = {
     "less_than_equal": ("out of range", "at most {le}"),
     "finite_number": ("out of range", "a finite number"),
     "too_short": ("empty", "at least one value"),
+    "too_long": ("too many values", "{max_length} of them"),
     "string_too_long": ("too long", "at most {max_length} characters"),
     "string_pattern_mismatch": (
         "not a usable name",

@@ -15,11 +15,25 @@ from initlab.data.facts import FACTS
 from initlab.init.shapes import Branches, Distribution, LayerShape, Mode
 from initlab.nets.architecture import ActivationName, Downsample, NetChoices, Norm, Skip
 from initlab.nets.catalog import CATALOG, FIELDS
-from initlab.study.field_types import Count, Depth, Epochs, Fraction, Interval, Options, Positive, Seed, Side, known
+from initlab.study.field_types import (
+    Count,
+    Depth,
+    Epochs,
+    Fraction,
+    Interval,
+    NumberOrAuto,
+    Options,
+    Positive,
+    Seed,
+    Side,
+    known,
+)
 
 HASH_VERSION = 1
 OPTIONS = ("options", "optimizer_options")  # keys of what goes to the user's code
 OR_CODE = ", or pkg.module:callable (needs --allow-code)"
+# The data of a loop that `initlab.watch` watched: of it no more is known than the batch that is measured.
+WATCHED = "watched:batch"
 
 # What labels each takes is in docs/data.md.
 LOSSES = ("cross_entropy", "mse", "bce")
@@ -284,7 +298,11 @@ class Run(Spec):
         3, description="trials that fail alike in a row, none having succeeded, after which no more are begun"
     )
     max_hours: Positive | None = Field(None, description="after which all stops with a checkpoint; null = no limit")
-    gpus_per_trial: Positive = Field(1.0, description="a fraction shares a GPU (ray, cuda)")
+    gpus_per_trial: NumberOrAuto = Field(
+        1.0,
+        description="on CUDA; a fraction shares a GPU (ray); auto: as many share one as it has memory for, which the "
+        "first trial of each net shows",
+    )
     checkpoint_every_s: Positive = Field(60.0, description="seconds between checkpoints")
 
 
@@ -297,6 +315,11 @@ class TrialSpec(Spec):
     train: Train = Train()
     probe: Probe = Probe()
     seed: Seed = Field(0, description="of weights, data order, augmentation and dropout")
+
+    @property
+    def watched(self) -> bool:
+        """Whether this is a loop that `initlab.watch` watched: what its tags do not say of it is not known."""
+        return self.data.name == WATCHED
 
     @property
     def trial_id(self) -> str:

@@ -8,7 +8,7 @@ from initlab.user_code import code_refusal, is_code, source_hash
 
 def code_names(trial: TrialSpec) -> dict[str, str]:
     """The user's code that a trial names: dotted path -> `pkg.module:callable`."""
-    paths = ("data.name", "net.name", "init.scheme", "train.loss", "train.optimizer")
+    paths = ("data.name", "net.name", "init.scheme", "train.optimizer", "train.loss")
     return {path: name for path in paths if is_code(name := getattr_path(trial, path) or "")}
 
 

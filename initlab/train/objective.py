@@ -84,19 +84,19 @@ class Objective:
         counts = labels != IGNORED
         return ((fitting.argmax(-1) != labels) & counts).double(), counts.sum()
 
-    def check_settings(self, labels: Tensor, heads: Sequence[int], processes: int) -> None:
+    def check_settings(self, labels: Tensor, heads: Sequence[int], slices: int) -> None:
         """Refuse what only some tasks go with; `labels` are those to train on.
 
         Raises:
-            UserError: auxiliary classifiers, or several processes, where each would count positions of its own.
+            UserError: auxiliary classifiers, or batches in slices, where each would count positions of its own.
         """
         if self.task != "positions":
             return
         if heads:
             raise UserError("train.auxiliary: heads give one answer for an example (got classes over positions)")
-        if processes > 1 and bool((labels == IGNORED).any()):
+        if slices > 1 and bool((labels == IGNORED).any()):
             text = f"differ in how many positions count (got labels of {IGNORED})"
-            raise UserError(f"--devices: the slices of a batch {text}; give --devices 1")
+            raise UserError(f"train.accumulate, --devices: the slices of a batch {text}; give 1 of each")
 
     def check_output(self, output: Any, labels: Tensor, num_classes: int) -> None:
         """Refuse an output that does not fit the labels, and a loss that nothing can be learned from.

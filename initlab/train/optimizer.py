@@ -75,7 +75,7 @@ def optimizer_over(groups: Groups, train: Train) -> torch.optim.Optimizer:
         return optimizer
     betas, lr = train.betas or (LION_BETAS if train.optimizer == "lion" else BETAS), train.lr
     groups = [dict(group) for group in groups]
-    # Fused, an update takes a third to a fifth of the time of torch's other ways on a CPU (docs/optimizers.md).
+    # Fused is the fastest on a CPU too (docs/optimizers.md).
     match train.optimizer:
         case "sgd":
             return torch.optim.SGD(groups, lr=lr, momentum=train.momentum, fused=True)

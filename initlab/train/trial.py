@@ -74,7 +74,7 @@ class Trial:
         # passes would lie where the graph of the next pass writes.
         compiles = compile_pays and self.on_gpu and group.size == 1 and spec.train.accumulate == 1
         self.forward: Callable[[Tensor], Tensor] = Compiled(net) if compiles else group.wrap(net)
-        self.objective.check_settings(data.train_labels, spec.train.auxiliary, group.size)
+        self.objective.check_settings(data.train_labels, spec.train.auxiliary, group.size * spec.train.accumulate)
         heads, weight = spec.train.auxiliary, spec.train.auxiliary_weight
         self.auxiliary = Auxiliary(net, heads, weight, data.num_classes, spec.seed) if heads else None
         model = nn.ModuleList([net, self.auxiliary]) if self.auxiliary else net
@@ -184,8 +184,7 @@ class Trial:
 
     def seed_users_code(self) -> None:
         """The user's code may draw from torch's own generators, as nn.Dropout does: the same at every try of a step."""
-        train = self.spec.train
-        if any(map(is_code, (self.spec.net.name, train.optimizer, train.loss or ""))):
+        if any(map(is_code, (self.spec.net.name, self.spec.train.optimizer, self.spec.train.loss or ""))):
             torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
 
     def add_gradients(self, images: Tensor, labels: Tensor, part: int, sample: RunningMoments | None) -> None:
@@ -197,8 +196,8 @@ class Trial:
         with self.autocast():
             logits = self.logits(images, sample).to(self.data.dtype)
         loss = self.objective.loss(logits, labels)
-        auxiliary = self.auxiliary.loss(labels, self.objective.loss) if self.auxiliary else 0
-        ((loss + auxiliary) / train.accumulate).backward()
+        whole = loss + self.auxiliary.loss(labels, self.objective.loss) if self.auxiliary else loss
+        (whole / train.accumulate).backward()
         self.log.add(loss.detach() / size, self.objective.misses(logits.detach(), labels))
 
     def logits(self, images: Tensor, sample: RunningMoments | None) -> Tensor:
@@ -234,24 +233,26 @@ class Trial:
             self.record_row(self.step in self.due.validations, evaluation)
 
     def probed(self) -> list[dict[str, Any]]:
-        """What a probe measures now, and of the update that its batch would bring about."""
+        """What a probe measures now; under another optimiser than SGD, also the update that its batch would make."""
         train, gradients = self.spec.train, dict[Tensor, Tensor]()
         images, labels = self.data.probe_batch(self.spec.probe.examples)
-        decay = None if is_code(train.optimizer) else train.weight_decay
         # The probe's own loss is cross-entropy over examples.
         loss = None if self.objective.task == "classes" and not self.objective.own_loss else self.objective.loss
+        if train.optimizer == "sgd":
+            signals = measure(self.net, images, labels, loss=loss, weight_decay=train.weight_decay)
+            # What follows from decay was found for SGD, whose updates are as small as its gradients.
+            self.log.evidence.see_probe(signals)
+            return signals
+        decay = None if is_code(train.optimizer) else train.weight_decay
         signals = measure(self.net, images, labels, loss=loss, weight_decay=decay, gradients=gradients)
         weights = {name: layer.weight for name, layer in weight_layers(self.net)}
         with torch.random.fork_rng([self.data.device] if self.on_gpu else []):
             self.seed_users_code()
             ratios = self.updates.ratios([weights[row["name"]] for row in signals], gradients, self.lr())
-        for row, (update, decay_ratio) in zip(signals, ratios, strict=True):
+        for row, (update, of_decay) in zip(signals, ratios, strict=True):
             row["update_ratio"] = update
             if train.optimizer in DECOUPLED:
-                row["decay_ratio"] = decay_ratio
-        # What follows from decay was found for SGD, whose updates are as small as the gradients.
-        if train.optimizer == "sgd":
-            self.log.evidence.see_probe(signals)
+                row["decay_ratio"] = of_decay
         return signals
 
     def record_row(self, validate: bool, evaluation: Evaluation | None = None) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 from torch import inference_mode, nn
 
+from initlab.errors import UserError
 from initlab.nets.undisturbed import Batch, first_tensor, num_examples, run_model, to_model, untouched
 from initlab.signal.probe import COLUMNS, Loss, measure, summed_loss
 from initlab.signal.start import chance_of
@@ -28,10 +29,7 @@ def forecast(
         ValueError: lr or weight_decay out of range, no labels, an output of one class, a loss of which it is unknown
             what guessing has, or no layer with a gradient.
     """
-    if not 0 < lr < math.inf:
-        raise ValueError(f"forecast: lr: out of range (got {lr}); allowed: above 0")
-    if not 0 <= weight_decay < math.inf:
-        raise ValueError(f"forecast: weight_decay: out of range (got {weight_decay}); allowed: 0 or above")
+    check_rates(lr, weight_decay)
     if labels is None:
         raise ValueError("forecast: labels: none given; the backward signal needs them")
     rows = measure(model, batch, labels, loss=loss, weight_decay=weight_decay)
@@ -52,3 +50,11 @@ def forecast(
         )
     layers = pd.DataFrame(rows, columns=COLUMNS)
     return forecast_of(features_of(layers, loss=mean_loss, chance_loss=chance_loss, lr=lr, weight_decay=weight_decay))
+
+
+def check_rates(lr: float, weight_decay: float) -> None:
+    """Refuse a learning rate or a weight decay that is out of range."""
+    if not 0 < lr < math.inf:
+        raise UserError(f"forecast: lr: out of range (got {lr}); allowed: above 0")
+    if not 0 <= weight_decay < math.inf:
+        raise UserError(f"forecast: weight_decay: out of range (got {weight_decay}); allowed: 0 or above")

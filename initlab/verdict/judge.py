@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from initlab.verdict.rules import highest_loss, noise_floor
+from initlab.verdict.rules import LEARNED_SHARE, highest_loss, noise_floor
 
 Columns = Mapping[str, Any] | pd.DataFrame
 
@@ -18,7 +18,7 @@ Columns = Mapping[str, Any] | pd.DataFrame
 class Judgement:
     """A verdict with the sentence that justifies it; `epoch_reached` is NaN where the threshold was not reached."""
 
-    verdict: str
+    verdict: str | None  # None where what guessing has is not known
     reason: str
     epoch_reached: float = math.nan
 
@@ -56,6 +56,9 @@ def judge(
        `spread`, chance - 4 spread / sqrt(N);
     4. slow: it learns, but did not reach the threshold.
 
+    A loop that is not ours may give no training errors; then it has learned where an epoch's mean loss is a tenth below
+    that of guessing.
+
     Args:
         scalars: the trial's rows by step, a frame or arrays by column, named as in `Results.scalars`.
         chance: error of the best constant guess, a fraction.
@@ -77,12 +80,25 @@ def judge(
         reason = f"validation error ≤ {threshold:.3g} at epoch {reached[0]:.3g}, best {best:.3f}"
         return Judgement("converged", reason, float(reached[0]))
     lowest = np.fmin.reduce(epochs.train_error, initial=math.nan)
+    if math.isnan(lowest) or math.isnan(chance):
+        return judged_by_loss(losses, chance_loss)
     floors = [noise_floor(chance, steps * batch_size, spread) for steps in epochs.steps]
     if (epochs.train_error < floors).any():
         learns = f"it learns (training error down to {lowest:.3f})"
         return Judgement("slow", f"{learns} but validation error stays above {threshold:.3g}, best {best:.3f}")
     below = f"below chance ({chance:.3f}) by 4 standard errors"
     return Judgement("stalled", f"no epoch's training error is {below}; the lowest is {lowest:.3f}")
+
+
+def judged_by_loss(losses: NDArray[np.float64], chance_loss: float) -> Judgement:
+    """Whether a trial has learned, by the mean losses of its epochs, where its training errors are not known."""
+    lowest = np.fmin.reduce(losses, initial=math.nan)
+    if math.isnan(lowest) or math.isnan(chance_loss):
+        return Judgement(None, "what guessing has is not known, or no update was made")
+    text = f"an epoch's mean loss, {lowest:.4g} at the lowest, guessing has {chance_loss:.4g}"
+    if lowest < LEARNED_SHARE * chance_loss:
+        return Judgement("slow", f"it learns, by {text}; but the validation error stays above the threshold")
+    return Judgement("stalled", f"it does not learn, by {text}")
 
 
 def epoch_means(scalars: Columns, steps_per_epoch: int) -> EpochMeans:
@@ -93,7 +109,8 @@ def epoch_means(scalars: Columns, steps_per_epoch: int) -> EpochMeans:
     counted = steps > 0
     steps, number = steps[counted], np.ceil(step[counted] / steps_per_epoch)
     epochs, starts = np.unique(number, return_index=True)
-    ends = [*starts[1:], len(number)]
+    # Of a loop that made no update there are none.
+    ends = [*starts[1:], len(number)][: len(starts)]
 
     def sums(weighted: NDArray[np.float64]) -> NDArray[np.float64]:
         """Over each epoch; not finite where a part is, for an epoch with a non-finite row has no mean."""

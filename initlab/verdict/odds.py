@@ -144,17 +144,17 @@ def features_of(
     decay = max(LEAST_DECAY, math.log(weight_decay) - ratio) if weight_decay else LEAST_DECAY
     update = math.log(lr) + ratio
     if measured:
-        update, decay = (ln_median(layers[column]) for column in ("update_ratio", "decay_ratio"))
-        decay = max(LEAST_DECAY, decay)
+        update = ln_median(layers.update_ratio, missing=HUGE)
+        decay = max(LEAST_DECAY, ln_median(layers.decay_ratio, missing=0.0))
     start = math.log((max(loss, 1 / HUGE) if math.isfinite(loss) else HUGE) / chance_loss)
     steps = len(table) - 1
     changes = [steps * slope(forward), -steps * slope(backward)] if steps else [math.nan, math.nan]
     return np.array([*changes, update, decay, start, math.log(len(table))])
 
 
-def ln_median(values: pd.Series) -> float:
-    """ln of the median layer's, of 0 that of the least number that stands for it; NaN where none has any."""
-    return math.log(np.clip(values.median(), 1 / HUGE, HUGE))
+def ln_median(values: pd.Series, missing: float) -> float:
+    """ln of the median layer's value, or of the `missing` one where none has any, kept finite."""
+    return math.log(np.clip(np.nan_to_num(values.median(), nan=missing), 1 / HUGE, HUGE))
 
 
 def forecast_of(features: NDArray[np.float64], fit: Fit | None = None) -> Forecast:

@@ -2,6 +2,9 @@
 
 import math
 
+# Of guessing's loss, which the mean loss of an epoch is below where a net has learned and its errors are not known.
+LEARNED_SHARE = 0.9
+
 
 def noise_floor(chance: float, examples: float, spread: float | None = None) -> float:
     """The mean error below which a net has learned: chance - 4 standard errors, spread / sqrt(examples) each.

@@ -1,4 +1,4 @@
-"""`initlab bench engine`: the plain loop takes the trials that it knows; one whose process dies is an error."""
+"""`initlab bench engine` and `launch`: the arms that they compare, and what they refuse."""
 
 import json
 from pathlib import Path
@@ -38,3 +38,15 @@ def test_images_of_another_size_are_one_line_before_anything_runs(tmp_path: Path
     size = data.get("image_size")
     assert result.stderr.startswith(f"bench engine: images of another size (got {size}); set data.image_size 16")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_every_arm_trains_all_trials_and_a_launch_is_timed_to_its_end() -> None:
+    result = CliRunner().invoke(main, ["bench", "engine", "--trials", "3", "--jobs", "1"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    head, *arms, start = result.stdout.splitlines()
+    assert head == "3 trials of trivial, 1 processes of one thread, median of 1 rounds"
+    assert [line[:10].strip() for line in arms] == ["plain loop", "inline", "plain Tune", "ray"]
+    assert "1.00 times the loop" in arms[0] and start.startswith("Ray's own start")
+    result = CliRunner().invoke(main, ["bench", "launch", "--trials", "30", "--few", "2", "--jobs", "1"])
+    assert (result.exit_code, len(result.stdout.splitlines())) == (0, 6)

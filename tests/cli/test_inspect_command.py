@@ -126,7 +126,7 @@ def test_prelu_is_advised_its_own_slope() -> None:
 
 def test_against_prints_ratios_in_100_columns() -> None:
     done = initlab("inspect", "plain", "--set", "depth=10", "--init", "xavier", "--against", "he")
-    lines = done.stdout[done.stdout.index("layer     weight std") :].splitlines()
+    lines = done.stdout[done.stdout.index("layer    weight std") :].splitlines()
     assert lines[1].split() == ["conv1_1", "0.707107", "0.5", "0.00195312"]
     assert lines[10].split() == ["fc3", "0.707107", "0.000976562", "1"]
     assert lines[11].startswith("exact by homogeneity")

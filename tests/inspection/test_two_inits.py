@@ -97,5 +97,5 @@ def test_other_draws_are_not_one_scale_apart() -> None:
 
 
 def test_nets_of_other_layers_are_refused() -> None:
-    with pytest.raises(UserError, match=r"--against: not two initialisations of one net \(got `0` of shape \(8, 8\)"):
+    with pytest.raises(UserError, match=r"against: not two initialisations of one net \(got `0` of shape \(8, 8\)"):
         compare(chain(nn.ReLU()), nn.Sequential(nn.Linear(8, 4)), torch.randn(4, 8))

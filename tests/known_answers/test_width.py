@@ -11,7 +11,7 @@ import initlab
 from initlab.init.activations import resolve
 from initlab.init.expectations import Rectifier
 from initlab.signal.theory.response import Response
-from initlab.signal.theory.width import LogMoments, gamma_factor, relu_layer
+from initlab.signal.theory.width import LogMoments, gamma_factor, product, relu_layer
 
 ONE = np.ones(1)
 
@@ -59,9 +59,11 @@ def test_a_linear_layer_is_exactly_a_gamma_factor() -> None:
 
 
 def test_factors_multiply() -> None:
-    both = gamma_factor(0.1) + gamma_factor(0.2).scaled(2)
-    assert both.mean == gamma_factor(0.1).mean + 2 * gamma_factor(0.2).mean
-    assert both.variance == gamma_factor(0.1).variance + 4 * gamma_factor(0.2).variance
+    first, second = gamma_factor(0.1), gamma_factor(0.2)
+    both = product(np.array([first, second]), np.array([1.0, 2.0]), shift=0.5)
+    assert both.mean == pytest.approx(first.mean + 2 * second.mean + 0.5)
+    assert both.variance == pytest.approx(first.variance + 4 * second.variance)
+    assert both.third == pytest.approx(first.third + 8 * second.third)
     assert gamma_factor(0.0) == LogMoments()
 
 

@@ -120,6 +120,9 @@ LOOKS: dict[str, Callable[[nn.Module, Tensor, Tensor], object]] = {
     "no labels": lambda model, x, y: initlab.inspect(model, x),
     "lint": lambda model, x, y: (initlab.lint(model, x), initlab.lint(model)),
     "predict": lambda model, x, y: initlab.predict(model, batch=x, labels=y),
+    "compare_inits": lambda model, x, y: initlab.compare_inits(
+        model, x, y, ["as_is", "he", ("mine", lambda copy: nn.init.zeros_(copy.last.bias))], 1, lr=0.1
+    ),
     "forecast": lambda model, x, y: initlab.forecast(model, x, y, lr=0.1),
 }
 MODELS: list[Callable[[], Net]] = [

@@ -46,8 +46,8 @@ def test_table_agrees_with_a_groupby_of_the_frames(two_depths: Fake) -> None:
 def test_lines_hold_the_table_and_panels_are_depths(two_depths: Fake) -> None:
     table = convergence_table(two_depths)
     figure = convergence(two_depths)
-    assert [ax.get_title(loc="left") for ax in figure.axes] == ["22 layers", "30 layers"]
-    for ax, depth in zip(figure.axes, (22, 30), strict=True):
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["30 layers", "22 layers"], "the order of the study"
+    for ax, depth in zip(figure.axes, (30, 22), strict=True):
         for scheme in ("he", "xavier"):
             part = table[(table["net.depth"] == depth) & (table["init.scheme"] == scheme)]
             first = part[part.seed == 0]
@@ -83,6 +83,18 @@ def test_chance_is_always_drawn_and_the_threshold_where_the_study_sets_one(two_d
 def test_he_is_solid_and_xavier_dashed_as_in_the_paper(two_depths: Fake) -> None:
     ax = convergence(two_depths).axes[0]
     assert (line(ax, "he").get_linestyle(), line(ax, "xavier").get_linestyle()) == ("-", "--")
+
+
+def test_the_legend_names_a_fixed_standard_deviation_where_there_is_one(fake: Fake) -> None:
+    fake.add("he", val={0: 0.9})
+    fake.add("gaussian", val={0: 0.9}, fields={"init.std": 0.02})
+    # A trial that left the study is not drawn, and says nothing of those that are.
+    fake.add("gaussian", 1, val={0: 0.9}, fields={"init.std": 0.01}, in_study=False)
+    assert legend_texts(convergence(fake)) == ["he", "std 0.02"]
+    fake.add("gaussian", 2, val={0: 0.9}, fields={"init.std": 0.03})
+    assert legend_texts(convergence(fake)) == ["he", "gaussian"]
+    fake.add("my.schemes:fixup", val={0: 0.9})
+    assert legend_texts(convergence(fake)) == ["he", "gaussian", "fixup"]
 
 
 def test_single_seed_has_one_line_and_no_band(fake: Fake) -> None:
@@ -138,7 +150,9 @@ def test_field_that_varies_within_a_scheme_makes_panels(tmp_path) -> None:
             fields = {"train.lr": lr, "train.epochs": 1.0 if scheme == "he" else 2.0}
             fake.add(scheme, val={0: 0.9, 1: lr}, fields=fields)
     table = convergence_table(fake)
-    assert list(dict.fromkeys(table.panel)) == ["30 layers\ntrain.lr 0.01", "30 layers\ntrain.lr 0.1"]
+    assert list(dict.fromkeys(table.panel)) == ["30 layers\ntrain.lr 0.1", "30 layers\ntrain.lr 0.01"], (
+        "as they were added"
+    )
     assert (table.seeds == 1).all(), "two learning rates are not two seeds"
 
 
@@ -196,10 +210,10 @@ def test_the_papers_figures_are_panels_beside_ours(two_depths: Fake) -> None:
     figure = convergence(two_depths, paper=True)
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     paper = [f"He et al. 2015, Fig {number}, digitised" for number in (2, 3)]
-    assert titles == ["22 layers", paper[0], "30 layers", paper[1]]
-    assert line(figure.axes[3], "paper, xavier").get_ydata() == pytest.approx([0.9991] * 244, abs=2e-4)
-    assert len(line(figure.axes[1], "paper, he").get_xdata()) == 97
-    assert figure.axes[0].get_ylim()[0] < 0.01 < 0.75 < figure.axes[1].get_ylim()[0]
+    assert titles == ["30 layers", paper[1], "22 layers", paper[0]]
+    assert line(figure.axes[1], "paper, xavier").get_ydata() == pytest.approx([0.9991] * 244, abs=2e-4)
+    assert len(line(figure.axes[3], "paper, he").get_xdata()) == 97
+    assert figure.axes[0].get_ylim()[0] < 0.01 < 0.75 < figure.axes[3].get_ylim()[0]
 
 
 def test_beside_the_paper_an_epoch_is_told_in_images_of_imagenet(two_depths: Fake) -> None:

@@ -33,8 +33,8 @@ def test_variance_of_1e_57_keeps_its_digits(two_depths: Fake) -> None:
 def test_lines_hold_the_table_with_layers_from_one(two_depths: Fake) -> None:
     table, figure = signals_table(two_depths), signals(two_depths)
     titles = [ax.get_title(loc="left") for ax in figure.axes]
-    assert titles == [f"{depth} layers, {direction}" for depth in (22, 30) for direction in ("forward", "backward")]
-    ax = figure.axes[3]
+    assert titles == [f"{depth} layers, {direction}" for depth in (30, 22) for direction in ("forward", "backward")]
+    ax = figure.axes[1]
     assert ax.get_yscale() == "log" and ax.get_xlabel() == "weight layer (1 = next to the input)"
     assert ax.get_ylabel() == "variance of its gradient,\nbackward_var"
     for label in ("he 0", "he end", "xavier 0", "xavier end"):

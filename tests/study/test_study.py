@@ -81,7 +81,7 @@ def test_a_callers_options_go_over_the_run_section_and_are_checked_as_it_is(stud
     assert caught.value.lines == [
         "--engine: unknown value (got 'slurm'); allowed: inline, ray",
         "--jobs: out of range (got 0); allowed: at least 1",
-        "--gpus-per-trial: out of range (got 0.0); allowed: above 0",
+        "--gpus-per-trial: out of range (got 0.0); allowed: a number above 0, or auto",
     ]
 
 

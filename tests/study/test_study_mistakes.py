@@ -115,6 +115,26 @@ FIELDS = {
     "net: {widths: [4, 4, 4, 4]}\ndata: {image_size: 4}": [
         "net.widths: too many for images of 4 pixels (got 4); allowed: at most 3, since the map halves between them"
     ],
+    "train: {optimizer: AdamW}": [
+        "train.optimizer: unknown optimiser (got 'AdamW'); allowed: sgd, adamw, adam, lion, muon, pkg.module:callable; "
+        "did you mean 'adamw'?"
+    ],
+    "train: {optimizer: adam, betas: [0.9, 1.0], eps: 0, clip_norm: 0}": [
+        "train.betas[1]: out of range (got 1.0); allowed: below 1",
+        "train.eps: out of range (got 0); allowed: above 0",
+        "train.clip_norm: out of range (got 0); allowed: above 0",
+    ],
+    "train: {optimizer: adam, betas: [0.9, 0.99, 0.9]}": [
+        "train.betas: too many values (got [0.9, 0.99, 0.9]); allowed: 2 of them"
+    ],
+    "train: {epochs: 3, warmup_epochs: 4, accumulate: 5}": [
+        "train.warmup_epochs: longer than the training (got 4); allowed: at most its 3 epochs",
+        "train.accumulate: does not part the batch into equal slices (got 5 for 32); "
+        "allowed: a divisor of train.batch_size",
+    ],
+    "train: {accumulate: 2}\nnet: {norm: batch}": [
+        "train.accumulate: BatchNorm's statistics are the whole batch's (got 2); allowed: 1, or net.norm none"
+    ],
     "train: {epochs: 0.01}": ["train.epochs: less than one step (got 0.01); allowed: at least 0.0227"],
     "train: {epochs: 1e6, batch_size: 1}": [
         "train.epochs: more than 100,000,000 steps (got 1e+06); allowed: at most 69589"

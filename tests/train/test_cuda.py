@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from initlab.data.dataset import ImageSet
 from initlab.nets.build import to_modules
 from initlab.plan.dimensions import describe
-from initlab.study.spec import TrialSpec
+from initlab.study.spec import OPTIMIZERS, TrialSpec
 from initlab.train.cuda import WARM_UP, Captured, Compiled, kernels
 from initlab.train.objective import Guess, Objective
 from initlab.train.packed import Pack
@@ -118,8 +118,9 @@ def bare(trial_spec: TrialSpec) -> nn.Module:
 HARD = {"data": {"flip": True, "shift": 1}, "dropout": 0.3, "net": {"activation": "prelu"}, "schedule": "cosine"}
 
 
-def test_a_trials_step_waits_for_nothing() -> None:
-    trial = begun(spec(0, **HARD))
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_trials_step_waits_for_nothing(optimizer: str) -> None:
+    trial = begun(spec(0, **HARD, optimizer=optimizer, clip_norm=1.0))
     trial.update()
     with Waits() as waits:
         for _ in range(3):
@@ -131,10 +132,12 @@ def test_a_trials_step_waits_for_nothing() -> None:
     assert {"_local_scalar_dense", "index"} <= set(waits.waits)
 
 
-def test_a_packs_step_waits_for_nothing_and_grows_little_with_the_pack() -> None:
-    counts, data = [], images(spec(0, **HARD))
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "lion"])
+def test_a_packs_step_waits_for_nothing_and_grows_little_with_the_pack(optimizer: str) -> None:
+    fields = {**HARD, "optimizer": optimizer, "clip_norm": 1.0}
+    counts, data = [], images(spec(0, **fields))
     for size in (2, 8):
-        trials = [Trial(one, bare(one), data, Memory()) for one in (spec(seed, **HARD) for seed in range(size))]
+        trials = [Trial(one, bare(one), data, Memory()) for one in (spec(seed, **fields) for seed in range(size))]
         pack = Pack(trials)
         pack.update()
         with Waits() as waits:

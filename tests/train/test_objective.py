@@ -159,6 +159,6 @@ def test_auxiliary_heads_and_slices_with_uncounted_positions_are_refused() -> No
     objective = objective_of(None, data_of(labels))
     with pytest.raises(UserError, match=r"train.auxiliary: heads give one answer"):
         objective.check_settings(labels, (1,), 1)
-    with pytest.raises(UserError, match=r"--devices: the slices of a batch differ"):
+    with pytest.raises(UserError, match=r"train.accumulate, --devices: the slices of a batch differ"):
         objective.check_settings(labels, (), 2)
     objective.check_settings(labels[:1], (), 2)

@@ -202,7 +202,7 @@ def test_a_batch_in_parts_gives_the_numbers_of_the_whole_batch() -> None:
 
 def test_a_gradient_is_cut_to_the_norm_and_a_small_one_is_left() -> None:
     settings = Train(momentum=0.0, weight_decay=0.0, clip_norm=0.5)
-    net, updates = model(), None
+    net = model()
     updates = Updates(parameter_groups(net, settings), settings)
     before = torch.cat([p.detach().flatten().clone() for p in net.parameters()])
     gradients(net, 0)

@@ -71,6 +71,18 @@ def test_features_of_three_layers_by_hand() -> None:
     )
 
 
+def test_under_another_optimiser_than_sgd_two_features_are_measured() -> None:
+    arguments = {"loss": 4.6, "chance_loss": LN10, "lr": 0.01, "weight_decay": 1e-4, "measured": True}
+    table = LAYERS.assign(update_ratio=[0.1, 0.3, 0.2], decay_ratio=[1e-3, 1e-4, math.nan])
+    features = dict(zip(FEATURES, features_of(table, **arguments), strict=True))
+    assert features["update"] == pytest.approx(math.log(0.2))
+    assert features["decay"] == pytest.approx(math.log(5.5e-4))
+    # A net that overflows at once moves without bound; a decay that is unknown counts as none.
+    table = LAYERS.assign(update_ratio=math.nan, decay_ratio=math.nan)
+    features = dict(zip(FEATURES, features_of(table, **arguments), strict=True))
+    assert features["update"] > 600 and features["decay"] == -20
+
+
 def test_a_layer_that_never_ran_is_left_out() -> None:
     idle = pd.DataFrame({column: [math.nan] for column in LAYERS})
     arguments = {"loss": 2.3, "chance_loss": LN10, "lr": 0.01, "weight_decay": 1e-4}

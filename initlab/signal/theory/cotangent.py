@@ -12,6 +12,7 @@ from initlab.nets.undisturbed import map_tensors
 from initlab.signal.probe import Loss, loss_gradients
 from initlab.signal.theory.field import NONE, Array, Pairs
 from initlab.signal.theory.meanfield import Context, Gradient, Signal
+from initlab.signal.theory.scatter import Noise
 
 MOST_LOGITS = 4_000_000
 # Numbers in all draws of a user's logits, the most draws, and the change of their logarithmic level that is tried.
@@ -38,7 +39,7 @@ class LossGradient:
         """The gradient at the model's own logits."""
         each = self.measured.reshape(len(self.measured) if self.measured.dim() else 1, -1)
         c, spread = pair_statistics(each.cpu().numpy()[None])
-        return Gradient(self.measured.square().mean().cpu(), c, spread, {}, mean=relative_mean(self.measured))
+        return Gradient(self.measured.square().mean().cpu(), c, spread, Noise(), mean=relative_mean(self.measured))
 
     def over_draws(self, context: Context, output: Signal) -> Gradient:
         """Over normal logits with the level and correlations of `output`: its mean, and how far it strays from that.
@@ -59,8 +60,8 @@ class LossGradient:
         each = levels.mean(0)
         c, spread = pair_statistics(torch.cat([high, low]).reshape(2 * count, len(self.logits), -1).cpu().numpy())
         source = context.source(float(each.var() / each.mean() ** 2))
-        noise = {number: power * value for number, value in output.noise.items() if number != output.fresh}
-        return Gradient(each.mean().cpu(), c, spread, noise | {source: 1.0}, mean=relative_mean(high))
+        noise = output.noise.without(output.fresh).scaled(power).having(source)
+        return Gradient(each.mean().cpu(), c, spread, noise, mean=relative_mean(high))
 
 
 def relative_mean(gradient: Tensor) -> float:
@@ -103,7 +104,7 @@ def drawn_gradient(context: Context, output: Signal, classes: int) -> Gradient:
     their gradients have a part in common. A single number for each example gets independent gradients.
     """
     if classes == 1:
-        return Gradient(torch.ones((), dtype=torch.float64), Pairs.alike(0.0), NONE, {})
+        return Gradient(torch.ones((), dtype=torch.float64), Pairs.alike(0.0), NONE, Noise())
     f, batch = output.field, min(context.examples, 64)
     draws = int(np.clip(MOST_LOGITS // (batch * classes), 1, 400))
     normal = np.random.default_rng(0).standard_normal
@@ -116,7 +117,7 @@ def drawn_gradient(context: Context, output: Signal, classes: int) -> Gradient:
     gradient /= gradient.sum(-1, keepdims=True)
     labels = np.random.default_rng(1).integers(0, classes, (draws, batch, 1))
     np.put_along_axis(gradient, labels, np.take_along_axis(gradient, labels, -1) - 1, -1)
-    return Gradient(torch.ones((), dtype=torch.float64), *pair_statistics(gradient), {})
+    return Gradient(torch.ones((), dtype=torch.float64), *pair_statistics(gradient), Noise())
 
 
 def pair_statistics(gradient: Array) -> tuple[Pairs, Pairs]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from initlab.signal.theory.chains import DIFFERENCES, QUOTIENTS
 from initlab.signal.theory.field import NONE, Field, NoRule, Pairs, even, field_of
-from initlab.signal.theory.meanfield import Context, Gradient, Noise, Result, Signal, mixed, on_map
+from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, on_map
+from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.trace import LIVE, Operation
 
 # A term or factor: its signal, and its place among the call's inputs; None for a constant.
@@ -56,11 +57,11 @@ def times(context: Context, op: Operation, *inputs: Signal) -> Result:
     spread = a.c**2 * b.spread + b.c**2 * a.spread + a.spread * b.spread
     q, channels = maps(torch.mul, a.q, b.q), max(a.channels, b.channels)
     field = Field(q, (a.c * b.c).clipped(), a.mean * b.mean, positions, channels, spread)
-    noise: Noise = mixed((1.0, x.noise), (1.0, y.noise))
+    noise = mixed((1.0, x.noise), (1.0, y.noise))
     if left is not None and right is not None:
         # Beyond the scatter of each: E[a^2 a'^2] is 1 + 2 c^2 for normals.
         both = context.average(4 * a.c**2 * b.c**2, positions) / channels
-        noise = noise | {context.source(both): 1.0}
+        noise = noise.having(context.source(both))
     signal = Signal(field, noise, fresh_beside(x, left, y, right), axis=leading(op, x, left, y, right))
 
     def pull(g: Gradient) -> list[Gradient | None]:
@@ -87,7 +88,7 @@ def operands(op: Operation, inputs: Sequence[Signal], reciprocal: bool = False) 
         else:
             number = torch.as_tensor(value, dtype=torch.float64).detach()
             field = constant(1 / number if reciprocal else number, op, inputs[0].axis)
-            sides.append((Signal(field, {}), None))
+            sides.append((Signal(field, Noise()), None))
     left, right = reversed(sides) if op.function.__name__.startswith(("__r", "rsub")) else sides
     return left, right
 
@@ -178,7 +179,7 @@ def join(context: Context, op: Operation, *inputs: Signal) -> Result:
         else:
             fields.append(field_of(part, axis, fixed=rank < 2 or bool((part == part[:1]).all())))
             sizes.append(part.shape[dim])
-            noises.append({})
+            noises.append(Noise())
     shares = np.array(sizes, dtype=float) / sum(sizes)
     alike = all(f.q.shape == fields[0].q.shape for f in fields) and dim in (axis, -rank)
     q = sum((f.q if alike else f.q.mean()) * share for f, share in zip(fields, shares.tolist(), strict=True))

@@ -6,22 +6,20 @@ and homogeneous activations at any width, the rest holds for wide layers. `passe
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from initlab.signal.theory.field import Field, NoRule, Pairs, common
 from initlab.signal.theory.response import Response, second_map
+from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.trace import Operation
-from initlab.signal.theory.width import LogMoments, gamma_factor
-
-# Source of finite-width scatter -> the power with which its factor enters; `SHIFT` is a change of the logarithm itself.
-Noise = dict[int, float]
-SHIFT = -1
+from initlab.signal.theory.width import LogMoments, gamma_factor, product
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,7 @@ class Context:
     dropout: bool
     weight_moments: dict[int, float]  # id of a weight -> second moment that its scheme gives it
     variances: list[float] = field(default_factory=list)  # of the sources of scatter
+    factors: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 3)))  # `LogMoments` of the first of them
 
     def source(self, variance: float) -> int:
         """A new independent factor of mean 1 and this variance."""
@@ -79,14 +78,14 @@ class Context:
         """Every factor to a power, and a new one of this variance; it takes a fresh layer's in, which drops out."""
         if fresh is not None:
             variance += (power * noise[fresh]) ** 2 * self.variances[fresh]
-        others = {source: value * power for source, value in noise.items() if source != fresh}
-        return others | {self.source(variance): 1.0}
+        return noise.without(fresh).scaled(power).having(self.source(variance))
 
     def scatter(self, noise: Noise) -> LogMoments:
         """Logarithm of the product of all factors."""
-        sources = ((self.variances[number], power) for number, power in noise.items() if number != SHIFT)
-        factors = (gamma_factor(variance).scaled(power) for variance, power in sources)
-        return sum(factors, start=LogMoments(noise.get(SHIFT, 0.0)))
+        # Arrays, since every layer adds up the sources of all layers before it.
+        new = self.variances[len(self.factors) :]
+        self.factors = np.concatenate([self.factors, np.array([*map(gamma_factor, new)]).reshape(-1, 3)])
+        return product(self.factors[: len(noise.powers)], noise.powers, noise.shift)
 
     def average(self, values: Pairs, positions: int) -> float:
         """Mean over all pairs of units of one channel, of a batch of maps with so many positions."""
@@ -124,7 +123,7 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
     moving = max(1 - mean**2, 1e-12)
     scatter = 2 * linear.radial * context.average(((c - mean**2) / moving) ** 2 + spread, positions)
     source = context.source(scatter / channels)
-    noise = mixed((share, x.noise)) | {source: moving}
+    noise = x.noise.scaled(share).having(source, moving)
     field = Field(seen + bias_second, c, mean, positions, channels, spread)
     signal = Signal(field, noise, source, axis=1 - len(op.shape) if linear.spatial else -1)
 
@@ -135,7 +134,7 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
         variance = 2 * linear.radial_back * context.average(g.c**2 + spread, x.field.positions) / linear.inputs
         source = context.source(variance)
         q = back * (linear.outputs / linear.inputs)
-        return [Gradient(q, g.c, spread, g.noise | {source: 1.0}, source)]
+        return [Gradient(q, g.c, spread, g.noise.having(source), source)]
 
     return signal, pull
 
@@ -264,7 +263,7 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     linear = 2 * growth**2 * context.average((f.c - f.mean**2) ** 2, f.positions)
     rest = context.average(squares, f.positions) - 1 - linear
     noise = context.replaced(x.noise, x.fresh, rest / f.channels, growth)
-    source = next(reversed(noise))
+    source = len(context.variances) - 1
     q = second_map(response.phi, f.q) if response.mean == 0 else f.q * (second / response.q)
     mean = response.first() / math.sqrt(second)
     field = Field(q, c, mean, f.positions, f.channels, spread)
@@ -281,28 +280,18 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         rest = context.average(masks * (1 + 2 * square), f.positions) - 1 - 2 * context.average(square, f.positions)
         spread = ratio**2 * g.spread + masks * (1 - square).within_limits(0, 1) / f.channels
         # The slopes follow the signal's own scatter, and the same units that give much let much gradient through.
-        follows = {number: slope_growth * power for number, power in x.noise.items()} if slope_growth else {}
+        follows = x.noise.scaled(slope_growth) if slope_growth else Noise()
         both = context.average(f.c.each(response.cross_pair), f.positions) / (second * slope) - 1
         both -= growth * slope_growth * 2 * context.average((f.c - f.mean**2) ** 2, f.positions)
         variance = context.variances[source]
         shared = both / f.channels / variance if variance > 0 else 0.0
         own = context.replaced(g.noise, g.fresh, rest / f.channels - shared**2 * variance)
-        # So that the product keeps the mean 1, which the power of a factor alone has not.
-        offset = {SHIFT: shared * (1 - shared) * variance / 2}
-        noise = mixed((1.0, own), (1.0, follows | {source: shared}), (1.0, offset))
+        # The shift keeps the product's mean at 1, which the power of a factor alone has not.
+        noise = mixed((1.0, own), (1.0, follows.having(source, shared))).shifted(shared * (1 - shared) * variance / 2)
         factor = second_map(response.phi, f.q, order=1) if response.mean == 0 else torch.full_like(f.q, slope)
         return [Gradient(g.q * factor, g.c * ratio, spread, noise)]
 
     return signal, pull
-
-
-def mixed(*parts: tuple[float, Noise]) -> Noise:
-    """Scatter of a sum of mean squares to first order, from each part's share of it and factors."""
-    powers: Noise = defaultdict(float)
-    for share, noise in parts:
-        for source, power in noise.items():
-            powers[source] += share * power
-    return powers
 
 
 def on_map(q: Tensor, shape: Sequence[int]) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from initlab.signal.theory.field import NONE, Field, NoRule, Pairs, common
-from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, mixed
+from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal
+from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.trace import Operation
 
 # Where a norm's call has its weight, bias and eps; an RMSNorm has no bias.
@@ -59,13 +60,12 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
         # It is divided by the variance that one draw has, beside the eps; BatchNorm's is that of centred channels.
         scatter = x.noise
         if group.batch:
-            others = {number: power for number, power in x.noise.items() if number != x.fresh}
             own = context.source(2 * context.average(normed[0].c ** 2, f.positions) / f.channels)
-            scatter = others | {own: 1.0}
+            scatter = x.noise.without(x.fresh).having(own)
         noise = mixed((1.0, g.noise), (-normed[0].share, scatter))
         return [Gradient(back, c, g.spread / rest**2, noise, parts=levels)]
 
-    return Signal(field, {}, axis=x.axis), pull
+    return Signal(field, Noise(), axis=x.axis), pull
 
 
 @dataclass(frozen=True)

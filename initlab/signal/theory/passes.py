@@ -14,8 +14,9 @@ from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
 from initlab.signal.theory.cotangent import LossGradient, drawn_gradient, num_classes
 from initlab.signal.theory.field import Field, NoRule
 from initlab.signal.theory.independence import Origins
-from initlab.signal.theory.meanfield import Context, Gradient, Noise, Pull, Signal, mixed
+from initlab.signal.theory.meanfield import Context, Gradient, Pull, Signal
 from initlab.signal.theory.rules import known, measured, rule_of
+from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.shapes import SHAPES
 from initlab.signal.theory.trace import Trace, record
 
@@ -53,7 +54,7 @@ def forward(context: Context, trace: Trace, start: Field) -> list[Passed | None]
     needed = reached(trace)
     passed: list[Passed | None] = []
     origins = Origins()
-    origin = Signal(start, {}, axis=trace.axis)
+    origin = Signal(start, Noise(), axis=trace.axis)
 
     def signals(sources: list[int]) -> list[Signal]:
         """What the rule takes."""
@@ -220,6 +221,6 @@ def band(context: Context, direction: str, f: Field, signal: Field | Gradient, n
     if isinstance(signal, Gradient) and signal.mean is not None:
         moving = 1 - signal.mean**2
     expected = signal.level * moving
-    log = context.scatter({source: power / (1 - common) for source, power in noise.items()} if common else noise)
+    log = context.scatter(noise.scaled(1 / (1 - common)) if common else noise)
     levels = {f"{direction}_{name}": expected * math.exp(log.quantile(share)) for name, share in QUANTILES.items()}
     return {f"{direction}_var": expected, **levels}

@@ -17,6 +17,7 @@ from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, a
 from initlab.signal.theory.norms import PLACES, norm
 from initlab.signal.theory.pooling import POOLS, pool, reduced
 from initlab.signal.theory.response import LARGEST, SMALLEST, Phi, Response
+from initlab.signal.theory.scatter import Noise
 from initlab.signal.theory.shapes import SHAPES, reshaped
 from initlab.signal.theory.trace import WEIGHTED, Operation, given
 
@@ -37,13 +38,13 @@ def activation_call(context: Context, op: Operation, x: Signal) -> Result:
 def embedded(context: Context, op: Operation, ids: Signal) -> Result:
     """Rows of a table, whose moments count as they are, like the input's."""
     assert op.after is not None
-    return Signal(op.after, {}), lambda g: [None]
+    return Signal(op.after, Noise()), lambda g: [None]
 
 
 def source(context: Context, op: Operation) -> Result:
     """A constant that goes into a weight layer."""
     assert op.after is not None
-    return Signal(op.after, {}), lambda g: []
+    return Signal(op.after, Noise()), lambda g: []
 
 
 # Their moments are measured: as those of a source, or for calls that their rule does not cover.

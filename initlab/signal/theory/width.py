@@ -6,35 +6,45 @@ spread grows with the sum of 1/n and the typical draw lies below the average one
 """
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import digamma, polygamma
 from scipy.stats import binom, norm
 
 
-@dataclass(frozen=True)
-class LogMoments:
+class LogMoments(NamedTuple):
     """Mean, variance and third cumulant of the logarithm of a positive factor whose own mean is 1."""
 
     mean: float = 0.0
     variance: float = 0.0
     third: float = 0.0
 
-    def __add__(self, other: "LogMoments") -> "LogMoments":
-        return LogMoments(self.mean + other.mean, self.variance + other.variance, self.third + other.third)
-
-    def scaled(self, power: float) -> "LogMoments":
-        """Of the factor to this power."""
-        return LogMoments(self.mean * power, self.variance * power**2, self.third * power**3)
-
     def quantile(self, share: float) -> float:
         """Quantile of the logarithm, the normal one corrected for skewness (Cornish and Fisher 1938)."""
         if self.variance == 0:
             return self.mean
-        z, sd = float(norm.ppf(share)), math.sqrt(self.variance)
+        z, sd = normal_quantile(share), math.sqrt(self.variance)
         return self.mean + sd * (z + (z**2 - 1) / 6 * self.third / sd**3)
+
+
+def product(factors: NDArray[np.float64], powers: NDArray[np.float64], shift: float = 0.0) -> LogMoments:
+    """Logarithm of a product of independent factors, each to its power, whose logarithm is moved by `shift`.
+
+    Args:
+        factors: (n, 3), the `LogMoments` of each.
+        powers: (n,).
+    """
+    cumulants = (factors * powers[:, None] ** np.arange(1, 4)).sum(0)
+    return LogMoments(float(cumulants[0]) + shift, float(cumulants[1]), float(cumulants[2]))
+
+
+@lru_cache(maxsize=64)
+def normal_quantile(share: float) -> float:
+    """Quantile of the standard normal."""
+    return float(norm.ppf(share))
 
 
 @lru_cache(maxsize=4096)

@@ -8,6 +8,7 @@ from initlab.signal.theory.meanfield import Context, Gradient, Signal
 from initlab.signal.theory.passes import backward, forward
 from initlab.signal.theory.predict import independent
 from initlab.signal.theory.rules import known
+from initlab.signal.theory.scatter import Noise
 from initlab.signal.theory.trace import Trace, record
 
 UNLIKE = Pairs.alike(0.0)
@@ -33,7 +34,7 @@ def run(
     context = Context(examples, dropout, {})
     passed = forward(context, trace, start or independent(images, (mean, 1.0), trace.axis))
     last = passed[trace.output].signal.field
-    unit = Gradient(torch.ones_like(last.q), c, NONE, {})
+    unit = Gradient(torch.ones_like(last.q), c, NONE, Noise())
     return context, trace, [step.signal if step else None for step in passed], backward(trace, unit, passed)
 
 

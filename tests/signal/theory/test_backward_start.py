@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from initlab.signal.theory.cotangent import drawn_gradient, pair_statistics
 from initlab.signal.theory.field import Field, Pairs, field_of
 from initlab.signal.theory.meanfield import Context, Signal
+from initlab.signal.theory.scatter import Noise
 from tests.signal.theory.field_runs import run
 
 
@@ -22,7 +23,7 @@ def test_examples_with_logits_in_common_start_with_gradients_in_common(c: float)
     probability 1/2 + asin(c)/pi, the difference of their logits having correlation c (Sheppard 1899).
     """
     logits = Field(torch.tensor(1e8, dtype=torch.float64), Pairs.alike(c), 0.0, 1, 2)
-    start = drawn_gradient(Context(64, False, {}), Signal(logits, {}), classes=2)
+    start = drawn_gradient(Context(64, False, {}), Signal(logits, Noise()), classes=2)
     # of 400 draws, each of which has one guess in common: a sign's standard deviation is 1, that of the product 1/2
     assert start.c.same_place == pytest.approx(math.asin(c) / math.pi, abs=4 * 0.5 / math.sqrt(400))
     assert start.level == 1
@@ -31,7 +32,7 @@ def test_examples_with_logits_in_common_start_with_gradients_in_common(c: float)
 def test_examples_with_small_logits_start_with_gradients_of_their_own() -> None:
     """1/K - e_label: labels at random have nothing in common, whatever the logits have."""
     logits = Field(torch.tensor(1e-8, dtype=torch.float64), Pairs.alike(1.0), 0.0, 1, 10)
-    start = drawn_gradient(Context(64, False, {}), Signal(logits, {}), classes=10)
+    start = drawn_gradient(Context(64, False, {}), Signal(logits, Noise()), classes=10)
     assert start.c.same_place == pytest.approx(0, abs=0.001)
 
 
