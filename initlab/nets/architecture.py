@@ -152,7 +152,7 @@ Layer = Conv | Linear | Activation | MaxPool | SPP | BatchNorm | Add | Flatten |
 class NetChoices:
     """What there is to choose of a net; `build_net` and study files take their defaults from here.
 
-    The fields of `PLAIN_ALONE` are for `plain`: a net of the paper has its own.
+    `FIELDS` of the catalog says which of them a net takes.
     """
 
     depth: int = 30  # weight layers

@@ -9,10 +9,16 @@ from initlab.study.mistakes import StudyError
 from initlab.study.study import load_study
 
 TOP = "name, question, data, net, init, train, probe, verdict, run, seed, grid, cases, claims"
-NET = "name, depth, width, widths, stages, downsample, linear_width, activation, negative_slope, norm, skip, options"
-NETS = "plain, small-14, small-30, vgg-16, vgg-19, A, B, C, B+3, B+6, B+9, pkg.module:callable"
-INIT = "scheme, mode, distribution, std, linear_std, last_std, last_factor"
-SETS = "digits, cifar10, cifar100, fashion-mnist, synthetic, imagefolder, imagenet, tiny-imagenet, pkg.module:callable"
+NET = (
+    "name, depth, width, widths, stages, downsample, linear_width, activation, negative_slope, norm, skip, heads, "
+    "branch_factor, options"
+)
+NETS = "plain, mlp, transformer, lstm, small-14, small-30, vgg-16, vgg-19, A, B, C, B+3, B+6, B+9, pkg.module:callable"
+INIT = "scheme, mode, distribution, std, linear_std, last_std, last_factor, embedding_std, branches"
+SETS = (
+    "digits, cifar10, cifar100, fashion-mnist, synthetic, topics, imagefolder, imagenet, tiny-imagenet, "
+    "pkg.module:callable"
+)
 SCHEMES = (
     "gaussian, xavier, he, lecun, truncated_normal, orthogonal, delta_orthogonal, torch_default, lsuv, solved, siren, "
     "pkg.module:callable"
@@ -84,7 +90,7 @@ FIELDS = {
     "net: {skip: identity, depth: 9}": [
         "net.skip: no pair to skip (got identity for 6 convolutions); allowed: none, or more layers in a stage"
     ],
-    "net: {norm: layer}": ["net.norm: unknown value (got 'layer'); allowed: none, batch"],
+    "net: {norm: layer}": ["net.norm: unknown value (got 'layer'); allowed: none, batch, pre, post"],
     "net: {name: small-14}": ["data.image_size: too small for small-14 (got 8x8 pixels); allowed: at least 77x77"],
     "data: {name: cifar10}\ngrid: {net.name: [plain, B], data.image_size: [96, 111]}": [
         "grid.data.image_size: too small for B (got 96x96 pixels); allowed: at least 111x111"
