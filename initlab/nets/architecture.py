@@ -155,8 +155,8 @@ class NetChoices:
     `FIELDS` of the catalog says which of them a net takes.
     """
 
-    depth: int = 30  # weight layers
-    width: int = 16  # channels of the first stage; they double per stage
+    depth: int = 30  # weight layers; of a transformer blocks, of an LSTM recurrent layers
+    width: int = 16  # channels of the first stage, which double per stage; else features of all layers
     widths: tuple[int, ...] | None = None  # channels of each stage, instead of width and stages
     stages: int = 3
     linear_width: int = 64  # of the first two linear layers
