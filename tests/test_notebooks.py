@@ -16,7 +16,7 @@ def test_notebook_runs_and_its_own_assertions_hold(path: Path, tmp_path: Path) -
     where = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where).execute()
     committed = nbformat.read(path, as_version=4)
-    assert count_pictures(notebook) == count_pictures(committed) >= 2
+    assert count_pictures(notebook) == count_pictures(committed) >= 1
 
 
 def count_pictures(notebook: nbformat.NotebookNode) -> int:

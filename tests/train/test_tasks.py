@@ -132,7 +132,7 @@ def test_a_catalog_net_and_a_test_of_pictures_refuse_other_data(tmp_path: Path) 
         initlab.evaluate(trial.folder, allow_code=True)
     plain = one.model_copy(update={"net": type(one.net)()})
     (trial,) = initlab.run(plain, tmp_path / "plain", allow_code=True, show="nothing").stored
-    assert "net.name: plain takes pictures (got inputs of 4)" in trial.status["error"]
+    assert "net.name: takes pictures (got plain for inputs of 4)" in trial.status["error"]
 
 
 def test_a_loss_that_built_in_labels_or_several_processes_do_not_go_with_is_refused_in_the_plan(tmp_path: Path) -> None:
