@@ -1,14 +1,16 @@
 """`initlab bench inspect`: what looking at a model costs, in plain forward and backward passes of the same run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from statistics import median
 
 import torch
 
 from initlab.bench.timing import in_turn, seconds
+from initlab.init.apply import init_
 from initlab.inspection.inspect import inspect
 from initlab.inspection.subject import Subject
+from initlab.nets.build import build_net
 from initlab.nets.undisturbed import first_tensor, untouched
 from initlab.plan.dimensions import shape_text
 from initlab.signal.probe import measure, summed_loss
@@ -38,6 +40,25 @@ def bench_inspect(subject: Subject, repeats: int, draws: int) -> Iterator[str]:
         medians[f"{draws} draws"] = seconds(redrawn, images.device)
     for name, spent in medians.items():
         yield f"{name:<12} {spent:8.3f} s {spent / medians['plain pass']:7.2f} passes"
+
+
+def bench_depths(depths: Sequence[int], repeats: int) -> Iterator[str]:
+    """Lines of text: what rectifier nets of so many linear layers cost under He's weights, in all and per layer."""
+    images, labels = torch.randn(64, 64), torch.arange(64) % 10
+    yield f"linear layers of 64 units and ReLUs, 64 examples; seconds, and ms a layer; median of {repeats} rounds"
+    yield f"{'layers':>6} {'plain pass':>10} {'predict':>14} {'inspect':>14}"
+    for depth in depths:
+        net = build_net("mlp", depth=depth, width=64, num_classes=10, input_shape=(64,))
+        subject = Subject("mlp", init_(net, "he", seed=0), images, labels)
+        arms: dict[str, Callable[[], object]] = {
+            "plain pass": partial(plain_pass, subject),
+            "predict": partial(predict, net, batch=images, labels=labels),
+            "inspect": partial(inspect, net, images, labels),
+        }
+        measured = in_turn({name: partial(seconds, work, images.device) for name, work in arms.items()}, repeats + 1)
+        plain, *others = (median(rounds[1:]) for rounds in measured.values())
+        cells = " ".join(f"{spent:8.2f} {1000 * spent / depth:5.1f}" for spent in others)
+        yield f"{depth:>6} {plain:>10.3f} {cells}"
 
 
 def plain_pass(subject: Subject) -> None:

@@ -32,12 +32,24 @@ def bench_probe(repeats: int, whole: int) -> None:
 @click.option("--batch-size", type=click.IntRange(1), default=8, help="Images of the batch.")
 @click.option("--repeats", type=click.IntRange(1), default=5, help="Rounds of all arms in turn.")
 @click.option("--draws", type=click.IntRange(0), default=0, help="Time redrawn bands too.")
+@click.option(
+    "--depth",
+    "depths",
+    type=click.IntRange(4, 1000),
+    multiple=True,
+    help="Instead of MODEL: ReLU nets of so many linear layers, to see how the cost grows; repeatable.",
+)
 @click.option("--allow-code", is_flag=True, help="Import pkg.module:callable.")
-def bench_inspect(model: str, batch_size: int, repeats: int, draws: int, allow_code: bool) -> None:
+def bench_inspect(
+    model: str, batch_size: int, repeats: int, draws: int, depths: Sequence[int], allow_code: bool
+) -> None:
     """What inspecting MODEL costs, in plain forward and backward passes of the same run."""
-    from initlab.bench.inspect import bench_inspect as measure
+    from initlab.bench.inspect import bench_depths, bench_inspect as measure
     from initlab.inspection.subject import resolve_model
 
+    if depths:
+        echo_lines(bench_depths(depths, repeats))
+        return
     echo_lines(measure(resolve_model(model, batch_size=batch_size, allow_code=allow_code), repeats, draws))
 
 

@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from click.testing import CliRunner
 
 from initlab.cli import main
@@ -21,3 +22,14 @@ def test_cost_in_passes() -> None:
     # is trained, which would be 40 passes and more.
     assert 0.5 < passes["inspect"] / (passes["measure"] + passes["predict"]) < 5
     assert passes["2 draws"] > passes["measure"]
+
+
+def test_the_growth_over_depth_is_a_row_per_depth_with_its_cost_per_layer() -> None:
+    result = CliRunner().invoke(main, ["bench", "inspect", "--depth", "4", "--depth", "8", "--repeats", "1"])
+    assert result.exit_code == 0, result.output
+    _, _, *rows = result.output.splitlines()
+    for depth, row in zip((4, 8), rows, strict=True):
+        layers, plain, predict, per_layer, *inspect = map(float, row.split())
+        assert (layers, len(inspect)) == (depth, 2) and plain > 0
+        # Seconds are printed to a hundredth.
+        assert per_layer == pytest.approx(1000 * predict / depth, abs=1000 * 0.006 / depth)
