@@ -62,7 +62,7 @@ def bench_inspect(
 def bench_engine(study: Path | None, trials: int, jobs: int, repeats: int, overrides: Sequence[str]) -> None:
     """What a trial costs inline and under Ray, against a plain loop and a plain Ray Tune function of the same run.
 
-    Without a STUDY the trials are trivial, 44 steps of a fifth of a second each, so that what is around them shows.
+    Without a STUDY the trials are trivial, 44 steps in a fifth of a second, so that what is around them shows.
     """
     from initlab.bench.engine import bench_engine as measure, trivial
     from initlab.study.study import load_study

@@ -90,15 +90,11 @@ class Ground:
 
     def forecast(self, table: pd.DataFrame, start: Start | None) -> Forecast | None:
         """The odds of training at the learning rate; None without one, or where the forecast knows no such model."""
-        if self.lr is None or start is None:
+        if self.lr is None or start is None or math.isnan(start.chance):
             return None
-        # What is measured of cross-entropy is rounded.
-        chance_loss = math.log(start.classes) if start.classes else start.chance
-        if math.isnan(chance_loss):
-            return None
-        loss, lr, decay = start.loss, self.lr, self.weight_decay
+        loss, chance, lr, decay = start.loss, start.chance, self.lr, self.weight_decay
         try:
-            return forecast_of(features_of(table, loss=loss, chance_loss=chance_loss, lr=lr, weight_decay=decay))
+            return forecast_of(features_of(table, loss=loss, chance_loss=chance, lr=lr, weight_decay=decay))
         # No loss on classes, no gradient, or a single layer.
         except ValueError:
             return None

@@ -5,13 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from initlab.data.examples import IGNORED
 from initlab.errors import UserError, one_line
 from initlab.nets.copies import copied
 from initlab.nets.undisturbed import Batch, first_tensor, num_examples, run_model, tensors_in, to_model, untouched
 from initlab.signal.probe import Loss, checked_loss
 from initlab.signal.start import chance_of
-
-IGNORED = -100  # cross-entropy's own label of positions that do not count
 
 
 def check_run(model: nn.Module, batch: Batch, labels: Any, loss: Loss | None) -> None:

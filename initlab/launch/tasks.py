@@ -76,17 +76,16 @@ def sharing(
     rounds: dict[int, Packs] = {}
     for first, *others in kinds:
         rounds.setdefault(places(memory.get(first[0].id)), []).extend(others)
-    run = settings.run
+    run, parts = settings.run, []
     for at_once, packed in rounds.items():
         if packed:
             count = sum(map(len, packed))
             say(f"{count} trials share GPUs, {at_once} on each at once, by the memory that the first of their net took")
-    return [
-        (packed, replace(settings, run=run.model_copy(update=update)))
-        for at_once, packed in rounds.items()
-        for jobs in [min(run.jobs or at_once, at_once) if run.engine == "inline" else run.jobs]
-        for update in [{"gpus_per_trial": 1.0 / at_once, "jobs": jobs}]
-    ]
+            # Ray counts GPUs itself.
+            jobs = min(run.jobs or at_once, at_once) if run.engine == "inline" else run.jobs
+            update = {"gpus_per_trial": 1.0 / at_once, "jobs": jobs}
+            parts.append((packed, replace(settings, run=run.model_copy(update=update))))
+    return parts
 
 
 def places(memory: float | None) -> int:

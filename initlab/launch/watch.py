@@ -174,10 +174,7 @@ class Watch:
             "batch_size": examples,
             "train_examples": self.steps_per_epoch * examples,
             "num_classes": 1,
-            "task": objective.task,
-            "chance": objective.guess.error,
-            "chance_loss": objective.guess.loss,
-            "chance_spread": objective.guess.spread,
+            **objective.figures(),
         }
 
 

@@ -118,7 +118,10 @@ def chance_of(given: Any, labels: Any, loss: Loss | None) -> tuple[float, int]:
         return math.nan, 0
     if not 0 < chance < math.inf:
         return math.nan, 0
-    return chance, classes if classes > 1 and abs(chance - math.log(classes)) < NORMALISED else 0
+    # What is measured of cross-entropy is rounded.
+    if classes > 1 and abs(chance - math.log(classes)) < NORMALISED:
+        return math.log(classes), classes
+    return chance, 0
 
 
 def entropy(labels: Tensor) -> float:

@@ -84,6 +84,11 @@ class Objective:
         counts = labels != IGNORED
         return ((fitting.argmax(-1) != labels) & counts).double(), counts.sum()
 
+    def figures(self) -> dict[str, Any]:
+        """What a trial's status keeps of it, for its verdict."""
+        guess = self.guess
+        return {"task": self.task, "chance": guess.error, "chance_loss": guess.loss, "chance_spread": guess.spread}
+
     def check_settings(self, labels: Tensor, heads: Sequence[int], slices: int) -> None:
         """Refuse what only some tasks go with; `labels` are those to train on.
 
@@ -175,9 +180,9 @@ def guess_of(task: Task, labels: Tensor, num_classes: int) -> Guess:
     if task == "regression":
         squares = (labels.double() - labels.double().mean(0)).square()
         variance = squares.mean().item()
-        of_examples = squares.flatten(1).mean(1) if labels.dim() > 1 else squares
+        of_examples = squares.reshape(len(labels), -1).mean(1)
         return Guess(1.0, (of_examples.std(correction=0) / variance).item() if variance else 0.0, variance)
     ones = labels.double()
     wrong = (ones - (ones.mean(0) > 0.5).double()).abs()
-    of_examples = wrong.flatten(1).mean(1) if labels.dim() > 1 else wrong
+    of_examples = wrong.reshape(len(labels), -1).mean(1)
     return Guess(wrong.mean().item(), of_examples.std(correction=0).item(), math.log(2))

@@ -58,6 +58,11 @@ def hidden_matrices(model: nn.Module) -> set[int]:
     return ids - {id(p) for module in kept for p in module.parameters(recurse=False)}
 
 
+def betas_of(train: Train) -> tuple[float, float]:
+    """The betas of a trial, its optimiser's own where it names none."""
+    return train.betas or (LION_BETAS if train.optimizer == "lion" else BETAS)
+
+
 def optimizer_over(groups: Groups, train: Train) -> torch.optim.Optimizer:
     """The optimiser of these groups.
 
@@ -73,7 +78,7 @@ def optimizer_over(groups: Groups, train: Train) -> torch.optim.Optimizer:
                 f"train.optimizer: no optimiser (got {got} from {train.optimizer!r}); return a torch.optim.Optimizer"
             )
         return optimizer
-    betas, lr = train.betas or (LION_BETAS if train.optimizer == "lion" else BETAS), train.lr
+    betas, lr = betas_of(train), train.lr
     groups = [dict(group) for group in groups]
     # Fused is the fastest on a CPU too (docs/optimizers.md).
     match train.optimizer:

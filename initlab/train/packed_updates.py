@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from initlab.to_device import to_device
-from initlab.train.optimizer import BETAS, DECOUPLED, LION_BETAS
+from initlab.train.optimizer import DECOUPLED, betas_of
 from initlab.train.trial import Trial
 
 Weights = dict[str, Tensor]
@@ -110,12 +110,12 @@ class PackedUpdates:
             case "sgd":
                 self.flat.addcmul_(self.moments["momentum_buffer"].mul_(self.momentum).add_(grad), self.lr, value=-1)
             case "lion":
-                first, second = self.train.betas or LION_BETAS
+                first, second = betas_of(self.train)
                 average = self.moments["exp_avg"]
                 self.flat.addcmul_(average.lerp(grad, 1 - first).sign_(), self.lr, value=-1)
                 average.lerp_(grad, 1 - second)
             case _:
-                self.adam(grad, *(self.train.betas or BETAS))
+                self.adam(grad, *betas_of(self.train))
 
     def adam(self, grad: Tensor, first: float, second: float) -> None:
         """Adam's step (Kingma and Ba 2015, algorithm 1), each trial by its own count of updates."""

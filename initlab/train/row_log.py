@@ -37,10 +37,7 @@ class RowLog:
             "epochs": spec.train.epochs,
             "train_examples": per_epoch * self.batch_size,
             "num_classes": data.num_classes,
-            "task": objective.task,
-            "chance": objective.guess.error,
-            "chance_loss": objective.guess.loss,
-            "chance_spread": objective.guess.spread,
+            **objective.figures(),
         }
         self.evidence = Evidence()
         self.wall_before = 0.0  # seconds of earlier attempts

@@ -39,9 +39,7 @@ def forecast(
         mean_loss = float(summed_loss(output, targets, loss)) / (
             targets.numel() if loss is None else num_examples(model, targets)
         )
-        chance_loss, classes = chance_of(output, targets, loss)
-    # What is measured of cross-entropy is rounded.
-    chance_loss = math.log(classes) if classes else chance_loss
+        chance_loss, _ = chance_of(output, targets, loss)
     if math.isnan(chance_loss):
         shape = tuple(first_tensor(output).shape)
         raise ValueError(
