@@ -15,6 +15,7 @@ from initlab.signal.theory.cotangent import LossGradient, drawn_gradient, num_cl
 from initlab.signal.theory.field import Field, NoRule
 from initlab.signal.theory.independence import Origins
 from initlab.signal.theory.meanfield import Context, Gradient, Pull, Signal
+from initlab.signal.theory.proven import doubt_about
 from initlab.signal.theory.rules import known, measured, rule_of
 from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.shapes import SHAPES
@@ -47,6 +48,7 @@ class Passed:
     basis: str  # what stands behind the signal, from the input on
     reason: str | None = None  # why the rule holds only roughly
     strain: float = 0.0  # the size of its error in the gradient, as a share of it
+    doubt: str | None = None  # why the gradient's rule is not proven
 
 
 def forward(context: Context, trace: Trace, start: Field) -> list[Passed | None]:
@@ -82,12 +84,15 @@ def forward(context: Context, trace: Trace, start: Field) -> list[Passed | None]
             result = measured(context, op, *signals(sources))
         signal = result[0]
         reason = origins.add(op, sources, bool(sources) and signal.field.channels < signals(sources)[0].field.channels)
+        doubt = None if rule is measured else doubt_about(op, signals(sources))
+        if doubt is not None and doubt.forward:
+            reason = reason or doubt.reason
         own = "measured" if rule is measured else "approximate" if reason else "theory"
         basis = worst(own, *(before(source).basis for source in sources if source >= 0))
         # A batch norm takes two numbers from as many independent ones as its output has.
         f = signal.field
         strain = context.average(f.c**2, f.positions) if op.function is F.batch_norm else 0.0
-        passed.append(Passed(*result, sources, own, basis, reason, strain))
+        passed.append(Passed(*result, sources, own, basis, reason, strain, None if doubt is None else doubt.reason))
     return passed
 
 
@@ -117,7 +122,7 @@ def backward(trace: Trace, first: Gradient, passed: Sequence[Passed | None]) -> 
         if gradient is None or step is None:
             continue
         strain = strains[number] + step.strain
-        own = worst(step.own, "approximate") if strain > MOST_STRAIN else step.own
+        own = worst(step.own, "approximate") if strain > MOST_STRAIN or step.doubt else step.own
         for source, part in zip(step.sources, step.pull(gradient), strict=True):
             if source >= 0 and part is not None:
                 others, part = gradients[source], replace(part, basis=worst(gradient.basis, own))
@@ -158,6 +163,7 @@ def mean_field(context: Context, trace: Trace, start: Field, loss: LossGradient 
     else:
         gradient = loss.over_draws(context, last.signal)
     gradients = backward(trace, gradient, passed)
+    reason = reason or next((step.doubt for step in passed if step and step.doubt), None)
     if reason is None and any(g is not None and g.basis == "approximate" for g in gradients):
         reason = "batch_norm: the gradient comes through many norms of few independent numbers"
     return layer_rows(context, trace, passed, gradients), reason
