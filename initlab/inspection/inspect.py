@@ -153,6 +153,8 @@ def inspect(
     if not num_examples(model, batch):
         got = "an empty one" if isinstance(batch, Tensor) else type(batch).__name__
         raise ValueError(f"inspect: the batch is no tensor of examples (got {got}); give one with an example or more")
+    if redraws is not None and redraws < 2 and redraws != 0:
+        raise ValueError(f"inspect: redraws is out of range (got {redraws}); allowed: 0 for none, or from 2 on")
     # Reading a weight may be a computation that leaves its mark, as spectral norm's is in training mode.
     with untouched(model, backward=False):
         signals = survey(model, batch, labels, loss=loss, weight_decay=weight_decay, autocast=autocast)

@@ -7,12 +7,15 @@ operation say `approximate`, and `initlab.inspect` takes redrawn bands there. A 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch.nn.functional as F
+
 from initlab.signal.theory.chains import DIFFERENCES, SUMS, variants
 from initlab.signal.theory.meanfield import Signal
 from initlab.signal.theory.norms import PLACES
 from initlab.signal.theory.shapes import PICKED
 from initlab.signal.theory.trace import Operation
 
+CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 # Neighbouring pixels of photographs have a correlation of 0.9, those of noise none.
 SMOOTH = 0.5
 # From so many channels on, gradients through activations that are no rectifiers have the band that theory gives them.
@@ -39,8 +42,14 @@ def norms_photographs(op: Operation, inputs: Sequence[Signal]) -> bool:
 
 
 def is_residual(op: Operation, inputs: Sequence[Signal]) -> bool:
-    """The sum of two signals."""
-    return op.function in SUMS | DIFFERENCES and len(inputs) == 2
+    """The sum of two signals, neither of them a constant."""
+    live = [x for x in inputs if x.field.c.same_place < 1]
+    return op.function in SUMS | DIFFERENCES and len(live) == 2
+
+
+def is_grouped(op: Operation, inputs: Sequence[Signal]) -> bool:
+    """A convolution in groups."""
+    return op.function in CONVOLUTIONS and op.argument(6, "groups", 1) > 1
 
 
 def picks_a_token(op: Operation, inputs: Sequence[Signal]) -> bool:
@@ -49,9 +58,11 @@ def picks_a_token(op: Operation, inputs: Sequence[Signal]) -> bool:
 
 
 DOUBTS = (
-    Doubt("gradients through GELU and SiLU below a width of 512", is_curved, forward=False),
+    # The gradient at the last layer too, which follows the logits' own scatter.
+    Doubt("GELU and SiLU below a width of 512", is_curved),
     Doubt("norms of maps whose neighbours are alike", norms_photographs),
     Doubt("gradients of residual sums", is_residual, forward=False),
+    Doubt("gradients of convolutions in groups", is_grouped, forward=False),
     Doubt("one token of several", picks_a_token),
 )
 
