@@ -11,15 +11,16 @@ import torch.nn.functional as F
 
 from initlab.signal.theory.chains import DIFFERENCES, SUMS, variants
 from initlab.signal.theory.meanfield import Signal
-from initlab.signal.theory.norms import PLACES
+from initlab.signal.theory.rules import JOINS, LEAKY, PRELU, RECTIFIERS
 from initlab.signal.theory.shapes import PICKED
-from initlab.signal.theory.trace import Operation
+from initlab.signal.theory.trace import WEIGHTED, Operation
 
-CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 # Neighbouring pixels of photographs have a correlation of 0.9, those of noise none.
-SMOOTH = 0.5
+ALIKE = 0.5
 # From so many channels on, gradients through activations that are no rectifiers have the band that theory gives them.
 WIDE = 512
+# Of a sum that is 0 but for float32's rounding, as a share of its terms.
+ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,28 @@ class Doubt:
     forward: bool = True  # whether the signal is in doubt too, and not only the gradient
 
 
-def is_curved(op: Operation, inputs: Sequence[Signal]) -> bool:
+def shows_pictures(op: Operation, inputs: Sequence[Signal]) -> bool:
+    """The model's own input, where it is maps whose neighbours are alike."""
+    return -1 in op.inputs and inputs[0].field.positions > 1 and inputs[0].field.c.near > ALIKE
+
+
+def is_narrow(op: Operation, inputs: Sequence[Signal]) -> bool:
     """A GELU, SiLU or Mish of few channels."""
     return op.function in variants("gelu silu mish") and inputs[0].field.channels < WIDE
 
 
-def norms_photographs(op: Operation, inputs: Sequence[Signal]) -> bool:
-    """A norm of maps whose neighbours are alike."""
-    return op.function in PLACES and inputs[0].field.positions > 1 and inputs[0].field.c.near > SMOOTH
+def bends_maps(op: Operation, inputs: Sequence[Signal]) -> bool:
+    """An activation of maps that is no rectifier."""
+    rectifiers = RECTIFIERS | LEAKY | PRELU
+    return op.phi is not None and op.function not in rectifiers and inputs[0].field.positions > 1
+
+
+def is_standardised(op: Operation, inputs: Sequence[Signal]) -> bool:
+    """A layer whose weights sum to 0 in each row."""
+    if op.function not in WEIGHTED:
+        return False
+    rows = op.argument(1, "weight").detach().flatten(1)
+    return rows.shape[1] > 1 and bool((rows.sum(1).abs() < ROUNDING * rows.abs().sum(1)).all())
 
 
 def is_residual(op: Operation, inputs: Sequence[Signal]) -> bool:
@@ -49,7 +64,12 @@ def is_residual(op: Operation, inputs: Sequence[Signal]) -> bool:
 
 def is_grouped(op: Operation, inputs: Sequence[Signal]) -> bool:
     """A convolution in groups."""
-    return op.function in CONVOLUTIONS and op.argument(6, "groups", 1) > 1
+    return op.function in (F.conv1d, F.conv2d, F.conv3d) and op.argument(6, "groups", 1) > 1
+
+
+def is_joined(op: Operation, inputs: Sequence[Signal]) -> bool:
+    """Tensors put beside one another."""
+    return op.function in JOINS
 
 
 def picks_a_token(op: Operation, inputs: Sequence[Signal]) -> bool:
@@ -58,11 +78,14 @@ def picks_a_token(op: Operation, inputs: Sequence[Signal]) -> bool:
 
 
 DOUBTS = (
+    Doubt("pictures whose neighbouring pixels are alike", shows_pictures),
     # The gradient at the last layer too, which follows the logits' own scatter.
-    Doubt("GELU and SiLU below a width of 512", is_curved),
-    Doubt("norms of maps whose neighbours are alike", norms_photographs),
+    Doubt("GELU and SiLU below a width of 512", is_narrow),
+    Doubt("activations of maps that are no rectifiers", bends_maps),
+    Doubt("weights that sum to 0 in each row", is_standardised),
+    Doubt("convolutions in groups", is_grouped),
     Doubt("gradients of residual sums", is_residual, forward=False),
-    Doubt("gradients of convolutions in groups", is_grouped, forward=False),
+    Doubt("signals that are joined", is_joined),
     Doubt("one token of several", picks_a_token),
 )
 
