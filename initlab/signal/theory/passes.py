@@ -14,7 +14,7 @@ from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
 from initlab.signal.theory.cotangent import LossGradient, drawn_gradient, num_classes
 from initlab.signal.theory.field import Field, NoRule
 from initlab.signal.theory.independence import Origins
-from initlab.signal.theory.meanfield import Context, Gradient, Pull, Signal
+from initlab.signal.theory.meanfield import Context, GateRow, Gradient, Pull, Signal
 from initlab.signal.theory.rules import known, measured, rule_of
 from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.shapes import SHAPES
@@ -202,6 +202,8 @@ def layer_rows(
     """Weight layer -> a row for each of its calls."""
     rows: Rows = {}
     for op, step, g in zip(trace.operations, passed, gradients, strict=True):
+        for gate in context.gates.pop(id(op.args), ()) if step else ():
+            rows |= dict.fromkeys(gate.names, [gate_row(context, gate, step.basis)])
         if op.layer is None or step is None:
             continue
         f = step.signal.field
@@ -211,6 +213,15 @@ def layer_rows(
         basis = worst(step.basis, "theory" if g is None else g.basis)
         rows.setdefault(op.layer, []).append(row | {"correlation": f.c.same_place, "basis": basis})
     return rows
+
+
+def gate_row(context: Context, gate: GateRow, basis: str) -> dict[str, Any]:
+    """The row of a gate of a recurrent layer."""
+    f, g = gate.field, gate.gradient
+    row = {"op": gate.op, **band(context, "forward", f, f, gate.noise)}
+    if g is not None:
+        row |= band(context, "backward", f, g, g.noise)
+    return row | {"correlation": f.c.same_place, "basis": worst(basis, "theory" if g is None else g.basis)}
 
 
 def band(context: Context, direction: str, f: Field, signal: Field | Gradient, noise: Noise) -> dict[str, Any]:

@@ -16,10 +16,12 @@ from initlab.signal.theory.joins import dropout, join, negated, stopped, times, 
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, activation, weighted
 from initlab.signal.theory.norms import PLACES, norm
 from initlab.signal.theory.pooling import POOLS, pool, reduced
+from initlab.signal.theory.recurrent import recurrent
 from initlab.signal.theory.response import LARGEST, SMALLEST, Phi, Response
 from initlab.signal.theory.scatter import Noise
-from initlab.signal.theory.shapes import SHAPES, reshaped
-from initlab.signal.theory.trace import WEIGHTED, Operation, given
+from initlab.signal.theory.shapes import SHAPES
+from initlab.signal.theory.steps import stepped
+from initlab.signal.theory.trace import RECURRENT, WEIGHTED, Operation, given
 
 Rule = Callable[..., Result]
 RECTIFIERS, LEAKY, PRELU = variants("relu"), variants("leaky_relu"), {F.prelu, torch.prelu}
@@ -48,7 +50,7 @@ def source(context: Context, op: Operation) -> Result:
 
 
 # Their moments are measured: as those of a source, or for calls that their rule does not cover.
-SOURCES, PARTLY = (F.embedding, given), MEANS | SUMS_OVER
+SOURCES, PARTLY = (F.embedding, given), MEANS | SUMS_OVER | set(RECURRENT)
 SEVERAL_INPUTS = SUMS | DIFFERENCES | PRODUCTS | JOINS
 # By function; each takes the context, the operation and the signals that go in.
 RULES: dict[Any, Rule] = {
@@ -60,10 +62,11 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys(variants("neg negative"), negated),
     **dict.fromkeys(variants("detach"), stopped),
     **dict.fromkeys(DROPOUTS, dropout),
-    **dict.fromkeys(SHAPES, reshaped),
+    **dict.fromkeys(SHAPES, stepped),
     **dict.fromkeys(SUMS | DIFFERENCES, total),
     **dict.fromkeys(JOINS, join),
-    **dict.fromkeys(PARTLY, reduced),
+    **dict.fromkeys(MEANS | SUMS_OVER, reduced),
+    **dict.fromkeys(RECURRENT, recurrent),
     F.embedding: embedded,
     given: source,
 }

@@ -1,0 +1,105 @@
+"""Kernels: mean products, over channels, of pairs of (example, step), for rules that tell steps apart."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from initlab.signal.theory.field import Field, Pairs
+from initlab.signal.theory.scatter import Noise
+
+# Examples of a batch that are followed at once, and examples x steps.
+EXAMPLES, POINTS = 8, 256
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a signal or gradient does at each step: `within` one example and `across` two, both (steps, steps)."""
+
+    within: Tensor
+    across: Tensor
+    axis: int  # the tensor's dimension of steps, counted from the end
+    noise: Callable[[Sequence[int]], Noise] | None = None  # of the mean square over some of the steps
+
+    def at(self, chosen: Sequence[int]) -> "Steps":
+        """Some of the steps."""
+        noise = self.noise
+        later = None if noise is None else lambda steps: noise([chosen[step] for step in steps])
+        return Steps(*(part[chosen][:, chosen] for part in (self.within, self.across)), self.axis, later)
+
+    def placed(self, chosen: Sequence[int], steps: int) -> "Steps":
+        """These as some of so many steps, 0 at all others."""
+        wholes = [part.new_zeros(steps, steps) for part in (self.within, self.across)]
+        for whole, part in zip(wholes, (self.within, self.across), strict=True):
+            whole[torch.tensor(chosen)[:, None], torch.tensor(chosen)] = part
+        return Steps(*wholes, self.axis)
+
+    @property
+    def pairs(self) -> tuple[float, Pairs]:
+        """(mean square, correlations by kind)."""
+        level = max(float(self.within.diagonal().mean()), 1e-300)
+        near = float(self.within.diagonal(1).mean()) if len(self.within) > 1 else level
+        kinds = (off_diagonal(self.within), float(self.across.diagonal().mean()), off_diagonal(self.across))
+        return level, Pairs(1.0, *(kind / level for kind in (near, *kinds))).clipped()
+
+    @classmethod
+    def of_gradient(cls, steps: "Steps | None", level: float, c: Pairs, count: int) -> "Steps":
+        """A gradient at so many steps, any two as correlated as any other two where no more is known, at its level."""
+        if steps is None:
+            same = torch.eye(count, dtype=torch.float64)
+            kinds = ((1.0, c.within), (c.same_place, c.elsewhere))
+            steps = cls(*(a * same + b * (1 - same) for a, b in kinds), -2)
+        factor = level / steps.pairs[0]
+        return cls(steps.within * factor, steps.across * factor, steps.axis)
+
+
+def off_diagonal(kernel: Tensor) -> float:
+    """The mean over pairs of different steps; 0 of a single step."""
+    steps = len(kernel)
+    return float(kernel.sum() - kernel.diagonal().sum()) / (steps * (steps - 1)) if steps > 1 else 0.0
+
+
+def of_sequences(x: Tensor) -> Tensor:
+    """The kernel (examples, steps, examples, steps) of some examples of x (examples, steps, channels)."""
+    count = min(len(x), max(min(EXAMPLES, POINTS // x.shape[1]), 2))
+    rows = x.detach()[torch.linspace(0, len(x) - 1, count).round().long().to(x.device)].double().cpu()
+    return torch.einsum("atc,bsc->atbs", rows, rows) / x.shape[-1]
+
+
+def steps_of(kernel: Tensor, axis: int, noise: Callable[[Sequence[int]], Noise] | None = None) -> Steps:
+    """The mean over examples, and over pairs of examples."""
+    kernel = kernel.detach()
+    examples = len(kernel)
+    within = torch.stack([kernel[a, :, a] for a in range(examples)])
+    pairs = max(examples * (examples - 1), 1)
+    return Steps(within.mean(0), (kernel.sum((0, 2)) - within.sum(0)) / pairs, axis, noise)
+
+
+def spread_of(kernel: Tensor, level: float, c: Pairs, channels: int) -> Pairs:
+    """Variance of each kind of correlation: of pairs that are seen, and as of so many channels."""
+    square = steps_of((kernel.detach() / level) ** 2, -1).pairs
+    seen = (square[0] * square[1] - c**2).within_limits(0, 1)
+    spread = seen + (1 - c**2) / channels
+    return Pairs(0.0, spread.near, spread.within, spread.same_place, spread.elsewhere)
+
+
+def field_from(kernel: Tensor, mean: float, channels: int) -> Field:
+    """The field of a kernel; `mean` is that of the units."""
+    level, c = steps_of(kernel, -1).pairs
+    spread = spread_of(kernel, level, c, channels)
+    return Field(torch.tensor(level, dtype=torch.float64), c, mean / level**0.5, kernel.shape[1], channels, spread)
+
+
+def sampled(steps: Steps, spread: float, examples: int) -> Tensor:
+    """A kernel of so many examples with these means, whose pairs of examples scatter with this variance.
+
+    About as many pairs are more correlated than the mean as are less, by the same: examples of two sides, unequal ones.
+    """
+    _, c = steps.pairs
+    by = min(max(spread, 0.0) ** 0.5 / max(1 - c.same_place, 1e-6), 1.0)
+    sides = torch.ones(examples, dtype=torch.float64)
+    sides[: round((examples - examples**0.5) / 2)] = -1.0
+    relations = by * torch.outer(sides, sides) + (1 - by) * torch.eye(examples, dtype=torch.float64)
+    own = torch.einsum("ab,ts->atbs", relations, steps.within - steps.across)
+    return own + steps.across[None, :, None, :]

@@ -1,0 +1,244 @@
+"""The rule of `nn.LSTM`, `nn.GRU` and `nn.RNN`: mean field of gates over time, in all layers and both directions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from initlab.signal.theory.field import Field, NoRule, Pairs, common
+from initlab.signal.theory.gates import CELLS, Cell, Moments, Units, kernel_of, scatter
+from initlab.signal.theory.kernels import Steps, field_from, sampled, spread_of, steps_of
+from initlab.signal.theory.meanfield import Context, GateRow, Gradient, Result, Signal
+from initlab.signal.theory.scatter import Noise, mixed
+from initlab.signal.theory.trace import Operation
+
+# Numbers (steps^2 x examples x units) that are kept of each stream, and the units that are sampled.
+NUMBERS, FEWEST, MOST = 2**22, 128, 1024
+
+
+@dataclass
+class Layer:
+    """One layer in one direction."""
+
+    units: Units
+    names: list[str]  # of its two weights, where they are the model's parameters
+    backwards: bool
+
+    def turned(self, kernel: Tensor) -> Tensor:
+        """A kernel over steps in the order in which the layer runs, or back from that."""
+        return kernel.flip(1, 3) if self.backwards else kernel
+
+    @property
+    def outputs(self) -> Tensor:
+        """h by the steps of the sequence."""
+        h = self.units.outputs
+        return h.flip(0) if self.backwards else h
+
+
+@dataclass
+class Run:
+    """A call of a recurrent function, followed on a few examples."""
+
+    kind: str
+    last: bool  # whether it is the last h of each layer and direction that goes on, or the outputs of all steps
+    examples: int  # of the batch
+    axis: int  # of the steps, counted from the end
+    scale: Tensor  # of the inputs' kernel, 1: what depends on it follows the inputs' level
+    noise: Noise  # of the inputs
+    context: Context
+    layers: list[list[Layer]] = field(default_factory=list)
+
+    @property
+    def all_layers(self) -> list[Layer]:
+        """One after the other, in torch's order."""
+        return [layer for both in self.layers for layer in both]
+
+    def values(self) -> list[tuple[Tensor, Tensor]]:
+        """What goes on: (steps, examples, units) and the units' weights, of each part of the channels or positions."""
+        if self.last:
+            return [(layer.units.outputs[-1:], layer.units.weights) for layer in self.all_layers]
+        return [(layer.outputs, layer.units.weights) for layer in self.layers[-1]]
+
+    def kernel(self) -> Tensor:
+        """Its kernel; different layers and directions have nothing in common."""
+        kernels = [kernel_of(*value) for value in self.values()]
+        if not self.last:
+            return torch.stack(kernels).mean(0)
+        whole = torch.zeros(len(kernels[0]), len(kernels), len(kernels[0]), len(kernels), dtype=torch.float64)
+        for place, kernel in enumerate(kernels):
+            whole[:, place, :, place] = kernel[:, 0, :, 0].detach()
+        return whole
+
+    def level(self, chosen: Sequence[int]) -> Tensor:
+        """Mean square over some of the positions."""
+        if self.last:
+            return torch.stack([(h**2 * weights).mean() for h, weights in (self.values()[n] for n in chosen)]).mean()
+        return torch.stack([(h[list(chosen)] ** 2 * weights).mean() for h, weights in self.values()]).mean()
+
+    def scattered(self, level: Tensor, noise: Noise | None = None) -> Noise:
+        """How a level scatters over draws: with the inputs', with what else is given, and by itself."""
+        with torch.inference_mode(False), torch.enable_grad():
+            (power,) = torch.autograd.grad(level.log(), [self.scale], retain_graph=True, allow_unused=True)
+            variance = scatter(level, [layer.units for layer in self.all_layers], self.examples)
+        follows = self.noise.scaled(0.0 if power is None else float(power))
+        both = follows if noise is None else mixed((1.0, follows), (1.0, noise))
+        return both.having(self.context.source(variance))
+
+
+def recurrent(context: Context, op: Operation, x: Signal) -> Result:
+    """The outputs of all steps (place 0 of what the call gives), or the last h of each layer and direction (place 1).
+
+    Exact for wide layers of independent weights, but for the sample of units (1 to 3 % of a level).
+    """
+    if op.place > 1:
+        raise NoRule(op.function, "the last state of its cells goes on")
+    assert op.kernel is not None
+    # Gradients by the weights of sampled units, whatever the caller's mode.
+    with torch.inference_mode(False), torch.enable_grad():
+        run = forward(context, op, x)
+        kernel = run.kernel().detach()
+        mean = float(torch.stack([h.detach().mean() for h, _ in run.values()]).mean())
+    steps = steps_of(kernel, run.axis, lambda chosen: run.scattered(run.level(chosen)))
+    channels = op.shape[-1]
+    f = field_from(kernel, mean, channels)
+    rows = context.gates.setdefault(id(op.args), [row for layer in run.all_layers for row in gate_rows(run, layer)])
+    signal = Signal(f, run.scattered(run.level(range(f.positions))), axis=-1, steps=steps)
+
+    def pull(g: Gradient) -> list[Gradient | None]:
+        """Through all steps of all layers."""
+        spread = g.spread.same_place
+        given = Steps.of_gradient(g.steps, g.level, g.c, f.positions)
+        with torch.inference_mode(False), torch.enable_grad():
+            return [backward(run, op, x, sampled(given, spread, len(kernel)), g, rows)]
+
+    return signal, pull
+
+
+def forward(context: Context, op: Operation, x: Signal) -> Run:
+    """All layers on a few examples, from the kernel that the run had, at the level that the signal has."""
+    hx, flat, has_biases, num_layers, dropout, train, two_ways, batch_first = op.args[1:]
+    kind = op.function.__name__
+    if any(bool(state.any()) for state in (hx if isinstance(hx, tuple) else (hx,))):
+        raise NoRule(op.function, "a first state that is not 0")
+    if context.dropout and dropout and num_layers > 1:
+        raise NoRule(op.function, "dropout between its layers")
+    per_run = len(flat) // (num_layers * (1 + two_ways))
+    if per_run != 2 + 2 * has_biases:
+        raise NoRule(op.function, "projections")
+    cell, kernel = CELLS[kind], op.kernel
+    assert kernel is not None
+    sampled_level = float(torch.einsum("atat->", kernel)) / (kernel.shape[0] * kernel.shape[1])
+    if sampled_level == 0:
+        raise NoRule(op.function, "inputs of 0")
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    inputs = kernel * (scale * (x.field.level / sampled_level))
+    time = 1 if batch_first else 0
+    steps = kernel.shape[1]
+    batch = op.in_shapes[0][1 - time] if is_swapped(op, x) else context.examples
+    axis = -2 if batch_first or op.place else -3
+    run = Run(kind, op.place == 1, batch, -3 if op.place else axis, scale, x.noise, context)
+    units = int(np.clip(NUMBERS // (steps**2 * len(kernel)), FEWEST, MOST))
+    generator = np.random.default_rng(0)
+    for number in range(num_layers):
+        both = []
+        for direction in range(1 + two_ways):
+            begin = (number * (1 + two_ways) + direction) * per_run
+            weights = flat[begin : begin + per_run]
+            ones = torch.ones(len(kernel), units, dtype=torch.float64, requires_grad=True)
+            names = [context.names[id(w)] for w in weights[:2] if id(w) in context.names]
+            layer = Layer(Units(cell, moments(context, cell, weights), ones, generator), names, direction == 1)
+            layer.units.forward(layer.turned(inputs))
+            both.append(layer)
+        run.layers.append(both)
+        inputs = torch.stack([kernel_of(layer.outputs, layer.units.weights) for layer in both]).mean(0)
+    return run
+
+
+def is_swapped(op: Operation, x: Signal) -> bool:
+    """Whether the model takes its steps for examples and its examples for positions, as one of (steps, examples, …)."""
+    batch_first = bool(op.args[-1])
+    steps, examples = op.in_shapes[0][1 if batch_first else 0], op.in_shapes[0][0 if batch_first else 1]
+    return x.field.positions == examples != steps
+
+
+def moments(context: Context, cell: Cell, weights: Sequence[Tensor]) -> Moments:
+    """Second moments of a layer's weights by stream, and the biases' means and variances as they are."""
+    gates = len(cell.gates)
+    squares = []
+    for weight in weights[:2]:
+        drawn = context.weight_moments.get(id(weight))
+        each = [float(part.detach().double().square().mean()) for part in weight.chunk(gates)]
+        squares.append(each if drawn is None else [drawn] * gates)
+    (_, n_in), (_, width) = weights[0].shape, weights[1].shape
+    biases = [bias.detach().double().cpu().chunk(gates) for bias in weights[2:]] or [[torch.zeros(width)] * gates] * 2
+    sums = [
+        sum((part[gate] for part, gate in zip(biases, stream, strict=True) if gate is not None), torch.zeros(width))
+        for stream in cell.streams
+    ]
+    means = [common(bias) for bias in sums]
+
+    def column(side: int, count: int) -> Tensor:
+        """By stream, count times the second moment of one of the matrices; 0 where it has no part."""
+        return torch.tensor([0.0 if s[side] is None else count * squares[side][s[side]] for s in cell.streams]).double()
+
+    variances = [max(float(b.square().mean()) - mean**2, 0.0) for b, mean in zip(sums, means, strict=True)]
+    bias = (torch.tensor(values, dtype=torch.float64) for values in (means, variances))
+    return Moments(width, column(0, n_in), column(1, width), column(0, width), *bias)
+
+
+def gate_rows(run: Run, layer: Layer) -> list[GateRow]:
+    """The gates of a layer, as `inspect` has them, for both of its weights."""
+    rows = []
+    for number, gate in enumerate(layer.units.cell.gates if layer.names else ()):
+        with torch.enable_grad():
+            y = layer.units.gates(number)
+            noise = run.scattered((y**2 * layer.units.weights).mean())
+        f = field_from(kernel_of(y, layer.units.weights), float(y.detach().mean()), layer.units.width)
+        names = [f"{name}.{gate}".rstrip(".") for name in layer.names]
+        rows.append(GateRow(names, run.kind.partition("_")[0], f, noise))
+    return rows
+
+
+def backward(run: Run, op: Operation, x: Signal, kernel: Tensor, g: Gradient, rows: list[GateRow]) -> Gradient:
+    """The gradient at the inputs, of the kernel of that at what goes on; the rows of gates get theirs."""
+    steps = len(run.all_layers[0].units.z)
+    places = iter(reversed(range(kernel.shape[1])))
+    remaining = list(rows)
+    above: Tensor | None = None if run.last else kernel
+    for both in reversed(run.layers):
+        below = torch.zeros(len(kernel), steps, len(kernel), steps, dtype=torch.float64)
+        for layer in reversed(both):
+            come = layer.turned(torch.zeros_like(below) if above is None else above)
+            if run.last:
+                place = next(places)
+                come = come.clone()
+                come[:, -1, :, -1] += kernel[:, place, :, place]
+            deltas = layer.units.backward(come)
+            root = layer.units.weights
+            for gate in reversed(range(len(layer.units.cell.gates))) if layer.names else ():
+                delta = deltas[:, gate]
+                noise = run.scattered((delta**2 * root).mean(), g.noise)
+                add_gradient(remaining.pop(), kernel_of(delta, root), noise, g.basis)
+            streams = [kernel_of(deltas[:, n], root) for n in range(deltas.shape[1])]
+            sums = sum(m * stream for m, stream in zip(layer.units.moments.ins_back, streams, strict=True))
+            below = below + layer.turned(sums)
+        above = below
+    assert above is not None
+    level = torch.einsum("atat->", above) / (len(above) * steps)
+    noise = run.scattered(level, g.noise)
+    f = field_from(above, 0.0, op.in_shapes[0][-1])
+    back = replace(Gradient(f.q, f.c, f.spread, noise, basis=g.basis), steps=steps_of(above, -2))
+    # One draw of W_ih adds the scatter of its own columns.
+    own = 2 * run.context.average(f.c**2 + f.spread, f.positions) / op.in_shapes[0][-1]
+    noise = noise.having(run.context.source(own))
+    return replace(back, q=f.q.expand(x.field.q.shape), noise=noise)
+
+
+def add_gradient(row: GateRow, kernel: Tensor, noise: Noise, basis: str) -> None:
+    """Of a gate; where two parts of what the call gives go on, their squares add."""
+    f = field_from(kernel, 0.0, row.field.channels)
+    before = row.gradient.q if row.gradient else 0.0
+    row.gradient = Gradient(f.q + before, f.c, f.spread, noise, basis=basis)
