@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import ndtri
 from torch import Tensor
 
 State = tuple[Tensor, ...]
@@ -113,10 +112,12 @@ class Units:
         return self.moments.width
 
     def noise(self, steps: int, streams: int) -> Tensor:
-        """Standard normals (steps, streams, examples, units), each number's quantiles spread evenly over the units."""
+        """Standard normals (steps, streams, examples, units), within each stream of mean 0 and without correlations."""
         examples, units = self.weights.shape
-        order = self.generator.random((steps, streams, examples, units)).argsort(-1)
-        return torch.from_numpy(ndtri((order + 0.5) / units))
+        normals = self.generator.standard_normal((streams, units, 1 + steps * examples))
+        normals[..., 0] = 1.0
+        rows = torch.linalg.qr(torch.from_numpy(normals))[0][..., 1:].mT * units**0.5
+        return rows.reshape(streams, steps, examples, units).transpose(0, 1)
 
     def forward(self, inputs: Tensor) -> None:
         """Run the steps, of inputs with the kernel <x x> (examples, steps, examples, steps)."""

@@ -10,7 +10,7 @@ from initlab.signal.theory.field import Field, Pairs
 from initlab.signal.theory.scatter import Noise
 
 # Examples of a batch that are followed at once, and examples x steps.
-EXAMPLES, POINTS = 8, 256
+EXAMPLES, POINTS = 16, 256
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,15 @@ def off_diagonal(kernel: Tensor) -> float:
 
 
 def of_sequences(x: Tensor) -> Tensor:
-    """The kernel (examples, steps, examples, steps) of some examples of x (examples, steps, channels)."""
+    """The kernel (examples, steps, examples, steps) of some examples of x (examples, steps, channels).
+
+    Each step has the mean square that it has over all examples.
+    """
     count = min(len(x), max(min(EXAMPLES, POINTS // x.shape[1]), 2))
-    rows = x.detach()[torch.linspace(0, len(x) - 1, count).round().long().to(x.device)].double().cpu()
+    x = x.detach().double()
+    rows = x[torch.linspace(0, len(x) - 1, count).round().long().to(x.device)]
+    squares = [part.square().mean((0, 2), keepdim=True) for part in (x, rows)]
+    rows = (rows * (squares[0] / squares[1].clamp(min=1e-300)).sqrt()).cpu()
     return torch.einsum("atc,bsc->atbs", rows, rows) / x.shape[-1]
 
 
@@ -101,5 +107,7 @@ def sampled(steps: Steps, spread: float, examples: int) -> Tensor:
     sides = torch.ones(examples, dtype=torch.float64)
     sides[: round((examples - examples**0.5) / 2)] = -1.0
     relations = by * torch.outer(sides, sides) + (1 - by) * torch.eye(examples, dtype=torch.float64)
-    own = torch.einsum("ab,ts->atbs", relations, steps.within - steps.across)
-    return own + steps.across[None, :, None, :]
+    kernel = torch.einsum("ab,ts->atbs", relations, steps.within - steps.across) + steps.across[None, :, None, :]
+    # Of fewer examples than a batch has, none need have these means exactly.
+    values, vectors = torch.linalg.eigh(kernel.flatten(2).flatten(0, 1))
+    return ((vectors * values.clamp(min=0)) @ vectors.mT).reshape(kernel.shape)

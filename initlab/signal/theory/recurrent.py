@@ -16,7 +16,7 @@ from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.trace import Operation
 
 # Numbers (steps^2 x examples x units) that are kept of each stream, and the units that are sampled.
-NUMBERS, FEWEST, MOST = 2**22, 128, 1024
+NUMBERS, FEWEST, MOST = 2**22, 512, 1024
 
 
 @dataclass
