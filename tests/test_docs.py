@@ -17,23 +17,8 @@ from initlab.study.study import Study, load_study
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [
-    "README.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "results/README.md",
-    "docs/columns.md",
-    "docs/schemes.md",
-    "docs/data.md",
-    "docs/signals.md",
-    "docs/ci.md",
-    "docs/cluster.md",
-    "docs/forecast.md",
-    "docs/diagnosis.md",
-    "docs/several-gpus.md",
-    "docs/text.md",
-    "docs/performance.md",
-    "docs/own-loop.md",
-    "docs/statistics.md",
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md"),
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
 ]
 
 
