@@ -24,7 +24,7 @@ from torch import Tensor
 
 State = tuple[Tensor, ...]
 # A part of the diagonal that is added to it, since kernels may be singular: constant inputs, or one example twice.
-JITTER = 1e-6
+JITTER = 1e-3
 
 
 def lstm(z: Tensor, state: State) -> State:

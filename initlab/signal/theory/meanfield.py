@@ -82,6 +82,8 @@ class Context:
     weight_moments: dict[int, float]  # id of a weight -> second moment that its scheme gives it
     names: dict[int, str] = field(default_factory=dict)  # id of a parameter -> its name
     gates: dict[int, list[GateRow]] = field(default_factory=dict)  # id of a recurrent call's arguments -> its gates
+    mixing: list[int] = field(default_factory=list)  # sources of layers that mix all channels
+    unequal: dict[int, float] = field(default_factory=dict)  # source of a grouped layer -> how unequal its groups are
     variances: list[float] = field(default_factory=list)  # of the sources of scatter
     factors: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 3)))  # `LogMoments` of the first of them
 
