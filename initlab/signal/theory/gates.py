@@ -7,8 +7,8 @@ of a unit are jointly normal over steps t, s and examples a, b:
 
 the same weights at every step being what correlates them. Going back, the gradient at h_t is W_hh^T of the gradients at
 the next step's pre-activations, and normal likewise, independent of the forward pass (Chen, Pennington and Schoenholz
-2018; Gilboa et al. 2019). E is taken over a few thousand sampled units; their gates follow torch's formulas exactly. So the
-result is that of infinite width, up to the error of the sample (1 to 3 %).
+2018; Gilboa et al. 2019). E is taken over sampled units, whose gates follow torch's formulas; so the result is that of
+infinite width, up to the sample's error of about 1 %.
 
 One draw of N units strays from that as an average of N independent units does, and what each unit adds to the kernels
 is felt by all later steps: `scatter` differentiates by the weight that each unit has in the averages.
@@ -16,7 +16,7 @@ is felt by all later steps: `scatter` differentiates by the weight that each uni
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -150,7 +150,6 @@ class Units:
         m, steps = self.moments, len(self.z)
         normals, units = Normals(self.noise(steps, 1)), self.weights.shape[1]
         carried = tuple(torch.zeros_like(part) for part in self.states[0])
-        streams = len(self.cell.streams)
         root = self.weights.sqrt()
         after = [torch.zeros_like(self.z[0])]
         deltas: list[Tensor] = []
@@ -163,8 +162,14 @@ class Units:
             delta, carried = pull((carried[0] + come, *carried[1:]))
             after.append(delta)
             deltas.append(delta)
-        assert len(after[0]) == streams
         return torch.stack(deltas[::-1])
+
+
+class Scatter(NamedTuple):
+    """How a level moves: with that of the inputs, and by itself from draw to draw."""
+
+    power: float  # d ln level / d ln of the inputs' level
+    variance: float  # of its logarithm
 
 
 def kernel_of(values: Tensor, weights: Tensor) -> Tensor:
@@ -173,21 +178,26 @@ def kernel_of(values: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum("tau,sbu->atbs", weighted, weighted) / values.shape[-1]
 
 
-def scatter(level: Tensor, populations: Sequence[Units], examples: int) -> float:
-    """Variance of a level's logarithm over draws, from what each sampled unit of each layer adds to it.
+def scatter(levels: Sequence[Tensor], scale: Tensor, populations: Sequence[Units], examples: int) -> list[Scatter]:
+    """How each level scatters over draws, from what each sampled unit of each layer adds to it.
 
     A draw has `examples` examples, of which the sample has a few: those of a unit are correlated.
     """
-    grads = torch.autograd.grad(level.log(), [p.weights for p in populations], retain_graph=True, allow_unused=True)
-    total = 0.0
-    for population, grad in zip(populations, grads, strict=True):
-        if grad is None:
+    logs, leaves = torch.stack(list(levels)).log(), [scale, *(p.weights for p in populations)]
+    powers, *parts = torch.autograd.grad(
+        logs, leaves, torch.eye(len(logs)).to(logs), retain_graph=True, allow_unused=True, is_grads_batched=True
+    )
+    variances = torch.zeros(len(logs), dtype=torch.float64)
+    for population, part in zip(populations, parts, strict=True):
+        if part is None:
             continue
-        influence = grad * grad.numel()
-        influence = influence - influence.mean(1, keepdim=True)
-        products = influence @ influence.T / influence.shape[1]
-        sampled = len(products)
-        alone = float(products.diagonal().mean())
-        pairs = (float(products.sum()) - sampled * alone) / max(sampled * (sampled - 1), 1)
-        total += (alone / examples + (1 - 1 / examples) * pairs if sampled > 1 else alone) / population.width
-    return total
+        influence = part * part[0].numel()
+        influence = influence - influence.mean(2, keepdim=True)
+        products = influence @ influence.mT / influence.shape[2]
+        sampled = products.shape[1]
+        alone = products.diagonal(dim1=1, dim2=2).mean(1)
+        pairs = (products.sum((1, 2)) - sampled * alone) / max(sampled * (sampled - 1), 1)
+        shared = 1 - 1 / examples if sampled > 1 else 0.0
+        variances += ((1 - shared) * alone + shared * pairs) / population.width
+    powers = torch.zeros(len(logs)) if powers is None else powers
+    return [Scatter(power, variance) for power, variance in zip(powers.tolist(), variances.tolist(), strict=True)]

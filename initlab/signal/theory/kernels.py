@@ -10,7 +10,7 @@ from initlab.signal.theory.field import Field, Pairs
 from initlab.signal.theory.scatter import Noise
 
 # Examples of a batch that are followed at once, and examples x steps.
-EXAMPLES, POINTS = 16, 256
+EXAMPLES, POINTS = 8, 128
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,10 @@ class Steps:
             steps = cls(*(a * same + b * (1 - same) for a, b in kinds), -2)
         factor = level / steps.pairs[0]
         return cls(steps.within * factor, steps.across * factor, steps.axis)
+
+    def plus(self, other: "Steps") -> "Steps":
+        """The sum of two that are independent."""
+        return Steps(self.within + other.within, self.across + other.across, self.axis)
 
 
 def off_diagonal(kernel: Tensor) -> float:

@@ -133,7 +133,8 @@ def added(a: Gradient, b: Gradient) -> Gradient:
     shares = [a.level / total, b.level / total] if total > 0 else [0.5, 0.5]
     c, spread = shares[0] * a.c + shares[1] * b.c, shares[0] ** 2 * a.spread + shares[1] ** 2 * b.spread
     noise = mixed((shares[0], a.noise), (shares[1], b.noise))
-    return Gradient(q, c, spread, noise, basis=worst(a.basis, b.basis))
+    steps = a.steps.plus(b.steps) if a.steps and b.steps else None
+    return Gradient(q, c, spread, noise, basis=worst(a.basis, b.basis), steps=steps)
 
 
 def mean_field(context: Context, trace: Trace, start: Field, loss: LossGradient | None) -> tuple[Rows, str | None]:

@@ -1,22 +1,21 @@
 """The rule of `nn.LSTM`, `nn.GRU` and `nn.RNN`: mean field of gates over time, in all layers and both directions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from initlab.signal.theory.field import Field, NoRule, Pairs, common
+from initlab.signal.theory.field import NoRule, common
 from initlab.signal.theory.gates import CELLS, Cell, Moments, Units, kernel_of, scatter
-from initlab.signal.theory.kernels import Steps, field_from, sampled, spread_of, steps_of
+from initlab.signal.theory.kernels import Steps, field_from, sampled, steps_of
 from initlab.signal.theory.meanfield import Context, GateRow, Gradient, Result, Signal
 from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.trace import Operation
 
-# Numbers (steps^2 x examples x units) that are kept of each stream, and the units that are sampled.
-NUMBERS, FEWEST, MOST = 2**22, 512, 1024
+# Units that are sampled, and the longest sequence that is followed: the cost grows with the square of the steps.
+UNITS, LONGEST = 512, 128
 
 
 @dataclass
@@ -78,14 +77,15 @@ class Run:
             return torch.stack([(h**2 * weights).mean() for h, weights in (self.values()[n] for n in chosen)]).mean()
         return torch.stack([(h[list(chosen)] ** 2 * weights).mean() for h, weights in self.values()]).mean()
 
-    def scattered(self, level: Tensor, noise: Noise | None = None) -> Noise:
-        """How a level scatters over draws: with the inputs', with what else is given, and by itself."""
+    def scattered(self, levels: Sequence[Tensor], noise: Noise | None = None) -> list[Noise]:
+        """How levels scatter over draws: with the inputs', with what else is given, and by themselves."""
         with torch.inference_mode(False), torch.enable_grad():
-            (power,) = torch.autograd.grad(level.log(), [self.scale], retain_graph=True, allow_unused=True)
-            variance = scatter(level, [layer.units for layer in self.all_layers], self.examples)
-        follows = self.noise.scaled(0.0 if power is None else float(power))
-        both = follows if noise is None else mixed((1.0, follows), (1.0, noise))
-        return both.having(self.context.source(variance))
+            all_units = [layer.units for layer in self.all_layers]
+            each = scatter(levels, self.scale, all_units, self.examples)
+        parts = [(1.0, noise)] if noise else []
+        return [
+            mixed((power, self.noise), *parts).having(self.context.source(variance)) for power, variance in each
+        ]
 
 
 def recurrent(context: Context, op: Operation, x: Signal) -> Result:
@@ -101,11 +101,11 @@ def recurrent(context: Context, op: Operation, x: Signal) -> Result:
         run = forward(context, op, x)
         kernel = run.kernel().detach()
         mean = float(torch.stack([h.detach().mean() for h, _ in run.values()]).mean())
-    steps = steps_of(kernel, run.axis, lambda chosen: run.scattered(run.level(chosen)))
+    steps = steps_of(kernel, run.axis, lambda chosen: run.scattered([run.level(chosen)])[0])
     channels = op.shape[-1]
     f = field_from(kernel, mean, channels)
-    rows = context.gates.setdefault(id(op.args), [row for layer in run.all_layers for row in gate_rows(run, layer)])
-    signal = Signal(f, run.scattered(run.level(range(f.positions))), axis=-1, steps=steps)
+    rows = context.gates.setdefault(id(op.args), gate_rows(run))
+    signal = Signal(f, run.scattered([run.level(range(f.positions))])[0], axis=-1, steps=steps)
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """Through all steps of all layers."""
@@ -135,19 +135,19 @@ def forward(context: Context, op: Operation, x: Signal) -> Run:
         raise NoRule(op.function, "inputs of 0")
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
     inputs = kernel * (scale * (x.field.level / sampled_level))
-    time = 1 if batch_first else 0
-    steps = kernel.shape[1]
-    batch = op.in_shapes[0][1 - time] if is_swapped(op, x) else context.examples
+    if kernel.shape[1] > LONGEST:
+        raise NoRule(op.function, f"{kernel.shape[1]} steps, more than {LONGEST}")
+    if not batch_first and (op.inputs == [-1] or x.field.positions != kernel.shape[1]):
+        raise NoRule(op.function, "a batch whose steps come first, which count as its examples")
     axis = -2 if batch_first or op.place else -3
-    run = Run(kind, op.place == 1, batch, -3 if op.place else axis, scale, x.noise, context)
-    units = int(np.clip(NUMBERS // (steps**2 * len(kernel)), FEWEST, MOST))
+    run = Run(kind, op.place == 1, context.examples, -3 if op.place else axis, scale, x.noise, context)
     generator = np.random.default_rng(0)
     for number in range(num_layers):
         both = []
         for direction in range(1 + two_ways):
             begin = (number * (1 + two_ways) + direction) * per_run
             weights = flat[begin : begin + per_run]
-            ones = torch.ones(len(kernel), units, dtype=torch.float64, requires_grad=True)
+            ones = torch.ones(len(kernel), UNITS, dtype=torch.float64, requires_grad=True)
             names = [context.names[id(w)] for w in weights[:2] if id(w) in context.names]
             layer = Layer(Units(cell, moments(context, cell, weights), ones, generator), names, direction == 1)
             layer.units.forward(layer.turned(inputs))
@@ -155,13 +155,6 @@ def forward(context: Context, op: Operation, x: Signal) -> Run:
         run.layers.append(both)
         inputs = torch.stack([kernel_of(layer.outputs, layer.units.weights) for layer in both]).mean(0)
     return run
-
-
-def is_swapped(op: Operation, x: Signal) -> bool:
-    """Whether the model takes its steps for examples and its examples for positions, as one of (steps, examples, …)."""
-    batch_first = bool(op.args[-1])
-    steps, examples = op.in_shapes[0][1 if batch_first else 0], op.in_shapes[0][0 if batch_first else 1]
-    return x.field.positions == examples != steps
 
 
 def moments(context: Context, cell: Cell, weights: Sequence[Tensor]) -> Moments:
@@ -189,56 +182,52 @@ def moments(context: Context, cell: Cell, weights: Sequence[Tensor]) -> Moments:
     return Moments(width, column(0, n_in), column(1, width), column(0, width), *bias)
 
 
-def gate_rows(run: Run, layer: Layer) -> list[GateRow]:
-    """The gates of a layer, as `inspect` has them, for both of its weights."""
+def gate_rows(run: Run) -> list[GateRow]:
+    """The gates of all layers, as `inspect` has them, for both weights of each."""
+    gates = [(layer, number) for layer in run.all_layers if layer.names for number in range(len(layer.units.cell.gates))]
+    with torch.inference_mode(False), torch.enable_grad():
+        ys = [(layer.units.gates(number), layer.units) for layer, number in gates]
+        noises = run.scattered([(y**2 * units.weights).mean() for y, units in ys]) if gates else []
     rows = []
-    for number, gate in enumerate(layer.units.cell.gates if layer.names else ()):
-        with torch.enable_grad():
-            y = layer.units.gates(number)
-            noise = run.scattered((y**2 * layer.units.weights).mean())
-        f = field_from(kernel_of(y, layer.units.weights), float(y.detach().mean()), layer.units.width)
-        names = [f"{name}.{gate}".rstrip(".") for name in layer.names]
-        rows.append(GateRow(names, run.kind.partition("_")[0], f, noise))
+    for (layer, number), (y, units), noise in zip(gates, ys, noises, strict=True):
+        gate = units.cell.gates[number]
+        f = field_from(kernel_of(y, units.weights), float(y.detach().mean()), units.width)
+        rows.append(GateRow([f"{name}.{gate}".rstrip(".") for name in layer.names], run.kind.partition("_")[0], f, noise))
     return rows
 
 
 def backward(run: Run, op: Operation, x: Signal, kernel: Tensor, g: Gradient, rows: list[GateRow]) -> Gradient:
     """The gradient at the inputs, of the kernel of that at what goes on; the rows of gates get theirs."""
-    steps = len(run.all_layers[0].units.z)
-    places = iter(reversed(range(kernel.shape[1])))
-    remaining = list(rows)
-    above: Tensor | None = None if run.last else kernel
+    examples, steps = len(kernel), len(run.all_layers[0].units.z)
+    above = torch.zeros(examples, steps, examples, steps, dtype=torch.float64) if run.last else kernel
+    place = kernel.shape[1]
+    deltas: list[tuple[Tensor, Tensor]] = []
     for both in reversed(run.layers):
-        below = torch.zeros(len(kernel), steps, len(kernel), steps, dtype=torch.float64)
+        below = torch.zeros(examples, steps, examples, steps, dtype=torch.float64)
         for layer in reversed(both):
-            come = layer.turned(torch.zeros_like(below) if above is None else above)
+            come = layer.turned(above)
             if run.last:
-                place = next(places)
-                come = come.clone()
-                come[:, -1, :, -1] += kernel[:, place, :, place]
-            deltas = layer.units.backward(come)
-            root = layer.units.weights
-            for gate in reversed(range(len(layer.units.cell.gates))) if layer.names else ():
-                delta = deltas[:, gate]
-                noise = run.scattered((delta**2 * root).mean(), g.noise)
-                add_gradient(remaining.pop(), kernel_of(delta, root), noise, g.basis)
-            streams = [kernel_of(deltas[:, n], root) for n in range(deltas.shape[1])]
-            sums = sum(m * stream for m, stream in zip(layer.units.moments.ins_back, streams, strict=True))
-            below = below + layer.turned(sums)
+                place -= 1
+                ends = torch.zeros_like(come)
+                ends[:, -1, :, -1] = kernel[:, place, :, place]
+                come = come + ends
+            delta, root = layer.units.backward(come), layer.units.weights
+            streams = [kernel_of(delta[:, n], root) for n in range(delta.shape[1])]
+            parts = [m * stream for m, stream in zip(layer.units.moments.ins_back, streams, strict=True)]
+            below = below + layer.turned(torch.stack(parts).sum(0))
+            if layer.names:
+                deltas = [(delta[:, n], root) for n in range(len(layer.units.cell.gates))] + deltas
         above = below
-    assert above is not None
-    level = torch.einsum("atat->", above) / (len(above) * steps)
-    noise = run.scattered(level, g.noise)
+    level = torch.einsum("atat->", above) / (examples * steps)
+    levels = [(delta**2 * root).mean() for delta, root in deltas]
+    noise, *noises = run.scattered([level, *levels], g.noise)
+    for row, (delta, root), own in zip(rows, deltas, noises, strict=True):
+        f = field_from(kernel_of(delta, root), 0.0, row.field.channels)
+        # Where two parts of what the call gives go on, their squares add.
+        before = row.gradient.q if row.gradient else 0.0
+        row.gradient = Gradient(f.q + before, f.c, f.spread, own, basis=g.basis)
     f = field_from(above, 0.0, op.in_shapes[0][-1])
-    back = replace(Gradient(f.q, f.c, f.spread, noise, basis=g.basis), steps=steps_of(above, -2))
     # One draw of W_ih adds the scatter of its own columns.
-    own = 2 * run.context.average(f.c**2 + f.spread, f.positions) / op.in_shapes[0][-1]
-    noise = noise.having(run.context.source(own))
-    return replace(back, q=f.q.expand(x.field.q.shape), noise=noise)
-
-
-def add_gradient(row: GateRow, kernel: Tensor, noise: Noise, basis: str) -> None:
-    """Of a gate; where two parts of what the call gives go on, their squares add."""
-    f = field_from(kernel, 0.0, row.field.channels)
-    before = row.gradient.q if row.gradient else 0.0
-    row.gradient = Gradient(f.q + before, f.c, f.spread, noise, basis=basis)
+    own_columns = 2 * run.context.average(f.c**2 + f.spread, f.positions) / op.in_shapes[0][-1]
+    noise = noise.having(run.context.source(own_columns))
+    return Gradient(f.q.expand(x.field.q.shape), f.c, f.spread, noise, basis=g.basis, steps=steps_of(above, -2))
