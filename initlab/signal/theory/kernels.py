@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,17 +102,27 @@ def field_from(kernel: Tensor, mean: float, channels: int) -> Field:
     return Field(torch.tensor(level, dtype=torch.float64), c, mean / level**0.5, kernel.shape[1], channels, spread)
 
 
-def sampled(steps: Steps, spread: float, examples: int) -> Tensor:
-    """A kernel of so many examples with these means, whose pairs of examples scatter with this variance.
+def sampled(steps: Steps, spread: Pairs, examples: int) -> Tensor:
+    """A kernel of so many examples with these means, in which pairs scatter with these variances.
 
-    About as many pairs are more correlated than the mean as are less, by the same: examples of two sides, unequal ones.
+    About as many pairs are more correlated than the mean as are less, by the same: points are of two sides, unequal ones.
     """
-    _, c = steps.pairs
-    by = min(max(spread, 0.0) ** 0.5 / max(1 - c.same_place, 1e-6), 1.0)
+    count, (_, c) = len(steps.within), steps.pairs
     sides = torch.ones(examples, dtype=torch.float64)
     sides[: round((examples - examples**0.5) / 2)] = -1.0
-    relations = by * torch.outer(sides, sides) + (1 - by) * torch.eye(examples, dtype=torch.float64)
-    kernel = torch.einsum("ab,ts->atbs", relations, steps.within - steps.across) + steps.across[None, :, None, :]
+    # All steps of an example are of one side where they are nearly the same.
+    turn = 0 if c.within > 0.5 else 1
+    side = torch.stack([sides.roll(turn * t) for t in range(count)], 1).flatten()
+    by = spread.each(np.sqrt).each(np.minimum, (1 - c.each(np.abs)).array)
+    own = torch.eye(examples).bool()[:, None, :, None]
+    now = torch.eye(count).bool()[None, :, None, :]
+    apart = torch.where(now, by.same_place, by.elsewhere) * ~own + torch.where(now, 0.0, by.within) * own
+    level = steps.within.diagonal().clamp(min=0).sqrt()
+    around = apart * torch.outer(level, level)[None, :, None, :] * torch.outer(side, side).reshape(apart.shape)
+    kernel = torch.where(own, steps.within[None, :, None, :], steps.across[None, :, None, :]) + around
     # Of fewer examples than a batch has, none need have these means exactly.
-    values, vectors = torch.linalg.eigh(kernel.flatten(2).flatten(0, 1))
-    return ((vectors * values.clamp(min=0)) @ vectors.mT).reshape(kernel.shape)
+    flat = kernel.flatten(2).flatten(0, 1)
+    values, vectors = torch.linalg.eigh(flat)
+    likely = (vectors * values.clamp(min=0)) @ vectors.mT
+    root = (flat.diagonal() / likely.diagonal().clamp(min=1e-300)).clamp(min=0).sqrt()
+    return (likely * torch.outer(root, root)).reshape(kernel.shape)

@@ -109,10 +109,9 @@ def recurrent(context: Context, op: Operation, x: Signal) -> Result:
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """Through all steps of all layers."""
-        spread = g.spread.same_place
         given = Steps.of_gradient(g.steps, g.level, g.c, f.positions)
         with torch.inference_mode(False), torch.enable_grad():
-            return [backward(run, op, x, sampled(given, spread, len(kernel)), g, rows)]
+            return [backward(run, op, x, sampled(given, g.spread, len(kernel)), g, rows)]
 
     return signal, pull
 
