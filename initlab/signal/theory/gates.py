@@ -1,7 +1,7 @@
 """Mean field of a recurrent layer: what one unit of a wide layer does over time, by sampling units.
 
-The rows of W_ih and W_hh are independent, so a wide layer's units are independent of each other, and the pre-activations
-of a unit are jointly normal over steps t, s and examples a, b:
+The rows of W_ih and W_hh are independent, so a wide layer's units are independent of each other, and the
+pre-activations of a unit are jointly normal over steps t, s and examples a, b:
 
     E[z_ta z_sb] = n Var[W_ih] <x_ta x_sb> + N Var[W_hh] E[h_t-1,a h_s-1,b] + Var[b],
 
@@ -41,7 +41,7 @@ def gru(z: Tensor, state: State) -> State:
 
 @dataclass(frozen=True)
 class Cell:
-    """What a kind of recurrent layer does: `step` takes the pre-activations (streams, examples, units) and the state."""
+    """A kind of recurrent layer: `step` takes the pre-activations (streams, examples, units) and the state."""
 
     step: Callable[[Tensor, State], State]
     gates: tuple[str, ...]

@@ -2,8 +2,8 @@
 
 A row of a layer in g groups takes 1/g of the channels. The correlations of so few scatter g times as much as those of
 all, and the groups' mean squares differ, by g times the variance of each factor since the last layer that mixed all
-channels. Both add to the scatter of the layer's own draw; a depthwise convolution's rows, of 9 weights each, show it most.
-A transposed convolution of stride s gives each position 1/s^2 of its taps, as a convolution's gradient has.
+channels. Both add to the scatter of the layer's own draw; a depthwise convolution's rows of 9 weights show it most. A
+transposed convolution of stride s gives each position 1/s^2 of its taps, as the gradient of a convolution does.
 """
 
 import math
@@ -15,6 +15,9 @@ from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, w
 from initlab.signal.theory.scatter import Noise
 from initlab.signal.theory.trace import Operation
 
+SAME_PLACE = Pairs(1.0, near=0.0, within=0.0, same_place=1.0, elsewhere=0.0)
+OTHER_PLACES = Pairs(0.0, near=0.0, within=1.0, same_place=0.0, elsewhere=1.0)
+
 
 def convolved(context: Context, op: Operation, x: Signal) -> Result:
     """A convolution or linear layer as `meanfield` has it, with what its groups and strides add to the scatter."""
@@ -23,24 +26,23 @@ def convolved(context: Context, op: Operation, x: Signal) -> Result:
     taps, spatial = math.prod(weight.shape[2:]), weight.dim() > 2
     groups = int(op.argument(6, "groups", 1)) if spatial else 1
     ratio = math.prod(op.shape[2:]) / math.prod(op.in_shapes[0][2:]) if spatial else 1.0
-    # One over the taps that a position sees, beyond one over all of them.
-    missing = max(ratio - 1, 0.0) / taps if transposed else 0.0
-    missing_back = 0.0 if transposed else max(1 / ratio - 1, 0.0) / taps
-    spread = missing * x.field.spread
+    f, beyond = signal.field, max(ratio - 1, 0.0) if transposed else 0.0
+    # A position sees so much less than all taps; of other positions 1/s^2 share their taps with it, and the rest none.
+    missing, missing_back = beyond / taps, 0.0 if transposed else max(1 / ratio - 1, 0.0) / taps
+    spread = missing * SAME_PLACE * x.field.spread + beyond * OTHER_PLACES * f.c**2
     seen = spread + (groups - 1) * (missing + 1 / taps) * x.field.spread
-    grow(context, signal.fresh, groups, x.noise, seen, signal.field.positions, signal.field.channels)
-    f = replace(signal.field, spread=signal.field.spread + spread)
+    grow(context, signal.fresh, groups, x.noise, seen, f.positions, f.channels)
 
     def back(g: Gradient) -> list[Gradient | None]:
         """The gradient likewise."""
         (result,) = pull(g)
         assert result is not None
-        spread = missing_back * g.spread
+        spread = missing_back * SAME_PLACE * g.spread
         seen = spread + (groups - 1) * (missing_back + 1 / taps) * g.spread
         grow(context, result.fresh, groups, g.noise, seen, x.field.positions, x.field.channels)
         return [replace(result, spread=result.spread + spread)]
 
-    return replace(signal, field=f), back
+    return replace(signal, field=replace(f, spread=f.spread + spread)), back
 
 
 def grow(

@@ -12,6 +12,8 @@ from initlab.signal.theory.scatter import Noise
 
 # Examples of a batch that are followed at once, and examples x steps.
 EXAMPLES, POINTS = 8, 128
+# How many choices of them are tried, by their products at so many steps.
+TRIES, TRIED_STEPS = 512, 16
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,23 @@ def of_sequences(x: Tensor) -> Tensor:
     Each step has the mean square that it has over all examples.
     """
     count = min(len(x), max(min(EXAMPLES, POINTS // x.shape[1]), 2))
-    x = x.detach().double()
-    rows = x[torch.linspace(0, len(x) - 1, count).round().long().to(x.device)]
+    x = x.detach().double().cpu()
+    rows = x[typical(x, count)]
     squares = [part.square().mean((0, 2), keepdim=True) for part in (x, rows)]
-    rows = (rows * (squares[0] / squares[1].clamp(min=1e-300)).sqrt()).cpu()
+    rows = rows * (squares[0] / squares[1].clamp(min=1e-300)).sqrt()
     return torch.einsum("atc,bsc->atbs", rows, rows) / x.shape[-1]
+
+
+def typical(x: Tensor, count: int) -> Tensor:
+    """So many examples whose products of two steps, and the squares of these, are most like those of all on average."""
+    x = x[:, :: -(-x.shape[1] // TRIED_STEPS)]
+    products = torch.einsum("atc,asc->ats", x, x).flatten(1)
+    products = products / products.square().mean().sqrt().clamp(min=1e-300)
+    facts = torch.cat([products, products**2], 1)
+    generator = torch.Generator().manual_seed(0)
+    tries = torch.rand(TRIES, len(x), generator=generator).argsort(1)[:, :count]
+    shares = torch.zeros(TRIES, len(x), dtype=torch.float64).scatter_(1, tries, 1 / count)
+    return tries[(shares @ facts - facts.mean(0)).square().sum(1).argmin()]
 
 
 def steps_of(kernel: Tensor, axis: int, noise: Callable[[Sequence[int]], Noise] | None = None) -> Steps:
@@ -105,7 +119,7 @@ def field_from(kernel: Tensor, mean: float, channels: int) -> Field:
 def sampled(steps: Steps, spread: Pairs, examples: int) -> Tensor:
     """A kernel of so many examples with these means, in which pairs scatter with these variances.
 
-    About as many pairs are more correlated than the mean as are less, by the same: points are of two sides, unequal ones.
+    About as many pairs are more correlated than the mean as are less, by the same: points are of two unequal sides.
     """
     count, (_, c) = len(steps.within), steps.pairs
     sides = torch.ones(examples, dtype=torch.float64)

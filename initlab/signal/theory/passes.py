@@ -204,7 +204,7 @@ def layer_rows(
     rows: Rows = {}
     for op, step, g in zip(trace.operations, passed, gradients, strict=True):
         for gate in context.gates.pop(id(op.args), ()) if step else ():
-            rows |= dict.fromkeys(gate.names, [gate_row(context, gate, step.basis)])
+            rows |= {name: [gate_row(context, gate, step.basis)] for name in gate.names}
         if op.layer is None or step is None:
             continue
         f = step.signal.field

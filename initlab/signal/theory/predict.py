@@ -169,7 +169,9 @@ def to_frame(model: nn.Module, rows: Rows, relative: bool) -> pd.DataFrame:
     for name in dict.fromkeys([*rows, *layers]):
         calls = rows.get(name, [{"basis": None}])
         means = {column: float(np.mean([call.get(column, math.nan) for call in calls])) for column in columns}
-        records.append({"name": name, "op": calls[0].get("op") or op_of(layers[name]), **means, "basis": calls[0]["basis"]})
+        records.append(
+            {"name": name, "op": calls[0].get("op") or op_of(layers[name]), **means, "basis": calls[0]["basis"]}
+        )
     frame = pd.DataFrame(records, columns=["name", "op", *columns, "basis"])
     if relative and rows:
         backward = [column for column in PREDICTED if column.startswith("backward")]

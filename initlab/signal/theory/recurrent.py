@@ -36,6 +36,14 @@ class Layer:
         h = self.units.outputs
         return h.flip(0) if self.backwards else h
 
+    @property
+    def kernel(self) -> Tensor:
+        """The kernel of h for the next layer; of the layer's own number of units, whose pairs scatter."""
+        whole, narrow = kernel_of(self.outputs, self.units.weights), self.outputs[..., : self.units.width]
+        drawn = kernel_of(narrow, torch.ones_like(narrow[0])).detach()
+        root = (torch.einsum("atat->at", whole) / torch.einsum("atat->at", drawn).clamp(min=1e-300)).detach().sqrt()
+        return whole + (torch.einsum("at,atbs,bs->atbs", root, drawn, root) - whole).detach()
+
 
 @dataclass
 class Run:
@@ -83,9 +91,7 @@ class Run:
             all_units = [layer.units for layer in self.all_layers]
             each = scatter(levels, self.scale, all_units, self.examples)
         parts = [(1.0, noise)] if noise else []
-        return [
-            mixed((power, self.noise), *parts).having(self.context.source(variance)) for power, variance in each
-        ]
+        return [mixed((power, self.noise), *parts).having(self.context.source(variance)) for power, variance in each]
 
 
 def recurrent(context: Context, op: Operation, x: Signal) -> Result:
@@ -118,7 +124,7 @@ def recurrent(context: Context, op: Operation, x: Signal) -> Result:
 
 def forward(context: Context, op: Operation, x: Signal) -> Run:
     """All layers on a few examples, from the kernel that the run had, at the level that the signal has."""
-    hx, flat, has_biases, num_layers, dropout, train, two_ways, batch_first = op.args[1:]
+    hx, flat, has_biases, num_layers, dropout, _, two_ways, batch_first = op.args[1:]
     kind = op.function.__name__
     if any(bool(state.any()) for state in (hx if isinstance(hx, tuple) else (hx,))):
         raise NoRule(op.function, "a first state that is not 0")
@@ -152,7 +158,7 @@ def forward(context: Context, op: Operation, x: Signal) -> Run:
             layer.units.forward(layer.turned(inputs))
             both.append(layer)
         run.layers.append(both)
-        inputs = torch.stack([kernel_of(layer.outputs, layer.units.weights) for layer in both]).mean(0)
+        inputs = torch.stack([layer.kernel for layer in both]).mean(0)
     return run
 
 
@@ -183,7 +189,9 @@ def moments(context: Context, cell: Cell, weights: Sequence[Tensor]) -> Moments:
 
 def gate_rows(run: Run) -> list[GateRow]:
     """The gates of all layers, as `inspect` has them, for both weights of each."""
-    gates = [(layer, number) for layer in run.all_layers if layer.names for number in range(len(layer.units.cell.gates))]
+    gates = [
+        (layer, number) for layer in run.all_layers if layer.names for number in range(len(layer.units.cell.gates))
+    ]
     with torch.inference_mode(False), torch.enable_grad():
         ys = [(layer.units.gates(number), layer.units) for layer, number in gates]
         noises = run.scattered([(y**2 * units.weights).mean() for y, units in ys]) if gates else []
@@ -191,7 +199,9 @@ def gate_rows(run: Run) -> list[GateRow]:
     for (layer, number), (y, units), noise in zip(gates, ys, noises, strict=True):
         gate = units.cell.gates[number]
         f = field_from(kernel_of(y, units.weights), float(y.detach().mean()), units.width)
-        rows.append(GateRow([f"{name}.{gate}".rstrip(".") for name in layer.names], run.kind.partition("_")[0], f, noise))
+        rows.append(
+            GateRow([f"{name}.{gate}".rstrip(".") for name in layer.names], run.kind.partition("_")[0], f, noise)
+        )
     return rows
 
 

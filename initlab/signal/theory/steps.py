@@ -44,7 +44,9 @@ def chosen_steps(op: Operation, steps: Steps) -> list[int]:
     shape = op.in_shapes[0]
     if op.function.__name__ not in PICKING or op.shape[-1:] != shape[-1:]:
         return []
-    numbers = torch.arange(len(steps.within)).reshape([-1 if d - len(shape) == steps.axis else 1 for d in range(len(shape))])
+    numbers = torch.arange(len(steps.within)).reshape(
+        [-1 if d - len(shape) == steps.axis else 1 for d in range(len(shape))]
+    )
     args = [numbers.expand(shape) if value is LIVE else value for value in op.args]
     chosen: list[int] = op.function(*args, **op.kwargs).unique().tolist()
     return chosen

@@ -142,7 +142,10 @@ class Recorder(TorchFunctionMode):
                 operation.before, operation.after = field_of(copies[0]), field_of(tensor)
                 operation.pulls = pulls(func, args, kwargs, live, copies, place, whole)
             if func in RECURRENT and len(live) == 1 and live[0].dim() == 3:
-                operation.place, operation.kernel = place, of_sequences(live[0] if args[-1] else live[0].transpose(0, 1))
+                operation.place, operation.kernel = (
+                    place,
+                    of_sequences(live[0] if args[-1] else live[0].transpose(0, 1)),
+                )
             self.operations.append(operation)
         for number, tensor in enumerate(outputs, start=len(self.operations) - len(outputs)):
             self.origin[tensor] = number
