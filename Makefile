@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow test-extras test-package check format clean
+.PHONY: demo docs test test-slow test-extras test-package check format clean
 
 # what two initialisations do to the signals of 30 layers, within seconds; then the study of the README: trains, draws
 demo: $(INSTALLED)
@@ -24,6 +24,16 @@ test-slow: $(INSTALLED)
 test-extras: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[mlflow,trackio,lightning,transformers]'
 	$(BIN)/python -m pytest tests/store/test_trackers.py tests/launch/test_callbacks.py
+
+# the site, in build/site; a broken link is an error
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	rm -rf build/docs build/site
+	mkdir -p build/docs/results
+	cp README.md CHANGELOG.md CONTRIBUTING.md build/docs
+	cp -rL docs notebooks sweeps build/docs
+	cp -rL results/README.md results/reference build/docs/results
+	$(BIN)/mkdocs build --strict
 
 # sdist and wheel; the wheel works in an environment of its own, from a folder without the sources
 test-package:
