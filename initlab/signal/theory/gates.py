@@ -116,7 +116,7 @@ class Units:
         examples, units = self.weights.shape
         normals = self.generator.standard_normal((streams, units, 1 + steps * examples))
         normals[..., 0] = 1.0
-        rows = torch.linalg.qr(torch.from_numpy(normals))[0][..., 1:].mT * units**0.5
+        rows: Tensor = torch.linalg.qr(torch.from_numpy(normals))[0][..., 1:].mT * units**0.5
         return rows.reshape(streams, steps, examples, units).transpose(0, 1)
 
     def forward(self, inputs: Tensor) -> None:
@@ -158,7 +158,7 @@ class Units:
             past = torch.cat([delta * root for delta in after], 1)
             through = (m.state[:, None, None] * ((after[-1] * root) @ past.mT)).sum(0) / units
             come = normals.draw((coming + through)[None])[0]
-            _, pull = torch.func.vjp(self.cell.step, self.z[t], self.states[t])
+            pull = torch.func.vjp(self.cell.step, self.z[t], self.states[t])[1]
             delta, carried = pull((carried[0] + come, *carried[1:]))
             after.append(delta)
             deltas.append(delta)

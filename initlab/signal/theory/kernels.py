@@ -29,14 +29,14 @@ class Steps:
         """Some of the steps."""
         noise = self.noise
         later = None if noise is None else lambda steps: noise([chosen[step] for step in steps])
-        return Steps(*(part[chosen][:, chosen] for part in (self.within, self.across)), self.axis, later)
+        return Steps(self.within[chosen][:, chosen], self.across[chosen][:, chosen], self.axis, later)
 
     def placed(self, chosen: Sequence[int], steps: int) -> "Steps":
         """These as some of so many steps, 0 at all others."""
         wholes = [part.new_zeros(steps, steps) for part in (self.within, self.across)]
         for whole, part in zip(wholes, (self.within, self.across), strict=True):
             whole[torch.tensor(chosen)[:, None], torch.tensor(chosen)] = part
-        return Steps(*wholes, self.axis)
+        return Steps(wholes[0], wholes[1], self.axis)
 
     @property
     def pairs(self) -> tuple[float, Pairs]:
@@ -51,8 +51,8 @@ class Steps:
         """A gradient at so many steps, any two as correlated as any other two where no more is known, at its level."""
         if steps is None:
             same = torch.eye(count, dtype=torch.float64)
-            kinds = ((1.0, c.within), (c.same_place, c.elsewhere))
-            steps = cls(*(a * same + b * (1 - same) for a, b in kinds), -2)
+            within, across = same + c.within * (1 - same), c.same_place * same + c.elsewhere * (1 - same)
+            steps = cls(within, across, -2)
         factor = level / steps.pairs[0]
         return cls(steps.within * factor, steps.across * factor, steps.axis)
 
@@ -139,4 +139,5 @@ def sampled(steps: Steps, spread: Pairs, examples: int) -> Tensor:
     values, vectors = torch.linalg.eigh(flat)
     likely = (vectors * values.clamp(min=0)) @ vectors.mT
     root = (flat.diagonal() / likely.diagonal().clamp(min=1e-300)).clamp(min=0).sqrt()
-    return (likely * torch.outer(root, root)).reshape(kernel.shape)
+    scaled: Tensor = likely * torch.outer(root, root)
+    return scaled.reshape(kernel.shape)

@@ -81,6 +81,7 @@ class Context:
     dropout: bool
     weight_moments: dict[int, float]  # id of a weight -> second moment that its scheme gives it
     names: dict[int, str] = field(default_factory=dict)  # id of a parameter -> its name
+    reasons: list[str] = field(default_factory=list)  # why a gradient's rule holds only roughly
     gates: dict[int, list[GateRow]] = field(default_factory=dict)  # id of a recurrent call's arguments -> its gates
     mixing: list[int] = field(default_factory=list)  # sources of layers that mix all channels
     unequal: dict[int, float] = field(default_factory=dict)  # source of a grouped layer -> how unequal its groups are

@@ -159,6 +159,7 @@ def mean_field(context: Context, trace: Trace, start: Field, loss: LossGradient 
     else:
         gradient = loss.over_draws(context, last.signal)
     gradients = backward(trace, gradient, passed)
+    reason = reason or next(iter(context.reasons), None)
     if reason is None and any(g is not None and g.basis == "approximate" for g in gradients):
         reason = "batch_norm: the gradient comes through many norms of few independent numbers"
     return layer_rows(context, trace, passed, gradients), reason
@@ -203,9 +204,12 @@ def layer_rows(
     """Weight layer -> a row for each of its calls."""
     rows: Rows = {}
     for op, step, g in zip(trace.operations, passed, gradients, strict=True):
-        for gate in context.gates.pop(id(op.args), ()) if step else ():
-            rows |= {name: [gate_row(context, gate, step.basis)] for name in gate.names}
-        if op.layer is None or step is None:
+        if step is None:
+            continue
+        for gate in context.gates.pop(id(op.args), ()):
+            for name in gate.names:
+                rows.setdefault(name, []).append(gate_row(context, gate, step.basis))
+        if op.layer is None:
             continue
         f = step.signal.field
         row = band(context, "forward", f, f, step.signal.noise)

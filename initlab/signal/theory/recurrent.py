@@ -1,7 +1,7 @@
 """The rule of `nn.LSTM`, `nn.GRU` and `nn.RNN`: mean field of gates over time, in all layers and both directions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from initlab.signal.theory.trace import Operation
 
 # Units that are sampled, and the longest sequence that is followed: the cost grows with the square of the steps.
 UNITS, LONGEST = 512, 128
+# Correlation of the gradients at two steps from which on they are one gradient, as that of a mean over steps.
+ALIKE = 0.5
 
 
 @dataclass
@@ -116,6 +118,9 @@ def recurrent(context: Context, op: Operation, x: Signal) -> Result:
     def pull(g: Gradient) -> list[Gradient | None]:
         """Through all steps of all layers."""
         given = Steps.of_gradient(g.steps, g.level, g.c, f.positions)
+        if g.steps is None and f.positions > 1 and g.c.within < ALIKE:
+            context.reasons.append(f"{op.function.__name__}: gradients that come in at many steps are alike by label")
+            g = replace(g, basis="approximate" if g.basis == "theory" else g.basis)
         with torch.inference_mode(False), torch.enable_grad():
             return [backward(run, op, x, sampled(given, g.spread, len(kernel)), g, rows)]
 
@@ -171,16 +176,18 @@ def moments(context: Context, cell: Cell, weights: Sequence[Tensor]) -> Moments:
         each = [float(part.detach().double().square().mean()) for part in weight.chunk(gates)]
         squares.append(each if drawn is None else [drawn] * gates)
     (_, n_in), (_, width) = weights[0].shape, weights[1].shape
-    biases = [bias.detach().double().cpu().chunk(gates) for bias in weights[2:]] or [[torch.zeros(width)] * gates] * 2
+    biases = [bias.detach().double().cpu().chunk(gates) for bias in weights[2:]]
+    zeros = torch.zeros(width, dtype=torch.float64)
     sums = [
-        sum((part[gate] for part, gate in zip(biases, stream, strict=True) if gate is not None), torch.zeros(width))
+        sum((part[gate] for part, gate in zip(biases, stream, strict=False) if gate is not None), zeros)
         for stream in cell.streams
     ]
     means = [common(bias) for bias in sums]
 
     def column(side: int, count: int) -> Tensor:
         """By stream, count times the second moment of one of the matrices; 0 where it has no part."""
-        return torch.tensor([0.0 if s[side] is None else count * squares[side][s[side]] for s in cell.streams]).double()
+        places = [stream[side] for stream in cell.streams]
+        return torch.tensor([0.0 if place is None else count * squares[side][place] for place in places]).double()
 
     variances = [max(float(b.square().mean()) - mean**2, 0.0) for b, mean in zip(sums, means, strict=True)]
     bias = (torch.tensor(values, dtype=torch.float64) for values in (means, variances))

@@ -64,7 +64,7 @@ CASES: dict[str, tuple[Any, str, float]] = {
     "lstm": (lambda: nn.LSTM(FEATURES, WIDTH, batch_first=True), "last", 1.5),
     "gru": (lambda: nn.GRU(FEATURES, WIDTH, batch_first=True, bidirectional=True), "mean", 1.0),
     "rnn": (lambda: nn.RNN(FEATURES, WIDTH), "last", 1.2),
-    "lstm of two layers": (lambda: nn.LSTM(FEATURES, WIDTH, 2, batch_first=True, bidirectional=True), "state", 1.0),
+    "rnn of two layers": (lambda: nn.RNN(FEATURES, WIDTH, 2, batch_first=True, bidirectional=True), "state", 1.0),
 }
 
 
@@ -188,6 +188,20 @@ class FromStates(nn.Module):
 def test_what_the_rule_does_not_cover_is_measured(model: nn.Module, shape: tuple[int, ...]) -> None:
     theory = initlab.predict(model, input_shape=shape).set_index("name")
     assert theory.basis["head"] == "measured"
+
+
+def test_gradients_that_come_in_at_every_step_are_said_to_be_rough() -> None:
+    class Tagger(Classifier):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.rnn(x)[0])
+
+    model = Tagger(nn.GRU(FEATURES, 16, batch_first=True))
+    inputs, _ = batch()
+    labels = torch.arange(16 * STEPS).reshape(16, STEPS) % 10
+    theory = initlab.predict(model, batch=inputs, labels=labels).set_index("name")
+    assert theory.basis["rnn.weight_ih_l0.reset"] == "approximate"
+    assert theory.basis["head"] == "theory"
+    assert theory.attrs["approximate_because"].startswith("gru: gradients that come in at many steps")
 
 
 def test_a_loop_over_a_cell_is_not_called_theory() -> None:
