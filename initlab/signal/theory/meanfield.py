@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from initlab.signal.theory.field import Field, NoRule, Pairs, common
+from initlab.signal.theory.kernels import Steps
 from initlab.signal.theory.response import Response, second_map
 from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.trace import Operation
@@ -33,6 +34,7 @@ class Signal:
     normals: Pairs | None = None  # correlations of those normals
     parts: tuple[tuple[float, Field], ...] = ()  # of channels that were joined: each part's share and field
     axis: int = -1  # the tensor's dimension of channels, counted from the end
+    steps: Steps | None = None  # where a recurrent layer gave this, and nothing else has touched it
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Gradient:
     parts: tuple[float, ...] = ()  # of joined channels: each part's mean square over that of all
     basis: str = "theory"  # what stands behind it
     mean: float | None = None  # its mean over everything over the root of q, where that is known
+    steps: Steps | None = None  # of a gradient at some of a recurrent layer's steps
 
     @property
     def level(self) -> float:
@@ -60,12 +63,28 @@ Result = tuple[Signal, Pull]
 
 
 @dataclass
+class GateRow:
+    """A gate of a recurrent layer: its pre-activation, which both of its weights share, and the gradient there."""
+
+    names: list[str]
+    op: str
+    field: Field
+    noise: Noise
+    gradient: Gradient | None = None
+
+
+@dataclass
 class Context:
     """What all rules share."""
 
     examples: int
     dropout: bool
     weight_moments: dict[int, float]  # id of a weight -> second moment that its scheme gives it
+    names: dict[int, str] = field(default_factory=dict)  # id of a parameter -> its name
+    reasons: list[str] = field(default_factory=list)  # why a gradient's rule holds only roughly
+    gates: dict[int, list[GateRow]] = field(default_factory=dict)  # id of a recurrent call's arguments -> its gates
+    mixing: list[int] = field(default_factory=list)  # sources of layers that mix all channels
+    unequal: dict[int, float] = field(default_factory=dict)  # source of a grouped layer -> how unequal its groups are
     variances: list[float] = field(default_factory=list)  # of the sources of scatter
     factors: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 3)))  # `LogMoments` of the first of them
 

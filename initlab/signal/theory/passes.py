@@ -14,7 +14,7 @@ from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
 from initlab.signal.theory.cotangent import LossGradient, drawn_gradient, num_classes
 from initlab.signal.theory.field import Field, NoRule
 from initlab.signal.theory.independence import Origins
-from initlab.signal.theory.meanfield import Context, Gradient, Pull, Signal
+from initlab.signal.theory.meanfield import Context, GateRow, Gradient, Pull, Signal
 from initlab.signal.theory.proven import doubt_about
 from initlab.signal.theory.rules import known, measured, rule_of
 from initlab.signal.theory.scatter import Noise, mixed
@@ -138,7 +138,8 @@ def added(a: Gradient, b: Gradient) -> Gradient:
     shares = [a.level / total, b.level / total] if total > 0 else [0.5, 0.5]
     c, spread = shares[0] * a.c + shares[1] * b.c, shares[0] ** 2 * a.spread + shares[1] ** 2 * b.spread
     noise = mixed((shares[0], a.noise), (shares[1], b.noise))
-    return Gradient(q, c, spread, noise, basis=worst(a.basis, b.basis))
+    steps = a.steps.plus(b.steps) if a.steps and b.steps else None
+    return Gradient(q, c, spread, noise, basis=worst(a.basis, b.basis), steps=steps)
 
 
 def mean_field(context: Context, trace: Trace, start: Field, loss: LossGradient | None) -> tuple[Rows, str | None]:
@@ -164,6 +165,7 @@ def mean_field(context: Context, trace: Trace, start: Field, loss: LossGradient 
         gradient = loss.over_draws(context, last.signal)
     gradients = backward(trace, gradient, passed)
     reason = reason or next((step.doubt for step in passed if step and step.doubt), None)
+    reason = reason or next(iter(context.reasons), None)
     if reason is None and any(g is not None and g.basis == "approximate" for g in gradients):
         reason = "batch_norm: the gradient comes through many norms of few independent numbers"
     return layer_rows(context, trace, passed, gradients), reason
@@ -208,7 +210,12 @@ def layer_rows(
     """Weight layer -> a row for each of its calls."""
     rows: Rows = {}
     for op, step, g in zip(trace.operations, passed, gradients, strict=True):
-        if op.layer is None or step is None:
+        if step is None:
+            continue
+        for gate in context.gates.pop(id(op.args), ()):
+            for name in gate.names:
+                rows.setdefault(name, []).append(gate_row(context, gate, step.basis))
+        if op.layer is None:
             continue
         f = step.signal.field
         row = band(context, "forward", f, f, step.signal.noise)
@@ -217,6 +224,15 @@ def layer_rows(
         basis = worst(step.basis, "theory" if g is None else g.basis)
         rows.setdefault(op.layer, []).append(row | {"correlation": f.c.same_place, "basis": basis})
     return rows
+
+
+def gate_row(context: Context, gate: GateRow, basis: str) -> dict[str, Any]:
+    """The row of a gate of a recurrent layer."""
+    f, g = gate.field, gate.gradient
+    row = {"op": gate.op, **band(context, "forward", f, f, gate.noise)}
+    if g is not None:
+        row |= band(context, "backward", f, g, g.noise)
+    return row | {"correlation": f.c.same_place, "basis": worst(basis, "theory" if g is None else g.basis)}
 
 
 def band(context: Context, direction: str, f: Field, signal: Field | Gradient, noise: Noise) -> dict[str, Any]:

@@ -96,7 +96,8 @@ def predict(
     weights = {layer_name(name): id(parameter) for name, parameter in model.named_parameters()}
     stds = {weights[row["name"]]: row["scheme_std"] for row in parameters if row["name"] in weights}
     moments = {weight: std**2 for weight, std in stds.items() if std is not None}
-    context = Context(batch_size if batch is None else num_examples(model, batch), dropout, moments)
+    names = {number: name for name, number in weights.items()}
+    context = Context(batch_size if batch is None else num_examples(model, batch), dropout, moments, names)
     start = trace.input
     if batch is None and isinstance(images, Tensor):
         start = independent(images, input_moments, trace.axis)
@@ -168,7 +169,9 @@ def to_frame(model: nn.Module, rows: Rows, relative: bool) -> pd.DataFrame:
     for name in dict.fromkeys([*rows, *layers]):
         calls = rows.get(name, [{"basis": None}])
         means = {column: float(np.mean([call.get(column, math.nan) for call in calls])) for column in columns}
-        records.append({"name": name, "op": op_of(layers[name]), **means, "basis": calls[0]["basis"]})
+        records.append(
+            {"name": name, "op": calls[0].get("op") or op_of(layers[name]), **means, "basis": calls[0]["basis"]}
+        )
     frame = pd.DataFrame(records, columns=["name", "op", *columns, "basis"])
     if relative and rows:
         backward = [column for column in PREDICTED if column.startswith("backward")]
