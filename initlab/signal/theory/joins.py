@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from initlab.signal.theory.chains import DIFFERENCES, QUOTIENTS
-from initlab.signal.theory.field import NONE, Field, NoRule, Pairs, even, field_of
+from initlab.signal.theory.field import NONE, Field, NoRule, Pairs, crossing, even, field_of
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, on_map
 from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.trace import LIVE, Operation
@@ -33,9 +33,15 @@ def total(context: Context, op: Operation, *inputs: Signal) -> Result:
     level = max(float(q.mean()), 1e-300)
     c = ((a.level * a.c + b.level * b.c + 2 * cross) / level).clipped()
     spread = (a.level / level) ** 2 * a.spread + (b.level / level) ** 2 * b.spread
+    channels = max(a.channels, b.channels)
     mean = (a.mean * math.sqrt(a.level) + b.mean * math.sqrt(b.level)) / math.sqrt(level)
-    field = Field(q, c, float(np.clip(mean, -1, 1)), positions, max(a.channels, b.channels), spread)
     noise = mixed(((a.level + cross) / level, x.noise), ((b.level + cross) / level, y.noise))
+    if left is not None and right is not None:
+        both = a.level * b.level / level**2 / channels
+        common = a.mean**2 * b.mean**2
+        noise = noise.having(context.source(4 * both * (context.average(a.c * b.c, positions) - common)))
+        spread = spread + both * crossing(a.c, b.c, c)
+    field = Field(q, c, float(np.clip(mean, -1, 1)), positions, channels, spread)
     signal = Signal(field, noise, fresh_beside(x, left, y, right), axis=leading(op, x, left, y, right))
 
     def pull(g: Gradient) -> list[Gradient | None]:

@@ -122,6 +122,7 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
     # A dead layer's output is its bias alone.
     moving = max(1 - mean**2, 1e-12)
     scatter = 2 * linear.radial * context.average(((c - mean**2) / moving) ** 2 + spread, positions)
+    spread = spread + linear.radial * moving**2 * sample_variance((c - mean**2) / moving) / channels
     source = context.source(scatter / channels)
     noise = x.noise.scaled(share).having(source, moving)
     field = Field(seen + bias_second, c, mean, positions, channels, spread)
@@ -132,6 +133,7 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
         (back,) = transposed(on_map(g.q, products.shape))
         spread = g.spread / linear.taps
         variance = 2 * linear.radial_back * context.average(g.c**2 + spread, x.field.positions) / linear.inputs
+        spread = spread + linear.radial_back * sample_variance(g.c) / linear.inputs
         source = context.source(variance)
         q = back * (linear.outputs / linear.inputs)
         return [Gradient(q, g.c, spread, g.noise.having(source), source)]
@@ -258,8 +260,10 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     growth, slope_growth = response.growth()
     pair, squares = f.c.each(response.pair) / second, f.c.each(response.square_pair) / second**2
     c = pair.clipped()
-    spread = (f.c.each(response.pair, 1) * response.q / second) ** 2 * f.spread
-    spread = spread + (squares - pair**2).within_limits(0, math.inf) * (1 - c**2) / f.channels
+    # What the correlation of as many normals adds is in their own spread already.
+    follow = (f.c.each(response.pair, 1) * response.q / second) ** 2
+    rest = (squares - pair**2) * (1 - c**2) - follow * sample_variance(f.c)
+    spread = follow * f.spread + rest.within_limits(0, math.inf) / f.channels
     linear = 2 * growth**2 * context.average((f.c - f.mean**2) ** 2, f.positions)
     rest = context.average(squares, f.positions) - 1 - linear
     noise = context.replaced(x.noise, x.fresh, rest / f.channels, growth)
@@ -278,7 +282,8 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         masks = f.c.each(response.square_pair, 1) / slope**2
         square = g.c**2 + g.spread
         rest = context.average(masks * (1 + 2 * square), f.positions) - 1 - 2 * context.average(square, f.positions)
-        spread = ratio**2 * g.spread + masks * (1 - square).within_limits(0, 1) / f.channels
+        masked = masks * (1 - square).within_limits(0, 1) - ratio**2 * sample_variance(g.c)
+        spread = ratio**2 * g.spread + masked.within_limits(0, math.inf) / f.channels
         # The slopes follow the signal's own scatter, and the same units that give much let much gradient through.
         follows = x.noise.scaled(slope_growth) if slope_growth else Noise()
         both = context.average(f.c.each(response.cross_pair), f.positions) / (second * slope) - 1
@@ -292,6 +297,11 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         return [Gradient(g.q * factor, g.c * ratio, spread, noise)]
 
     return signal, pull
+
+
+def sample_variance(c: Pairs) -> Pairs:
+    """Variance of the correlation of n pairs of normals, times n (Fisher 1915); 0 for a unit with itself."""
+    return (1 - c**2) ** 2
 
 
 def on_map(q: Tensor, shape: Sequence[int]) -> Tensor:

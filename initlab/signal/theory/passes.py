@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from initlab.nets.any_module import WeightLayer, on_weight_layers
 from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
 from initlab.signal.theory.cotangent import LossGradient, drawn_gradient, num_classes
-from initlab.signal.theory.field import Field, NoRule
+from initlab.signal.theory.field import Field, NoRule, crossing
 from initlab.signal.theory.independence import Origins
 from initlab.signal.theory.meanfield import Context, Gradient, Pull, Signal
 from initlab.signal.theory.rules import known, measured, rule_of
@@ -104,7 +104,9 @@ def reached(trace: Trace) -> set[int]:
     return needed
 
 
-def backward(trace: Trace, first: Gradient, passed: Sequence[Passed | None]) -> list[Gradient | None]:
+def backward(
+    context: Context, trace: Trace, first: Gradient, passed: Sequence[Passed | None]
+) -> list[Gradient | None]:
     """The gradient at each operation's output; None where none arrives. Gradients that meet add their squares.
 
     Errors of many batch norms on the way add up: beyond `MOST_STRAIN` of the gradient it holds only roughly.
@@ -121,18 +123,25 @@ def backward(trace: Trace, first: Gradient, passed: Sequence[Passed | None]) -> 
         for source, part in zip(step.sources, step.pull(gradient), strict=True):
             if source >= 0 and part is not None:
                 others, part = gradients[source], replace(part, basis=worst(gradient.basis, own))
-                gradients[source] = added(others, part) if others else part
+                meeting = passed[source]
+                if others is not None and meeting is not None:
+                    part = added(context, others, part, meeting.signal.field)
+                gradients[source] = part
                 strains[source] = max(strains[source], strain)
     return gradients
 
 
-def added(a: Gradient, b: Gradient) -> Gradient:
-    """The sum of two gradients whose weights are independent."""
+def added(context: Context, a: Gradient, b: Gradient, f: Field) -> Gradient:
+    """The sum of two gradients whose weights are independent, at a signal f: their squares add, and their products
+    scatter."""
     q = a.q + b.q if a.q.shape == b.q.shape else a.q.mean() + b.q.mean()
     total = a.level + b.level
     shares = [a.level / total, b.level / total] if total > 0 else [0.5, 0.5]
-    c, spread = shares[0] * a.c + shares[1] * b.c, shares[0] ** 2 * a.spread + shares[1] ** 2 * b.spread
-    noise = mixed((shares[0], a.noise), (shares[1], b.noise))
+    both = shares[0] * shares[1] / f.channels
+    c = shares[0] * a.c + shares[1] * b.c
+    spread = shares[0] ** 2 * a.spread + shares[1] ** 2 * b.spread + both * crossing(a.c, b.c, c)
+    source = context.source(4 * both * context.average(a.c * b.c, f.positions))
+    noise = mixed((shares[0], a.noise), (shares[1], b.noise)).having(source)
     return Gradient(q, c, spread, noise, basis=worst(a.basis, b.basis))
 
 
@@ -157,7 +166,7 @@ def mean_field(context: Context, trace: Trace, start: Field, loss: LossGradient 
         gradient = loss.here()
     else:
         gradient = loss.over_draws(context, last.signal)
-    gradients = backward(trace, gradient, passed)
+    gradients = backward(context, trace, gradient, passed)
     if reason is None and any(g is not None and g.basis == "approximate" for g in gradients):
         reason = "batch_norm: the gradient comes through many norms of few independent numbers"
     return layer_rows(context, trace, passed, gradients), reason
