@@ -39,15 +39,17 @@ def total(context: Context, op: Operation, *inputs: Signal) -> Result:
     if left is not None and right is not None:
         both = a.level * b.level / level**2 / channels
         common = a.mean**2 * b.mean**2
-        noise = noise.having(context.source(4 * both * (context.average(a.c * b.c, positions) - common)))
-        spread = spread + both * crossing(a.c, b.c, c)
+        alike = context.average(a.c * b.c, positions) - common
+        noise = noise.having(context.source(4 * both * alike))
+        spread = spread + both * crossing(a.c, b.c, c, alike)
     field = Field(q, c, float(np.clip(mean, -1, 1)), positions, channels, spread)
     signal = Signal(field, noise, fresh_beside(x, left, y, right), axis=leading(op, x, left, y, right))
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """A sum hands its gradient to both."""
-        scaled = replace(g, q=g.q * weight**2)
-        ends = [(g, x, left), (scaled, y, right)]
+        first = replace(g, radial=g.radial.times((a.level / level) ** 2))
+        second = replace(g, q=g.q * weight**2, radial=g.radial.times((b.level / level) ** 2))
+        ends = [(first, x, left), (second, y, right)]
         return by_place([(place, gathered(context, op, h, s, place)) for h, s, place in ends if place is not None])
 
     return signal, pull
@@ -76,7 +78,7 @@ def times(context: Context, op: Operation, *inputs: Signal) -> Result:
         for s, other, noise, place in ((x, b, y.noise, left), (y, a, x.noise, right)):
             if place is not None:
                 q, spread = maps(torch.mul, g.q, other.q), g.spread * other.c**2
-                h = Gradient(q, g.c * other.c, spread, mixed((1.0, g.noise), (1.0, noise)), g.fresh)
+                h = Gradient(q, g.c * other.c, spread, mixed((1.0, g.noise), (1.0, noise)), g.fresh, radial=g.radial)
                 parts.append((place, gathered(context, op, h, s, place)))
         return by_place(parts)
 
@@ -159,7 +161,7 @@ def summed(g: Gradient, x: Signal, positions: int, examples: int = 1, channels: 
     same = 1.0 if examples > 1 else (c.same_place + others * c.elsewhere) / pairs
     level = (g.q.mean() * (pairs * positions * examples * channels)).expand(x.field.q.shape)
     left = Pairs(1.0, c.near, c.within, same, same).clipped()
-    return Gradient(level, left, g.spread, g.noise)
+    return Gradient(level, left, g.spread, g.noise, radial=g.radial)
 
 
 def negated(context: Context, op: Operation, x: Signal) -> Result:
@@ -209,7 +211,8 @@ def join(context: Context, op: Operation, *inputs: Signal) -> Result:
         """Each part gets its own channels' gradient."""
         levels = g.parts or (1.0,) * len(fields)
         maps = [levels[place] * on_map(g.q, fields[place].q.shape) for place in places]
-        return [replace(g, q=q, fresh=None, parts=()) for q in maps]
+        radials = [g.radial.times(float(weights[place]) ** 2) for place in places]
+        return [replace(g, q=q, fresh=None, parts=(), radial=r) for q, r in zip(maps, radials, strict=True)]
 
     return Signal(joined, noise, parts=parts, axis=axis), pull
 

@@ -36,6 +36,21 @@ class Signal:
 
 
 @dataclass(frozen=True)
+class Radial:
+    """Mean square of (x . gradient) of an example, beyond that of a gradient that does not follow the signal x.
+
+    It is what moves the loss when all of x grows, and for that the same before and behind a homogeneous layer (Euler).
+    """
+
+    square: float = 0.0
+    noise: Noise = Noise()
+
+    def times(self, factor: float) -> "Radial":
+        """With the square times a factor."""
+        return Radial(self.square * factor, self.noise)
+
+
+@dataclass(frozen=True)
 class Gradient:
     """Mean square of the gradient at each position; `c` and `spread` are mean and variance of pairs' correlations."""
 
@@ -47,11 +62,26 @@ class Gradient:
     parts: tuple[float, ...] = ()  # of joined channels: each part's mean square over that of all
     basis: str = "theory"  # what stands behind it
     mean: float | None = None  # its mean over everything over the root of q, where that is known
+    radial: Radial = Radial()
 
     @property
     def level(self) -> float:
         """Mean square over all positions."""
         return float(self.q.mean())
+
+    def along(self, f: Field) -> float:
+        """Share of its square that lies along a signal f, beyond chance."""
+        units = f.channels * f.positions
+        square = units**2 * f.level * self.level
+        return self.radial.square / square if square > 0 else 0.0
+
+    def with_more_along(self, share: float, x: Signal) -> "Gradient":
+        """With so much more of its square, all of it along a signal."""
+        if share == 0:
+            return self
+        beyond = mixed((1.0, self.radial.noise), (-1.0, x.noise))
+        noise = mixed((1 / (1 + share), self.noise), (share / (1 + share), beyond))
+        return replace(self, q=self.q * (1 + share), noise=noise)
 
 
 # For each input its gradient, or None where none goes there.
@@ -121,9 +151,10 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
     mean = common(bias) / math.sqrt(level + bias_second) if bias_second else 0.0
     # A dead layer's output is its bias alone.
     moving = max(1 - mean**2, 1e-12)
-    scatter = 2 * linear.radial * context.average(((c - mean**2) / moving) ** 2 + spread, positions)
-    spread = spread + linear.radial * moving**2 * sample_variance((c - mean**2) / moving) / channels
-    source = context.source(scatter / channels)
+    alike = context.average(((c - mean**2) / moving) ** 2 + spread, positions)
+    apart = sampled((c - mean**2) / moving, 2 * (1 - alike))
+    spread = spread + linear.radial * moving**2 * apart / channels
+    source = context.source(2 * linear.radial * alike / channels)
     noise = x.noise.scaled(share).having(source, moving)
     field = Field(seen + bias_second, c, mean, positions, channels, spread)
     signal = Signal(field, noise, source, axis=1 - len(op.shape) if linear.spatial else -1)
@@ -132,11 +163,13 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
         """The gradient through the transposed operator, with the scatter that the weights add to it."""
         (back,) = transposed(on_map(g.q, products.shape))
         spread = g.spread / linear.taps
-        variance = 2 * linear.radial_back * context.average(g.c**2 + spread, x.field.positions) / linear.inputs
-        spread = spread + linear.radial_back * sample_variance(g.c) / linear.inputs
-        source = context.source(variance)
+        alike = context.average(g.c**2 + spread, x.field.positions)
+        spread = spread + linear.radial_back * sampled(g.c, 2 * (1 - alike)) / linear.inputs
+        source = context.source(2 * linear.radial_back * alike / linear.inputs)
         q = back * (linear.outputs / linear.inputs)
-        return [Gradient(q, g.c, spread, g.noise.having(source), source)]
+        chance = Gradient(q, g.c, spread, g.noise.having(source), source, radial=g.radial.times(share**2))
+        # Along the signal the weights are those that gave the logits, which the gradient follows.
+        return [chance.with_more_along(chance.along(x.field), x)]
 
     return signal, pull
 
@@ -262,10 +295,12 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     c = pair.clipped()
     # What the correlation of as many normals adds is in their own spread already.
     follow = (f.c.each(response.pair, 1) * response.q / second) ** 2
-    rest = (squares - pair**2) * (1 - c**2) - follow * sample_variance(f.c)
-    spread = follow * f.spread + rest.within_limits(0, math.inf) / f.channels
-    linear = 2 * growth**2 * context.average((f.c - f.mean**2) ** 2, f.positions)
-    rest = context.average(squares, f.positions) - 1 - linear
+    linear = 2 * growth**2 * (f.c - f.mean**2) ** 2
+    rest = context.average(squares - 1 - linear, f.positions)
+    beyond = (squares - pair**2) * (1 - c**2) - follow * sampled(f.c)
+    beyond = replace(beyond, itself=(squares - 1 - linear).itself - rest)
+    follow = replace(follow, itself=growth**2)
+    spread = follow * f.spread + beyond.within_limits(0, math.inf) / f.channels
     noise = context.replaced(x.noise, x.fresh, rest / f.channels, growth)
     source = len(context.variances) - 1
     q = second_map(response.phi, f.q) if response.mean == 0 else f.q * (second / response.q)
@@ -281,12 +316,15 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         ratio = (f.c.each(response.pair, 1) / slope).clipped()
         masks = f.c.each(response.square_pair, 1) / slope**2
         square = g.c**2 + g.spread
-        rest = context.average(masks * (1 + 2 * square), f.positions) - 1 - 2 * context.average(square, f.positions)
-        masked = masks * (1 - square).within_limits(0, 1) - ratio**2 * sample_variance(g.c)
-        spread = ratio**2 * g.spread + masked.within_limits(0, math.inf) / f.channels
+        chosen = masks * (1 + 2 * square) - 1 - 2 * square
+        rest = context.average(chosen, f.positions)
+        beyond = masks * (1 - square).within_limits(0, 1) - ratio**2 * sampled(g.c)
+        beyond = replace(beyond, itself=chosen.itself - rest)
+        spread = ratio**2 * g.spread + beyond.within_limits(0, math.inf) / f.channels
         # The slopes follow the signal's own scatter, and the same units that give much let much gradient through.
         follows = x.noise.scaled(slope_growth) if slope_growth else Noise()
-        both = context.average(f.c.each(response.cross_pair), f.positions) / (second * slope) - 1
+        crossed = f.c.each(response.cross_pair) / (second * slope)
+        both = context.average(crossed, f.positions) - 1
         both -= growth * slope_growth * 2 * context.average((f.c - f.mean**2) ** 2, f.positions)
         variance = context.variances[source]
         shared = both / f.channels / variance if variance > 0 else 0.0
@@ -294,14 +332,16 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         # The shift keeps the product's mean at 1, which the power of a factor alone has not.
         noise = mixed((1.0, own), (1.0, follows.having(source, shared))).shifted(shared * (1 - shared) * variance / 2)
         factor = second_map(response.phi, f.q, order=1) if response.mean == 0 else torch.full_like(f.q, slope)
-        return [Gradient(g.q * factor, g.c * ratio, spread, noise)]
+        # What follows the signal lies where phi is large, hence where its slope is.
+        chance = Gradient(g.q * factor, g.c * ratio, spread, noise, radial=g.radial.times(growth**2))
+        return [chance.with_more_along(g.along(field) * (crossed.itself - 1), signal)]
 
     return signal, pull
 
 
-def sample_variance(c: Pairs) -> Pairs:
-    """Variance of the correlation of n pairs of normals, times n (Fisher 1915); 0 for a unit with itself."""
-    return (1 - c**2) ** 2
+def sampled(c: Pairs, itself: float = 0.0) -> Pairs:
+    """Variance of the correlation of n pairs of normals, times n (Fisher 1915), and that of a unit with itself."""
+    return replace((1 - c**2) ** 2, itself=itself)
 
 
 def on_map(q: Tensor, shape: Sequence[int]) -> Tensor:

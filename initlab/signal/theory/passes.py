@@ -14,7 +14,7 @@ from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
 from initlab.signal.theory.cotangent import LossGradient, drawn_gradient, num_classes
 from initlab.signal.theory.field import Field, NoRule, crossing
 from initlab.signal.theory.independence import Origins
-from initlab.signal.theory.meanfield import Context, Gradient, Pull, Signal
+from initlab.signal.theory.meanfield import Context, Gradient, Pull, Radial, Signal
 from initlab.signal.theory.rules import known, measured, rule_of
 from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.shapes import SHAPES
@@ -125,24 +125,32 @@ def backward(
                 others, part = gradients[source], replace(part, basis=worst(gradient.basis, own))
                 meeting = passed[source]
                 if others is not None and meeting is not None:
-                    part = added(context, others, part, meeting.signal.field)
+                    part = added(context, others, part, meeting.signal)
                 gradients[source] = part
                 strains[source] = max(strains[source], strain)
     return gradients
 
 
-def added(context: Context, a: Gradient, b: Gradient, f: Field) -> Gradient:
-    """The sum of two gradients whose weights are independent, at a signal f: their squares add, and their products
-    scatter."""
+def added(context: Context, a: Gradient, b: Gradient, x: Signal) -> Gradient:
+    """The sum at a signal of two gradients whose weights are independent: squares add, products scatter."""
+    f = x.field
     q = a.q + b.q if a.q.shape == b.q.shape else a.q.mean() + b.q.mean()
     total = a.level + b.level
     shares = [a.level / total, b.level / total] if total > 0 else [0.5, 0.5]
     both = shares[0] * shares[1] / f.channels
     c = shares[0] * a.c + shares[1] * b.c
-    spread = shares[0] ** 2 * a.spread + shares[1] ** 2 * b.spread + both * crossing(a.c, b.c, c)
-    source = context.source(4 * both * context.average(a.c * b.c, f.positions))
-    noise = mixed((shares[0], a.noise), (shares[1], b.noise)).having(source)
-    return Gradient(q, c, spread, noise, basis=worst(a.basis, b.basis))
+    alike = context.average(a.c * b.c, f.positions)
+    spread = shares[0] ** 2 * a.spread + shares[1] ** 2 * b.spread + both * crossing(a.c, b.c, c, alike)
+    noise = mixed((shares[0], a.noise), (shares[1], b.noise)).having(context.source(4 * both * alike))
+    # Both follow the signal, so that these parts add up before they are squared.
+    squares = [g.radial.square for g in (a, b)]
+    common = 2 * math.sqrt(squares[0] * squares[1]) if min(squares) > 0 else 0.0
+    parts = [abs(square) + common / 2 for square in squares]
+    first = parts[0] / sum(parts) if sum(parts) > 0 else 0.5
+    radial = Radial(sum(squares) + common, mixed((first, a.radial.noise), (1 - first, b.radial.noise)))
+    chance = Gradient(q, c, spread, noise, basis=worst(a.basis, b.basis), radial=radial)
+    share = chance.along(f) * common / radial.square if common > 0 else 0.0
+    return chance.with_more_along(share, x)
 
 
 def mean_field(context: Context, trace: Trace, start: Field, loss: LossGradient | None) -> tuple[Rows, str | None]:

@@ -70,7 +70,7 @@ def max_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -> Re
         # How often two windows choose the same member: 1/size where they are independent, always where they are alike.
         alike = normals.within_limits(0, 1)
         keep = (1 - alike) / float(counts.mean()) + alike
-        return [Gradient(back, g.c * keep, g.spread * keep**2, g.noise)]
+        return [Gradient(back, g.c * keep, g.spread * keep**2, g.noise, radial=g.radial)]
 
     return signal, pull
 
