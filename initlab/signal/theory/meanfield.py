@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from initlab.signal.theory.field import Field, NoRule, Pairs, common
+from initlab.signal.theory.field import Array, Field, NoRule, Pairs, common
 from initlab.signal.theory.response import Response, second_map
 from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.trace import Operation
@@ -33,6 +33,7 @@ class Signal:
     normals: Pairs | None = None  # correlations of those normals
     parts: tuple[tuple[float, Field], ...] = ()  # of channels that were joined: each part's share and field
     axis: int = -1  # the tensor's dimension of channels, counted from the end
+    balanced: bool = False  # whether the channels of each unit sum to 0, as behind a LayerNorm
 
 
 @dataclass(frozen=True)
@@ -291,11 +292,17 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     if second == 0:
         raise NoRule(response.phi.name, "gives 0 wherever its signal lies")
     growth, slope_growth = response.growth()
-    pair, squares = f.c.each(response.pair) / second, f.c.each(response.square_pair) / second**2
+    # Levels of single examples scatter about that of the batch, which scatters over draws; correlations do as well.
+    variance = 0.0 if response.closed else context.scatter(x.noise).variance
+    bend, slope_bend = response.bend(f.spread.itself + variance)
+    squares = f.c.each(response.square_pair) / second**2
+    pair = over_spread(response.pair, f) / second
     c = pair.clipped()
     # What the correlation of as many normals adds is in their own spread already.
     follow = (f.c.each(response.pair, 1) * response.q / second) ** 2
     linear = 2 * growth**2 * (f.c - f.mean**2) ** 2
+    if x.balanced:
+        linear = linear + response.tilt() ** 2 * f.c
     rest = context.average(squares - 1 - linear, f.positions)
     beyond = (squares - pair**2) * (1 - c**2) - follow * sampled(f.c)
     beyond = replace(beyond, itself=(squares - 1 - linear).itself - rest)
@@ -303,7 +310,9 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     spread = follow * f.spread + beyond.within_limits(0, math.inf) / f.channels
     noise = context.replaced(x.noise, x.fresh, rest / f.channels, growth)
     source = len(context.variances) - 1
-    q = second_map(response.phi, f.q) if response.mean == 0 else f.q * (second / response.q)
+    # A power of a factor of mean 1 has another mean, which the level has already.
+    noise = noise.shifted(growth * (1 - growth) * variance / 2)
+    q = bend * (second_map(response.phi, f.q) if response.mean == 0 else f.q * (second / response.q))
     mean = response.first() / math.sqrt(second)
     field = Field(q, c, mean, f.positions, f.channels, spread)
     signal = Signal(field, noise, None, response, f.c, axis=x.axis)
@@ -313,10 +322,12 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         slope = response.second(order=1)
         if slope == 0:
             return [Gradient(torch.zeros_like(f.q), g.c, g.spread, g.noise)]
-        ratio = (f.c.each(response.pair, 1) / slope).clipped()
+        ratio = (over_spread(partial(response.pair, order=1), f) / slope).clipped()
         masks = f.c.each(response.square_pair, 1) / slope**2
         square = g.c**2 + g.spread
         chosen = masks * (1 + 2 * square) - 1 - 2 * square
+        if x.balanced:
+            chosen = chosen - response.tilt(order=1) ** 2 * f.c
         rest = context.average(chosen, f.positions)
         beyond = masks * (1 - square).within_limits(0, 1) - ratio**2 * sampled(g.c)
         beyond = replace(beyond, itself=chosen.itself - rest)
@@ -326,6 +337,8 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         crossed = f.c.each(response.cross_pair) / (second * slope)
         both = context.average(crossed, f.positions) - 1
         both -= growth * slope_growth * 2 * context.average((f.c - f.mean**2) ** 2, f.positions)
+        if x.balanced:
+            both -= response.tilt() * response.tilt(order=1) * context.average(f.c, f.positions)
         variance = context.variances[source]
         shared = both / f.channels / variance if variance > 0 else 0.0
         own = context.replaced(g.noise, g.fresh, rest / f.channels - shared**2 * variance)
@@ -333,10 +346,17 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         noise = mixed((1.0, own), (1.0, follows.having(source, shared))).shifted(shared * (1 - shared) * variance / 2)
         factor = second_map(response.phi, f.q, order=1) if response.mean == 0 else torch.full_like(f.q, slope)
         # What follows the signal lies where phi is large, hence where its slope is.
-        chance = Gradient(g.q * factor, g.c * ratio, spread, noise, radial=g.radial.times(growth**2))
+        chance = Gradient(g.q * factor * slope_bend, g.c * ratio, spread, noise, radial=g.radial.times(growth**2))
         return [chance.with_more_along(g.along(field) * (crossed.itself - 1), signal)]
 
     return signal, pull
+
+
+def over_spread(expectation: Callable[[Array], Array], f: Field) -> Pairs:
+    """An expectation of pairs, averaged over how their correlations scatter."""
+    far = replace(f.spread ** 0.5, itself=0.0)
+    above, below = (((f.c + sign * far).clipped()).each(expectation) for sign in (1.0, -1.0))
+    return (above + below) / 2
 
 
 def sampled(c: Pairs, itself: float = 0.0) -> Pairs:

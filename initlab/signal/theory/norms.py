@@ -1,7 +1,7 @@
 """Mean field of BatchNorm, LayerNorm, GroupNorm, InstanceNorm and RMSNorm."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +46,9 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
     mean = common(bias) / math.sqrt(gain + shift) if gain + shift > 0 else 0.0
     if op.function is F.rms_norm:
         mean = f.mean * (1.0 if weight is None else common(weight) / math.sqrt(square))
-    field = Field(profile * gain + shift, c, mean, f.positions, f.channels, f.spread / normed[0].centred ** 2)
+    # An example that is normalised by itself has always the same level.
+    spread = replace(f.spread / normed[0].centred ** 2, itself=f.spread.itself if group.batch else 0.0)
+    field = Field(profile * gain + shift, c, mean, f.positions, f.channels, spread)
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """The gradient without what moves the statistics, over their spread."""
@@ -54,6 +56,9 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
         rest = max(1 - centre.itself, 1e-12)
         along = 0.0 if group.batch else g.along(field)
         factors = [n.slope * max(rest - 1 / n.independent - along, 0.0) for n in normed]
+        if not group.batch:
+            # Each example's gradient is divided by its own level.
+            factors = [factor * (1 + f.spread.itself) for factor in factors]
         factor = sum(share * value for share, value in zip(shares, factors, strict=True))
         levels = tuple(value / factor for value in factors) if len(factors) > 1 and factor > 0 else ()
         c = ((g.c - centre) / rest).clipped()
@@ -69,7 +74,8 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
         radial = g.radial if group.batch else Radial(-units * f.level * float(back.mean()))
         return [Gradient(back, c, g.spread / rest**2, noise, parts=levels, radial=radial)]
 
-    return Signal(field, Noise(), axis=x.axis), pull
+    balanced = op.function is F.layer_norm and group.positions == 1 and not shift
+    return Signal(field, Noise(), axis=x.axis, balanced=balanced), pull
 
 
 @dataclass(frozen=True)
