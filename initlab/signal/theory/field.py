@@ -187,7 +187,9 @@ def spread_of(x_NCP: Tensor, level: float, c: Pairs) -> Pairs:
     n, channels, positions = x_NCP.shape
     if level == 0:
         return NONE
-    itself = float(x_NCP.square().mean(1).square().mean()) / level**2 - 1
+    squares = x_NCP.square().mean(1)
+    # What positions differ by on average is in their own mean squares.
+    itself = max(float(squares.square().mean() - squares.mean(0).square().mean()) / level**2, 0.0)
     if channels > FEW_CHANNELS:
         return replace((1 - c**2) / channels, itself=itself)
     # The squared inner product of two pixels is that of their outer products.

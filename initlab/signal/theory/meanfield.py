@@ -138,7 +138,7 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
     x = along(x, op.in_shapes[0], 1 - len(op.in_shapes[0]) if linear.spatial else -1)
     ins = on_map(x.field.q, op.in_shapes[0][2:]) if linear.spatial else x.field.q.mean()
     products, transposed = torch.func.vjp(linear.map, ins)[:2]
-    seen, c = products, x.field.c * linear.overlap(products)
+    seen, c = products, x.field.c * linear.overlap(products) * over_places(1 / evenness(ins))
     if linear.centred and x.field.mean:
         unseen = linear.map(ins.sqrt()) ** 2 / linear.map(torch.ones_like(ins)).max() * x.field.mean**2
         seen = (products - unseen).clamp(min=0)
@@ -252,18 +252,28 @@ def shared_taps(present: Tensor, q: Tensor) -> Pairs:
     """Cosine of the taps of two positions, averaged over neighbours and over all pairs of (at most 256) positions.
 
     `present` holds each tap's weight at each output position, 0 where it meets the padding: at opposite corners of a
-    small map hardly any tap is common, so their correlation falls layer by layer. Positions count by their mean square.
+    small map hardly any tap is common, so their correlation falls layer by layer. Positions count by their level.
     """
-    unit = present / present.norm(dim=0).clamp(min=1e-300) * q
+    unit = present / present.norm(dim=0).clamp(min=1e-300) * q.sqrt()
     near = 1.0
     if unit.shape[-1] > 1:
-        near = float((unit[..., 1:] * unit[..., :-1]).sum() / (q[..., 1:] * q[..., :-1]).sum())
-    flat, weights = unit.flatten(1), q.flatten()
-    step = -(-len(weights) // 256)
-    flat, weights = flat[:, ::step], weights[::step]
-    pairs = float(weights.sum() ** 2 - weights.square().sum())
+        near = float((unit[..., 1:] * unit[..., :-1]).sum() / (q[..., 1:] * q[..., :-1]).sqrt().sum())
+    flat, levels = unit.flatten(1), q.flatten()
+    step = -(-len(levels) // 256)
+    flat, levels = flat[:, ::step], levels[::step]
+    pairs = float(levels.sum() * (len(levels) - 1))
     within = float(flat.sum(1).square().sum() - flat.square().sum()) / pairs if pairs > 0 else 1.0
     return Pairs(1.0, near, within, same_place=1.0, elsewhere=within)
+
+
+def evenness(q: Tensor) -> float:
+    """Mean product of the roots of two positions' mean squares over the mean square: 1 where all are the same."""
+    return float(q.sqrt().mean() ** 2 / q.mean()) if q.mean() > 0 else 1.0
+
+
+def over_places(value: float) -> Pairs:
+    """A factor of pairs of positions that may lie anywhere."""
+    return Pairs(1.0, 1.0, value, 1.0, value)
 
 
 def orthogonality(weight: Tensor) -> tuple[float, float]:
@@ -296,8 +306,10 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     variance = 0.0 if response.closed else context.scatter(x.noise).variance
     bend, slope_bend = response.bend(f.spread.itself + variance)
     squares = f.c.each(response.square_pair) / second**2
-    pair = over_spread(response.pair, f) / second
-    c = pair.clipped()
+    # Pairs have the mean product of two roots of levels, which is less than their mean level.
+    roots = over_places(evenness(f.q)) * (1 - f.spread.itself * sampled(f.c) ** 0.5 / 4).within_limits(0.5, 1)
+    pair = over_spread(response.pair, f, roots) / second
+    c = (pair * roots**growth**2).clipped()
     # What the correlation of as many normals adds is in their own spread already.
     follow = (f.c.each(response.pair, 1) * response.q / second) ** 2
     linear = 2 * growth**2 * (f.c - f.mean**2) ** 2
@@ -313,7 +325,7 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     # A power of a factor of mean 1 has another mean, which the level has already.
     noise = noise.shifted(growth * (1 - growth) * variance / 2)
     q = bend * (second_map(response.phi, f.q) if response.mean == 0 else f.q * (second / response.q))
-    mean = response.first() / math.sqrt(second)
+    mean = response.first() / math.sqrt(second) * roots.elsewhere ** (growth**2 / 2)
     field = Field(q, c, mean, f.positions, f.channels, spread)
     signal = Signal(field, noise, None, response, f.c, axis=x.axis)
 
@@ -322,7 +334,7 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         slope = response.second(order=1)
         if slope == 0:
             return [Gradient(torch.zeros_like(f.q), g.c, g.spread, g.noise)]
-        ratio = (over_spread(partial(response.pair, order=1), f) / slope).clipped()
+        ratio = (over_spread(partial(response.pair, order=1), f, roots) / slope).clipped()
         masks = f.c.each(response.square_pair, 1) / slope**2
         square = g.c**2 + g.spread
         chosen = masks * (1 + 2 * square) - 1 - 2 * square
@@ -352,10 +364,10 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     return signal, pull
 
 
-def over_spread(expectation: Callable[[Array], Array], f: Field) -> Pairs:
-    """An expectation of pairs, averaged over how their correlations scatter."""
-    far = replace(f.spread ** 0.5, itself=0.0)
-    above, below = (((f.c + sign * far).clipped()).each(expectation) for sign in (1.0, -1.0))
+def over_spread(expectation: Callable[[Array], Array], f: Field, roots: Pairs) -> Pairs:
+    """An expectation of pairs of one level, averaged over how their correlations scatter."""
+    far = replace(f.spread**0.5, itself=0.0)
+    above, below = ((f.c / roots + sign * far).clipped().each(expectation) for sign in (1.0, -1.0))
     return (above + below) / 2
 
 
