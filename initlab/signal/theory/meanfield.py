@@ -307,7 +307,7 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     bend, slope_bend = response.bend(f.spread.itself + variance)
     squares = f.c.each(response.square_pair) / second**2
     # Pairs have the mean product of two roots of levels, which is less than their mean level.
-    roots = over_places(evenness(f.q)) * (1 - f.spread.itself * sampled(f.c) ** 0.5 / 4).within_limits(0.5, 1)
+    roots = over_places(evenness(f.q)) * roots_of_levels(f)
     pair = over_spread(response.pair, f, roots) / second
     c = (pair * roots**growth**2).clipped()
     # What the correlation of as many normals adds is in their own spread already.
@@ -362,6 +362,18 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         return [chance.with_more_along(g.along(field) * (crossed.itself - 1), signal)]
 
     return signal, pull
+
+
+def roots_of_levels(f: Field) -> Pairs:
+    """Mean product of the roots of two units' lognormal levels over their mean level, the more alike the nearer to 1.
+
+    The levels of units with the correlation r at one level follow each other with r^2; c is r times this product.
+    """
+    roots = Pairs.alike(1.0)
+    for _ in range(4):
+        alike = ((f.c / roots).clipped() ** 2).array
+        roots = Pairs(*np.exp(-math.log1p(f.spread.itself) * (1 - alike) / 4))
+    return roots
 
 
 def over_spread(expectation: Callable[[Array], Array], f: Field, roots: Pairs) -> Pairs:
