@@ -43,7 +43,7 @@ def total(context: Context, op: Operation, *inputs: Signal) -> Result:
         noise = noise.having(context.source(4 * both * alike))
         spread = spread + both * crossing(a.c, b.c, c, alike)
     field = Field(q, c, float(np.clip(mean, -1, 1)), positions, channels, spread)
-    signal = Signal(field, noise, fresh_beside(x, left, y, right), axis=leading(op, x, left, y, right))
+    signal = Signal(field, noise, *fresh_beside(x, left, y, right), axis=leading(op, x, left, y, right))
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """A sum hands its gradient to both."""
@@ -70,7 +70,7 @@ def times(context: Context, op: Operation, *inputs: Signal) -> Result:
         # Beyond the scatter of each: E[a^2 a'^2] is 1 + 2 c^2 for normals.
         both = context.average(4 * a.c**2 * b.c**2, positions) / channels
         noise = noise.having(context.source(both))
-    signal = Signal(field, noise, fresh_beside(x, left, y, right), axis=leading(op, x, left, y, right))
+    signal = Signal(field, noise, *fresh_beside(x, left, y, right), axis=leading(op, x, left, y, right))
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """The gradient times the other factor."""
@@ -116,9 +116,10 @@ def times_constant(f: Field, factor: float) -> Field:
     return f if factor == 1 else replace(f, q=f.q * factor**2, mean=math.copysign(1.0, factor) * f.mean)
 
 
-def fresh_beside(x: Signal, left: int | None, y: Signal, right: int | None) -> int | None:
-    """The source of a fresh layer that has only a constant beside it."""
-    return x.fresh if right is None else y.fresh if left is None else None
+def fresh_beside(x: Signal, left: int | None, y: Signal, right: int | None) -> tuple[int | None, Pairs | None]:
+    """The source of a fresh layer that has only a constant beside it, and the spread that was given to it."""
+    fresh = x if right is None else y if left is None else None
+    return (fresh.fresh, fresh.given) if fresh else (None, None)
 
 
 def leading(op: Operation, x: Signal, left: int | None, y: Signal, right: int | None) -> int:

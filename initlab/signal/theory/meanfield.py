@@ -29,6 +29,7 @@ class Signal:
     field: Field
     noise: Noise
     fresh: int | None = None  # the source of the weight layer that gave this, while nothing else has touched it
+    given: Pairs | None = None  # the field's spread less what the draw of that layer added
     response: Response | None = None  # where this is phi of normals
     normals: Pairs | None = None  # correlations of those normals
     parts: tuple[tuple[float, Field], ...] = ()  # of channels that were joined: each part's share and field
@@ -154,11 +155,11 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
     moving = max(1 - mean**2, 1e-12)
     alike = context.average(((c - mean**2) / moving) ** 2 + spread, positions)
     apart = sampled((c - mean**2) / moving, 2 * (1 - alike))
-    spread = spread + linear.radial * moving**2 * apart / channels
+    given, spread = spread, spread + linear.radial * moving**2 * apart / channels
     source = context.source(2 * linear.radial * alike / channels)
     noise = x.noise.scaled(share).having(source, moving)
     field = Field(seen + bias_second, c, mean, positions, channels, spread)
-    signal = Signal(field, noise, source, axis=1 - len(op.shape) if linear.spatial else -1)
+    signal = Signal(field, noise, source, given, axis=1 - len(op.shape) if linear.spatial else -1)
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """The gradient through the transposed operator, with the scatter that the weights add to it."""
@@ -303,12 +304,14 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         raise NoRule(response.phi.name, "gives 0 wherever its signal lies")
     growth, slope_growth = response.growth()
     # Levels of single examples scatter about that of the batch, which scatters over draws; correlations do as well.
-    variance = 0.0 if response.closed else context.scatter(x.noise).variance
-    bend, slope_bend = response.bend(f.spread.itself + variance)
+    # Units are normal whatever a fresh layer drew: what it takes in is what scatters.
+    given = f if x.fresh is None or x.given is None else replace(f, spread=x.given)
+    variance = 0.0 if response.closed else context.scatter(x.noise.without(x.fresh)).variance
+    bend, slope_bend = response.bend(given.spread.itself + variance)
     squares = f.c.each(response.square_pair) / second**2
     # Pairs have the mean product of two roots of levels, which is less than their mean level.
-    roots = over_places(evenness(f.q)) * roots_of_levels(f)
-    pair = over_spread(response.pair, f, roots) / second
+    roots = over_places(evenness(f.q)) * roots_of_levels(given)
+    pair = over_spread(response.pair, given, roots) / second
     c = (pair * roots**growth**2).clipped()
     # What the correlation of as many normals adds is in their own spread already.
     follow = (f.c.each(response.pair, 1) * response.q / second) ** 2
@@ -327,14 +330,14 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     q = bend * (second_map(response.phi, f.q) if response.mean == 0 else f.q * (second / response.q))
     mean = response.first() / math.sqrt(second) * roots.elsewhere ** (growth**2 / 2)
     field = Field(q, c, mean, f.positions, f.channels, spread)
-    signal = Signal(field, noise, None, response, f.c, axis=x.axis)
+    signal = Signal(field, noise, None, None, response, f.c, axis=x.axis)
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """The gradient times the second moment of the slope."""
         slope = response.second(order=1)
         if slope == 0:
             return [Gradient(torch.zeros_like(f.q), g.c, g.spread, g.noise)]
-        ratio = (over_spread(partial(response.pair, order=1), f, roots) / slope).clipped()
+        ratio = (over_spread(partial(response.pair, order=1), given, roots) / slope).clipped()
         masks = f.c.each(response.square_pair, 1) / slope**2
         square = g.c**2 + g.spread
         chosen = masks * (1 + 2 * square) - 1 - 2 * square
