@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from initlab.nets.any_module import WeightLayer, on_weight_layers
 from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
 from initlab.signal.theory.cotangent import LossGradient, drawn_gradient, num_classes
-from initlab.signal.theory.field import Field, NoRule
+from initlab.signal.theory.field import Field, NoRule, crossing
 from initlab.signal.theory.independence import Origins
-from initlab.signal.theory.meanfield import Context, GateRow, Gradient, Pull, Signal
+from initlab.signal.theory.meanfield import Context, GateRow, Gradient, Pull, Radial, Signal
 from initlab.signal.theory.proven import doubt_about
 from initlab.signal.theory.rules import known, measured, rule_of
 from initlab.signal.theory.scatter import Noise, mixed
@@ -109,7 +109,9 @@ def reached(trace: Trace) -> set[int]:
     return needed
 
 
-def backward(trace: Trace, first: Gradient, passed: Sequence[Passed | None]) -> list[Gradient | None]:
+def backward(
+    context: Context, trace: Trace, first: Gradient, passed: Sequence[Passed | None]
+) -> list[Gradient | None]:
     """The gradient at each operation's output; None where none arrives. Gradients that meet add their squares.
 
     Errors of many batch norms on the way add up: beyond `MOST_STRAIN` of the gradient it holds only roughly.
@@ -126,20 +128,35 @@ def backward(trace: Trace, first: Gradient, passed: Sequence[Passed | None]) -> 
         for source, part in zip(step.sources, step.pull(gradient), strict=True):
             if source >= 0 and part is not None:
                 others, part = gradients[source], replace(part, basis=worst(gradient.basis, own))
-                gradients[source] = added(others, part) if others else part
+                meeting = passed[source]
+                if others is not None and meeting is not None:
+                    part = added(context, others, part, meeting.signal)
+                gradients[source] = part
                 strains[source] = max(strains[source], strain)
     return gradients
 
 
-def added(a: Gradient, b: Gradient) -> Gradient:
-    """The sum of two gradients whose weights are independent."""
+def added(context: Context, a: Gradient, b: Gradient, x: Signal) -> Gradient:
+    """The sum at a signal of two gradients whose weights are independent: squares add, products scatter."""
+    f = x.field
     q = a.q + b.q if a.q.shape == b.q.shape else a.q.mean() + b.q.mean()
     total = a.level + b.level
     shares = [a.level / total, b.level / total] if total > 0 else [0.5, 0.5]
-    c, spread = shares[0] * a.c + shares[1] * b.c, shares[0] ** 2 * a.spread + shares[1] ** 2 * b.spread
-    noise = mixed((shares[0], a.noise), (shares[1], b.noise))
+    both = shares[0] * shares[1] / f.channels
+    c = shares[0] * a.c + shares[1] * b.c
+    alike = context.average(a.c * b.c, f.positions)
+    spread = shares[0] ** 2 * a.spread + shares[1] ** 2 * b.spread + both * crossing(a.c, b.c, c, alike)
+    noise = mixed((shares[0], a.noise), (shares[1], b.noise)).having(context.source(4 * both * alike))
+    # Both follow the signal, so that these parts add up before they are squared.
+    squares = [g.radial.square for g in (a, b)]
+    common = 2 * math.sqrt(squares[0] * squares[1]) if min(squares) > 0 else 0.0
+    parts = [abs(square) + common / 2 for square in squares]
+    first = parts[0] / sum(parts) if sum(parts) > 0 else 0.5
+    radial = Radial(sum(squares) + common, mixed((first, a.radial.noise), (1 - first, b.radial.noise)))
     steps = a.steps.plus(b.steps) if a.steps and b.steps else None
-    return Gradient(q, c, spread, noise, basis=worst(a.basis, b.basis), steps=steps)
+    chance = Gradient(q, c, spread, noise, basis=worst(a.basis, b.basis), steps=steps, radial=radial)
+    share = chance.along(f) * common / radial.square if common > 0 else 0.0
+    return chance.with_more_along(share, x)
 
 
 def mean_field(context: Context, trace: Trace, start: Field, loss: LossGradient | None) -> tuple[Rows, str | None]:
@@ -163,7 +180,7 @@ def mean_field(context: Context, trace: Trace, start: Field, loss: LossGradient 
         gradient = loss.here()
     else:
         gradient = loss.over_draws(context, last.signal)
-    gradients = backward(trace, gradient, passed)
+    gradients = backward(context, trace, gradient, passed)
     reason = reason or next((step.doubt for step in passed if step and step.doubt), None)
     reason = reason or next(iter(context.reasons), None)
     if reason is None and any(g is not None and g.basis == "approximate" for g in gradients):

@@ -63,7 +63,7 @@ def regrouped(x: Signal, shape: Sequence[int], out: Sequence[int]) -> Result:
         """The gradient is shared out alike over the positions."""
         # Each position meets other weights, so that no two have gradients alike.
         c = replace(NONE, itself=g.c.itself, same_place=g.c.same_place) if merged and f.positions > 1 else g.c
-        return [Gradient(g.q.mean().expand(f.q.shape), c, g.spread, g.noise, g.fresh)]
+        return [Gradient(g.q.mean().expand(f.q.shape), c, g.spread, g.noise, g.fresh, radial=g.radial)]
 
     return signal, pull
 
