@@ -19,6 +19,7 @@ from initlab.nets.any_module import WeightLayer, on_weight_layers
 from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
 from initlab.signal.theory.chains import MEANS, POINTWISE, POLES, ROOT, SAME, SUMS_OVER, Chain, Root, chain
 from initlab.signal.theory.field import Field, channel_axis, field_of
+from initlab.signal.uses import opened
 
 # Stands in a recorded call for a tensor that depends on the model's input.
 LIVE = object()
@@ -107,6 +108,9 @@ class Recorder(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            with self, opened():
+                return func(*args, **kwargs)
         if func in WEIGHTED and (constant := args[0] if args else kwargs["input"]) not in self.origin:
             # As positional encodings do; the same for all examples, unless it has as many as there are.
             batched = constant.dim() > 1 and len(constant) == self.examples
