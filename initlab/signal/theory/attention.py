@@ -2,8 +2,8 @@
 
 Over draws of the weights the scores of a head are products of normal queries and keys, which are as correlated over
 positions and examples as the signals they come of; what all keys have in common moves a row of scores as a whole and
-no softmax. The weights a of such scores are drawn (`drawn_weights`), and all that the rule needs are averages over
-them: for scores of small variance s over n keys sum a^2 is exp(s)/n. Outputs are more alike than values, which is the
+no softmax. The weights a of such scores are drawn (`weights_of`), and all that the rule needs are averages over them:
+for scores of small variance s over n keys sum a^2 is exp(s)/n. Outputs are more alike than values, which is the
 collapse of rank (Dong et al. 2021, arXiv 2103.03404; Noci et al. 2022, arXiv 2206.03126, sec. 3).
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initlab.signal.theory.field import NONE, Field, NoRule, Pairs
-from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal
+from initlab.signal.theory.field import NONE, Field, NoRule, Pairs, unevenness
+from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, on_map
 from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.trace import Operation
 
@@ -30,8 +30,8 @@ CHANGE = 0.2
 def attention(context: Context, op: Operation, query: Signal, key: Signal, value: Signal) -> Result:
     """softmax(scale q k^T + mask) v, and the gradient through v, q and k.
 
-    Values of mean square v and correlation c leave v (S + (1 - S) c) with S = E sum_j a_ij^2, the mean over positions i;
-    two positions share sum_j a_ij a_i'j instead. The Jacobian of softmax, diag(a) - a a^T, carries the gradient to the
+    Values of mean square v and correlation c leave v (S + (1 - S) c) with S = E sum_j a_ij^2 at position i; two
+    positions share sum_j a_ij a_i'j instead. The Jacobian of softmax, diag(a) - a a^T, carries the gradient to the
     scores (Noci et al. 2022, app. A); it sees of the values and keys only what sets one position off from the others.
     """
     q, k, v = query.field, key.field, value.field
@@ -43,39 +43,40 @@ def attention(context: Context, op: Operation, query: Signal, key: Signal, value
     size = scale**2 * dims * q.level * k.level
     if not math.isfinite(size):
         raise NoRule(op.function, f"scores of mean square {size:.3g}")
-    draw = partial(weights_of, rows, keys, dims, q=q.c, k=k.c, mask=mask_of(op, rows, keys))
+    draw = partial(weights_of, rows, keys, dims, q=q.c, k=k.c, mask=mask_of(op, rows, keys), kept=kept)
     w, wider = draw(size), draw(size * math.exp(CHANGE))
-    overlap = replace(w.overlap, itself=w.overlap.itself / kept)
-    level, wider_level = (float(mixed_pairs(v.c, o).itself) for o in (w.overlap, wider.overlap))
-    pairs = mixed_pairs(v.c, overlap)
+    pairs, apart = mixed_pairs(v.c, w.overlap), 1 - v.c.within
     c = (pairs / pairs.itself).clipped()
-    spread = (overlap.itself / pairs.itself) ** 2 * v.spread
-    spread = replace(spread, itself=((1 - v.c.within) / pairs.itself) ** 2 * w.unevenness)
-    mean = float(np.clip(v.mean / math.sqrt(pairs.itself), -1, 1))
-    field = Field(v.q.mean() * pairs.itself, c, mean, rows, v.channels, spread)
-    scores = mixed((1.0, query.noise), (1.0, key.noise)).scaled(math.log(wider_level / level) / CHANGE)
-    noise = mixed((1.0, remixed(context, value, field)), (1.0, scores))
-    signal = Signal(field, noise)
+    profile = v.level * (v.c.within + apart * w.squares.sum(1))[w.block]
+    spread = (w.overlap.itself / pairs.itself) ** 2 * v.spread
+    spread = replace(spread, itself=unevenness(profile))
+    field = Field(profile, c, float(np.clip(v.mean / math.sqrt(pairs.itself), -1, 1)), rows, v.channels, spread)
+    follows = math.log(mixed_pairs(v.c, wider.overlap).itself / pairs.itself) / CHANGE
+    scores = mixed((1.0, query.noise), (1.0, key.noise)).scaled(follows)
+    own = value.noise if value.fresh is None else remixed(context, value.noise, value.fresh, field, field)
+    signal = Signal(field, mixed((1.0, own), (1.0, scores)))
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """To q and k with the Jacobian of softmax, to v with the weights transposed."""
-        slopes = g.c * w.jacobian * set_off(v.c)
-        steep = scale**2 * op.in_shapes[2][-1] * v.level / kept
-        to_q, to_k = slopes * set_off(k.c), at_keys(slopes * q.c, -1 * slopes * q.c, rows, keys)
-        to_v = at_keys(g.c * overlap, g.c * (1 - w.overlap), rows, keys)
-        ends = [
-            (query, to_q * (steep * k.level), (value, key)),
-            (key, to_k * (steep * q.level), (value, query)),
-            (value, to_v, ()),
+        # What a row weighs, which is more where the gradient lies.
+        weight = w.by_block(on_map(g.q, (rows,)) / max(g.level, 1e-300))
+        overlap, jacobian = (replace(p, itself=weight @ m.sum(1)) for p, m in ((w.overlap, w.squares), (w.jacobian, w.slopes)))
+        slopes = scale**2 * op.in_shapes[2][-1] * v.level * set_off(v.c) * g.c * jacobian
+        to_q, meeting_k, meeting_v = slopes * set_off(k.c) * k.level, slopes * q.c * q.level, g.c * overlap
+        to_k, to_v = at_keys(meeting_k, -1 * meeting_k, rows, keys), at_keys(meeting_v, g.c - meeting_v, rows, keys)
+        by_row = w.slopes.sum(1)[w.block] * on_map(g.q, (rows,))
+        return [
+            received(context, g, query, to_q, by_row, (value, key)),
+            received(context, g, key, to_k, w.by_key(w.slopes, weight, meeting_k), (value, query)),
+            received(context, g, value, to_v, w.by_key(w.squares, weight, meeting_v), ()),
         ]
-        return [received(g, *end) for end in ends]
 
     return signal, pull
 
 
 def mixed_pairs(c: Pairs, overlap: Pairs) -> Pairs:
-    """Products of outputs in units of the values' mean square: what all positions share, and the overlap of the rest."""
-    return replace(c, itself=c.within, same_place=c.elsewhere, near=c.within) + set_off(c) * overlap
+    """Products of outputs over the values' mean square: what all positions share, and the overlap of the rest."""
+    return Pairs(c.within, c.within, c.within, c.elsewhere, c.elsewhere) + set_off(c) * overlap
 
 
 def set_off(c: Pairs) -> Pairs:
@@ -98,25 +99,29 @@ def at_keys(meeting: Pairs, passing: Pairs, rows: int, keys: int) -> Pairs:
     return Pairs(own, within, within, same, elsewhere)
 
 
-def received(g: Gradient, x: Signal, products: Pairs, factors: Sequence[Signal]) -> Gradient:
-    """The gradient at an input, from its products in units of the gradient's mean square; it scatters with `factors`."""
+def received(
+    context: Context, g: Gradient, x: Signal, products: Pairs, profile: Tensor, factors: Sequence[Signal]
+) -> Gradient:
+    """The gradient at an input from its products over the gradient's mean square, and its course over positions."""
     level = max(products.itself, 0.0)
     c = (products / level).clipped() if level > 0 else NONE
-    noise = mixed((1.0, g.noise), *((1.0, factor.noise) for factor in factors))
-    return Gradient((g.q.mean() * level).expand(x.field.q.shape), c, g.spread, noise)
+    q = g.level * level * profile.clamp(min=0) / profile.clamp(min=0).mean().clamp(min=1e-300)
+    q = q if len(q) == x.field.positions else q.mean()
+    back = Gradient(q, c, replace(g.spread, itself=unevenness(q)), g.noise)
+    own = g.noise if g.fresh is None else remixed(context, g.noise, g.fresh, back, x.field)
+    return replace(back, noise=mixed((1.0, own), *((1.0, factor.noise) for factor in factors)))
 
 
-def remixed(context: Context, value: Signal, f: Field) -> Noise:
-    """The scatter of values after a mix of their positions: a fresh layer's is that of the pairs as they are now."""
-    if value.fresh is None:
-        return value.noise
-    moving = max(1 - f.mean**2, 1e-12)
-    variance = 2 * context.average(((f.c - f.mean**2) / moving) ** 2 + f.spread, f.positions)
-    return value.noise.without(value.fresh).having(context.source(variance / f.channels), moving)
+def remixed(context: Context, noise: Noise, fresh: int, pairs: Field | Gradient, at: Field) -> Noise:
+    """The scatter of what a fresh layer gave after a mix of its positions: that of the pairs as they are now."""
+    common = at.mean**2 if pairs is at else 0.0
+    moving = max(1 - common, 1e-12)
+    variance = 2 * context.average(((pairs.c - common) / moving) ** 2 + pairs.spread, at.positions) / at.channels
+    return noise.without(fresh).having(context.source(variance), moving)
 
 
 def mask_of(op: Operation, rows: int, keys: int) -> Tensor | None:
-    """What is added to the scores, (rows, keys) or with examples and heads before; None where nothing is."""
+    """What is added to the scores, (masks, rows, keys); None where nothing is."""
     mask = op.argument(3, "attn_mask")
     if op.argument(5, "is_causal", False):
         mask = torch.ones(rows, keys, dtype=torch.bool).tril()
@@ -124,31 +129,84 @@ def mask_of(op: Operation, rows: int, keys: int) -> Tensor | None:
         return None
     if not isinstance(mask, Tensor):
         raise NoRule(op.function, "a mask that depends on the input")
+    mask = mask.detach().cpu()
     if mask.dtype == torch.bool:
-        mask = torch.zeros(mask.shape).masked_fill(~mask.cpu(), -math.inf)
-    return mask.detach().double().cpu().expand(*mask.shape[:-2], rows, keys)
+        mask = torch.zeros(mask.shape).masked_fill(~mask, -math.inf)
+    return mask.double().expand(*mask.shape[:-2], rows, keys).reshape(-1, rows, keys)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What attention's rule needs of its weights: means over heads, examples and rows, or pairs of them.
+
+    Of many rows some stand for a block of neighbours.
+    """
+
+    overlap: Pairs  # sum_j a_j b_j of two rows of weights
+    jacobian: Pairs  # sum_j a_j b_j (1 - a_j - b_j + sum a b): what two rows of softmax's Jacobian have in common
+    squares: Tensor  # (blocks, keys): a_j^2
+    slopes: Tensor  # (blocks, keys): a_j^2 (1 - 2 a_j + sum a^2)
+    columns: Tensor  # (keys,): what pairs of rows put on a key, 1 on average
+    block: Tensor  # (rows,): the block of each row
+
+    def by_block(self, weights: Tensor) -> Tensor:
+        """(rows,) with mean 1 -> shares of the blocks."""
+        return torch.zeros(len(self.squares), dtype=torch.float64).index_add(0, self.block, weights) / len(self.block)
+
+    def by_key(self, matrix: Tensor, weight: Tensor, meeting: Pairs) -> Tensor:
+        """(keys,): the course of a sum over rows, each of which adds `meeting` with itself and with the others."""
+        own = weight @ matrix
+        return meeting.itself * own / own.mean() + (len(self.block) - 1) * meeting.within * self.columns
+
+
+def weights_of(
+    rows: int, keys: int, dims: int, size: float, *, q: Pairs, k: Pairs, mask: Tensor | None, kept: float
+) -> Weights:
+    """Averages over drawn weights of scores of mean square `size`, in closer blocks where a mask leaves few keys."""
+    few = rows <= MOST_ROWS
+    places = np.arange(rows) if few else np.unique(np.geomspace(1, rows, MOST_ROWS).round().astype(int)) - 1
+    block = torch.from_numpy(np.searchsorted((places[1:] + places[:-1]) / 2, np.arange(rows)))
+    a = drawn_weights(places, rows, keys, dims, size, q, k, mask)
+    shares = block.bincount() / rows
+    shares = shares.double()
+    pairs = shares[:, None] * shares * (1 - torch.eye(len(shares)))
+    pairs = pairs / pairs.sum().clamp(min=1e-300)
+    products, jacobians = [], []
+    for left, right in ((a[:, 0], a[:, 0]), (a[:, 0], a[:, 1])):
+        product = left @ right.mT
+        jacobian = product - left**2 @ right.mT - left @ (right**2).mT + product**2
+        products.append(product.mean(0))
+        jacobians.append(jacobian.mean(0))
+
+    def by_kind(one: Tensor, two: Tensor, itself: Tensor) -> Pairs:
+        """Means over the same rows and over different ones, of one example and of two."""
+        other = float((one * pairs).sum())
+        return Pairs(float(shares @ itself.sum(1)), other, other, float(two.diagonal() @ shares), float((two * pairs).sum()))
+
+    squares = a.square().mean((0, 1)) / kept
+    slopes = (a**2 * (1 - 2 * a + a.square().sum(-1, keepdim=True))).mean((0, 1)) / kept
+    columns = ((shares @ a).square() - shares**2 @ a**2).mean((0, 1))
+    if mask is None:
+        # All keys and rows are alike.
+        squares, slopes, columns = (m.mean().expand(m.shape) for m in (squares, slopes, columns))
+    return Weights(
+        by_kind(*products, squares), by_kind(*jacobians, slopes), squares, slopes,
+        columns / columns.mean().clamp(min=1e-300), block,
+    )  # fmt: skip
 
 
 def drawn_weights(
-    rows: int, keys: int, dims: int, size: float, q: Pairs, k: Pairs, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Softmax weights (heads, 2 examples, some rows, keys) of scores of mean square `size`, and the rows' shares.
-
-    Of many rows some count for their neighbours, closer to each other where a causal mask leaves few keys.
-    """
-    places = (
-        np.unique(np.geomspace(1, rows, MOST_ROWS).round().astype(int)) - 1 if rows > MOST_ROWS else np.arange(rows)
-    )
-    ends = np.concatenate([[0.0], (places[1:] + places[:-1] + 1) / 2, [float(rows)]])
-    heads = int(np.clip(MOST_WEIGHTS // (len(places) * keys), 1, MOST_HEADS))
+    places: np.ndarray, rows: int, keys: int, dims: int, size: float, q: Pairs, k: Pairs, mask: Tensor | None
+) -> Tensor:
+    """Softmax weights (heads, 2 examples, some rows, keys) of scores of mean square `size`."""
+    heads = int(np.clip(MOST_WEIGHTS // (len(places) * keys), 2, MOST_HEADS))
     generator = torch.Generator().manual_seed(0)
     queries, others = (alike(heads, n, dims, c, generator) for n, c in ((rows, q), (keys, k)))
-    scores = math.sqrt(size / dims) * queries[:, :, torch.from_numpy(places)] @ others.transpose(-1, -2)
+    scores = math.sqrt(size / dims) * queries[:, :, places] @ others.mT
     if mask is not None:
-        flat = mask[..., torch.from_numpy(places), :].reshape(-1, len(places), keys)
-        scores = scores + flat[torch.randint(len(flat), (heads, 2), generator=generator)]
+        scores = scores + mask[:, places][torch.randint(len(mask), (heads, 2), generator=generator)]
     # A row without a key has no weights, and gives no signal.
-    return scores.softmax(-1).nan_to_num(0.0), torch.from_numpy(np.diff(ends) / rows)
+    return scores.softmax(-1).nan_to_num(0.0)
 
 
 def alike(heads: int, positions: int, dims: int, c: Pairs, generator: torch.Generator) -> Tensor:
@@ -162,35 +220,3 @@ def alike(heads: int, positions: int, dims: int, c: Pairs, generator: torch.Gene
         normals = torch.randn((heads, examples, places, dims), generator=generator, dtype=torch.float64)
         total = total + math.sqrt(variance) * normals
     return total.expand(heads, 2, positions, dims)
-
-
-@dataclass(frozen=True)
-class Weights:
-    """What attention's rule needs of its weights: means over heads, examples and rows, or pairs of them."""
-
-    overlap: Pairs  # sum_j a_j b_j of two rows of weights
-    jacobian: Pairs  # sum_j a_j b_j (1 - a_j - b_j + sum a b): what two rows of softmax's Jacobian have in common
-    unevenness: float  # variance over rows of sum_j a_j^2
-
-
-def weights_of(rows: int, keys: int, dims: int, size: float, *, q: Pairs, k: Pairs, mask: Tensor | None) -> Weights:
-    """Averages over weights of scores of mean square `size`."""
-    a, shares = drawn_weights(rows, keys, dims, size, q, k, mask)
-    pairs = shares[:, None] * shares * (1 - torch.eye(len(shares)))
-    pairs = pairs / pairs.sum().clamp(min=1e-300)
-    kinds = []
-    for left, right in ((a[:, 0], a[:, 0]), (a[:, 0], a[:, 1])):
-        products, right = left @ right.mT, right.mT
-        jacobian = products - left**2 @ right - left @ right**2 + products**2
-        kinds += [(products.mean(0), jacobian.mean(0))]
-    (own, own_jacobian), (across, across_jacobian) = kinds
-
-    def by_kind(one: Tensor, two: Tensor) -> Pairs:
-        """Means over the same rows and over different ones, of one example and of two."""
-        same, other = float(one.diagonal() @ shares), float((one * pairs).sum())
-        return Pairs(same, other, other, float(two.diagonal() @ shares), float((two * pairs).sum()))
-
-    square = own.diagonal()
-    return Weights(
-        by_kind(own, across), by_kind(own_jacobian, across_jacobian), float((square - square @ shares) ** 2 @ shares)
-    )

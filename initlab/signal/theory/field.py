@@ -86,7 +86,7 @@ NONE = Pairs.alike(0.0, itself=0.0)
 class Field:
     """Second moments of a tensor over its channels: what mean field keeps of it."""
 
-    q: Tensor  # mean square at each position, float64: the map's shape, or () where there is none
+    q: Tensor  # mean square at each position, float64: the map's shape, (positions,), or () where there is none
     c: Pairs  # mean products of pairs over the mean square
     mean: float  # the mean that all units have in common, over the root of q
     positions: int
@@ -120,18 +120,17 @@ def field_of(x: Tensor, axis: int | None = None, fixed: bool = False) -> Field:
     if x.dim() < 2:
         x = x.reshape(1, -1) if x.dim() else x.reshape(1, 1)
     axis = channel_axis(x.shape) if axis is None else axis
-    maps = x.dim() > 3 or axis < -1
     x = x.movedim(axis, 1)
     x_NCP = x.flatten(2) if x.dim() > 2 else x[..., None]
     level, c = pair_means(x_NCP)
     _, channels, positions = x_NCP.shape
-    if maps and x.shape[-1] > 1 and level > 0:
+    if x.dim() > 2 and x.shape[-1] > 1 and level > 0:
         c = replace(c, near=float((x[..., 1:] * x[..., :-1]).mean() / level))
     if fixed:
         c = replace(c, same_place=1.0, elsewhere=c.within)
     means = x_NCP.mean((0, 2))
     common = common_square(means)
-    q = x_NCP.square().mean((0, 1)).reshape(x.shape[2:]) if maps else x_NCP.square().mean()
+    q = x_NCP.square().mean((0, 1)).reshape(x.shape[2:])
     mean = math.copysign(math.sqrt(common / level), float(means.sum())) if level > 0 else 0.0
     return Field(q.cpu(), c, mean, positions, channels, NONE if fixed else spread_of(x_NCP, level, c))
 
@@ -181,6 +180,11 @@ def spread_of(x_NCP: Tensor, level: float, c: Pairs) -> Pairs:
     products = (x_NCP[:, :, None] * x_NCP[:, None]).reshape(n, channels**2, positions)
     square, pairs = pair_means(products)
     return replace((pairs * square / level**2 - c**2).within_limits(0, math.inf), itself=0.0)
+
+
+def unevenness(q: Tensor) -> float:
+    """Variance of a mean square over positions, over its squared mean."""
+    return float(q.var(correction=0) / q.mean().square().clamp(min=1e-300)) if q.numel() > 1 else 0.0
 
 
 def ratio(products: Tensor, square: Tensor, partners: int) -> float:

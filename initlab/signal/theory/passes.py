@@ -14,6 +14,7 @@ from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
 from initlab.signal.theory.cotangent import LossGradient, drawn_gradient, num_classes
 from initlab.signal.theory.field import Field, NoRule
 from initlab.signal.theory.independence import Origins
+from initlab.signal.theory.joins import maps
 from initlab.signal.theory.meanfield import Context, Gradient, Pull, Signal
 from initlab.signal.theory.rules import known, measured, rule_of
 from initlab.signal.theory.scatter import Noise, mixed
@@ -128,7 +129,7 @@ def backward(trace: Trace, first: Gradient, passed: Sequence[Passed | None]) -> 
 
 def added(a: Gradient, b: Gradient) -> Gradient:
     """The sum of two gradients whose weights are independent."""
-    q = a.q + b.q if a.q.shape == b.q.shape else a.q.mean() + b.q.mean()
+    q = maps(torch.add, a.q, b.q)
     total = a.level + b.level
     shares = [a.level / total, b.level / total] if total > 0 else [0.5, 0.5]
     c, spread = shares[0] * a.c + shares[1] * b.c, shares[0] ** 2 * a.spread + shares[1] ** 2 * b.spread
