@@ -43,32 +43,35 @@ def attention(context: Context, op: Operation, query: Signal, key: Signal, value
     size = scale**2 * dims * q.level * k.level
     if not math.isfinite(size):
         raise NoRule(op.function, f"scores of mean square {size:.3g}")
-    draw = partial(weights_of, rows, keys, dims, q=q.c, k=k.c, mask=mask_of(op, rows, keys), kept=kept)
+    draw = partial(weights_of, rows, keys, dims, q=q.c, k=k.c, mask=mask_of(op, rows, keys))
     w, wider = draw(size), draw(size * math.exp(CHANGE))
-    pairs, apart = mixed_pairs(v.c, w.overlap), 1 - v.c.within
+    overlap, moved = (replace(o, itself=o.itself / kept) for o in (w.pairs(w.overlaps), wider.pairs(wider.overlaps)))
+    # Values and keys come of the same tokens: what sets two of them apart in one does so in the other.
+    common = (1 - v.c.within) * (1 - k.c.within) / k.channels
+    pairs = mixed_pairs(v.c, overlap) + size * common * q.c * (1 - overlap)
     c = (pairs / pairs.itself).clipped()
-    profile = v.level * (v.c.within + apart * w.squares.sum(1))[w.block]
-    spread = (w.overlap.itself / pairs.itself) ** 2 * v.spread
-    spread = replace(spread, itself=unevenness(profile))
+    profile = (v.level * (v.c.within + (1 - v.c.within) / kept * w.squares.sum(1)))[w.block]
+    spread = replace((overlap.itself / pairs.itself) ** 2 * v.spread, itself=unevenness(profile))
     field = Field(profile, c, float(np.clip(v.mean / math.sqrt(pairs.itself), -1, 1)), rows, v.channels, spread)
-    follows = math.log(mixed_pairs(v.c, wider.overlap).itself / pairs.itself) / CHANGE
+    follows = math.log(mixed_pairs(v.c, moved).itself / pairs.itself) / CHANGE
     scores = mixed((1.0, query.noise), (1.0, key.noise)).scaled(follows)
     own = value.noise if value.fresh is None else remixed(context, value.noise, value.fresh, field, field)
     signal = Signal(field, mixed((1.0, own), (1.0, scores)))
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """To q and k with the Jacobian of softmax, to v with the weights transposed."""
-        # What a row weighs, which is more where the gradient lies.
-        weight = w.by_block(on_map(g.q, (rows,)) / max(g.level, 1e-300))
-        overlap, jacobian = (replace(p, itself=weight @ m.sum(1)) for p, m in ((w.overlap, w.squares), (w.jacobian, w.slopes)))
-        slopes = scale**2 * op.in_shapes[2][-1] * v.level * set_off(v.c) * g.c * jacobian
-        to_q, meeting_k, meeting_v = slopes * set_off(k.c) * k.level, slopes * q.c * q.level, g.c * overlap
-        to_k, to_v = at_keys(meeting_k, -1 * meeting_k, rows, keys), at_keys(meeting_v, g.c - meeting_v, rows, keys)
-        by_row = w.slopes.sum(1)[w.block] * on_map(g.q, (rows,))
+        course = on_map(g.q, (rows,)) / max(g.level, 1e-300)
+        by_block = w.by_block(course)
+        meets, bends = w.pairs(w.overlaps, by_block), w.pairs(w.jacobians, by_block)
+        steep = scale**2 * op.in_shapes[2][-1] * v.level / kept * g.c
+        to_q = steep * k.level * (set_off(v.c) * set_off(k.c) * bends + common * (1 - meets) ** 2)
+        at_k = steep * q.level * set_off(v.c) * q.c * bends
+        at_v = g.c * replace(meets, itself=meets.itself / kept)
+        to_k, to_v = at_keys(at_k, -1 * at_k, rows, keys), at_keys(at_v, g.c * (1 - meets), rows, keys)
         return [
-            received(context, g, query, to_q, by_row, (value, key)),
-            received(context, g, key, to_k, w.by_key(w.slopes, weight, meeting_k), (value, query)),
-            received(context, g, value, to_v, w.by_key(w.squares, weight, meeting_v), ()),
+            received(context, g, query, to_q, w.slopes.sum(1)[w.block] * course, (value, key)),
+            received(context, g, key, to_k, w.by_key(w.slopes, by_block, at_k), (value, query)),
+            received(context, g, value, to_v, w.by_key(w.squares, by_block, at_v), ()),
         ]
 
     return signal, pull
@@ -137,62 +140,61 @@ def mask_of(op: Operation, rows: int, keys: int) -> Tensor | None:
 
 @dataclass(frozen=True)
 class Weights:
-    """What attention's rule needs of its weights: means over heads, examples and rows, or pairs of them.
+    """What attention's rule needs of its weights: means over heads and examples.
 
     Of many rows some stand for a block of neighbours.
     """
 
-    overlap: Pairs  # sum_j a_j b_j of two rows of weights
-    jacobian: Pairs  # sum_j a_j b_j (1 - a_j - b_j + sum a b): what two rows of softmax's Jacobian have in common
+    overlaps: tuple[Tensor, Tensor]  # (blocks, blocks): sum_j a_j b_j of two rows, of one example and of two
+    jacobians: tuple[Tensor, Tensor]  # of a row's Jacobian and another's: sum_j a_j b_j (1 - a_j - b_j + sum a b)
+    means: Tensor  # (blocks, keys): a_j
     squares: Tensor  # (blocks, keys): a_j^2
     slopes: Tensor  # (blocks, keys): a_j^2 (1 - 2 a_j + sum a^2)
-    columns: Tensor  # (keys,): what pairs of rows put on a key, 1 on average
     block: Tensor  # (rows,): the block of each row
 
-    def by_block(self, weights: Tensor) -> Tensor:
-        """(rows,) with mean 1 -> shares of the blocks."""
-        return torch.zeros(len(self.squares), dtype=torch.float64).index_add(0, self.block, weights) / len(self.block)
+    def by_block(self, course: Tensor) -> Tensor:
+        """Shares of the blocks in what has this course over the rows, of mean 1."""
+        return torch.zeros(len(self.means), dtype=torch.float64).index_add(0, self.block, course) / len(self.block)
 
-    def by_key(self, matrix: Tensor, weight: Tensor, meeting: Pairs) -> Tensor:
+    def pairs(self, products: tuple[Tensor, Tensor], share: Tensor | None = None) -> Pairs:
+        """Means over pairs of rows, each of which counts by the root of its block's `share` in the mean square."""
+        size = self.by_block(torch.ones(len(self.block), dtype=torch.float64))
+        share = size if share is None else share
+        root = (share * size).sqrt()
+        # Two rows of one block count as that block with itself.
+        together = root[:, None] * root - torch.diag(share / len(self.block))
+        together = together.clamp(min=0) / together.clamp(min=0).sum().clamp(min=1e-300)
+        one, two = products
+        kinds = [float(x) for m in (one, two) for x in (m.diagonal() @ share / share.sum(), (m * together).sum())]
+        return Pairs(kinds[0], kinds[1], kinds[1], kinds[2], kinds[3])
+
+    def by_key(self, matrix: Tensor, share: Tensor, meeting: Pairs) -> Tensor:
         """(keys,): the course of a sum over rows, each of which adds `meeting` with itself and with the others."""
-        own = weight @ matrix
-        return meeting.itself * own / own.mean() + (len(self.block) - 1) * meeting.within * self.columns
+        own = share @ matrix
+        others = (share.sqrt() @ self.means) ** 2
+        own, others = (x / x.mean().clamp(min=1e-300) for x in (own, others))
+        return meeting.itself * own + (len(self.block) - 1) * meeting.within * others
 
 
-def weights_of(
-    rows: int, keys: int, dims: int, size: float, *, q: Pairs, k: Pairs, mask: Tensor | None, kept: float
-) -> Weights:
-    """Averages over drawn weights of scores of mean square `size`, in closer blocks where a mask leaves few keys."""
-    few = rows <= MOST_ROWS
-    places = np.arange(rows) if few else np.unique(np.geomspace(1, rows, MOST_ROWS).round().astype(int)) - 1
+def weights_of(rows: int, keys: int, dims: int, size: float, *, q: Pairs, k: Pairs, mask: Tensor | None) -> Weights:
+    """Averages over drawn weights of scores of mean square `size`; blocks are short where a mask leaves few keys."""
+    places = np.arange(rows)
+    if rows > MOST_ROWS:
+        places = np.unique(np.geomspace(1, rows, MOST_ROWS).round().astype(int)) - 1
     block = torch.from_numpy(np.searchsorted((places[1:] + places[:-1]) / 2, np.arange(rows)))
     a = drawn_weights(places, rows, keys, dims, size, q, k, mask)
-    shares = block.bincount() / rows
-    shares = shares.double()
-    pairs = shares[:, None] * shares * (1 - torch.eye(len(shares)))
-    pairs = pairs / pairs.sum().clamp(min=1e-300)
-    products, jacobians = [], []
-    for left, right in ((a[:, 0], a[:, 0]), (a[:, 0], a[:, 1])):
+    overlaps, jacobians = [], []
+    for left, right in ((a, a), (a[:, :1], a[:, 1:])):
         product = left @ right.mT
         jacobian = product - left**2 @ right.mT - left @ (right**2).mT + product**2
-        products.append(product.mean(0))
-        jacobians.append(jacobian.mean(0))
-
-    def by_kind(one: Tensor, two: Tensor, itself: Tensor) -> Pairs:
-        """Means over the same rows and over different ones, of one example and of two."""
-        other = float((one * pairs).sum())
-        return Pairs(float(shares @ itself.sum(1)), other, other, float(two.diagonal() @ shares), float((two * pairs).sum()))
-
-    squares = a.square().mean((0, 1)) / kept
-    slopes = (a**2 * (1 - 2 * a + a.square().sum(-1, keepdim=True))).mean((0, 1)) / kept
-    columns = ((shares @ a).square() - shares**2 @ a**2).mean((0, 1))
+        overlaps.append(product.mean((0, 1)))
+        jacobians.append(jacobian.mean((0, 1)))
+    slopes = a**2 * (1 - 2 * a + a.square().sum(-1, keepdim=True))
+    by_key = [m.mean((0, 1)) for m in (a, a.square(), slopes)]
     if mask is None:
-        # All keys and rows are alike.
-        squares, slopes, columns = (m.mean().expand(m.shape) for m in (squares, slopes, columns))
-    return Weights(
-        by_kind(*products, squares), by_kind(*jacobians, slopes), squares, slopes,
-        columns / columns.mean().clamp(min=1e-300), block,
-    )  # fmt: skip
+        # All rows and keys are alike.
+        by_key = [m.mean().expand(m.shape) for m in by_key]
+    return Weights((overlaps[0], overlaps[1]), (jacobians[0], jacobians[1]), *by_key, block)
 
 
 def drawn_weights(
