@@ -6,7 +6,7 @@ by which they carry a random gradient back.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from initlab.nets.any_module import WeightLayer, on_weight_layers
 from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
 from initlab.signal.theory.chains import MEANS, POINTWISE, POLES, ROOT, SAME, SUMS_OVER, Chain, Root, chain
 from initlab.signal.theory.field import Field, channel_axis, field_of
+from initlab.signal.theory.scores import MATMULS, Scores, matrix_product
 from initlab.signal.uses import opened
 
 # Stands in a recorded call for a tensor that depends on the model's input.
@@ -97,6 +98,8 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.known = known
         self.operations: list[Operation] = []
+        # Of operations that are scores of an attention that is written out, or its weights.
+        self.scores: dict[int, Scores] = {}
         self.origin = WeakTensorKeyDictionary()
         first, *others = tensors_of(batch)
         self.examples = len(first) if first.dim() else 1
@@ -120,6 +123,12 @@ class Recorder(TorchFunctionMode):
         leads = bool(live) and (args[0] if args else kwargs.get("input")) is live[0]
         if leads and func in SAME:
             return self.same(func(*args, **kwargs), live[0])
+        scores = self.scores_after(func, args, kwargs, live)
+        if isinstance(scores, Operation):
+            out = func(*args, **kwargs)
+            self.origin[out] = len(self.operations)
+            self.operations.append(replace(scores, shape=tuple(out.shape), dtype=out.dtype))
+            return out
         root, of_root = self.chain(func, args, kwargs, live)
         rule = of_root is not None or self.known(func, len(live), leads)
         measured = self.operations[root] if root >= 0 and self.operations[root].after is not None else None
@@ -144,7 +153,29 @@ class Recorder(TorchFunctionMode):
             self.operations.append(operation)
         for number, tensor in enumerate(outputs, start=len(self.operations) - len(outputs)):
             self.origin[tensor] = number
+            if scores is not None:
+                self.scores[number] = scores
         return out
+
+    def scores_after(self, func: Any, args: Any, kwargs: Any, live: list[Tensor]) -> Scores | Operation | None:
+        """The scores that a call gives, or the whole attention that it ends."""
+        before = [self.scores.get(self.origin[t]) for t in live]
+        product = matrix_product(func, args, kwargs) if func in MATMULS and len(live) == 2 else None
+        if product is None:
+            return before[0].after(func, args, kwargs, live[0]) if before and before[0] else None
+        query, key = (self.origin[t] for t in live)
+        if before[0] is None:
+            scores = Scores(query, key, (product.rows, product.summed, product.columns))
+            return scores.plus(args[0]) if func is torch.baddbmm else scores if product.in_place else None
+        if not before[0].are_weights:
+            return None
+        weights, value = before[0], (product.summed, product.columns)
+        rows, dims, keys = weights.shape
+        options = {"attn_mask": weights.mask, "dropout_p": weights.dropout, "scale": weights.scale}
+        inputs = [weights.query, weights.key, key]
+        return Operation(
+            F.scaled_dot_product_attention, (LIVE,) * 3, options, inputs, [(rows, dims), (keys, dims), value], ()
+        )
 
     def same(self, out: Tensor, source: Tensor) -> Tensor:
         """The result of a cast or copy, known as what it is made of while it holds the same numbers."""
