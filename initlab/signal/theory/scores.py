@@ -1,4 +1,4 @@
-"""Attention that a model writes out: a product of queries and keys, scaled and masked, a softmax, a product with values.
+"""Attention that a model writes out: a product of queries and keys, scaled, masked, a softmax, a product with values.
 
 Such calls are followed from the first product on, so that the last one is recorded as the one function of queries, keys
 and values that they are: `F.scaled_dot_product_attention`.
@@ -40,7 +40,7 @@ def matrix_product(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         terms = inputs.split(",")
         if len(terms) != 2 or "." in inputs or not output:
             return None
-        sides = {letter: side for term, x in zip(terms, operands, strict=True) for letter, side in zip(term, x.shape)}
+        sides = {letter: side for term, x in zip(terms, operands, strict=True) for letter, side in zip(term, x.shape, strict=True)}
         rows, columns = ([n for n in one if n not in other and n in output] for one, other in (terms, terms[::-1]))
         summed = [letter for letter in sides if letter not in output]
         if not len(rows) == len(columns) == len(summed) == 1 or terms[0][-1] != summed[0] or output[-1] != columns[0]:

@@ -5,6 +5,7 @@ are not kept. Operations outside `known` are measured on the spot: the second mo
 by which they carry a random gradient back.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,7 @@ from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, u
 from initlab.signal.theory.chains import MEANS, POINTWISE, POLES, ROOT, SAME, SUMS_OVER, Chain, Root, chain
 from initlab.signal.theory.field import Field, channel_axis, field_of
 from initlab.signal.theory.scores import MATMULS, Scores, matrix_product
+from initlab.signal.theory.written_norms import Piece, next_piece, whole_norm
 from initlab.signal.uses import opened
 
 # Stands in a recorded call for a tensor that depends on the model's input.
@@ -98,8 +100,8 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.known = known
         self.operations: list[Operation] = []
-        # Of operations that are scores of an attention that is written out, or its weights.
-        self.scores: dict[int, Scores] = {}
+        # Of operations that are part of an attention or norm that is written out.
+        self.parts: dict[int, Scores | Piece] = {}
         self.origin = WeakTensorKeyDictionary()
         first, *others = tensors_of(batch)
         self.examples = len(first) if first.dim() else 1
@@ -123,11 +125,11 @@ class Recorder(TorchFunctionMode):
         leads = bool(live) and (args[0] if args else kwargs.get("input")) is live[0]
         if leads and func in SAME:
             return self.same(func(*args, **kwargs), live[0])
-        scores = self.scores_after(func, args, kwargs, live)
-        if isinstance(scores, Operation):
+        part = self.part(func, args, kwargs, live)
+        if isinstance(part, Operation):
             out = func(*args, **kwargs)
             self.origin[out] = len(self.operations)
-            self.operations.append(replace(scores, shape=tuple(out.shape), dtype=out.dtype))
+            self.operations.append(replace(part, shape=tuple(out.shape), dtype=out.dtype))
             return out
         root, of_root = self.chain(func, args, kwargs, live)
         rule = of_root is not None or self.known(func, len(live), leads)
@@ -153,28 +155,36 @@ class Recorder(TorchFunctionMode):
             self.operations.append(operation)
         for number, tensor in enumerate(outputs, start=len(self.operations) - len(outputs)):
             self.origin[tensor] = number
-            if scores is not None:
-                self.scores[number] = scores
+            if part is not None:
+                self.parts[number] = part
         return out
 
-    def scores_after(self, func: Any, args: Any, kwargs: Any, live: list[Tensor]) -> Scores | Operation | None:
-        """The scores that a call gives, or the whole attention that it ends."""
-        before = [self.scores.get(self.origin[t]) for t in live]
+    def part(self, func: Any, args: Any, kwargs: Any, live: list[Tensor]) -> Scores | Piece | Operation | None:
+        """What a call adds to an attention or norm that is written out, or the whole that it ends."""
+        if not live:
+            return None
+        numbers = [(self.origin[t], t) for t in live]
+        if (norm := whole_norm(func, args, numbers, self.parts)) is not None:
+            function, number, eps = norm
+            sides = max((tuple(t.shape) for t in live), key=math.prod)
+            return Operation(function, (LIVE, sides[-1:]), {"eps": eps}, [number], [sides], ())
+        before = self.parts.get(self.origin[live[0]])
         product = matrix_product(func, args, kwargs) if func in MATMULS and len(live) == 2 else None
         if product is None:
-            return before[0].after(func, args, kwargs, live[0]) if before and before[0] else None
-        query, key = (self.origin[t] for t in live)
-        if before[0] is None:
+            if isinstance(before, Scores):
+                return before.after(func, args, kwargs, live[0])
+            return next_piece(func, args, kwargs, numbers, self.parts)
+        (query, _), (key, _) = numbers
+        if not isinstance(before, Scores):
             scores = Scores(query, key, (product.rows, product.summed, product.columns))
             return scores.plus(args[0]) if func is torch.baddbmm else scores if product.in_place else None
-        if not before[0].are_weights:
+        if not before.are_weights:
             return None
-        weights, value = before[0], (product.summed, product.columns)
-        rows, dims, keys = weights.shape
-        options = {"attn_mask": weights.mask, "dropout_p": weights.dropout, "scale": weights.scale}
-        inputs = [weights.query, weights.key, key]
+        rows, dims, keys = before.shape
+        options = {"attn_mask": before.mask, "dropout_p": before.dropout, "scale": before.scale}
+        shapes = [(rows, dims), (keys, dims), (product.summed, product.columns)]
         return Operation(
-            F.scaled_dot_product_attention, (LIVE,) * 3, options, inputs, [(rows, dims), (keys, dims), value], ()
+            F.scaled_dot_product_attention, (LIVE,) * 3, options, [before.query, before.key, key], shapes, ()
         )
 
     def same(self, out: Tensor, source: Tensor) -> Tensor:
