@@ -42,7 +42,7 @@ class Pairs:
     """
 
     itself: float  # a unit with itself
-    near: float  # neighbouring positions of one example
+    near: float  # neighbouring positions of one example; of tokens behind a causal mask the pairs that they attend to
     within: float  # different positions of one example
     same_place: float  # two examples at one position
     elsewhere: float  # two examples at different positions
@@ -120,11 +120,12 @@ def field_of(x: Tensor, axis: int | None = None, fixed: bool = False) -> Field:
     if x.dim() < 2:
         x = x.reshape(1, -1) if x.dim() else x.reshape(1, 1)
     axis = channel_axis(x.shape) if axis is None else axis
+    maps = x.dim() > 3 or axis < -1
     x = x.movedim(axis, 1)
     x_NCP = x.flatten(2) if x.dim() > 2 else x[..., None]
     level, c = pair_means(x_NCP)
     _, channels, positions = x_NCP.shape
-    if x.dim() > 2 and x.shape[-1] > 1 and level > 0:
+    if maps and x.shape[-1] > 1 and level > 0:
         c = replace(c, near=float((x[..., 1:] * x[..., :-1]).mean() / level))
     if fixed:
         c = replace(c, same_place=1.0, elsewhere=c.within)

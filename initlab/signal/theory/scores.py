@@ -40,7 +40,11 @@ def matrix_product(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         terms = inputs.split(",")
         if len(terms) != 2 or "." in inputs or not output:
             return None
-        sides = {letter: side for term, x in zip(terms, operands, strict=True) for letter, side in zip(term, x.shape, strict=True)}
+        sides = {
+            letter: side
+            for term, x in zip(terms, operands, strict=True)
+            for letter, side in zip(term, x.shape, strict=True)
+        }
         rows, columns = ([n for n in one if n not in other and n in output] for one, other in (terms, terms[::-1]))
         summed = [letter for letter in sides if letter not in output]
         if not len(rows) == len(columns) == len(summed) == 1 or terms[0][-1] != summed[0] or output[-1] != columns[0]:
