@@ -106,6 +106,18 @@ class Field:
         return replace(self, c=c, spread=spread, positions=positions)
 
 
+def levelled(f: Field) -> Pairs:
+    """Correlations once every position has the same mean square, which uneven positions have in unlike measure."""
+    if f.q.shape != (f.positions,) or f.positions < 2 or f.level == 0:
+        return f.c
+    root = (f.q / f.level).sqrt()
+    # Rows 0, 1, ... that attend alike to all positions up to their own see position j as often as 1/(i + 1) adds up.
+    seen = (1 / torch.arange(f.positions, 0, -1).double()).cumsum(0).flip(0)
+    near = root.mean() if f.c.near == f.c.within else seen @ root / seen.sum()
+    kinds = Pairs(1.0, float(near), float(root.mean()), 1.0, float(root.mean()))
+    return (f.c * kinds**-2).clipped()
+
+
 def channel_axis(shape: Sequence[int]) -> int:
     """Where a tensor (N, C, *map), (N, positions, C) or (N, C) has its channels, counted from the end."""
     return 1 - len(shape) if len(shape) > 3 else -1
