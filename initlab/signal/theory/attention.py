@@ -48,7 +48,7 @@ def attention(context: Context, op: Operation, query: Signal, key: Signal, value
     value_c, key_c = (c if mask is not None and rows == keys else replace(c, near=c.within) for c in (v.c, k.c))
     draw = partial(weights_of, rows, keys, dims, q=q.c, k=k.c, mask=mask)
     w, wider = draw(size), draw(size * math.exp(CHANGE))
-    overlap = w.pairs(w.overlaps)
+    overlap = w.pairs(w.overlaps, Pairs.alike(1.0), w.sizes, torch.ones(()).double())
     # Values and keys come of the same tokens: what sets two of them apart in one does so in the other.
     common = (1 - value_c.near) * (1 - key_c.near) / k.channels
     products, by_row = mixed_pairs(value_c, w, kept)
@@ -67,12 +67,13 @@ def attention(context: Context, op: Operation, query: Signal, key: Signal, value
         """To q and k with the Jacobian of softmax, to v with the weights transposed."""
         course = on_map(g.q, (rows,)) / max(g.level, 1e-300)
         by_block = w.by_block(course)
-        meets, bends = w.pairs(w.overlaps, by_block), w.pairs(w.jacobians, by_block)
-        steep = scale**2 * op.in_shapes[2][-1] * v.level / kept * g.c
-        to_q = steep * k.level * (set_off(value_c) * set_off(key_c) * bends + common * (1 - meets) ** 2)
-        at_k = steep * q.level * set_off(value_c) * q.c * bends
-        at_v = g.c * replace(meets, itself=meets.itself / kept)
-        to_k, to_v = at_keys(at_k, -1 * at_k, rows, keys), at_keys(at_v, g.c * (1 - meets), rows, keys)
+        between = uneven_pairs(g.c, w, by_block)
+        meets, bends = (w.pairs(p, g.c, by_block, between) for p in (w.overlaps, w.jacobians))
+        steep = scale**2 * op.in_shapes[2][-1] * v.level / kept
+        to_q = steep * k.level * (set_off(value_c) * set_off(key_c) * bends + common * g.c * (1 - overlap) ** 2)
+        at_k, at_v = steep * q.level * set_off(value_c) * q.c * bends, replace(meets, itself=meets.itself / kept)
+        to_k, to_v = at_keys(at_k, -1 * at_k, rows, keys), at_keys(at_v, g.c - meets, rows, keys)
+        to_v = replace(to_v, near=w.seen_at_keys(by_block, between, to_v.within))
         return [
             received(context, g, query, to_q, w.slopes.sum(1)[w.block] * course, (value, key)),
             received(context, g, key, to_k, w.by_key(w.slopes, by_block, at_k), (value, query)),
@@ -86,24 +87,36 @@ def mixed_pairs(c: Pairs, w: Weights, kept: float) -> tuple[Pairs, Tensor]:
     """Products of outputs over the values' mean square; those of a row with itself, (rows,).
 
     Of values with products P two rows have sum_jj' a_ij P_jj' a_i'j': their overlap, and of the rest the mean product
-    that they see. Behind a causal mask early positions are more alike than late ones: P is taken to be as uneven as the
-    rows' overlap, with the means over all pairs (`within`) and over those that rows see (`near`).
+    that they see.
     """
     (one, two), sizes = w.overlaps, w.sizes
-    every, seen = w.together(sizes), w.seen()
-    course = one.clone()
-    course[range(len(one) - 1), range(len(one) - 1)] = one.diagonal(1)
-    mean, seen_mean = (float((course * pairs).sum()) for pairs in (every, seen))
-    slope = (c.near - c.within) / (seen_mean - mean) if seen_mean - mean > UNEVEN else 0.0
-    values = (c.within + slope * (course - mean)).clamp(-1, 1)
+    every, seen = w.together(), w.seen()
+    values = uneven_pairs(c, w, sizes).clamp(-1, 1)
     between = w.by_blocks @ values @ w.by_blocks.T - (w.means * values.diagonal()[w.block]) @ w.means.T
-    rest = between / (1 - w.means @ w.means.T).clamp(min=1e-9) if slope else values
+    rest = between / (1 - w.means @ w.means.T).clamp(min=1e-9) if c.near != c.within else values
     products = one + (1 - one) * rest
     own = products.diagonal() + one.diagonal() * (1 / kept - 1)
     across = c.elsewhere + (c.same_place - c.elsewhere) * two
     within, near = (float((products * pairs).sum()) for pairs in (every, seen))
     same, elsewhere = float(across.diagonal() @ sizes), float((across * every).sum())
     return Pairs(float(own @ sizes), near, within, same, elsewhere), own[w.block]
+
+
+def uneven_pairs(c: Pairs, w: Weights, share: Tensor) -> Tensor:
+    """(blocks, blocks): products of two positions, whose mean squares have these shares.
+
+    Behind a causal mask early positions are more alike than late ones: they are taken to be as uneven as the overlap of
+    rows, with the means over all pairs (`within`) and over those that rows see (`near`).
+    """
+    every, seen, course = w.together(), w.seen(), w.overlaps[0].clone()
+    course[range(len(course) - 1), range(len(course) - 1)] = course.diagonal(1)
+    root = (share / w.sizes).sqrt()
+    level = root[:, None] * root
+    level = level / (level * every).sum().clamp(min=1e-300)
+    mean, seen_mean = (float((course * pairs).sum()) for pairs in (every, seen))
+    missing = c.near - c.within * float((level * seen).sum())
+    slope = missing / (seen_mean - mean) if c.near != c.within and seen_mean - mean > UNEVEN else 0.0
+    return c.within * level + slope * (course - mean)
 
 
 def set_off(c: Pairs) -> Pairs:

@@ -37,17 +37,15 @@ class Weights:
         """(blocks, blocks): the weight of a block's keys, where there are as many keys as rows."""
         return torch.zeros(len(self.means), len(self.means)).double().index_add(1, self.block, self.means)
 
-    def together(self, share: Tensor) -> Tensor:
-        """(blocks, blocks): how much each pair of rows counts, by the root of both blocks' shares in the mean square."""
-        root = (share * self.sizes).sqrt()
-        # Two rows of one block count as that block with itself.
-        pairs = (root[:, None] * root - torch.diag(share / len(self.block))).clamp(min=0)
+    def together(self) -> Tensor:
+        """(blocks, blocks): how many of the pairs of rows lie in each pair of blocks."""
+        pairs = self.sizes[:, None] * self.sizes - torch.diag(self.sizes / len(self.block))
         return pairs / pairs.sum().clamp(min=1e-300)
 
     def seen(self) -> Tensor:
         """(blocks, blocks): how much each pair of positions counts in what rows attend to."""
         if self.means.shape[1] != len(self.block):
-            return self.together(self.sizes)
+            return self.together()
         blocks = self.by_blocks
         itself = torch.zeros(len(blocks)).double().index_add(0, self.block, self.sizes @ self.means**2)
         pairs = (blocks.T * self.sizes @ blocks - torch.diag(itself)).clamp(min=0)
@@ -57,13 +55,21 @@ class Weights:
         """Shares of the blocks in what has this course over the rows, of mean 1."""
         return torch.zeros(len(self.means), dtype=torch.float64).index_add(0, self.block, course) / len(self.block)
 
-    def pairs(self, products: tuple[Tensor, Tensor], share: Tensor | None = None) -> Pairs:
-        """Means over pairs of rows, whose blocks have these shares in the mean square."""
-        share = self.sizes if share is None else share
-        together = self.together(share)
-        one, two = products
-        kinds = [float(x) for m in (one, two) for x in (m.diagonal() @ share / share.sum(), (m * together).sum())]
-        return Pairs(kinds[0], kinds[1], kinds[1], kinds[2], kinds[3])
+    def pairs(self, products: tuple[Tensor, Tensor], c: Pairs, share: Tensor, between: Tensor) -> Pairs:
+        """Means over pairs of rows, times those of a signal: its own by blocks, `between` rows, and `c` of examples."""
+        (one, two), together = products, self.together()
+        within = float((one * between * together).sum())
+        same, elsewhere = float(two.diagonal() @ self.sizes), float((two * together).sum())
+        return Pairs(float(one.diagonal() @ share), within, within, c.same_place * same, c.elsewhere * elsewhere)
+
+    def seen_at_keys(self, share: Tensor, between: Tensor, within: float) -> float:
+        """The mean product of two keys that rows see, of sums over rows; as `within` where keys are no rows."""
+        if self.means.shape[1] != len(self.block):
+            return within
+        rows = len(self.block)
+        pairs = rows * torch.diag(share) + between * self.together() * rows * (rows - 1)
+        at_keys = self.by_blocks.T @ pairs @ self.by_blocks / (self.sizes[:, None] * self.sizes * rows**2)
+        return float((self.seen() * at_keys).sum())
 
     def by_key(self, matrix: Tensor, share: Tensor, meeting: Pairs) -> Tensor:
         """(keys,): the course of a sum over rows, each of which adds `meeting` with itself and with the others."""
