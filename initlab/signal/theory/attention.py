@@ -50,11 +50,14 @@ def attention(context: Context, op: Operation, query: Signal, key: Signal, value
     w, wider = draw(size), draw(size * math.exp(CHANGE))
     overlap = w.pairs(w.overlaps, Pairs.alike(1.0), w.sizes, torch.ones(()).double())
     # Values and keys come of the same tokens: what sets two of them apart in one does so in the other.
-    common = (1 - value_c.near) * (1 - key_c.near) / k.channels
+    # Beyond what draws of the values' own layer add, or as in tokens of as many independent numbers.
+    beyond = v.spread.within - (1 - v.c.within**2) ** 2 / v.channels
+    common = max((1 - value_c.near) * (1 - key_c.near) / k.channels, beyond)
     products, by_row = mixed_pairs(value_c, w, kept)
-    pairs = products + size * common * q.c * (1 - overlap)
+    pairs = products + size * common * q.c * replace((1 - overlap) ** 2, itself=w.tilt())
     c = (pairs / pairs.itself).clipped()
     spread = replace((overlap.itself / pairs.itself) ** 2 * v.spread, itself=unevenness(by_row))
+    by_row = by_row * (pairs.itself / products.itself)
     field = Field(
         v.level * by_row, c, float(np.clip(v.mean / math.sqrt(pairs.itself), -1, 1)), rows, v.channels, spread
     )

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from initlab.signal.theory.field import Array, Pairs
+from initlab.signal.theory.field import Pairs
 
 # Numbers in all draws of a call's weights, the most heads among them, and the most rows of each.
-MOST_WEIGHTS, MOST_HEADS, MOST_ROWS = 400_000, 32, 96
+MOST_WEIGHTS, MOST_HEADS, MOST_ROWS = 400_000, 128, 96
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,15 @@ class Weights:
         same, elsewhere = float(two.diagonal() @ self.sizes), float((two * together).sum())
         return Pairs(float(one.diagonal() @ share), within, within, c.same_place * same, c.elsewhere * elsewhere)
 
+    def tilt(self) -> float:
+        """How much scores of two keys that grow more alike add to sum_{j != j'} a_j a_j', per correlation and variance.
+
+        By Price's theorem the mean of its mixed second derivatives: 1 for many equal weights, 0 for a single one.
+        """
+        square, slope = (float(m.sum(1) @ self.sizes) for m in (self.squares, self.slopes))
+        cube = (square + square**2 - slope) / 2
+        return max(1 - square - 4 * (square - cube) + 6 * (square**2 - cube**2 / square), 0.0)
+
     def seen_at_keys(self, share: Tensor, between: Tensor, within: float) -> float:
         """The mean product of two keys that rows see, of sums over rows; as `within` where keys are no rows."""
         if self.means.shape[1] != len(self.block):
@@ -97,11 +107,12 @@ def weights_of(rows: int, keys: int, dims: int, size: float, *, q: Pairs, k: Pai
     if mask is None:
         # All rows and keys are alike.
         by_key = [m.mean().expand(m.shape) for m in by_key]
-    return Weights((overlaps[0], overlaps[1]), (jacobians[0], jacobians[1]), *by_key, block)
+    means, squares, slopes = by_key
+    return Weights((overlaps[0], overlaps[1]), (jacobians[0], jacobians[1]), means, squares, slopes, block)
 
 
 def drawn_weights(
-    places: Array, rows: int, keys: int, dims: int, size: float, q: Pairs, k: Pairs, mask: Tensor | None
+    places: NDArray[np.int64], rows: int, keys: int, dims: int, size: float, q: Pairs, k: Pairs, mask: Tensor | None
 ) -> Tensor:
     """Softmax weights (heads, 2 examples, some rows, keys) of scores of mean square `size`."""
     heads = int(np.clip(MOST_WEIGHTS // (len(places) * keys), 2, MOST_HEADS))

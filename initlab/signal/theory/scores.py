@@ -40,22 +40,21 @@ def matrix_product(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         terms = inputs.split(",")
         if len(terms) != 2 or "." in inputs or not output:
             return None
-        sides = {
-            letter: side
-            for term, x in zip(terms, operands, strict=True)
-            for letter, side in zip(term, x.shape, strict=True)
-        }
+        sides: dict[str, int] = {}
+        for term, x in zip(terms, operands, strict=True):
+            sides |= dict(zip(term, x.shape, strict=True))
         rows, columns = ([n for n in one if n not in other and n in output] for one, other in (terms, terms[::-1]))
         summed = [letter for letter in sides if letter not in output]
         if not len(rows) == len(columns) == len(summed) == 1 or terms[0][-1] != summed[0] or output[-1] != columns[0]:
             return None
-        sizes = (sides[rows[0]], sides[summed[0]], sides[columns[0]])
-        return MatrixProduct(*operands, *sizes, in_place=output.endswith(rows[0] + columns[0]))
+        row, column = rows[0], columns[0]
+        in_place = output.endswith(row + column)
+        return MatrixProduct(operands[0], operands[1], sides[row], sides[summed[0]], sides[column], in_place)
     operands = [*args, *kwargs.values()][func is torch.baddbmm :]
     if len(operands) < 2 or not all(isinstance(x, Tensor) and x.dim() > 2 for x in operands[:2]):
         return None
     left, right = operands[:2]
-    return MatrixProduct(left, right, *left.shape[-2:], right.shape[-1], in_place=True)
+    return MatrixProduct(left, right, left.shape[-2], left.shape[-1], right.shape[-1], True)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ LIVE = object()
 WEIGHTED = (F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 # Functions with one dimension of positions, and channels before it.
 ONE_DIMENSION = (F.conv1d, F.conv_transpose1d, F.avg_pool1d, F.max_pool1d, F.adaptive_avg_pool1d, F.batch_norm)
+QKV = ("query", "key", "value")
 # Functions that leave their tensor as it is, most often to give a shape or a flag.
 READERS = ("__get__", "size", "dim", "numel", "stride", "__len__", "item")
 # (function, how many of its inputs depend on the model's, whether the first argument does) -> whether a rule holds
@@ -113,14 +114,17 @@ class Recorder(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.multi_head_attention_forward:
+        # It has examples in its second dimension; others would be taken for positions.
+        if func is F.multi_head_attention_forward and args[0].shape[1:-1] == (self.examples,):
             with self, opened():
                 return func(*args, **kwargs)
         if func in WEIGHTED and (constant := args[0] if args else kwargs["input"]) not in self.origin:
             # As positional encodings do; the same for all examples, unless it has as many as there are.
             batched = constant.dim() > 1 and len(constant) == self.examples
             self.give(constant, field_of(constant if batched else constant[None], fixed=not batched))
-        live = [t for t in tensors_of((args, kwargs)) if t in self.origin]
+        # A mask that the input gives counts as it is.
+        seen = dict(zip(QKV, args, strict=False)) | kwargs if func is F.scaled_dot_product_attention else {}
+        live = [t for t in tensors_of([seen.get(name) for name in QKV] if seen else (args, kwargs)) if t in self.origin]
         inputs, in_shapes = [self.origin[t] for t in live], [tuple(t.shape) for t in live]
         leads = bool(live) and (args[0] if args else kwargs.get("input")) is live[0]
         if leads and func in SAME:
@@ -133,6 +137,8 @@ class Recorder(TorchFunctionMode):
             return out
         root, of_root = self.chain(func, args, kwargs, live)
         rule = of_root is not None or self.known(func, len(live), leads)
+        # Where examples are not the first dimension theory would take them for positions.
+        rule = rule and not (seen and live[0].shape[-2] == self.examples != len(live[0]))
         measured = self.operations[root] if root >= 0 and self.operations[root].after is not None else None
         bent = of_root is not None and (of_root.bends or len(of_root.parts) > 1)
         unsure = bent and (func in POLES or (measured is not None and measured.function is not given))
@@ -144,7 +150,7 @@ class Recorder(TorchFunctionMode):
         out = func(*args, **kwargs)
         whole = of_root is not None or any(not t.is_floating_point() for t in live)
         outputs = [t for t in tensors_of(out) if whole or t.is_floating_point()] if live else []
-        call_args, call_kwargs = swap((args, kwargs), lambda t: LIVE if t in self.origin else t)
+        call_args, call_kwargs = swap((args, kwargs), lambda t: LIVE if any(t is one for one in live) else t)
         for place, tensor in enumerate(outputs):
             operation = Operation(func, call_args, call_kwargs, inputs, in_shapes, tuple(tensor.shape), tensor.dtype)
             operation.chain, operation.root, operation.of_rule = of_root, root, of_rule
@@ -182,7 +188,7 @@ class Recorder(TorchFunctionMode):
             return None
         rows, dims, keys = before.shape
         options = {"attn_mask": before.mask, "dropout_p": before.dropout, "scale": before.scale}
-        shapes = [(rows, dims), (keys, dims), (product.summed, product.columns)]
+        shapes: list[tuple[int, ...]] = [(rows, dims), (keys, dims), (product.summed, product.columns)]
         return Operation(
             F.scaled_dot_product_attention, (LIVE,) * 3, options, [before.query, before.key, key], shapes, ()
         )
