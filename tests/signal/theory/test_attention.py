@@ -218,9 +218,8 @@ def test_a_class_token_net_over_draws() -> None:
     class Read(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            block = partial_block
             self.blocks, self.norm, self.head = (
-                nn.ModuleList(block() for _ in range(3)),
+                nn.ModuleList(PreNorm() for _ in range(3)),
                 nn.LayerNorm(64),
                 nn.Linear(64, 10),
             )
