@@ -70,7 +70,7 @@ class Weights:
         """
         square, slope = (float(m.sum(1) @ self.sizes) for m in (self.squares, self.slopes))
         cube = (square + square**2 - slope) / 2
-        return max(1 - square - 4 * (square - cube) + 6 * (square**2 - cube**2 / square), 0.0)
+        return max(1 - square - 4 * (square - cube) + 6 * (square**2 - cube**2 / max(square, 1e-300)), 0.0)
 
     def seen_at_keys(self, share: Tensor, between: Tensor, within: float) -> float:
         """The mean product of two keys that rows see, of sums over rows; as `within` where keys are no rows."""

@@ -71,7 +71,7 @@ class Scores:
 
     def plus(self, mask: Tensor) -> "Scores":
         """With a constant added."""
-        mask = mask.detach().cpu().double()
+        mask = mask.detach().cpu().float()
         mask = torch.where(mask < NEVER, -math.inf, mask)
         return replace(self, mask=mask if self.mask is None else self.mask + mask)
 
@@ -83,7 +83,7 @@ class Scores:
         """What a call makes of these, which are `tensor` among its arguments; None where that is nothing known."""
         others = [value for value in (*args, *kwargs.values()) if value is not tensor]
         if func is F.dropout:
-            options = dict(zip(("p", "training"), others, strict=False)) | {"p": 0.5, "training": True} | kwargs
+            options = {"p": 0.5, "training": True} | dict(zip(("p", "training"), others, strict=False)) | kwargs
             return replace(self, dropout=options["p"] if options["training"] else 0.0)
         if self.are_weights or not others:
             return None
