@@ -156,7 +156,7 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
     linear, bias = taps(context, op), op.argument(2, "bias")
     bias_second = 0.0 if bias is None else float(bias.detach().double().square().mean())
     x = along(x, op.in_shapes[0], 1 - len(op.in_shapes[0]) if linear.spatial else -1)
-    ins = on_map(x.field.q, op.in_shapes[0][2:]) if linear.spatial else x.field.q.mean()
+    ins = on_map(x.field.q, op.in_shapes[0][2:]) if linear.spatial else x.field.q
     products, transposed = torch.func.vjp(linear.map, ins)[:2]
     seen, c = products, x.field.c * linear.overlap(products) * over_places(1 / evenness(ins))
     if linear.centred and x.field.mean:

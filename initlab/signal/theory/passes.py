@@ -14,6 +14,7 @@ from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
 from initlab.signal.theory.cotangent import LossGradient, drawn_gradient, num_classes
 from initlab.signal.theory.field import Field, NoRule, crossing
 from initlab.signal.theory.independence import Origins
+from initlab.signal.theory.joins import maps
 from initlab.signal.theory.meanfield import Context, GateRow, Gradient, Pull, Radial, Signal
 from initlab.signal.theory.proven import doubt_about
 from initlab.signal.theory.rules import known, measured, rule_of
@@ -109,9 +110,7 @@ def reached(trace: Trace) -> set[int]:
     return needed
 
 
-def backward(
-    context: Context, trace: Trace, first: Gradient, passed: Sequence[Passed | None]
-) -> list[Gradient | None]:
+def backward(context: Context, trace: Trace, first: Gradient, passed: Sequence[Passed | None]) -> list[Gradient | None]:
     """The gradient at each operation's output; None where none arrives. Gradients that meet add their squares.
 
     Errors of many batch norms on the way add up: beyond `MOST_STRAIN` of the gradient it holds only roughly.
@@ -139,7 +138,7 @@ def backward(
 def added(context: Context, a: Gradient, b: Gradient, x: Signal) -> Gradient:
     """The sum at a signal of two gradients whose weights are independent: squares add, products scatter."""
     f = x.field
-    q = a.q + b.q if a.q.shape == b.q.shape else a.q.mean() + b.q.mean()
+    q = maps(torch.add, a.q, b.q)
     total = a.level + b.level
     shares = [a.level / total, b.level / total] if total > 0 else [0.5, 0.5]
     both = shares[0] * shares[1] / f.channels
