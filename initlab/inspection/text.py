@@ -21,7 +21,6 @@ COLUMNS = {
     **{"backward_var": "backward", "backward_predicted": "theory"},
     **{"decay_ratio": "decay", "zero_fraction": "zeros", "basis": "basis", "status": "status"},
 }
-HEADS = list(COLUMNS.values())
 # Those of two initialisations, A over B.
 RATIOS = {
     **{"name": "layer", "weight_ratio": "weight std"},
@@ -48,7 +47,7 @@ def as_text(table: pd.DataFrame, diagnosis: Diagnosis, advice: list[str]) -> str
         lines += textwrap.wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
     if table.empty:
         return printable("\n".join(lines))
-    lines += ["", *aligned([HEADS, *rows_of(table)], left=("layer", "weight", "basis", "status"), cut=1)]
+    lines += ["", *aligned([heads_of(table), *rows_of(table)], left=("layer", "weight", "basis", "status"), cut=1)]
     if len(table) > LONGEST:
         lines.insert(-SHOWN, BETWEEN.format(len(table) - 2 * SHOWN))
     return printable("\n".join(lines))
@@ -77,7 +76,18 @@ def aligned(cells: Sequence[Sequence[str]], left: Sequence[str], cut: int) -> li
 def rows_of(table: pd.DataFrame) -> list[list[str]]:
     """The cells of the rows that are shown."""
     shown = table if len(table) <= LONGEST else pd.concat([table.head(SHOWN), table.tail(SHOWN)])
-    return [[cell(value) for value in row] for row in shown[list(COLUMNS)].itertuples(index=False)]
+    return [[cell(value) for value in row] for row in shown[columns_of(table)].itertuples(index=False)]
+
+
+def columns_of(table: pd.DataFrame) -> list[str]:
+    """The columns that are shown: `basis` where anything but theory stands behind a prediction."""
+    proven = set(table.get("basis", pd.Series(dtype=str)).dropna()) <= {"theory"}
+    return [column for column in COLUMNS if not (proven and column == "basis")]
+
+
+def heads_of(table: pd.DataFrame) -> list[str]:
+    """Their heads."""
+    return [COLUMNS[column] for column in columns_of(table)]
 
 
 def cell(value: object) -> str:
@@ -97,12 +107,12 @@ def as_html(table: pd.DataFrame, diagnosis: Diagnosis, advice: list[str]) -> str
         rows.append(f'<tr>{plain}<td style="color:{colour}">{escape(status)}</td></tr>')
     if len(table) > LONGEST:
         between = BETWEEN.format(len(table) - 2 * SHOWN)
-        rows.insert(SHOWN, f'<tr><td colspan="{len(HEADS)}" style="text-align:center">{between}</td></tr>')
+        rows.insert(SHOWN, f'<tr><td colspan="{len(heads_of(table))}" style="text-align:center">{between}</td></tr>')
     items, verdict = "".join(f"<li>{code(text)}</li>" for text in advice), diagnosis.verdict
     return (
         f'<div style="color:inherit"><p><b style="color:{COLOURS[verdict]}">{verdict}</b>: {code(diagnosis.reason)}</p>'
         + (f"<ul>{items}</ul>" if advice else "")
-        + html_table(HEADS, rows)
+        + html_table(heads_of(table), rows)
         + "</div>"
     )
 
