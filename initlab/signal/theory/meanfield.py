@@ -116,6 +116,8 @@ class Context:
     reasons: list[str] = field(default_factory=list)  # why a gradient's rule holds only roughly
     gates: dict[int, list[GateRow]] = field(default_factory=dict)  # id of a recurrent call's arguments -> its gates
     mixing: list[int] = field(default_factory=list)  # sources of layers that mix all channels
+    rows: dict[int, int] = field(default_factory=dict)  # source of a grouped layer -> the weights in each of its rows
+    stretched: dict[int, float] = field(default_factory=dict)  # such a source -> what a norm adds to the gradient there
     unequal: dict[int, float] = field(default_factory=dict)  # source of a grouped layer -> how unequal its groups are
     variances: list[float] = field(default_factory=list)  # of the sources of scatter
     factors: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 3)))  # `LogMoments` of the first of them
@@ -202,7 +204,9 @@ def along(x: Signal, shape: Sequence[int], axis: int) -> Signal:
     f, common = x.field, x.field.mean**2
     pairs = Pairs(f.c.itself, common, common, f.c.same_place, common)
     positions = math.prod(shape[1:]) // shape[axis]
-    return replace(x, field=replace(f, q=f.q.mean(), c=pairs, positions=positions, channels=shape[axis]), axis=axis)
+    spread = f.spread * max(f.channels / shape[axis], 1.0)
+    f = Field(f.q.mean(), pairs, f.mean, positions, shape[axis], spread)
+    return replace(x, field=f, axis=axis)
 
 
 @dataclass(frozen=True)
@@ -279,7 +283,8 @@ def shared_taps(present: Tensor, q: Tensor) -> Pairs:
     if unit.shape[-1] > 1:
         near = float((unit[..., 1:] * unit[..., :-1]).sum() / (q[..., 1:] * q[..., :-1]).sqrt().sum())
     flat, levels = unit.flatten(1), q.flatten()
-    step = -(-len(levels) // 256)
+    # An odd step, since a transposed convolution's even and odd columns share no taps.
+    step = -(-len(levels) // 256) | 1
     flat, levels = flat[:, ::step], levels[::step]
     pairs = float(levels.sum() * (len(levels) - 1))
     within = float(flat.sum(1).square().sum() - flat.square().sum()) / pairs if pairs > 0 else 1.0
