@@ -45,7 +45,7 @@ class Radial:
     """
 
     square: float = 0.0
-    noise: Noise = Noise()
+    noise: Noise = field(default_factory=Noise)
 
     def times(self, factor: float) -> "Radial":
         """With the square times a factor."""
@@ -144,7 +144,9 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
         unseen = linear.map(ins.sqrt()) ** 2 / linear.map(torch.ones_like(ins)).max() * x.field.mean**2
         seen = (products - unseen).clamp(min=0)
         share = float(unseen.mean() / products.mean())
-        c = ((c - share) / max(1 - share, 1e-12)).clipped()
+        # Pairs share less of it than a unit with itself: see `activation`.
+        common_share = share * evenness(ins) * roots_of_levels(x.field)
+        c = ((c - common_share) / max(1 - share, 1e-12)).clipped()
     level = float(seen.mean())
     share = level / (level + bias_second) if level + bias_second > 0 else 1.0
     c = (share * c + (1 - share)).clipped()
@@ -312,7 +314,11 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     # Pairs have the mean product of two roots of levels, which is less than their mean level.
     roots = over_places(evenness(f.q)) * roots_of_levels(given)
     pair = over_spread(response.pair, given, roots) / second
-    c = (pair * roots**growth**2).clipped()
+    mean = response.first() / math.sqrt(second)
+    # The means of two units go with another power of their levels than what they have in common beyond.
+    power = response.first_growth()
+    lowered = roots ** (4 * power * (1 - power) - 2 * growth * (1 - growth))
+    c = (mean**2 * lowered + (pair - mean**2) * roots**growth**2).clipped()
     # What the correlation of as many normals adds is in their own spread already.
     follow = (f.c.each(response.pair, 1) * response.q / second) ** 2
     linear = 2 * growth**2 * (f.c - f.mean**2) ** 2
@@ -328,7 +334,6 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     # A power of a factor of mean 1 has another mean, which the level has already.
     noise = noise.shifted(growth * (1 - growth) * variance / 2)
     q = bend * (second_map(response.phi, f.q) if response.mean == 0 else f.q * (second / response.q))
-    mean = response.first() / math.sqrt(second) * roots.elsewhere ** (growth**2 / 2)
     field = Field(q, c, mean, f.positions, f.channels, spread)
     signal = Signal(field, noise, None, None, response, f.c, axis=x.axis)
 

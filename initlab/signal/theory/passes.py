@@ -104,9 +104,7 @@ def reached(trace: Trace) -> set[int]:
     return needed
 
 
-def backward(
-    context: Context, trace: Trace, first: Gradient, passed: Sequence[Passed | None]
-) -> list[Gradient | None]:
+def backward(context: Context, trace: Trace, first: Gradient, passed: Sequence[Passed | None]) -> list[Gradient | None]:
     """The gradient at each operation's output; None where none arrives. Gradients that meet add their squares.
 
     Errors of many batch norms on the way add up: beyond `MOST_STRAIN` of the gradient it holds only roughly.
