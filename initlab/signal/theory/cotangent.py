@@ -62,7 +62,7 @@ class LossGradient:
         source = context.source(float(each.var() / each.mean() ** 2))
         before = output.noise.without(output.fresh)
         radial = Radial()
-        if output.field.positions == 1:
+        if output.field.positions == 1 and self.logits.dim() == 2:
             squares = [along_logits(*pair) for pair in zip(logits, gradients, strict=True)]
             power, both = powers(squares[0], squares[1], each)
             radial = Radial(float(torch.stack(squares).mean()), before.scaled(power).having(source, both))

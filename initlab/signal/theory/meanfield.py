@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from initlab.signal.theory.field import Array, Field, NoRule, Pairs, common
+from initlab.signal.theory.field import Field, NoRule, Pairs, common
 from initlab.signal.theory.response import Response, second_map
 from initlab.signal.theory.scatter import Noise, mixed
+from initlab.signal.theory.spread import evenness, over_places, over_spread, roots_of_levels, sampled
 from initlab.signal.theory.trace import Operation
 from initlab.signal.theory.width import LogMoments, gamma_factor, product
 
@@ -269,16 +270,6 @@ def shared_taps(present: Tensor, q: Tensor) -> Pairs:
     return Pairs(1.0, near, within, same_place=1.0, elsewhere=within)
 
 
-def evenness(q: Tensor) -> float:
-    """Mean product of the roots of two positions' mean squares over the mean square: 1 where all are the same."""
-    return float(q.sqrt().mean() ** 2 / q.mean()) if q.mean() > 0 else 1.0
-
-
-def over_places(value: float) -> Pairs:
-    """A factor of pairs of positions that may lie anywhere."""
-    return Pairs(1.0, 1.0, value, 1.0, value)
-
-
 def orthogonality(weight: Tensor) -> tuple[float, float]:
     """Scatter of |Wx| and of |W^T g| for isotropic x and g, over that of independent draws (1, 1).
 
@@ -370,30 +361,6 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         return [chance.with_more_along(g.along(field) * (crossed.itself - 1), signal)]
 
     return signal, pull
-
-
-def roots_of_levels(f: Field) -> Pairs:
-    """Mean product of the roots of two units' lognormal levels over their mean level, the more alike the nearer to 1.
-
-    The levels of units with the correlation r at one level follow each other with r^2; c is r times this product.
-    """
-    roots = Pairs.alike(1.0)
-    for _ in range(4):
-        alike = ((f.c / roots).clipped() ** 2).array
-        roots = Pairs(*np.exp(-math.log1p(f.spread.itself) * (1 - alike) / 4))
-    return roots
-
-
-def over_spread(expectation: Callable[[Array], Array], f: Field, roots: Pairs) -> Pairs:
-    """An expectation of pairs of one level, averaged over how their correlations scatter."""
-    far = replace(f.spread**0.5, itself=0.0)
-    above, below = ((f.c / roots + sign * far).clipped().each(expectation) for sign in (1.0, -1.0))
-    return (above + below) / 2
-
-
-def sampled(c: Pairs, itself: float = 0.0) -> Pairs:
-    """Variance of the correlation of n pairs of normals, times n (Fisher 1915), and that of a unit with itself."""
-    return replace((1 - c**2) ** 2, itself=itself)
 
 
 def on_map(q: Tensor, shape: Sequence[int]) -> Tensor:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from initlab.nets.any_module import WeightLayer, on_weight_layers
 from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
 from initlab.signal.theory.cotangent import LossGradient, drawn_gradient, num_classes
-from initlab.signal.theory.field import Field, NoRule, crossing
+from initlab.signal.theory.field import Field, NoRule
 from initlab.signal.theory.independence import Origins
 from initlab.signal.theory.meanfield import Context, Gradient, Pull, Radial, Signal
 from initlab.signal.theory.rules import known, measured, rule_of
 from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.shapes import SHAPES
+from initlab.signal.theory.spread import crossing
 from initlab.signal.theory.trace import Trace, record
 
 DIRECTIONS = ("forward", "backward")
