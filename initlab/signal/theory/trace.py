@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from initlab.nets.any_module import WeightLayer, on_weight_layers
+from initlab.nets.any_module import WeightLayer, layer_name, on_weight_layers
 from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
 from initlab.signal.theory.chains import MEANS, POINTWISE, POLES, ROOT, SAME, SUMS_OVER, Chain, Root, chain
 from initlab.signal.theory.field import Field, channel_axis, field_of
@@ -105,6 +105,8 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.known = known
         self.operations: list[Operation] = []
+        # Weights of layers that are applied without a call of their module, as an attention's last one.
+        self.owners: dict[Any, str] = {}
         # Of operations that are part of an attention or norm that is written out.
         self.parts: dict[int, Scores | Piece] = {}
         self.origin = WeakTensorKeyDictionary()
@@ -158,6 +160,8 @@ class Recorder(TorchFunctionMode):
         for place, tensor in enumerate(outputs):
             operation = Operation(func, call_args, call_kwargs, inputs, in_shapes, tuple(tensor.shape), tensor.dtype)
             operation.chain, operation.root, operation.of_rule = of_root, root, of_rule
+            if func is F.linear:
+                operation.layer = self.owners.get(call_args[1] if len(call_args) > 1 else call_kwargs["weight"])
             if unknown:
                 copies = copies or [t.detach().clone() for t in live]
                 operation.before, operation.after = field_of(copies[0]), field_of(tensor)
@@ -244,6 +248,8 @@ def record(model: nn.Module, batch: Batch, known: Known) -> Trace:
     with torch.inference_mode(False), untouched(model, backward=False):
         batch, _ = to_model(model, batch, None)
         recorder = Recorder(known, batch)
+        attentions = [(layer_name(n), m) for n, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)]
+        recorder.owners = {m.out_proj.weight: f"{name}.out_proj".lstrip(".") for name, m in attentions}
         with on_weight_layers(model, recorder.name), recorder:
             outputs = run_model(model, batch)
     logits = first_tensor(outputs)

@@ -110,6 +110,22 @@ def test_attention_forward_and_backward_over_draws(is_causal: bool, scale: float
         assert levels[f"1.{name}"] == pytest.approx(level, rel=0.08)
 
 
+def test_one_query_takes_the_mean_of_all_values() -> None:
+    """Queries of 0 give equal weights: the mean of 16 independent values, whose gradients are a 16th each."""
+
+    def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(0 * q[:, :, :1], k, v)
+
+    net = SelfAttention(32, 4, mix)
+    draw(net, torch.Generator().manual_seed(0))
+    _, trace, signals, gradients = run(net, (16, 32))
+    last = signals[trace.output]
+    levels = {op.layer: g.level for op, g in zip(trace.operations, gradients, strict=True) if op.layer and g}
+    assert last is not None
+    assert last.field.level == pytest.approx(1 / 16)
+    assert levels["1.value"] == pytest.approx(1 / 16**2)
+
+
 def draw(net: nn.Module, generator: torch.Generator) -> None:
     """Normal weights whose mean square is 1 / fan_in, each draw's own too."""
     for weight in net.parameters():
@@ -122,7 +138,7 @@ def test_multihead_attention_of_torch_is_followed_inside() -> None:
     block = nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True)
     net = nn.Sequential(block, nn.Linear(32, 5)).eval()
     theory = initlab.predict(net, batch=torch.randn(4, 8, 32))
-    assert set(theory.basis.dropna()) == {"theory"}
+    assert set(theory.basis) == {"theory"}  # the attention's own last layer among them
     # Its second dimension is the examples'.
     swapped = initlab.predict(
         nn.Sequential(nn.Linear(32, 32), First(nn.MultiheadAttention(32, 4))), batch=torch.randn(8, 4, 32)
