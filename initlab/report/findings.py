@@ -17,6 +17,7 @@ from initlab.plots.save import drawn
 from initlab.report.arm_table import arm_rows
 from initlab.store import files
 from initlab.store.results import Results
+from initlab.study.paths import ALWAYS_TOLD, telling_paths
 
 # A field with more values is not listed, and has no menu of its own.
 MOST_VALUES = 12
@@ -124,13 +125,14 @@ def facts(trials: pd.DataFrame, varied: list[str]) -> str:
 
 
 def trial_table(results: Shown, trials: pd.DataFrame, varied: list[str]) -> pd.DataFrame:
-    """A row per trial: verdict, or state of one unfinished; the fields that vary; how far it came, and why judged so."""
+    """A row per trial: verdict, or state of one unfinished; what tells it apart; how far it came, and why judged so."""
     verdicts = rows_of(results, trials, "verdicts").set_index("trial")
+    told = [*ALWAYS_TOLD, *telling_paths([trial.spec for one in as_list(results) for trial in one.stored])]
     return pd.DataFrame(
         {
             "trial": trials.trial,
             "verdict": trials.verdict.fillna(trials.state),
-            **{path: trials[path] for path in varied},
+            **{path: trials[path] for path in varied if path in told},
             "lowest error": trials.best_val_error,
             "epoch at threshold": trials.trial.map(verdicts.epoch_reached),
             "epochs": trials.epochs_done,

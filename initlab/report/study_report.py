@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from matplotlib.figure import Figure
-
 from initlab.errors import UserError
 from initlab.page.page import data_uri, packed, render
 from initlab.plots.panels import Shown, as_list, error_name
@@ -15,6 +13,7 @@ from initlab.report.trial_charts import library, trial_charts
 from initlab.store.files import atomic, writable
 
 Format = Literal["html", "markdown"]
+# Of a figure on the page, which makes its letters nearly as large as the page's.
 PIXELS_PER_INCH = 130
 
 
@@ -47,8 +46,11 @@ def write_report(results: Shown, path: Path | None = None, form: Format | None =
 def html(found: Findings, results: Shown) -> str:
     """The page: figures as pictures inside it, and the data of all charts with the library that draws them."""
     figures = [
-        {"svg": data_uri(picture(figure, "svg"), "image/svg+xml"), "width": figure_width(figure), "caption": caption}
-        for caption, figure in found.figures.values()
+        {
+            **{"name": name, "caption": caption, "width": round(figure.get_figwidth() * PIXELS_PER_INCH)},
+            "svg": data_uri(picture(figure, "svg"), "image/svg+xml"),
+        }
+        for name, (caption, figure) in found.figures.items()
     ]
     rows = [
         [cell(column, value) for column, value in zip(found.columns, row, strict=True)]
@@ -63,11 +65,6 @@ def html(found: Findings, results: Shown) -> str:
         data=packed(trial_charts(results)),
         library=packed(library()),
     )
-
-
-def figure_width(figure: Figure) -> int:
-    """The pixels of a figure's width on a page, where its letters of 8 pt are as large as the page's."""
-    return round(figure.get_figwidth() * PIXELS_PER_INCH)
 
 
 def markdown(found: Findings, path: Path) -> str:

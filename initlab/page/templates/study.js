@@ -67,7 +67,7 @@ async function draw(place, datasets) {
   const spec = { ...charts[place], datasets, background: null, config: look };
   views[place] = (await vegaEmbed(byId(place), spec, { actions: false, renderer: "svg" })).view;
 }
-const plain = { labelColor: "currentColor", titleColor: "currentColor", titleFontWeight: "normal" };
+const plain = { labelColor: "currentColor", titleColor: "currentColor", titleFontWeight: "normal", labelFontSize: 11, titleFontSize: 12 };
 const look = {
   axis: { ...plain, gridColor: "var(--line)", domainColor: "var(--quiet)", tickColor: "var(--quiet)", grid: true },
   axisX: { grid: false },
