@@ -34,6 +34,7 @@ DOCUMENTS = [
     "docs/performance.md",
     "docs/own-loop.md",
     "docs/statistics.md",
+    "docs/report.md",
 ]
 
 

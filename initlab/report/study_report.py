@@ -10,7 +10,7 @@ from initlab.plots.save import picture
 from initlab.report.claims_table import HOLDS
 from initlab.report.findings import Column, Findings, findings, value_text
 from initlab.report.trial_charts import library, trial_charts
-from initlab.store.files import atomic, writable
+from initlab.store.files import atomic, writable, write_text
 
 Format = Literal["html", "markdown"]
 # Of a figure on the page, which makes its letters nearly as large as the page's.
@@ -35,12 +35,7 @@ def write_report(results: Shown, path: Path | None = None, form: Format | None =
             raise UserError(f"report: no file for the report of {len(several)} studies (got none); give --out FILE")
         path = several[0].out / f"report.{'md' if form == 'markdown' else 'html'}"
     found = findings(results, by)
-    with writable(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = markdown(found, path) if form == "markdown" else html(found, results)
-        with atomic(path, sync=False) as file:
-            file.write(text.encode())
-    return path
+    return write_text(path, markdown(found, path) if form == "markdown" else html(found, results))
 
 
 def html(found: Findings, results: Shown) -> str:
@@ -71,11 +66,12 @@ def markdown(found: Findings, path: Path) -> str:
     """The same without what moves; writes the pictures."""
     folder = path.with_name(f"{path.stem}-figures")
     figures = []
-    for name, (caption, figure) in found.figures.items():
-        folder.mkdir(exist_ok=True)
-        with atomic(folder / f"{name}.png", sync=False) as file:
-            file.write(picture(figure, "png"))
-        figures.append({"path": f"{folder.name}/{name}.png", "caption": caption})
+    with writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, (caption, figure) in found.figures.items():
+            with atomic(folder / f"{name}.png", sync=False) as file:
+                file.write(picture(figure, "png"))
+            figures.append({"path": f"{folder.name}/{name}.png", "caption": caption})
     rows = [[value_text(value) for value in row] for row in found.trials.itertuples(index=False)]
     return render("study.md", **texts(found), figures=figures, rows=rows)
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch import nn
 
 import initlab
 from initlab.report.study_report import write_report
@@ -83,7 +85,7 @@ def column(page: Any, head: str) -> list[str]:
     """The texts of a column in the rows that are shown."""
     return page.evaluate(
         """(head) => {
-            const heads = [...document.querySelectorAll("#trials thead th")].map((th) => th.innerText.split("\\n")[0].trim());
+            const heads = [...document.querySelectorAll("#trials thead th")].map((th) => th.innerText.trim());
             const rows = [...document.querySelectorAll("#trials tbody tr")].filter((row) => !row.hidden);
             return rows.map((row) => row.cells[heads.indexOf(head)].textContent);
         }""",
@@ -178,10 +180,29 @@ def test_names_are_text(opened: Any, page_file: Path) -> None:
 def test_axe_finds_nothing_serious(opened: Any, page_file: Path, results: Results, scheme: str) -> None:
     page = opened(page_file, f"#{results.trials.trial[0]}", color_scheme=scheme)
     page.locator("#backward svg").wait_for()
+    assert serious_violations(page) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_an_inspection_folds_by_keyboard_and_axe_finds_nothing_serious(
+    opened: Any, tmp_path: Path, scheme: str
+) -> None:
+    net = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)) for _ in range(2)))
+    path = initlab.inspect(net, torch.randn(4, 8), torch.randint(0, 8, (4,))).report(tmp_path / "seen.html")
+    page = opened(path, color_scheme=scheme, viewport={"width": 390, "height": 844})
+    assert serious_violations(page) == []
+    layer = page.get_by_title("2", exact=True)
+    assert layer.first.is_visible()
+    page.locator(".initlab-tree summary").first.press("Enter")
+    assert not layer.first.is_visible() and layer.nth(1).is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def serious_violations(page: Any) -> list[str]:
+    """What axe-core finds against the page, where it calls it serious or worse."""
     page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text())
     found = page.evaluate("axe.run().then((results) => results.violations)")
-    serious = [one for one in found if one["impact"] in ("serious", "critical")]
-    assert not serious, json.dumps(serious, indent=1)[:3000]
+    return [json.dumps(one)[:2000] for one in found if one["impact"] in ("serious", "critical")]
 
 
 def test_a_phone_needs_no_sideways_scrolling(opened: Any, page_file: Path, results: Results) -> None:

@@ -64,7 +64,11 @@ const views = {};
 let shown;
 async function draw(place, datasets) {
   views[place]?.finalize();
-  const spec = { ...charts[place], datasets, background: null, config: look };
+  // Vega warns of layers that have no data, as theory has none for code of the user's.
+  const layer = charts[place].layer.filter((one) => datasets[one.data.name].length);
+  byId(place).hidden = !layer.length;
+  if (!layer.length) return;
+  const spec = { ...charts[place], layer, datasets, background: null, config: look };
   views[place] = (await vegaEmbed(byId(place), spec, { actions: false, renderer: "svg" })).view;
 }
 const plain = { labelColor: "currentColor", titleColor: "currentColor", titleFontWeight: "normal", labelFontSize: 11, titleFontSize: 12 };
@@ -85,7 +89,7 @@ function points(direction) {
 function domain(direction) {
   const bands = (shown.theory[direction] ?? []).flatMap(({ low, high }) => [low, high]);
   const values = [...bands, ...shown.signals.moments.flatMap((moment) => moment[direction])].filter((v) => v !== null);
-  return [Math.floor(Math.min(...values)), Math.ceil(Math.max(...values))];
+  return values.length ? [Math.floor(Math.min(...values)), Math.ceil(Math.max(...values))] : [-1, 1];
 }
 function sayMoment() {
   const { epoch, step } = shown.signals.moments[byId("moment").value];
