@@ -79,13 +79,19 @@ def findings(results: Shown, by: str | None = None) -> Findings:
         check_path(by, "--by")
     arms_by = by or next((path for path in [SCHEME, *varied] if path in varied and path != SEED), None)
     arms, statements = compared(results, arms_by, asked=by is not None)
+    claims: list[CheckedClaim] = []
+    if any(one.study.claims for one in several):
+        try:
+            claims = check_claims(results)
+        except UserError as error:
+            statements = [*statements, Statement(f"{error}.", False)]
     figures, reasons = drawn(results)
     table = trial_table(results, trials, varied)
     return Findings(
         title=" and ".join(dict.fromkeys(one.study.name for one in several)),
         questions=list(dict.fromkeys(filter(None, (one.study.question for one in several)))),
         facts=facts(trials, varied),
-        claims=check_claims(results) if any(one.study.claims for one in several) else [],
+        claims=claims,
         by=arms_by,
         arms=arms,
         statements=statements,

@@ -37,7 +37,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     study = yaml.safe_load((out / "study.yaml").read_text())
     study |= {"question": EVIL, "claims": [{"claim": "reaches", "arm": {"init.scheme": "he"}}]}
     (out / "study.yaml").write_text(yaml.safe_dump(study))
-    return initlab.load(out)
+    return Results(out)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ FIGURE_3 = Path(__file__).parents[2] / "results" / "reference" / "desk-fig3"
 
 @pytest.fixture(scope="module")
 def results() -> Results:
-    return initlab.load(FIGURE_3)
+    return Results(FIGURE_3)
 
 
 def table_after(text: str, head: str) -> list[list[str]]:
@@ -53,7 +53,7 @@ def test_markdown_shows_what_it_would_obey(tmp_path: Path) -> None:
     out = tmp_path / "pending"
     out.mkdir()
     (out / "study.yaml").write_text('{name: a_b, question: "is *x* | <b>y</b>?", grid: {seed: [0, 1]}}')
-    text = write_report(initlab.load(out), form="markdown").read_text()
+    text = write_report(Results(out), form="markdown").read_text()
     assert text.startswith("# a\\_b\n\nis \\*x\\* \\| \\<b\\>y\\</b\\>?\n")
     assert "2 trials: 2 pending. seed: 0, 1." in text
     assert "Nothing to compare: only the seed differs." in text
@@ -90,6 +90,6 @@ def test_probes_are_thinned_evenly_and_variances_are_logarithms(results: Results
 def test_300_trials_of_30_layers_fit_into_two_megabytes(tmp_path: Path) -> None:
     """The signals of this store are noise, which packs worse than any net's."""
     make(tmp_path / "made", 300)
-    path = write_report(initlab.load(tmp_path / "made"))
+    path = write_report(Results(tmp_path / "made"))
     assert path.stat().st_size < 2e6
     assert path.read_text().count('<tr id="t') == 300
