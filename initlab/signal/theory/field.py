@@ -106,6 +106,16 @@ class Field:
         return replace(self, c=c, spread=spread, positions=positions)
 
 
+def crossing(a: Pairs, b: Pairs, c: Pairs, alike: float) -> Pairs:
+    """Variance that the products of two independent signals of n channels add to their sum's correlations c.
+
+    Times n, in units of the product of their mean squares: that of (x.y' + x'.y) - c (x.y + x'.y') for correlations a
+    of x and b of y, 0 where all are alike; of a unit with itself that of 2 x.y without what all have in common.
+    """
+    pairs = (2 * ((1 + c**2) * (1 + a * b) - 2 * c * (a + b))).within_limits(0, math.inf)
+    return replace(pairs, itself=4 * (1 - alike))
+
+
 def levelled(f: Field) -> Pairs:
     """Correlations once every position has the same mean square, which uneven positions have in unlike measure."""
     if f.q.shape != (f.positions,) or f.positions < 2 or f.level == 0:
@@ -187,12 +197,17 @@ def pair_means(x_NCP: Tensor) -> tuple[float, Pairs]:
 def spread_of(x_NCP: Tensor, level: float, c: Pairs) -> Pairs:
     """Variance of the pairs' correlations: measured for images, 1/channels as of independent ones for wider tensors."""
     n, channels, positions = x_NCP.shape
-    if channels > FEW_CHANNELS or level == 0:
-        return (1 - c**2) / channels
+    if level == 0:
+        return NONE
+    squares = x_NCP.square().mean(1)
+    # What positions differ by on average is in their own mean squares.
+    itself = max(float(squares.square().mean() - squares.mean(0).square().mean()) / level**2, 0.0)
+    if channels > FEW_CHANNELS:
+        return replace((1 - c**2) / channels, itself=itself)
     # The squared inner product of two pixels is that of their outer products.
     products = (x_NCP[:, :, None] * x_NCP[:, None]).reshape(n, channels**2, positions)
     square, pairs = pair_means(products)
-    return replace((pairs * square / level**2 - c**2).within_limits(0, math.inf), itself=0.0)
+    return replace((pairs * square / level**2 - c**2).within_limits(0, math.inf), itself=itself)
 
 
 def unevenness(q: Tensor) -> float:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from initlab.signal.theory.field import NONE, Field, NoRule, Pairs, common, levelled
-from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal
+from initlab.signal.theory.meanfield import Context, Gradient, Radial, Result, Signal
 from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.trace import Operation
 
@@ -46,13 +46,19 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
     mean = common(bias) / math.sqrt(gain + shift) if gain + shift > 0 else 0.0
     if op.function is F.rms_norm:
         mean = f.mean * (1.0 if weight is None else common(weight) / math.sqrt(square))
-    field = Field(profile * gain + shift, c, mean, f.positions, f.channels, f.spread / normed[0].centred ** 2)
+    # An example that is normalised by itself has always the same level.
+    spread = replace(f.spread / normed[0].centred ** 2, itself=f.spread.itself if group.batch else 0.0)
+    field = Field(profile * gain + shift, c, mean, f.positions, f.channels, spread)
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """The gradient without what moves the statistics, over their spread."""
         centre = group.average(g.c) / group.channels if op.function is not F.rms_norm else Pairs.alike(0.0, itself=0.0)
         rest = max(1 - centre.itself, 1e-12)
-        factors = [n.slope * max(rest - 1 / n.independent, 0.0) for n in normed]
+        along = 0.0 if group.batch else g.along(field)
+        factors = [n.slope * max(rest - 1 / n.independent - along, 0.0) for n in normed]
+        if not group.batch:
+            # Each example's gradient is divided by its own level.
+            factors = [factor * (1 + f.spread.itself) for factor in factors]
         factor = sum(share * value for share, value in zip(shares, factors, strict=True))
         levels = tuple(value / factor for value in factors) if len(factors) > 1 and factor > 0 else ()
         c = ((g.c - centre) / rest).clipped()
@@ -63,9 +69,13 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
             own = context.source(2 * context.average(normed[0].c ** 2, f.positions) / f.channels)
             scatter = x.noise.without(x.fresh).having(own)
         noise = mixed((1.0, g.noise), (-normed[0].share, scatter))
-        return [Gradient(back, c, g.spread / rest**2, noise, parts=levels)]
+        # An example that is normalised by itself has no gradient along its signal.
+        units = f.channels * f.positions
+        radial = g.radial if group.batch else Radial(-units * f.level * float(back.mean()))
+        return [Gradient(back, c, g.spread / rest**2, noise, parts=levels, radial=radial)]
 
-    return Signal(field, Noise(), axis=x.axis), pull
+    balanced = op.function is F.layer_norm and group.positions == 1 and not shift
+    return Signal(field, Noise(), axis=x.axis, balanced=balanced), pull
 
 
 @dataclass(frozen=True)

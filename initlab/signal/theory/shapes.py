@@ -56,13 +56,15 @@ def regrouped(x: Signal, shape: Sequence[int], out: Sequence[int]) -> Result:
     axis = -1 if len(out) <= 3 else 1 - len(out)
     c = Pairs.alike(f.c.same_place, f.c.itself) if merged else f.c
     positions = 1 if merged else math.prod(out[1:]) // out[axis]
-    signal = Signal(Field(f.q.mean(), c, f.mean, positions, out[axis], f.spread), x.noise, axis=axis)
+    # Of fewer channels, where units become positions.
+    spread = f.spread * max(f.channels / out[axis], 1.0)
+    signal = Signal(Field(f.q.mean(), c, f.mean, positions, out[axis], spread), x.noise, axis=axis)
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """The gradient is shared out alike over the positions."""
         # Each position meets other weights, so that no two have gradients alike.
         c = replace(NONE, itself=g.c.itself, same_place=g.c.same_place) if merged and f.positions > 1 else g.c
-        return [Gradient(g.q.mean().expand(f.q.shape), c, g.spread, g.noise, g.fresh)]
+        return [Gradient(g.q.mean().expand(f.q.shape), c, g.spread, g.noise, g.fresh, radial=g.radial)]
 
     return signal, pull
 

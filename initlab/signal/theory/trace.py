@@ -20,6 +20,7 @@ from initlab.nets.any_module import WeightLayer, layer_name, on_weight_layers
 from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
 from initlab.signal.theory.chains import MEANS, POINTWISE, POLES, ROOT, SAME, SUMS_OVER, Chain, Root, chain
 from initlab.signal.theory.field import Field, channel_axis, field_of
+from initlab.signal.theory.kernels import of_sequences
 from initlab.signal.theory.scores import MATMULS, Scores, matrix_product
 from initlab.signal.theory.written_norms import Piece, next_piece, whole_norm
 from initlab.signal.uses import opened
@@ -27,6 +28,7 @@ from initlab.signal.uses import opened
 # Stands in a recorded call for a tensor that depends on the model's input.
 LIVE = object()
 WEIGHTED = (F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 # Functions with one dimension of positions, and channels before it.
 ONE_DIMENSION = (F.conv1d, F.conv_transpose1d, F.avg_pool1d, F.max_pool1d, F.adaptive_avg_pool1d, F.batch_norm)
 QKV = ("query", "key", "value")
@@ -48,6 +50,8 @@ class Operation:
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32  # of what it gives
     layer: str | None = None  # name of the weight layer whose output this is
+    place: int = 0  # among the tensors that the call gave
+    kernel: Tensor | None = None  # of what goes into a recurrent call: see `kernels.of_sequences`
     # Of an operation that is not known: its first input and its output as measured, and the mean square of the
     # gradient at each input over that at the output.
     before: Field | None = None
@@ -164,6 +168,11 @@ class Recorder(TorchFunctionMode):
                 copies = copies or [t.detach().clone() for t in live]
                 operation.before, operation.after = field_of(copies[0]), field_of(tensor)
                 operation.pulls = pulls(func, args, kwargs, live, copies, place, whole)
+            if func in RECURRENT and len(live) == 1 and live[0].dim() == 3:
+                operation.place, operation.kernel = (
+                    place,
+                    of_sequences(live[0] if args[-1] else live[0].transpose(0, 1)),
+                )
             self.operations.append(operation)
         for number, tensor in enumerate(outputs, start=len(self.operations) - len(outputs)):
             self.origin[tensor] = number
