@@ -121,7 +121,9 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         # It has examples in its second dimension; others would be taken for positions.
-        if func is F.multi_head_attention_forward and args[0].shape[1:-1] == (self.examples,):
+        if func is F.multi_head_attention_forward and (args[0] if args else kwargs["query"]).shape[1:-1] == (
+            self.examples,
+        ):
             with self, opened():
                 return func(*args, **kwargs)
         if func in WEIGHTED and (constant := args[0] if args else kwargs["input"]) not in self.origin:
@@ -144,7 +146,7 @@ class Recorder(TorchFunctionMode):
         root, of_root = self.chain(func, args, kwargs, live)
         rule = of_root is not None or self.known(func, len(live), leads)
         # Where examples are not the first dimension theory would take them for positions.
-        rule = rule and not (seen and live[0].shape[-2] == self.examples != len(live[0]))
+        rule = rule and not (seen and live and live[0].shape[-2] == self.examples != len(live[0]))
         measured = self.operations[root] if root >= 0 and self.operations[root].after is not None else None
         bent = of_root is not None and (of_root.bends or len(of_root.parts) > 1)
         unsure = bent and (func in POLES or (measured is not None and measured.function is not given))
