@@ -1,9 +1,8 @@
-"""An inspection as text of 100 columns and as HTML for a notebook, light or dark."""
+"""An inspection as text of 100 columns."""
 
 import math
 import textwrap
 from collections.abc import Sequence
-from html import escape
 
 import pandas as pd
 
@@ -25,18 +24,6 @@ COLUMNS = {
 RATIOS = {
     **{"name": "layer", "weight_ratio": "weight std"},
     **{"forward_ratio": "forward var", "backward_ratio": "backward var, A / B"},
-}
-# Mid-tones, legible on white and on black.
-COLOURS = {
-    **{"vanishing": "#4a8fd6", "exploding": "#e0584f", "nonfinite": "#e0584f", "dead": "#8d8d8d"},
-    **{
-        "uneven": "#c08a1e",
-        "saturated": "#c08a1e",
-        "handicapped": "#c08a1e",
-        "underflow": "#e0584f",
-        "not_judged": "#8d8d8d",
-        "healthy": "#3f9d63",
-    },
 }
 
 
@@ -99,46 +86,10 @@ def cell(value: object) -> str:
     return str(value)
 
 
-def as_html(table: pd.DataFrame, diagnosis: Diagnosis, advice: list[str]) -> str:
-    """The same for a notebook; text and lines take the page's own colour, a status that of its word."""
-    rows = []
-    for *cells, status in rows_of(table):
-        colour, plain = COLOURS.get(status, "inherit"), "".join(f"<td>{escape(text)}</td>" for text in cells)
-        rows.append(f'<tr>{plain}<td style="color:{colour}">{escape(status)}</td></tr>')
-    if len(table) > LONGEST:
-        between = BETWEEN.format(len(table) - 2 * SHOWN)
-        rows.insert(SHOWN, f'<tr><td colspan="{len(heads_of(table))}" style="text-align:center">{between}</td></tr>')
-    items, verdict = "".join(f"<li>{code(text)}</li>" for text in advice), diagnosis.verdict
-    return (
-        f'<div style="color:inherit"><p><b style="color:{COLOURS[verdict]}">{verdict}</b>: {code(diagnosis.reason)}</p>'
-        + (f"<ul>{items}</ul>" if advice else "")
-        + html_table(heads_of(table), rows)
-        + "</div>"
-    )
-
-
-def html_table(heads: Sequence[str], rows: Sequence[str]) -> str:
-    """A table in the page's own colours, of rows that are HTML."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
-    return (
-        f'<table style="color:inherit;background:transparent"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
-    )
-
-
 def ratios_text(table: pd.DataFrame, sentences: Sequence[str]) -> str:
     """Ratios of two initialisations, a line per layer, and what is to be said of them."""
     lines = aligned([list(RATIOS.values()), *ratio_cells(table)], left=("layer",), cut=0)
     return printable("\n".join([*lines, *sentences]))
-
-
-def ratios_html(table: pd.DataFrame, sentences: Sequence[str]) -> str:
-    """The same for a notebook."""
-    rows = ["".join(f"<td>{escape(text)}</td>" for text in row) for row in ratio_cells(table)]
-    said = "".join(f"<p>{code(text)}</p>" for text in sentences)
-    return (
-        f'<div style="color:inherit">{said}{html_table([*RATIOS.values()], [f"<tr>{row}</tr>" for row in rows])}</div>'
-    )
 
 
 def ratio_cells(table: pd.DataFrame) -> list[list[str]]:
@@ -147,9 +98,3 @@ def ratio_cells(table: pd.DataFrame) -> list[list[str]]:
         [str(name), *("–" if math.isnan(ratio) else f"{ratio:.6g}" for ratio in ratios)]
         for name, *ratios in table[list(RATIOS)].itertuples(index=False)
     ]
-
-
-def code(text: str) -> str:
-    """What stands between backticks as code."""
-    parts = escape(text).split("`")
-    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from initlab.signal.theory.field import Pairs
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, weighted
+from initlab.signal.theory.norms import norm
 from initlab.signal.theory.scatter import Noise
 from initlab.signal.theory.trace import Operation
 
@@ -32,6 +33,8 @@ def convolved(context: Context, op: Operation, x: Signal) -> Result:
     spread = missing * SAME_PLACE * x.field.spread + beyond * OTHER_PLACES * f.c**2
     seen = spread + (groups - 1) * (missing + 1 / taps) * x.field.spread
     grow(context, signal.fresh, groups, x.noise, seen, f.positions, f.channels)
+    if groups > 1 and signal.fresh is not None:
+        context.rows[signal.fresh] = weight.numel() // f.channels
 
     def back(g: Gradient) -> list[Gradient | None]:
         """The gradient likewise."""
@@ -40,7 +43,9 @@ def convolved(context: Context, op: Operation, x: Signal) -> Result:
         spread = missing_back * SAME_PLACE * g.spread
         seen = spread + (groups - 1) * (missing_back + 1 / taps) * g.spread
         grow(context, result.fresh, groups, g.noise, seen, x.field.positions, x.field.channels)
-        return [replace(result, spread=result.spread + spread)]
+        # What a norm divided by is large where the weights are.
+        q = result.q if signal.fresh is None else result.q / context.stretched.get(signal.fresh, 1.0)
+        return [replace(result, q=q, spread=result.spread + spread)]
 
     return replace(signal, field=replace(f, spread=f.spread + spread)), back
 
@@ -57,6 +62,24 @@ def grow(
         context.mixing.append(source)
     else:
         context.unequal[source] = apart
+
+
+def normed(context: Context, op: Operation, x: Signal) -> Result:
+    """A batch norm as `norms` has it; behind groups the mean of 1/variance over channels is more than 1 over the mean.
+
+    A channel's variance is chi^2_m / m for the m weights of its row, whose inverse has the mean m / (m - 2).
+    """
+    signal, pull = norm(context, op, x)
+    row = 0 if x.fresh is None else context.rows.get(x.fresh, 0)
+    if x.fresh is None or row < 3:
+        return signal, pull
+    stretch = context.stretched[x.fresh] = row / (row - 2)
+
+    def back(g: Gradient) -> list[Gradient | None]:
+        """The gradient, divided by each channel's own variance."""
+        return [None if part is None else replace(part, q=part.q * stretch) for part in pull(g)]
+
+    return signal, back
 
 
 def activated(context: Context, x: Signal, result: Result) -> Result:

@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from initlab.signal.theory.field import Array, Field, NoRule, Pairs, common
+from initlab.signal.theory.field import Field, NoRule, Pairs, common
 from initlab.signal.theory.kernels import Steps
 from initlab.signal.theory.response import Response, second_map
 from initlab.signal.theory.scatter import Noise, mixed
+from initlab.signal.theory.spread import evenness, over_places, over_spread, roots_of_levels, sampled
 from initlab.signal.theory.trace import Operation
 from initlab.signal.theory.width import LogMoments, gamma_factor, product
 
@@ -47,7 +48,7 @@ class Radial:
     """
 
     square: float = 0.0
-    noise: Noise = Noise()
+    noise: Noise = field(default_factory=Noise)
 
     def times(self, factor: float) -> "Radial":
         """With the square times a factor."""
@@ -116,6 +117,8 @@ class Context:
     reasons: list[str] = field(default_factory=list)  # why a gradient's rule holds only roughly
     gates: dict[int, list[GateRow]] = field(default_factory=dict)  # id of a recurrent call's arguments -> its gates
     mixing: list[int] = field(default_factory=list)  # sources of layers that mix all channels
+    rows: dict[int, int] = field(default_factory=dict)  # source of a grouped layer -> the weights in each of its rows
+    stretched: dict[int, float] = field(default_factory=dict)  # such a source -> what a norm adds to the gradient there
     unequal: dict[int, float] = field(default_factory=dict)  # source of a grouped layer -> how unequal its groups are
     variances: list[float] = field(default_factory=list)  # of the sources of scatter
     factors: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 3)))  # `LogMoments` of the first of them
@@ -163,7 +166,9 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
         unseen = linear.map(ins.sqrt()) ** 2 / linear.map(torch.ones_like(ins)).max() * x.field.mean**2
         seen = (products - unseen).clamp(min=0)
         share = float(unseen.mean() / products.mean())
-        c = ((c - share) / max(1 - share, 1e-12)).clipped()
+        # Pairs share less of it than a unit with itself: see `activation`.
+        common_share = share * evenness(ins) * roots_of_levels(x.field)
+        c = ((c - common_share) / max(1 - share, 1e-12)).clipped()
     level = float(seen.mean())
     share = level / (level + bias_second) if level + bias_second > 0 else 1.0
     c = (share * c + (1 - share)).clipped()
@@ -202,7 +207,9 @@ def along(x: Signal, shape: Sequence[int], axis: int) -> Signal:
     f, common = x.field, x.field.mean**2
     pairs = Pairs(f.c.itself, common, common, f.c.same_place, common)
     positions = math.prod(shape[1:]) // shape[axis]
-    return replace(x, field=replace(f, q=f.q.mean(), c=pairs, positions=positions, channels=shape[axis]), axis=axis)
+    spread = f.spread * max(f.channels / shape[axis], 1.0)
+    f = Field(f.q.mean(), pairs, f.mean, positions, shape[axis], spread)
+    return replace(x, field=f, axis=axis)
 
 
 @dataclass(frozen=True)
@@ -279,21 +286,12 @@ def shared_taps(present: Tensor, q: Tensor) -> Pairs:
     if unit.shape[-1] > 1:
         near = float((unit[..., 1:] * unit[..., :-1]).sum() / (q[..., 1:] * q[..., :-1]).sqrt().sum())
     flat, levels = unit.flatten(1), q.flatten()
-    step = -(-len(levels) // 256)
+    # An odd step, since a transposed convolution's even and odd columns share no taps.
+    step = -(-len(levels) // 256) | 1
     flat, levels = flat[:, ::step], levels[::step]
     pairs = float(levels.sum() * (len(levels) - 1))
     within = float(flat.sum(1).square().sum() - flat.square().sum()) / pairs if pairs > 0 else 1.0
     return Pairs(1.0, near, within, same_place=1.0, elsewhere=within)
-
-
-def evenness(q: Tensor) -> float:
-    """Mean product of the roots of two positions' mean squares over the mean square: 1 where all are the same."""
-    return float(q.sqrt().mean() ** 2 / q.mean()) if q.mean() > 0 else 1.0
-
-
-def over_places(value: float) -> Pairs:
-    """A factor of pairs of positions that may lie anywhere."""
-    return Pairs(1.0, 1.0, value, 1.0, value)
 
 
 def orthogonality(weight: Tensor) -> tuple[float, float]:
@@ -331,7 +329,11 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     # Pairs have the mean product of two roots of levels, which is less than their mean level.
     roots = over_places(evenness(f.q)) * roots_of_levels(given)
     pair = over_spread(response.pair, given, roots) / second
-    c = (pair * roots**growth**2).clipped()
+    mean = response.first() / math.sqrt(second)
+    # The means of two units go with another power of their levels than what they have in common beyond.
+    power = response.first_growth()
+    lowered = roots ** (4 * power * (1 - power) - 2 * growth * (1 - growth))
+    c = (mean**2 * lowered + (pair - mean**2) * roots**growth**2).clipped()
     # What the correlation of as many normals adds is in their own spread already.
     follow = (f.c.each(response.pair, 1) * response.q / second) ** 2
     linear = 2 * growth**2 * (f.c - f.mean**2) ** 2
@@ -347,7 +349,6 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     # A power of a factor of mean 1 has another mean, which the level has already.
     noise = noise.shifted(growth * (1 - growth) * variance / 2)
     q = bend * (second_map(response.phi, f.q) if response.mean == 0 else f.q * (second / response.q))
-    mean = response.first() / math.sqrt(second) * roots.elsewhere ** (growth**2 / 2)
     field = Field(q, c, mean, f.positions, f.channels, spread)
     signal = Signal(field, noise, None, None, response, f.c, axis=x.axis)
 
@@ -384,30 +385,6 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         return [chance.with_more_along(g.along(field) * (crossed.itself - 1), signal)]
 
     return signal, pull
-
-
-def roots_of_levels(f: Field) -> Pairs:
-    """Mean product of the roots of two units' lognormal levels over their mean level, the more alike the nearer to 1.
-
-    The levels of units with the correlation r at one level follow each other with r^2; c is r times this product.
-    """
-    roots = Pairs.alike(1.0)
-    for _ in range(4):
-        alike = ((f.c / roots).clipped() ** 2).array
-        roots = Pairs(*np.exp(-math.log1p(f.spread.itself) * (1 - alike) / 4))
-    return roots
-
-
-def over_spread(expectation: Callable[[Array], Array], f: Field, roots: Pairs) -> Pairs:
-    """An expectation of pairs of one level, averaged over how their correlations scatter."""
-    far = replace(f.spread**0.5, itself=0.0)
-    above, below = ((f.c / roots + sign * far).clipped().each(expectation) for sign in (1.0, -1.0))
-    return (above + below) / 2
-
-
-def sampled(c: Pairs, itself: float = 0.0) -> Pairs:
-    """Variance of the correlation of n pairs of normals, times n (Fisher 1915), and that of a unit with itself."""
-    return replace((1 - c**2) ** 2, itself=itself)
 
 
 def on_map(q: Tensor, shape: Sequence[int]) -> Tensor:

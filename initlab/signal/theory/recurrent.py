@@ -103,7 +103,6 @@ def recurrent(context: Context, op: Operation, x: Signal) -> Result:
     """
     if op.place > 1:
         raise NoRule(op.function, "the last state of its cells goes on")
-    assert op.kernel is not None
     # Gradients by the weights of sampled units, whatever the caller's mode.
     with torch.inference_mode(False), torch.enable_grad():
         run = forward(context, op, x)
@@ -129,6 +128,8 @@ def recurrent(context: Context, op: Operation, x: Signal) -> Result:
 
 def forward(context: Context, op: Operation, x: Signal) -> Run:
     """All layers on a few examples, from the kernel that the run had, at the level that the signal has."""
+    if op.kernel is None:
+        raise NoRule(op.function, "packed sequences, or one without a batch")
     hx, flat, has_biases, num_layers, dropout, _, two_ways, batch_first = op.args[1:]
     kind = op.function.__name__
     if any(bool(state.any()) for state in (hx if isinstance(hx, tuple) else (hx,))):
@@ -139,7 +140,6 @@ def forward(context: Context, op: Operation, x: Signal) -> Run:
     if per_run != 2 + 2 * has_biases:
         raise NoRule(op.function, "projections")
     cell, kernel = CELLS[kind], op.kernel
-    assert kernel is not None
     sampled_level = float(torch.einsum("atat->", kernel)) / (kernel.shape[0] * kernel.shape[1])
     if sampled_level == 0:
         raise NoRule(op.function, "inputs of 0")
@@ -147,7 +147,8 @@ def forward(context: Context, op: Operation, x: Signal) -> Run:
     inputs = kernel * (scale * (x.field.level / sampled_level))
     if kernel.shape[1] > LONGEST:
         raise NoRule(op.function, f"{kernel.shape[1]} steps, more than {LONGEST}")
-    if not batch_first and (op.inputs == [-1] or x.field.positions != kernel.shape[1]):
+    first, second, _ = op.in_shapes[0]
+    if not batch_first and (op.inputs == [-1] or second != context.examples == first):
         raise NoRule(op.function, "a batch whose steps come first, which count as its examples")
     axis = -2 if batch_first or op.place else -3
     run = Run(kind, op.place == 1, context.examples, -3 if op.place else axis, scale, x.noise, context)

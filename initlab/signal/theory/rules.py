@@ -13,7 +13,7 @@ from initlab.init.expectations import Rectifier
 from initlab.signal.theory.attention import attention
 from initlab.signal.theory.chains import DIFFERENCES, MEANS, PRODUCTS, QUOTIENTS, SUMS, SUMS_OVER, Chain, variants
 from initlab.signal.theory.field import NoRule, channel_axis
-from initlab.signal.theory.grouped import activated, convolved
+from initlab.signal.theory.grouped import activated, convolved, normed
 from initlab.signal.theory.joins import dropout, join, negated, stopped, times, total
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, activation
 from initlab.signal.theory.norms import PLACES, norm
@@ -61,6 +61,7 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys(WEIGHTED, convolved),
     **dict.fromkeys(POOLS, pool),
     **dict.fromkeys(PLACES, norm),
+    F.batch_norm: normed,
     **dict.fromkeys(PRODUCTS | QUOTIENTS, times),
     **dict.fromkeys(variants("neg negative"), negated),
     **dict.fromkeys(variants("detach"), stopped),

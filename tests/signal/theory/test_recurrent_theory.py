@@ -176,14 +176,26 @@ class FromStates(nn.Module):
         return self.head(c[-1] if self.cells else out[:, -1])
 
 
+class Packed(Classifier):
+    """Sequences that end at different steps."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.GRU(FEATURES, 16, batch_first=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        sequences = nn.utils.rnn.pack_padded_sequence(x, [STEPS, 2], batch_first=True)
+        return self.head(self.rnn(sequences)[1][-1])
+
+
 @pytest.mark.parametrize(
     ("model", "shape"),
     [
         (FromStates(cells=False), (STEPS, FEATURES)),
         (FromStates(cells=True), (STEPS, FEATURES)),
         (Classifier(nn.RNN(FEATURES, 16, batch_first=True)), (129, FEATURES)),
+        (Packed(), (STEPS, FEATURES)),
     ],
-    ids=["first state", "last cells", "129 steps"],
+    ids=["first state", "last cells", "129 steps", "packed"],
 )
 def test_what_the_rule_does_not_cover_is_measured(model: nn.Module, shape: tuple[int, ...]) -> None:
     theory = initlab.predict(model, input_shape=shape).set_index("name")
