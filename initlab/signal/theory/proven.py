@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from initlab.signal.theory.chains import DIFFERENCES, SUMS, variants
 from initlab.signal.theory.meanfield import Signal
 from initlab.signal.theory.rules import JOINS, LEAKY, PRELU, RECTIFIERS
-from initlab.signal.theory.shapes import PICKED
 from initlab.signal.theory.trace import WEIGHTED, Operation
 
 # Neighbouring pixels of photographs have a correlation of 0.9, those of noise none.
@@ -56,10 +55,14 @@ def is_standardised(op: Operation, inputs: Sequence[Signal]) -> bool:
     return rows.shape[1] > 1 and bool((rows.sum(1).abs() < ROUNDING * rows.abs().sum(1)).all())
 
 
+def varies(x: Signal) -> bool:
+    """Whether a signal is another for each example, and no constant."""
+    return x.field.c.same_place < 1
+
+
 def is_residual(op: Operation, inputs: Sequence[Signal]) -> bool:
     """The sum of two signals, neither of them a constant."""
-    live = [x for x in inputs if x.field.c.same_place < 1]
-    return op.function in SUMS | DIFFERENCES and len(live) == 2
+    return op.function in SUMS | DIFFERENCES and len([x for x in inputs if varies(x)]) == 2
 
 
 def is_grouped(op: Operation, inputs: Sequence[Signal]) -> bool:
@@ -68,13 +71,12 @@ def is_grouped(op: Operation, inputs: Sequence[Signal]) -> bool:
 
 
 def is_joined(op: Operation, inputs: Sequence[Signal]) -> bool:
-    """Tensors put beside one another."""
-    return op.function in JOINS
-
-
-def picks_a_token(op: Operation, inputs: Sequence[Signal]) -> bool:
-    """One position of several, as a class token."""
-    return op.function in PICKED and len(op.in_shapes[0]) == 3 and len(op.shape) == 2
+    """Outputs of layers beside one another, or tokens before others, as a class token."""
+    if op.function not in JOINS:
+        return False
+    rank = len(op.shape)
+    along_positions = op.argument(1, "dim", 0) % rank not in (0, inputs[0].axis % rank)
+    return along_positions or all(x.fresh is not None and varies(x) for x in inputs)
 
 
 DOUBTS = (
@@ -85,8 +87,7 @@ DOUBTS = (
     Doubt("weights that sum to 0 in each row", is_standardised),
     Doubt("convolutions in groups", is_grouped),
     Doubt("gradients of residual sums", is_residual, forward=False),
-    Doubt("signals that are joined", is_joined),
-    Doubt("one token of several", picks_a_token),
+    Doubt("outputs or tokens that are joined", is_joined),
 )
 
 

@@ -114,8 +114,8 @@ def test_parallel_uses_of_one_layer_and_ordinary_skips_are_independent() -> None
             return torch.cat([self.head(y), self.head(y.relu())], 1)
 
     theory = initlab.predict(Siamese(), input_shape=(32,))
-    # The one doubt is that of all sums.
-    assert theory.attrs["approximate_because"] == "gradients of residual sums"
+    # The one doubt is that of outputs beside one another.
+    assert theory.attrs["approximate_because"] == "outputs or tokens that are joined"
 
 
 def test_gradients_through_many_batch_norms_of_few_examples_are_said() -> None:
