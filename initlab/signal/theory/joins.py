@@ -193,6 +193,9 @@ def join(context: Context, op: Operation, *inputs: Signal) -> Result:
     shares = np.array(sizes, dtype=float) / sum(sizes)
     alike = all(f.q.shape == fields[0].q.shape for f in fields) and dim in (axis, -rank)
     q = sum((f.q if alike else f.q.mean()) * share for f, share in zip(fields, shares.tolist(), strict=True))
+    in_turn = rank == 3 and dim not in (axis, -rank)
+    if in_turn:
+        q = torch.cat([on_map(f.q, (size,)) for f, size in zip(fields, sizes, strict=True)])
     roots = shares * np.sqrt([f.level for f in fields])
     weights = shares * np.array([f.level for f in fields])
     level = weights.sum()
@@ -212,6 +215,9 @@ def join(context: Context, op: Operation, *inputs: Signal) -> Result:
     def pull(g: Gradient) -> list[Gradient | None]:
         """Each part gets its own channels' gradient."""
         levels = g.parts or (1.0,) * len(fields)
+        if in_turn:
+            parts = on_map(g.q, (sum(sizes),)).split(sizes)
+            return [replace(g, q=on_map(parts[place], fields[place].q.shape), fresh=None) for place in places]
         maps = [levels[place] * on_map(g.q, fields[place].q.shape) for place in places]
         radials = [g.radial.times(float(weights[place]) ** 2) for place in places]
         return [replace(g, q=q, fresh=None, parts=(), radial=r) for q, r in zip(maps, radials, strict=True)]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from initlab.signal.theory.field import Field, NoRule, Pairs, common
+from initlab.signal.theory.kernels import Steps
 from initlab.signal.theory.response import Response, second_map
 from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.spread import evenness, over_places, over_spread, roots_of_levels, sampled
@@ -35,6 +36,7 @@ class Signal:
     normals: Pairs | None = None  # correlations of those normals
     parts: tuple[tuple[float, Field], ...] = ()  # of channels that were joined: each part's share and field
     axis: int = -1  # the tensor's dimension of channels, counted from the end
+    steps: Steps | None = None  # where a recurrent layer gave this, and nothing else has touched it
     balanced: bool = False  # whether the channels of each unit sum to 0, as behind a LayerNorm
 
 
@@ -65,6 +67,7 @@ class Gradient:
     parts: tuple[float, ...] = ()  # of joined channels: each part's mean square over that of all
     basis: str = "theory"  # what stands behind it
     mean: float | None = None  # its mean over everything over the root of q, where that is known
+    steps: Steps | None = None  # of a gradient at some of a recurrent layer's steps
     radial: Radial = Radial()
 
     @property
@@ -93,12 +96,30 @@ Result = tuple[Signal, Pull]
 
 
 @dataclass
+class GateRow:
+    """A gate of a recurrent layer: its pre-activation, which both of its weights share, and the gradient there."""
+
+    names: list[str]
+    op: str
+    field: Field
+    noise: Noise
+    gradient: Gradient | None = None
+
+
+@dataclass
 class Context:
     """What all rules share."""
 
     examples: int
     dropout: bool
     weight_moments: dict[int, float]  # id of a weight -> second moment that its scheme gives it
+    names: dict[int, str] = field(default_factory=dict)  # id of a parameter -> its name
+    reasons: list[str] = field(default_factory=list)  # why a gradient's rule holds only roughly
+    gates: dict[int, list[GateRow]] = field(default_factory=dict)  # id of a recurrent call's arguments -> its gates
+    mixing: list[int] = field(default_factory=list)  # sources of layers that mix all channels
+    rows: dict[int, int] = field(default_factory=dict)  # source of a grouped layer -> the weights in each of its rows
+    stretched: dict[int, float] = field(default_factory=dict)  # such a source -> what a norm adds to the gradient there
+    unequal: dict[int, float] = field(default_factory=dict)  # source of a grouped layer -> how unequal its groups are
     variances: list[float] = field(default_factory=list)  # of the sources of scatter
     factors: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 3)))  # `LogMoments` of the first of them
 
@@ -138,7 +159,7 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
     linear, bias = taps(context, op), op.argument(2, "bias")
     bias_second = 0.0 if bias is None else float(bias.detach().double().square().mean())
     x = along(x, op.in_shapes[0], 1 - len(op.in_shapes[0]) if linear.spatial else -1)
-    ins = on_map(x.field.q, op.in_shapes[0][2:]) if linear.spatial else x.field.q.mean()
+    ins = on_map(x.field.q, op.in_shapes[0][2:]) if linear.spatial else x.field.q
     products, transposed = torch.func.vjp(linear.map, ins)[:2]
     seen, c = products, x.field.c * linear.overlap(products) * over_places(1 / evenness(ins))
     if linear.centred and x.field.mean:
@@ -186,7 +207,9 @@ def along(x: Signal, shape: Sequence[int], axis: int) -> Signal:
     f, common = x.field, x.field.mean**2
     pairs = Pairs(f.c.itself, common, common, f.c.same_place, common)
     positions = math.prod(shape[1:]) // shape[axis]
-    return replace(x, field=replace(f, q=f.q.mean(), c=pairs, positions=positions, channels=shape[axis]), axis=axis)
+    spread = f.spread * max(f.channels / shape[axis], 1.0)
+    f = Field(f.q.mean(), pairs, f.mean, positions, shape[axis], spread)
+    return replace(x, field=f, axis=axis)
 
 
 @dataclass(frozen=True)
@@ -263,7 +286,8 @@ def shared_taps(present: Tensor, q: Tensor) -> Pairs:
     if unit.shape[-1] > 1:
         near = float((unit[..., 1:] * unit[..., :-1]).sum() / (q[..., 1:] * q[..., :-1]).sqrt().sum())
     flat, levels = unit.flatten(1), q.flatten()
-    step = -(-len(levels) // 256)
+    # An odd step, since a transposed convolution's even and odd columns share no taps.
+    step = -(-len(levels) // 256) | 1
     flat, levels = flat[:, ::step], levels[::step]
     pairs = float(levels.sum() * (len(levels) - 1))
     within = float(flat.sum(1).square().sum() - flat.square().sum()) / pairs if pairs > 0 else 1.0
