@@ -81,6 +81,9 @@ def check_picture(option: str, path: Path | None) -> None:
 @model_options
 @click.option("--weight-decay", type=float, help="For the ratio of decay to the loss gradient.")
 @click.option("--loss", metavar="pkg.module:callable", help="(output, labels) to losses (N,) or their mean.")
+@click.option(
+    "--redraws", type=int, help="Draws behind bands where no rule of theory is proven; 0: none.  [default: 8]"
+)
 @click.option("--fix", is_flag=True, help="Try the advised initialisation on a copy: the table before and after.")
 @click.option("--against", metavar="B", help="Compare with a scheme, or another MODEL of the same layers.")
 @click.option("--fail-on", metavar="WORDS", help="Exit with 1 on such verdicts: any,stalled,exploding...")
@@ -118,7 +121,7 @@ def inspect(model: str, fail_on: str | None, html: Path | None, figure: Path | N
     elif against is not None:
         other = subject_of(against, options, double=True, also=list(SCHEMES)).module
     loss = users_code("--loss", options["loss"], options["allow_code"]) if options["loss"] else None
-    chosen = {key: options[key] for key in ("weight_decay", "fix", "seed")}
+    chosen = {key: options[key] for key in ("weight_decay", "fix", "seed", "redraws")}
     examination = examine(subject, against=other, loss=loss, **chosen)
     inspection = examination.inspection
     echo(examination_json(examination) if options["as_json"] else examination_text(examination))

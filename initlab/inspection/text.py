@@ -14,12 +14,12 @@ WIDTH = 100
 # A table of more than LONGEST rows keeps SHOWN at either end.
 LONGEST, SHOWN = 40, 18
 BETWEEN = "… {} layers between …"
-# The table's columns and their heads; `theory` is the median that is predicted.
+# The table's columns and their heads; `theory` is the median that is predicted, and `basis` what stands behind it.
 COLUMNS = {
     **{"layer": "", "name": "layer", "shape": "weight", "fan_in": "fan_in"},
     **{"forward_var": "forward", "forward_predicted": "theory"},
     **{"backward_var": "backward", "backward_predicted": "theory"},
-    **{"decay_ratio": "decay", "zero_fraction": "zeros", "status": "status"},
+    **{"decay_ratio": "decay", "zero_fraction": "zeros", "basis": "basis", "status": "status"},
 }
 HEADS = list(COLUMNS.values())
 # Those of two initialisations, A over B.
@@ -48,7 +48,7 @@ def as_text(table: pd.DataFrame, diagnosis: Diagnosis, advice: list[str]) -> str
         lines += textwrap.wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
     if table.empty:
         return printable("\n".join(lines))
-    lines += ["", *aligned([HEADS, *rows_of(table)], left=("layer", "weight", "status"), cut=1)]
+    lines += ["", *aligned([HEADS, *rows_of(table)], left=("layer", "weight", "basis", "status"), cut=1)]
     if len(table) > LONGEST:
         lines.insert(-SHOWN, BETWEEN.format(len(table) - 2 * SHOWN))
     return printable("\n".join(lines))

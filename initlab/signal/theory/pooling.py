@@ -70,7 +70,7 @@ def max_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -> Re
         # How often two windows choose the same member: 1/size where they are independent, always where they are alike.
         alike = normals.within_limits(0, 1)
         keep = (1 - alike) / float(counts.mean()) + alike
-        return [Gradient(back, g.c * keep, g.spread * keep**2, g.noise)]
+        return [Gradient(back, g.c * keep, g.spread * keep**2, g.noise, radial=g.radial)]
 
     return signal, pull
 
@@ -84,9 +84,8 @@ def average_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -
     q = averaged * factor
     same_place = f.c.same_place / members + (1 - 1 / members) * f.c.elsewhere
     c = (replace(f.c, same_place=same_place) / factor).clipped()
-    signal = Signal(
-        Field(q, c, min(f.mean / math.sqrt(factor), 1.0), q.numel(), f.channels, f.spread), x.noise, axis=x.axis
-    )
+    mean = float(np.clip(f.mean / math.sqrt(max(factor, 1e-12)), -1, 1))
+    signal = Signal(Field(q, c, mean, q.numel(), f.channels, averaged_spread(f, mean)), x.noise, axis=x.axis)
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """The members of a window share its gradient out and get the same."""
@@ -94,6 +93,12 @@ def average_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -
         return [replace(g, q=back, c=shared_out(g.c, members, f.positions), fresh=None, parts=())]
 
     return signal, pull
+
+
+def averaged_spread(f: Field, mean: float) -> Pairs:
+    """Spread of correlations once the common mean's share has grown to `mean`: that of what varies about it stays."""
+    varies = (1 - mean**2) / max(1 - f.mean**2, 1e-12)
+    return replace(f.spread * varies**2, itself=f.spread.itself)
 
 
 def adaptive_windows(op: Operation, shape: tuple[int, ...]) -> tuple[Averaging, Tensor]:
@@ -167,7 +172,7 @@ def reduced(context: Context, op: Operation, x: Signal) -> Result:
     axis = x.axis if keepdim else x.axis + sum(d > x.axis % rank for d in sides)
     q = (f.q.mean() * factor * scale**2).expand(op.shape[2:] if axis == 1 - len(op.shape) else ())
     mean = float(np.clip(f.mean / math.sqrt(max(factor, 1e-12)), -1, 1))
-    signal = Signal(Field(q, c, mean, positions, f.channels, f.spread), x.noise, axis=axis)
+    signal = Signal(Field(q, c, mean, positions, f.channels, averaged_spread(f, mean)), x.noise, axis=axis)
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """All members get the same."""

@@ -6,6 +6,7 @@ that whatever the model's Python code does is followed: padding, pooling, residu
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -157,9 +158,10 @@ def independent(images: Tensor, moments: tuple[float, float], axis: int) -> Fiel
     q, channels = mean**2 + variance, images.shape[axis]
     positions = images[0].numel() // channels
     c = Pairs.alike(mean**2 / q)
-    sides = images[0].movedim(axis, 0).shape[1:] if images.dim() > 3 or axis < -1 else ()
-    q_map = torch.full(sides, q, dtype=torch.float64)
-    return Field(q_map, c, mean / math.sqrt(q), positions, channels, (1 - c**2) / channels)
+    q_map = torch.full(images[0].movedim(axis, 0).shape[1:], q, dtype=torch.float64)
+    # Their squares scatter as those of normals.
+    spread = replace((1 - c**2) / channels, itself=2 * (1 - c.same_place**2) / channels)
+    return Field(q_map, c, mean / math.sqrt(q), positions, channels, spread)
 
 
 def to_frame(model: nn.Module, rows: Rows, relative: bool) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from initlab.init.activations import by_name, resolve
 from initlab.init.expectations import Rectifier
+from initlab.signal.theory.attention import attention
 from initlab.signal.theory.chains import DIFFERENCES, MEANS, PRODUCTS, QUOTIENTS, SUMS, SUMS_OVER, Chain, variants
 from initlab.signal.theory.field import NoRule, channel_axis
 from initlab.signal.theory.grouped import activated, convolved, normed
@@ -70,6 +71,7 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys(JOINS, join),
     **dict.fromkeys(MEANS | SUMS_OVER, reduced),
     **dict.fromkeys(RECURRENT, recurrent),
+    F.scaled_dot_product_attention: attention,
     F.embedding: embedded,
     given: source,
 }
@@ -78,6 +80,8 @@ RULES: dict[Any, Rule] = {
 def known(function: Any, live: int, leads: bool) -> bool:
     """Whether a rule holds for this function with so many inputs that depend on the model's, the first among them."""
     one = live == 1 and leads and function in RULES
+    if function is F.scaled_dot_product_attention:
+        return live == 3
     return function in SEVERAL_INPUTS or (one and function not in SOURCES and function not in PARTLY)
 
 
