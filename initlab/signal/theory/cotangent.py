@@ -62,9 +62,9 @@ class LossGradient:
         source = context.source(float(each.var() / each.mean() ** 2))
         before = output.noise.without(output.fresh)
         radial = Radial()
-        if output.field.positions == 1:
+        if output.field.positions == 1 and self.logits.dim() == 2:
             squares = [along_logits(*pair) for pair in zip(logits, gradients, strict=True)]
-            power, both = powers(*squares, each)
+            power, both = powers(squares[0], squares[1], each)
             radial = Radial(float(torch.stack(squares).mean()), before.scaled(power).having(source, both))
         noise = before.scaled(powers(high, low, each)[0]).having(source)
         return Gradient(each.mean().cpu(), c, spread, noise, mean=relative_mean(gradients[0]), radial=radial)

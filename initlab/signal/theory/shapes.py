@@ -14,10 +14,8 @@ from initlab.signal.theory.joins import summed
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, on_map
 from initlab.signal.theory.trace import Operation
 
-TURNED = variants("permute transpose swapaxes swapdims movedim moveaxis t adjoint") | {
-    Tensor.mT.__get__,
-    Tensor.T.__get__,
-}
+TURNED = variants("permute transpose swapaxes swapdims movedim moveaxis t adjoint")
+TURNED |= {Tensor.mT.__get__, Tensor.T.__get__}  # type: ignore[attr-defined]
 COPIED = variants("expand expand_as repeat tile broadcast_to")
 REGROUPED = variants("flatten view view_as reshape reshape_as squeeze unsqueeze unflatten roll flip")
 PICKED = variants("getitem chunk split tensor_split unbind select narrow index_select")
