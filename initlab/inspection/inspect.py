@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,7 +16,7 @@ from initlab.inspection.advice import advise
 from initlab.inspection.cause import Cure
 from initlab.inspection.diagnosis import OUTLOOKS, Diagnosis, diagnose, listed
 from initlab.inspection.pupil import Pupil
-from initlab.inspection.text import as_html, as_text
+from initlab.inspection.text import as_text, cell
 from initlab.inspection.trial import HEALTHY, Trials
 from initlab.inspection.troubles import Evidence
 from initlab.inspection.two_inits import Ratios, check_same_layers, ratios_of
@@ -121,7 +122,25 @@ class Inspection:
         return as_text(self.table, self.diagnosis, [*self.advice, *self.notes])
 
     def _repr_html_(self) -> str:
-        return as_html(self.table, self.diagnosis, [*self.advice, *self.notes])
+        from initlab.inspection.html import inspection_html
+
+        return inspection_html(self.table, self.verdict, self.reason, [*self.advice, *self.notes])
+
+    def report(self, path: str | Path, title: str = "An inspection") -> Path:
+        """Write one HTML file that needs nothing else: verdict, advice, figure, and the layers; returns its path.
+
+        Raises:
+            UserError: it cannot be written there.
+        """
+        from initlab.inspection.html import inspection_content, write_page
+
+        content = inspection_content(self.table, self.verdict, self.reason, [*self.advice, *self.notes])
+        content |= {
+            "columns": list(self.table),
+            "rows": self.table.map(cell).to_numpy().tolist(),
+            "remedy": self.remedy,
+        }
+        return write_page(path, "inspection_page.html", self.plot(), title=title, **content)
 
 
 def inspect(

@@ -117,6 +117,9 @@ def uneven_pairs(c: Pairs, w: Weights, share: Tensor) -> Tensor:
     rows, with the means over all pairs (`within`) and over those that rows see (`near`).
     """
     every, seen, course = w.together(), w.seen(), w.overlaps[0].clone()
+    if not every.any():
+        # A single row.
+        return torch.full_like(course, c.within)
     course[range(len(course) - 1), range(len(course) - 1)] = course.diagonal(1)
     root = (share / w.sizes).sqrt()
     level = root[:, None] * root

@@ -106,16 +106,6 @@ class Field:
         return replace(self, c=c, spread=spread, positions=positions)
 
 
-def crossing(a: Pairs, b: Pairs, c: Pairs, alike: float) -> Pairs:
-    """Variance that the products of two independent signals of n channels add to their sum's correlations c.
-
-    Times n, in units of the product of their mean squares: that of (x.y' + x'.y) - c (x.y + x'.y') for correlations a
-    of x and b of y, 0 where all are alike; of a unit with itself that of 2 x.y without what all have in common.
-    """
-    pairs = (2 * ((1 + c**2) * (1 + a * b) - 2 * c * (a + b))).within_limits(0, math.inf)
-    return replace(pairs, itself=4 * (1 - alike))
-
-
 def levelled(f: Field) -> Pairs:
     """Correlations once every position has the same mean square, which uneven positions have in unlike measure."""
     if f.q.shape != (f.positions,) or f.positions < 2 or f.level == 0:

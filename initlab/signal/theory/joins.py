@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from initlab.signal.theory.chains import DIFFERENCES, QUOTIENTS
-from initlab.signal.theory.field import NONE, Field, NoRule, Pairs, crossing, even, field_of
+from initlab.signal.theory.field import NONE, Field, NoRule, Pairs, even, field_of
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, on_map
 from initlab.signal.theory.scatter import Noise, mixed
+from initlab.signal.theory.spread import crossing
 from initlab.signal.theory.trace import LIVE, Operation
 
 # A term or factor: its signal, and its place among the call's inputs; None for a constant.

@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from initlab.signal.theory.field import Array, Field, NoRule, Pairs, common
+from initlab.signal.theory.field import Field, NoRule, Pairs, common
 from initlab.signal.theory.kernels import Steps
 from initlab.signal.theory.response import Response, second_map
 from initlab.signal.theory.scatter import Noise, mixed
+from initlab.signal.theory.spread import evenness, over_places, over_spread, roots_of_levels, sampled
 from initlab.signal.theory.trace import Operation
 from initlab.signal.theory.width import LogMoments, gamma_factor, product
 
@@ -47,7 +48,7 @@ class Radial:
     """
 
     square: float = 0.0
-    noise: Noise = Noise()
+    noise: Noise = field(default_factory=Noise)
 
     def times(self, factor: float) -> "Radial":
         """With the square times a factor."""
@@ -165,7 +166,9 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
         unseen = linear.map(ins.sqrt()) ** 2 / linear.map(torch.ones_like(ins)).max() * x.field.mean**2
         seen = (products - unseen).clamp(min=0)
         share = float(unseen.mean() / products.mean())
-        c = ((c - share) / max(1 - share, 1e-12)).clipped()
+        # Pairs share less of it than a unit with itself: see `activation`.
+        common_share = share * evenness(ins) * roots_of_levels(x.field)
+        c = ((c - common_share) / max(1 - share, 1e-12)).clipped()
     level = float(seen.mean())
     share = level / (level + bias_second) if level + bias_second > 0 else 1.0
     c = (share * c + (1 - share)).clipped()
@@ -291,16 +294,6 @@ def shared_taps(present: Tensor, q: Tensor) -> Pairs:
     return Pairs(1.0, near, within, same_place=1.0, elsewhere=within)
 
 
-def evenness(q: Tensor) -> float:
-    """Mean product of the roots of two positions' mean squares over the mean square: 1 where all are the same."""
-    return float(q.sqrt().mean() ** 2 / q.mean()) if q.mean() > 0 else 1.0
-
-
-def over_places(value: float) -> Pairs:
-    """A factor of pairs of positions that may lie anywhere."""
-    return Pairs(1.0, 1.0, value, 1.0, value)
-
-
 def orthogonality(weight: Tensor) -> tuple[float, float]:
     """Scatter of |Wx| and of |W^T g| for isotropic x and g, over that of independent draws (1, 1).
 
@@ -336,7 +329,11 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     # Pairs have the mean product of two roots of levels, which is less than their mean level.
     roots = over_places(evenness(f.q)) * roots_of_levels(given)
     pair = over_spread(response.pair, given, roots) / second
-    c = (pair * roots**growth**2).clipped()
+    mean = response.first() / math.sqrt(second)
+    # The means of two units go with another power of their levels than what they have in common beyond.
+    power = response.first_growth()
+    lowered = roots ** (4 * power * (1 - power) - 2 * growth * (1 - growth))
+    c = (mean**2 * lowered + (pair - mean**2) * roots**growth**2).clipped()
     # What the correlation of as many normals adds is in their own spread already.
     follow = (f.c.each(response.pair, 1) * response.q / second) ** 2
     linear = 2 * growth**2 * (f.c - f.mean**2) ** 2
@@ -352,7 +349,6 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     # A power of a factor of mean 1 has another mean, which the level has already.
     noise = noise.shifted(growth * (1 - growth) * variance / 2)
     q = bend * (second_map(response.phi, f.q) if response.mean == 0 else f.q * (second / response.q))
-    mean = response.first() / math.sqrt(second) * roots.elsewhere ** (growth**2 / 2)
     field = Field(q, c, mean, f.positions, f.channels, spread)
     signal = Signal(field, noise, None, None, response, f.c, axis=x.axis)
 
@@ -389,30 +385,6 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         return [chance.with_more_along(g.along(field) * (crossed.itself - 1), signal)]
 
     return signal, pull
-
-
-def roots_of_levels(f: Field) -> Pairs:
-    """Mean product of the roots of two units' lognormal levels over their mean level, the more alike the nearer to 1.
-
-    The levels of units with the correlation r at one level follow each other with r^2; c is r times this product.
-    """
-    roots = Pairs.alike(1.0)
-    for _ in range(4):
-        alike = ((f.c / roots).clipped() ** 2).array
-        roots = Pairs(*np.exp(-math.log1p(f.spread.itself) * (1 - alike) / 4))
-    return roots
-
-
-def over_spread(expectation: Callable[[Array], Array], f: Field, roots: Pairs) -> Pairs:
-    """An expectation of pairs of one level, averaged over how their correlations scatter."""
-    far = replace(f.spread**0.5, itself=0.0)
-    above, below = ((f.c / roots + sign * far).clipped().each(expectation) for sign in (1.0, -1.0))
-    return (above + below) / 2
-
-
-def sampled(c: Pairs, itself: float = 0.0) -> Pairs:
-    """Variance of the correlation of n pairs of normals, times n (Fisher 1915), and that of a unit with itself."""
-    return replace((1 - c**2) ** 2, itself=itself)
 
 
 def on_map(q: Tensor, shape: Sequence[int]) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
-from initlab.signal.theory.field import NONE, Field, NoRule, Pairs, common, levelled
+from initlab.signal.theory.field import NONE, Field, NoRule, Pairs, common, levelled, unevenness
 from initlab.signal.theory.meanfield import Context, Gradient, Radial, Result, Signal
 from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.trace import Operation
@@ -57,8 +57,8 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
         along = 0.0 if group.batch else g.along(field)
         factors = [n.slope * max(rest - 1 / n.independent - along, 0.0) for n in normed]
         if not group.batch:
-            # Each example's gradient is divided by its own level.
-            factors = [factor * (1 + f.spread.itself) for factor in factors]
+            # Each example's gradient is divided by its own level; how uneven positions are is in q already.
+            factors = [factor * (1 + max(f.spread.itself - unevenness(f.q), 0.0)) for factor in factors]
         factor = sum(share * value for share, value in zip(shares, factors, strict=True))
         levels = tuple(value / factor for value in factors) if len(factors) > 1 and factor > 0 else ()
         c = ((g.c - centre) / rest).clipped()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from initlab.nets.any_module import WeightLayer, on_weight_layers
 from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
 from initlab.signal.theory.cotangent import LossGradient, drawn_gradient, num_classes
-from initlab.signal.theory.field import Field, NoRule, crossing
+from initlab.signal.theory.field import Field, NoRule
 from initlab.signal.theory.independence import Origins
 from initlab.signal.theory.joins import maps
 from initlab.signal.theory.meanfield import Context, GateRow, Gradient, Pull, Radial, Signal
@@ -20,6 +20,7 @@ from initlab.signal.theory.proven import doubt_about
 from initlab.signal.theory.rules import known, measured, rule_of
 from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.shapes import SHAPES
+from initlab.signal.theory.spread import crossing
 from initlab.signal.theory.trace import Trace, record
 
 DIRECTIONS = ("forward", "backward")

@@ -85,6 +85,8 @@ def band(values: Array, share: float) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(values)
         spread = logs.std(axis=0, ddof=1) * np.sqrt(1 + 1 / len(values))
+        # Of draws that differ by nothing but rounding, the next does too.
+        spread = np.maximum(spread, 1e-6)
         result = np.exp(logs.mean(axis=0) + (0 if share == 0.5 else student.ppf(share, len(values) - 1)) * spread)
     return np.asarray(np.where((values == 0).any(axis=0), 0.0, result))
 

@@ -99,7 +99,8 @@ class Scores:
             return self.plus(first)
         if func in DIFFERENCES and args[0] is tensor and isinstance(first, Tensor):
             return self.plus(-first)
-        if func in FILLS | CHOICES and isinstance(first, Tensor) and float(last) < NEVER:
+        kept = func in FILLS or (func in CHOICES and len(args) == 3 and args[1] is tensor)
+        if kept and isinstance(first, Tensor) and torch.as_tensor(last).numel() == 1 and float(last) < NEVER:
             hidden = first.bool().cpu() if func in FILLS else ~first.bool().cpu()
             return self.plus(torch.zeros(hidden.shape).masked_fill(hidden, -math.inf))
         return None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from initlab.nets.any_module import WeightLayer, on_weight_layers
+from initlab.nets.any_module import WeightLayer, layer_name, on_weight_layers
 from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
 from initlab.signal.theory.chains import MEANS, POINTWISE, POLES, ROOT, SAME, SUMS_OVER, Chain, Root, chain
 from initlab.signal.theory.field import Field, channel_axis, field_of
@@ -105,6 +105,8 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.known = known
         self.operations: list[Operation] = []
+        # Weights of layers that are applied without a call of their module, as an attention's last one.
+        self.owners: dict[Any, str] = {}
         # Of operations that are part of an attention or norm that is written out.
         self.parts: dict[int, Scores | Piece] = {}
         self.origin = WeakTensorKeyDictionary()
@@ -119,7 +121,9 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         # It has examples in its second dimension; others would be taken for positions.
-        if func is F.multi_head_attention_forward and args[0].shape[1:-1] == (self.examples,):
+        if func is F.multi_head_attention_forward and (args[0] if args else kwargs["query"]).shape[1:-1] == (
+            self.examples,
+        ):
             with self, opened():
                 return func(*args, **kwargs)
         if func in WEIGHTED and (constant := args[0] if args else kwargs["input"]) not in self.origin:
@@ -142,7 +146,7 @@ class Recorder(TorchFunctionMode):
         root, of_root = self.chain(func, args, kwargs, live)
         rule = of_root is not None or self.known(func, len(live), leads)
         # Where examples are not the first dimension theory would take them for positions.
-        rule = rule and not (seen and live[0].shape[-2] == self.examples != len(live[0]))
+        rule = rule and not (seen and live and live[0].shape[-2] == self.examples != len(live[0]))
         measured = self.operations[root] if root >= 0 and self.operations[root].after is not None else None
         bent = of_root is not None and (of_root.bends or len(of_root.parts) > 1)
         unsure = bent and (func in POLES or (measured is not None and measured.function is not given))
@@ -158,6 +162,8 @@ class Recorder(TorchFunctionMode):
         for place, tensor in enumerate(outputs):
             operation = Operation(func, call_args, call_kwargs, inputs, in_shapes, tuple(tensor.shape), tensor.dtype)
             operation.chain, operation.root, operation.of_rule = of_root, root, of_rule
+            if func is F.linear:
+                operation.layer = self.owners.get(call_args[1] if len(call_args) > 1 else call_kwargs["weight"])
             if unknown:
                 copies = copies or [t.detach().clone() for t in live]
                 operation.before, operation.after = field_of(copies[0]), field_of(tensor)
@@ -244,6 +250,8 @@ def record(model: nn.Module, batch: Batch, known: Known) -> Trace:
     with torch.inference_mode(False), untouched(model, backward=False):
         batch, _ = to_model(model, batch, None)
         recorder = Recorder(known, batch)
+        attentions = [(layer_name(n), m) for n, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)]
+        recorder.owners = {m.out_proj.weight: f"{name}.out_proj".lstrip(".") for name, m in attentions}
         with on_weight_layers(model, recorder.name), recorder:
             outputs = run_model(model, batch)
     logits = first_tensor(outputs)

@@ -40,23 +40,22 @@ def next_piece(
     before = pieces.get(number)
     piece = before if isinstance(before, Piece) else None
     others = [value for value in (*args, *kwargs.values()) if value is not x]
+    exponent = others[0] if func in POWERS and others and isinstance(others[0], (int, float)) else None
     if func in MEANS or func in VARIANCES:
         if kwargs.get("dim", others[0] if others else None) not in (-1, x.dim() - 1, (-1,), [-1]):
+            return None
+        if not kwargs.get("keepdim", others[-1] is True):
             return None
         if func in VARIANCES:
             return Piece("spread", number, True, VARIANCES[func])
         return replace(piece, kind="spread") if piece and piece.kind == "square" else Piece("mean", number)
     if len(live) == 2 and func in DIFFERENCES and args[0] is x:
         return Piece("centred", number, True) if pieces.get(live[1][0]) == Piece("mean", number) else None
-    if (
-        func in SQUARES
-        or (func in POWERS and others == [2])
-        or (func in PRODUCTS and [n for n, _ in live] == [number] * 2)
-    ):
+    if func in SQUARES or exponent == 2 or (func in PRODUCTS and [n for n, _ in live] == [number] * 2):
         return replace(piece, kind="square") if piece and piece.kind == "centred" else Piece("square", number)
     if piece is None or piece.kind != "spread" or len(live) > 1:
         return None
-    if func in ROOTS or (func in POWERS and others == [-0.5]):
+    if func in ROOTS or exponent == -0.5:
         return replace(piece, power=piece.power * ROOTS.get(func, -0.5))
     # An eps beside a standard deviation instead of a variance is too small to matter.
     if func in SUMS and len(others) == 1 and isinstance(others[0], float):

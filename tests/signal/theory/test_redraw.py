@@ -60,6 +60,7 @@ def test_inspect_takes_redrawn_bands_where_no_rule_is_proven_and_says_so() -> No
     # 95 % of points over draws; those of one draw depend on each other.
     for way in ("forward", "backward"):
         assert table[f"{way}_var"].between(table[f"{way}_low"], table[f"{way}_high"]).mean() > 0.7
+    assert " redrawn " in repr(inspection) and "<td>redrawn</td>" in inspection._repr_html_()
     bare = initlab.inspect(net.model, net.batch, net.labels, redraws=0)
     assert "redrawn" not in set(bare.table.basis) and not bare.notes
 
@@ -68,6 +69,7 @@ def test_a_net_of_proven_rules_is_not_redrawn() -> None:
     net = COVERAGE_NETS["mlp-relu"](0)
     inspection = initlab.inspect(net.model, net.batch, net.labels)
     assert set(inspection.table.basis) == {"theory"} and not inspection.notes
+    assert "basis" not in repr(inspection)
 
 
 @pytest.mark.parametrize("draws", [1, -2])
