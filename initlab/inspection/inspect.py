@@ -15,7 +15,7 @@ from initlab.inspection.advice import advise
 from initlab.inspection.cause import Cure
 from initlab.inspection.diagnosis import OUTLOOKS, Diagnosis, diagnose, listed
 from initlab.inspection.pupil import Pupil
-from initlab.inspection.text import as_html, as_text
+from initlab.inspection.text import as_html, as_text, trunk_lines
 from initlab.inspection.trial import HEALTHY, Trials
 from initlab.inspection.troubles import Evidence
 from initlab.inspection.two_inits import Ratios, check_same_layers, ratios_of
@@ -25,6 +25,7 @@ from initlab.signal.probe import COLUMNS, Loss
 from initlab.signal.start import start_of
 from initlab.signal.survey import IDLE, PARAMETER, STEP, Survey, survey
 from initlab.signal.theory.predict import predict
+from initlab.signal.trunk import COLUMNS as TRUNK, Exponents, exponents_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,6 +53,10 @@ class Inspection:
 
     `parameters` has a row for each parameter of the model with its role and `steps` one for each step of each recurrent
     layer, as `initlab.signal.survey.Survey` describes them, `unjudged` and `judged_share` too.
+
+    `trunk` has a row for the signal before the first block of the trunk and behind each: block, name, cosine and
+    distance between two tokens, gradient_square (`initlab.signal.trunk`). It is empty for a model of fewer than three
+    equal blocks in a row.
     """
 
     table: pd.DataFrame
@@ -63,6 +68,7 @@ class Inspection:
     steps: pd.DataFrame = field(default_factory=pd.DataFrame)
     unjudged: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of parameters that were not seen
     judged_share: float = 1.0  # of all numbers in parameters
+    trunk: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=TRUNK))
 
     @property
     def verdict(self) -> str:
@@ -88,6 +94,11 @@ class Inspection:
     def healthy(self) -> bool:
         """Whether training can be expected to start: the verdict is `healthy` or `uneven`."""
         return self.verdict in ("healthy", "uneven")
+
+    @property
+    def exponents(self) -> Exponents:
+        """How fast the trunk's tokens drift apart and its gradient grows, per block; NaN where there is no trunk."""
+        return exponents_of(self.trunk)
 
     def against(self, other: "Inspection") -> Ratios:
         """How much larger the signals are here than in another inspection of the same net, layer by layer.
@@ -116,10 +127,10 @@ class Inspection:
         return inspection(self.table, f"{self.verdict}: {self.reason}", ax)
 
     def __repr__(self) -> str:
-        return as_text(self.table, self.diagnosis, [*self.advice, *self.notes])
+        return as_text(self.table, self.diagnosis, [*self.advice, *self.notes, *trunk_lines(self.trunk)])
 
     def _repr_html_(self) -> str:
-        return as_html(self.table, self.diagnosis, [*self.advice, *self.notes])
+        return as_html(self.table, self.diagnosis, [*self.advice, *self.notes, *trunk_lines(self.trunk)])
 
 
 def inspect(
@@ -168,6 +179,7 @@ def inspect(
         pd.DataFrame(signals.steps, columns=list(STEP)),
         signals.unjudged,
         signals.judged_share,
+        signals.trunk,
     )
 
 

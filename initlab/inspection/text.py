@@ -9,6 +9,7 @@ import pandas as pd
 
 from initlab.errors import printable
 from initlab.inspection.diagnosis import Diagnosis
+from initlab.signal.trunk import exponents_of
 
 WIDTH = 100
 # A table of more than LONGEST rows keeps SHOWN at either end.
@@ -137,6 +138,29 @@ def ratio_cells(table: pd.DataFrame) -> list[list[str]]:
         [str(name), *("–" if math.isnan(ratio) else f"{ratio:.6g}" for ratio in ratios)]
         for name, *ratios in table[list(RATIOS)].itertuples(index=False)
     ]
+
+
+def trunk_lines(trunk: pd.DataFrame) -> list[str]:
+    """A sentence on what the blocks of a trunk do to the angle between tokens and to the gradient; none without one."""
+    if trunk.empty:
+        return []
+    exponents, tokens = exponents_of(trunk), trunk.attrs["tokens"]
+    parts = []
+    if not math.isnan(exponents.angle):
+        drift = "together" if exponents.angle < 0 else "apart"
+        parts.append(f"{tokens} drift {drift}, 1 - cos {per_block(exponents.angle, exponents.angle_error)}")
+    if (equal := trunk.block[trunk.distance == 0]).any():
+        parts.append(f"all {tokens} of an example are equal behind block {equal.iloc[0]}")
+    if not math.isnan(exponents.gradient):
+        change = "grows" if exponents.gradient > 0 else "shrinks"
+        growth = per_block(exponents.gradient, exponents.gradient_error)
+        parts.append(f"towards the input the gradient's mean square {change} {growth}")
+    return [f"in the trunk of {exponents.blocks} blocks {'; '.join(parts)}"] if parts else []
+
+
+def per_block(rate: float, error: float) -> str:
+    """A rate as a factor: `×0.892 per block (± 4 %)`."""
+    return f"×{math.exp(rate):.3g} per block" + ("" if math.isnan(error) else f" (± {100 * error:.2g} %)")
 
 
 def code(text: str) -> str:
