@@ -146,7 +146,7 @@ def trunk_lines(trunk: pd.DataFrame) -> list[str]:
         return []
     exponents, tokens = exponents_of(trunk), trunk.attrs["tokens"]
     parts = []
-    if not math.isnan(exponents.angle):
+    if math.isfinite(exponents.angle):
         drift = "together" if exponents.angle < 0 else "apart"
         parts.append(f"{tokens} drift {drift}, 1 - cos {per_block(exponents.angle, exponents.angle_error)}")
     if (equal := trunk.block[trunk.distance == 0]).any():

@@ -102,7 +102,8 @@ class Stack:
         x = signal_in((args, kwargs))
         if x is None:
             return
-        self.parallel |= x is self.before
+        # A block may hand on what it got.
+        self.parallel |= x is self.before and x is not self.behind
         before = self.calls[-1][1] if self.calls else None
         self.entered = before if before and x is self.behind else place(before.name if before else "", block, x)
         self.before = x
@@ -203,9 +204,10 @@ def flat_blocks(net: SkipSequential) -> list[Block]:
     names = list(children)
     by_role: dict[str, list[int]] = {}
     for name, module in children.items():
-        if isinstance(module, Add):
+        # A slice may have begun behind the source.
+        if isinstance(module, Add) and module.source in children:
             by_role.setdefault(role(name), []).append(names.index(module.source) + 1)
-    starts = next(iter(by_role.values()))
+    starts = next(iter(by_role.values()), [])
     length = starts[1] - starts[0] if len(starts) > 1 else 0
     spans = [names[start : start + length] for start in starts]
     return [Block(span[-1], tuple(children[name] for name in span)) for span in spans if len(span) == length > 0]
