@@ -36,16 +36,17 @@ ROUNDING = 10.0
 
 
 class Exponents(NamedTuple):
-    """Rates of change per block in nats, each the mean over the blocks, with the standard error of that mean.
+    """Rates of change per block in nats: of the blocks' own rates the median, and half the range of the middle half.
 
-    NaN where nothing was measured; an `angle` of -inf where one block makes all tokens equal.
+    The median, since the first block often takes embeddings of another scale, and the head's norm shapes the gradient
+    behind the last. NaN where nothing was measured; an `angle` of -inf where one block makes all tokens equal.
     """
 
     angle: float  # of 1 - cos, from the input on
     gradient: float  # of the gradient's mean square, from the output on
     blocks: int
-    angle_error: float
-    gradient_error: float
+    angle_spread: float
+    gradient_spread: float
 
 
 @dataclass(eq=False)
@@ -222,19 +223,21 @@ def exponents_of(table: pd.DataFrame) -> Exponents:
         table: as `Trunk.table` gives it.
     """
     distance, gradient = table.distance.to_numpy(float), table.gradient_square.to_numpy(float)
-    (angle, angle_error), (growth, growth_error) = rate(distance), rate(gradient[::-1])
+    (angle, angle_spread), (growth, growth_spread) = rate(distance), rate(gradient[::-1])
     if math.isnan(angle) and (distance == 0).any():
         angle = -math.inf
-    return Exponents(angle, growth, max(len(table) - 1, 0), angle_error, growth_error)
+    return Exponents(angle, growth, max(len(table) - 1, 0), angle_spread, growth_spread)
 
 
 def rate(values: NDArray[np.float64]) -> tuple[float, float]:
-    """(mean, its standard error) of the changes of ln from one to the next, of those that are finite and not 0."""
+    """(median, half the interquartile range) of the changes of ln from one to the next that are finite and not 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         changes = np.diff(np.log(values))
     changes = changes[np.isfinite(changes)]
-    mean = float(changes.mean()) if len(changes) else math.nan
-    return mean, float(changes.std(ddof=1) / math.sqrt(len(changes))) if len(changes) > 1 else math.nan
+    if not len(changes):
+        return math.nan, math.nan
+    low, median, high = np.quantile(changes, [0.25, 0.5, 0.75])
+    return float(median), float(high - low) / 2
 
 
 def trunk_of(model: nn.Module, batch: Batch, labels: Any = None, loss: Loss | None = None) -> pd.DataFrame:

@@ -1,0 +1,167 @@
+"""`initlab bench exponents`: how well the two exponents of a trunk at the start foretell the loss after training.
+
+Each trial's net is built and initialised again, and its exponents are measured on its probe images in float64
+(`initlab.signal.trunk`); nothing is trained. Trials that differ in depth and seed alone are near twins: a regression
+that predicts one has seen none of them, and intervals are bootstraps over such groups.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from initlab.attempt.assemble import build_net, load_data
+from initlab.engine.task import DataAccess
+from initlab.errors import UserError
+from initlab.plots.exponents import DEPTH, NORM, exponents
+from initlab.plots.save import write
+from initlab.signal.trunk import exponents_of, trunk_of
+from initlab.store.results import Results, load
+from initlab.study.paths import getattr_path
+
+Array = NDArray[np.float64]
+# Fields within which trials are twins.
+TWINS = [NORM, "net.branch_factor", "init.scheme", "init.std", "init.embedding_std", "init.branches"]
+FIELDS = [DEPTH, "seed", *TWINS]
+COLUMNS = ["trial", *FIELDS, "loss", "chance", "angle", "gradient", "blocks", "angle_spread", "gradient_spread"]
+# A rate per block below which blocks change next to nothing, added before the logarithm is taken.
+FLOOR = 0.01
+RESAMPLES = 2000
+
+
+def bench_exponents(source: Path) -> Iterator[str]:
+    """Lines of text: rank correlations with the loss, and how much of it regressions foretell; draws the figure too.
+
+    Args:
+        source: an output folder of a study of transformers, whose figures get exponents.csv, .png and .svg; or such a
+            csv, which is read and drawn again.
+
+    Raises:
+        UserError: not such a folder or table, or unfinished trials.
+    """
+    if source.suffix == ".csv":
+        folder, table = source.parent, read_table(source)
+    else:
+        results = load(source)
+        folder, table = results.figures, trial_table(results)
+        folder.mkdir(exist_ok=True)
+    paths = write(folder, "exponents", table, exponents(table))
+    known = table[np.isfinite(table[["angle", "gradient"]]).all(axis=1)].reset_index(drop=True)
+    yield f"{len(table)} trials, {len(table) - len(known)} of them without a finite exponent and left out"
+    yield from ["", f"{'foretold by':<26} {'rank correlation':<22} R2 of trials left out"]
+    for name, (value, features) in PREDICTORS.items():
+        foretold = left_out(features(known), known)
+        ranks = interval(known, value(known) if value else foretold, rank_correlation)
+        yield f"{name:<26} {ranks:<22} {interval(known, foretold, explained)}"
+    for norm in known[NORM].unique():
+        part = known[known[NORM] == norm].reset_index(drop=True)
+        for name in ("|angle|", "|gradient|"):
+            value = PREDICTORS[name][0]
+            assert value is not None
+            yield f"{f'{name}, norm {norm}':<26} {interval(part, value(part), rank_correlation)}"
+    yield from ["", *(f"wrote {path}" for path in paths)]
+
+
+def trial_table(results: Results) -> pd.DataFrame:
+    """One row per trial with `COLUMNS`: its fields, the last validation loss and what equal odds have, its exponents.
+
+    A loss above chance, or of a trial that diverged, is chance's.
+
+    Raises:
+        UserError: unfinished trials, or code of the user's.
+    """
+    device, access, rows = torch.device("cpu"), DataAccess(), []
+    losses = results.scalars.dropna(subset="val_loss").groupby("trial").val_loss.last()
+    verdicts = results.verdicts.set_index("trial").verdict
+    for trial in results.stored:
+        spec = trial.spec
+        if not isinstance(verdicts[trial.id], str):
+            raise UserError(f"{results.out}: {trial.id} is not finished; the same `initlab run` goes on")
+        data = load_data(spec, device, access, {}, lambda line: None)
+        # In float64: of a net that explodes float32 gives no gradient.
+        net = build_net(spec, data, device).double()
+        measured = exponents_of(trunk_of(net, *data.probe_batch(spec.probe.examples)))
+        chance = math.log(data.num_classes)
+        loss = chance if verdicts[trial.id] == "diverged" else min(losses[trial.id], chance)
+        fields = {path: getattr_path(spec, path) for path in FIELDS}
+        rows.append({"trial": trial.id, **fields, "loss": loss, "chance": chance, **measured._asdict()})
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """The table that an earlier run of this command left."""
+    try:
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give what `initlab bench exponents` left") from None
+    if absent := set(COLUMNS) - set(table):
+        raise UserError(f"{path}: no table of exponents (lacks {', '.join(sorted(absent))}); give exponents.csv")
+    return table
+
+
+def logs(table: pd.DataFrame) -> Array:
+    """ln of both exponents' sizes (N, 2), next to nothing being -4.6."""
+    sizes: Array = table[["angle", "gradient"]].abs().to_numpy(float)
+    return np.log(sizes + FLOOR)
+
+
+def curved(table: pd.DataFrame) -> Array:
+    """Both logarithms, their squares and their product (N, 5)."""
+    angle, gradient = logs(table).T
+    return np.column_stack([angle, gradient, angle**2, gradient**2, angle * gradient])
+
+
+def norms(table: pd.DataFrame) -> Array:
+    """Which norm a trial has, 0 or 1 each."""
+    return pd.get_dummies(table[NORM]).to_numpy(float)
+
+
+# What is correlated by rank, None being what the regression foretells; and what the regression is on.
+Predictor = tuple[Callable[[pd.DataFrame], Array] | None, Callable[[pd.DataFrame], Array]]
+PREDICTORS: dict[str, Predictor] = {
+    "|angle|": (lambda table: table.angle.abs().to_numpy(float), lambda table: logs(table)[:, :1]),
+    "|gradient|": (lambda table: table.gradient.abs().to_numpy(float), lambda table: logs(table)[:, 1:]),
+    "both": (None, logs),
+    "both, curved": (None, curved),
+    "the norm alone": (None, norms),
+    "the norm and both, curved": (None, lambda table: np.hstack([norms(table), curved(table)])),
+}
+
+
+def left_out(features: Array, table: pd.DataFrame) -> Array:
+    """The loss of each trial by least squares on those that are not its twins."""
+    groups = table.groupby(TWINS, dropna=False).ngroup().to_numpy()
+    inputs, loss = np.column_stack([np.ones(len(table)), features]), table.loss.to_numpy(float)
+    foretold = np.empty(len(table))
+    for group in range(groups.max() + 1):
+        out = groups == group
+        foretold[out] = inputs[out] @ np.linalg.lstsq(inputs[~out], loss[~out], rcond=None)[0]
+    return foretold
+
+
+def rank_correlation(values: Array, loss: Array) -> float:
+    """Spearman's: 1 where the loss rises with the values throughout; NaN where one of them does not vary."""
+    with np.errstate(invalid="ignore"):
+        return float(np.corrcoef(rankdata(values), rankdata(loss))[0, 1])
+
+
+def explained(foretold: Array, loss: Array) -> float:
+    """R2: the share of the loss's variance that is foretold; below 0 the mean would be nearer."""
+    return float(1 - np.mean((loss - foretold) ** 2) / loss.var())
+
+
+def interval(table: pd.DataFrame, values: Array, score: Callable[[Array, Array], float]) -> str:
+    """A score with the 95 % interval of a bootstrap over groups of twins: `0.71 [0.52, 0.83]`."""
+    loss, rng = table.loss.to_numpy(float), np.random.default_rng(0)
+    groups = [np.asarray(rows) for rows in table.groupby(TWINS, dropna=False).indices.values()]
+    samples = []
+    for _ in range(RESAMPLES):
+        rows = np.concatenate([groups[group] for group in rng.integers(len(groups), size=len(groups))])
+        samples.append(score(values[rows], loss[rows]))
+    low, high = np.nanquantile(samples, [0.025, 0.975])
+    return f"{score(values, loss):.2f} [{low:.2f}, {high:.2f}]"
