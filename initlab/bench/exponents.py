@@ -31,7 +31,7 @@ FIELDS = [DEPTH, "seed", *TWINS]
 COLUMNS = ["trial", *FIELDS, "loss", "chance", "angle", "gradient", "blocks", "angle_spread", "gradient_spread"]
 # A rate per block below which blocks change next to nothing, added before the logarithm is taken.
 FLOOR = 0.01
-RESAMPLES = 2000
+RESAMPLES = 1000
 
 
 def bench_exponents(source: Path) -> Iterator[str]:

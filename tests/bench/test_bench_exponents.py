@@ -72,7 +72,10 @@ grid: {init.scheme: [xavier, he]}
 """
 
 
-def test_a_study_gives_the_exponents_that_inspect_gives_of_its_nets(tmp_path: Path) -> None:
+def test_a_study_gives_the_exponents_that_inspect_gives_of_its_nets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("initlab.bench.exponents.RESAMPLES", 10)
     (tmp_path / "tiny.yaml").write_text(STUDY)
     out = tmp_path / "out"
     main(["run", str(tmp_path / "tiny.yaml"), "--out", str(out), "--jobs", "1"], standalone_mode=False)
@@ -91,7 +94,15 @@ def test_a_study_gives_the_exponents_that_inspect_gives_of_its_nets(tmp_path: Pa
 
 def test_wrong_inputs_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("trial,loss\n")
-    with pytest.raises(UserError, match="no table of exponents .lacks angle"):
+    with pytest.raises(UserError, match=r"no table of exponents \(lacks angle"):
         list(bench_exponents(tmp_path / "a.csv"))
     with pytest.raises(UserError, match="cannot be read"):
         list(bench_exponents(tmp_path / "b.csv"))
+
+
+def test_the_documented_table_is_what_the_command_prints_on_the_committed_trials(tmp_path: Path) -> None:
+    copied = tmp_path / COMMITTED.name
+    copied.write_bytes(COMMITTED.read_bytes())
+    printed = list(bench_exponents(copied))
+    (documented,) = re.findall(r"```text\n(.*?)```", (ROOT / "docs" / "text.md").read_text(), re.S)
+    assert documented.strip().splitlines() == [line.rstrip() for line in printed if not line.startswith("wrote")][:-1]
