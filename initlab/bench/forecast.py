@@ -19,7 +19,8 @@ from sklearn.linear_model import LogisticRegression
 
 from initlab.errors import UserError
 from initlab.plots.phase import STD, critical_std
-from initlab.store.results import Results, load
+from initlab.store.results import Results
+from initlab.store.studies import load
 from initlab.verdict.hopeless import stop_step
 from initlab.verdict.odds import FEATURES, FITTED, VERDICTS, Fit
 

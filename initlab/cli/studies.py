@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -140,7 +140,7 @@ def tail(out: Path, trial: str | None, lines: int, no_follow: bool) -> None:
 def plot(out: Path, names: Sequence[str], folder: Path | None) -> None:
     """Draw the figures of the results in OUT, each as png, svg and the csv of what it draws."""
     from initlab.plots import save_figures
-    from initlab.store.results import load
+    from initlab.store.studies import load
 
     results = load(out)
     echo_lines(save_figures(results, names or None, folder, say=lambda line: click.echo(line, err=True)))
@@ -149,20 +149,31 @@ def plot(out: Path, names: Sequence[str], folder: Path | None) -> None:
 
 @click.command()
 @click.argument("out", type=OUT)
-@click.option("--to", "form", type=click.Choice(["parquet", "csv"]), required=True, help="Form of the files.")
+@click.option(
+    "--to",
+    "form",
+    type=click.Choice(["parquet", "csv", "tensorboard", "mlflow", "trackio"]),
+    required=True,
+    help="Form of the files, or the tracker that they are for.",
+)
 @click.option("--folder", type=OUT, help="An empty or new folder.  [default: OUT-FORM beside OUT]")
-def export(out: Path, form: Literal["parquet", "csv"], folder: Path | None) -> None:
+def export(out: Path, form: str, folder: Path | None) -> None:
     """Write the results in OUT, without checkpoints, in a few files.
 
     parquet: small, and read by initlab.load, status, plot and compare in place of OUT. csv: a file per frame, for
-    other programs.
+    other programs. tensorboard, mlflow, trackio: a run per trial, with its fields, verdict, curves and the logarithms
+    of its signals; prints the command that shows them.
     """
-    from initlab.store.results import load
+    from initlab.store.studies import load
+    from initlab.store.trackers import TRACKERS, export_to_tracker
 
     results = load(out)
     # Resolved, for `.` has no name.
     target = folder or out.resolve().with_name(f"{out.resolve().name}-{form}")
-    echo_lines(results.export(form, target))
+    if form in TRACKERS:
+        click.echo(f"{target}: look at it with `{export_to_tracker(results, form, target)}`")
+    else:
+        echo_lines(results.export("csv" if form == "csv" else "parquet", target))
     echo_lines(results.problems, err=True)
 
 
@@ -180,7 +191,7 @@ def compare(outs: Sequence[Path], by: str | None, at: dict[str, Any], figure: st
     With --by: which value of a field reaches the threshold sooner, and how sure is that? With --paper: does what a
     figure of the paper shows hold here? Exit code 0 where every claim holds, 1 where one does not or is open.
     """
-    from initlab.store.results import load
+    from initlab.store.studies import load
 
     if (by and figure) or (at and not by):
         raise click.UsageError("--by and --paper are two questions, and --at goes with --by; ask one")
@@ -218,7 +229,7 @@ def verify(out: Path, repair: bool) -> None:
     """
     from initlab.engine.lease import lease
     from initlab.store import verify as store
-    from initlab.store.results import load
+    from initlab.store.studies import load
 
     results = load(out)
     lines = store.faults(results)
