@@ -1,8 +1,8 @@
 """`initlab bench exponents`: how well the two exponents of a trunk at the start foretell the loss after training.
 
 Each trial's net is built and initialised again, and its exponents are measured on its probe images in float64
-(`initlab.signal.trunk`); nothing is trained. Trials that differ in depth and seed alone are near twins: a regression
-that predicts one has seen none of them, and intervals are bootstraps over such groups.
+(`initlab.signal.exponents`); nothing is trained. Trials that differ in depth and seed alone are near twins: what
+foretells one has seen none of them, and intervals are bootstraps over such groups.
 """
 
 import math
@@ -20,7 +20,8 @@ from initlab.engine.task import DataAccess
 from initlab.errors import UserError
 from initlab.plots.exponents import DEPTH, NORM, exponents
 from initlab.plots.save import write
-from initlab.signal.trunk import exponents_of, trunk_of
+from initlab.signal.exponents import exponents_of
+from initlab.signal.trunk import trunk_of
 from initlab.store.results import Results, load
 from initlab.study.paths import getattr_path
 

@@ -20,12 +20,13 @@ from initlab.inspection.trial import HEALTHY, Trials
 from initlab.inspection.troubles import Evidence
 from initlab.inspection.two_inits import Ratios, check_same_layers, ratios_of
 from initlab.nets.undisturbed import Batch, num_examples, untouched
+from initlab.signal.exponents import Exponents, exponents_of
 from initlab.signal.precision import COLUMNS as ROUNDING
 from initlab.signal.probe import COLUMNS, Loss
 from initlab.signal.start import start_of
 from initlab.signal.survey import IDLE, PARAMETER, STEP, Survey, survey
 from initlab.signal.theory.predict import predict
-from initlab.signal.trunk import COLUMNS as TRUNK, Exponents, exponents_of
+from initlab.signal.trunk import COLUMNS as TRUNK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

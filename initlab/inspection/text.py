@@ -9,7 +9,7 @@ import pandas as pd
 
 from initlab.errors import printable
 from initlab.inspection.diagnosis import Diagnosis
-from initlab.signal.trunk import exponents_of
+from initlab.signal.exponents import exponents_of
 
 WIDTH = 100
 # A table of more than LONGEST rows keeps SHOWN at either end.

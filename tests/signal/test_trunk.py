@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from initlab import build_net, inspect
 from initlab.inspection.text import trunk_lines
+from initlab.signal.exponents import exponents_of
 from initlab.signal.survey import survey
-from initlab.signal.trunk import exponents_of, trunk_of
+from initlab.signal.trunk import trunk_of
 
 WIDTH = 8
 
