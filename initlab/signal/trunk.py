@@ -25,7 +25,7 @@ from initlab.signal.probe import Loss, loss_gradients
 COLUMNS = ("block", "name", "cosine", "distance", "gradient_square")
 # A rate per block wants blocks to be seen from.
 FEWEST_BLOCKS = 3
-# Times the square of the type's machine epsilon, below which a distance is what rounding leaves of equal tokens.
+# Times a type's epsilon squared, or float64's epsilon: below it a distance is what rounding leaves of equal tokens.
 ROUNDING = 10.0
 
 
@@ -146,24 +146,29 @@ def signal_in(values: Any) -> Tensor | None:
 def place(name: str, block: Block, x: Tensor) -> Place:
     """The signal x on the trunk, measured, and its gradient once that arrives."""
     tokens, signal = block.tokens_of(x.detach())
-    point = Place(name, x.shape, tokens, distance_between(signal))
+    distance = distance_between(signal)
+    least = ROUNDING * max(torch.finfo(x.dtype).eps ** 2, torch.finfo(torch.float64).eps)
+    point = Place(name, x.shape, tokens, distance.where(~(distance < least), 0.0))
     if x.requires_grad:
         x.register_hook(point.receive)
     return point
 
 
 def distance_between(x: Tensor) -> Tensor:
-    """Mean of 1 - cos over the pairs of tokens of an example, and over the examples; 0 where only rounding is left.
+    """Mean of 1 - cos over the pairs of tokens of an example, and over the examples.
 
     Two orthogonal tokens are at 1, equal ones at 0, opposite ones at 2. NaN of a single token.
 
     Args:
         x: (examples, tokens, features).
     """
-    units = nn.functional.normalize(in_float64(x), dim=-1, eps=1e-300)
-    # Sum of |u - mean|^2 over n unit vectors, over n - 1: without the difference of two numbers near 1.
-    distance = (units - units.mean(1, keepdim=True)).square().sum((1, 2)).mean() / (units.shape[1] - 1)
-    return distance.where(~(distance < ROUNDING * torch.finfo(x.dtype).eps ** 2), 0.0)
+    x = in_float64(x)
+    sizes = x.norm(dim=-1)
+    inverse = (1 / sizes).where(sizes > 0, 0.0)
+    mean = torch.einsum("ntc,nt->nc", x, inverse) / x.shape[1]
+    # Of n unit vectors the sum of |u - mean|^2, over n - 1; a token of zeros counts as the origin.
+    deviations = (sizes > 0).sum(1) - x.shape[1] * mean.square().sum(1)
+    return deviations.mean() / (x.shape[1] - 1)
 
 
 def stacks_of(model: nn.Module) -> Iterator[list[Block]]:
