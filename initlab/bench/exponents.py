@@ -22,7 +22,8 @@ from initlab.plots.exponents import DEPTH, NORM, exponents
 from initlab.plots.save import write
 from initlab.signal.exponents import exponents_of
 from initlab.signal.trunk import trunk_of
-from initlab.store.results import Results, load
+from initlab.store.results import Results
+from initlab.store.studies import load
 from initlab.study.paths import getattr_path
 
 Array = NDArray[np.float64]
@@ -54,17 +55,14 @@ def bench_exponents(source: Path) -> Iterator[str]:
     paths = write(folder, "exponents", table, exponents(table))
     known = table[np.isfinite(table[["angle", "gradient"]]).all(axis=1)].reset_index(drop=True)
     yield f"{len(table)} trials, {len(table) - len(known)} of them without a finite exponent and left out"
-    yield from ["", f"{'foretold by':<26} {'rank correlation':<22} R2 of trials left out"]
-    for name, (value, features) in PREDICTORS.items():
-        foretold = left_out(features(known), known)
-        ranks = interval(known, value(known) if value else foretold, rank_correlation)
-        yield f"{name:<26} {ranks:<22} {interval(known, foretold, explained)}"
+    learn = known[known.loss < known.chance].reset_index(drop=True)
+    for name, part in (("foretold by", known), (f"of the {len(learn)} below chance", learn)):
+        yield from ["", f"{name:<26} {'rank correlation':<20}  R2 of trials left out", *score_lines(part)]
+    yield ""
     for norm in known[NORM].unique():
         part = known[known[NORM] == norm].reset_index(drop=True)
-        for name in ("|angle|", "|gradient|"):
-            value = PREDICTORS[name][0]
-            assert value is not None
-            yield f"{f'{name}, norm {norm}':<26} {interval(part, value(part), rank_correlation)}"
+        ranks = [interval(part, SIZES[name](part), rank_correlation) for name in SIZES]
+        yield f"{f'of norm {norm}, by rank':<26} " + ", ".join(f"{n} {r}" for n, r in zip(SIZES, ranks, strict=True))
     yield from ["", *(f"wrote {path}" for path in paths)]
 
 
@@ -122,16 +120,28 @@ def norms(table: pd.DataFrame) -> Array:
     return pd.get_dummies(table[NORM]).to_numpy(float)
 
 
-# What is correlated by rank, None being what the regression foretells; and what the regression is on.
-Predictor = tuple[Callable[[pd.DataFrame], Array] | None, Callable[[pd.DataFrame], Array]]
-PREDICTORS: dict[str, Predictor] = {
-    "|angle|": (lambda table: table.angle.abs().to_numpy(float), lambda table: logs(table)[:, :1]),
-    "|gradient|": (lambda table: table.gradient.abs().to_numpy(float), lambda table: logs(table)[:, 1:]),
-    "both": (None, logs),
-    "both, curved": (None, curved),
-    "the norm alone": (None, norms),
-    "the norm and both, curved": (None, lambda table: np.hstack([norms(table), curved(table)])),
+SIZES: dict[str, Callable[[pd.DataFrame], Array]] = {
+    "|angle|": lambda table: table.angle.abs().to_numpy(float),
+    "|gradient|": lambda table: table.gradient.abs().to_numpy(float),
 }
+# What each regression is on; by rank, one on a single exponent is that exponent's size.
+PREDICTORS: dict[str, Callable[[pd.DataFrame], Array]] = {
+    "|angle|": lambda table: logs(table)[:, :1],
+    "|gradient|": lambda table: logs(table)[:, 1:],
+    "both": logs,
+    "both, curved": curved,
+    "the norm alone": norms,
+    "the norm and both, curved": lambda table: np.hstack([norms(table), curved(table)]),
+}
+
+
+def score_lines(table: pd.DataFrame) -> Iterator[str]:
+    """One line per predictor: rank correlation with the loss, and R2."""
+    for name, features in PREDICTORS.items():
+        foretold = left_out(features(table), table)
+        ranked = SIZES[name](table) if name in SIZES else foretold
+        ranks = interval(table, ranked, rank_correlation)
+        yield f"{name:<26} {ranks:<20}  {interval(table, foretold, explained)}"
 
 
 def left_out(features: Array, table: pd.DataFrame) -> Array:

@@ -59,7 +59,9 @@ def exponents(table: pd.DataFrame, ax: Target = None) -> Figure:
             filled = depth == deepest
             handles.append(Line2D([], [], **points(GREY, "D", filled), label=f"{depth} blocks"))
         handles.append(Line2D([], [], color=GREY, linestyle=":", label="equal odds for all tokens"))
-        add_legend(grid, handles, f"{len(table)} trials; exponents before the first step")
+        add_legend(
+            grid, handles, f"{len(table)} trials; exponents before the first step; diverged ones lie at equal odds"
+        )
     return grid.figure
 
 

@@ -15,7 +15,7 @@ from initlab.cli import main
 from initlab.engine.task import DataAccess
 from initlab.errors import UserError
 from initlab.plots.exponents import exponents
-from initlab.store.results import load
+from initlab.store.studies import load
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "results" / "reference" / "transformer-exponents" / "exponents.csv"
