@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from initlab import build_net, inspect
 from initlab.inspection.text import trunk_lines
+from initlab.report.inspection_report import inspection_fields
 from initlab.signal.exponents import exponents_of
 from initlab.signal.survey import survey
 from initlab.signal.trunk import trunk_of
@@ -250,6 +251,9 @@ def test_an_inspection_says_it_in_a_line() -> None:
     line = "towards the input the gradient's mean square grows ×4 per block"
     assert line in " ".join(str(inspection).split())
     assert line in inspection._repr_html_().replace("&#x27;", "'")
+    fields = inspection_fields(inspection)
+    assert fields["exponents"]["blocks"] == 3
+    assert [row["block"] for row in fields["trunk"]] == [0, 1, 2, 3]
     plain = inspect(nn.Sequential(nn.Linear(WIDTH, WIDTH)), x, y)
     assert plain.trunk.empty
     assert "trunk" not in str(plain)
