@@ -34,6 +34,8 @@ COLUMNS = ["trial", *FIELDS, "loss", "chance", "angle", "gradient", "blocks", "a
 # A rate per block below which blocks change next to nothing, added before the logarithm is taken.
 FLOOR = 0.01
 RESAMPLES = 1000
+# Groups of twins from which on anything is said.
+FEWEST = 8
 
 
 def bench_exponents(source: Path) -> Iterator[str]:
@@ -57,12 +59,17 @@ def bench_exponents(source: Path) -> Iterator[str]:
     yield f"{len(table)} trials, {len(table) - len(known)} of them without a finite exponent and left out"
     learn = known[known.loss < known.chance].reset_index(drop=True)
     for name, part in (("foretold by", known), (f"of the {len(learn)} below chance", learn)):
-        yield from ["", f"{name:<26} {'rank correlation':<20}  R2 of trials left out", *score_lines(part)]
+        few = len(part.groupby(TWINS, dropna=False)) < FEWEST
+        lines = (
+            [f"too few nets that differ in more than depth and seed; {FEWEST} are needed"] if few else score_lines(part)
+        )
+        yield from ["", f"{name:<26} {'rank correlation':<20}  R2 of trials left out", *lines]
     yield ""
-    for norm in known[NORM].unique():
-        part = known[known[NORM] == norm].reset_index(drop=True)
-        ranks = [interval(part, SIZES[name](part), rank_correlation) for name in SIZES]
-        yield f"{f'of norm {norm}, by rank':<26} " + ", ".join(f"{n} {r}" for n, r in zip(SIZES, ranks, strict=True))
+    for norm, part in known.groupby(NORM, sort=False):
+        if len(part.groupby(TWINS, dropna=False)) >= FEWEST:
+            part = part.reset_index(drop=True)
+            ranks = [f"{name} {interval(part, size(part), rank_correlation)}" for name, size in SIZES.items()]
+            yield f"{f'of norm {norm}, by rank':<26} {', '.join(ranks)}"
     yield from ["", *(f"wrote {path}" for path in paths)]
 
 

@@ -168,7 +168,8 @@ def distance_between(x: Tensor) -> Tensor:
     mean = torch.einsum("ntc,nt->nc", x, inverse) / x.shape[1]
     # Of n unit vectors the sum of |u - mean|^2, over n - 1; a token of zeros counts as the origin.
     deviations = (sizes > 0).sum(1) - x.shape[1] * mean.square().sum(1)
-    return deviations.mean() / (x.shape[1] - 1)
+    distance: Tensor = deviations.mean() / (x.shape[1] - 1)
+    return distance
 
 
 def stacks_of(model: nn.Module) -> Iterator[list[Block]]:
