@@ -155,6 +155,19 @@ def bench_forecast(source: Path, write: bool) -> None:
     echo_lines(measure(source, write))
 
 
+@bench.command("exponents")
+@click.argument("source", type=OUT)
+def bench_exponents(source: Path) -> None:
+    """How well the two exponents of a transformer's trunk at the start foretell its loss after training.
+
+    SOURCE is the folder of a study such as sweeps/transformer-exponents.yaml, whose figures get exponents.png, .svg and
+    .csv; or that exponents.csv.
+    """
+    from initlab.bench.exponents import bench_exponents as measure
+
+    echo_lines(measure(source))
+
+
 @bench.command("gpu")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cuda")
 @click.option("--quick", is_flag=True, help="Tiny nets and images, to try the command; the figures mean nothing.")
