@@ -105,9 +105,9 @@ COLUMNS = {
     ),
     "forecasts": (
         TRIAL,
-        Column("forecast", TEXT, "the most probable verdict"),
+        Column("forecast", TEXT, "the most probable verdict, or `cannot tell`"),
         *(Column(verdict, FLOAT, "probability of this verdict") for verdict in VERDICTS),
-        Column("calibrated", FLAG, "whether the optimiser is SGD and the features lie in the range of the calibration"),
+        Column("calibrated", FLAG, "whether the calibration had such nets under the optimiser, and features in this range"),
         *(Column(feature, FLOAT, MEANINGS[feature]) for feature in FEATURES),
     ),
 }
