@@ -6,31 +6,35 @@ the forecast does not beat all of them, family by family and optimiser by optimi
 fit that initlab ships is on all trials.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from initlab.bench.forecast_fit import (
     OPTIMIZER,
     Array,
     base_rates,
+    beats,
     fit,
     forecast,
-    groups,
     held_out,
-    known_families,
+    known_nets,
     learn_brier,
     least_sure,
     single,
     write_fit,
 )
 from initlab.bench.forecast_trials import outcomes, trials_of
+from initlab.signal.drift import HARMLESS
 from initlab.verdict.features import FEATURES
 from initlab.verdict.odds import FITTED, VERDICTS
 
+OPTIMIZERS = ("sgd", "adam", "adamw")
 # Of the probability of learning, in the reliability table.
 BINS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 
@@ -39,17 +43,17 @@ def bench_forecast(sources: Sequence[Path], write: bool) -> Iterator[str]:
     """Lines of text on trials of finished studies, or of tables that this command left; `write` keeps the fit.
 
     Raises:
-        UserError: not such a folder or table, or unfinished trials.
+        UserError: not such a folder or table, or no finished trial.
     """
     table = trials_of(sources)
     ours, base = held_out(table, forecast), held_out(table, base_rates)
     alone = {name: learn_brier(table, held_out(table, single(name))) for name in FEATURES}
-    known = known_families(table, learn_brier(table, ours), learn_brier(table, base), list(alone.values()))
-    told = np.array([known.get(f, {}).get(o, False) for f, o in zip(table.family, table[OPTIMIZER], strict=True)])
+    known = known_nets(table, learn_brier(table, ours), learn_brier(table, base), alone)
+    told = (table.family.map(known["families"]) & table[OPTIMIZER].map(known["optimizers"])).to_numpy(bool)
     sure = least_sure(table[told], ours[told])
     counts = ", ".join(f"{(table.verdict == name).sum()} {name}" for name in VERDICTS)
     yield f"{len(table)} trials ({counts}), held out by family of nets"
-    yield from ["", *learning_lines(table, ours, base, alone)]
+    yield from ["", *learning_lines(table, ours, base, alone, told)]
     for name, own in (("of all but recurrent nets", (table.depth > 0).to_numpy()), ("where it tells", told)):
         yield from ["", f"said to learn      trials  its mean  share that did   ({name})"]
         yield from reliability_lines(table[own], ours[own])
@@ -57,23 +61,34 @@ def bench_forecast(sources: Sequence[Path], write: bool) -> Iterator[str]:
     yield from ["", *verdict_lines(table[told], ours[told], sure)]
     for column in ("net.activation", "data.name"):
         yield from ["", *left_out_lines(table[told].reset_index(drop=True), column)]
+    yield from ["", *verdict_share_lines(table[table["data.name"] != "topics"])]
     yield from ["", *hopeless_lines(table)]
     if write:
         write_fit(fit(table, known, sure), len(table))
         yield f"wrote {FITTED}"
 
 
-def learning_lines(table: pd.DataFrame, ours: Array, base: Array, alone: dict[str, Array]) -> Iterator[str]:
-    """Per family and optimiser: the Brier score of learning, of the forecast and of what it is compared with."""
-    yield f"{'family':<24} {'optimiser':<9} {'trials':>6}  learn  forecast  base  best single feature"
+def learning_lines(
+    table: pd.DataFrame, ours: Array, base: Array, alone: dict[str, Array], told: NDArray[np.bool_]
+) -> Iterator[str]:
+    """Per family, its optimisers, and optimiser: the Brier score of learning, and of what it is compared with."""
+    yield f"{'family':<24} {'optimiser':<9} {'trials':>6}  learn  forecast   base  best single feature"
     own_brier, base_brier = learn_brier(table, ours), learn_brier(table, base)
     learns = outcomes(table)[:, :2].sum(axis=1)
-    for (family, optimizer), own in groups(table):
-        best = min(alone, key=lambda name: alone[name][own].mean())
-        scores = (own_brier[own].mean(), base_brier[own].mean(), alone[best][own].mean())
-        line = f"{family:<24} {optimizer:<9} {own.sum():>6}  {learns[own].mean():>5.2f}  {scores[0]:>8.3f}"
-        line += f" {scores[1]:>5.3f}  {scores[2]:.3f} {best}"
-        yield line if scores[0] < min(scores[1:]) else f"{line}: cannot tell"
+    families = sorted(set(table.family))
+    for family in (*families, "those where it tells"):
+        of_family = (table.family == family).to_numpy() if family in families else told
+        for optimizer in ("all", *OPTIMIZERS):
+            own = of_family & ((table[OPTIMIZER] == optimizer).to_numpy() | (optimizer == "all"))
+            if not own.any():
+                continue
+            best = min(alone, key=lambda name: alone[name][own].mean())
+            line = f"{family * (optimizer == 'all'):<24} {optimizer:<9} {own.sum():>6}  {learns[own].mean():>5.2f}"
+            line += (
+                f"  {own_brier[own].mean():>8.3f}  {base_brier[own].mean():.3f}  {alone[best][own].mean():.3f} {best}"
+            )
+            judged = optimizer == "all" or family not in families
+            yield f"{line}: cannot tell" if judged and not beats(own, own_brier, base_brier, alone) else line
 
 
 def reliability_lines(table: pd.DataFrame, odds: Array) -> Iterator[str]:
@@ -130,6 +145,23 @@ def left_out_lines(table: pd.DataFrame, column: str) -> Iterator[str]:
     for value, own in table.groupby(column).groups.items():
         at = table.index.isin(own)
         yield f"{value:<29}  {at.sum():>6}  {ours[at].mean():>8.3f}  {base[at].mean():.3f}"
+
+
+def verdict_share_lines(table: pd.DataFrame) -> Iterator[str]:
+    """Of nets that `inspect` calls vanishing or saturated by their signals alone, the share that learned."""
+    vanishing = table[["forward_change", "backward_change"]].min(axis=1) < -HARMLESS
+    learns = table.verdict.isin(VERDICTS[:2])
+    yield f"{'nets of pictures that learn':<35}" + "".join(f"{name:>18}" for name in OPTIMIZERS)
+    for what, which in (
+        ("signals fall below 1/400", vanishing),
+        ("the loss starts above 10 ln K", table.loss > math.log(10)),
+        ("neither", ~vanishing & (table.loss <= math.log(10))),
+    ):
+        line = f"{what:<35}"
+        for name in OPTIMIZERS:
+            own = learns[which & (table[OPTIMIZER] == name)]
+            line += f"{f'{own.sum()} of {len(own)}':>12} {own.mean():>5.0%}"
+        yield line
 
 
 def hopeless_lines(table: pd.DataFrame) -> Iterator[str]:

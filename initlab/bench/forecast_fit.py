@@ -1,7 +1,7 @@
 """The forecast's fit, and what it is compared with, on trials of which whole families of nets are held out."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,6 @@ REGULARISATION = 1.0
 TAIL = 0.01
 # The share of verdicts that are to come true, of those that are given.
 WANTED = 0.9
-# A family under one optimiser with fewer trials than this is not judged, and so not known.
-FEWEST = 20
 
 
 def fit(table: pd.DataFrame, known: Mapping[str, Mapping[str, bool]] | None = None, sure: float = 0.5) -> Fit:
@@ -43,7 +41,12 @@ def fit(table: pd.DataFrame, known: Mapping[str, Mapping[str, bool]] | None = No
     among = (np.full(len(table), True), learns, ~learns)
     questions = {name: regression(z[of], np.asarray(yes)[of]) for (name, yes), of in zip(asked, among, strict=True)}
     numbers = {"mean": mean, "scale": np.where(scale > 0, scale, 1.0), "low": low, "high": high}
-    return Fit(questions=questions, families=known or {}, sure=sure, **{k: v.tolist() for k, v in numbers.items()})
+    return Fit(
+        questions=questions,
+        **(known or {"families": {}, "optimizers": {}}),
+        sure=sure,
+        **{k: v.tolist() for k, v in numbers.items()},
+    )
 
 
 def regression(z: Array, yes: Array) -> Question:
@@ -59,7 +62,7 @@ def write_fit(new: Fit, trials: int) -> None:
     """Keep a fit as the one that comes with initlab, with nine significant digits."""
     digits: Any = np.vectorize(lambda value: float(f"{value:.9g}"))
     content: dict[str, Any] = {"studies": "sweeps/forecast-*.yaml", "trials": trials, "features": FEATURES}
-    content |= {"families": new.families, "sure": new.sure}
+    content |= {"families": new.families, "optimizers": new.optimizers, "sure": new.sure}
     content |= {key: digits(getattr(new, key)).tolist() for key in ("low", "high", "mean", "scale")}
     content["questions"] = {
         name: {"weights": digits(question.weights).tolist(), "intercept": float(digits(question.intercept))}
@@ -104,23 +107,24 @@ def learn_brier(table: pd.DataFrame, odds: Array) -> Array:
     return np.asarray((odds[:, :2].sum(axis=1) - outcomes(table)[:, :2].sum(axis=1)) ** 2)
 
 
-def groups(table: pd.DataFrame) -> Iterable[tuple[tuple[str, str], Array]]:
-    """((family, optimiser), which trials are of it), all but those of a few trials."""
-    for key, own in table.groupby(["family", OPTIMIZER], sort=True):
-        if len(own) >= FEWEST:
-            yield key, table.index.isin(own.index)
+def beats(own: NDArray[np.bool_], ours: Array, base: Array, alone: Mapping[str, Array]) -> bool:
+    """Whether the forecast of learning beat base rates and every rule of one feature on these trials.
 
-
-def known_families(table: pd.DataFrame, ours: Array, base: Array, singles: Sequence[Array]) -> dict[str, dict[str, bool]]:
-    """Family -> optimiser -> whether the forecast of learning beat base rates and every rule of one feature there.
-
-    All are Brier scores per trial, by fits that had not seen the family.
+    All are Brier scores per trial, by fits that had not seen the trial's family.
     """
-    known: dict[str, dict[str, bool]] = {}
-    for (family, optimizer), own in groups(table):
-        best = min(base[own].mean(), *(scores[own].mean() for scores in singles))
-        known.setdefault(family, {})[optimizer] = bool(ours[own].mean() < best)
-    return known
+    return bool(ours[own].mean() < min(base[own].mean(), *(scores[own].mean() for scores in alone.values())))
+
+
+def known_nets(table: pd.DataFrame, ours: Array, base: Array, alone: Mapping[str, Array]) -> dict[str, dict[str, bool]]:
+    """`families` and `optimizers` of a fit: of which the forecast was better than all that it is compared with.
+
+    Optimisers are judged on the families where it was.
+    """
+    families = {f: beats((table.family == f).to_numpy(), ours, base, alone) for f in sorted(set(table.family))}
+    told = table.family.map(families).to_numpy(bool)
+    optimizers = sorted(set(table[OPTIMIZER]))
+    passed = {o: beats(told & (table[OPTIMIZER] == o).to_numpy(), ours, base, alone) for o in optimizers}
+    return {"families": families, "optimizers": passed}
 
 
 def least_sure(table: pd.DataFrame, odds: Array) -> float:

@@ -1,4 +1,4 @@
-"""The trials that the forecast is fitted and judged on: a row each, from a finished study or from the committed table."""
+"""The trials that the forecast is fitted and judged on: a row each, from a study or from the committed table."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +14,10 @@ from initlab.verdict.features import FEATURES, family_of_net
 from initlab.verdict.hopeless import stop_step
 from initlab.verdict.odds import VERDICTS
 
-FIELDS = ("data.name", "net.name", "net.norm", "net.skip", "net.activation", "net.depth", "init.scheme", "init.std")
-FIELDS += ("train.optimizer", "train.lr", "train.momentum", "train.weight_decay")
+FIELDS = (
+    *("data.name", "net.name", "net.norm", "net.skip", "net.activation", "net.depth", "init.scheme", "init.std"),
+    *("train.optimizer", "train.lr", "train.momentum", "train.weight_decay"),
+)
 COLUMNS = ["trial", *FIELDS, "family", "verdict", "steps", "stop_step", *FEATURES]
 
 
@@ -26,7 +28,7 @@ def trials_of(sources: Sequence[Path]) -> pd.DataFrame:
     later.
 
     Raises:
-        UserError: no such folder or table, or a trial without a verdict.
+        UserError: no such folder or table, or a study without a finished trial.
     """
     frames = []
     for source in sources:
@@ -47,16 +49,17 @@ def trials_of(sources: Sequence[Path]) -> pd.DataFrame:
 
 
 def trial_table(results: Results) -> pd.DataFrame:
-    """One row per trial with `COLUMNS`: fields, family, verdict, when it would be given up, features.
+    """One row per finished trial with `COLUMNS`: fields, family, verdict, when it would be given up, features.
 
     Raises:
-        UserError: an unfinished study.
+        UserError: no finished trial with a probe at step 0.
     """
     facts = results.forecasts.set_index("trial")[list(FEATURES)]
-    verdicts = results.verdicts.set_index("trial").verdict
-    stored = [trial for trial in results.stored if trial.id in set(results.planned) & set(facts.index)]
-    if verdicts.isna().any() or not stored:
-        raise UserError(f"{results.out}: not a finished study with a probe at step 0; run sweeps/forecast-digits-sgd.yaml")
+    verdicts = results.verdicts.set_index("trial").verdict.dropna()
+    told = set(verdicts.index) & set(facts.index)
+    stored = [trial for trial in results.stored if trial.id in told]
+    if not stored:
+        raise UserError(f"{results.out}: no finished trial with a probe at step 0; run sweeps/forecast-digits-sgd.yaml")
     curves, probes = (dict(iter(frame.groupby("trial"))) for frame in (results.scalars, results.signals))
     rows = []
     for trial in stored:
@@ -73,9 +76,10 @@ def trial_table(results: Results) -> pd.DataFrame:
             chance=status["chance"],
             spread=status.get("chance_spread"),
         )
-        row = {"trial": trial.id, **{path: getattr_path(spec, path) for path in FIELDS}}
+        row: dict[str, Any] = {"trial": trial.id, **{path: getattr_path(spec, path) for path in FIELDS}}
         row |= {"family": family_of_net(spec.net), "verdict": verdicts[trial.id], "steps": status["steps"]}
-        rows.append({**row, "stop_step": stop, **facts.loc[trial.id].to_dict()})
+        row |= {"stop_step": stop, **dict(zip(FEATURES, facts.loc[trial.id], strict=True))}
+        rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -133,9 +133,9 @@ def compare_inits(
         weight_decay, optimizer: beside `lr`.
 
     Raises:
-        UserError: wrong schemes, seeds, lr, weight_decay or optimizer; a batch that the model does not take, or that holds numbers
-            that are not finite; labels or a loss that do not fit; a model that cannot be copied. A scheme that fails on
-            this model has a row that says so.
+        UserError: wrong schemes, seeds, lr, weight_decay or optimizer; a batch that the model does not take, or that
+            holds numbers that are not finite; labels or a loss that do not fit; a model that cannot be copied. A scheme
+            that fails on this model has a row that says so.
     """
     candidates = candidates_of(schemes)
     if not isinstance(seeds, int) or seeds < 1:

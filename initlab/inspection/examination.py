@@ -30,6 +30,7 @@ def examine(
     subject: Subject,
     *,
     weight_decay: float | None = None,
+    optimizer: str | None = None,
     fix: bool = False,
     against: nn.Module | None = None,
     seed: int = 0,
@@ -44,12 +45,12 @@ def examine(
     remedy: Cure | None = None
     fixed: Inspection | None = None
     try:
-        inspection = inspect(model, images, labels, loss=loss, weight_decay=weight_decay)
+        inspection = inspect(model, images, labels, loss=loss, weight_decay=weight_decay, optimizer=optimizer)
         findings = lint(model, images)
         ratios = compare(model, against, images, seed=seed) if against is not None else None
         if fix and (remedy := inspection.cure):
             copied, batch = remedy.apply(model, images)
-            fixed = inspect(copied, batch, labels, loss=loss, weight_decay=weight_decay)
+            fixed = inspect(copied, batch, labels, loss=loss, weight_decay=weight_decay, optimizer=optimizer)
     except UserError:
         raise
     except ValueError as error:

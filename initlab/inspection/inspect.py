@@ -13,7 +13,7 @@ from initlab.init.layers import NORMS
 from initlab.init.schemes import Scheme
 from initlab.inspection.advice import advise
 from initlab.inspection.cause import Cure
-from initlab.inspection.diagnosis import OUTLOOKS, Diagnosis, diagnose, listed
+from initlab.inspection.diagnosis import OUTLOOKS, Diagnosis, diagnose, listed, under
 from initlab.inspection.pupil import Pupil
 from initlab.inspection.text import as_html, as_text
 from initlab.inspection.trial import HEALTHY, Trials
@@ -25,6 +25,7 @@ from initlab.signal.probe import COLUMNS, Loss
 from initlab.signal.start import start_of
 from initlab.signal.survey import IDLE, PARAMETER, STEP, Survey, survey
 from initlab.signal.theory.predict import predict
+from initlab.verdict.forecast import check_optimizer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,12 +130,14 @@ def inspect(
     *,
     loss: Loss | None = None,
     weight_decay: float | None = None,
+    optimizer: str | None = None,
     autocast: torch.dtype | None = None,
 ) -> Inspection:
     """Measure and judge the signals of any `nn.Module` at its first training step; the model is left as it was.
 
     Arguments and errors are those of `initlab.signal.survey.survey`, and a ValueError for a batch that is no tensor or
     empty. Without labels the gradients are not judged, nor is the size of the logits under a `loss` of yours.
+    `vanishing` and `saturated` are verdicts about SGD; `optimizer`, as `adam`, asks for the words that hold for it.
 
     `inspect(net, images, labels).table.forward_var` of a wide He net on unit-variance inputs is about 2 in every
     layer (He et al. 2015, eq. 10: the first layer has no rectifier before it).
@@ -146,6 +149,8 @@ def inspect(
     if not num_examples(model, batch):
         got = "an empty one" if isinstance(batch, Tensor) else type(batch).__name__
         raise ValueError(f"inspect: the batch is no tensor of examples (got {got}); give one with an example or more")
+    if optimizer is not None:
+        check_optimizer("inspect", optimizer)
     # Reading a weight may be a computation that leaves its mark, as spectral norm's is in training mode.
     with untouched(model, backward=False):
         signals = survey(model, batch, labels, loss=loss, weight_decay=weight_decay, autocast=autocast)
@@ -158,11 +163,12 @@ def inspect(
     if cure and diagnosis.verdict in HEALTHY:
         reason = f"{cure.cause}, though signals are level{OUTLOOKS['handicapped']}"
         diagnosis = replace(diagnosis, verdict="handicapped", reason=reason)
+    diagnosis, remarks = under(diagnosis, optimizer)
     return Inspection(
         table,
         diagnosis,
         advice,
-        [*notes, *unjudged_notes(signals)],
+        [*remarks, *notes, *unjudged_notes(signals)],
         cure,
         pd.DataFrame(signals.parameters, columns=list(PARAMETER)),
         pd.DataFrame(signals.steps, columns=list(STEP)),

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from initlab.verdict.odds import FEATURES, MEANINGS, VERDICTS
+from initlab.verdict.features import FEATURES, MEANINGS
+from initlab.verdict.odds import VERDICTS
 
 
 class Column(NamedTuple):
@@ -107,7 +108,7 @@ COLUMNS = {
         TRIAL,
         Column("forecast", TEXT, "the most probable verdict, or `cannot tell`"),
         *(Column(verdict, FLOAT, "probability of this verdict") for verdict in VERDICTS),
-        Column("calibrated", FLAG, "whether the calibration had such nets under the optimiser, and features in this range"),
+        Column("calibrated", FLAG, "whether the calibration had such nets, under the optimiser and in this range"),
         *(Column(feature, FLOAT, MEANINGS[feature]) for feature in FEATURES),
     ),
 }

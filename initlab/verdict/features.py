@@ -32,7 +32,7 @@ MUON = 0.2
 
 
 class Step(NamedTuple):
-    """How far one step moves each layer: by the loss as a share of its weights' rms, and decay as a multiple of that."""
+    """How far one step moves each layer: by the loss, in shares of its weights' rms, and by decay, as a multiple."""
 
     update: Array
     decay: Array
@@ -106,7 +106,9 @@ def family(body: str, norm: str = "", *, skips: bool = False) -> str:
 
     Attention always has skips around it, and BatchNorm makes them hardly matter.
     """
-    return ", ".join(filter(None, [body, norm, "skips" * (skips and not norm and body in ("linear layers", "convolutions"))]))
+    return ", ".join(
+        filter(None, [body, norm, "skips" * (skips and not norm and body in ("linear layers", "convolutions"))])
+    )
 
 
 def family_of_net(net: Net) -> str:

@@ -50,7 +50,7 @@ def forecast(
     start = start_of(model, batch, labels, loss)
     if math.isnan(start.chance):
         raise ValueError(
-            "forecast: what guessing has is unknown; allowed: at least 2 classes, or a loss above 0 at an output of zeros"
+            "forecast: what guessing has is unknown; allowed: two classes, or a loss above 0 at an output of zeros"
         )
     return forecast_at(model, layers, start, train)
 
@@ -66,29 +66,29 @@ def forecast_at(model: nn.Module, layers: pd.DataFrame, start: Start, train: Tra
 
 
 def train_of(
-    place: str,
-    lr: float,
-    weight_decay: float = 0.0,
-    optimizer: str = "sgd",
-    momentum: float = 0.9,
-    eps: float = 1e-8,
+    place: str, lr: float, weight_decay: float = 0.0, optimizer: str = "sgd", momentum: float = 0.9, eps: float = 1e-8
 ) -> Train:
     """How the model is to be trained, checked.
 
     Raises:
         UserError: an unknown optimiser, or a number out of range; `place` begins the message.
     """
-    if optimizer not in OPTIMIZERS:
-        raise UserError(f"{place}: optimizer: unknown (got {optimizer!r}); allowed: {', '.join(OPTIMIZERS)}")
-    for name, value, low, high in (
+    check_optimizer(place, optimizer)
+    for name, value, allowed, fits in (
         ("lr", lr, "above 0", 0 < lr < math.inf),
         ("weight_decay", weight_decay, "0 or above", 0 <= weight_decay < math.inf),
         ("momentum", momentum, "from 0 to below 1", 0 <= momentum < 1),
         ("eps", eps, "above 0", 0 < eps < math.inf),
     ):
-        if not high:
-            raise UserError(f"{place}: {name}: out of range (got {value}); allowed: {low}")
+        if not fits:
+            raise UserError(f"{place}: {name}: out of range (got {value}); allowed: {allowed}")
     return Train(optimizer=optimizer, lr=lr, weight_decay=weight_decay, momentum=momentum, eps=eps)
+
+
+def check_optimizer(place: str, optimizer: str) -> None:
+    """Refuse an optimiser that is no built-in one."""
+    if optimizer not in OPTIMIZERS:
+        raise UserError(f"{place}: optimizer: unknown (got {optimizer!r}); allowed: {', '.join(OPTIMIZERS)}")
 
 
 def family_of(model: nn.Module, *, skips: bool) -> str:
@@ -99,12 +99,14 @@ def family_of(model: nn.Module, *, skips: bool) -> str:
     Args:
         skips: whether a signal is joined with what was made of it, which no module need say.
     """
-    modules, names = list(model.modules()), {type(module).__name__.lower() for module in model.modules()}
-    has = lambda *classes: any(isinstance(module, classes) for module in modules)
-    norm = "BatchNorm" if has(nn.modules.batchnorm._BatchNorm) else ""
-    norm = norm or ("LayerNorm" if any("norm" in name for name in names) else "")
-    if has(nn.RNNBase, nn.RNNCellBase):
+    modules = list(model.modules())
+    names = {type(module).__name__.lower() for module in modules}
+    norm = "LayerNorm" * any("norm" in name for name in names)
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules):
+        norm = "BatchNorm"
+    if any(isinstance(module, nn.RNNBase | nn.RNNCellBase) for module in modules):
         return family("recurrent", norm)
     if any("attention" in name for name in names):
         return family("attention", norm)
-    return family("convolutions" if has(nn.modules.conv._ConvNd) else "linear layers", norm, skips=skips)
+    convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in modules)
+    return family("convolutions" if convolves else "linear layers", norm, skips=skips)

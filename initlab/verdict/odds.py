@@ -79,7 +79,7 @@ class Question:
 
     def probabilities(self, z: Array) -> Array:
         """Standardised terms (N, 14) to probabilities (N,)."""
-        return 1 / (1 + np.exp(-np.clip(z @ np.array(self.weights) + self.intercept, -500, 500)))
+        return np.asarray(1 / (1 + np.exp(-np.clip(z @ np.array(self.weights) + self.intercept, -500, 500))))
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,9 @@ class Fit:
     low: Sequence[float]  # of the features, all but the furthest 1 % on either side
     high: Sequence[float]
     questions: Mapping[str, Question]
-    # Family -> optimiser -> whether it was forecast better than by what it is compared with, by a fit without it.
-    families: Mapping[str, Mapping[str, bool]]
+    # Of each, whether it was forecast better than by all that it is compared with, by fits without the family.
+    families: Mapping[str, bool]
+    optimizers: Mapping[str, bool]
     sure: float = 0.5  # the least probability of learning or of not learning that is worth a verdict
 
     def probabilities(self, features: Array) -> Array:
@@ -116,13 +117,14 @@ class Fit:
 
     def unknown(self, family: str, train: Train) -> str:
         """Why nothing is known of a family under an optimiser; "" where held-out trials bore the forecast out."""
-        known, name = self.families.get(family), train.optimizer
-        if known is None:
-            return f"the calibration had no such nets (got {family or 'a net of your own'}); it had: {'; '.join(self.families)}"
-        if name not in known:
-            return f"the calibration had no such optimiser (got {name}); it had: {', '.join(known)}"
-        if not known[name]:
-            return f"of {family} under {name} it was no better than a simple rule when it had not seen any"
+        for what, value, known in (
+            ("nets", family or "a net of your own", self.families),
+            ("optimiser", train.optimizer, self.optimizers),
+        ):
+            if value not in known:
+                return f"the calibration had no such {what} (got {value}); it had: {'; '.join(known)}"
+            if not known[value]:
+                return f"of {value} it was no better than a simple rule when it had not seen any"
         return ""
 
 
@@ -140,7 +142,10 @@ def shipped() -> Fit:
 def fit_from(content: dict[str, Any]) -> Fit:
     """A fit from its JSON object."""
     questions = {name: Question(**content["questions"][name]) for name in QUESTIONS}
-    return Fit(questions=questions, **{key: content[key] for key in ("mean", "scale", "low", "high", "families", "sure")})
+    return Fit(
+        questions=questions,
+        **{key: content[key] for key in ("mean", "scale", "low", "high", "families", "optimizers", "sure")},
+    )
 
 
 def forecast_of(features: Array, family: str, train: Train, fit: Fit | None = None) -> Forecast:
@@ -151,5 +156,7 @@ def forecast_of(features: Array, family: str, train: Train, fit: Fit | None = No
     unknown = fit.unknown(family, train)
     outside = (*filter(None, [unknown]), *fit.outside(features))
     learns = probabilities["converged"] + probabilities["slow"]
-    unsure = f"it learns with {learns:.0%}, and below {fit.sure:.0%} either way too few came true"
-    return Forecast(**probabilities, features=named, outside=outside, doubt=unknown or unsure * (max(learns, 1 - learns) < fit.sure))
+    doubt = unknown
+    if not unknown and max(learns, 1 - learns) < fit.sure:
+        doubt = f"it learns with {learns:.0%}; verdicts are given from {fit.sure:.0%} either way on"
+    return Forecast(**probabilities, features=named, outside=outside, doubt=doubt)
