@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from initlab.launch.watch import Watch as Watch, watch as watch
     from initlab.nets.build import build_net as build_net
     from initlab.signal.theory.predict import predict as predict
-    from initlab.store.results import Results as Results, load as load
+    from initlab.store.results import Results as Results
+    from initlab.store.studies import Studies as Studies, load as load
     from initlab.study.mistakes import StudyError as StudyError
     from initlab.study.study import Study as Study, load_study as load_study
     from initlab.testing.dense import dense_scores as dense_scores
@@ -55,7 +56,8 @@ _HOMES = {
         "initlab.nets.build": "build_net",
         "initlab.plots": "plots",
         "initlab.signal.theory.predict": "predict",
-        "initlab.store.results": "Results load",
+        "initlab.store.results": "Results",
+        "initlab.store.studies": "Studies load",
         "initlab.study.mistakes": "StudyError",
         "initlab.study.study": "Study load_study",
         "initlab.testing.dense": "dense_scores",

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -17,23 +16,8 @@ from initlab.study.study import Study, load_study
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [
-    "README.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "results/README.md",
-    "docs/columns.md",
-    "docs/schemes.md",
-    "docs/data.md",
-    "docs/signals.md",
-    "docs/ci.md",
-    "docs/cluster.md",
-    "docs/forecast.md",
-    "docs/diagnosis.md",
-    "docs/several-gpus.md",
-    "docs/text.md",
-    "docs/performance.md",
-    "docs/own-loop.md",
-    "docs/statistics.md",
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md"),
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
 ]
 
 
@@ -110,12 +94,3 @@ def test_every_file_named_in_a_link_or_table_exists(document: str) -> None:
         for name in re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", text):
             files = [*ROOT.glob(f"initlab/**/{name}"), *ROOT.glob(name)]
             assert files, name
-
-
-def test_the_code_for_a_loop_of_ones_own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs/own-loop.md").read_text(), re.S):
-        exec(block, names)
-    assert (tmp_path / "results/mine/study.yaml").exists()
-    assert len(names["results"].verdicts) == 4

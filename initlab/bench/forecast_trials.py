@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from initlab.errors import UserError
-from initlab.store.results import Results, load
+from initlab.store.results import Results
+from initlab.store.studies import load
 from initlab.study.paths import getattr_path
 from initlab.verdict.features import FEATURES, family_of_net
 from initlab.verdict.hopeless import stop_step

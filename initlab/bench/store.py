@@ -22,7 +22,7 @@ from initlab.plan.plan import PlannedTrial, plan
 from initlab.report.status_page import status_page
 from initlab.report.text_table import text_table
 from initlab.store.columns import names as columns
-from initlab.store.results import load
+from initlab.store.studies import load
 from initlab.store.trial_folder import TrialFolder
 from initlab.study.study import Study
 

@@ -1,4 +1,4 @@
-"""Commands on a study and its output folder: run, plan, status, tail, plot, export, compare."""
+"""Commands on a study and its output folder: run, plan, status, tail, plot, report, export, compare."""
 
 import json
 import sys
@@ -140,7 +140,7 @@ def tail(out: Path, trial: str | None, lines: int, no_follow: bool) -> None:
 def plot(out: Path, names: Sequence[str], folder: Path | None) -> None:
     """Draw the figures of the results in OUT, each as png, svg and the csv of what it draws."""
     from initlab.plots import save_figures
-    from initlab.store.results import load
+    from initlab.store.studies import load
 
     results = load(out)
     echo_lines(save_figures(results, names or None, folder, say=lambda line: click.echo(line, err=True)))
@@ -148,21 +148,54 @@ def plot(out: Path, names: Sequence[str], folder: Path | None) -> None:
 
 
 @click.command()
+@click.argument("outs", metavar="OUT...", type=OUT, nargs=-1, required=True)
+@click.option("--out", type=OUT, help="The file to write; NAME.md is Markdown.  [default: OUT/report.html]")
+@click.option("--format", "form", type=click.Choice(["html", "markdown"]), help="[default: by the file's ending]")
+@click.option(
+    "--by", metavar="FIELD", help="The field whose values are compared.  [default: init.scheme, if it varies]"
+)
+def report(outs: Sequence[Path], out: Path | None, form: Literal["html", "markdown"] | None, by: str | None) -> None:
+    """Write what the results in OUT say as one page: the answer, figures, every trial, how to get the same.
+
+    html: one file that needs no network; a trial that is chosen shows its curves, and its signals beside theory.
+    markdown: for papers and pull requests, its pictures in NAME-figures beside it.
+    """
+    from initlab.report.study_report import write_report
+    from initlab.store.results import Results
+
+    results = [Results(one) for one in outs]
+    click.echo(write_report(results, out, form, by))
+    for one in results:
+        echo_lines(one.problems, err=True)
+
+
+@click.command()
 @click.argument("out", type=OUT)
-@click.option("--to", "form", type=click.Choice(["parquet", "csv"]), required=True, help="Form of the files.")
+@click.option(
+    "--to",
+    "form",
+    type=click.Choice(["parquet", "csv", "tensorboard", "mlflow", "trackio"]),
+    required=True,
+    help="Form of the files, or the tracker that they are for.",
+)
 @click.option("--folder", type=OUT, help="An empty or new folder.  [default: OUT-FORM beside OUT]")
-def export(out: Path, form: Literal["parquet", "csv"], folder: Path | None) -> None:
+def export(out: Path, form: str, folder: Path | None) -> None:
     """Write the results in OUT, without checkpoints, in a few files.
 
     parquet: small, and read by initlab.load, status, plot and compare in place of OUT. csv: a file per frame, for
-    other programs.
+    other programs. tensorboard, mlflow, trackio: a run per trial, with its fields, verdict, curves and the logarithms
+    of its signals; prints the command that shows them.
     """
-    from initlab.store.results import load
+    from initlab.store.studies import load
+    from initlab.store.trackers import TRACKERS, export_to_tracker
 
     results = load(out)
     # Resolved, for `.` has no name.
     target = folder or out.resolve().with_name(f"{out.resolve().name}-{form}")
-    echo_lines(results.export(form, target))
+    if form in TRACKERS:
+        click.echo(f"{target}: look at it with `{export_to_tracker(results, form, target)}`")
+    else:
+        echo_lines(results.export("csv" if form == "csv" else "parquet", target))
     echo_lines(results.problems, err=True)
 
 
@@ -180,7 +213,7 @@ def compare(outs: Sequence[Path], by: str | None, at: dict[str, Any], figure: st
     With --by: which value of a field reaches the threshold sooner, and how sure is that? With --paper: does what a
     figure of the paper shows hold here? Exit code 0 where every claim holds, 1 where one does not or is open.
     """
-    from initlab.store.results import load
+    from initlab.store.studies import load
 
     if (by and figure) or (at and not by):
         raise click.UsageError("--by and --paper are two questions, and --at goes with --by; ask one")
@@ -218,7 +251,7 @@ def verify(out: Path, repair: bool) -> None:
     """
     from initlab.engine.lease import lease
     from initlab.store import verify as store
-    from initlab.store.results import load
+    from initlab.store.studies import load
 
     results = load(out)
     lines = store.faults(results)
@@ -263,4 +296,4 @@ def doctor(out: Path, address: str | None, data_dir: Path | None) -> None:
     sys.exit(1 if broken else 0)
 
 
-COMMANDS = (doctor, run, plan, status, tail, plot, export, verify, compact, compare)
+COMMANDS = (doctor, run, plan, status, tail, plot, report, export, verify, compact, compare)

@@ -42,14 +42,19 @@ class Shown(NamedTuple):
 
 @contextmanager
 def progress(
-    out: Path, trials: Sequence[PlannedTrial], todo: Sequence[PlannedTrial], show: str, lines: Sequence[str]
+    out: Path,
+    trials: Sequence[PlannedTrial],
+    todo: Sequence[PlannedTrial],
+    unfinished: int,
+    show: str,
+    lines: Sequence[str],
 ) -> Iterator[Callable[[str], None]]:
-    """Show the trials of `todo` as they run; yields a function that says one line beside it."""
+    """Show the trials of `todo`, out of `unfinished` ones, as they run; yields a function that says one line."""
     if show == "nothing":
         yield lambda line: None
         return
     statuses = Statuses(out, todo, naming([trial.spec for trial in trials]))
-    skipped = f" ({len(trials) - len(todo)} finished before)" if len(todo) < len(trials) else ""
+    skipped = f" ({len(trials) - unfinished} finished before)" if unfinished < len(trials) else ""
     for line in [*lines, f"{len(todo)} of {len(trials)} trials to run{skipped}, into {out}"]:
         print(line)
     if not todo:

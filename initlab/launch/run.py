@@ -105,13 +105,14 @@ def run(
             held.enter_context(lease(folder, launch.shard, take_over))
             sweep([folder])
             lines = prepare(folder, launch.study, launch.requested, launch.sources, force, sorted(stops)) + launch.lines
-            todo = unsettled(folder, launch.requested, skip_hopeless)[:max_trials]
+            open_trials = unsettled(folder, launch.requested, skip_hopeless)
+            todo = open_trials[:max_trials]
             sweep(part for trial in todo for part in TrialFolder(folder, trial.id).folders())
             for trial in todo:
                 reopen(TrialFolder(folder, trial.id))
         waves, notes = queue_of(todo, settings.run)
         order = [trial for wave in waves for pack in wave for trial in pack]
-        say = held.enter_context(progress(folder, launch.requested, order, show, lines + notes))
+        say = held.enter_context(progress(folder, launch.requested, order, len(open_trials), show, lines + notes))
         held.enter_context(stop_file_on_signal(folder / settings.stop, say, *time_left(settings.run.max_hours)))
         run_queue(folder, waves, launch.sources, settings, say)
     asked = todo if max_trials and todo else launch.requested

@@ -17,6 +17,7 @@ class Column(NamedTuple):
     name: str
     type: pa.DataType
     meaning: str
+    unit: str = ""  # of a measured number; fractions, ratios and the like have none
 
 
 TEXT, FLAG, INTEGER, SMALL_INTEGER, FLOAT = pa.string(), pa.bool_(), pa.int64(), pa.int32(), pa.float64()
@@ -24,8 +25,8 @@ TRIAL = Column("trial", TEXT, "id of the trial")
 POINT = (
     TRIAL,
     Column("attempt", INTEGER, "number of the attempt that wrote the row"),
-    Column("step", INTEGER, "updates done"),
-    Column("epoch", FLOAT, "step / steps per epoch"),
+    Column("step", INTEGER, "updates done", "updates"),
+    Column("epoch", FLOAT, "step / steps per epoch", "epochs"),
 )
 LAYER = (Column("layer", SMALL_INTEGER, "0-based, by first call"), Column("name", TEXT, "the module's name in the net"))
 OP = Column("op", TEXT, "`conv` or `linear`")
@@ -46,9 +47,9 @@ COLUMNS = {
         Column("verdict", TEXT, "as in `.verdicts`"),
         Column("val_error", FLOAT, "the last validation error"),
         Column("best_val_error", FLOAT, "the lowest validation error"),
-        Column("epochs_done", FLOAT, "epochs trained"),
-        Column("wall_s", FLOAT, "seconds so far, all attempts together"),
-        Column("silent_s", FLOAT, "seconds since the last sign of life of a running trial, NaN for the others"),
+        Column("epochs_done", FLOAT, "epochs trained", "epochs"),
+        Column("wall_s", FLOAT, "seconds so far, all attempts together", "s"),
+        Column("silent_s", FLOAT, "seconds since the last sign of life of a running trial, NaN for the others", "s"),
         Column("device", TEXT, "`cpu`, or the GPU's name"),
         Column("precision", TEXT, "`float32`, or the lower one that was used"),
         Column("torch_version", TEXT, "where the last attempt ran"),
@@ -59,7 +60,7 @@ COLUMNS = {
         TRIAL,
         Column("verdict", TEXT, "`converged`, `slow`, `stalled` or `diverged`; none while unfinished"),
         Column("reason", TEXT, "one sentence with its figures"),
-        Column("epoch_reached", FLOAT, "when the threshold was reached, NaN where it was not"),
+        Column("epoch_reached", FLOAT, "when the threshold was reached, NaN where it was not", "epochs"),
         Column("censored", FLAG, "whether the threshold was not reached"),
         Column("threshold", FLOAT, "validation error that counts as converged"),
     ),
@@ -71,8 +72,8 @@ COLUMNS = {
         Column("val_error", FLOAT, "top-1, or the task's own; a fraction, NaN where not evaluated"),
         Column("val_error_top5", FLOAT, "top-5, a fraction, NaN where not evaluated or labels are no classes"),
         Column("lr", FLOAT, "learning rate"),
-        Column("images_per_s", FLOAT, "images trained on per second since the row before"),
-        Column("wall_s", FLOAT, "seconds so far, all attempts together"),
+        Column("images_per_s", FLOAT, "images trained on per second since the row before", "images/s"),
+        Column("wall_s", FLOAT, "seconds so far, all attempts together", "s"),
     ),
     "signals": (
         *POINT,
@@ -117,3 +118,8 @@ COLUMNS = {
 def names(frame: str) -> list[str]:
     """The names of a frame's columns, in their order."""
     return [column.name for column in COLUMNS[frame]]
+
+
+def units(frame: str) -> dict[str, str]:
+    """The unit of each column that has one."""
+    return {column.name: column.unit for column in COLUMNS[frame] if column.unit}

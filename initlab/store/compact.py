@@ -13,8 +13,8 @@ from initlab.store import files
 from initlab.store.checksums import MERGED, merged_in
 from initlab.store.merged import Key, remove_left_over, remove_own, write_batch
 from initlab.store.reader import StoredTrial
-from initlab.store.results import load
 from initlab.store.rows import ROWS, attempt_table, system_memory
+from initlab.store.studies import load
 
 
 def compact(out: Path) -> Iterator[str]:

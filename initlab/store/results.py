@@ -4,16 +4,17 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from initlab.engine.task import State
 from initlab.errors import one_line
 from initlab.store import files
-from initlab.store.columns import names
+from initlab.store.columns import names, units
 from initlab.store.export import FRAMES, Form, export, exported_rows, exported_trials
 from initlab.store.files import study_problem
+from initlab.store.labelled import to_xarray
 from initlab.store.reader import read_trials
 from initlab.store.rows import ROWS, Choice, Moment, attempt_rows, nearest
 from initlab.store.study_file import study_of
@@ -24,12 +25,15 @@ from initlab.verdict.judge import judge
 from initlab.verdict.odds import forecast_of
 from initlab.verdict.rules import default_threshold
 
+if TYPE_CHECKING:
+    import xarray
+
 CURVE = ("step", "epoch", "train_loss", "train_error", "val_error")  # what a verdict looks at
 ENVIRONMENT = ["device", "precision", "torch_version", "git_commit"]
 
 
 class Results:
-    """The results of a study; frames are read once, on first use."""
+    """The results of a study; frames are read once, on first use. `frame.attrs["units"]` has the units of columns."""
 
     def __init__(self, out: str | Path, requested: Sequence[str] | None = None) -> None:
         """Open an output folder; `requested` are the trials that a launch was to run, None is the whole study.
@@ -67,7 +71,7 @@ class Results:
         ]
         columns = names("trials")
         columns[columns.index("verdict") : columns.index("verdict")] = fields
-        return pd.DataFrame(rows, columns=columns)
+        return with_units("trials", pd.DataFrame(rows, columns=columns))
 
     @cached_property
     def scalars(self) -> pd.DataFrame:
@@ -105,8 +109,8 @@ class Results:
     def rows(self, frame: str, choice: Choice | None = None) -> pd.DataFrame:
         """A frame of the rows that count, or those of a choice; what cannot be read is named in `problems`."""
         if self.exported:
-            return exported_rows(self.out, frame, self.problems, choice)
-        return attempt_rows(self.stored, frame, self.problems, choice)
+            return with_units(frame, exported_rows(self.out, frame, self.problems, choice))
+        return with_units(frame, attempt_rows(self.stored, frame, self.problems, choice))
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:
@@ -138,7 +142,7 @@ class Results:
             )
             row = [judgement.verdict, judgement.reason + end, judgement.epoch_reached, judgement.censored]
             rows.append([trial.id, *row, threshold])
-        return pd.DataFrame(rows, columns=names("verdicts"))
+        return with_units("verdicts", pd.DataFrame(rows, columns=names("verdicts")))
 
     @cached_property
     def forecasts(self) -> pd.DataFrame:
@@ -166,6 +170,10 @@ class Results:
             rows.append([trial.id, odds.verdict, *odds.probabilities.values(), odds.calibrated, *features])
         return pd.DataFrame(rows, columns=names("forecasts"))
 
+    def to_xarray(self) -> "xarray.Dataset":
+        """Curves and signals as arrays with named dimensions: see `initlab.store.labelled.to_xarray`."""
+        return to_xarray(self.trials, self.scalars, self.signals)
+
     @property
     def figures(self) -> Path:
         """Where figures of this study go."""
@@ -185,11 +193,12 @@ class Results:
         return f"Results({str(self.out)!r}: {', '.join(f'{n} {state}' for state, n in states.items()) or 'no trials'})"
 
 
+def with_units(frame: str, table: pd.DataFrame) -> pd.DataFrame:
+    """A frame that tells the units of its columns."""
+    table.attrs["units"] = units(frame)
+    return table
+
+
 def chance_loss_of(status: Mapping[str, Any]) -> float:
     """The loss of guessing in a trial; one of before there were others than classes has ln K."""
     return float(status.get("chance_loss", math.log(status["num_classes"])))
-
-
-def load(out: str | Path) -> Results:
-    """The results in an output folder, finished or not, or in one of `initlab export`; see `Results` for the errors."""
-    return Results(out)

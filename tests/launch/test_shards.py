@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import initlab
 from initlab import StudyError, load
 from initlab.engine.lease import Held, lease
 from initlab.plan.plan import plan, shard_of
@@ -100,3 +101,12 @@ def test_one_shard_stopped_leaves_the_others_running(tiny: Callable[..., Path], 
     mine = [trial.id for trial in trials if shard_of(trial, 2) == 1]
     assert run(study, tmp_path / "a", shard="1/2").trials.query("state == 'done'").trial.tolist() == mine
     assert not (tmp_path / "a" / "STOP").exists()
+
+
+def test_trials_finished_before_are_told_from_those_left_for_later(
+    tiny: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tiny(grid={"seed": [0, 1, 2]}, train={"epochs": 1})
+    for before in ("", " (1 finished before)"):
+        initlab.run(study, tmp_path / "a", jobs=1, device="cpu", max_trials=1)
+        assert f"1 of 3 trials to run{before}, into" in capsys.readouterr().out

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from initlab.plots import FIGURES
-from initlab.store.results import load
+from initlab.store.studies import load
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 TABLES = [path for study in sorted(REFERENCE.glob("*/study.yaml")) for path in sorted(study.parent.glob("*.csv"))]

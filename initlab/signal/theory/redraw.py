@@ -13,11 +13,12 @@ from scipy.stats import t as student
 from torch import Tensor, nn
 
 from initlab.init.draw import standard_normals
-from initlab.init.stored import running, storage_of, store
-from initlab.nets.any_module import WeightLayer, weight_layers
+from initlab.init.layers import Matrix, drafts
+from initlab.nets.any_module import layer_name, op_of, weight_layers
 from initlab.nets.copies import copied
 from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
-from initlab.signal.probe import Loss, measure
+from initlab.signal.probe import Loss
+from initlab.signal.survey import variances
 from initlab.signal.theory.cotangent import num_classes
 from initlab.signal.theory.field import Array
 from initlab.signal.theory.passes import DIRECTIONS, QUANTILES
@@ -30,6 +31,8 @@ def redraw(
     model: nn.Module, images: Batch, labels: Any, loss: Loss | None, draws: int, seed: int, draw: Draw | None
 ) -> pd.DataFrame:
     """Measure `draws` draws of a model's weights; the frame of `initlab.predict`, with basis `redrawn`.
+
+    It has a row for each of `initlab.signal.survey`'s layers, among them attention's and recurrent ones.
 
     The band is for one more draw: normal in the logarithm, with Student's t for the few draws that its mean and spread
     come from. Without labels, random ones are drawn and the backward columns are relative. Without `draw` the weights
@@ -48,18 +51,23 @@ def redraw(
         else:
             labels, loss = torch.randn(output.shape, generator=generator), slope_loss
     model = copied(model)
-    draw = draw or partial(draw_normals, {id(w.of): w.std for w in weights_of(model)})
+    draw = draw or partial(draw_normals, {weight.name: weight.std for weight in weights_of(model)})
     tables = []
     started = time.perf_counter()
     for draw_seed in range(seed, seed + draws):
         draw(model, seed=draw_seed)
-        tables.append(pd.DataFrame(measure(model, images, labels, loss=loss)))
+        tables.append(variances(model, images, labels, loss=loss))
     wall_s = time.perf_counter() - started
-    frame = tables[0][["layer", "name", "op"]].copy()
-    for direction in DIRECTIONS:
-        values = np.stack([table[f"{direction}_var"].to_numpy(dtype=float) for table in tables])
+    ops = {name: op for table in tables for name, op, _ in table}
+    last = len(ops) - 1
+    ops |= {name: op_of(layer) for name, layer in weight_layers(model) if name not in ops}
+    frame = pd.DataFrame({"layer": range(len(ops)), "name": list(ops), "op": list(ops.values())})
+    for place, direction in enumerate(DIRECTIONS):
+        # Not every draw needs every layer: an expert may get no token.
+        rows = pd.DataFrame([{name: pair[place] for name, _, pair in table} for table in tables])
+        values = rows.reindex(columns=list(ops)).to_numpy(dtype=float)
         if direction == "backward" and relative:
-            values = values / values[:, [int(tables[0].calls.gt(0).sum()) - 1]]
+            values = values / values[:, [last]]
         frame[f"{direction}_var"] = values.mean(axis=0)
         frame = frame.assign(**{f"{direction}_{name}": band(values, share) for name, share in QUANTILES.items()})
     frame["correlation"], frame["basis"] = np.nan, "redrawn"
@@ -83,21 +91,15 @@ def band(values: Array, share: float) -> Array:
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight that is drawn: of a layer, or a parameter behind one that is computed in a way that we don't know."""
+    """A weight that is drawn: a matrix that schemes draw too, or a parameter behind one that is computed."""
 
     name: str
-    layer: WeightLayer
-    parameter: nn.Parameter | None = None
-
-    @property
-    def of(self) -> nn.Module | nn.Parameter:
-        """What it is the weight of."""
-        return self.layer if self.parameter is None else self.parameter
+    of: Matrix | nn.Parameter
 
     @property
     def now(self) -> Tensor:
         """What it is."""
-        return running(self.layer, "weight") if self.parameter is None else self.parameter.detach()
+        return self.of.read() if isinstance(self.of, Matrix) else self.of.detach()
 
     @property
     def std(self) -> Tensor:
@@ -106,27 +108,28 @@ class Weight:
 
 
 def weights_of(model: nn.Module) -> list[Weight]:
-    """The weights of a model's layers; of one that is computed the parameters with two dimensions or more."""
+    """The weights of a model, attention's and recurrent ones too; of computed ones the parameters behind them."""
     weights = []
-    for name, layer in weight_layers(model):
-        if storage_of(layer, "weight") != "computed":
-            weights.append(Weight(name, layer))
-        else:
-            behind = [(key, p) for key, p in layer.named_parameters() if p.dim() > 1]
-            weights += [Weight(f"{name}.{key}", layer, parameter) for key, parameter in behind]
+    for path, module in model.named_modules():
+        name = layer_name(path)
+        try:
+            weights += [Weight(matrix.layer.name, matrix) for matrix in drafts(name, module)]
+        # The weight is computed in a way that cannot be inverted.
+        except ValueError:
+            behind = [(key, p) for key, p in module.named_parameters() if p.dim() > 1]
+            weights += [Weight(f"{name}.{key}", parameter) for key, parameter in behind]
     return weights
 
 
 @torch.no_grad()
-def draw_normals(stds: dict[int, Tensor], model: nn.Module, seed: int) -> None:
+def draw_normals(stds: dict[str, Tensor], model: nn.Module, seed: int) -> None:
     """Normal weights with the standard deviation of each tap of each layer, behind weight norm and pruning too."""
     for weight in weights_of(model):
-        now, std = weight.now, stds[id(weight.of)]
-        drawn = standard_normals(now.shape, seed, weight.name, "redraw").to(now) * std
-        if weight.parameter is None:
-            store(weight.layer, "weight", drawn)
+        drawn = standard_normals(weight.now.shape, seed, weight.name, "redraw").to(weight.now) * stds[weight.name]
+        if isinstance(weight.of, Matrix):
+            weight.of.write(drawn)
         else:
-            weight.parameter.copy_(drawn)
+            weight.of.copy_(drawn)
 
 
 def one_pass(model: nn.Module, images: Batch) -> float:
