@@ -40,6 +40,7 @@ def fit(table: pd.DataFrame, known: Mapping[str, Mapping[str, bool]] | None = No
     asked = zip(QUESTIONS, (learns, table.verdict == "converged", table.verdict == "diverged"), strict=True)
     among = (np.full(len(table), True), learns, ~learns)
     questions = {name: regression(z[of], np.asarray(yes)[of]) for (name, yes), of in zip(asked, among, strict=True)}
+    told = known or {"families": {}, "optimizers": {}}
     numbers = {"mean": mean, "scale": np.where(scale > 0, scale, 1.0), "low": low, "high": high}
     return Fit(
         questions=questions,
@@ -112,7 +113,9 @@ def beats(own: NDArray[np.bool_], ours: Array, base: Array, alone: Mapping[str, 
 
     All are Brier scores per trial, by fits that had not seen the trial's family.
     """
-    return bool(ours[own].mean() < min(base[own].mean(), *(scores[own].mean() for scores in alone.values())))
+    return bool(
+        own.any() and ours[own].mean() < min(base[own].mean(), *(scores[own].mean() for scores in alone.values()))
+    )
 
 
 def known_nets(table: pd.DataFrame, ours: Array, base: Array, alone: Mapping[str, Array]) -> dict[str, dict[str, bool]]:
