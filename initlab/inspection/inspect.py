@@ -14,7 +14,7 @@ from initlab.init.layers import NORMS
 from initlab.init.schemes import Scheme
 from initlab.inspection.advice import advise
 from initlab.inspection.cause import Cure
-from initlab.inspection.diagnosis import OUTLOOKS, Diagnosis, diagnose, listed
+from initlab.inspection.diagnosis import OUTLOOKS, Diagnosis, diagnose, listed, under
 from initlab.inspection.pupil import Pupil
 from initlab.inspection.text import as_text, cell, trunk_lines
 from initlab.inspection.trial import HEALTHY, Trials
@@ -28,6 +28,7 @@ from initlab.signal.start import start_of
 from initlab.signal.survey import IDLE, PARAMETER, STEP, Survey, survey
 from initlab.signal.theory.predict import predict
 from initlab.signal.trunk import COLUMNS as TRUNK
+from initlab.verdict.forecast import check_optimizer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -167,6 +168,7 @@ def inspect(
     *,
     loss: Loss | None = None,
     weight_decay: float | None = None,
+    optimizer: str | None = None,
     autocast: torch.dtype | None = None,
     redraws: int | None = None,
 ) -> Inspection:
@@ -174,6 +176,7 @@ def inspect(
 
     Arguments and errors are those of `initlab.signal.survey.survey`, and a ValueError for a batch that is no tensor or
     empty. Without labels the gradients are not judged, nor is the size of the logits under a `loss` of yours.
+    `vanishing` and `saturated` are verdicts about SGD; `optimizer`, as `adam`, asks for the words that hold for it.
 
     Args:
         redraws: of the layers for which theory has no proven rule, the band is that of so many draws of the weights,
@@ -189,6 +192,8 @@ def inspect(
     if not num_examples(model, batch):
         got = "an empty one" if isinstance(batch, Tensor) else type(batch).__name__
         raise ValueError(f"inspect: the batch is no tensor of examples (got {got}); give one with an example or more")
+    if optimizer is not None:
+        check_optimizer("inspect", optimizer)
     if redraws is not None and redraws < 2 and redraws != 0:
         raise ValueError(f"inspect: redraws is out of range (got {redraws}); allowed: 0 for none, or from 2 on")
     # Reading a weight may be a computation that leaves its mark, as spectral norm's is in training mode.
@@ -203,11 +208,12 @@ def inspect(
     if cure and diagnosis.verdict in HEALTHY:
         reason = f"{cure.cause}, though signals are level{OUTLOOKS['handicapped']}"
         diagnosis = replace(diagnosis, verdict="handicapped", reason=reason)
+    diagnosis, remarks = under(diagnosis, optimizer)
     return Inspection(
         table,
         diagnosis,
         advice,
-        [*notes, *unjudged_notes(signals)],
+        [*remarks, *notes, *unjudged_notes(signals)],
         cure,
         pd.DataFrame(signals.parameters, columns=list(PARAMETER)),
         pd.DataFrame(signals.steps, columns=list(STEP)),
