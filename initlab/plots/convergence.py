@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from initlab.analysis.panels import SCHEME, SEED, Shown, by_panel, error_name, loss_unit, rows_of, shown_trials, states
 from initlab.errors import UserError
 from initlab.paper.curves import PaperFigure
 from initlab.plots.legend import add_legend, cross_handle, scheme_handles, seeds_note
-from initlab.plots.panels import SCHEME, SEED, Shown, by_panel, error_name, loss_unit, rows_of, shown_trials, states
 from initlab.plots.paper import draw_paper, epoch_name, paper_panels, paper_points, paper_title
 from initlab.plots.style import Look, Target, canvas, crosses, draw_band, finish, level_lines, looks, percent_axis
 from initlab.verdict.judge import epoch_means

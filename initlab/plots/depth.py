@@ -9,10 +9,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import ScaledTranslation
 
+from initlab.analysis.panels import (
+    ALL,
+    DEPTH,
+    SCHEME,
+    SEED,
+    Shown,
+    error_name,
+    rows_of,
+    shown_trials,
+    states,
+    with_panels,
+)
 from initlab.errors import UserError
 from initlab.plots.convergence import training_means
 from initlab.plots.legend import add_legend, cross_handle, scheme_handles, seeds_note
-from initlab.plots.panels import ALL, DEPTH, SCHEME, SEED, Shown, error_name, rows_of, shown_trials, states, with_panels
 from initlab.plots.style import Look, Target, canvas, crosses, finish, level_lines, looks, percent_axis
 
 # What depth counts where it is not weight layers.

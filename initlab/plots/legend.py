@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from initlab.plots.panels import Shown, as_list, shown_trials
+from initlab.analysis.panels import Shown, as_list, shown_trials
 from initlab.plots.style import GREY, Canvas, Look
 
 

@@ -19,11 +19,11 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
+from initlab.analysis.panels import ALL, DEPTH, NotStudied, Shown, as_list, rows_of, shown_trials, states, with_panels
 from initlab.errors import UserError
 from initlab.nets.architecture import Activation, Conv, Linear
 from initlab.plan.dimensions import describe
 from initlab.plots.legend import add_legend
-from initlab.plots.panels import ALL, DEPTH, NotStudied, Shown, as_list, rows_of, shown_trials, states, with_panels
 from initlab.plots.style import Target, canvas, finish
 from initlab.study.spec import TrialSpec
 from initlab.user_code import is_code

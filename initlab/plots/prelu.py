@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from initlab.analysis.panels import DEPTH, SCHEME, NotStudied, Shown, by_panel, rows_of, shown_trials, states
 from initlab.plots.legend import add_legend, scheme_handles, seeds_note
-from initlab.plots.panels import DEPTH, SCHEME, NotStudied, Shown, by_panel, rows_of, shown_trials, states
 from initlab.plots.style import GREY, Look, Target, canvas, draw_band, finish, frame_numbers, level_lines, looks
 
 # Learned by small-14: layer, channels, one slope for the layer, mean of one per channel (He et al. 2015, table 1).

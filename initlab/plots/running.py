@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
+from initlab.analysis.panels import SCHEME, NotStudied, Shown, by_panel, rows_of, shown_trials, states
 from initlab.errors import UserError
 from initlab.plots.legend import add_legend, scheme_handles, seeds_note
-from initlab.plots.panels import SCHEME, NotStudied, Shown, by_panel, rows_of, shown_trials, states
 from initlab.plots.signals import NAMES, direction_panels, over_seeds, variances
 from initlab.plots.style import GREY, Look, Target, draw_band, finish, looks
 

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from initlab.analysis.panels import DEPTH, NotStudied, Shown, as_list
 from initlab.errors import UserError
 from initlab.plots.convergence import beside_paper_table, convergence, convergence_table
 from initlab.plots.depth import depth, depth_table
-from initlab.plots.panels import DEPTH, NotStudied, Shown, as_list
 from initlab.plots.phase import phase, phase_table
 from initlab.plots.prelu import prelu, prelu_table
 from initlab.plots.running import running, running_table
@@ -31,6 +33,8 @@ FIGURES: dict[str, tuple[Callable[[Shown], pd.DataFrame], Callable[[Shown], Figu
 # Theory needs torch and time, and the paper's curves are convergence with more panels.
 ON_REQUEST = ("theory", "paper")
 DPI = 200
+Form = Literal["png", "svg"]
+FORMS: tuple[Form, ...] = ("png", "svg")
 
 
 def save_figures(
@@ -61,39 +65,62 @@ def save_figures(
     several = as_list(results)
     if folder is None and len(several) > 1:
         raise UserError(f"plot: no folder for figures of {len(several)} studies (got None); give folder=")
-    figures: dict[str, tuple[pd.DataFrame, Figure]] = {}
-    reasons = []
-    for name in [name for name in FIGURES if name not in ON_REQUEST] if names is None else names:
-        make_table, draw = FIGURES[name]
-        try:
-            table = make_table(results)
-            if name == "depth" and names is None and table[DEPTH].nunique() == 1:
-                only = table[DEPTH].iloc[0]
-                raise UserError(f"plot: no depth figure of one depth (got {only}); ask for it by name to have it")
-            figures[name] = (table, draw(results))
-        except UserError as error:
-            if names is not None:
-                raise
-            reasons.append(error)
+    figures, reasons = drawn(results, names)
     if not figures:
         raise reasons[0]
     for reason in reasons:
-        if not isinstance(reason, NotStudied):
-            say(str(reason))
+        say(str(reason))
     target = Path(folder) if folder is not None else several[0].figures
     with writable(target):
         target.mkdir(parents=True, exist_ok=True)
         return [path for name, (table, figure) in figures.items() for path in write(target, name, table, figure)]
 
 
-def write(folder: Path, name: str, table: pd.DataFrame, figure: Figure) -> list[Path]:
-    """The three files of one figure, each renamed into place whole."""
-    png, svg, csv = (folder / f"{name}.{ending}" for ending in ("png", "svg", "csv"))
+def drawn(
+    results: Shown, names: Sequence[str] | None = None
+) -> tuple[dict[str, tuple[pd.DataFrame, Figure]], list[UserError]]:
+    """Each of these figures with its table, as `save_figures` chooses them; and why others are left out.
+
+    What the study has nothing of goes unmentioned, unless there is no figure at all.
+
+    Raises:
+        UserError: one of `names` has nothing to draw.
+    """
+    figures: dict[str, tuple[pd.DataFrame, Figure]] = {}
+    reasons: list[UserError] = []
+    for name in [name for name in FIGURES if name not in ON_REQUEST] if names is None else names:
+        make_table, draw = FIGURES[name]
+        try:
+            table = make_table(results)
+            if name == "depth" and names is None and table[DEPTH].nunique() == 1:
+                only = table[DEPTH].iloc[0]
+                raise NotStudied(f"plot: no depth figure of one depth (got {only}); ask for it by name to have it")
+            figures[name] = (table, draw(results))
+        except UserError as error:
+            if names is not None:
+                raise
+            reasons.append(error)
+    return figures, [one for one in reasons if not figures or not isinstance(one, NotStudied)]
+
+
+def picture(figure: Figure, form: Form) -> bytes:
+    """A figure as the content of a file; same figure, same bytes."""
+    file = BytesIO()
     # Some settings, as the salt of an SVG's ids, count when a figure is saved.
     with styled():
-        with atomic(png, sync=False) as file:
-            figure.savefig(file, format="png", dpi=DPI)
-        with atomic(svg, sync=False) as file:
-            figure.savefig(file, format="svg", metadata={"Date": None})
+        if form == "png":
+            figure.savefig(file, format=form, dpi=DPI)
+        else:
+            figure.savefig(file, format=form, metadata={"Date": None})
+    return file.getvalue()
+
+
+def write(folder: Path, name: str, table: pd.DataFrame, figure: Figure) -> list[Path]:
+    """The three files of one figure, each renamed into place whole."""
+    paths = [folder / f"{name}.{form}" for form in FORMS]
+    for path, form in zip(paths, FORMS, strict=True):
+        with atomic(path, sync=False) as file:
+            file.write(picture(figure, form))
+    csv = folder / f"{name}.csv"
     write_csv(csv, table)
-    return [png, svg, csv]
+    return [*paths, csv]

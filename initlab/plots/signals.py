@@ -13,9 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from initlab.analysis.panels import SCHEME, Shown, by_panel, rows_of, shown_trials, states
 from initlab.errors import UserError
 from initlab.plots.legend import add_legend, scheme_handles, seeds_note
-from initlab.plots.panels import SCHEME, Shown, by_panel, rows_of, shown_trials, states
 from initlab.plots.style import GREY, Canvas, Look, Target, canvas, draw_band, finish, frame_numbers, looks, margin_text
 from initlab.store.rows import Moment
 
