@@ -1,5 +1,6 @@
 """The one legend of a figure: its entries, in as many columns as fit, under a line that says what is drawn."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,7 +49,13 @@ def add_legend(grid: Canvas, handles: Sequence[Line2D | Patch], note: str, by_ro
         if by_rows:
             # matplotlib fills a legend column by column.
             handles = [handle for column in range(columns) for handle in handles[column::columns]]
-        place: dict[str, Any] = {"loc": "outside upper left", "ncols": columns, "title": note}
+        # 0.058 in for a letter of the note.
+        lines = "\n".join(
+            wrapped
+            for line in note.split("\n")
+            for wrapped in textwrap.wrap(line, int(grid.figure.get_figwidth() / 0.058))
+        )
+        place: dict[str, Any] = {"loc": "outside upper left", "ncols": columns, "title": lines}
         legend = grid.figure.legend(handles=handles, alignment="left", **place)
     else:
         # A narrow legend finds a place beside the curves.
