@@ -13,8 +13,8 @@ from initlab.analysis.panels import SCHEME, NotStudied, Shown, by_panel, rows_of
 from initlab.plots.legend import add_legend, scheme_handles
 from initlab.plots.style import GREY, Look, Target, Width, canvas, draw_band, finish, level_lines, looks
 
-# Height of the row of layers whose gradient is 0, a fraction of the panel.
-TOP = 0.97
+# Height of the markers of median layers whose gradient is 0, a fraction of the panel, and how much lower for the next.
+TOP, LOWER = 0.97, 0.035
 
 
 def decay_table(results: Shown) -> pd.DataFrame:
@@ -50,7 +50,7 @@ def decay_table(results: Shown) -> pd.DataFrame:
 def decay(results: Shown, ax: Target = None, *, width: Width | None = None) -> Figure:
     """Draw `decay_table`: the median layer's ratio over the epochs, the range over layers as a band, a line at 1.
 
-    A marker in the top row is where the median layer's gradient is 0. `ax` is one Axes per panel; None makes a figure.
+    A marker at the top is where the median layer's gradient is 0. `ax` is one Axes per panel; None makes a figure.
 
     Raises:
         UserError: nothing to draw, another number of axes, or an unknown width.
@@ -62,8 +62,10 @@ def decay(results: Shown, ax: Target = None, *, width: Width | None = None) -> F
     with canvas("decay", ax, panels, 2 if len(panels) in (2, 4) else 3, 2.3, sharey=True, width=width) as grid:
         for panel, axes in zip(panels, grid.axes, strict=True):
             part = table[table.panel == panel]
-            for scheme, points in part.groupby(SCHEME, sort=False):
-                draw_line(axes, points.sort_values("step"), styles[str(scheme)], top)
+            for order, (scheme, look) in enumerate(styles.items()):
+                points = part[part[SCHEME] == scheme].sort_values("step")
+                if len(points):
+                    draw_line(axes, points, look, top, TOP - order * LOWER)
             finish(axes, panel, "epoch", "weight decay / gradient,\ndecay_ratio" if axes in grid.row_starts else None)
             axes.set(yscale="log", ylim=(bottom, top))
             axes.yaxis.set_major_locator(LogLocator(numticks=7))
@@ -75,7 +77,9 @@ def decay(results: Shown, ax: Target = None, *, width: Width | None = None) -> F
         note = f"median layer{f', geometric mean over {seeds} seeds' if seeds > 1 else ''}; band: range over layers"
         handles = scheme_handles(styles, results)
         if np.isinf(table["median"]).any():
-            handles.append(Line2D([], [], color=GREY, linestyle="none", marker="o", label="top row: the gradient is 0"))
+            handles.append(
+                Line2D([], [], color=GREY, linestyle="none", marker="o", label="at the top: the gradient is 0")
+            )
         add_legend(grid, handles, note + (" and seeds" if seeds > 1 else ""))
     return grid.figure
 
@@ -87,12 +91,15 @@ def limits(table: pd.DataFrame) -> tuple[float, float]:
     return low, high * (high / low) ** (0.08 if np.isinf(table["median"]).any() else 0.0)
 
 
-def draw_line(ax: Axes, points: pd.DataFrame, look: Look, top: float) -> None:
-    """One scheme; where a layer is infinite the band goes on to the top, the line where the median layer is finite."""
+def draw_line(ax: Axes, points: pd.DataFrame, look: Look, top: float, row: float) -> None:
+    """One scheme; where a layer is infinite the band goes on to the top, the line where the median layer is finite.
+
+    `row` is the height of the markers of a median layer that is not.
+    """
     scheme = points[SCHEME].iloc[0]
     draw_band(ax, points.epoch, points.low.clip(upper=top), points.high.clip(upper=top), look.color)
     ax.plot(points.epoch, points["median"].replace(np.inf, np.nan), **look.style, label=scheme)
     beyond = points.epoch[np.isinf(points["median"])]
     if len(beyond):
         style: dict[str, Any] = {**look.style, "linestyle": "none", "transform": ax.get_xaxis_transform()}
-        ax.plot(beyond, [TOP] * len(beyond), **style, label=f"_{scheme} infinite", clip_on=False)
+        ax.plot(beyond, [row] * len(beyond), **style, label=f"_{scheme} infinite", clip_on=False)

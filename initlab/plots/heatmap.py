@@ -110,8 +110,9 @@ def draw_cells(ax: Axes, cells: pd.DataFrame, colours: LogNorm) -> None:
     )
     epochs = cells.drop_duplicates("step").set_index("step").epoch[values.columns].to_numpy(float)
     borders = edges(epochs).clip(epochs.min(), epochs.max()), edges(values.index.to_numpy(float) + 1)
+    # As paths, thousands of cells make a large file with hairlines between them.
     ax.set_facecolor(NOTHING)
-    ax.pcolormesh(*borders, np.ma.masked_invalid(values), norm=colours, cmap=COLOURS)
-    ax.pcolormesh(*borders, np.ma.masked_invalid(zeros), cmap=ListedColormap([ZERO]))
+    ax.pcolormesh(*borders, np.ma.masked_invalid(values), norm=colours, cmap=COLOURS, rasterized=True)
+    ax.pcolormesh(*borders, np.ma.masked_invalid(zeros), cmap=ListedColormap([ZERO]), rasterized=True)
     ax.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))

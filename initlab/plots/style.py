@@ -77,6 +77,11 @@ def looks(schemes: Iterable[str]) -> dict[str, Look]:
 class CellFigure(Figure):
     """A Figure that shows itself as the value of a notebook's cell, without `%matplotlib inline` too."""
 
+    def savefig(self, fname: Any, **options: Any) -> None:
+        """As matplotlib's, in our style, of which fonts and ids in a file count only now."""
+        with styled():
+            super().savefig(fname, **options)
+
     def _repr_png_(self) -> bytes:
         file = BytesIO()
         self.savefig(file, format="png", dpi=self.dpi)

@@ -70,7 +70,7 @@ def survival(results: Shown, ax: Target = None, *, width: Width | None = None) -
             axes.set_ylim(-0.03, 1.03)
             axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}"))
-        handles = scheme_handles({scheme: Look(look.color, look.line, "") for scheme, look in styles.items()}, results)
+        handles = scheme_handles(styles, results)
         if table.censored.any():
             handles.append(Line2D([], [], color="#222222", linestyle="none", marker="|", label="last seen above it"))
         seeds = " to ".join(str(count) for count in sorted({table.seeds.min(), table.seeds.max()}))
@@ -86,7 +86,8 @@ def draw_curve(ax: Axes, steps: pd.DataFrame, look: Look, thickness: float) -> N
         return
     scheme = steps[SCHEME].iloc[0]
     ax.fill_between(steps.epoch, steps.low, steps.high, step="post", color=look.color, alpha=BAND, linewidth=0)
-    style = {"color": look.color, "linestyle": look.line, "linewidth": thickness}
+    happened = list(steps.reached > 0)
+    style = {**look.style, "linewidth": thickness, "markersize": 3.5, "markevery": happened}
     ax.step(steps.epoch, steps.survival, where="post", **style, label=scheme)
     if (censored := steps[steps.censored > 0]).empty:
         return

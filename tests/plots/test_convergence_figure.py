@@ -97,6 +97,15 @@ def test_the_legend_names_a_fixed_standard_deviation_where_there_is_one(fake: Fa
     assert legend_texts(convergence(fake)) == ["he", "gaussian", "fixup"]
 
 
+def test_the_legend_tells_in_what_arms_differ_beside_the_scheme(fake: Fake) -> None:
+    fake.extra = ["train.lr", "train.momentum"]
+    for seed in (0, 1):
+        fake.add("he", seed, val={0: 0.9}, fields={"train.lr": 0.1, "train.momentum": 0.9 * seed})
+        fake.add("xavier", seed, val={0: 0.9}, fields={"train.lr": 0.5, "train.momentum": 0.9 * seed})
+    # The momentum makes panels, as it differs within a scheme.
+    assert legend_texts(convergence(fake)) == ["he, lr 0.1", "xavier, lr 0.5"]
+
+
 def test_single_seed_has_one_line_and_no_band(fake: Fake) -> None:
     fake.add("he", val={0: 0.9, 1: 0.4})
     figure = convergence(fake)
