@@ -11,6 +11,8 @@ from matplotlib.patches import Patch
 
 from initlab.analysis.panels import DEPTH, SCHEME, Shown, as_list, shown_trials
 from initlab.plots.style import GREY, Canvas, Look
+from initlab.study.paths import getattr_path
+from initlab.study.unused_fields import unused_paths
 
 # What panels and names of schemes tell.
 TOLD = (DEPTH, SCHEME, "init.std", "net.name")
@@ -20,21 +22,25 @@ def scheme_handles(styles: dict[str, Look], results: Shown | None = None) -> lis
     """The schemes' entries in a legend; of `pkg.module:callable` the callable's name.
 
     With `results`, `gaussian` is `std 0.01` where all its trials have that, and fields that differ between schemes and
-    not within one, as in a study of cases, are told: `he, lr 0.1`.
+    not within one, as in a study of cases, are told of those that use them: `he, lr 0.1`.
     """
     labels = {scheme: scheme.rsplit(":", 1)[-1] for scheme in styles}
     if results is not None:
         trials, fields = shown_trials(results)
-        trials = trials[trials[SCHEME].isin(styles)]
-        specs = [trial.spec for one in as_list(results) for trial in one.stored if trial.id in {*trials.trial}]
-        stds = {spec.init.std for spec in specs if spec.init.scheme == "gaussian"}
+        stored = {trial.id: trial.spec for one in as_list(results) for trial in one.stored}
+        specs = {str(scheme): [stored[trial] for trial in part.trial] for scheme, part in trials.groupby(SCHEME)}
+        stds = {spec.init.std for spec in specs.get("gaussian", [])}
         if len(stds) == 1 and "gaussian" in styles:
             labels["gaussian"] = f"std {stds.pop():g}"
-        for path in fields:
-            values = trials.groupby(SCHEME)[path].unique()
-            if path not in TOLD and trials[path].nunique() > 1 and values.map(len).max() == 1:
-                labels = {
-                    scheme: f"{label}, {path.split('.')[-1]} {values[scheme][0]}" for scheme, label in labels.items()
+        for path in (path for path in fields if path not in TOLD):
+            values = {
+                scheme: {str(getattr_path(spec, path)) for spec in specs[scheme]}
+                for scheme in labels
+                if scheme in specs and path not in unused_paths(specs[scheme][0])
+            }
+            if all(len(own) == 1 for own in values.values()) and len(set().union(*values.values())) > 1:
+                labels |= {
+                    scheme: f"{labels[scheme]}, {path.split('.')[-1]} {own.pop()}" for scheme, own in values.items()
                 }
     return [Line2D([], [], **look.style, label=labels[scheme]) for scheme, look in styles.items()]
 

@@ -98,12 +98,14 @@ def test_the_legend_names_a_fixed_standard_deviation_where_there_is_one(fake: Fa
 
 
 def test_the_legend_tells_in_what_arms_differ_beside_the_scheme(fake: Fake) -> None:
-    fake.extra = ["train.lr", "train.momentum"]
-    for seed in (0, 1):
-        fake.add("he", seed, val={0: 0.9}, fields={"train.lr": 0.1, "train.momentum": 0.9 * seed})
-        fake.add("xavier", seed, val={0: 0.9}, fields={"train.lr": 0.5, "train.momentum": 0.9 * seed})
-    # The momentum makes panels, as it differs within a scheme.
-    assert legend_texts(convergence(fake)) == ["he, lr 0.1", "xavier, lr 0.5"]
+    fake.extra = ["train.lr", "train.momentum", "init.mode"]
+    for momentum in (0.0, 0.9):
+        fields = {"train.momentum": momentum, "init.mode": "fan_out"}
+        fake.add("he", val={0: 0.9}, fields={"train.lr": 0.1, **fields})
+        fake.add("xavier", val={0: 0.9}, fields={"train.lr": 0.5, **fields})
+    fake.add("gaussian", 0, val={0: 0.9}, fields={"train.lr": 0.1, "train.momentum": 0.0, "init.mode": "fan_in"})
+    # The momentum makes panels, as it differs within a scheme; a fixed std has no use for a mode.
+    assert legend_texts(convergence(fake)) == ["he, lr 0.1", "xavier, lr 0.5", "std 0.01, lr 0.1"]
 
 
 def test_single_seed_has_one_line_and_no_band(fake: Fake) -> None:
