@@ -20,10 +20,11 @@ test: check
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 -m slow
 
-# what needs MLflow, Trackio, Lightning or transformers, which it installs into .venv
+# what needs MLflow, Trackio, Lightning, transformers or playwright, which it installs into .venv
 test-extras: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --editable '.[mlflow,trackio,lightning,transformers]'
-	$(BIN)/python -m pytest tests/store/test_trackers.py tests/launch/test_callbacks.py
+	$(BIN)/python -m pip install --quiet --editable '.[mlflow,trackio,lightning,transformers,browser]'
+	$(BIN)/python -m pytest tests/store/test_trackers.py tests/launch/test_callbacks.py \
+		tests/report/test_report_in_a_browser.py
 
 # the site, in build/site; a broken link is an error
 docs: $(INSTALLED)
@@ -47,7 +48,7 @@ test-package:
 	cp sweeps/demo.yaml build/package/away
 	cd build/package/away && PATH=../env/bin:$$PATH && initlab --version && initlab nets small-30 >nets.txt \
 		&& initlab inspect plain --init he && initlab run demo.yaml --set train.epochs=1 --max-trials 1 \
-		&& initlab plot results/demo && initlab export results/demo --to tensorboard
+		&& initlab plot results/demo && initlab report results/demo && initlab export results/demo --to tensorboard
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "initlab"
 TOP = ["__main__", "cli", "bench", "__init__"]
 ROOMS = [
     *["report", "testing", "launch", "attempt", "inspection", "plots", "analysis", "train", "store", "verdict", "plan"],
-    *["engine", "study", "signal", "init", "nets", "data", "paper"],
+    *["engine", "study", "signal", "init", "nets", "data", "paper", "page"],
 ]
 GROUND = ["random_streams", "to_device", "user_code", "errors", "version"]
 ORDER = [*TOP, *ROOMS, *GROUND]  # from the roof to the ground

@@ -14,7 +14,7 @@ import pandas as pd
 from initlab.bench.coverage_nets import COVERAGE_NETS
 from initlab.bench.sound_nets import SoundNet
 from initlab.errors import UserError
-from initlab.signal.survey import survey
+from initlab.signal.survey import variances
 from initlab.signal.theory.passes import DIRECTIONS
 from initlab.signal.theory.predict import predict
 from initlab.signal.theory.redraw import band, draw_normals, weights_of
@@ -91,9 +91,9 @@ def measured_draws(net: SoundNet, draws: int, seed: int) -> tuple[list[str], dic
     rows = []
     for number in range(draws):
         draw_normals(stds, net.model, seed + number)
-        rows.append([row for row in survey(net.model, net.batch, net.labels, loss=net.loss).layers if row["calls"]])
-    values = {way: np.array([[row[f"{way}_var"] for row in draw] for draw in rows]) for way in DIRECTIONS}
-    return [row["name"] for row in rows[0]], values
+        rows.append(variances(net.model, net.batch, net.labels, loss=net.loss))
+    values = np.array([[pair for *_, pair in draw] for draw in rows])
+    return [name for name, *_ in rows[0]], {way: values[..., i] for i, way in enumerate(DIRECTIONS)}
 
 
 def redrawn_shares(values: np.ndarray, few: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,9 @@
 """`initlab bench inspect`: what looking at a model costs, in plain forward and backward passes of the same run."""
 
+import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -40,6 +42,43 @@ def bench_inspect(subject: Subject, repeats: int, draws: int) -> Iterator[str]:
         medians[f"{draws} draws"] = seconds(redrawn, images.device)
     for name, spent in medians.items():
         yield f"{name:<12} {spent:8.3f} s {spent / medians['plain pass']:7.2f} passes"
+
+
+def bench_memory(resolve: Callable[[], Subject]) -> Iterator[str]:
+    """Lines of text: the most memory that a training step and an inspection took, each in a process of its own."""
+    peaks = {}
+    for arm in (training_step, inspected):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            before, peaks[arm] = pool.apply(peak_of, (resolve, arm))
+    step = peaks[training_step]
+    yield f"memory, of which {before:.0f} MB are there before the model"
+    for arm, peak in peaks.items():
+        yield f"{arm.__name__.replace('_', ' '):<13} {peak:8.0f} MB {(peak - before) / (step - before):6.2f} steps"
+
+
+def peak_of(resolve: Callable[[], Subject], work: Callable[[Subject], object]) -> tuple[float, float]:
+    """MB that this process took at most before and after the work on a subject."""
+    before = peak_memory()
+    work(resolve())
+    return before, peak_memory()
+
+
+def peak_memory() -> float:
+    """The most memory that this process had, in MB, as Linux counts it from the process's own start."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def training_step(subject: Subject) -> None:
+    """Forward, backward and a step of AdamW."""
+    optimizer = torch.optim.AdamW(subject.module.parameters())
+    summed_loss(first_tensor(subject.module(subject.images)), subject.labels, None).backward()
+    optimizer.step()
+
+
+def inspected(subject: Subject) -> None:
+    """What `inspect` does."""
+    inspect(subject.module, subject.images, subject.labels)
 
 
 def bench_depths(depths: Sequence[int], repeats: int) -> Iterator[str]:

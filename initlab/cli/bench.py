@@ -1,6 +1,7 @@
 """Commands that measure what initlab costs: `initlab bench probe`, `inspect`, `engine`, `data`, ..."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +40,36 @@ def bench_probe(repeats: int, whole: int) -> None:
     multiple=True,
     help="Instead of MODEL: ReLU nets of so many linear layers, to see how the cost grows; repeatable.",
 )
+@click.option("--memory", is_flag=True, help="Also the memory of an inspection, against a training step's (Linux).")
+@click.option("--set", "texts", multiple=True, metavar="NAME=VALUE", help="An option of MODEL; repeatable.")
 @click.option("--allow-code", is_flag=True, help="Import pkg.module:callable.")
 def bench_inspect(
-    model: str, batch_size: int, repeats: int, draws: int, depths: Sequence[int], allow_code: bool
+    model: str,
+    batch_size: int,
+    repeats: int,
+    draws: int,
+    depths: Sequence[int],
+    memory: bool,
+    texts: Sequence[str],
+    allow_code: bool,
 ) -> None:
-    """What inspecting MODEL costs, in plain forward and backward passes of the same run."""
-    from initlab.bench.inspect import bench_depths, bench_inspect as measure
-    from initlab.inspection.subject import resolve_model
+    """What inspecting MODEL costs, in plain forward and backward passes of the same run.
+
+    \b
+    initlab bench inspect vit_b_16 --batch-size 2 --memory
+    initlab bench inspect transformer --set depth=24 --set width=256 --set norm=pre
+    """
+    from initlab.bench.inspect import bench_depths, bench_inspect as measure, bench_memory
+    from initlab.inspection.subject import parse_options, resolve_model
 
     if depths:
         echo_lines(bench_depths(depths, repeats))
         return
-    echo_lines(measure(resolve_model(model, batch_size=batch_size, allow_code=allow_code), repeats, draws))
+    options = parse_options(texts)
+    resolve = partial(resolve_model, model, batch_size=batch_size, allow_code=allow_code, options=options)
+    echo_lines(measure(resolve(), repeats, draws))
+    if memory:
+        echo_lines(bench_memory(resolve))
 
 
 @bench.command("coverage")

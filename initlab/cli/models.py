@@ -81,10 +81,13 @@ def check_picture(option: str, path: Path | None) -> None:
 @model_options
 @click.option("--weight-decay", type=float, help="For the ratio of decay to the loss gradient.")
 @click.option("--loss", metavar="pkg.module:callable", help="(output, labels) to losses (N,) or their mean.")
+@click.option(
+    "--redraws", type=int, help="Draws behind bands where no rule of theory is proven; 0: none.  [default: 8]"
+)
 @click.option("--fix", is_flag=True, help="Try the advised initialisation on a copy: the table before and after.")
 @click.option("--against", metavar="B", help="Compare with a scheme, or another MODEL of the same layers.")
 @click.option("--fail-on", metavar="WORDS", help="Exit with 1 on such verdicts: any,stalled,exploding...")
-@click.option("--html", type=OUT, help="Write the table as an HTML file.")
+@click.option("--html", type=OUT, help="Write it as one HTML file: verdict, advice, figure, layers.")
 @click.option("--figure", type=OUT, help="Write the figure (png, svg or pdf).")
 def inspect(model: str, fail_on: str | None, html: Path | None, figure: Path | None, **options: Any) -> None:
     """Measure and judge the signals of MODEL at its first training step.
@@ -118,15 +121,14 @@ def inspect(model: str, fail_on: str | None, html: Path | None, figure: Path | N
     elif against is not None:
         other = subject_of(against, options, double=True, also=list(SCHEMES)).module
     loss = users_code("--loss", options["loss"], options["allow_code"]) if options["loss"] else None
-    chosen = {key: options[key] for key in ("weight_decay", "fix", "seed")}
+    chosen = {key: options[key] for key in ("weight_decay", "fix", "seed", "redraws")}
     examination = examine(subject, against=other, loss=loss, **chosen)
     inspection = examination.inspection
     echo(examination_json(examination) if options["as_json"] else examination_text(examination))
-    for path in filter(None, (html, figure)):
-        path.parent.mkdir(parents=True, exist_ok=True)
     if html is not None:
-        html.write_text(inspection._repr_html_(), encoding="utf-8")
+        inspection.report(html, f"{subject.name}, inspected")
     if figure is not None:
+        figure.parent.mkdir(parents=True, exist_ok=True)
         inspection.plot().savefig(figure)
     if fails(inspection.verdict, words):
         click.echo(f"--fail-on {fail_on}: the verdict is {inspection.verdict}", err=True)

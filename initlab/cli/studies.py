@@ -1,4 +1,4 @@
-"""Commands on a study and its output folder: run, plan, status, tail, plot, export, compare."""
+"""Commands on a study and its output folder: run, plan, status, tail, plot, report, export, compare."""
 
 import json
 import sys
@@ -173,6 +173,28 @@ def plot(
 
 
 @click.command()
+@click.argument("outs", metavar="OUT...", type=OUT, nargs=-1, required=True)
+@click.option("--out", type=OUT, help="The file to write; NAME.md is Markdown.  [default: OUT/report.html]")
+@click.option("--format", "form", type=click.Choice(["html", "markdown"]), help="[default: by the file's ending]")
+@click.option(
+    "--by", metavar="FIELD", help="The field whose values are compared.  [default: init.scheme, if it varies]"
+)
+def report(outs: Sequence[Path], out: Path | None, form: Literal["html", "markdown"] | None, by: str | None) -> None:
+    """Write what the results in OUT say as one page: the answer, figures, every trial, how to get the same.
+
+    html: one file that needs no network; a trial that is chosen shows its curves, and its signals beside theory.
+    markdown: for papers and pull requests, its pictures in NAME-figures beside it.
+    """
+    from initlab.report.study_report import write_report
+    from initlab.store.results import Results
+
+    results = [Results(one) for one in outs]
+    click.echo(write_report(results, out, form, by))
+    for one in results:
+        echo_lines(one.problems, err=True)
+
+
+@click.command()
 @click.argument("out", type=OUT)
 @click.option(
     "--to",
@@ -299,4 +321,4 @@ def doctor(out: Path, address: str | None, data_dir: Path | None) -> None:
     sys.exit(1 if broken else 0)
 
 
-COMMANDS = (doctor, run, plan, status, tail, plot, export, verify, compact, compare)
+COMMANDS = (doctor, run, plan, status, tail, plot, report, export, verify, compact, compare)

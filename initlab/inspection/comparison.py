@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 
 from initlab.errors import UserError
 from initlab.inspection.candidates import Candidate
-from initlab.inspection.comparison_text import as_html, as_text
+from initlab.inspection.comparison_text import as_text
 from initlab.nets.undisturbed import Batch
 from initlab.study.mistakes import suggestion
 from initlab.verdict.odds import VERDICTS as OUTCOMES
@@ -92,7 +93,24 @@ class Comparison:
         return as_text(self.table, self.best, self.why, [*self.notes, self.cost])
 
     def _repr_html_(self) -> str:
-        return as_html(self.table, self.best, self.why, [*self.notes, self.cost])
+        from initlab.inspection.html import comparison_html
+
+        return comparison_html(self.table, self.best, self.why, [*self.notes, self.cost])
+
+    def report(self, path: str | Path, title: str = "Initialisations compared") -> Path:
+        """Write one HTML file that needs nothing else: the best, the table, figure, and layers by scheme.
+
+        Layers are those of each scheme's first seed. Returns the path.
+
+        Raises:
+            UserError: it cannot be written there, or nothing was measured.
+        """
+        from initlab.inspection.html import comparison_content, tree_content, write_page
+
+        content = comparison_content(self.table, self.best, self.why, [*self.notes, self.cost])
+        schemes = self.signals.groupby("scheme", sort=False)
+        trees = {name: tree_content(rows[rows.seed == rows.seed.iloc[0]]) for name, rows in schemes}
+        return write_page(path, "comparison_page.html", self.plot(), title=title, trees=trees, **content)
 
 
 def table_row(scheme: str, verdicts: pd.DataFrame, signals: pd.DataFrame, sets: str) -> dict[str, Any]:

@@ -1,14 +1,13 @@
-"""A comparison of initialisations as text of 100 columns and as HTML for a notebook, light or dark."""
+"""A comparison of initialisations as text of 100 columns."""
 
 import textwrap
 from collections.abc import Hashable, Sequence
-from html import escape
 from typing import Any
 
 import pandas as pd
 
 from initlab.errors import printable
-from initlab.inspection.text import COLOURS, WIDTH, aligned, code, html_table
+from initlab.inspection.text import WIDTH, aligned
 
 HEADS = ("scheme", "verdict", "forward", "backward", "inside", "forecast", "sets")
 LEFT = ("scheme", "verdict", "forecast", "sets")
@@ -89,18 +88,3 @@ def troubles(table: pd.DataFrame) -> list[str]:
         elif others:
             texts.append(f"`{scheme}`: {others} of {row['seeds']} seeds were not judged healthy")
     return texts
-
-
-def as_html(table: pd.DataFrame, best: str | None, why: str, notes: Sequence[str]) -> str:
-    """The same for a notebook; text and lines take the page's own colour, a verdict that of its word."""
-    heads, *cells = cells_of(table)
-    rows = []
-    for scheme, word, row in zip(table.scheme, table.verdict, cells, strict=True):
-        name, verdict, *others = map(escape, row)
-        colour = COLOURS.get(word, "inherit")
-        plain = "".join(f"<td>{text}</td>" for text in others)
-        shown = f"<b>{name}</b>" if scheme == best else name
-        rows.append(f'<tr><td>{shown}</td><td style="color:{colour}">{verdict}</td>{plain}</tr>')
-    items = "".join(f"<li>{code(text)}</li>" for text in (LEGEND, *troubles(table), *notes))
-    headed = f'<div style="color:inherit"><p>{code(headline(best, why))}</p>'
-    return f"{headed}{html_table(heads, rows)}<ul>{items}</ul></div>"

@@ -34,6 +34,7 @@ def examine(
     against: nn.Module | None = None,
     seed: int = 0,
     loss: Loss | None = None,
+    redraws: int | None = None,
 ) -> Examination:
     """Inspect and lint a model; compare it with another initialisation, and try the advised one on a copy.
 
@@ -44,12 +45,12 @@ def examine(
     remedy: Cure | None = None
     fixed: Inspection | None = None
     try:
-        inspection = inspect(model, images, labels, loss=loss, weight_decay=weight_decay)
+        inspection = inspect(model, images, labels, loss=loss, weight_decay=weight_decay, redraws=redraws)
         findings = lint(model, images)
         ratios = compare(model, against, images, seed=seed) if against is not None else None
         if fix and (remedy := inspection.cure):
             copied, batch = remedy.apply(model, images)
-            fixed = inspect(copied, batch, labels, loss=loss, weight_decay=weight_decay)
+            fixed = inspect(copied, batch, labels, loss=loss, weight_decay=weight_decay, redraws=redraws)
     except UserError:
         raise
     except ValueError as error:

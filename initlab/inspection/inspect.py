@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,7 +16,7 @@ from initlab.inspection.advice import advise
 from initlab.inspection.cause import Cure
 from initlab.inspection.diagnosis import OUTLOOKS, Diagnosis, diagnose, listed
 from initlab.inspection.pupil import Pupil
-from initlab.inspection.text import as_html, as_text
+from initlab.inspection.text import as_text, cell
 from initlab.inspection.trial import HEALTHY, Trials
 from initlab.inspection.troubles import Evidence
 from initlab.inspection.two_inits import Ratios, check_same_layers, ratios_of
@@ -33,6 +34,8 @@ PREDICTED = [f"{signal}_{bound}" for signal in ("forward", "backward") for bound
 PREDICTED.append("basis")
 # Shares of the numbers in parameters: at least so many are seen, at most so many at work without being seen.
 LEAST_JUDGED, MOST_HIDDEN = 0.5, 0.1
+# Draws of the weights that `inspect` measures where theory has no proven rule: about 10 passes of a large net.
+REDRAWS = 8
 LAYER = ["layer", "name", "part", "op", "calls", "shape", "fan_in", "fan_out", "width", "outputs", "activation"]
 # In a list of their own, since they belong to no figure of the store.
 LAYER += ROUNDING
@@ -119,7 +122,25 @@ class Inspection:
         return as_text(self.table, self.diagnosis, [*self.advice, *self.notes])
 
     def _repr_html_(self) -> str:
-        return as_html(self.table, self.diagnosis, [*self.advice, *self.notes])
+        from initlab.inspection.html import inspection_html
+
+        return inspection_html(self.table, self.verdict, self.reason, [*self.advice, *self.notes])
+
+    def report(self, path: str | Path, title: str = "An inspection") -> Path:
+        """Write one HTML file that needs nothing else: verdict, advice, figure, and the layers; returns its path.
+
+        Raises:
+            UserError: it cannot be written there.
+        """
+        from initlab.inspection.html import inspection_content, write_page
+
+        content = inspection_content(self.table, self.verdict, self.reason, [*self.advice, *self.notes])
+        content |= {
+            "columns": list(self.table),
+            "rows": self.table.map(cell).to_numpy().tolist(),
+            "remedy": self.remedy,
+        }
+        return write_page(path, "inspection_page.html", self.plot(), title=title, **content)
 
 
 def inspect(
@@ -130,11 +151,16 @@ def inspect(
     loss: Loss | None = None,
     weight_decay: float | None = None,
     autocast: torch.dtype | None = None,
+    redraws: int | None = None,
 ) -> Inspection:
     """Measure and judge the signals of any `nn.Module` at its first training step; the model is left as it was.
 
     Arguments and errors are those of `initlab.signal.survey.survey`, and a ValueError for a batch that is no tensor or
     empty. Without labels the gradients are not judged, nor is the size of the logits under a `loss` of yours.
+
+    Args:
+        redraws: of the layers for which theory has no proven rule, the band is that of so many draws of the weights,
+            measured on the batch, at least 2; None is 8, which cost about 10 forward and backward passes; 0 is none.
 
     `inspect(net, images, labels).table.forward_var` of a wide He net on unit-variance inputs is about 2 in every
     layer (He et al. 2015, eq. 10: the first layer has no rectifier before it).
@@ -146,10 +172,12 @@ def inspect(
     if not num_examples(model, batch):
         got = "an empty one" if isinstance(batch, Tensor) else type(batch).__name__
         raise ValueError(f"inspect: the batch is no tensor of examples (got {got}); give one with an example or more")
+    if redraws is not None and redraws < 2 and redraws != 0:
+        raise ValueError(f"inspect: redraws is out of range (got {redraws}); allowed: 0 for none, or from 2 on")
     # Reading a weight may be a computation that leaves its mark, as spectral norm's is in training mode.
     with untouched(model, backward=False):
         signals = survey(model, batch, labels, loss=loss, weight_decay=weight_decay, autocast=autocast)
-        theory, notes = predicted_columns(model, batch, labels, loss)
+        theory, notes = predicted_columns(model, batch, labels, loss, redraws=REDRAWS if redraws is None else redraws)
         evidence = evidence_of(Pupil(model, batch, labels, loss, autocast), signals, learning=True)
         table, diagnosis = diagnosed(signals, theory, evidence)
     # Of what was not seen there is nothing to try.
@@ -239,22 +267,55 @@ def unjudged_notes(signals: Survey) -> list[str]:
 
 
 def predicted_columns(
-    model: nn.Module, batch: Batch, labels: Any, loss: Loss | None, scheme: str | Scheme | None = None
+    model: nn.Module, batch: Batch, labels: Any, loss: Loss | None, scheme: str | Scheme | None = None, redraws: int = 0
 ) -> tuple[pd.DataFrame, list[str]]:
     """What `predict` says of draws of a scheme, or with the same second moments: median and band, by layer name.
 
-    Where it fails on a model that was measured, the columns are NaN and a note says so.
+    Where it fails on a model that was measured, the columns are NaN and a note says so. With `redraws`, layers whose
+    basis is not theory have the band of so many draws.
     """
+    notes: list[str] = []
+    reason = ""
     try:
-        theory = predict(model, scheme=scheme, batch=batch, labels=labels, loss=loss)
+        predicted = predict(model, scheme=scheme, batch=batch, labels=labels, loss=loss)
+        theory, reason = columns_of(predicted, labels), weakness_of(predicted)
     # The model has just run, so what fails is following it; the user's code under the recorder may raise anything.
     except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        note = f"there is no theory beside the measurement, since recording this model failed: {reason}"
-        return pd.DataFrame(columns=["name", *PREDICTED]).astype(dict.fromkeys(PREDICTED[:-1], float)), [note]
+        theory = pd.DataFrame(columns=["name", *PREDICTED]).astype(dict.fromkeys(PREDICTED[:-1], float))
+        notes.append(failed("there is no theory beside the measurement, since recording this model failed", error))
+    if redraws and not (len(theory) and (theory.basis == "theory").all()):
+        try:
+            drawn = predict(model, batch=batch, labels=labels, loss=loss, draws=redraws)
+        # Other weights may bring the user's code to raise anything too.
+        except Exception as error:
+            return theory, [*notes, failed("its weights could not be drawn again for a band", error)]
+        proven = theory[theory.basis == "theory"]
+        others = columns_of(drawn, labels)
+        theory = pd.concat([proven, others[~others.name.isin(proven.name)]], ignore_index=True)
+        notes.append(
+            f"the bands of {len(theory) - len(proven)} of {len(theory)} layers were measured over {redraws} draws of "
+            f"the weights, in {drawn.attrs['wall_s']:.1f} s, since no rule of theory is proven for them"
+            + (f": {reason}" if reason else "")
+        )
+    return theory, notes
+
+
+def columns_of(predicted: pd.DataFrame, labels: Any) -> pd.DataFrame:
+    """The columns of a prediction that stand beside what was measured."""
     if labels is None:
         # Theory is then relative to the last layer, and nothing was measured that it could be compared with.
-        theory = theory.assign(backward_median=math.nan, backward_low=math.nan, backward_high=math.nan)
-    theory = theory.rename(columns=lambda name: name.replace("median", "predicted"))[["name", *PREDICTED]]
+        predicted = predicted.assign(backward_median=math.nan, backward_low=math.nan, backward_high=math.nan)
+    predicted = predicted.rename(columns=lambda name: name.replace("median", "predicted"))[["name", *PREDICTED]]
     # Of a model without weight modules there are no rows, whose columns would be of no type.
-    return theory.astype(dict.fromkeys(PREDICTED[:-1], float)), []
+    return predicted.astype(dict.fromkeys(PREDICTED[:-1], float))
+
+
+def weakness_of(predicted: pd.DataFrame) -> str:
+    """Why not all of a prediction is theory, as far as it says so."""
+    reasons = (predicted.attrs.get(f"{basis}_because") for basis in ("local", "approximate", "measured"))
+    return next((reason for reason in reasons if reason), "")
+
+
+def failed(what: str, error: Exception) -> str:
+    """A note on what could not be done, and why."""
+    return f"{what}: {str(error).partition(chr(10))[0] or type(error).__name__}"

@@ -1,9 +1,8 @@
-"""An inspection as text of 100 columns and as HTML for a notebook, light or dark."""
+"""An inspection as text of 100 columns."""
 
 import math
 import textwrap
 from collections.abc import Sequence
-from html import escape
 
 import pandas as pd
 
@@ -14,30 +13,17 @@ WIDTH = 100
 # A table of more than LONGEST rows keeps SHOWN at either end.
 LONGEST, SHOWN = 40, 18
 BETWEEN = "… {} layers between …"
-# The table's columns and their heads; `theory` is the median that is predicted.
+# The table's columns and their heads; `theory` is the median that is predicted, and `basis` what stands behind it.
 COLUMNS = {
     **{"layer": "", "name": "layer", "shape": "weight", "fan_in": "fan_in"},
     **{"forward_var": "forward", "forward_predicted": "theory"},
     **{"backward_var": "backward", "backward_predicted": "theory"},
-    **{"decay_ratio": "decay", "zero_fraction": "zeros", "status": "status"},
+    **{"decay_ratio": "decay", "zero_fraction": "zeros", "basis": "basis", "status": "status"},
 }
-HEADS = list(COLUMNS.values())
 # Those of two initialisations, A over B.
 RATIOS = {
     **{"name": "layer", "weight_ratio": "weight std"},
     **{"forward_ratio": "forward var", "backward_ratio": "backward var, A / B"},
-}
-# Mid-tones, legible on white and on black.
-COLOURS = {
-    **{"vanishing": "#4a8fd6", "exploding": "#e0584f", "nonfinite": "#e0584f", "dead": "#8d8d8d"},
-    **{
-        "uneven": "#c08a1e",
-        "saturated": "#c08a1e",
-        "handicapped": "#c08a1e",
-        "underflow": "#e0584f",
-        "not_judged": "#8d8d8d",
-        "healthy": "#3f9d63",
-    },
 }
 
 
@@ -48,7 +34,7 @@ def as_text(table: pd.DataFrame, diagnosis: Diagnosis, advice: list[str]) -> str
         lines += textwrap.wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
     if table.empty:
         return printable("\n".join(lines))
-    lines += ["", *aligned([HEADS, *rows_of(table)], left=("layer", "weight", "status"), cut=1)]
+    lines += ["", *aligned([heads_of(table), *rows_of(table)], left=("layer", "weight", "basis", "status"), cut=1)]
     if len(table) > LONGEST:
         lines.insert(-SHOWN, BETWEEN.format(len(table) - 2 * SHOWN))
     return printable("\n".join(lines))
@@ -77,7 +63,18 @@ def aligned(cells: Sequence[Sequence[str]], left: Sequence[str], cut: int) -> li
 def rows_of(table: pd.DataFrame) -> list[list[str]]:
     """The cells of the rows that are shown."""
     shown = table if len(table) <= LONGEST else pd.concat([table.head(SHOWN), table.tail(SHOWN)])
-    return [[cell(value) for value in row] for row in shown[list(COLUMNS)].itertuples(index=False)]
+    return [[cell(value) for value in row] for row in shown[columns_of(table)].itertuples(index=False)]
+
+
+def columns_of(table: pd.DataFrame) -> list[str]:
+    """The columns that are shown: `basis` where anything but theory stands behind a prediction."""
+    proven = set(table.get("basis", pd.Series(dtype=str)).dropna()) <= {"theory"}
+    return [column for column in COLUMNS if not (proven and column == "basis")]
+
+
+def heads_of(table: pd.DataFrame) -> list[str]:
+    """Their heads."""
+    return [COLUMNS[column] for column in columns_of(table)]
 
 
 def cell(value: object) -> str:
@@ -89,46 +86,10 @@ def cell(value: object) -> str:
     return str(value)
 
 
-def as_html(table: pd.DataFrame, diagnosis: Diagnosis, advice: list[str]) -> str:
-    """The same for a notebook; text and lines take the page's own colour, a status that of its word."""
-    rows = []
-    for *cells, status in rows_of(table):
-        colour, plain = COLOURS.get(status, "inherit"), "".join(f"<td>{escape(text)}</td>" for text in cells)
-        rows.append(f'<tr>{plain}<td style="color:{colour}">{escape(status)}</td></tr>')
-    if len(table) > LONGEST:
-        between = BETWEEN.format(len(table) - 2 * SHOWN)
-        rows.insert(SHOWN, f'<tr><td colspan="{len(HEADS)}" style="text-align:center">{between}</td></tr>')
-    items, verdict = "".join(f"<li>{code(text)}</li>" for text in advice), diagnosis.verdict
-    return (
-        f'<div style="color:inherit"><p><b style="color:{COLOURS[verdict]}">{verdict}</b>: {code(diagnosis.reason)}</p>'
-        + (f"<ul>{items}</ul>" if advice else "")
-        + html_table(HEADS, rows)
-        + "</div>"
-    )
-
-
-def html_table(heads: Sequence[str], rows: Sequence[str]) -> str:
-    """A table in the page's own colours, of rows that are HTML."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
-    return (
-        f'<table style="color:inherit;background:transparent"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
-    )
-
-
 def ratios_text(table: pd.DataFrame, sentences: Sequence[str]) -> str:
     """Ratios of two initialisations, a line per layer, and what is to be said of them."""
     lines = aligned([list(RATIOS.values()), *ratio_cells(table)], left=("layer",), cut=0)
     return printable("\n".join([*lines, *sentences]))
-
-
-def ratios_html(table: pd.DataFrame, sentences: Sequence[str]) -> str:
-    """The same for a notebook."""
-    rows = ["".join(f"<td>{escape(text)}</td>" for text in row) for row in ratio_cells(table)]
-    said = "".join(f"<p>{code(text)}</p>" for text in sentences)
-    return (
-        f'<div style="color:inherit">{said}{html_table([*RATIOS.values()], [f"<tr>{row}</tr>" for row in rows])}</div>'
-    )
 
 
 def ratio_cells(table: pd.DataFrame) -> list[list[str]]:
@@ -137,9 +98,3 @@ def ratio_cells(table: pd.DataFrame) -> list[list[str]]:
         [str(name), *("–" if math.isnan(ratio) else f"{ratio:.6g}" for ratio in ratios)]
         for name, *ratios in table[list(RATIOS)].itertuples(index=False)
     ]
-
-
-def code(text: str) -> str:
-    """What stands between backticks as code."""
-    parts = escape(text).split("`")
-    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))

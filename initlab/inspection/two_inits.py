@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from initlab.errors import UserError
 from initlab.init.expectations import Rectifier
 from initlab.inspection.lint.sites import Site, sites_of
-from initlab.inspection.text import ratios_html, ratios_text
+from initlab.inspection.text import ratios_text
 from initlab.nets.any_module import weight_layers
 from initlab.nets.undisturbed import Batch, num_examples
 from initlab.random_streams import stream_seed
@@ -52,6 +52,8 @@ class Ratios:
         return ratios_text(self.table, self.sentences)
 
     def _repr_html_(self) -> str:
+        from initlab.inspection.html import ratios_html
+
         return ratios_html(self.table, self.sentences)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from initlab.analysis.panels import SCHEME, Shown, as_list
+from initlab.data.facts import FACTS
 from initlab.errors import UserError
 from initlab.nets.build import to_modules
 from initlab.plan.dimensions import describe, image_facts
@@ -28,7 +29,7 @@ def theory_table(results: Shown, lines: pd.DataFrame, measured: pd.DataFrame) ->
         measured: trial, layer, direction and variance at step 0.
 
     Raises:
-        UserError: a net, a scheme or data that is the user's code, of which nothing is known before it runs.
+        UserError: a net, a scheme or data that is the user's code, of which nothing is known before it runs; or text.
     """
     specs = {trial.id: trial.spec for one in as_list(results) for trial in one.stored}
     frames = []
@@ -63,6 +64,9 @@ def predicted(spec: TrialSpec) -> pd.DataFrame:
         if is_code(name):
             hint = "your own code is predicted by initlab.predict"
             raise UserError(f"signals: no theory for {path} (got {name}); {hint}")
+    if FACTS[spec.data.name].tokens:
+        hint = "initlab.predict takes a batch of them"
+        raise UserError(f"signals: no theory for inputs that are tokens (got data.name {spec.data.name}); {hint}")
     classes, shape = image_facts(spec)
     return predict(
         to_modules(describe(spec, classes, shape)),

@@ -11,6 +11,11 @@ HEADER = ("seeds", "reached", "median epoch", "mean epoch", "best error")
 
 def arms_text(comparison: ArmComparison) -> str:
     """The table and the sentences."""
+    return "\n".join([*text_table(arm_rows(comparison)), "", *(text for text, _ in comparison.statements)])
+
+
+def arm_rows(comparison: ArmComparison) -> list[list[str]]:
+    """The heads, and the cells of each arm."""
     arms = comparison.arms
     fields = list(arms.columns[: arms.columns.get_loc("seeds")])
     rows = [
@@ -25,7 +30,7 @@ def arms_text(comparison: ArmComparison) -> str:
         ]
         for row in arms.to_dict("records")
     ]
-    return "\n".join([*text_table([[*fields, *HEADER], *rows]), "", *(text for text, _ in comparison.statements)])
+    return [[*fields, *HEADER], *rows]
 
 
 def spanned(value: float, low: float, high: float) -> str:

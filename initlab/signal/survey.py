@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from initlab.init.layers import EMBEDDINGS, RECURRENT
 from initlab.nets.any_module import layer_name
 from initlab.nets.autograd_graph import in_order, is_leaf
-from initlab.nets.undisturbed import Batch, autocast_of, num_examples, tensors_in, to_model, untouched
+from initlab.nets.undisturbed import Batch, autocast_of, map_tensors, num_examples, tensors_in, to_model, untouched
 from initlab.signal.moments import NAN, in_float64, on_host
 from initlab.signal.precision import COLUMNS as ROUNDING, HALVES, Rounded, scaled_twice
 from initlab.signal.probe import LayerSignals, Loss, checked_loss, to_rows
@@ -31,6 +32,8 @@ PARAMETER = (
 )
 # Reasons why a parameter that was not seen has no part in what was measured.
 IDLE = ("no example of this batch came to it", "it takes no part in this pass")
+# Modules whose parameters of two dimensions and more are matrices.
+MATRICES = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention, *RECURRENT)
 STEP = ("name", "step", *MOMENTS)
 
 
@@ -104,6 +107,33 @@ def survey(
         sizes = {name: parameter.numel() for name, parameter in recording.parameters.items()}
         share = 1 - sum(sizes[name] for name, _ in unjudged) / max(sum(sizes.values()), 1)
         return Survey(rows, parameter_rows(recording, grads, examples), step_rows(recording), unjudged, share)
+
+
+def variances(
+    model: nn.Module, batch: Batch, labels: Any = None, *, loss: Loss | None = None
+) -> list[tuple[str, str, list[float]]]:
+    """(name, op, [forward_var, backward_var]) of each of `survey`'s layers that ran, NaN without labels.
+
+    Cheaper than `survey`, as no matrix gets a gradient.
+    """
+    with torch.inference_mode(False), untouched(model, backward=True), parametrize.cached():
+        modules = list(model.modules())
+        looked_up = {id(p) for module in modules if isinstance(module, EMBEDDINGS) for p in module.parameters()}
+        for module in modules:
+            for parameter in module.parameters(recurse=False) if isinstance(module, MATRICES) else ():
+                parameter.requires_grad_(parameter.dim() < 2 or id(parameter) in looked_up)
+        batch, labels = to_model(model, batch, labels)
+        # What no parameter stands before needs the gradient of the batch; a copy, since the model may work in place.
+        inputs = [t.requires_grad_() for t in tensors_in(batch) if t.is_floating_point() or t.is_complex()]
+        fed = map_tensors(batch, lambda tensor: tensor.clone() if tensor.requires_grad else tensor)
+        recording = Recording(model, fed)
+        end = end_of(recording.run(fed), labels, loss, num_examples(model, fed))
+        leaves = [*inputs, *(p for p in model.parameters() if p.requires_grad)]
+        if end is not None:
+            torch.autograd.grad(end, leaves, allow_unused=True)
+        layers = [signals for signals in recording.layers.values() if signals.calls]
+        moments = on_host([[s.forward.result()[1], s.backward.result()[1]] for s in layers])
+        return [(signals.name, signals.op, pair) for signals, pair in zip(layers, moments, strict=True)]
 
 
 def end_of(output: Any, labels: Any, loss: Loss | None, examples: int) -> Tensor | None:

@@ -93,6 +93,15 @@ def writable(path: Path) -> Iterator[None]:
         raise StoreError(f"{culprit}: cannot be written ({error.strerror}); give another folder") from error
 
 
+def write_text(path: Path, text: str) -> Path:
+    """Write a text for a reader, its folder too; returns the path, or says in one line why it cannot be written."""
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path, sync=False) as file:
+            file.write(text.encode())
+    return path
+
+
 def no_room(error: BaseException, folder: Path) -> bool:
     """Whether an error comes of a disk that is full: it says so itself, or the disk of `folder` has no more room.
 

@@ -68,15 +68,8 @@ def trial_names(specs: Sequence[TrialSpec]) -> list[str]:
 
 
 def naming(specs: Sequence[TrialSpec]) -> Callable[[TrialSpec], str]:
-    """The function that names each of these trials.
-
-    Fields that go with depth, scheme and seed are left out: they tell no two trials apart that are not told already.
-    """
-    groups: dict[tuple[str, str, int], list[TrialSpec]] = {}
-    for spec in specs:
-        groups.setdefault((spec.net.label, spec.init.scheme, spec.seed), []).append(spec)
-    candidates = other_differences(specs)
-    told = [path for path in candidates if any(differ(group, path) for group in groups.values() if len(group) > 1)]
+    """The function that names each of these trials, by the fields of `telling_paths` too."""
+    told = telling_paths(specs)
 
     def name(spec: TrialSpec) -> str:
         """A trial's name."""
@@ -84,3 +77,15 @@ def naming(specs: Sequence[TrialSpec]) -> Callable[[TrialSpec], str]:
         return " ".join([spec.net.label, spec.init.scheme, f"seed {spec.seed}", *fields])
 
     return name
+
+
+def telling_paths(specs: Sequence[TrialSpec]) -> list[str]:
+    """Dotted paths of the fields beside net, scheme and seed that it takes to tell these trials apart.
+
+    Fields that go with depth, scheme and seed are left out: they tell no two trials apart that are not told already.
+    """
+    groups: dict[tuple[str, str, int], list[TrialSpec]] = {}
+    for spec in specs:
+        groups.setdefault((spec.net.label, spec.init.scheme, spec.seed), []).append(spec)
+    several = [group for group in groups.values() if len(group) > 1]
+    return [path for path in other_differences(specs) if any(differ(group, path) for group in several)]

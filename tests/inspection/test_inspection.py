@@ -158,10 +158,10 @@ def test_html_holds_it_all_and_escapes_names() -> None:
     assert "&lt;b&gt;&amp;x" in html
     assert "<b>&x" not in html
     html = inspect(init_(mlp(), "xavier"), *batch())._repr_html_()
-    assert html.count("<tr>") == 31
-    assert "<code>initlab.init_(model, &quot;he&quot;)</code>" in html
-    # The page's own colours, light or dark.
-    assert "background:#" not in html and "color:#000" not in html
+    assert html.count('<div class="row">') == 31
+    assert "<code>initlab.init_(model, &#34;he&#34;)</code>" in html
+    # The page's own colours, light or dark, under what is see-through.
+    assert set(re.findall(r"background:(\w+)", html)) == {"rgb"} and "color:#" not in html
 
 
 def test_plot_draws_the_table() -> None:

@@ -8,7 +8,9 @@ import pytest
 import initlab
 from initlab.errors import UserError
 from initlab.plots.signals import theory_beside_table
+from initlab.plots.theory import predicted
 from initlab.store.results import Results
+from initlab.study.spec import Data, Net, TrialSpec
 
 STUDY = """
 name: small
@@ -67,3 +69,8 @@ def test_the_figure_tells_the_share(results: Results) -> None:
 def test_theory_knows_the_start_alone(results: Results) -> None:
     with pytest.raises(UserError, match=r"signals: theory knows epoch 0 alone \(got epochs \[0, 'end'\]\)"):
         initlab.plots.signals(results, epochs=(0, "end"), theory=True)
+
+
+def test_of_tokens_theory_says_nothing() -> None:
+    with pytest.raises(UserError, match=r"no theory for inputs that are tokens \(got data.name topics\)"):
+        predicted(TrialSpec(data=Data(name="topics"), net=Net(name="transformer")))

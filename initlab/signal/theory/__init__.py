@@ -17,6 +17,8 @@ So the three together hand on q = 1 and c = 0 as they came, and multiply the gra
 looks healthy at every layer, and a gradient that grows 98,263-fold over 30 of them (Yang et al. 2019).
 
 Around these means one draw of a net scatters, by about 5/n a layer in the logarithm's variance (`width.py`): the band.
+Narrow layers move the means too: levels and correlations scatter from example to example (`spread.py`), and the part of
+a gradient that lies along its own signal grows faster than the rest (`meanfield.Radial`).
 
 `predict` records the model's operations (`trace.py`), runs the rules forward and back (`rules.py`, `passes.py`) and
 gives a table; an operation without a rule is measured as it runs. A rule that does not cover a call raises `NoRule`:

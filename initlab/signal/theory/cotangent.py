@@ -11,7 +11,7 @@ from torch import Tensor
 from initlab.nets.undisturbed import map_tensors
 from initlab.signal.probe import Loss, loss_gradients
 from initlab.signal.theory.field import NONE, Array, Pairs
-from initlab.signal.theory.meanfield import Context, Gradient, Signal
+from initlab.signal.theory.meanfield import Context, Gradient, Radial, Signal
 from initlab.signal.theory.scatter import Noise
 
 MOST_LOGITS = 4_000_000
@@ -51,17 +51,40 @@ class LossGradient:
         if count < 2 or not self.logits.dim():
             return self.here()
         generator = torch.Generator().manual_seed(0)
-        draws = [draw_like(self.logits, output, generator) for _ in range(count)]
-        high, low = (torch.stack([self.at(d * np.exp(sign * CHANGE / 2)) for d in draws]) for sign in (1, -1))
-        levels = torch.stack([g.square().flatten(1).mean(1) for g in (high, low)])
-        if not bool(((levels > 0) & levels.isfinite()).all()):
+        draws = torch.stack([draw_like(self.logits, output, generator) for _ in range(count)])
+        logits = [draws * np.exp(sign * CHANGE / 2) for sign in (1, -1)]
+        gradients = [torch.stack([self.at(draw) for draw in level]) for level in logits]
+        high, low = (g.square().flatten(1).mean(1) for g in gradients)
+        if not bool(((high > 0) & (low > 0) & (high + low).isfinite()).all()):
             return self.here()
-        power = float((levels[0] / levels[1]).log().mean()) / (2 * CHANGE)
-        each = levels.mean(0)
-        c, spread = pair_statistics(torch.cat([high, low]).reshape(2 * count, len(self.logits), -1).cpu().numpy())
+        each = (high + low) / 2
+        c, spread = pair_statistics(torch.cat(gradients).reshape(2 * count, len(self.logits), -1).cpu().numpy())
         source = context.source(float(each.var() / each.mean() ** 2))
-        noise = output.noise.without(output.fresh).scaled(power).having(source)
-        return Gradient(each.mean().cpu(), c, spread, noise, mean=relative_mean(high))
+        before = output.noise.without(output.fresh)
+        radial = Radial()
+        if output.field.positions == 1 and self.logits.dim() == 2:
+            squares = [along_logits(*pair) for pair in zip(logits, gradients, strict=True)]
+            power, both = powers(squares[0], squares[1], each)
+            radial = Radial(float(torch.stack(squares).mean()), before.scaled(power).having(source, both))
+        noise = before.scaled(powers(high, low, each)[0]).having(source)
+        return Gradient(each.mean().cpu(), c, spread, noise, mean=relative_mean(gradients[0]), radial=radial)
+
+
+def along_logits(logits: Tensor, gradients: Tensor) -> Tensor:
+    """Mean of (logits . gradient)^2 over the examples of each draw, less what independent ones have."""
+    squares = (logits * gradients).sum(-1).square().mean(1)
+    levels, classes = logits.square().mean((1, 2)), logits.shape[-1]
+    return squares - levels * gradients.square().mean((1, 2)) * classes
+
+
+def powers(high: Tensor, low: Tensor, each: Tensor) -> tuple[float, float]:
+    """The powers with which a number of each draw, known at two levels, follows the level and the number `each`."""
+    mean = float(high.mean() + low.mean()) / 2
+    if min(float(high.mean()), float(low.mean())) <= 0:
+        return 0.0, 0.0
+    both = torch.cov(torch.stack([(high + low) / 2 / mean, each / each.mean()]))
+    power = math.log(float(high.mean() / low.mean())) / (2 * CHANGE)
+    return power, float(both[0, 1] / both[1, 1]) if both[1, 1] > 0 else 0.0
 
 
 def relative_mean(gradient: Tensor) -> float:
@@ -117,7 +140,9 @@ def drawn_gradient(context: Context, output: Signal, classes: int) -> Gradient:
     gradient /= gradient.sum(-1, keepdims=True)
     labels = np.random.default_rng(1).integers(0, classes, (draws, batch, 1))
     np.put_along_axis(gradient, labels, np.take_along_axis(gradient, labels, -1) - 1, -1)
-    return Gradient(torch.ones((), dtype=torch.float64), *pair_statistics(gradient), Noise())
+    along = float(along_logits(torch.from_numpy(logits), torch.from_numpy(gradient)).mean() / (gradient**2).mean())
+    one = torch.ones((), dtype=torch.float64)
+    return Gradient(one, *pair_statistics(gradient), Noise(), radial=Radial(along))
 
 
 def pair_statistics(gradient: Array) -> tuple[Pairs, Pairs]:
@@ -130,4 +155,5 @@ def pair_statistics(gradient: Array) -> tuple[Pairs, Pairs]:
     squared_products = ((gram**2).sum((1, 2)) - (squares**2).sum(1)) / pairs
     mean = float((products / level).mean())
     spread = max(float((squared_products / level**2).mean()) - mean**2, 0.0)
-    return Pairs.alike(mean), Pairs.alike(spread, itself=0.0)
+    itself = float(((squares**2).mean(1) / level**2).mean()) - 1
+    return Pairs.alike(mean), Pairs.alike(spread, itself=itself)

@@ -42,7 +42,7 @@ class Pairs:
     """
 
     itself: float  # a unit with itself
-    near: float  # neighbouring positions of one example
+    near: float  # neighbouring positions of one example; of tokens behind a causal mask the pairs that they attend to
     within: float  # different positions of one example
     same_place: float  # two examples at one position
     elsewhere: float  # two examples at different positions
@@ -86,7 +86,7 @@ NONE = Pairs.alike(0.0, itself=0.0)
 class Field:
     """Second moments of a tensor over its channels: what mean field keeps of it."""
 
-    q: Tensor  # mean square at each position, float64: the map's shape, or () where there is none
+    q: Tensor  # mean square at each position, float64: the map's shape, (positions,), or () where there is none
     c: Pairs  # mean products of pairs over the mean square
     mean: float  # the mean that all units have in common, over the root of q
     positions: int
@@ -104,6 +104,18 @@ class Field:
             return self
         c, spread = (Pairs(p.itself, p.itself, p.itself, p.same_place, p.same_place) for p in (self.c, self.spread))
         return replace(self, c=c, spread=spread, positions=positions)
+
+
+def levelled(f: Field) -> Pairs:
+    """Correlations once every position has the same mean square, which uneven positions have in unlike measure."""
+    if f.q.shape != (f.positions,) or f.positions < 2 or f.level == 0:
+        return f.c
+    root = (f.q / f.level).sqrt()
+    # Rows 0, 1, ... that attend alike to all positions up to their own see position j as often as 1/(i + 1) adds up.
+    seen = (1 / torch.arange(f.positions, 0, -1).double()).cumsum(0).flip(0)
+    near = root.mean() if f.c.near == f.c.within else seen @ root / seen.sum()
+    kinds = Pairs(1.0, float(near), float(root.mean()), 1.0, float(root.mean()))
+    return (f.c * kinds**-2).clipped()
 
 
 def channel_axis(shape: Sequence[int]) -> int:
@@ -131,7 +143,7 @@ def field_of(x: Tensor, axis: int | None = None, fixed: bool = False) -> Field:
         c = replace(c, same_place=1.0, elsewhere=c.within)
     means = x_NCP.mean((0, 2))
     common = common_square(means)
-    q = x_NCP.square().mean((0, 1)).reshape(x.shape[2:]) if maps else x_NCP.square().mean()
+    q = x_NCP.square().mean((0, 1)).reshape(x.shape[2:])
     mean = math.copysign(math.sqrt(common / level), float(means.sum())) if level > 0 else 0.0
     return Field(q.cpu(), c, mean, positions, channels, NONE if fixed else spread_of(x_NCP, level, c))
 
@@ -175,12 +187,22 @@ def pair_means(x_NCP: Tensor) -> tuple[float, Pairs]:
 def spread_of(x_NCP: Tensor, level: float, c: Pairs) -> Pairs:
     """Variance of the pairs' correlations: measured for images, 1/channels as of independent ones for wider tensors."""
     n, channels, positions = x_NCP.shape
-    if channels > FEW_CHANNELS or level == 0:
-        return (1 - c**2) / channels
+    if level == 0:
+        return NONE
+    squares = x_NCP.square().mean(1)
+    # What positions differ by on average is in their own mean squares.
+    itself = max(float(squares.square().mean() - squares.mean(0).square().mean()) / level**2, 0.0)
+    if channels > FEW_CHANNELS:
+        return replace((1 - c**2) / channels, itself=itself)
     # The squared inner product of two pixels is that of their outer products.
     products = (x_NCP[:, :, None] * x_NCP[:, None]).reshape(n, channels**2, positions)
     square, pairs = pair_means(products)
-    return replace((pairs * square / level**2 - c**2).within_limits(0, math.inf), itself=0.0)
+    return replace((pairs * square / level**2 - c**2).within_limits(0, math.inf), itself=itself)
+
+
+def unevenness(q: Tensor) -> float:
+    """Variance of a mean square over positions, over its squared mean."""
+    return float(q.var(correction=0) / q.mean().square().clamp(min=1e-300)) if q.numel() > 1 else 0.0
 
 
 def ratio(products: Tensor, square: Tensor, partners: int) -> float:

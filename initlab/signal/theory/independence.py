@@ -7,13 +7,16 @@ that the same weights made.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
+
+import torch.nn.functional as F
 
 from initlab.signal.theory.chains import DIFFERENCES, PRODUCTS, SUMS
 from initlab.signal.theory.shapes import PICKED
-from initlab.signal.theory.trace import WEIGHTED, Operation
+from initlab.signal.theory.trace import RECURRENT, WEIGHTED, Operation
 
-MEETINGS = SUMS | DIFFERENCES | PRODUCTS
+MEETINGS = SUMS | DIFFERENCES | PRODUCTS | {F.scaled_dot_product_attention}
 
 
 @dataclass
@@ -41,10 +44,11 @@ class Origins:
             before |= self.layers[source] if source >= 0 else 0
             together |= end
         reason = None
-        if len(ends) > 1 and op.function in MEETINGS and ends[0] & ends[1]:
+        if op.function in MEETINGS and any(one & other for one, other in combinations(ends, 2)):
             reason = f"{op.function.__name__.strip('_')}: what meets there has a part in common"
-        if op.function in WEIGHTED:
-            weight = self.bit(op.layer or id(op.argument(1, "weight")))
+        if op.function in (*WEIGHTED, *RECURRENT):
+            parameter = op.argument(2, "params")[0] if op.function in RECURRENT else op.argument(1, "weight")
+            weight = self.bit(op.layer or id(parameter))
             if before & weight:
                 reason = f"{op.function.__name__}: {op.layer or 'a weight'} takes in what it gave itself"
             before, together = before | weight, self.bit((len(self.ends),))

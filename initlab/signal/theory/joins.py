@@ -13,6 +13,7 @@ from initlab.signal.theory.chains import DIFFERENCES, QUOTIENTS
 from initlab.signal.theory.field import NONE, Field, NoRule, Pairs, even, field_of
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, on_map
 from initlab.signal.theory.scatter import Noise, mixed
+from initlab.signal.theory.spread import crossing
 from initlab.signal.theory.trace import LIVE, Operation
 
 # A term or factor: its signal, and its place among the call's inputs; None for a constant.
@@ -33,15 +34,23 @@ def total(context: Context, op: Operation, *inputs: Signal) -> Result:
     level = max(float(q.mean()), 1e-300)
     c = ((a.level * a.c + b.level * b.c + 2 * cross) / level).clipped()
     spread = (a.level / level) ** 2 * a.spread + (b.level / level) ** 2 * b.spread
+    channels = max(a.channels, b.channels)
     mean = (a.mean * math.sqrt(a.level) + b.mean * math.sqrt(b.level)) / math.sqrt(level)
-    field = Field(q, c, float(np.clip(mean, -1, 1)), positions, max(a.channels, b.channels), spread)
     noise = mixed(((a.level + cross) / level, x.noise), ((b.level + cross) / level, y.noise))
-    signal = Signal(field, noise, fresh_beside(x, left, y, right), axis=leading(op, x, left, y, right))
+    if left is not None and right is not None:
+        both = a.level * b.level / level**2 / channels
+        common = a.mean**2 * b.mean**2
+        alike = context.average(a.c * b.c, positions) - common
+        noise = noise.having(context.source(4 * both * alike))
+        spread = spread + both * crossing(a.c, b.c, c, alike)
+    field = Field(q, c, float(np.clip(mean, -1, 1)), positions, channels, spread)
+    signal = Signal(field, noise, *fresh_beside(x, left, y, right), axis=leading(op, x, left, y, right))
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """A sum hands its gradient to both."""
-        scaled = replace(g, q=g.q * weight**2)
-        ends = [(g, x, left), (scaled, y, right)]
+        first = replace(g, radial=g.radial.times((a.level / level) ** 2))
+        second = replace(g, q=g.q * weight**2, radial=g.radial.times((b.level / level) ** 2))
+        ends = [(first, x, left), (second, y, right)]
         return by_place([(place, gathered(context, op, h, s, place)) for h, s, place in ends if place is not None])
 
     return signal, pull
@@ -62,7 +71,7 @@ def times(context: Context, op: Operation, *inputs: Signal) -> Result:
         # Beyond the scatter of each: E[a^2 a'^2] is 1 + 2 c^2 for normals.
         both = context.average(4 * a.c**2 * b.c**2, positions) / channels
         noise = noise.having(context.source(both))
-    signal = Signal(field, noise, fresh_beside(x, left, y, right), axis=leading(op, x, left, y, right))
+    signal = Signal(field, noise, *fresh_beside(x, left, y, right), axis=leading(op, x, left, y, right))
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """The gradient times the other factor."""
@@ -70,7 +79,7 @@ def times(context: Context, op: Operation, *inputs: Signal) -> Result:
         for s, other, noise, place in ((x, b, y.noise, left), (y, a, x.noise, right)):
             if place is not None:
                 q, spread = maps(torch.mul, g.q, other.q), g.spread * other.c**2
-                h = Gradient(q, g.c * other.c, spread, mixed((1.0, g.noise), (1.0, noise)), g.fresh)
+                h = Gradient(q, g.c * other.c, spread, mixed((1.0, g.noise), (1.0, noise)), g.fresh, radial=g.radial)
                 parts.append((place, gathered(context, op, h, s, place)))
         return by_place(parts)
 
@@ -108,9 +117,10 @@ def times_constant(f: Field, factor: float) -> Field:
     return f if factor == 1 else replace(f, q=f.q * factor**2, mean=math.copysign(1.0, factor) * f.mean)
 
 
-def fresh_beside(x: Signal, left: int | None, y: Signal, right: int | None) -> int | None:
-    """The source of a fresh layer that has only a constant beside it."""
-    return x.fresh if right is None else y.fresh if left is None else None
+def fresh_beside(x: Signal, left: int | None, y: Signal, right: int | None) -> tuple[int | None, Pairs | None]:
+    """The source of a fresh layer that has only a constant beside it, and the spread that was given to it."""
+    fresh = x if right is None else y if left is None else None
+    return (fresh.fresh, fresh.given) if fresh else (None, None)
 
 
 def leading(op: Operation, x: Signal, left: int | None, y: Signal, right: int | None) -> int:
@@ -153,7 +163,7 @@ def summed(g: Gradient, x: Signal, positions: int, examples: int = 1, channels: 
     same = 1.0 if examples > 1 else (c.same_place + others * c.elsewhere) / pairs
     level = (g.q.mean() * (pairs * positions * examples * channels)).expand(x.field.q.shape)
     left = Pairs(1.0, c.near, c.within, same, same).clipped()
-    return Gradient(level, left, g.spread, g.noise)
+    return Gradient(level, left, g.spread, g.noise, radial=g.radial)
 
 
 def negated(context: Context, op: Operation, x: Signal) -> Result:
@@ -183,6 +193,9 @@ def join(context: Context, op: Operation, *inputs: Signal) -> Result:
     shares = np.array(sizes, dtype=float) / sum(sizes)
     alike = all(f.q.shape == fields[0].q.shape for f in fields) and dim in (axis, -rank)
     q = sum((f.q if alike else f.q.mean()) * share for f, share in zip(fields, shares.tolist(), strict=True))
+    in_turn = rank == 3 and dim not in (axis, -rank)
+    if in_turn:
+        q = torch.cat([on_map(f.q, (size,)) for f, size in zip(fields, sizes, strict=True)])
     roots = shares * np.sqrt([f.level for f in fields])
     weights = shares * np.array([f.level for f in fields])
     level = weights.sum()
@@ -202,8 +215,12 @@ def join(context: Context, op: Operation, *inputs: Signal) -> Result:
     def pull(g: Gradient) -> list[Gradient | None]:
         """Each part gets its own channels' gradient."""
         levels = g.parts or (1.0,) * len(fields)
+        if in_turn:
+            parts = on_map(g.q, (sum(sizes),)).split(sizes)
+            return [replace(g, q=on_map(parts[place], fields[place].q.shape), fresh=None) for place in places]
         maps = [levels[place] * on_map(g.q, fields[place].q.shape) for place in places]
-        return [replace(g, q=q, fresh=None, parts=()) for q in maps]
+        radials = [g.radial.times(float(weights[place]) ** 2) for place in places]
+        return [replace(g, q=q, fresh=None, parts=(), radial=r) for q, r in zip(maps, radials, strict=True)]
 
     return Signal(joined, noise, parts=parts, axis=axis), pull
 

@@ -1,13 +1,13 @@
 """Mean field of BatchNorm, LayerNorm, GroupNorm, InstanceNorm and RMSNorm."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 
-from initlab.signal.theory.field import NONE, Field, NoRule, Pairs, common
-from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal
+from initlab.signal.theory.field import NONE, Field, NoRule, Pairs, common, levelled, unevenness
+from initlab.signal.theory.meanfield import Context, Gradient, Radial, Result, Signal
 from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.trace import Operation
 
@@ -26,13 +26,14 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
     standard deviation and loses its mean and its part along the output (Yang et al. 2019, sec. 3). After a rectifier
     the pairs keep 1/pi, so each Linear-BatchNorm-ReLU multiplies the gradient's second moment by pi/(pi - 1).
     """
-    f = x.field
+    group = group_of(context, op, x)
+    each = group.positions == 1 and not group.batch
+    f = replace(x.field, c=levelled(x.field)) if each else x.field
     weight, bias, eps = (op.argument(*place) for place in zip(PLACES[op.function], NAMES, strict=True))
     square = 1.0 if weight is None else float(weight.detach().double().square().mean())
     shift = 0.0 if bias is None else float(bias.detach().double().square().mean())
     # A norm's own eps, or torch's where it says None.
     eps = float(eps) if eps is not None else torch.finfo(op.dtype).eps if op.function is F.rms_norm else 1e-5
-    group = group_of(context, op, x)
     # Joined channels are normalised part by part.
     parts = x.parts if op.function is F.batch_norm and x.parts else ((1.0, f),)
     normed = [normalised(op, group, part, square, eps) for _, part in parts]
@@ -40,19 +41,24 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
     gain = sum(share * n.gain for share, n in zip(shares, normed, strict=True))
     pairs = sum((share * n.gain * n.c for share, n in zip(shares, normed, strict=True)), start=NONE)
     c = ((pairs + shift) / (gain + shift)).clipped() if gain + shift > 0 else f.c
-    each = group.positions == 1 and not group.batch
     # Where each position is normalised by itself, all have the same mean square.
     profile = torch.ones_like(f.q) if each else f.q / f.level
     mean = common(bias) / math.sqrt(gain + shift) if gain + shift > 0 else 0.0
     if op.function is F.rms_norm:
         mean = f.mean * (1.0 if weight is None else common(weight) / math.sqrt(square))
-    field = Field(profile * gain + shift, c, mean, f.positions, f.channels, f.spread / normed[0].centred ** 2)
+    # An example that is normalised by itself has always the same level.
+    spread = replace(f.spread / normed[0].centred ** 2, itself=f.spread.itself if group.batch else 0.0)
+    field = Field(profile * gain + shift, c, mean, f.positions, f.channels, spread)
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """The gradient without what moves the statistics, over their spread."""
         centre = group.average(g.c) / group.channels if op.function is not F.rms_norm else Pairs.alike(0.0, itself=0.0)
         rest = max(1 - centre.itself, 1e-12)
-        factors = [n.slope * max(rest - 1 / n.independent, 0.0) for n in normed]
+        along = 0.0 if group.batch else g.along(field)
+        factors = [n.slope * max(rest - 1 / n.independent - along, 0.0) for n in normed]
+        if not group.batch:
+            # Each example's gradient is divided by its own level; how uneven positions are is in q already.
+            factors = [factor * (1 + max(f.spread.itself - unevenness(f.q), 0.0)) for factor in factors]
         factor = sum(share * value for share, value in zip(shares, factors, strict=True))
         levels = tuple(value / factor for value in factors) if len(factors) > 1 and factor > 0 else ()
         c = ((g.c - centre) / rest).clipped()
@@ -63,9 +69,13 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
             own = context.source(2 * context.average(normed[0].c ** 2, f.positions) / f.channels)
             scatter = x.noise.without(x.fresh).having(own)
         noise = mixed((1.0, g.noise), (-normed[0].share, scatter))
-        return [Gradient(back, c, g.spread / rest**2, noise, parts=levels)]
+        # An example that is normalised by itself has no gradient along its signal.
+        units = f.channels * f.positions
+        radial = g.radial if group.batch else Radial(-units * f.level * float(back.mean()))
+        return [Gradient(back, c, g.spread / rest**2, noise, parts=levels, radial=radial)]
 
-    return Signal(field, Noise(), axis=x.axis), pull
+    balanced = op.function is F.layer_norm and group.positions == 1 and not shift
+    return Signal(field, Noise(), axis=x.axis, balanced=balanced), pull
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,13 @@ from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
 from initlab.signal.theory.cotangent import LossGradient, drawn_gradient, num_classes
 from initlab.signal.theory.field import Field, NoRule
 from initlab.signal.theory.independence import Origins
-from initlab.signal.theory.meanfield import Context, Gradient, Pull, Signal
+from initlab.signal.theory.joins import maps
+from initlab.signal.theory.meanfield import Context, GateRow, Gradient, Pull, Radial, Signal
+from initlab.signal.theory.proven import doubt_about
 from initlab.signal.theory.rules import known, measured, rule_of
 from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.shapes import SHAPES
+from initlab.signal.theory.spread import crossing
 from initlab.signal.theory.trace import Trace, record
 
 DIRECTIONS = ("forward", "backward")
@@ -47,6 +50,7 @@ class Passed:
     basis: str  # what stands behind the signal, from the input on
     reason: str | None = None  # why the rule holds only roughly
     strain: float = 0.0  # the size of its error in the gradient, as a share of it
+    doubt: str | None = None  # why the gradient's rule is not proven
 
 
 def forward(context: Context, trace: Trace, start: Field) -> list[Passed | None]:
@@ -82,12 +86,15 @@ def forward(context: Context, trace: Trace, start: Field) -> list[Passed | None]
             result = measured(context, op, *signals(sources))
         signal = result[0]
         reason = origins.add(op, sources, bool(sources) and signal.field.channels < signals(sources)[0].field.channels)
+        doubt = None if rule is measured else doubt_about(op, signals(sources))
+        if doubt is not None and doubt.forward:
+            reason = reason or doubt.reason
         own = "measured" if rule is measured else "approximate" if reason else "theory"
         basis = worst(own, *(before(source).basis for source in sources if source >= 0))
         # A batch norm takes two numbers from as many independent ones as its output has.
         f = signal.field
         strain = context.average(f.c**2, f.positions) if op.function is F.batch_norm else 0.0
-        passed.append(Passed(*result, sources, own, basis, reason, strain))
+        passed.append(Passed(*result, sources, own, basis, reason, strain, None if doubt is None else doubt.reason))
     return passed
 
 
@@ -104,7 +111,7 @@ def reached(trace: Trace) -> set[int]:
     return needed
 
 
-def backward(trace: Trace, first: Gradient, passed: Sequence[Passed | None]) -> list[Gradient | None]:
+def backward(context: Context, trace: Trace, first: Gradient, passed: Sequence[Passed | None]) -> list[Gradient | None]:
     """The gradient at each operation's output; None where none arrives. Gradients that meet add their squares.
 
     Errors of many batch norms on the way add up: beyond `MOST_STRAIN` of the gradient it holds only roughly.
@@ -117,23 +124,39 @@ def backward(trace: Trace, first: Gradient, passed: Sequence[Passed | None]) -> 
         if gradient is None or step is None:
             continue
         strain = strains[number] + step.strain
-        own = worst(step.own, "approximate") if strain > MOST_STRAIN else step.own
+        own = worst(step.own, "approximate") if strain > MOST_STRAIN or step.doubt else step.own
         for source, part in zip(step.sources, step.pull(gradient), strict=True):
             if source >= 0 and part is not None:
                 others, part = gradients[source], replace(part, basis=worst(gradient.basis, own))
-                gradients[source] = added(others, part) if others else part
+                meeting = passed[source]
+                if others is not None and meeting is not None:
+                    part = added(context, others, part, meeting.signal)
+                gradients[source] = part
                 strains[source] = max(strains[source], strain)
     return gradients
 
 
-def added(a: Gradient, b: Gradient) -> Gradient:
-    """The sum of two gradients whose weights are independent."""
-    q = a.q + b.q if a.q.shape == b.q.shape else a.q.mean() + b.q.mean()
+def added(context: Context, a: Gradient, b: Gradient, x: Signal) -> Gradient:
+    """The sum at a signal of two gradients whose weights are independent: squares add, products scatter."""
+    f = x.field
+    q = maps(torch.add, a.q, b.q)
     total = a.level + b.level
     shares = [a.level / total, b.level / total] if total > 0 else [0.5, 0.5]
-    c, spread = shares[0] * a.c + shares[1] * b.c, shares[0] ** 2 * a.spread + shares[1] ** 2 * b.spread
-    noise = mixed((shares[0], a.noise), (shares[1], b.noise))
-    return Gradient(q, c, spread, noise, basis=worst(a.basis, b.basis))
+    both = shares[0] * shares[1] / f.channels
+    c = shares[0] * a.c + shares[1] * b.c
+    alike = context.average(a.c * b.c, f.positions)
+    spread = shares[0] ** 2 * a.spread + shares[1] ** 2 * b.spread + both * crossing(a.c, b.c, c, alike)
+    noise = mixed((shares[0], a.noise), (shares[1], b.noise)).having(context.source(4 * both * alike))
+    # Both follow the signal, so that these parts add up before they are squared.
+    squares = [g.radial.square for g in (a, b)]
+    common = 2 * math.sqrt(squares[0] * squares[1]) if min(squares) > 0 else 0.0
+    parts = [abs(square) + common / 2 for square in squares]
+    first = parts[0] / sum(parts) if sum(parts) > 0 else 0.5
+    radial = Radial(sum(squares) + common, mixed((first, a.radial.noise), (1 - first, b.radial.noise)))
+    steps = a.steps.plus(b.steps) if a.steps and b.steps else None
+    chance = Gradient(q, c, spread, noise, basis=worst(a.basis, b.basis), steps=steps, radial=radial)
+    share = chance.along(f) * common / radial.square if common > 0 else 0.0
+    return chance.with_more_along(share, x)
 
 
 def mean_field(context: Context, trace: Trace, start: Field, loss: LossGradient | None) -> tuple[Rows, str | None]:
@@ -157,7 +180,9 @@ def mean_field(context: Context, trace: Trace, start: Field, loss: LossGradient 
         gradient = loss.here()
     else:
         gradient = loss.over_draws(context, last.signal)
-    gradients = backward(trace, gradient, passed)
+    gradients = backward(context, trace, gradient, passed)
+    reason = reason or next((step.doubt for step in passed if step and step.doubt), None)
+    reason = reason or next(iter(context.reasons), None)
     if reason is None and any(g is not None and g.basis == "approximate" for g in gradients):
         reason = "batch_norm: the gradient comes through many norms of few independent numbers"
     return layer_rows(context, trace, passed, gradients), reason
@@ -202,7 +227,12 @@ def layer_rows(
     """Weight layer -> a row for each of its calls."""
     rows: Rows = {}
     for op, step, g in zip(trace.operations, passed, gradients, strict=True):
-        if op.layer is None or step is None:
+        if step is None:
+            continue
+        for gate in context.gates.pop(id(op.args), ()):
+            for name in gate.names:
+                rows.setdefault(name, []).append(gate_row(context, gate, step.basis))
+        if op.layer is None:
             continue
         f = step.signal.field
         row = band(context, "forward", f, f, step.signal.noise)
@@ -211,6 +241,15 @@ def layer_rows(
         basis = worst(step.basis, "theory" if g is None else g.basis)
         rows.setdefault(op.layer, []).append(row | {"correlation": f.c.same_place, "basis": basis})
     return rows
+
+
+def gate_row(context: Context, gate: GateRow, basis: str) -> dict[str, Any]:
+    """The row of a gate of a recurrent layer."""
+    f, g = gate.field, gate.gradient
+    row = {"op": gate.op, **band(context, "forward", f, f, gate.noise)}
+    if g is not None:
+        row |= band(context, "backward", f, g, g.noise)
+    return row | {"correlation": f.c.same_place, "basis": worst(basis, "theory" if g is None else g.basis)}
 
 
 def band(context: Context, direction: str, f: Field, signal: Field | Gradient, noise: Noise) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def max_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -> Re
         # How often two windows choose the same member: 1/size where they are independent, always where they are alike.
         alike = normals.within_limits(0, 1)
         keep = (1 - alike) / float(counts.mean()) + alike
-        return [Gradient(back, g.c * keep, g.spread * keep**2, g.noise)]
+        return [Gradient(back, g.c * keep, g.spread * keep**2, g.noise, radial=g.radial)]
 
     return signal, pull
 
@@ -84,9 +84,8 @@ def average_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -
     q = averaged * factor
     same_place = f.c.same_place / members + (1 - 1 / members) * f.c.elsewhere
     c = (replace(f.c, same_place=same_place) / factor).clipped()
-    signal = Signal(
-        Field(q, c, min(f.mean / math.sqrt(factor), 1.0), q.numel(), f.channels, f.spread), x.noise, axis=x.axis
-    )
+    mean = averaged_mean(f, factor)
+    signal = Signal(Field(q, c, mean, q.numel(), f.channels, averaged_spread(f, factor, members)), x.noise, axis=x.axis)
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """The members of a window share its gradient out and get the same."""
@@ -94,6 +93,24 @@ def average_pool(op: Operation, x: Signal, average: Averaging, counts: Tensor) -
         return [replace(g, q=back, c=shared_out(g.c, members, f.positions), fresh=None, parts=())]
 
     return signal, pull
+
+
+def averaged_mean(f: Field, factor: float) -> float:
+    """The common mean of averages of which `factor` of the square is left: what examples have in common at most."""
+    common = math.copysign(math.sqrt(min(f.mean**2, max(f.c.elsewhere, 0.0))), f.mean)
+    return float(np.clip(common / math.sqrt(max(factor, 1e-12)), -1, 1))
+
+
+def averaged_spread(f: Field, factor: float, members: float) -> Pairs:
+    """Spread of the correlations of averages, in which the common mean's share has grown.
+
+    That of what varies about the mean stays; levels of positions with correlation r follow each other with r^2.
+    """
+    before, after = averaged_mean(f, 1.0) ** 2, averaged_mean(f, factor) ** 2
+    moving = max(1 - before, 1e-12)
+    alike = min(((f.c.within - before) / moving) ** 2, 1.0)
+    itself = f.spread.itself * (1 / members + (1 - 1 / members) * alike)
+    return replace(f.spread * ((1 - after) / moving) ** 2, itself=itself)
 
 
 def adaptive_windows(op: Operation, shape: tuple[int, ...]) -> tuple[Averaging, Tensor]:
@@ -166,8 +183,8 @@ def reduced(context: Context, op: Operation, x: Signal) -> Result:
     positions = max(f.positions // members, 1)
     axis = x.axis if keepdim else x.axis + sum(d > x.axis % rank for d in sides)
     q = (f.q.mean() * factor * scale**2).expand(op.shape[2:] if axis == 1 - len(op.shape) else ())
-    mean = float(np.clip(f.mean / math.sqrt(max(factor, 1e-12)), -1, 1))
-    signal = Signal(Field(q, c, mean, positions, f.channels, f.spread), x.noise, axis=axis)
+    mean = averaged_mean(f, factor)
+    signal = Signal(Field(q, c, mean, positions, f.channels, averaged_spread(f, factor, members)), x.noise, axis=axis)
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """All members get the same."""

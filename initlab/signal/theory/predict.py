@@ -6,6 +6,7 @@ that whatever the model's Python code does is followed: padding, pooling, residu
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -96,7 +97,8 @@ def predict(
     weights = {layer_name(name): id(parameter) for name, parameter in model.named_parameters()}
     stds = {weights[row["name"]]: row["scheme_std"] for row in parameters if row["name"] in weights}
     moments = {weight: std**2 for weight, std in stds.items() if std is not None}
-    context = Context(batch_size if batch is None else num_examples(model, batch), dropout, moments)
+    names = {number: name for name, number in weights.items()}
+    context = Context(batch_size if batch is None else num_examples(model, batch), dropout, moments, names)
     start = trace.input
     if batch is None and isinstance(images, Tensor):
         start = independent(images, input_moments, trace.axis)
@@ -156,9 +158,10 @@ def independent(images: Tensor, moments: tuple[float, float], axis: int) -> Fiel
     q, channels = mean**2 + variance, images.shape[axis]
     positions = images[0].numel() // channels
     c = Pairs.alike(mean**2 / q)
-    sides = images[0].movedim(axis, 0).shape[1:] if images.dim() > 3 or axis < -1 else ()
-    q_map = torch.full(sides, q, dtype=torch.float64)
-    return Field(q_map, c, mean / math.sqrt(q), positions, channels, (1 - c**2) / channels)
+    q_map = torch.full(images[0].movedim(axis, 0).shape[1:], q, dtype=torch.float64)
+    # Their squares scatter as those of normals.
+    spread = replace((1 - c**2) / channels, itself=2 * (1 - c.same_place**2) / channels)
+    return Field(q_map, c, mean / math.sqrt(q), positions, channels, spread)
 
 
 def to_frame(model: nn.Module, rows: Rows, relative: bool) -> pd.DataFrame:
@@ -168,7 +171,9 @@ def to_frame(model: nn.Module, rows: Rows, relative: bool) -> pd.DataFrame:
     for name in dict.fromkeys([*rows, *layers]):
         calls = rows.get(name, [{"basis": None}])
         means = {column: float(np.mean([call.get(column, math.nan) for call in calls])) for column in columns}
-        records.append({"name": name, "op": op_of(layers[name]), **means, "basis": calls[0]["basis"]})
+        records.append(
+            {"name": name, "op": calls[0].get("op") or op_of(layers[name]), **means, "basis": calls[0]["basis"]}
+        )
     frame = pd.DataFrame(records, columns=["name", "op", *columns, "basis"])
     if relative and rows:
         backward = [column for column in PREDICTED if column.startswith("backward")]

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from initlab.init.draw import standard_normals
 from initlab.init.layers import Matrix, drafts
-from initlab.nets.any_module import layer_name
+from initlab.nets.any_module import layer_name, op_of, weight_layers
 from initlab.nets.copies import copied
 from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
-from initlab.signal.probe import Loss, measure
+from initlab.signal.probe import Loss
+from initlab.signal.survey import variances
 from initlab.signal.theory.cotangent import num_classes
 from initlab.signal.theory.field import Array
 from initlab.signal.theory.passes import DIRECTIONS, QUANTILES
@@ -30,6 +31,8 @@ def redraw(
     model: nn.Module, images: Batch, labels: Any, loss: Loss | None, draws: int, seed: int, draw: Draw | None
 ) -> pd.DataFrame:
     """Measure `draws` draws of a model's weights; the frame of `initlab.predict`, with basis `redrawn`.
+
+    It has a row for each of `initlab.signal.survey`'s layers, among them attention's and recurrent ones.
 
     The band is for one more draw: normal in the logarithm, with Student's t for the few draws that its mean and spread
     come from. Without labels, random ones are drawn and the backward columns are relative. Without `draw` the weights
@@ -53,13 +56,18 @@ def redraw(
     started = time.perf_counter()
     for draw_seed in range(seed, seed + draws):
         draw(model, seed=draw_seed)
-        tables.append(pd.DataFrame(measure(model, images, labels, loss=loss)))
+        tables.append(variances(model, images, labels, loss=loss))
     wall_s = time.perf_counter() - started
-    frame = tables[0][["layer", "name", "op"]].copy()
-    for direction in DIRECTIONS:
-        values = np.stack([table[f"{direction}_var"].to_numpy(dtype=float) for table in tables])
+    ops = {name: op for table in tables for name, op, _ in table}
+    last = len(ops) - 1
+    ops |= {name: op_of(layer) for name, layer in weight_layers(model) if name not in ops}
+    frame = pd.DataFrame({"layer": range(len(ops)), "name": list(ops), "op": list(ops.values())})
+    for place, direction in enumerate(DIRECTIONS):
+        # Not every draw needs every layer: an expert may get no token.
+        rows = pd.DataFrame([{name: pair[place] for name, _, pair in table} for table in tables])
+        values = rows.reindex(columns=list(ops)).to_numpy(dtype=float)
         if direction == "backward" and relative:
-            values = values / values[:, [int(tables[0].calls.gt(0).sum()) - 1]]
+            values = values / values[:, [last]]
         frame[f"{direction}_var"] = values.mean(axis=0)
         frame = frame.assign(**{f"{direction}_{name}": band(values, share) for name, share in QUANTILES.items()})
     frame["correlation"], frame["basis"] = np.nan, "redrawn"
@@ -77,6 +85,8 @@ def band(values: Array, share: float) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(values)
         spread = logs.std(axis=0, ddof=1) * np.sqrt(1 + 1 / len(values))
+        # Of draws that differ by nothing but rounding, the next does too.
+        spread = np.maximum(spread, 1e-6)
         result = np.exp(logs.mean(axis=0) + (0 if share == 0.5 else student.ppf(share, len(values) - 1)) * spread)
     return np.asarray(np.where((values == 0).any(axis=0), 0.0, result))
 

@@ -87,6 +87,33 @@ class Response:
             growths.append(math.log(high / low) / (2 * step) / (1 - self.mean**2) if low > 0 else 0.0)
         return growths[0], growths[1]
 
+    def tilt(self, order: int = 0) -> float:
+        """E[z phi^2] / E[phi^2], how the square follows the normal z itself, or that of phi'; 1.5958 for ReLU."""
+        square = self.levels[order] ** 2
+        return float((WEIGHTS * POINTS) @ square / (WEIGHTS @ square))
+
+    def bend(self, variance: float) -> tuple[float, float]:
+        """Means of E[phi^2] and E[phi'^2] over lognormal levels of a relative variance, over those at their mean."""
+        if self.closed or variance <= 0:
+            return 1.0, 1.0
+        nodes, weights = np.polynomial.hermite_e.hermegauss(5)
+        log = math.log1p(variance)
+        responses = [self.wider(math.exp(math.sqrt(log) * node - log / 2)) for node in nodes]
+        means = []
+        for order in (0, 1):
+            levels = np.array([WEIGHTS @ response.levels[order] ** 2 for response in responses])
+            here = float(WEIGHTS @ self.levels[order] ** 2)
+            means.append(float(weights @ levels / weights.sum()) / here if here > 0 else 1.0)
+        return means[0], means[1]
+
+    def first_growth(self) -> float:
+        """d ln |E[phi]| / d ln q, the mean being kept: 1/2 for a rectifier, and where there is none."""
+        first, step = self.first(), 1e-3
+        if self.closed or abs(first) < 1e-6 * math.sqrt(self.second()):
+            return 0.5
+        above, below = (float(WEIGHTS @ self.wider(math.exp(change)).levels[0]) for change in (step, -step))
+        return (above - below) / (2 * step * first) if first else 0.5
+
     def wider(self, factor: float) -> "Response":
         """The response to normals of so many times the variance."""
         q = self.q * (self.mean**2 + (1 - self.mean**2) * factor)

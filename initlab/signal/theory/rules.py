@@ -10,16 +10,20 @@ import torch.nn.functional as F
 
 from initlab.init.activations import by_name, resolve
 from initlab.init.expectations import Rectifier
+from initlab.signal.theory.attention import attention
 from initlab.signal.theory.chains import DIFFERENCES, MEANS, PRODUCTS, QUOTIENTS, SUMS, SUMS_OVER, Chain, variants
 from initlab.signal.theory.field import NoRule, channel_axis
+from initlab.signal.theory.grouped import activated, convolved, normed
 from initlab.signal.theory.joins import dropout, join, negated, stopped, times, total
-from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, activation, weighted
+from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, activation
 from initlab.signal.theory.norms import PLACES, norm
 from initlab.signal.theory.pooling import POOLS, pool, reduced
+from initlab.signal.theory.recurrent import recurrent
 from initlab.signal.theory.response import LARGEST, SMALLEST, Phi, Response
 from initlab.signal.theory.scatter import Noise
-from initlab.signal.theory.shapes import SHAPES, reshaped
-from initlab.signal.theory.trace import WEIGHTED, Operation, given
+from initlab.signal.theory.shapes import SHAPES
+from initlab.signal.theory.steps import stepped
+from initlab.signal.theory.trace import RECURRENT, WEIGHTED, Operation, given
 
 Rule = Callable[..., Result]
 RECTIFIERS, LEAKY, PRELU = variants("relu"), variants("leaky_relu"), {F.prelu, torch.prelu}
@@ -32,7 +36,8 @@ def activation_call(context: Context, op: Operation, x: Signal) -> Result:
     level = max(x.field.level, SMALLEST)
     if not level <= LARGEST:
         raise NoRule(op.function, f"a signal of mean square {level:.3g}")
-    return activation(context, Response(phi_of(op), level, max(min(x.field.mean, 1 - 1e-6), 1e-6 - 1)), x)
+    response = Response(phi_of(op), level, max(min(x.field.mean, 1 - 1e-6), 1e-6 - 1))
+    return activated(context, x, activation(context, response, x))
 
 
 def embedded(context: Context, op: Operation, ids: Signal) -> Result:
@@ -48,22 +53,25 @@ def source(context: Context, op: Operation) -> Result:
 
 
 # Their moments are measured: as those of a source, or for calls that their rule does not cover.
-SOURCES, PARTLY = (F.embedding, given), MEANS | SUMS_OVER
+SOURCES, PARTLY = (F.embedding, given), MEANS | SUMS_OVER | set(RECURRENT)
 SEVERAL_INPUTS = SUMS | DIFFERENCES | PRODUCTS | JOINS
 # By function; each takes the context, the operation and the signals that go in.
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(PRELU, activation_call),
-    **dict.fromkeys(WEIGHTED, weighted),
+    **dict.fromkeys(WEIGHTED, convolved),
     **dict.fromkeys(POOLS, pool),
     **dict.fromkeys(PLACES, norm),
+    F.batch_norm: normed,
     **dict.fromkeys(PRODUCTS | QUOTIENTS, times),
     **dict.fromkeys(variants("neg negative"), negated),
     **dict.fromkeys(variants("detach"), stopped),
     **dict.fromkeys(DROPOUTS, dropout),
-    **dict.fromkeys(SHAPES, reshaped),
+    **dict.fromkeys(SHAPES, stepped),
     **dict.fromkeys(SUMS | DIFFERENCES, total),
     **dict.fromkeys(JOINS, join),
-    **dict.fromkeys(PARTLY, reduced),
+    **dict.fromkeys(MEANS | SUMS_OVER, reduced),
+    **dict.fromkeys(RECURRENT, recurrent),
+    F.scaled_dot_product_attention: attention,
     F.embedding: embedded,
     given: source,
 }
@@ -72,6 +80,8 @@ RULES: dict[Any, Rule] = {
 def known(function: Any, live: int, leads: bool) -> bool:
     """Whether a rule holds for this function with so many inputs that depend on the model's, the first among them."""
     one = live == 1 and leads and function in RULES
+    if function is F.scaled_dot_product_attention:
+        return live == 3
     return function in SEVERAL_INPUTS or (one and function not in SOURCES and function not in PARTLY)
 
 

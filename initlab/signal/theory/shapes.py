@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from initlab.signal.theory.chains import variants
-from initlab.signal.theory.field import NONE, Field, Pairs
+from initlab.signal.theory.field import NONE, Field, Pairs, unevenness
 from initlab.signal.theory.joins import summed
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, on_map
 from initlab.signal.theory.trace import Operation
 
-TURNED = variants("permute transpose swapaxes swapdims movedim moveaxis t")
+TURNED = variants("permute transpose swapaxes swapdims movedim moveaxis t adjoint")
+TURNED |= {Tensor.mT.__get__, Tensor.T.__get__}  # type: ignore[attr-defined]
 COPIED = variants("expand expand_as repeat tile broadcast_to")
 REGROUPED = variants("flatten view view_as reshape reshape_as squeeze unsqueeze unflatten roll flip")
 PICKED = variants("getitem chunk split tensor_split unbind select narrow index_select")
@@ -45,30 +46,40 @@ def turned(op: Operation, axis: int) -> int:
 
 def regrouped(x: Signal, shape: Sequence[int], out: Sequence[int]) -> Result:
     """The same numbers in other dimensions: as they were, unless channels and positions become one dimension."""
-    f, place = x.field, channels_in(x.axis, shape, out)
+    f, place = x.field, channels_in(x, shape, out)
     if place is not None:
-        q = f.q if f.q.shape == torch.Size(out[2:]) else f.q.mean()
-        same = replace(x, field=replace(f, q=q), axis=place - len(out))
+        kept = f.q.shape in (torch.Size(out[2:]), (f.positions,))
+        same = replace(x, field=replace(f, q=f.q if kept else f.q.mean()), axis=place - len(out))
         return same, lambda g: [replace(g, q=on_map(g.q, f.q.shape))]
     # A unit's only partners now are the same place of other examples.
     merged = len(out) == 2
     axis = -1 if len(out) <= 3 else 1 - len(out)
     c = Pairs.alike(f.c.same_place, f.c.itself) if merged else f.c
     positions = 1 if merged else math.prod(out[1:]) // out[axis]
-    signal = Signal(Field(f.q.mean(), c, f.mean, positions, out[axis], f.spread), x.noise, axis=axis)
+    # Of fewer channels, where units become positions.
+    spread = f.spread * max(f.channels / out[axis], 1.0)
+    signal = Signal(Field(f.q.mean(), c, f.mean, positions, out[axis], spread), x.noise, axis=axis)
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """The gradient is shared out alike over the positions."""
         # Each position meets other weights, so that no two have gradients alike.
         c = replace(NONE, itself=g.c.itself, same_place=g.c.same_place) if merged and f.positions > 1 else g.c
-        return [Gradient(g.q.mean().expand(f.q.shape), c, g.spread, g.noise, g.fresh)]
+        return [Gradient(g.q.mean().expand(f.q.shape), c, g.spread, g.noise, g.fresh, radial=g.radial)]
 
     return signal, pull
 
 
-def channels_in(axis: int, shape: Sequence[int], out: Sequence[int]) -> int | None:
-    """The dimension in which the channels are now; of heads, which are channels in two dimensions, the last of them."""
-    before, upto = math.prod(shape[:axis]), math.prod(shape[:axis]) * shape[axis]
+def channels_in(x: Signal, shape: Sequence[int], out: Sequence[int]) -> int | None:
+    """The dimension in which the channels are now; of heads, which are channels in several dimensions, the last."""
+    first = len(shape) + x.axis
+    upto = before = math.prod(shape[:first])
+    upto *= shape[first]
+    # Heads, where they stand side by side with their channels.
+    while first > 1 and upto // before < x.field.channels:
+        first -= 1
+        before //= shape[first]
+    if upto // before != x.field.channels:
+        before = math.prod(shape[: x.axis])
     for place, size in enumerate(out):
         ahead = math.prod(out[:place])
         if ahead * size == upto and ahead % before == 0:
@@ -78,27 +89,43 @@ def channels_in(axis: int, shape: Sequence[int], out: Sequence[int]) -> int | No
 
 def picked(op: Operation, x: Signal) -> Result:
     """A part of the positions or channels; the gradient of the rest is 0."""
-    f, share = x.field, math.prod(op.shape) / math.prod(op.in_shapes[0])
-    rank, channels = len(op.in_shapes[0]), op.in_shapes[0][x.axis]
-    lost = rank - len(op.shape)
-    # Channels are picked where their number is no longer found in its place.
-    keeps = [d for d in (x.axis, x.axis + lost) if -len(op.shape) <= d < 0 and op.shape[d] == channels]
-    if keeps:
+    f, shape, share = x.field, op.in_shapes[0], math.prod(op.shape) / math.prod(op.in_shapes[0])
+    lost, channels, places = len(shape) - len(op.shape), f.channels, None
+    split = channels // shape[x.axis]
+    # Channels are picked where their number is no longer found in its place, or some of their heads.
+    keeps = [d for d in (x.axis, x.axis + lost) if -len(op.shape) <= d < 0 and op.shape[d] == shape[x.axis]]
+    if keeps and not (split > 1 and split % round(1 / share) == 0):
         axis, positions = keeps[0], max(round(f.positions * share), 1)
+        places = picked_positions(op, x, axis)
         q = f.q if f.q.shape == torch.Size(op.shape[2:]) else f.q.mean()
+        q = q if places is None else f.q[places]
         left = (positions - 1) / max(f.positions - 1, 1)
     else:
-        axis, positions, left = (x.axis if lost == 0 else -1), f.positions, 1.0
-        q, channels = f.q, op.shape[x.axis] if lost == 0 else round(channels * share) or 1
+        axis, positions, left = (keeps[0] if keeps else x.axis if lost == 0 else -1), f.positions, 1.0
+        q, channels = f.q, round(channels * share) or 1
     field = replace(f, q=q, positions=positions, channels=channels)
     signal = replace(x, field=field, axis=axis, response=None if lost else x.response, parts=())
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """The mean over all positions, of which pairs are in the part as often as chance has it."""
         c = replace(g.c, near=g.c.near * left, within=g.c.within * left, elsewhere=g.c.elsewhere * left)
-        return [replace(g, q=(g.q.mean() * share).expand(f.q.shape), c=c, parts=())]
+        if places is None:
+            return [replace(g, q=(g.q.mean() * share).expand(f.q.shape), c=c, parts=())]
+        q = torch.zeros_like(f.q).index_add(0, places.reshape(-1), on_map(g.q, places.reshape(-1).shape))
+        return [replace(g, q=q, c=c, spread=replace(g.spread, itself=unevenness(q)), parts=())]
 
     return signal, pull
+
+
+def picked_positions(op: Operation, x: Signal, axis: int) -> Tensor | None:
+    """Which positions an index picks, found by picking their numbers; None where that is not one tensor of them."""
+    f, shape = x.field, op.in_shapes[0]
+    sides = [d for d in range(1, len(shape)) if d != x.axis % len(shape) and shape[d] == f.positions]
+    if f.q.shape != (f.positions,) or len(sides) != 1 or math.prod(shape[1:]) != f.positions * shape[x.axis]:
+        return None
+    numbers = torch.arange(f.positions).reshape([-1 if d == sides[0] else 1 for d in range(len(shape))]).expand(shape)
+    part = op.function(numbers, *op.args[1:], **{key: value for key, value in op.kwargs.items() if key != "input"})
+    return part.select(axis, 0)[0] if isinstance(part, Tensor) and part.dim() > 1 and len(part) == shape[0] else None
 
 
 def copied(context: Context, op: Operation, x: Signal) -> Result:

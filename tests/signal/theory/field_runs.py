@@ -35,7 +35,7 @@ def run(
     passed = forward(context, trace, start or independent(images, (mean, 1.0), trace.axis))
     last = passed[trace.output].signal.field
     unit = Gradient(torch.ones_like(last.q), c, NONE, Noise())
-    return context, trace, [step.signal if step else None for step in passed], backward(trace, unit, passed)
+    return context, trace, [step.signal if step else None for step in passed], backward(context, trace, unit, passed)
 
 
 class Times1(nn.Module):

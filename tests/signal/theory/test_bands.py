@@ -58,7 +58,7 @@ def test_draws_lie_in_the_band_from_the_last_layer_on(name: str) -> None:
     for seed in range(40):
         initlab.init_(net, scheme, seed=seed)
         tables.append(pd.DataFrame(measure(net, images, labels)))
-    assert set(theory.basis) == {"theory"}
+    assert set(theory.basis) == {"approximate" if "GELU" in repr(net) else "theory"}
     for direction in ("forward", "backward"):
         low, high = (theory[f"{direction}_{bound}"].to_numpy() for bound in ("low", "high"))
         points = np.array([table[f"{direction}_var"] for table in tables])
@@ -102,7 +102,7 @@ def test_signals_that_meet_and_are_not_independent_are_said(net: nn.Module, beca
     assert set(theory.basis) == {"approximate"}
 
 
-def test_parallel_uses_of_one_layer_and_ordinary_skips_are_theory() -> None:
+def test_parallel_uses_of_one_layer_and_ordinary_skips_are_independent() -> None:
     class Siamese(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -114,8 +114,8 @@ def test_parallel_uses_of_one_layer_and_ordinary_skips_are_theory() -> None:
             return torch.cat([self.head(y), self.head(y.relu())], 1)
 
     theory = initlab.predict(Siamese(), input_shape=(32,))
-    assert set(theory.basis) == {"theory"}
-    assert "approximate_because" not in theory.attrs
+    # The one doubt is that of all sums.
+    assert theory.attrs["approximate_because"] == "gradients of residual sums"
 
 
 def test_gradients_through_many_batch_norms_of_few_examples_are_said() -> None:

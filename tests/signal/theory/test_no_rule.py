@@ -157,10 +157,10 @@ def test_an_output_that_is_a_class_index_gives_no_gradient() -> None:
 
 
 def test_functions_of_what_was_measured_are_measured_too() -> None:
-    """A norm by hand: the square root of a variance, which is no normal, takes no expectation over negative numbers."""
+    """The square root of a variance, which is no normal, takes no expectation over negative numbers."""
 
     def normed(y: Tensor) -> Tensor:
-        return (y - y.mean(-1, keepdim=True)) / (y.var(-1, keepdim=True) + 1e-5).sqrt()
+        return (y - y.mean(0, keepdim=True)) / (y.var(0, keepdim=True) + 1e-5).sqrt()
 
     theory = initlab.predict(linears(normed), input_shape=(64,))
     assert list(theory.basis) == ["measured", "measured"]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -58,11 +59,12 @@ class Between(nn.Module):
 
 @pytest.mark.parametrize("name", list(FUNCTIONS))
 def test_a_function_between_two_layers(name: str) -> None:
-    """E[F^2] forward and E[F'^2] back, of unit normals."""
+    """E[F^2] forward and E[F'^2] back, of normals as large as an example: its mean square is chi^2 of 64 numbers."""
     function = FUNCTIONS[name]
     theory = initlab.predict(Between(function), scheme="lecun", input_shape=(64,))
     normals = torch.randn(1_000_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    normals = (normals / normals.square().mean().sqrt()).requires_grad_()
+    levels = torch.from_numpy(np.random.default_rng(0).chisquare(64, 1_000_000) / 64)
+    normals = (normals / normals.square().mean().sqrt() * levels.sqrt()).requires_grad_()
     values = function(normals.clone())
     (slopes,) = torch.autograd.grad(values.sum(), normals)
     assert list(theory.basis) == ["theory", "theory"]

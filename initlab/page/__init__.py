@@ -1,0 +1,1 @@
+"""Pages in one file, with all that they need inside."""
