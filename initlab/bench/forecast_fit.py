@@ -44,9 +44,10 @@ def fit(table: pd.DataFrame, known: Mapping[str, Mapping[str, bool]] | None = No
     numbers = {"mean": mean, "scale": np.where(scale > 0, scale, 1.0), "low": low, "high": high}
     return Fit(
         questions=questions,
-        **(known or {"families": {}, "optimizers": {}}),
+        families=told["families"],
+        optimizers=told["optimizers"],
         sure=sure,
-        **{k: v.tolist() for k, v in numbers.items()},
+        **{key: values.tolist() for key, values in numbers.items()},
     )
 
 
