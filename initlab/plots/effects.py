@@ -71,7 +71,8 @@ def effects(results: Shown, ax: Target = None, *, by: str = SCHEME, width: Width
         UserError: nothing to draw, several axes, or an unknown width.
     """
     table = effects_table(results, by)
-    with canvas("effects", ax, ["all"], 1, 0.5 + 0.34 * len(table), width=width) as grid:
+    lines = 1 + table.label.str.count("\n").max()
+    with canvas("effects", ax, ["all"], 1, 0.5 + (0.13 * lines + 0.1) * len(table), width=width) as grid:
         (axes,) = grid.axes
         frame(axes, table)
         axes.axvline(1.0, color=GREY, linestyle=":", linewidth=1.0)

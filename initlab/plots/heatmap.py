@@ -74,7 +74,7 @@ def heatmap(results: Shown, ax: Target = None, *, width: Width | None = None) ->
             axes = grid.axes[column::2]
             colours = colour_range(table[table.direction == direction])
             for title, (_, arm), axis in zip(titles, arms, axes, strict=True):
-                draw_cells(axis, arm[arm.direction == direction], colours)
+                draw_cells(axis, arm, direction, colours)
                 # The bar below the column says the direction.
                 xlabel = "epoch" if axis is axes[-1] else ""
                 finish(axis, "" if column else title, xlabel, None if column else "weight layer")
@@ -101,17 +101,24 @@ def colour_range(table: pd.DataFrame) -> LogNorm:
     return LogNorm(min(max(low, high / 10.0**DECADES), high / 10), high)
 
 
-def draw_cells(ax: Axes, cells: pd.DataFrame, colours: LogNorm) -> None:
+def draw_cells(ax: Axes, arm: pd.DataFrame, direction: str, colours: LogNorm) -> None:
     """The cells of one arm and direction; borders lie half way to the next probe and layer."""
-    # Seeds of one arm may be probed at one step in epochs that differ by a rounding.
+    # Every layer and probe of the arm has its place, with a value in this direction or not.
+    layers = range(int(arm.layer.max()) + 1)
+    epochs = arm.sort_values("step").drop_duplicates("step").set_index("step").epoch
+    cells = arm[arm.direction == direction]
     values, zeros = (
-        cells.assign(value=value).pivot(index="layer", columns="step", values="value")
+        cells.assign(value=value)
+        .pivot(index="layer", columns="step", values="value")
+        .reindex(layers, columns=epochs.index)
         for value in (cells["mean"], zero(cells).astype(float).replace(0.0, np.nan))
     )
-    epochs = cells.drop_duplicates("step").set_index("step").epoch[values.columns].to_numpy(float)
-    borders = edges(epochs).clip(epochs.min(), epochs.max()), edges(values.index.to_numpy(float) + 1)
-    # As paths, thousands of cells make a large file with hairlines between them.
+    across = edges(epochs.to_numpy(float))
+    if len(epochs) > 1:
+        across = across.clip(epochs.min(), epochs.max())
+    borders = across, edges(np.arange(1, len(layers) + 1, dtype=float))
     ax.set_facecolor(NOTHING)
+    # As paths, thousands of cells make a large file with hairlines between them.
     ax.pcolormesh(*borders, np.ma.masked_invalid(values), norm=colours, cmap=COLOURS, rasterized=True)
     ax.pcolormesh(*borders, np.ma.masked_invalid(zeros), cmap=ListedColormap([ZERO]), rasterized=True)
     ax.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))

@@ -1,7 +1,7 @@
 """Propagation: what a layer does to the variance, forward against backward, a point per trial before training.
 
 The map on which healthy, vanishing and exploding starts lie apart: 1 on an axis keeps the signal, and the box holds
-what nets of the study's greatest depth bring from their first to their last layer within a factor of 10 either way.
+what the study's deepest nets bring from their first to their last layer within a factor of 10 either way.
 """
 
 from typing import Any
@@ -30,12 +30,13 @@ AXES = {
 
 
 def propagation_table(results: Shown) -> pd.DataFrame:
-    """One row per trial: net.depth, init.scheme and what else varies, seed, trial, verdict, and its two factors.
+    """One row per trial: net.depth, init.scheme and what else varies, seed, trial, verdict, its two factors, and
+    how many `layers` were probed.
 
     `forward_factor` is the factor of the pre-activation's variance from a layer to the next before training, by the
     median slope of its logarithm over all pairs of layers; `backward_factor` that of the gradient's variance from a
-    layer to the one before it. Layers of which a variance is 0 or not finite are left out, and a trial of fewer than
-    two others has no row.
+    layer to the one before it. Layers of which a variance is 0 or not finite are left out, as if they were not
+    there, and a trial of fewer than two others has no row.
 
     Raises:
         UserError: no probe before training of two layers.
@@ -44,8 +45,11 @@ def propagation_table(results: Shown) -> pd.DataFrame:
     signals = rows_of(results, trials, "signals")
     start = signals[signals.step == 0]
     factors = pd.DataFrame(
-        [{"trial": trial, **factors_of(layers)} for trial, layers in start.groupby("trial", sort=False)],
-        columns=["trial", *AXES],
+        [
+            {"trial": trial, **factors_of(layers), "layers": len(layers)}
+            for trial, layers in start.groupby("trial", sort=False)
+        ],
+        columns=["trial", *AXES, "layers"],
     ).dropna()
     if factors.empty:
         raise UserError(
@@ -80,7 +84,7 @@ def propagation(results: Shown, ax: Target = None, *, width: Width | None = None
     styles = looks(table[SCHEME])
     with canvas("propagation", ax, ["all"], 1, height=3.4, width=width) as grid:
         (axes,) = grid.axes
-        deepest = int(table[DEPTH].max())
+        deepest = int(table.layers.max())
         edge = KEPT ** (1 / max(deepest - 1, 1))
         corner, side = (1 / edge, 1 / edge), edge - 1 / edge
         axes.add_patch(Rectangle(corner, side, side, facecolor="#E4E4E4", edgecolor=GREY, linewidth=0.6, zorder=0.5))

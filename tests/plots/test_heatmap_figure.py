@@ -1,5 +1,7 @@
 """The heat map: cells over layers and epochs against variances by hand, zeros and missing seeds apart."""
 
+import math
+
 import numpy as np
 import pytest
 from fake_study import Fake
@@ -53,6 +55,14 @@ def test_drawn_cells_are_the_table_and_zeros_are_white(probed: Fake) -> None:
             norm = ax.collections[0].norm
             assert (norm.vmin, norm.vmax) == pytest.approx(limits)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0 in all seeds"]
+
+
+def test_an_arm_whose_gradients_are_no_numbers_is_grey_there(fake: Fake) -> None:
+    layers = [(1.0, math.nan), (math.inf, math.nan), (2.0, math.nan)]
+    fake.add("he", probes={0: layers, 10: layers}, verdict="diverged")
+    forward, backward = heatmap(fake).axes[:2]
+    assert meshes(forward)[0].mask.tolist() == [[False] * 2, [True] * 2, [False] * 2]
+    assert meshes(backward)[0].mask.all() and meshes(backward)[1].mask.all()
 
 
 def test_probes_before_training_alone_make_none(fake: Fake) -> None:
