@@ -57,7 +57,7 @@ def bench_exponents(source: Path) -> Iterator[str]:
     paths = write(folder, "exponents", table, exponents(table))
     known = table[np.isfinite(table[["angle", "gradient"]]).all(axis=1)].reset_index(drop=True)
     yield f"{len(table)} trials, {len(table) - len(known)} of them without a finite exponent and left out"
-    learn = known[known.loss < known.chance].reset_index(drop=True)
+    learn = known.query("loss < chance").reset_index(drop=True)
     for name, part in (("foretold by", known), (f"of the {len(learn)} below chance", learn)):
         few = len(part.groupby(TWINS, dropna=False)) < FEWEST
         lines = (
