@@ -73,8 +73,9 @@ def is_joined(op: Operation, inputs: Sequence[Signal]) -> bool:
 
 
 def picks_a_token(op: Operation, inputs: Sequence[Signal]) -> bool:
-    """One position of several, as a class token."""
-    return op.function in PICKED and len(op.in_shapes[0]) == 3 and len(op.shape) == 2
+    """One position of several, as a class token, but of a recurrent layer's steps."""
+    token = op.function in PICKED and len(op.in_shapes[0]) == 3 and len(op.shape) == 2
+    return token and inputs[0].steps is None
 
 
 DOUBTS = (
