@@ -149,7 +149,7 @@ def tail(out: Path, trial: str | None, lines: int, no_follow: bool) -> None:
     type=click.Choice(["png", "svg", "pdf"]),
     multiple=True,
     default=["png", "svg"],
-    help="Repeatable.  [default: png and svg]",
+    help="Repeatable.",
 )
 def plot(
     out: Path,

@@ -35,7 +35,9 @@ def effects_table(results: Shown, by: str = SCHEME) -> pd.DataFrame:
     """
     trials, _ = shown_trials(results)
     if by == SCHEME and trials[SCHEME].nunique() == 1:
-        raise NotStudied(f"plot: no effects of one scheme (got {trials[SCHEME].iloc[0]}); give by= another field")
+        raise NotStudied(
+            f"plot: no effects of one scheme (got {trials[SCHEME].iloc[0]}); in Python, give by= another field"
+        )
     pairs = compare_arms(results, by).pairs
     if len(pairs):
         # Of two arms that never get there nothing is known.

@@ -1,5 +1,6 @@
 """Heat map: variance of every layer's signals over layers and epochs, as colours on a log scale, a panel per arm."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from initlab.analysis.panels import SCHEME, NotStudied, Shown, by_panel, rows_of, shown_trials, states
 from initlab.errors import UserError
@@ -69,24 +70,37 @@ def heatmap(results: Shown, ax: Target = None, *, width: Width | None = None) ->
     names = dict(zip(styles, (str(one.get_label()) for one in scheme_handles(styles, results)), strict=True))
     arms = list(table.groupby(["panel", SCHEME], sort=False))
     titles = [f"{panel}, {names[str(scheme)]}" for (panel, scheme), _ in arms]
-    with canvas("heatmap", ax, [title for title in titles for _ in NAMES], 2, 1.35, width=width, narrow=2) as grid:
+    panels = [title for title in titles for _ in NAMES]
+    height = 1.2 + 0.15 * max(title.count("\n") + 1 for title in titles)
+    with canvas("heatmap", ax, panels, 2, height, width=width, narrow=2) as grid:
         for column, (direction, name) in enumerate(NAMES.items()):
             axes = grid.axes[column::2]
-            colours = colour_range(table[table.direction == direction])
+            variance = table["mean"][table.direction == direction]
+            colours = colour_range(variance)
             for title, (_, arm), axis in zip(titles, arms, axes, strict=True):
                 draw_cells(axis, arm, direction, colours)
                 # The bar below the column says the direction.
                 xlabel = "epoch" if axis is axes[-1] else ""
                 finish(axis, "" if column else title, xlabel, None if column else "weight layer")
                 axis.grid(False)
-            place: dict[str, Any] = {"location": "bottom", "aspect": 25, "pad": 0.01, "extend": "min"}
-            bar = grid.figure.colorbar(ScalarMappable(colours, COLOURS), ax=axes, label=name, **place)
-            bar.locator = LogLocator(numticks=3 if width == "column" else 6)
-            bar.minorticks_off()
+            draw_bar(grid.figure, axes, name, colours, float(variance.min()), width)
         handles = [Patch(facecolor=ZERO, edgecolor="#444444", label="0 in all seeds")] if zero(table).any() else []
         note = "1 seed" if table.seeds.max() == 1 else f"geometric mean over {table.seeds.max()} seeds"
         add_legend(grid, handles, note)
     return grid.figure
+
+
+def draw_bar(figure: Figure, axes: list[Axes], name: str, colours: LogNorm, least: float, width: Width | None) -> None:
+    """The bar of colours below the panels of one direction, pointed where the `least` variance is below them."""
+    low, high = colours.vmin or 0.0, colours.vmax or math.inf
+    extend = "min" if least < low else "neither"
+    place: dict[str, Any] = {"location": "bottom", "aspect": 25, "pad": 0.01, "extend": extend}
+    bar = figure.colorbar(ScalarMappable(colours, COLOURS), ax=axes, label=name, **place)
+    bar.locator = LogLocator(numticks=3 if width == "column" else 6)
+    if high < 1e3 * low:
+        # So few powers of ten that there are numbers between them.
+        bar.locator, bar.formatter = LogLocator(subs=(1, 3)), FuncFormatter(lambda value, _: f"{value:g}")
+    bar.minorticks_off()
 
 
 def zero(table: pd.DataFrame) -> "pd.Series[bool]":
@@ -94,10 +108,10 @@ def zero(table: pd.DataFrame) -> "pd.Series[bool]":
     return table.zeros == table.seeds
 
 
-def colour_range(table: pd.DataFrame) -> LogNorm:
+def colour_range(variance: "pd.Series[float]") -> LogNorm:
     """The colours' range over all arms: from a decade to `DECADES` below the highest variance."""
-    high = float(np.nan_to_num(table["mean"].max(), nan=1.0))
-    low = float(np.nan_to_num(table["mean"].min(), nan=1.0))
+    high = float(np.nan_to_num(variance.max(), nan=1.0))
+    low = float(np.nan_to_num(variance.min(), nan=1.0))
     return LogNorm(min(max(low, high / 10.0**DECADES), high / 10), high)
 
 

@@ -122,7 +122,13 @@ def frame(ax: Axes, table: pd.DataFrame) -> None:
         low, high = np.exp(-1.1 * max(down, up / 2)), np.exp(1.1 * max(up, down / 2))
         (ax.set_xscale if axis is ax.xaxis else ax.set_yscale)("log")
         (ax.set_xlim if axis is ax.xaxis else ax.set_ylim)(low, high)
-        ticks = [1.0] if high / low > 100 else [1.0, 2.0, 5.0] if high / low > 5 else [1.0, 1.2, 1.5, 2.0, 3.0, 5.0]
+        ticks = (
+            [1.0]
+            if high / low > 100
+            else [1.0, 2.0, 5.0]
+            if high / low > 5
+            else [1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0]
+        )
         axis.set_major_locator(LogLocator(subs=ticks, numticks=9))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_locator(NullLocator())

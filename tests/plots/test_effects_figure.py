@@ -59,7 +59,7 @@ def test_few_seeds_show_nothing(fake: Fake) -> None:
 
 def test_one_scheme_and_nobody_there_are_told(fake: Fake) -> None:
     add(fake, "he", 0, None)
-    with pytest.raises(ValueError, match=r"no effects of one scheme \(got he\); give by= another field"):
+    with pytest.raises(ValueError, match=r"no effects of one scheme \(got he\); in Python, give by= another field"):
         effects_table(fake)
     add(fake, "xavier", 0, None)
     with pytest.raises(ValueError, match="no effects by"):
