@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "initlab"
 TOP = ["__main__", "cli", "bench", "__init__"]
 ROOMS = [
-    *["report", "testing", "launch", "attempt", "inspection", "analysis", "plots", "train", "store", "verdict", "plan"],
+    *["report", "testing", "launch", "attempt", "inspection", "plots", "analysis", "train", "store", "verdict", "plan"],
     *["engine", "study", "signal", "init", "nets", "data", "paper", "page"],
 ]
 GROUND = ["random_streams", "to_device", "user_code", "errors", "version"]

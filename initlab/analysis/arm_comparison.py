@@ -11,9 +11,9 @@ import pandas as pd
 from initlab.analysis.arms import check_varies, chosen, setting_fields, timed_trials
 from initlab.analysis.effects import Effect, adjusted, effect
 from initlab.analysis.intervals import FEWEST_SEEDS, LEVEL, share_interval, t_interval
+from initlab.analysis.panels import ALL, SCHEME, Shown, error_name, states, title
 from initlab.analysis.survival import kaplan_meier, median_epoch
 from initlab.errors import UserError
-from initlab.plots.panels import ALL, SCHEME, Shown, error_name, states, title
 from initlab.study.unused_fields import unused_paths
 
 

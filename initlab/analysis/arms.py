@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from initlab.analysis.panels import BRANCHES, DEPTH, SCHEME, SEED, Shown, as_list, rows_of, shown_trials
 from initlab.engine.task import State
 from initlab.errors import UserError
-from initlab.plots.panels import BRANCHES, DEPTH, SCHEME, SEED, Shown, as_list, rows_of, shown_trials
 from initlab.study.paths import TRIAL_PATHS, getattr_path
 from initlab.study.spec import TrialSpec
 from initlab.study.study import no_such_path, resolve

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from initlab.analysis.panels import SCHEME
 from initlab.paper.curves import CHANCE, PaperFigure, curve, length, time_to
 from initlab.paper.ratios import LevelRatio, Span
-from initlab.plots.panels import SCHEME
 
 ARMS = ("he", "xavier")
 AHEAD = "he ahead at every level"

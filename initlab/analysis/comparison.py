@@ -8,15 +8,15 @@ of one seed share normals, data order and masks, so He and Xavier are compared s
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from initlab.analysis.claims import ARMS, Claim, learns, order, slower, stalls
+from initlab.analysis.panels import DEPTH, SCHEME, SEED, Shown, as_list, rows_of, shown_trials
 from initlab.data.facts import FACTS
 from initlab.errors import UserError
 from initlab.paper.curves import PAPER_FIGURES
 from initlab.paper.ratios import Crossing, LevelRatio, level_ratio
-from initlab.plots.convergence import convergence_table
-from initlab.plots.panels import DEPTH, SCHEME, SEED, Shown, as_list, shown_trials
 from initlab.study.spec import TrialSpec
 from initlab.verdict.rules import default_threshold, noise_floor
 
@@ -62,8 +62,8 @@ def compare_paper(results: Shown, figure: str = "fig3") -> PaperComparison:
         got = ", ".join(f"{scheme} {len(arm)}" for scheme, arm in arms.items()) + " finished"
         where = f"of he and xavier at {paper.depth} layers"
         raise UserError(f"compare: no seed with finished trials {where} (got {got}); run the study to its end")
-    curves = convergence_table(results)
-    chance, threshold = levels_of(curves[curves.trial.isin(arms["he"].trial)])
+    curves = rows_of(results, pd.concat(arms.values()), "scalars")
+    chance, threshold = levels_of(arms["he"])
     floor = noise_floor(chance, validation_images(results))
     crossed = {share * chance for share in SHARES if share * chance < floor}
     times = []
@@ -98,9 +98,9 @@ def arm_trials(results: Shown, depth: int, scheme: str) -> pd.DataFrame:
     return arm[arm.verdict.notna()]
 
 
-def levels_of(curves: pd.DataFrame) -> tuple[float, float]:
+def levels_of(trials: pd.DataFrame) -> tuple[float, float]:
     """Chance, and the study's threshold (half of chance where it sets none)."""
-    chance, threshold = float(curves.chance.iloc[0]), float(curves.threshold.iloc[0])
+    chance, threshold = float(trials.chance.iloc[0]), float(trials.threshold.iloc[0])
     return chance, default_threshold(chance) if math.isnan(threshold) else threshold
 
 
@@ -114,7 +114,7 @@ def validation_images(results: Shown) -> float:
 def crossing(curves: pd.DataFrame, arm: pd.DataFrame, seed: int, level: float) -> Crossing:
     """When a seed's validation error, drawn as straight lines between validations, first came down to `level`."""
     (trial,) = arm.trial[arm[SEED] == seed]
-    rows = curves[(curves.trial == trial) & curves.val_error.notna()]
+    rows = curves[(curves.trial == trial) & np.isfinite(curves.val_error)]
     epochs, errors = rows.epoch.to_list(), rows.val_error.to_list()
     for i, error in enumerate(errors):
         if error <= level:

@@ -14,9 +14,9 @@ from initlab.analysis.claims import AHEAD
 from initlab.analysis.comparison import compare_paper
 from initlab.analysis.effects import Effect, adjusted, effect
 from initlab.analysis.intervals import FEWEST_SEEDS, share_interval, t_interval
+from initlab.analysis.panels import SEED, Shown, as_list
 from initlab.engine.task import State
 from initlab.errors import UserError
-from initlab.plots.panels import SEED, Shown, as_list
 from initlab.study.claims import Claim
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from initlab.analysis.intervals import FEWEST_SEEDS, LEVEL, Floats, Interval, bounded_t_interval, holm, seeds_needed
+from initlab.analysis.panels import SEED
 from initlab.analysis.survival import logrank_p
 from initlab.paper.ratios import order_statistics
-from initlab.plots.panels import SEED
 
 
 @dataclass(frozen=True)

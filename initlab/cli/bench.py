@@ -146,13 +146,33 @@ def bench_data(study: Path | None, **options: Any) -> None:
 
 
 @bench.command("forecast")
-@click.argument("source", type=OUT)
+@click.argument("sources", metavar="TABLE...", type=OUT, nargs=-1, required=True)
 @click.option("--write", is_flag=True, help="Keep the fit as the forecast that comes with initlab.")
-def bench_forecast(source: Path, write: bool) -> None:
-    """How right the forecast is on held-out trials of SOURCE, a phase study's folder or its figures/forecast.csv."""
+def bench_forecast(sources: tuple[Path, ...], write: bool) -> None:
+    """How right the forecast is on nets of families that it was not fitted on.
+
+    \b
+    initlab bench forecast results/reference/forecast/*.csv
+
+    TABLE is what this command leaves in the folder of a finished study of sweeps/forecast-*.yaml, figures/forecast.csv,
+    or that folder.
+    """
     from initlab.bench.forecast import bench_forecast as measure
 
-    echo_lines(measure(source, write))
+    echo_lines(measure(sources, write))
+
+
+@bench.command("exponents")
+@click.argument("source", type=OUT)
+def bench_exponents(source: Path) -> None:
+    """How well the two exponents of a transformer's trunk at the start foretell its loss after training.
+
+    SOURCE is the folder of a study such as sweeps/transformer-exponents.yaml, whose figures get exponents.png, .svg and
+    .csv; or that exponents.csv.
+    """
+    from initlab.bench.exponents import bench_exponents as measure
+
+    echo_lines(measure(source))
 
 
 @bench.command("gpu")

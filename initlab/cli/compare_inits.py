@@ -16,7 +16,8 @@ from initlab.cli.options import OUT, echo
 @click.option("--schemes", metavar="A,B,…", help="Names, or your functions.  [default: as_is and four common ones]")
 @click.option("--seeds", type=int, default=5, help="Draws of each scheme, seeds 0, 1, …")
 @click.option("--loss", metavar="pkg.module:callable", help="(output, labels) to losses (N,) or their mean.")
-@click.option("--lr", type=float, help="Learning rate of SGD, for a forecast of the training.")
+@click.option("--lr", type=float, help="Learning rate, for a forecast of the training.")
+@click.option("--optimizer", default="sgd", help="Beside --lr: sgd, adam, adamw, …  [default: sgd]")
 @click.option("--weight-decay", type=float, default=0.0, help="Beside --lr.")
 @click.option("--out", "figure", type=OUT, metavar="FIGURE", help="Write the figure (png, svg or pdf).")
 def compare_inits(model: str, schemes: str | None, seeds: int, figure: Path | None, **options: Any) -> None:
@@ -48,7 +49,7 @@ def compare_inits(model: str, schemes: str | None, seeds: int, figure: Path | No
     allow = options["allow_code"]
     given = [(name, users_code("--schemes", name, allow) if is_code(name) else name) for name in names]
     subject = subject_of(model, options)
-    rates = {"lr": options["lr"], "weight_decay": options["weight_decay"]}
+    rates = {name: options[name] for name in ("lr", "weight_decay", "optimizer")}
     loss = users_code("--loss", options["loss"], allow) if options["loss"] else None
     try:
         comparison = compare(subject.module, subject.images, subject.labels, given, seeds, loss=loss, **rates)

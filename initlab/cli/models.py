@@ -80,6 +80,7 @@ def check_picture(option: str, path: Path | None) -> None:
 @click.argument("model")
 @model_options
 @click.option("--weight-decay", type=float, help="For the ratio of decay to the loss gradient.")
+@click.option("--optimizer", help="Say what the verdict means under it: sgd, adam or adamw.")
 @click.option("--loss", metavar="pkg.module:callable", help="(output, labels) to losses (N,) or their mean.")
 @click.option(
     "--redraws", type=int, help="Draws behind bands where no rule of theory is proven; 0: none.  [default: 8]"
@@ -121,7 +122,7 @@ def inspect(model: str, fail_on: str | None, html: Path | None, figure: Path | N
     elif against is not None:
         other = subject_of(against, options, double=True, also=list(SCHEMES)).module
     loss = users_code("--loss", options["loss"], options["allow_code"]) if options["loss"] else None
-    chosen = {key: options[key] for key in ("weight_decay", "fix", "seed", "redraws")}
+    chosen = {key: options[key] for key in ("weight_decay", "optimizer", "fix", "seed", "redraws")}
     examination = examine(subject, against=other, loss=loss, **chosen)
     inspection = examination.inspection
     echo(examination_json(examination) if options["as_json"] else examination_text(examination))

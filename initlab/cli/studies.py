@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,13 +138,37 @@ def tail(out: Path, trial: str | None, lines: int, no_follow: bool) -> None:
 @click.argument("out", type=OUT)
 @click.option("--figure", "names", multiple=True, metavar="NAME", help="One of the figures, e.g. depth; repeatable.")
 @click.option("--to", "folder", type=OUT, help="Folder for the files.  [default: OUT/figures]")
-def plot(out: Path, names: Sequence[str], folder: Path | None) -> None:
-    """Draw the figures of the results in OUT, each as png, svg and the csv of what it draws."""
+@click.option(
+    "--width",
+    type=click.Choice(["column", "text"]),
+    help="For a paper: its column (3.25 in) or its text (6.75 in).  [default: what each figure needs]",
+)
+@click.option(
+    "--format",
+    "forms",
+    type=click.Choice(["png", "svg", "pdf"]),
+    multiple=True,
+    default=["png", "svg"],
+    help="Repeatable.",
+)
+def plot(
+    out: Path,
+    names: Sequence[str],
+    folder: Path | None,
+    width: Literal["column", "text"] | None,
+    forms: Sequence[Literal["png", "svg", "pdf"]],
+) -> None:
+    """Draw the figures of the results in OUT, each as png and svg, with the csv of what it draws.
+
+    Without --figure: convergence, signals and depth, running, prelu and phase where there is something to draw. Others,
+    by name: theory, paper, heatmap, propagation, decay, survival, effects.
+    """
     from initlab.plots import save_figures
     from initlab.store.studies import load
 
     results = load(out)
-    echo_lines(save_figures(results, names or None, folder, say=lambda line: click.echo(line, err=True)))
+    say = partial(click.echo, err=True)
+    echo_lines(save_figures(results, names or None, folder, say, width=width, forms=forms))
     echo_lines(results.problems, err=True)
 
 

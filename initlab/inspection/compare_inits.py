@@ -24,8 +24,9 @@ from initlab.nets.undisturbed import Batch
 from initlab.signal.probe import Loss
 from initlab.signal.start import Start
 from initlab.signal.survey import survey
-from initlab.verdict.forecast import check_rates
-from initlab.verdict.odds import VERDICTS as OUTCOMES, Forecast, features_of, forecast_of
+from initlab.study.spec import Train
+from initlab.verdict.forecast import forecast_at, train_of
+from initlab.verdict.odds import VERDICTS as OUTCOMES, Forecast
 
 DEFAULT = (AS_IS, "torch_default", "xavier", "he", "orthogonal")
 DRIFT_NOTE = (
@@ -52,6 +53,7 @@ class Draw:
         row |= {f"{d}_factor": drifts[d].factor if d in drifts else math.nan for d in DIRECTIONS}
         row |= {f"{d}_change": drifts[d].change if d in drifts else math.nan for d in DIRECTIONS}
         row |= self.forecast.probabilities if self.forecast else dict.fromkeys(OUTCOMES, math.nan)
+        row["forecast"] = self.forecast.verdict if self.forecast else ""
         return {**row, "calibrated": bool(self.forecast and self.forecast.calibrated)}
 
 
@@ -63,8 +65,7 @@ class Ground:
     batch: Batch
     labels: Any
     loss: Loss | None
-    lr: float | None
-    weight_decay: float
+    train: Train | None
 
     def draws(self, candidate: Candidate, seeds: int) -> Iterator[Draw]:
         """The candidate's draws of the seeds from 0 on, beside what theory says of it.
@@ -85,17 +86,15 @@ class Ground:
             pupil = Pupil(model, self.batch, self.labels, self.loss)
             evidence = evidence_of(pupil, signals, learning=False)
             table, diagnosis = diagnosed(signals, theory, evidence)
-            forecast = self.forecast(table, evidence.start)
+            forecast = self.forecast(model, table, evidence.start)
             yield Draw(seed, table, diagnosis, forecast, sets, [*notes, *unjudged_notes(signals)])
 
-    def forecast(self, table: pd.DataFrame, start: Start | None) -> Forecast | None:
-        """The odds of training at the learning rate; None without one, or where the forecast knows no such model."""
-        if self.lr is None or start is None or math.isnan(start.chance):
+    def forecast(self, model: nn.Module, table: pd.DataFrame, start: Start | None) -> Forecast | None:
+        """The odds of training at the learning rate; None without one, or where there is no gradient or no chance."""
+        if self.train is None or start is None or math.isnan(start.chance):
             return None
-        loss, chance, lr, decay = start.loss, start.chance, self.lr, self.weight_decay
         try:
-            return forecast_of(features_of(table, loss=loss, chance_loss=chance, lr=lr, weight_decay=decay))
-        # No loss on classes, no gradient, or a single layer.
+            return forecast_at(model, table, start, self.train)
         except ValueError:
             return None
 
@@ -110,6 +109,7 @@ def compare_inits(
     loss: Loss | None = None,
     lr: float | None = None,
     weight_decay: float = 0.0,
+    optimizer: str = "sgd",
 ) -> Comparison:
     """Initialise copies of a model under each scheme and seed, and measure and judge their signals; it stays as it was.
 
@@ -129,26 +129,24 @@ def compare_inits(
             A dict of such pairs too.
         seeds: each scheme is drawn with the seeds 0 to seeds - 1, the same random numbers for all schemes; a function
             of the model finds the global random streams of torch, numpy and Python seeded. `as_is` is measured once.
-        lr: learning rate of stochastic gradient descent with momentum 0.9, for the forecast, as `initlab.forecast`
-            takes it; None makes none.
-        weight_decay: beside `lr`.
+        lr: learning rate, for the forecast, as `initlab.forecast` takes it; None makes none.
+        weight_decay, optimizer: beside `lr`.
 
     Raises:
-        UserError: wrong schemes, seeds, lr or weight_decay; a batch that the model does not take, or that holds numbers
-            that are not finite; labels or a loss that do not fit; a model that cannot be copied. A scheme that fails on
-            this model has a row that says so.
+        UserError: wrong schemes, seeds, lr, weight_decay or optimizer; a batch that the model does not take, or that
+            holds numbers that are not finite; labels or a loss that do not fit; a model that cannot be copied. A scheme
+            that fails on this model has a row that says so.
     """
     candidates = candidates_of(schemes)
     if not isinstance(seeds, int) or seeds < 1:
         raise UserError(f"seeds: out of range (got {seeds!r}); allowed: whole numbers from 1 on")
-    if lr is not None:
-        check_rates(lr, weight_decay)
+    train = None if lr is None else train_of("forecast", lr, weight_decay, optimizer)
     check_run(model, batch, labels, loss)
     counts = [seeds if candidate.is_random else 1 for candidate in candidates]
     work = f"{sum(counts)} measures and {len(candidates)} predictions"
     start = time.perf_counter()
     with progress_bar(work, sum(counts)) as advance:
-        draws, errors = draws_of(Ground(model, batch, labels, loss, lr, weight_decay), candidates, counts, advance)
+        draws, errors = draws_of(Ground(model, batch, labels, loss, train), candidates, counts, advance)
     if not draws:
         name, reason = next(iter(errors.items()))
         raise UserError(f"schemes: none of {len(candidates)} can initialise this model (got, of {name}: {reason})")
@@ -201,6 +199,6 @@ def forecast_notes(forecasts: Sequence[Forecast | None]) -> list[str]:
     """Why there is no forecast, or why it is not to be trusted."""
     made = [forecast for forecast in forecasts if forecast is not None]
     if not made:
-        return ["no forecast: it takes class labels, and a model of two weight layers or more that get a gradient"]
+        return ["no forecast: it takes class labels, and a model with weight layers that get a gradient"]
     outside = [forecast.outside[0] for forecast in made if forecast.outside]
     return [f"? the forecast is not calibrated for such nets: {outside[0]}"] if outside else []

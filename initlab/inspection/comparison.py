@@ -31,13 +31,14 @@ class Comparison:
     the first such seed); forward_factor and backward_factor, what the second moment typically changes by per layer,
     towards the output and towards the input (geometric mean over seeds of what `inspect` says, NaN where there are
     fewer than two layers to compare); forward_inside and backward_inside, the share of measured points, over layers and
-    seeds, inside theory's 95 % band; forecast, the most probable outcome of training, its odds converged, slow,
-    stalled and diverged (means over seeds), and calibrated, whether all of them are of nets such as the forecast was
-    fitted on ("", NaN and False without `lr`); sets, what was set to what; and error, why the scheme failed.
+    seeds, inside theory's 95 % band; forecast (of most of its seeds,
+    as `initlab.forecast` says it), the odds converged, slow, stalled and diverged of training (means over seeds), and
+    calibrated, whether all of them are of nets such as the forecast was fitted on ("", NaN and False without `lr`);
+    sets, what was set to what; and error, why the scheme failed.
 
     `verdicts` has a row per scheme and seed: scheme, seed, verdict, reason, forward_factor, backward_factor,
-    forward_change and backward_change (ln of the part of the change from end to end that is judged), the odds and
-    calibrated.
+    forward_change and backward_change (ln of the part of the change from end to end that is judged), the odds,
+    forecast and calibrated.
     `signals` has a row per scheme, seed and layer: scheme, seed and the columns of `Inspection.table`.
     """
 
@@ -126,7 +127,7 @@ def table_row(scheme: str, verdicts: pd.DataFrame, signals: pd.DataFrame, sets: 
         "reason": verdicts.reason[verdicts.verdict == verdict].iloc[0],
         **factors,
         **{f"{d}_inside": share_inside(signals, d) for d in DIRECTIONS},
-        "forecast": max(odds, key=lambda name: odds[name]) if odds["converged"] == odds["converged"] else "",
+        "forecast": verdicts.forecast.mode()[0],
         **odds,
         **{"calibrated": bool(verdicts.calibrated.all()), "sets": sets, "error": ""},
     }

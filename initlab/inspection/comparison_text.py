@@ -8,6 +8,7 @@ import pandas as pd
 
 from initlab.errors import printable
 from initlab.inspection.text import WIDTH, aligned
+from initlab.verdict.odds import CANNOT_TELL
 
 HEADS = ("scheme", "verdict", "forward", "backward", "inside", "forecast", "sets")
 LEFT = ("scheme", "verdict", "forecast", "sets")
@@ -54,7 +55,9 @@ def row_cells(row: dict[Hashable, Any]) -> list[str]:
     if row["error"]:
         return [row["scheme"], "failed", *["–"] * 4, ""]
     forecast = "–"
-    if row["forecast"]:
+    if row["forecast"] == CANNOT_TELL:
+        forecast = f"{CANNOT_TELL} (learns {row['converged'] + row['slow']:.0%})"
+    elif row["forecast"]:
         forecast = f"{row['forecast']} {row[row['forecast']]:.0%}" + ("" if row["calibrated"] else " ?")
     return [
         row["scheme"],

@@ -1,6 +1,7 @@
 """An inspection and what goes with it: lint's findings, the same net under other weights, and the remedy tried out."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -30,6 +31,7 @@ def examine(
     subject: Subject,
     *,
     weight_decay: float | None = None,
+    optimizer: str | None = None,
     fix: bool = False,
     against: nn.Module | None = None,
     seed: int = 0,
@@ -42,15 +44,16 @@ def examine(
         UserError: a model that cannot be inspected or initialised, or nets of different layers.
     """
     model, images, labels = subject.module, subject.images, subject.labels
+    options: dict[str, Any] = {"loss": loss, "weight_decay": weight_decay, "optimizer": optimizer, "redraws": redraws}
     remedy: Cure | None = None
     fixed: Inspection | None = None
     try:
-        inspection = inspect(model, images, labels, loss=loss, weight_decay=weight_decay, redraws=redraws)
+        inspection = inspect(model, images, labels, **options)
         findings = lint(model, images)
         ratios = compare(model, against, images, seed=seed) if against is not None else None
         if fix and (remedy := inspection.cure):
             copied, batch = remedy.apply(model, images)
-            fixed = inspect(copied, batch, labels, loss=loss, weight_decay=weight_decay, redraws=redraws)
+            fixed = inspect(copied, batch, labels, **options)
     except UserError:
         raise
     except ValueError as error:

@@ -14,18 +14,21 @@ from initlab.init.layers import NORMS
 from initlab.init.schemes import Scheme
 from initlab.inspection.advice import advise
 from initlab.inspection.cause import Cure
-from initlab.inspection.diagnosis import OUTLOOKS, Diagnosis, diagnose, listed
+from initlab.inspection.diagnosis import OUTLOOKS, Diagnosis, diagnose, listed, under
 from initlab.inspection.pupil import Pupil
-from initlab.inspection.text import as_text, cell
+from initlab.inspection.text import as_text, cell, trunk_lines
 from initlab.inspection.trial import HEALTHY, Trials
 from initlab.inspection.troubles import Evidence
 from initlab.inspection.two_inits import Ratios, check_same_layers, ratios_of
 from initlab.nets.undisturbed import Batch, num_examples, untouched
+from initlab.signal.exponents import Exponents, exponents_of
 from initlab.signal.precision import COLUMNS as ROUNDING
 from initlab.signal.probe import COLUMNS, Loss
 from initlab.signal.start import start_of
 from initlab.signal.survey import IDLE, PARAMETER, STEP, Survey, survey
 from initlab.signal.theory.predict import predict
+from initlab.signal.trunk import COLUMNS as TRUNK
+from initlab.verdict.forecast import check_optimizer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,6 +58,10 @@ class Inspection:
 
     `parameters` has a row for each parameter of the model with its role and `steps` one for each step of each recurrent
     layer, as `initlab.signal.survey.Survey` describes them, `unjudged` and `judged_share` too.
+
+    `trunk` has a row for the signal before the first block of the trunk and behind each: block, name, cosine and
+    distance between two tokens, gradient_square (`initlab.signal.trunk`). It is empty for a model of fewer than three
+    equal blocks in a row.
     """
 
     table: pd.DataFrame
@@ -66,6 +73,7 @@ class Inspection:
     steps: pd.DataFrame = field(default_factory=pd.DataFrame)
     unjudged: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of parameters that were not seen
     judged_share: float = 1.0  # of all numbers in parameters
+    trunk: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=TRUNK))
 
     @property
     def verdict(self) -> str:
@@ -91,6 +99,16 @@ class Inspection:
     def healthy(self) -> bool:
         """Whether training can be expected to start: the verdict is `healthy` or `uneven`."""
         return self.verdict in ("healthy", "uneven")
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is said below the reason: advice, notes, and what the trunk does to angles and gradients."""
+        return [*self.advice, *self.notes, *trunk_lines(self.trunk)]
+
+    @property
+    def exponents(self) -> Exponents:
+        """How fast the trunk's tokens drift apart and its gradient grows, per block; NaN where there is no trunk."""
+        return exponents_of(self.trunk)
 
     def against(self, other: "Inspection") -> Ratios:
         """How much larger the signals are here than in another inspection of the same net, layer by layer.
@@ -119,12 +137,12 @@ class Inspection:
         return inspection(self.table, f"{self.verdict}: {self.reason}", ax)
 
     def __repr__(self) -> str:
-        return as_text(self.table, self.diagnosis, [*self.advice, *self.notes])
+        return as_text(self.table, self.diagnosis, self.remarks)
 
     def _repr_html_(self) -> str:
         from initlab.inspection.html import inspection_html
 
-        return inspection_html(self.table, self.verdict, self.reason, [*self.advice, *self.notes])
+        return inspection_html(self.table, self.verdict, self.reason, self.remarks)
 
     def report(self, path: str | Path, title: str = "An inspection") -> Path:
         """Write one HTML file that needs nothing else: verdict, advice, figure, and the layers; returns its path.
@@ -134,7 +152,7 @@ class Inspection:
         """
         from initlab.inspection.html import inspection_content, write_page
 
-        content = inspection_content(self.table, self.verdict, self.reason, [*self.advice, *self.notes])
+        content = inspection_content(self.table, self.verdict, self.reason, self.remarks)
         content |= {
             "columns": list(self.table),
             "rows": self.table.map(cell).to_numpy().tolist(),
@@ -150,6 +168,7 @@ def inspect(
     *,
     loss: Loss | None = None,
     weight_decay: float | None = None,
+    optimizer: str | None = None,
     autocast: torch.dtype | None = None,
     redraws: int | None = None,
 ) -> Inspection:
@@ -157,6 +176,7 @@ def inspect(
 
     Arguments and errors are those of `initlab.signal.survey.survey`, and a ValueError for a batch that is no tensor or
     empty. Without labels the gradients are not judged, nor is the size of the logits under a `loss` of yours.
+    `vanishing` and `saturated` are verdicts about SGD; `optimizer`, as `adam`, asks for the words that hold for it.
 
     Args:
         redraws: of the layers for which theory has no proven rule, the band is that of so many draws of the weights,
@@ -172,6 +192,8 @@ def inspect(
     if not num_examples(model, batch):
         got = "an empty one" if isinstance(batch, Tensor) else type(batch).__name__
         raise ValueError(f"inspect: the batch is no tensor of examples (got {got}); give one with an example or more")
+    if optimizer is not None:
+        check_optimizer("inspect", optimizer)
     if redraws is not None and redraws < 2 and redraws != 0:
         raise ValueError(f"inspect: redraws is out of range (got {redraws}); allowed: 0 for none, or from 2 on")
     # Reading a weight may be a computation that leaves its mark, as spectral norm's is in training mode.
@@ -186,16 +208,18 @@ def inspect(
     if cure and diagnosis.verdict in HEALTHY:
         reason = f"{cure.cause}, though signals are level{OUTLOOKS['handicapped']}"
         diagnosis = replace(diagnosis, verdict="handicapped", reason=reason)
+    diagnosis, remarks = under(diagnosis, optimizer)
     return Inspection(
         table,
         diagnosis,
         advice,
-        [*notes, *unjudged_notes(signals)],
+        [*remarks, *notes, *unjudged_notes(signals)],
         cure,
         pd.DataFrame(signals.parameters, columns=list(PARAMETER)),
         pd.DataFrame(signals.steps, columns=list(STEP)),
         signals.unjudged,
         signals.judged_share,
+        signals.trunk,
     )
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from initlab.errors import printable
 from initlab.inspection.diagnosis import Diagnosis
+from initlab.signal.exponents import exponents_of
 
 WIDTH = 100
 # A table of more than LONGEST rows keeps SHOWN at either end.
@@ -98,3 +99,26 @@ def ratio_cells(table: pd.DataFrame) -> list[list[str]]:
         [str(name), *("–" if math.isnan(ratio) else f"{ratio:.6g}" for ratio in ratios)]
         for name, *ratios in table[list(RATIOS)].itertuples(index=False)
     ]
+
+
+def trunk_lines(trunk: pd.DataFrame) -> list[str]:
+    """A sentence on what the blocks of a trunk do to the angle between tokens and to the gradient; none without one."""
+    if trunk.empty:
+        return []
+    angle, gradient, blocks, angle_spread, gradient_spread = exponents_of(trunk)
+    tokens, parts = trunk.attrs["tokens"], []
+    if math.isfinite(angle):
+        drift = "drift together" if angle < 0 else "drift apart" if angle > 0 else "keep their angles"
+        parts.append(f"{tokens} {drift}, 1 - cos {per_block(angle, angle_spread)}")
+    if (equal := trunk.block[trunk.distance == 0]).any():
+        parts.append(f"all {tokens} of an example are equal behind block {equal.iloc[0]}")
+    if not math.isnan(gradient):
+        change = "grows" if gradient > 0 else "shrinks" if gradient < 0 else "stays"
+        parts.append(f"towards the input the gradient's mean square {change} {per_block(gradient, gradient_spread)}")
+    return [f"in the trunk of {blocks} blocks {'; '.join(parts)}"] if parts else []
+
+
+def per_block(rate: float, spread: float) -> str:
+    """A rate as a factor, and the factors of the middle half of the blocks: `×0.89 per block (0.87 to 0.91)`."""
+    low, median, high = (f"{math.exp(value):.3g}" for value in (rate - spread, rate, rate + spread))
+    return f"×{median} per block" + (f" ({low} to {high})" if low != high else "")

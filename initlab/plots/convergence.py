@@ -9,12 +9,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from initlab.analysis.panels import SCHEME, SEED, Shown, by_panel, error_name, loss_unit, rows_of, shown_trials, states
 from initlab.errors import UserError
 from initlab.paper.curves import PaperFigure
 from initlab.plots.legend import add_legend, cross_handle, scheme_handles, seeds_note
-from initlab.plots.panels import SCHEME, SEED, Shown, by_panel, error_name, loss_unit, rows_of, shown_trials, states
 from initlab.plots.paper import draw_paper, epoch_name, paper_panels, paper_points, paper_title
-from initlab.plots.style import Look, Target, canvas, crosses, draw_band, finish, level_lines, looks, percent_axis
+from initlab.plots.style import (
+    Look,
+    Target,
+    Width,
+    canvas,
+    crosses,
+    draw_band,
+    finish,
+    level_lines,
+    looks,
+    percent_axis,
+)
 from initlab.verdict.judge import epoch_means
 
 Quantity = Literal["val_error", "train_error", "train_loss"]
@@ -75,7 +86,14 @@ def training_means(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({**means._asdict(), "epoch": means.epoch.clip(max=float(trained.epoch.max()))})
 
 
-def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_error", paper: bool = False) -> Figure:
+def convergence(
+    results: Shown,
+    ax: Target = None,
+    *,
+    quantity: Quantity = "val_error",
+    paper: bool = False,
+    width: Width | None = None,
+) -> Figure:
     """Draw `convergence_table`: the mean over seeds, each seed as a thin curve, the range over seeds as a band.
 
     Args:
@@ -83,6 +101,7 @@ def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_
         quantity: `val_error`, `train_error` or `train_loss`.
         paper: beside each panel of 22 or 30 layers the paper's figure 2 or 3 as a panel of its own, with its own axes;
             `ax` then holds one more Axes for each of them. Ours say how many of its images an epoch has.
+        width: of the figure, a paper's "column" (3.25 in) or its "text" (6.75 in).
 
     Raises:
         UserError: nothing to draw yet, another number of axes than panels, or no curve of the paper for any panel.
@@ -96,7 +115,7 @@ def convergence(results: Shown, ax: Target = None, *, quantity: Quantity = "val_
     styles = looks(table[SCHEME])
     columns = 2 if paper or len(panels) in (2, 4) else 3
     titles = [title for title, _ in panels]
-    with canvas("convergence", ax, titles, columns, height=2.35, sharey=not paper) as grid:
+    with canvas("convergence", ax, titles, columns, height=2.35, sharey=not paper, width=width) as grid:
         study_axes = []
         for (panel, figure), axes in zip(panels, grid.axes, strict=True):
             if figure:

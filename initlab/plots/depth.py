@@ -9,11 +9,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import ScaledTranslation
 
+from initlab.analysis.panels import (
+    ALL,
+    DEPTH,
+    SCHEME,
+    SEED,
+    Shown,
+    error_name,
+    rows_of,
+    shown_trials,
+    states,
+    with_panels,
+)
 from initlab.errors import UserError
 from initlab.plots.convergence import training_means
 from initlab.plots.legend import add_legend, cross_handle, scheme_handles, seeds_note
-from initlab.plots.panels import ALL, DEPTH, SCHEME, SEED, Shown, error_name, rows_of, shown_trials, states, with_panels
-from initlab.plots.style import Look, Target, canvas, crosses, finish, level_lines, looks, percent_axis
+from initlab.plots.style import Look, Target, Width, canvas, crosses, finish, level_lines, looks, percent_axis
 
 # What depth counts where it is not weight layers.
 DEPTH_UNITS = {"transformer": "blocks", "lstm": "recurrent layers"}
@@ -56,7 +67,7 @@ def depth_table(results: Shown) -> pd.DataFrame:
     return table.sort_values(DEPTH, kind="stable", ignore_index=True)
 
 
-def depth(results: Shown, ax: Target = None) -> Figure:
+def depth(results: Shown, ax: Target = None, *, width: Width | None = None) -> Figure:
     """Draw `depth_table`: training error left, validation error right; points are seeds, whiskers their range.
 
     A × in the top row is a depth at which trials of the scheme diverged, with their number where others did not. `ax`
@@ -66,11 +77,11 @@ def depth(results: Shown, ax: Target = None) -> Figure:
         UserError: no finished trial, or another number of axes.
     """
     table = depth_table(results)
-    places = [(panel, quantity) for panel in sorted(set(table.panel)) for quantity in NAMES]
+    places = [(panel, quantity) for panel in dict.fromkeys(table.panel) for quantity in NAMES]
     styles = looks(table[SCHEME])
     unit = DEPTH_UNITS.get(shown_trials(results)[0]["net.name"].iloc[0], "weight layers")
     titles = [NAMES[quantity] + ("" if panel == ALL else f"\n{panel}") for panel, quantity in places]
-    with canvas("depth", ax, titles, 2, height=2.5, sharey=True) as grid:
+    with canvas("depth", ax, titles, 2, height=2.5, sharey=True, width=width) as grid:
         for (panel, quantity), title, axes in zip(places, titles, grid.axes, strict=True):
             part = table[(table.panel == panel) & (table["quantity"] == quantity)]
             for order, (scheme, look) in enumerate(styles.items()):

@@ -1,5 +1,7 @@
 """The one legend of a figure: its entries, in as many columns as fit, under a line that says what is drawn."""
 
+import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,22 +9,39 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from initlab.plots.panels import Shown, as_list, shown_trials
+from initlab.analysis.panels import DEPTH, SCHEME, Shown, as_list, shown_trials
 from initlab.plots.style import GREY, Canvas, Look
+from initlab.study.paths import getattr_path
+from initlab.study.unused_fields import unused_paths
+
+# What panels and names of schemes tell.
+TOLD = (DEPTH, SCHEME, "init.std", "net.name")
 
 
 def scheme_handles(styles: dict[str, Look], results: Shown | None = None) -> list[Line2D]:
     """The schemes' entries in a legend; of `pkg.module:callable` the callable's name.
 
-    `gaussian` is `std 0.01` where all its trials in `results` have that.
+    With `results`, `gaussian` is `std 0.01` where all its trials have that, and fields that differ between schemes and
+    not within one, as in a study of cases, are told of those that use them: `he, lr 0.1`.
     """
     labels = {scheme: scheme.rsplit(":", 1)[-1] for scheme in styles}
-    if "gaussian" in styles and results is not None:
-        shown = set(shown_trials(results)[0].trial)
-        specs = [trial.spec for one in as_list(results) for trial in one.stored if trial.id in shown]
-        stds = {spec.init.std for spec in specs if spec.init.scheme == "gaussian"}
-        if len(stds) == 1:
+    if results is not None:
+        trials, fields = shown_trials(results)
+        stored = {trial.id: trial.spec for one in as_list(results) for trial in one.stored}
+        specs = {str(scheme): [stored[trial] for trial in part.trial] for scheme, part in trials.groupby(SCHEME)}
+        stds = {spec.init.std for spec in specs.get("gaussian", [])}
+        if len(stds) == 1 and "gaussian" in styles:
             labels["gaussian"] = f"std {stds.pop():g}"
+        for path in (path for path in fields if path not in TOLD):
+            values = {
+                scheme: {str(getattr_path(spec, path)) for spec in specs[scheme]}
+                for scheme in labels
+                if scheme in specs and path not in unused_paths(specs[scheme][0])
+            }
+            if all(len(own) == 1 for own in values.values()) and len(set().union(*values.values())) > 1:
+                labels |= {
+                    scheme: f"{labels[scheme]}, {path.split('.')[-1]} {own.pop()}" for scheme, own in values.items()
+                }
     return [Line2D([], [], **look.style, label=labels[scheme]) for scheme, look in styles.items()]
 
 
@@ -48,13 +67,19 @@ def add_legend(grid: Canvas, handles: Sequence[Line2D | Patch], note: str, by_ro
         if by_rows:
             # matplotlib fills a legend column by column.
             handles = [handle for column in range(columns) for handle in handles[column::columns]]
-        place: dict[str, Any] = {"loc": "outside upper left", "ncols": columns, "title": note}
+        # 0.058 in for a letter of the note.
+        letters = int(grid.figure.get_figwidth() / 0.058)
+        lines = [wrapped for line in note.split("\n") for wrapped in textwrap.wrap(line, letters)]
+        # There is room for two lines; more would be taken from the panels.
+        more = len(lines) + math.ceil(len(handles) / columns) - 2
+        grid.figure.set_figheight(grid.figure.get_figheight() + 0.165 * max(0, more))
+        place: dict[str, Any] = {"loc": "outside upper left", "ncols": columns, "title": "\n".join(lines)}
         legend = grid.figure.legend(handles=handles, alignment="left", **place)
     else:
         # A narrow legend finds a place beside the curves.
         frame: dict[str, Any] = {"frameon": True, "edgecolor": "none", "framealpha": 0.8}
-        lines = note.replace("; ", "\n")
-        legend = grid.axes[0].legend(handles=handles, loc="best", title=lines, alignment="left", **frame)
+        broken = note.replace("; ", "\n")
+        legend = grid.axes[0].legend(handles=handles, loc="best", title=broken, alignment="left", **frame)
     legend.get_title().set_color(GREY)
 
 

@@ -10,10 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from initlab.analysis.panels import DEPTH, SCHEME
 from initlab.data.facts import FACTS
 from initlab.errors import UserError
 from initlab.paper.curves import BY_DEPTH, CHANCE, PaperFigure, curve, length
-from initlab.plots.panels import DEPTH, SCHEME
 from initlab.plots.style import LOOKS, finish, level_lines, percent_axis
 
 

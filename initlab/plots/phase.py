@@ -1,12 +1,14 @@
-"""Phase diagram: the verdict over depth and standard deviation, a panel per learning rate, with theory's lines.
+"""Phase diagram: the verdict over two fields of a grid, as depth and standard deviation, with theory's lines.
 
-Two lines, both from step 0. `critical`: fan std^2 (1 + a^2) / 2 = 1, where the signal neither grows nor fades (He et
-al. 2015, eq. 10 and 14). `decay`: where the loss gradient of a weight is as small as its weight decay. By homogeneity
-every weight gradient goes with (std / critical)^(depth - 1). So with G what it would be at the critical std (geometric
-mean over the panel's probes, scaled back) the line solves weight_decay * std = G (std / critical)^(depth - 1).
+Two lines, both from step 0. `critical`, wherever an axis is the std: fan std^2 (1 + a^2) / 2 = 1, where the signal
+neither grows nor fades (He et al. 2015, eq. 10 and 14). `decay`, over depth and std: where the loss gradient of a
+weight is as small as its weight decay. By homogeneity every weight gradient goes with (std / critical)^(depth - 1). So
+with G what it would be at the critical std (geometric mean over the panel's probes, scaled back) the line solves
+weight_decay * std = G (std / critical)^(depth - 1).
 """
 
 import math
+from dataclasses import dataclass
 from statistics import median_low
 from typing import Any
 
@@ -18,17 +20,21 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
+from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
 
+from initlab.analysis.panels import ALL, DEPTH, NotStudied, Shown, as_list, rows_of, shown_trials, states, with_panels
 from initlab.errors import UserError
 from initlab.nets.architecture import Activation, Conv, Linear
 from initlab.plan.dimensions import describe
 from initlab.plots.legend import add_legend
-from initlab.plots.panels import ALL, DEPTH, NotStudied, Shown, as_list, rows_of, shown_trials, states, with_panels
-from initlab.plots.style import Target, canvas, finish
+from initlab.plots.style import Target, Width, canvas, finish
+from initlab.study.paths import TRIAL_PATHS
 from initlab.study.spec import TrialSpec
+from initlab.study.study import no_such_path
 from initlab.user_code import is_code
 
 STD = "init.std"
+NAMES = {DEPTH: "depth (weight layers)", STD: "std of the weights", "train.lr": "learning rate"}
 # They differ in lightness too, and one is hatched, for a grey print.
 COLORS = {"converged": "#1F7A5C", "slow": "#8CCFAE", "stalled": "#D9DCE1", "diverged": "#D0624F"}
 FILLS: dict[str, dict[str, Any]] = {name: {"facecolor": color, "edgecolor": "white"} for name, color in COLORS.items()}
@@ -39,32 +45,50 @@ LINES: dict[str, tuple[Any, str]] = {
 }
 
 
-def phase_table(results: Shown) -> pd.DataFrame:
-    """One row per (panel, depth, std) of the finished trials: panel, its fields, net.depth, init.std, how many `seeds`,
-    and the share of them with each verdict; `critical` and `decay` are the heights of theory's lines at this depth.
+def phase_table(results: Shown, x: str = DEPTH, y: str = STD) -> pd.DataFrame:
+    """One row per cell of the finished trials: panel, its fields, the fields `x` and `y`, how many `seeds`, and the
+    share of them with each verdict; `critical` and `decay` are the stds of theory's lines there.
 
-    `critical` is NaN for a net of your own, `decay` also without weight decay or probes.
+    `critical` is NaN for a net of your own and where no axis is init.std, `decay` also without weight decay or probes
+    and over another axis than net.depth. Where several fields vary beside x and y, each of their settings is a panel.
 
     Raises:
-        UserError: no finished trial, fewer than two standard deviations, or too many panels.
+        UserError: no finished trial, an unknown field or one that does not vary, or too many panels.
     """
     trials, fields = shown_trials(results)
+    varying = [path for path in fields if trials[path].nunique(dropna=False) > 1]
+    for path in (x, y):
+        if path not in TRIAL_PATHS:
+            raise UserError(f"phase: {no_such_path(path, TRIAL_PATHS)}")
+        if path != DEPTH and path not in varying:
+            hint = (
+                f"run a study that varies it, or give x= and y= of those that vary here: {', '.join(varying) or 'none'}"
+            )
+            raise NotStudied(f"plot: no phase figure (got one {path}); {hint}")
+    if x == y:
+        raise UserError(f"phase: x and y are the same field (got {x}); give two")
     finished = trials[trials.verdict.notna()]
-    if finished.empty or STD not in fields:
-        error, got = (UserError, states(trials)) if STD in fields else (NotStudied, "one std")
-        raise error(f"plot: no phase figure (got {got}); run a study that varies {STD}, as sweeps/phase.yaml")
-    finished, settings = with_panels("phase", finished, [field for field in fields if field != STD], [])
+    if finished.empty:
+        raise UserError(f"plot: no phase figure (got {states(trials)}); run the study until a trial has finished")
+    finished, settings = with_panels("phase", finished, fields, [], shown=(x, y))
     specs = {trial.id: trial.spec for one in as_list(results) for trial in one.stored}
-    finished = finished.assign(
-        critical=[critical_std(specs[trial]) for trial in finished.trial],
-        weight_decay=[specs[trial].train.weight_decay for trial in finished.trial],
-    )
-    finished = with_decay(finished, rows_of(results, finished, "signals"))
+    finished = finished.assign(critical=math.nan, decay=math.nan)
+    if STD in (x, y):
+        finished["critical"] = [critical_std(specs[trial]) for trial in finished.trial]
+    if {x, y} == {DEPTH, STD}:
+        finished["weight_decay"] = [specs[trial].train.weight_decay for trial in finished.trial]
+        finished = with_decay(finished, rows_of(results, finished, "signals"))
     shares = {name: (finished.verdict == name).astype(float) for name in COLORS}
-    cell = ["panel", *settings, DEPTH, STD]
-    grouped = finished.assign(**shares, seeds=1).groupby(cell, sort=False)
+    cell = ["panel", *settings, x, y]
+    grouped = finished.assign(**shares, seeds=1).groupby(cell, sort=False, dropna=False)
     table = grouped.agg({"seeds": "sum", **dict.fromkeys(COLORS, "mean"), "critical": "mean", "decay": "mean"})
-    return table.reset_index().sort_values([*settings, DEPTH, STD], kind="stable", ignore_index=True)
+    # Numbers by size, all else in the study's order.
+    return table.reset_index().sort_values(
+        [*settings, x, y],
+        key=lambda values: values if is_numeric_dtype(values) else pd.factorize(values)[0],
+        kind="stable",
+        ignore_index=True,
+    )
 
 
 def critical_std(spec: TrialSpec) -> float:
@@ -96,25 +120,28 @@ def with_decay(trials: pd.DataFrame, signals: pd.DataFrame) -> pd.DataFrame:
     return trials.assign(decay=line.where(np.isfinite(decay)))
 
 
-def phase(results: Shown, ax: Target = None) -> Figure:
-    """Draw `phase_table`: a cell per depth and std, split by the share of seeds with each verdict.
+def phase(results: Shown, ax: Target = None, *, x: str = DEPTH, y: str = STD, width: Width | None = None) -> Figure:
+    """Draw `phase_table`: a cell per value of `x` and `y`, split by the share of seeds with each verdict.
 
-    `ax` is one Axes per panel; None makes a figure.
+    Args:
+        ax: one Axes per panel; None makes a figure.
+        x: dotted path of the field along the panel.
+        y: dotted path of the field up the panel.
+        width: of the figure, a paper's "column" (3.25 in) or its "text" (6.75 in).
 
     Raises:
-        UserError: nothing to draw, or another number of axes than panels.
+        UserError: nothing to draw, another number of axes than panels, or an unknown width.
     """
-    table = phase_table(results)
+    table = phase_table(results, x, y)
     panels = list(dict.fromkeys(table.panel))
-    with canvas("phase", ax, panels, 2, height=2.5, sharey=True) as grid:
+    scales = Scale.of(table[x]), Scale.of(table[y])
+    with canvas("phase", ax, panels, 2, height=2.5, sharey=True, width=width) as grid:
         for panel, axes in zip(panels, grid.axes, strict=True):
             part = table[table.panel == panel]
-            draw_cells(axes, part)
-            for name, (style, _) in LINES.items():
-                line = part.drop_duplicates(DEPTH).dropna(subset=name)
-                axes.plot(line[DEPTH], line[name], color="black", linestyle=style, linewidth=1.3, label=f"_{name}")
-            ylabel = "std of the weights" if axes in grid.row_starts else None
-            finish(axes, "" if panel == ALL else panel, "depth (weight layers)", ylabel)
+            draw_cells(axes, part, (x, y), scales)
+            draw_theory(axes, part, (x, y), scales)
+            ylabel = NAMES.get(y, y) if axes in grid.row_starts else None
+            finish(axes, "" if panel == ALL else panel, NAMES.get(x, x), ylabel)
             axes.grid(False)
         seeds = table.seeds.max()
         note = "1 seed per cell" if seeds == 1 else f"{seeds} seeds per cell; one with several verdicts is split"
@@ -127,23 +154,65 @@ def phase(results: Shown, ax: Target = None) -> Figure:
     return grid.figure
 
 
-def draw_cells(ax: Axes, part: pd.DataFrame) -> None:
-    """The cells of a panel, their borders half way to the next depth and std (on a log axis)."""
-    depths, stds = np.sort(part[DEPTH].unique()).astype(float), np.sort(part[STD].unique())
-    lefts, bottoms = edges(depths), np.exp(edges(np.log(stds)))
+@dataclass(frozen=True)
+class Scale:
+    """Where the values of a field lie on an axis."""
+
+    kind: str  # linear or log
+    values: list[Any]
+    centres: NDArray[np.float64]
+    borders: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, column: "pd.Series[Any]") -> "Scale":
+        """Fractions, and integers over more than a decade, on a log axis; what is no number side by side."""
+        values = list(dict.fromkeys(column))
+        if not is_numeric_dtype(column) or is_bool_dtype(column):
+            centres = np.arange(len(values), dtype=float)
+            return cls("linear", values, centres, edges(centres))
+        values.sort()
+        centres = np.array(values, dtype=float)
+        if centres[0] > 0 and (not is_integer_dtype(column) or centres[-1] > 10 * centres[0]):
+            return cls("log", values, centres, np.exp(edges(np.log(centres))))
+        return cls("linear", values, centres, edges(centres))
+
+    def ticks(self) -> tuple[NDArray[np.float64], list[str]]:
+        """A tick at each value, with its name."""
+        return self.centres, [f"{value:.3g}" if isinstance(value, float) else str(value) for value in self.values]
+
+
+def draw_cells(ax: Axes, part: pd.DataFrame, fields: tuple[str, str], scales: tuple[Scale, Scale]) -> None:
+    """The cells of a panel, their borders half way to the next value."""
+    across, up = scales
     for row in part.to_dict("records"):
-        i, j = np.searchsorted(depths, row[DEPTH]), np.searchsorted(stds, row[STD])
-        x, width, height = lefts[i], lefts[i + 1] - lefts[i], bottoms[j + 1] - bottoms[j]
-        for name, fill in FILLS.items():
+        i, j = (scale.values.index(row[field]) for field, scale in zip(fields, scales, strict=True))
+        # The parts of a cell are as wide as they look, on a log axis too.
+        widths = np.cumsum([0.0, *(row[name] for name in FILLS)])
+        left, right = across.borders[i : i + 2]
+        bottom, top = up.borders[j : j + 2]
+        splits = left * (right / left) ** widths if across.kind == "log" else left + (right - left) * widths
+        for k, (name, fill) in enumerate(FILLS.items()):
             if row[name]:
-                ax.add_patch(Rectangle((x, bottoms[j]), row[name] * width, height, **fill, linewidth=0.4))
-                x += row[name] * width
-    ax.set_yscale("log")
-    ax.set_xlim(lefts[0], lefts[-1])
-    ax.set_ylim(bottoms[0], bottoms[-1])
-    ax.set_xticks(depths, [f"{depth:g}" for depth in depths])
-    ax.set_yticks(stds, [f"{std:.3g}" for std in stds])
-    ax.yaxis.set_minor_locator(NullLocator())
+                corner, width = (splits[k], bottom), splits[k + 1] - splits[k]
+                ax.add_patch(Rectangle(corner, width, top - bottom, **fill, linewidth=0.4))
+    ax.set(xscale=across.kind, yscale=up.kind, xlim=across.borders[[0, -1]], ylim=up.borders[[0, -1]])
+    ax.set_xticks(*across.ticks())
+    ax.set_yticks(*up.ticks())
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_minor_locator(NullLocator())
+
+
+def draw_theory(ax: Axes, part: pd.DataFrame, fields: tuple[str, str], scales: tuple[Scale, Scale]) -> None:
+    """Theory's stds over the other field, whichever axis is which."""
+    if STD not in fields:
+        return
+    up = fields.index(STD)
+    other, scale = fields[1 - up], scales[1 - up]
+    for name, (style, _) in LINES.items():
+        line = part.drop_duplicates(other).dropna(subset=name)
+        along = [scale.centres[scale.values.index(value)] for value in line[other]]
+        points = (along, line[name]) if up else (line[name], along)
+        ax.plot(*points, color="black", linestyle=style, linewidth=1.3, label=f"_{name}")
 
 
 def edges(centres: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from initlab.analysis.panels import DEPTH, SCHEME, NotStudied, Shown, by_panel, rows_of, shown_trials, states
 from initlab.plots.legend import add_legend, scheme_handles, seeds_note
-from initlab.plots.panels import DEPTH, SCHEME, NotStudied, Shown, by_panel, rows_of, shown_trials, states
-from initlab.plots.style import GREY, Look, Target, canvas, draw_band, finish, frame_numbers, level_lines, looks
+from initlab.plots.style import GREY, Look, Target, Width, canvas, draw_band, finish, frame_numbers, level_lines, looks
 
 # Learned by small-14: layer, channels, one slope for the layer, mean of one per channel (He et al. 2015, table 1).
 TABLE_1 = [
@@ -59,7 +59,7 @@ def prelu_table(results: Shown) -> pd.DataFrame:
     return pd.concat([table, pd.DataFrame(paper_rows)], ignore_index=True)
 
 
-def prelu(results: Shown, ax: Target = None) -> Figure:
+def prelu(results: Shown, ax: Target = None, *, width: Width | None = None) -> Figure:
     """Draw `prelu_table`: a panel per depth and setting, a line per scheme, and the paper's table in the last panel.
 
     Whiskers are one standard deviation over a layer's channels, the dotted line is where the slopes started. `ax` is
@@ -72,7 +72,7 @@ def prelu(results: Shown, ax: Target = None) -> Figure:
     panels = list(dict.fromkeys(table.panel))
     study_rows = table[table.panel != PAPER]
     styles = looks(study_rows[SCHEME])
-    with canvas("prelu", ax, panels, 2 if len(panels) in (2, 4) else 3, height=2.4, sharey=True) as grid:
+    with canvas("prelu", ax, panels, 2 if len(panels) in (2, 4) else 3, height=2.4, sharey=True, width=width) as grid:
         for panel, axes in zip(panels, grid.axes, strict=True):
             part = table[table.panel == panel]
             for name, look in (PAPER_LOOKS if panel == PAPER else styles).items():

@@ -6,15 +6,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
+from initlab.analysis.panels import SCHEME, NotStudied, Shown, by_panel, rows_of, shown_trials, states
 from initlab.errors import UserError
 from initlab.plots.legend import add_legend, scheme_handles, seeds_note
-from initlab.plots.panels import SCHEME, NotStudied, Shown, by_panel, rows_of, shown_trials, states
 from initlab.plots.signals import NAMES, direction_panels, over_seeds, variances
-from initlab.plots.style import GREY, Look, Target, draw_band, finish, looks
+from initlab.plots.style import GREY, Look, Target, Width, draw_band, finish, looks
 
 # Of the weight layers, 0 next to the input.
 PLACES = {"first": 0.0, "middle": 0.5, "last": 1.0}
-WIDTHS = {"first": 0.8, "middle": 1.4, "last": 2.2}
+THICKNESS = {"first": 0.8, "middle": 1.4, "last": 2.2}
 LABELS = {"first": "first layer", "middle": "middle", "last": "last"}
 OPACITY = 0.85
 
@@ -43,7 +43,7 @@ def running_table(results: Shown) -> pd.DataFrame:
     return over_seeds(table, [*line, "direction", "place", "layer", "name", "op", "step"])
 
 
-def running(results: Shown, ax: Target = None) -> Figure:
+def running(results: Shown, ax: Target = None, *, width: Width | None = None) -> Figure:
     """Draw `running_table`: a row per depth, forward left and backward right, a line per scheme and place.
 
     A variance of 0 has no place on a log axis: its line has a gap there. `ax` is two Axes per depth (forward,
@@ -54,7 +54,7 @@ def running(results: Shown, ax: Target = None) -> Figure:
     """
     table = running_table(results)
     styles = looks(table[SCHEME])
-    with direction_panels("running", ax, table) as (grid, parts):
+    with direction_panels("running", ax, table, width) as (grid, parts):
         for axes, panel, direction, part in parts:
             for (scheme, place), points in part.groupby([SCHEME, "place"], sort=False):
                 draw_line(axes, points, styles[str(scheme)], str(place))
@@ -64,7 +64,7 @@ def running(results: Shown, ax: Target = None) -> Figure:
             axes.yaxis.set_minor_locator(NullLocator())
             axes.set_xlim(0, part.epoch.max())
         handles = scheme_handles({scheme: Look(look.color, look.line, "") for scheme, look in styles.items()}, results)
-        handles += [Line2D([], [], color=GREY, linewidth=WIDTHS[place], label=LABELS[place]) for place in PLACES]
+        handles += [Line2D([], [], color=GREY, linewidth=THICKNESS[place], label=LABELS[place]) for place in PLACES]
         add_legend(grid, handles, seeds_note(table.seeds, each="", mean="geometric mean"))
     return grid.figure
 
@@ -74,5 +74,5 @@ def draw_line(ax: Axes, points: pd.DataFrame, look: Look, place: str) -> None:
     points = points.sort_values("step")
     if (points.seeds > 1).any():
         draw_band(ax, points.epoch, points.low, points.high, look.color)
-    style = {**look.style, "marker": "", "linewidth": WIDTHS[place], "alpha": OPACITY}
+    style = {**look.style, "marker": "", "linewidth": THICKNESS[place], "alpha": OPACITY}
     ax.plot(points.epoch, points["mean"], **style, label=f"{points[SCHEME].iloc[0]} {place}")

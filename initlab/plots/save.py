@@ -1,4 +1,4 @@
-"""Write figures to files: NAME.png, NAME.svg, and NAME.csv with the numbers drawn; same results, same bytes."""
+"""Write figures to files: NAME.png, NAME.svg or NAME.pdf, and NAME.csv with what is drawn; same results, same bytes."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,18 +9,23 @@ from typing import Literal
 import pandas as pd
 from matplotlib.figure import Figure
 
+from initlab.analysis.panels import DEPTH, NotStudied, Shown, as_list
 from initlab.errors import UserError
 from initlab.plots.convergence import beside_paper_table, convergence, convergence_table
+from initlab.plots.decay import decay, decay_table
 from initlab.plots.depth import depth, depth_table
-from initlab.plots.panels import DEPTH, NotStudied, Shown, as_list
+from initlab.plots.effects import effects, effects_table
+from initlab.plots.heatmap import heatmap, heatmap_table
 from initlab.plots.phase import phase, phase_table
 from initlab.plots.prelu import prelu, prelu_table
+from initlab.plots.propagation import propagation, propagation_table
 from initlab.plots.running import running, running_table
 from initlab.plots.signals import signals, signals_table, theory_beside_table
-from initlab.plots.style import styled
+from initlab.plots.style import Width, styled
+from initlab.plots.survival import survival, survival_table
 from initlab.store.files import atomic, writable, write_csv
 
-FIGURES: dict[str, tuple[Callable[[Shown], pd.DataFrame], Callable[[Shown], Figure]]] = {
+FIGURES: dict[str, tuple[Callable[[Shown], pd.DataFrame], Callable[..., Figure]]] = {
     "convergence": (convergence_table, convergence),
     "signals": (signals_table, signals),
     "running": (running_table, running),
@@ -28,13 +33,21 @@ FIGURES: dict[str, tuple[Callable[[Shown], pd.DataFrame], Callable[[Shown], Figu
     "depth": (depth_table, depth),
     "prelu": (prelu_table, prelu),
     "phase": (phase_table, phase),
+    "heatmap": (heatmap_table, heatmap),
+    "propagation": (propagation_table, propagation),
+    "decay": (decay_table, decay),
+    "survival": (survival_table, survival),
+    "effects": (effects_table, effects),
     "paper": (beside_paper_table, partial(convergence, paper=True)),
 }
-# Theory needs torch and time, and the paper's curves are convergence with more panels.
-ON_REQUEST = ("theory", "paper")
+# Theory needs torch and time, the paper's curves are convergence with more panels, and the others are each for a
+# question that not everybody has.
+ON_REQUEST = ("theory", "paper", "heatmap", "propagation", "decay", "survival", "effects")
 DPI = 200
-Form = Literal["png", "svg"]
-FORMS: tuple[Form, ...] = ("png", "svg")
+Form = Literal["png", "svg", "pdf"]
+FORMS: tuple[Form, ...] = ("png", "svg", "pdf")
+# Same figure, same bytes: no date in the file.
+METADATA: dict[Form, dict[str, None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def save_figures(
@@ -42,6 +55,9 @@ def save_figures(
     names: Sequence[str] | None = None,
     folder: str | Path | None = None,
     say: Callable[[str], object] = print,
+    *,
+    width: Width | None = None,
+    forms: Sequence[Form] = ("png", "svg"),
 ) -> list[Path]:
     """Write figures as NAME.png, NAME.svg and NAME.csv; returns the paths written.
 
@@ -52,9 +68,12 @@ def save_figures(
             running only where a trial has running moments.
         folder: where to; None is OUT/figures of the Results (one must be given for several).
         say: takes a line about each figure left out, unless the study has nothing that the figure is about.
+        width: of the figures, a paper's "column" (3.25 in) or its "text" (6.75 in); None is as wide as each needs.
+        forms: of the pictures: png, svg, pdf. The text in svg and pdf is text, in pdf with its font.
 
     Raises:
-        UserError: an unknown name, no folder for several Results, or nothing to draw; then nothing is written.
+        UserError: an unknown name, form or width, no folder for several Results, or nothing to draw; nothing is
+                written then.
     """
     allowed = f"allowed: {', '.join(FIGURES)}"
     if names is not None and not names:
@@ -62,10 +81,13 @@ def save_figures(
     for name in names or ():
         if name not in FIGURES:
             raise UserError(f"plot: unknown figure (got {name!r}); {allowed}")
+    for form in forms:
+        if form not in FORMS:
+            raise UserError(f"plot: unknown form (got {form!r}); allowed: {', '.join(FORMS)}")
     several = as_list(results)
     if folder is None and len(several) > 1:
         raise UserError(f"plot: no folder for figures of {len(several)} studies (got None); give folder=")
-    figures, reasons = drawn(results, names)
+    figures, reasons = drawn(results, names, width)
     if not figures:
         raise reasons[0]
     for reason in reasons:
@@ -73,11 +95,11 @@ def save_figures(
     target = Path(folder) if folder is not None else several[0].figures
     with writable(target):
         target.mkdir(parents=True, exist_ok=True)
-        return [path for name, (table, figure) in figures.items() for path in write(target, name, table, figure)]
+        return [path for name, (table, figure) in figures.items() for path in write(target, name, table, figure, forms)]
 
 
 def drawn(
-    results: Shown, names: Sequence[str] | None = None
+    results: Shown, names: Sequence[str] | None = None, width: Width | None = None
 ) -> tuple[dict[str, tuple[pd.DataFrame, Figure]], list[UserError]]:
     """Each of these figures with its table, as `save_figures` chooses them; and why others are left out.
 
@@ -95,7 +117,7 @@ def drawn(
             if name == "depth" and names is None and table[DEPTH].nunique() == 1:
                 only = table[DEPTH].iloc[0]
                 raise NotStudied(f"plot: no depth figure of one depth (got {only}); ask for it by name to have it")
-            figures[name] = (table, draw(results))
+            figures[name] = (table, draw(results, width=width))
         except UserError as error:
             if names is not None:
                 raise
@@ -108,17 +130,16 @@ def picture(figure: Figure, form: Form) -> bytes:
     file = BytesIO()
     # Some settings, as the salt of an SVG's ids, count when a figure is saved.
     with styled():
-        if form == "png":
-            figure.savefig(file, format=form, dpi=DPI)
-        else:
-            figure.savefig(file, format=form, metadata={"Date": None})
+        figure.savefig(file, format=form, dpi=DPI, metadata=METADATA[form])
     return file.getvalue()
 
 
-def write(folder: Path, name: str, table: pd.DataFrame, figure: Figure) -> list[Path]:
-    """The three files of one figure, each renamed into place whole."""
-    paths = [folder / f"{name}.{form}" for form in FORMS]
-    for path, form in zip(paths, FORMS, strict=True):
+def write(
+    folder: Path, name: str, table: pd.DataFrame, figure: Figure, forms: Sequence[Form] = ("png", "svg")
+) -> list[Path]:
+    """The files of one figure, its pictures and the csv, each renamed into place whole."""
+    paths = [folder / f"{name}.{form}" for form in forms]
+    for path, form in zip(paths, forms, strict=True):
         with atomic(path, sync=False) as file:
             file.write(picture(figure, form))
     csv = folder / f"{name}.csv"

@@ -13,10 +13,22 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from initlab.analysis.panels import SCHEME, Shown, by_panel, rows_of, shown_trials, states
 from initlab.errors import UserError
 from initlab.plots.legend import add_legend, scheme_handles, seeds_note
-from initlab.plots.panels import SCHEME, Shown, by_panel, rows_of, shown_trials, states
-from initlab.plots.style import GREY, Canvas, Look, Target, canvas, draw_band, finish, frame_numbers, looks, margin_text
+from initlab.plots.style import (
+    GREY,
+    Canvas,
+    Look,
+    Target,
+    Width,
+    canvas,
+    draw_band,
+    finish,
+    frame_numbers,
+    looks,
+    margin_text,
+)
 from initlab.store.rows import Moment
 
 NAMES = {"forward": "variance of pre-activation,\nforward_var", "backward": "variance of its gradient,\nbackward_var"}
@@ -95,7 +107,12 @@ def over_seeds(table: pd.DataFrame, line: list[str]) -> pd.DataFrame:
 
 
 def signals(
-    results: Shown, ax: Target = None, *, epochs: Sequence[Moment] | None = None, theory: bool = False
+    results: Shown,
+    ax: Target = None,
+    *,
+    epochs: Sequence[Moment] | None = None,
+    theory: bool = False,
+    width: Width | None = None,
 ) -> Figure:
     """Draw `signals_table`: a row per depth, forward left and backward right, a line per scheme and epoch.
 
@@ -107,6 +124,7 @@ def signals(
             under `theory`.
         theory: draw what theory says of draws of the same initialisation, median and 95 % band, instead of the range
             over seeds, and the share of measured points inside. It knows the time before training alone.
+        width: of the figure, a paper's "column" (3.25 in) or its "text" (6.75 in).
 
     Raises:
         UserError: nothing to draw, another number of axes, or theory for later than epoch 0 or for code of yours.
@@ -119,7 +137,7 @@ def signals(
     bands = bands_of(results, points) if theory else None
     styles = looks(table[SCHEME])
     moments = [name for name in dict.fromkeys(map(moment_name, epochs)) if (table.moment == name).any()]
-    with direction_panels("signals", ax, table) as (grid, parts):
+    with direction_panels("signals", ax, table, width) as (grid, parts):
         for axes, panel, direction, part in parts:
             for (scheme, moment), points in part.groupby([SCHEME, "moment"], sort=False):
                 draw_line(axes, points, styles[str(scheme)], moments.index(str(moment)), len(moments), not theory)
@@ -139,7 +157,7 @@ def signals(
 
 @contextmanager
 def direction_panels(
-    figure: str, ax: Target, table: pd.DataFrame
+    figure: str, ax: Target, table: pd.DataFrame, width: Width | None
 ) -> Iterator[tuple[Canvas, list[tuple[Axes, str, str, pd.DataFrame]]]]:
     """A row of axes per panel, forward left and backward right; and each with its panel, direction and points."""
     parts = [
@@ -149,7 +167,7 @@ def direction_panels(
     ]
     parts = [part for part in parts if len(part[2])]
     titles = [f"{panel}, {direction}" for panel, direction, _ in parts]
-    with canvas(figure, ax, titles, table.direction.nunique(), height=2.2) as grid:
+    with canvas(figure, ax, titles, table.direction.nunique(), height=2.2, width=width) as grid:
         yield grid, [(axes, *part) for axes, part in zip(grid.axes, parts, strict=True)]
 
 

@@ -4,12 +4,13 @@ A scheme differs from the others in colour, line and marker together, so that it
 blindness. Figures are made without pyplot: the user's settings and current figure stay as they are.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,8 +23,10 @@ from matplotlib.transforms import Transform
 from initlab.errors import UserError
 
 SHEET = Path(__file__).with_name("initlab.mplstyle")
-# Inches: a README's text column, two columns of a paper.
-WIDTH = 6.75
+Width = Literal["column", "text"]
+# Inches. A column of a paper in two columns (ICML, CVPR, ACL: 3.25 in; IEEE 3.5), and its text over both (6.75 to 7);
+# of papers in one column, NeurIPS and ICLR have 5.5 in, JMLR 6: there "text" is scaled down, 8 pt to 6.5 or 7.
+WIDTHS: dict[Width, float] = {"column": 3.25, "text": 6.75}
 GREY = "#6B6B6B"
 # Opacity of a range.
 BAND = 0.16
@@ -58,21 +61,26 @@ SPARE = [
     Look("#7A5C3A", "-.", "<"),
     Look("#4FA7C9", ":", ">"),
     Look("#8A9A2B", "-", "h"),
+    Look("#1F5F5B", (0, (3, 1, 1, 1)), "p"),
+    Look("#E58B6B", (0, (5, 3)), "*"),
 ]
 
 
 def looks(schemes: Iterable[str]) -> dict[str, Look]:
-    """A look per scheme, in the legend's order; a known scheme has the same one in every figure."""
-    present = set(schemes)
-    known = {scheme: look for scheme, look in LOOKS.items() if scheme in present}
-    others = sorted(present - set(known))
+    """A look per scheme, in the order given, which is the study's; a known scheme has the same one in every figure."""
+    present = dict.fromkeys(schemes)
     # When the spare ones run out, those of known schemes that are not in the figure.
-    free = [*SPARE, *(look for scheme, look in LOOKS.items() if scheme not in present)]
-    return known | {scheme: free[i % len(free)] for i, scheme in enumerate(others)}
+    free = itertools.cycle([*SPARE, *(look for scheme, look in LOOKS.items() if scheme not in present)])
+    return {scheme: LOOKS.get(scheme) or next(free) for scheme in present}
 
 
 class CellFigure(Figure):
     """A Figure that shows itself as the value of a notebook's cell, without `%matplotlib inline` too."""
+
+    def savefig(self, fname: Any, **options: Any) -> None:
+        """As matplotlib's, in our style, of which fonts and ids in a file count only now."""
+        with styled():
+            super().savefig(fname, **options)
 
     def _repr_png_(self) -> bytes:
         file = BytesIO()
@@ -107,13 +115,25 @@ class Canvas:
 
 @contextmanager
 def canvas(
-    figure: str, ax: Target, titles: Sequence[str], columns: int, height: float, sharey: bool = False
+    figure: str,
+    ax: Target,
+    titles: Sequence[str],
+    columns: int,
+    height: float,
+    sharey: bool = False,
+    width: Width | None = None,
+    narrow: int = 1,
 ) -> Iterator[Canvas]:
     """In our style, axes for panels of these titles: the user's `ax`, or a new figure with rows `height` inches high.
 
+    It is as wide as `width` says, `narrow` panels beside each other in a column; None is the text's width, and less
+    for a single panel.
+
     Raises:
-        UserError: `ax` does not hold one Axes per panel.
+        UserError: `ax` does not hold one Axes per panel, or an unknown width.
     """
+    if width not in (None, *WIDTHS):
+        raise UserError(f"{figure}: unknown width (got {width!r}); allowed: {', '.join(WIDTHS)}")
     count = len(titles)
     if ax is not None:
         user_axes = [ax] if isinstance(ax, Axes) else list(np.ravel(np.asarray(ax, dtype=object)))
@@ -125,10 +145,11 @@ def canvas(
         with styled():
             yield Canvas(root, user_axes, columns=1, owned=False)
         return
-    columns = min(columns, count)
+    columns = min(narrow if width == "column" else columns, count)
     rows = -(-count // columns)
+    inches = WIDTHS[width] if width else 6.75 if columns > 1 else 4.6
     with styled():
-        new = CellFigure(figsize=(WIDTH if columns > 1 else 4.6, rows * height + 0.6), layout="constrained")
+        new = CellFigure(figsize=(inches, rows * height + 0.6), layout="constrained")
         axes = list(new.subplots(rows, columns, sharey=sharey, squeeze=False).ravel())
         for spare in axes[count:]:
             spare.remove()

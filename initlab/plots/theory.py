@@ -5,11 +5,11 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from initlab.analysis.panels import SCHEME, Shown, as_list
 from initlab.data.facts import FACTS
 from initlab.errors import UserError
 from initlab.nets.build import to_modules
 from initlab.plan.dimensions import describe, image_facts
-from initlab.plots.panels import SCHEME, Shown, as_list
 from initlab.signal.theory.predict import predict
 from initlab.study.spec import TrialSpec
 from initlab.user_code import is_code

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from initlab.analysis.arm_comparison import Statement, compare_arms
 from initlab.analysis.arms import check_path
 from initlab.analysis.declared import CheckedClaim, check_claims
+from initlab.analysis.panels import SCHEME, SEED, Shown, as_list, rows_of, shown_trials
 from initlab.errors import UserError
-from initlab.plots.panels import SCHEME, SEED, Shown, as_list, rows_of, shown_trials
 from initlab.plots.save import drawn
 from initlab.report.arm_table import arm_rows
 from initlab.store import files

@@ -79,4 +79,5 @@ def inspection_fields(inspection: Inspection) -> dict[str, Any]:
     """An inspection as plain data."""
     fields = {name: getattr(inspection, name) for name in ("verdict", "healthy", "reason", "advice", "cause", "remedy")}
     unjudged = [{"name": name, "reason": reason} for name, reason in inspection.unjudged]
+    fields |= {"trunk": inspection.trunk.to_dict("records"), "exponents": inspection.exponents._asdict()}
     return {**fields, "layers": inspection.table.to_dict("records"), "unjudged": unjudged, "notes": inspection.notes}

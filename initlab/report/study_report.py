@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from initlab.analysis.panels import Shown, as_list, error_name
 from initlab.errors import UserError
 from initlab.page.page import data_uri, packed, render
-from initlab.plots.panels import Shown, as_list, error_name
 from initlab.plots.save import picture
 from initlab.report.claims_table import HOLDS
 from initlab.report.findings import Column, Findings, findings, value_text

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from initlab.analysis.panels import Shown, as_list
 from initlab.errors import UserError
 from initlab.plots.convergence import training_means
-from initlab.plots.panels import Shown, as_list
 from initlab.plots.signals import NAMES, variances
 from initlab.plots.theory import BAND, band_beside, predicted
 from initlab.store.rows import Choice

@@ -16,6 +16,7 @@ from initlab.nets.undisturbed import Batch, run_model, tensors_in
 from initlab.signal.moments import NAN
 from initlab.signal.probe import LayerSignals, NextActivation
 from initlab.signal.recurrent import GATES, Run, written_out
+from initlab.signal.trunk import on_trunk
 from initlab.signal.uses import CONVOLUTIONS, Call, Use, Uses, fans_in
 
 # Parts of the packed weight of nn.MultiheadAttention, equal numbers of its rows.
@@ -61,6 +62,7 @@ class Recording:
     def run(self, batch: Batch) -> Any:
         """Run the model; the hooks are gone before the backward pass, which may run layers a second time."""
         with ExitStack() as stack:
+            self.trunk = stack.enter_context(on_trunk(self.model))
             layers = stack.enter_context(on_weight_layers(self.model, self.note_layer))
             for context in (self.following(layers), self.activations, self.uses):
                 stack.enter_context(context)

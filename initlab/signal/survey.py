@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -56,7 +57,7 @@ class Survey:
     moments of all its gates' pre-activations and of their gradients.
 
     `unjudged` names each parameter that was not seen, with the reason; `judged_share` is the share of all numbers in
-    parameters that were seen, 1 for a model without any.
+    parameters that were seen, 1 for a model without any. `trunk` is as `initlab.signal.trunk.Trunk.table` has it.
     """
 
     layers: list[dict[str, Any]]
@@ -64,6 +65,7 @@ class Survey:
     steps: list[dict[str, Any]]
     unjudged: list[tuple[str, str]]
     judged_share: float
+    trunk: pd.DataFrame
 
 
 def survey(
@@ -106,7 +108,8 @@ def survey(
         unjudged = unseen(recording, output)
         sizes = {name: parameter.numel() for name, parameter in recording.parameters.items()}
         share = 1 - sum(sizes[name] for name, _ in unjudged) / max(sum(sizes.values()), 1)
-        return Survey(rows, parameter_rows(recording, grads, examples), step_rows(recording), unjudged, share)
+        parameters, steps = parameter_rows(recording, grads, examples), step_rows(recording)
+        return Survey(rows, parameters, steps, unjudged, share, recording.trunk.table())
 
 
 def variances(

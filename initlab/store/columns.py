@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from initlab.verdict.odds import FEATURES, MEANINGS, VERDICTS
+from initlab.verdict.features import FEATURES, MEANINGS
+from initlab.verdict.odds import VERDICTS
 
 
 class Column(NamedTuple):
@@ -106,9 +107,9 @@ COLUMNS = {
     ),
     "forecasts": (
         TRIAL,
-        Column("forecast", TEXT, "the most probable verdict"),
+        Column("forecast", TEXT, "the most probable verdict, or `cannot tell`"),
         *(Column(verdict, FLOAT, "probability of this verdict") for verdict in VERDICTS),
-        Column("calibrated", FLAG, "whether the optimiser is SGD and the features lie in the range of the calibration"),
+        Column("calibrated", FLAG, "whether the calibration had such nets, under the optimiser and in this range"),
         *(Column(feature, FLOAT, MEANINGS[feature]) for feature in FEATURES),
     ),
 }

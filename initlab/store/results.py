@@ -19,8 +19,10 @@ from initlab.store.reader import read_trials
 from initlab.store.rows import ROWS, Choice, Moment, attempt_rows, nearest
 from initlab.store.study_file import study_of
 from initlab.study.paths import ALWAYS_TOLD, getattr_path, other_differences
+from initlab.user_code import is_code
+from initlab.verdict.features import family_of_net, features_of
 from initlab.verdict.judge import judge
-from initlab.verdict.odds import features_of, forecast_of
+from initlab.verdict.odds import forecast_of
 from initlab.verdict.rules import default_threshold
 
 if TYPE_CHECKING:
@@ -146,8 +148,8 @@ class Results:
     def forecasts(self) -> pd.DataFrame:
         """One row per trial with a probe at step 0: what it foretells, before any training.
 
-        `forecast` is the most probable verdict, the next four columns are the probabilities; then whether the optimiser
-        is SGD and the features lie in the range of the calibration, and the features (`initlab.verdict.odds`).
+        `forecast` is the most probable verdict or `cannot tell`, the next four columns are the probabilities; then
+        whether the calibration holds for such nets, and the features (`initlab.verdict.odds`).
         """
         first = self.signals_near((0,))
         probes = dict(iter(first[first.step == 0].groupby("trial")))
@@ -156,19 +158,16 @@ class Results:
         for trial in self.stored:
             layers, loss = probes.get(trial.id), losses.get(trial.id)
             train, known = trial.spec.train, "num_classes" in trial.status
-            # The forecast needs the rate and decay, which nobody says of a loop that is watched.
-            if layers is None or loss is None or not known or trial.spec.watched:
+            # The forecast needs to know the step, which nobody says of a loop that is watched, nor of code.
+            if layers is None or loss is None or not known or trial.spec.watched or is_code(train.optimizer):
                 continue
-            decay, sgd = train.weight_decay, train.optimizer == "sgd"
-            facts = {"chance_loss": chance_loss_of(trial.status), "lr": train.lr, "weight_decay": decay}
             try:
-                features = features_of(layers, loss=loss, **facts, measured=not sgd)
-                odds = forecast_of(features)
+                features = features_of(layers, loss=loss, chance_loss=chance_loss_of(trial.status), train=train)
             except ValueError as error:
                 self.problems.append(f"{trial.folder}: {one_line(error)}")
                 continue
-            # The fit is of SGD's trials alone.
-            rows.append([trial.id, odds.verdict, *odds.probabilities.values(), odds.calibrated and sgd, *features])
+            odds = forecast_of(features, family_of_net(trial.spec.net), train)
+            rows.append([trial.id, odds.verdict, *odds.probabilities.values(), odds.calibrated, *features])
         return pd.DataFrame(rows, columns=names("forecasts"))
 
     def to_xarray(self) -> "xarray.Dataset":

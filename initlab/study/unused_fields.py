@@ -60,7 +60,7 @@ def unused_under(
         (code, {"train.shallow_depth"}),
         (not code, {"net.options"}),
         (not code and net not in SEQUENCE_NETS, {"init.embedding_std"}),
-        (widths, {"net.width", "net.stages"}),
+        (widths and "widths" in FIELDS.get(net, ()), {"net.width", "net.stages"}),
         (activation in ("relu", "gelu", "tanh"), {"net.negative_slope"}),
         (not code and "prelu" not in activation, {"train.slope_lr_factor"}),
         (not falling, {"train.factor"}),

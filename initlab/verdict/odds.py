@@ -1,43 +1,31 @@
-"""The odds, before any training, that a net will converge, be slow, stall or diverge.
+"""The odds, before any training, that a net will converge, be slow, stall or diverge, and where they say nothing.
 
-A multinomial logistic regression on six features of step 0, whose meanings are in `MEANINGS`. `initlab bench forecast`
-fitted it on the trials of sweeps/phase.yaml: plain relu nets of 6 to 30 layers and equal width on 704 digits, 220 steps
-of stochastic gradient descent with momentum 0.9, batches of 32, weight decay 5e-4 and a constant lr of 0.002 to 0.025.
-So it says whether a net of that kind reaches half of chance within so many steps; docs/forecast.md says how often it is
-right on trials that it was not fitted on. The coefficients are in forecast.json. No torch in here: `forecast.py` is
+Three logistic regressions on the features of step 0 and their squares: does it learn at all; if so, does it converge;
+if not, does it diverge. `initlab bench forecast` fitted them on the trials of sweeps/forecast-*.yaml: a hundred steps
+of the catalog's nets under SGD, Adam and AdamW on digits, CIFAR-10 and text. docs/forecast.md says how often they are
+right on families of nets that were held out. The coefficients are in forecast.json. No torch in here: `forecast.py` is
 what measures a model.
 """
 
 import json
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
-from initlab.signal.drift import slope
+from initlab.study.spec import Train
+from initlab.verdict.features import FEATURES, MEANINGS, Array
 
 FITTED = Path(__file__).with_name("forecast.json")
 VERDICTS = ("converged", "slow", "stalled", "diverged")
-FEATURES = ("forward_change", "backward_change", "update", "decay", "loss", "depth")
-MEANINGS = {
-    "forward_change": "ln of the forward variance's typical factor per layer, times the layers after the first",
-    "backward_change": "the same of the backward variance, towards the input",
-    "update": "ln of (lr x gradient rms / weight rms), median layer; of `update_ratio` where the optimiser isn't SGD",
-    "decay": "ln of (weight decay x weight rms / gradient rms), median layer; of `decay_ratio` where it isn't SGD",
-    "loss": "ln of the loss at the start over ln K",
-    "depth": "ln of the number of weight layers",
-}
+CANNOT_TELL = "cannot tell"
+# What the regressions answer, each for the trials that the one before it leaves.
+QUESTIONS = ("learns", "converges", "diverges")
 # Share of a feature's range, for the digits that the committed trials were rounded to.
 SLACK = 1e-4
-# The least `decay`, and its value without weight decay.
-LEAST_DECAY = -20.0
-# Stands for infinity, and its inverse for 0, so that every logarithm is finite.
-HUGE = 1e300
 
 
 @dataclass(frozen=True)
@@ -49,12 +37,18 @@ class Forecast:
     stalled: float
     diverged: float
     features: dict[str, float]
-    outside: tuple[str, ...]  # one sentence per feature outside the range that the calibration saw
+    outside: tuple[str, ...]  # one sentence per reason why the calibration does not hold here
+    doubt: str = ""  # why it cannot tell; "" where it can
+
+    @property
+    def learns(self) -> float:
+        """The probability that it learns: that it converges or is slow."""
+        return self.converged + self.slow
 
     @property
     def verdict(self) -> str:
-        """The most probable verdict."""
-        return max(VERDICTS, key=lambda name: self.probabilities[name])
+        """The most probable verdict, or `cannot tell`."""
+        return CANNOT_TELL if self.doubt else max(VERDICTS, key=lambda name: self.probabilities[name])
 
     @property
     def probabilities(self) -> dict[str, float]:
@@ -63,113 +57,106 @@ class Forecast:
 
     @property
     def calibrated(self) -> bool:
-        """Whether every feature lies in the range that the calibration saw."""
+        """Whether the calibration had such nets under this optimiser, and every feature in the range that it saw."""
         return not self.outside
 
     def __str__(self) -> str:
-        odds = ", ".join(f"{name} {value:.0%}" for name, value in self.probabilities.items())
-        return odds if self.calibrated else f"{odds}; not calibrated: {'; '.join(self.outside)}"
+        odds = f"learns {self.learns:.0%}: " + ", ".join(
+            f"{name} {value:.0%}" for name, value in self.probabilities.items()
+        )
+        reasons = [f"cannot tell: {self.doubt}"] if self.doubt else []
+        if others := [text for text in self.outside if text != self.doubt]:
+            reasons.append(f"not calibrated: {'; '.join(others)}")
+        return "; ".join([odds, *reasons])
+
+
+@dataclass(frozen=True)
+class Question:
+    """One regression: a weight per standardised term, and the intercept."""
+
+    weights: Sequence[float]
+    intercept: float
+
+    def probabilities(self, z: Array) -> Array:
+        """Standardised terms (N, 14) to probabilities (N,)."""
+        return np.asarray(1 / (1 + np.exp(-np.clip(z @ np.array(self.weights) + self.intercept, -500, 500))))
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted regression on standardised features, with the range of each that it saw."""
+    """The fitted regressions, the range of each feature that they saw, and where held-out trials bore them out."""
 
-    classes: Sequence[str]
-    mean: Sequence[float]
+    mean: Sequence[float]  # of the terms
     scale: Sequence[float]
-    weights: Sequence[Sequence[float]]  # one row per class, one number per feature
-    intercepts: Sequence[float]
-    low: Sequence[float]
+    low: Sequence[float]  # of the features, all but the furthest 1 % on either side
     high: Sequence[float]
+    questions: Mapping[str, Question]
+    # Of each, whether it was forecast better than by all that it is compared with, by fits without the family.
+    families: Mapping[str, bool]
+    optimizers: Mapping[str, bool]
+    sure: float = 0.5  # the least probability of learning or of not learning that is worth a verdict
 
-    def probabilities(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Features (N, 6) to probabilities (N, 4) in the order of `VERDICTS`; 0 for a class that the fit never saw.
+    def probabilities(self, features: Array) -> Array:
+        """Features (N, 7) to probabilities (N, 4) in the order of `VERDICTS`.
 
-        Softmax of W z + b with z = (features - mean) / scale.
+        Each question's is sigmoid(w z + b), z = (terms - mean) / scale, the terms being the features and their squares.
         """
-        # A dead net has ln 0 = -690; further than half a range outside, a straight line through the data means nothing.
-        low, high = np.array(self.low), np.array(self.high)
-        z = (np.clip(features, low - (high - low) / 2, high + (high - low) / 2) - self.mean) / self.scale
-        logits = z @ np.array(self.weights).T + self.intercepts
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = np.zeros((len(features), len(VERDICTS)))
-        probabilities[:, [VERDICTS.index(name) for name in self.classes]] = odds / odds.sum(axis=1, keepdims=True)
-        return probabilities
+        # A dead net has ln 0 = -690, and outside the data a curve through them means nothing.
+        z = (terms_of(np.clip(features, self.low, self.high)) - self.mean) / self.scale
+        learns, converges, diverges = (self.questions[name].probabilities(z) for name in QUESTIONS)
+        odds = [learns * converges, learns * (1 - converges), (1 - learns) * (1 - diverges), (1 - learns) * diverges]
+        return np.stack(odds, axis=1)
 
-    def outside(self, features: NDArray[np.float64]) -> tuple[str, ...]:
-        """A sentence for each of the 6 features that lies outside the calibrated range."""
+    def outside(self, features: Array) -> tuple[str, ...]:
+        """A sentence for each feature that lies outside the calibrated range."""
         return tuple(
             f"{name} {value:.3g} is outside {low:.3g} to {high:.3g} ({MEANINGS[name]})"
             for name, value, low, high in zip(FEATURES, features, self.low, self.high, strict=True)
             if not low - SLACK * (high - low) <= value <= high + SLACK * (high - low)
         )
 
+    def unknown(self, family: str, train: Train) -> str:
+        """Why nothing is known of a family under an optimiser; "" where held-out trials bore the forecast out."""
+        for what, value, known in (
+            ("nets", family or "a net of your own", self.families),
+            ("optimiser", train.optimizer, self.optimizers),
+        ):
+            if value not in known:
+                return f"the calibration had no such {what} (got {value}); it had: {'; '.join(known)}"
+            if not known[value]:
+                return f"of {value} it was no better than a simple rule when it had not seen any"
+        return ""
+
+
+def terms_of(features: Array) -> Array:
+    """Features (N, 7), and their squares: steps may be too short or too long, signals vanish or go chaotic."""
+    return np.hstack([features, features**2])
+
 
 @cache
 def shipped() -> Fit:
     """The fit that comes with initlab."""
-    content = json.loads(FITTED.read_text())
-    return Fit(**{field.name: content[field.name] for field in fields(Fit)})
+    return fit_from(json.loads(FITTED.read_text()))
 
 
-def features_of(
-    layers: pd.DataFrame, *, loss: float, chance_loss: float, lr: float, weight_decay: float, measured: bool = False
-) -> NDArray[np.float64]:
-    """The six numbers of `FEATURES`, meanings in `MEANINGS`, from a probe at step 0.
-
-    Args:
-        layers: one row per weight layer, in order, with forward_var, backward_var, weight_var and weight_grad_rms;
-            those that never ran (NaN) are left out.
-        loss: mean loss at the start.
-        chance_loss: what guessing has, ln K for K classes.
-        measured: take `update` and `decay` from update_ratio and decay_ratio, as the optimiser is another than SGD.
-
-    Two layers whose variances go from 2 to 1 and weights of rms 0.1 with gradients of 1e-3 at lr 0.01 give
-    forward_change -0.69 and update ln(0.01 * 1e-3 / 0.1) = -9.21.
-
-    Raises:
-        ValueError: no layer with a gradient.
-    """
-    table = layers[["forward_var", "backward_var", "weight_var", "weight_grad_rms"]].to_numpy(float)
-    table = table[~np.isnan(table[:, 2])]
-    if math.isfinite(loss):
-        table = table[~np.isnan(table[:, 3])]
-    if not len(table):
-        raise ValueError("forecast: no weight layer has a gradient; give labels, and a model whose loss reaches one")
-    # A net that overflows at once has NaN.
-    table = np.clip(np.nan_to_num(table, nan=HUGE), 1 / HUGE, HUGE)
-    forward, backward, weight, gradient = np.log(table).T
-    ratio = float(np.median(gradient - weight / 2))
-    decay = max(LEAST_DECAY, math.log(weight_decay) - ratio) if weight_decay else LEAST_DECAY
-    update = math.log(lr) + ratio
-    if measured:
-        update = ln_median(layers.update_ratio, missing=HUGE)
-        decay = max(LEAST_DECAY, ln_median(layers.decay_ratio, missing=0.0))
-    start = math.log((max(loss, 1 / HUGE) if math.isfinite(loss) else HUGE) / chance_loss)
-    steps = len(table) - 1
-    changes = [steps * slope(forward), -steps * slope(backward)] if steps else [math.nan, math.nan]
-    return np.array([*changes, update, decay, start, math.log(len(table))])
+def fit_from(content: dict[str, Any]) -> Fit:
+    """A fit from its JSON object."""
+    questions = {name: Question(**content["questions"][name]) for name in QUESTIONS}
+    return Fit(
+        questions=questions,
+        **{key: content[key] for key in ("mean", "scale", "low", "high", "families", "optimizers", "sure")},
+    )
 
 
-def ln_median(values: pd.Series, missing: float) -> float:
-    """ln of the median layer's value, or of the `missing` one where none has any, kept finite."""
-    return math.log(np.clip(np.nan_to_num(values.median(), nan=missing), 1 / HUGE, HUGE))
-
-
-def forecast_of(features: NDArray[np.float64], fit: Fit | None = None) -> Forecast:
-    """The forecast for the six numbers of `FEATURES`; None takes the fit that comes with initlab.
-
-    Raises:
-        ValueError: a feature that is no number, as the change over depth of a single layer: there are no odds then.
-    """
-    if np.isnan(features).any():
-        missing = next(name for name, value in zip(FEATURES, features, strict=True) if np.isnan(value))
-        raise ValueError(
-            f"forecast: no odds, since {missing} is unknown ({MEANINGS[missing]}); "
-            "give a model of at least two weight layers whose signals are measured"
-        )
+def forecast_of(features: Array, family: str, train: Train, fit: Fit | None = None) -> Forecast:
+    """The forecast for the numbers of `FEATURES`; None takes the fit that comes with initlab."""
     fit = fit or shipped()
     probabilities = dict(zip(VERDICTS, map(float, fit.probabilities(features[None])[0]), strict=True))
     named = dict(zip(FEATURES, map(float, features), strict=True))
-    return Forecast(**probabilities, features=named, outside=fit.outside(features))
+    unknown = fit.unknown(family, train)
+    outside = (*filter(None, [unknown]), *fit.outside(features))
+    learns = probabilities["converged"] + probabilities["slow"]
+    doubt = unknown
+    if not unknown and max(learns, 1 - learns) < fit.sure:
+        doubt = f"it learns with {learns:.0%}; verdicts are given from {fit.sure:.0%} either way on"
+    return Forecast(**probabilities, features=named, outside=outside, doubt=doubt)

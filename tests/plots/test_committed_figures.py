@@ -17,7 +17,7 @@ QUICK = [path for path in TABLES if path.stem != "theory"]
 @pytest.mark.parametrize("path", QUICK, ids=lambda path: f"{path.parent.name} {path.stem}")
 def test_a_committed_table_is_made_again(path: Path) -> None:
     table = FIGURES[path.stem][0](load(path.parent))
-    if path.stem == "signals":
+    if path.stem in ("signals", "heatmap", "propagation", "decay", "effects"):
         # Logarithms of another machine may differ in the last digit, and that of 1e-57 is 131.
         committed = pd.read_csv(path, dtype={"moment": str})
         pd.testing.assert_frame_equal(table, committed, rtol=1e-12, check_dtype=False)
@@ -26,4 +26,4 @@ def test_a_committed_table_is_made_again(path: Path) -> None:
 
 
 def test_every_committed_study_has_tables() -> None:
-    assert len(QUICK) == 12
+    assert len(QUICK) == 17

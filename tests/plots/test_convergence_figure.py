@@ -97,6 +97,17 @@ def test_the_legend_names_a_fixed_standard_deviation_where_there_is_one(fake: Fa
     assert legend_texts(convergence(fake)) == ["he", "gaussian", "fixup"]
 
 
+def test_the_legend_tells_in_what_arms_differ_beside_the_scheme(fake: Fake) -> None:
+    fake.extra = ["train.lr", "train.momentum", "init.mode"]
+    for momentum in (0.0, 0.9):
+        fields = {"train.momentum": momentum, "init.mode": "fan_out"}
+        fake.add("he", val={0: 0.9}, fields={"train.lr": 0.1, **fields})
+        fake.add("xavier", val={0: 0.9}, fields={"train.lr": 0.5, **fields})
+    fake.add("gaussian", 0, val={0: 0.9}, fields={"train.lr": 0.1, "train.momentum": 0.0, "init.mode": "fan_in"})
+    # The momentum makes panels, as it differs within a scheme; a fixed std has no use for a mode.
+    assert legend_texts(convergence(fake)) == ["he, lr 0.1", "xavier, lr 0.5", "std 0.01, lr 0.1"]
+
+
 def test_single_seed_has_one_line_and_no_band(fake: Fake) -> None:
     fake.add("he", val={0: 0.9, 1: 0.4})
     figure = convergence(fake)

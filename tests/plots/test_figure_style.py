@@ -2,18 +2,21 @@
 
 import subprocess
 import sys
+from typing import Any
 
+import pytest
 from fake_study import Fake
 from matplotlib.colors import to_rgb
 
-from initlab.plots import convergence
+from initlab.plots import convergence, depth, heatmap, propagation, survival
 from initlab.plots.legend import fitting_columns
 from initlab.plots.style import LOOKS, SPARE, looks
 
 
 def test_six_schemes_have_different_colours_and_different_line_and_marker() -> None:
-    styles = looks(["zeta", "xavier", "orthogonal", "he", "gaussian", "lsuv"])
-    assert list(styles) == ["he", "xavier", "gaussian", "orthogonal", "lsuv", "zeta"]
+    schemes = ["zeta", "xavier", "orthogonal", "he", "gaussian", "lsuv"]
+    styles = looks(schemes)
+    assert list(styles) == schemes, "the study's order"
     assert len({look.color for look in styles.values()}) == 6
     assert len({(str(look.line), look.marker) for look in styles.values()}) == 6
 
@@ -30,6 +33,25 @@ def test_the_papers_schemes_differ_in_lightness() -> None:
 def test_a_scheme_keeps_its_look_whatever_else_is_shown() -> None:
     assert looks(["he"])["he"] == looks(["a", "he", "xavier"])["he"] == LOOKS["he"]
     assert looks(["mine", "he"])["mine"] == SPARE[0]
+
+
+def test_twelve_lines_all_differ() -> None:
+    styles = looks([f"mine{number}" for number in range(12)]).values()
+    assert len({look.color for look in styles}) == len({look.marker for look in styles}) == 12
+
+
+@pytest.mark.parametrize("draw", [convergence, depth, heatmap, propagation, survival])
+def test_a_figure_is_as_wide_as_a_papers_column_and_nothing_lies_outside(two_depths: Fake, draw: Any) -> None:
+    figure = draw(two_depths, width="column")
+    figure.draw_without_rendering()
+    drawn = figure.get_tightbbox()
+    assert figure.get_figwidth() == 3.25 and -0.03 < drawn.x0 < drawn.x1 < 3.28
+
+
+def test_text_width_is_that_of_a_paper_even_of_one_panel_and_no_other_is_known(two_depths: Fake) -> None:
+    assert propagation(two_depths, width="text").get_figwidth() == 6.75
+    with pytest.raises(ValueError, match=r"propagation: unknown width \(got 'page'\); allowed: column, text"):
+        propagation(two_depths, width="page")
 
 
 def test_legend_breaks_into_rows_that_fit() -> None:

@@ -81,13 +81,52 @@ def test_one_panel_per_rate_with_cells_that_fill_it(study: Fake) -> None:
     assert names == ["converged", "stalled", "diverged", *lines]
 
 
+def test_any_two_fields_make_a_map_with_theory_where_one_is_the_std(study: Fake) -> None:
+    table = phase_table(study, x="init.std", y="train.lr")
+    assert len(table) == 8 and table.groupby("panel", sort=False).ngroups == 2  # a panel per depth
+    cell = table[(table["net.depth"] == 10) & (table["init.std"] == 0.12)].set_index("train.lr")
+    assert cell.diverged.tolist() == [0.0, 0.5] and table.decay.isna().all()
+    figure = phase(study, x="init.std", y="train.lr")
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["6 layers", "10 layers"]
+    ax = figure.axes[0]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("std of the weights", "learning rate")
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    # The critical std stands upright now, the same at every rate.
+    x, y = ax.get_lines()[0].get_data()
+    assert list(x) == pytest.approx([math.sqrt(2 / 144)] * 2) and list(y) == [0.01, 0.1]
+    # Borders of 0.06 and 0.12 on a log axis lie at their geometric mean, and as far outside.
+    assert ax.get_xlim() == pytest.approx((0.06 / math.sqrt(2), 0.12 * math.sqrt(2)))
+    split = [patch for patch in ax.patches if patch.get_y() > 0.03 and patch.get_x() > 0.08]
+    assert [patch.get_x() for patch in split] == pytest.approx([0.06 * math.sqrt(2), 0.12])
+
+
+def test_values_that_are_no_numbers_stand_side_by_side_in_the_studys_order(fake: Fake) -> None:
+    for scheme, depth, verdict in (("xavier", 20, "stalled"), ("he", 20, "converged"), ("he", 10, "converged")):
+        fake.add(scheme, 0, depth, val={0: 0.9}, verdict=verdict)
+    ax = phase(fake, x="init.scheme", y="net.depth").axes[0]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["xavier", "he"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["10", "20"]
+    assert len(ax.patches) == 3 and not ax.get_lines()
+
+
+def test_a_field_that_is_none_or_does_not_vary_is_told(study: Fake) -> None:
+    with pytest.raises(ValueError, match=r"phase: no such field \(got 'train.rl'\).*did you mean train.lr"):
+        phase(study, x="train.rl")
+    with pytest.raises(ValueError, match=r"got one net.norm\); .*vary here: net.depth, init.std, train.lr"):
+        phase(study, y="net.norm")
+    with pytest.raises(ValueError, match=r"x and y are the same field \(got init.std\)"):
+        phase(study, x="init.std")
+
+
 def test_edges_lie_half_way() -> None:
     assert edges(np.array([1.0, 2.0, 4.0])).tolist() == [0.5, 1.5, 3.0, 5.0]
     assert edges(np.array([7.0])).tolist() == [6.5, 7.5]
 
 
 def test_a_study_of_one_std_has_no_phase_figure(two_depths: Fake) -> None:
-    with pytest.raises(ValueError, match=r"plot: no phase figure \(got one std\); run a study that varies init.std"):
+    with pytest.raises(
+        ValueError, match=r"plot: no phase figure \(got one init.std\); .*vary here: net.depth, init.sch"
+    ):
         save_figures(two_depths, ["phase"])
     said: list[str] = []
     assert "phase" not in {path.stem for path in save_figures(two_depths, say=said.append)} and not said

@@ -16,7 +16,7 @@ def test_each_figure_is_png_svg_and_the_exact_numbers(two_depths: Fake, tmp_path
     assert [path.relative_to(tmp_path / "figures").as_posix() for path in paths] == [
         f"{name}.{ending}" for name in ("convergence", "signals", "depth") for ending in ("png", "svg", "csv")
     ]
-    assert set(FIGURES) == {"convergence", "signals", "running", "theory", "depth", "prelu", "phase", "paper"}
+    assert {"heatmap", "propagation", "decay", "survival", "effects", "theory", "paper"} < set(FIGURES)
     for name in ("convergence", "signals", "depth"):
         read = pd.read_csv(tmp_path / "figures" / f"{name}.csv", dtype={"moment": str})
         pd.testing.assert_frame_equal(read, FIGURES[name][0](two_depths), check_exact=True, check_dtype=False)
@@ -28,6 +28,19 @@ def test_same_results_give_the_same_bytes(two_depths: Fake, tmp_path: Path) -> N
     with mpl.rc_context({"font.size": 20, "svg.hashsalt": None, "axes.grid": False, "lines.linewidth": 9}):
         second = [path.read_bytes() for path in save_figures(two_depths, ["convergence"], tmp_path / "b")]
     assert first == second
+
+
+def test_vector_pictures_have_text_as_text_and_their_font(two_depths: Fake, tmp_path: Path) -> None:
+    paths = save_figures(two_depths, ["depth"], tmp_path / "a", width="column", forms=["svg", "pdf"])
+    assert [path.name for path in paths] == ["depth.svg", "depth.pdf", "depth.csv"]
+    svg, pdf = (path.read_bytes() for path in paths[:2])
+    assert b">xavier</text>" in svg and b"DejaVu Sans" in svg
+    # 3.25 inches of 72 points.
+    assert b"/MediaBox [ 0 0 234 " in pdf and b"/FontFile2" in pdf and b"/Type3" not in pdf
+    again = save_figures(two_depths, ["depth"], tmp_path / "b", width="column", forms=["pdf"])
+    assert again[0].read_bytes() == pdf
+    with pytest.raises(ValueError, match=r"unknown form \(got 'eps'\); allowed: png, svg, pdf"):
+        save_figures(two_depths, ["depth"], forms=["eps"])
 
 
 def test_settings_and_current_figure_of_the_user_are_untouched(two_depths: Fake, tmp_path: Path) -> None:

@@ -283,7 +283,7 @@ def test_adam_moves_layers_whose_gradients_vanish_until_they_come_near_eps() -> 
             assert update == pytest.approx(size, rel=1e-4)
 
 
-def test_under_adamw_a_net_learns_digits_and_nothing_of_sgd_is_said_of_it(
+def test_under_adamw_a_net_learns_digits_as_its_forecast_says_and_none_is_given_up(
     tiny: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The stalled one, std 0.001, would be given up under SGD (test_skip_hopeless.py)."""
@@ -293,11 +293,12 @@ def test_under_adamw_a_net_learns_digits_and_nothing_of_sgd_is_said_of_it(
     assert results.trials.state.tolist() == ["done", "done"]
     assert results.verdicts.verdict.tolist() == ["stalled", "converged"]
     assert "--skip-hopeless: stops none of 2 trials whose optimiser is not sgd" in capsys.readouterr().out
-    assert not results.forecasts.calibrated.any()
+    assert results.forecasts.forecast.tolist() == ["stalled", "converged"]
     first = results.signals[results.signals.step == 0].groupby("trial")[["update_ratio", "decay_ratio"]].median()
-    told = results.forecasts.set_index("trial")[["update", "decay"]]
-    for trial in results.trials.trial:
-        assert told.loc[trial, "update"] == pytest.approx(math.log(first.loc[trial, "update_ratio"]))
+    told = results.forecasts.set_index("trial")["update"]
+    # The probe measures the step to come, which is the first of 8 of the warm-up, and in which dead units take no part.
+    learner = results.trials.trial[1]
+    assert told[learner] == pytest.approx(math.log(8 * first.update_ratio[learner]), abs=0.7)
 
 
 def test_an_optimiser_of_yours_runs_where_allowed_with_its_source_kept(

@@ -51,22 +51,28 @@ class LossGradient:
         if count < 2 or not self.logits.dim():
             return self.here()
         generator = torch.Generator().manual_seed(0)
-        draws = torch.stack([draw_like(self.logits, output, generator) for _ in range(count)])
+        before = output.noise.without(output.fresh)
+        log = context.scatter(before)
+        # Levels at quantiles of what the layers before the last scatter, since softmax saturates.
+        normals = torch.special.ndtri((torch.arange(count, dtype=torch.float64) + 0.5) / count)
+        level = (log.mean + math.sqrt(log.variance) * normals).exp()
+        draws = torch.stack([draw_like(self.logits, output, generator) * float(root) for root in level.sqrt()])
         logits = [draws * np.exp(sign * CHANGE / 2) for sign in (1, -1)]
         gradients = [torch.stack([self.at(draw) for draw in level]) for level in logits]
         high, low = (g.square().flatten(1).mean(1) for g in gradients)
         if not bool(((high > 0) & (low > 0) & (high + low).isfinite()).all()):
             return self.here()
-        each = (high + low) / 2
+        power = float((high / low).log().mean()) / (2 * CHANGE)
+        each = (high + low) / 2 / level**power
         c, spread = pair_statistics(torch.cat(gradients).reshape(2 * count, len(self.logits), -1).cpu().numpy())
         source = context.source(float(each.var() / each.mean() ** 2))
-        before = output.noise.without(output.fresh)
         radial = Radial()
         if output.field.positions == 1 and self.logits.dim() == 2:
             squares = [along_logits(*pair) for pair in zip(logits, gradients, strict=True)]
-            power, both = powers(squares[0], squares[1], each)
-            radial = Radial(float(torch.stack(squares).mean()), before.scaled(power).having(source, both))
-        noise = before.scaled(powers(high, low, each)[0]).having(source)
+            along, both = powers(squares[0], squares[1], each)
+            square = float((torch.stack(squares).mean(0) / level**along).mean())
+            radial = Radial(square, before.scaled(along).having(source, both))
+        noise = before.scaled(power).having(source)
         return Gradient(each.mean().cpu(), c, spread, noise, mean=relative_mean(gradients[0]), radial=radial)
 
 

@@ -105,8 +105,7 @@ def spread_of(kernel: Tensor, level: float, c: Pairs, channels: int) -> Pairs:
     """Variance of each kind of correlation: of pairs that are seen, and as of so many channels."""
     square = steps_of((kernel.detach() / level) ** 2, -1).pairs
     seen = (square[0] * square[1] - c**2).within_limits(0, 1)
-    spread = seen + (1 - c**2) / channels
-    return Pairs(0.0, spread.near, spread.within, spread.same_place, spread.elsewhere)
+    return seen + (1 - c**2) / channels
 
 
 def field_from(kernel: Tensor, mean: float, channels: int) -> Field:

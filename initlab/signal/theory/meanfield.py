@@ -330,10 +330,7 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     roots = over_places(evenness(f.q)) * roots_of_levels(given)
     pair = over_spread(response.pair, given, roots) / second
     mean = response.first() / math.sqrt(second)
-    # The means of two units go with another power of their levels than what they have in common beyond.
-    power = response.first_growth()
-    lowered = roots ** (4 * power * (1 - power) - 2 * growth * (1 - growth))
-    c = (mean**2 * lowered + (pair - mean**2) * roots**growth**2).clipped()
+    c = (pair * roots**growth**2).clipped()
     # What the correlation of as many normals adds is in their own spread already.
     follow = (f.c.each(response.pair, 1) * response.q / second) ** 2
     linear = 2 * growth**2 * (f.c - f.mean**2) ** 2

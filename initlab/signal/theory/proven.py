@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from initlab.signal.theory.chains import DIFFERENCES, SUMS, variants
 from initlab.signal.theory.meanfield import Signal
 from initlab.signal.theory.rules import JOINS, LEAKY, PRELU, RECTIFIERS
+from initlab.signal.theory.shapes import PICKED
 from initlab.signal.theory.trace import WEIGHTED, Operation
 
 # Neighbouring pixels of photographs have a correlation of 0.9, those of noise none.
@@ -79,6 +80,12 @@ def is_joined(op: Operation, inputs: Sequence[Signal]) -> bool:
     return along_positions or all(x.fresh is not None and varies(x) for x in inputs)
 
 
+def picks_a_token(op: Operation, inputs: Sequence[Signal]) -> bool:
+    """One position of several, as a class token, but of a recurrent layer's steps."""
+    token = op.function in PICKED and len(op.in_shapes[0]) == 3 and len(op.shape) == 2
+    return token and inputs[0].steps is None
+
+
 DOUBTS = (
     Doubt("pictures whose neighbouring pixels are alike", shows_pictures),
     # The gradient at the last layer too, which follows the logits' own scatter.
@@ -88,6 +95,7 @@ DOUBTS = (
     Doubt("convolutions in groups", is_grouped),
     Doubt("gradients of residual sums", is_residual, forward=False),
     Doubt("outputs or tokens that are joined", is_joined),
+    Doubt("one token of several", picks_a_token),
 )
 
 

@@ -106,14 +106,6 @@ class Response:
             means.append(float(weights @ levels / weights.sum()) / here if here > 0 else 1.0)
         return means[0], means[1]
 
-    def first_growth(self) -> float:
-        """d ln |E[phi]| / d ln q, the mean being kept: 1/2 for a rectifier, and where there is none."""
-        first, step = self.first(), 1e-3
-        if self.closed or abs(first) < 1e-6 * math.sqrt(self.second()):
-            return 0.5
-        above, below = (float(WEIGHTS @ self.wider(math.exp(change)).levels[0]) for change in (step, -step))
-        return (above - below) / (2 * step * first) if first else 0.5
-
     def wider(self, factor: float) -> "Response":
         """The response to normals of so many times the variance."""
         q = self.q * (self.mean**2 + (1 - self.mean**2) * factor)

@@ -34,7 +34,7 @@ def roots_of_levels(f: Field) -> Pairs:
 
 def over_spread(expectation: Callable[[Array], Array], f: Field, roots: Pairs) -> Pairs:
     """An expectation of pairs of one level, averaged over how their correlations scatter."""
-    far = replace(f.spread**0.5, itself=0.0)
+    far = replace(f.spread.within_limits(0, math.inf) ** 0.5, itself=0.0)
     above, below = ((f.c / roots + sign * far).clipped().each(expectation) for sign in (1.0, -1.0))
     return (above + below) / 2
 

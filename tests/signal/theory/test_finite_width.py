@@ -83,6 +83,32 @@ def test_a_softmax_gradient_grows_along_its_own_signal() -> None:
     assert theory.backward_var[0] > 1.1 * plain
 
 
+def test_a_gradient_that_follows_the_signal_lies_where_slopes_are_large() -> None:
+    """Behind 128 squared ReLUs the gradient is 2.24 times as large, where E[phi'^2] is 2."""
+
+    class Squares(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(64, 128, bias=False), nn.Linear(128, 128, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x).relu() ** 2)
+
+    theory = initlab.predict(Squares(), scheme="lecun", input_shape=(64,))
+    generator = torch.Generator().manual_seed(0)
+    levels = []
+    for _ in range(200):
+        first, last = (torch.randn(128, n, generator=generator) / math.sqrt(n) for n in (64, 128))
+        y = torch.randn(64, 64, generator=generator) @ first.T
+        gradient = (y.relu() ** 2 @ last.T).softmax(1)
+        gradient[torch.arange(64), torch.randint(0, 128, (64,), generator=generator)] -= 1
+        back = gradient @ last * 2 * y.relu()
+        levels.append([back.square().mean(), gradient.square().mean()])
+    back_level, level = torch.tensor(levels).mean(0).tolist()
+    # The Monte Carlo's standard error is 0.011.
+    assert theory.backward_var[0] == pytest.approx(back_level / level, abs=0.06)
+
+
 def test_a_norm_behind_a_pool_has_a_band_of_its_draws() -> None:
     """The pooled examples are alike but for a twentieth of their square, which the norm divides by."""
     net = nn.Sequential(

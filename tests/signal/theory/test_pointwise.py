@@ -69,7 +69,8 @@ def test_a_function_between_two_layers(name: str) -> None:
     (slopes,) = torch.autograd.grad(values.sum(), normals)
     assert list(theory.basis) == ["theory", "theory"]
     assert theory.forward_var[1] == pytest.approx(float(values.detach().square().mean()), rel=0.01)
-    assert theory.backward_var[0] == pytest.approx(float(slopes.square().mean()), rel=0.01)
+    # What follows the signal adds up to 1.5 % at this width: see `test_finite_width.py`.
+    assert theory.backward_var[0] == pytest.approx(float(slopes.square().mean()), rel=0.02)
 
 
 class Standardised(nn.Conv2d):

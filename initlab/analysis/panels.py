@@ -107,15 +107,16 @@ def loss_unit(results: Shown) -> str:
 
 
 def with_panels(
-    figure: str, trials: pd.DataFrame, fields: Sequence[str], by: Sequence[str]
+    figure: str, trials: pd.DataFrame, fields: Sequence[str], by: Sequence[str], shown: Sequence[str] = (DEPTH, SCHEME)
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The trials by panel, in the study's order, with its title as `panel`; its fields: `by`, and what varies.
+    """The trials by panel, in the study's order, with its title as `panel`; its fields: `by`, and what varies among
+    trials that are alike in what a panel has `shown`.
 
     Raises:
         UserError: more panels than are readable.
     """
-    lines = trials.groupby([DEPTH, SCHEME], sort=False)
-    others = [path for path in fields if path not in (DEPTH, SCHEME)]
+    lines = trials.groupby([*shown], sort=False, dropna=False)
+    others = [path for path in fields if path not in shown]
     settings = [*by, *(path for path in others if (lines[path].nunique(dropna=False) > 1).any())]
     titles = [title({path: row[path] for path in settings}, row["net.name"]) for row in trials.to_dict("records")]
     places = {panel: place for place, panel in enumerate(dict.fromkeys(titles))}
