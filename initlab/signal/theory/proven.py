@@ -77,7 +77,7 @@ def is_joined(op: Operation, inputs: Sequence[Signal]) -> bool:
         return False
     rank = len(op.shape)
     along_positions = op.argument(1, "dim", 0) % rank not in (0, inputs[0].axis % rank)
-    return along_positions or all(x.fresh is not None and varies(x) for x in inputs)
+    return along_positions or (len(inputs) > 1 and all(x.fresh is not None for x in inputs))
 
 
 def picks_a_token(op: Operation, inputs: Sequence[Signal]) -> bool:
