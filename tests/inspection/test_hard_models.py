@@ -163,7 +163,9 @@ def test_where_only_recording_fails_the_measurement_is_given_and_says_so(monkeyp
     model = Counts()
     inspection = initlab.inspect(model, X, Y)
     assert inspection.table.forward_var.iloc[0] == pytest.approx(model(X).var(correction=0).item(), rel=1e-5)
-    assert inspection.table.forward_predicted.isna().all()
+    # The weights are drawn again all the same.
+    assert set(inspection.table.basis) == {"redrawn"}
+    assert initlab.inspect(model, X, Y, redraws=0).table.forward_predicted.isna().all()
     assert "recording this model failed" in " ".join(str(inspection).split())
 
 
@@ -258,7 +260,7 @@ def test_packed_sequences_go_through_everything() -> None:
             return self.head(self.gru(packed)[1][0])
 
     model, batch = Tagger(), (torch.arange(20).reshape(4, 5), torch.tensor([5, 3, 3, 1]))
-    inspection = initlab.inspect(model, batch, Y[:4])
+    inspection = initlab.inspect(model, batch, Y[:4], redraws=0)
     assert inspection.steps.step.tolist() == [0, 1, 2, 3, 4]
     assert inspection.judged_share == 1.0 and not inspection.notes
     initlab.lint(model, batch)

@@ -47,7 +47,9 @@ class Origins:
         if op.function in MEETINGS and any(one & other for one, other in combinations(ends, 2)):
             reason = f"{op.function.__name__.strip('_')}: what meets there has a part in common"
         if op.function in (*WEIGHTED, *RECURRENT):
-            parameter = op.argument(2, "params")[0] if op.function in RECURRENT else op.argument(1, "weight")
+            # Packed sequences come with the sizes of their steps, before the state and the parameters.
+            place = 3 if op.function in RECURRENT and isinstance(op.args[3], (tuple, list)) else 2
+            parameter = op.args[place][0] if op.function in RECURRENT else op.argument(1, "weight")
             weight = self.bit(op.layer or id(parameter))
             if before & weight:
                 reason = f"{op.function.__name__}: {op.layer or 'a weight'} takes in what it gave itself"
