@@ -82,7 +82,7 @@ def test_a_study_gives_the_exponents_that_inspect_gives_of_its_nets(tmp_path: Pa
     losses = load(out).scalars.groupby("trial").val_loss.last()
     for trial, row in zip(load(out).stored, table.to_dict("records"), strict=True):
         data = load_data(trial.spec, "cpu", DataAccess(), {}, print)
-        seen = inspect(build_net(trial.spec, data, "cpu"), *data.probe_batch(8))
+        seen = inspect(build_net(trial.spec, data, "cpu"), *data.probe_batch(trial.spec.probe.examples))
         assert (row["angle"], row["gradient"]) == pytest.approx(seen.exponents[:2], rel=1e-3)
         assert (row["trial"], row["blocks"]) == (trial.id, 3)
         assert row["loss"] == pytest.approx(min(losses[trial.id], math.log(97)))
