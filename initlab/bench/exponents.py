@@ -55,9 +55,10 @@ def bench_exponents(source: Path) -> Iterator[str]:
         folder, table = results.figures, trial_table(results)
         folder.mkdir(exist_ok=True)
     paths = write(folder, "exponents", table, exponents(table))
-    known = table[np.isfinite(table[["angle", "gradient"]]).all(axis=1)].reset_index(drop=True)
+    finite = np.isfinite(table[["angle", "gradient"]].to_numpy(float)).all(axis=1)
+    known = table[finite].reset_index(drop=True)
     yield f"{len(table)} trials, {len(table) - len(known)} of them without a finite exponent and left out"
-    learn = known.query("loss < chance").reset_index(drop=True)
+    learn = known[(known.loss < known.chance).to_numpy()].reset_index(drop=True)
     for name, part in (("foretold by", known), (f"of the {len(learn)} below chance", learn)):
         few = len(part.groupby(TWINS, dropna=False)) < FEWEST
         lines = (
@@ -65,9 +66,9 @@ def bench_exponents(source: Path) -> Iterator[str]:
         )
         yield from ["", f"{name:<26} {'rank correlation':<20}  R2 of trials left out", *lines]
     yield ""
-    for norm, part in known.groupby(NORM, sort=False):
+    for norm in known[NORM].unique():
+        part = known[(known[NORM] == norm).to_numpy()].reset_index(drop=True)
         if len(part.groupby(TWINS, dropna=False)) >= FEWEST:
-            part = part.reset_index(drop=True)
             ranks = [f"{name} {interval(part, size(part), rank_correlation)}" for name, size in SIZES.items()]
             yield f"{f'of norm {norm}, by rank':<26} {', '.join(ranks)}"
     yield from ["", *(f"wrote {path}" for path in paths)]

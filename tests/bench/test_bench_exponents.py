@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from initlab import inspect
+from initlab import inspect, run
 from initlab.attempt.assemble import build_net, load_data
 from initlab.bench.exponents import COLUMNS, TWINS, bench_exponents, explained, left_out, logs, rank_correlation
-from initlab.cli import main
 from initlab.engine.task import DataAccess
 from initlab.errors import UserError
 from initlab.plots.exponents import exponents
@@ -75,7 +74,7 @@ grid: {init.scheme: [xavier, he]}
 def test_a_study_gives_the_exponents_that_inspect_gives_of_its_nets(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(STUDY)
     out = tmp_path / "out"
-    main(["run", str(tmp_path / "tiny.yaml"), "--out", str(out), "--jobs", "1"], standalone_mode=False)
+    run(tmp_path / "tiny.yaml", out, jobs=1, show="nothing")
     printed = list(bench_exponents(out))
     assert printed[0] == "2 trials, 0 of them without a finite exponent and left out"
     assert "too few nets that differ in more than depth and seed; 8 are needed" in printed
@@ -83,7 +82,7 @@ def test_a_study_gives_the_exponents_that_inspect_gives_of_its_nets(tmp_path: Pa
     losses = load(out).scalars.groupby("trial").val_loss.last()
     for trial, row in zip(load(out).stored, table.to_dict("records"), strict=True):
         data = load_data(trial.spec, "cpu", DataAccess(), {}, print)
-        seen = inspect(build_net(trial.spec, data, "cpu"), *data.probe_batch(8))
+        seen = inspect(build_net(trial.spec, data, "cpu"), *data.probe_batch(trial.spec.probe.examples))
         assert (row["angle"], row["gradient"]) == pytest.approx(seen.exponents[:2], rel=1e-3)
         assert (row["trial"], row["blocks"]) == (trial.id, 3)
         assert row["loss"] == pytest.approx(min(losses[trial.id], math.log(97)))
