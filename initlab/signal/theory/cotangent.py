@@ -146,9 +146,8 @@ def drawn_gradient(context: Context, output: Signal, classes: int) -> Gradient:
     gradient /= gradient.sum(-1, keepdims=True)
     labels = np.random.default_rng(1).integers(0, classes, (draws, batch, 1))
     np.put_along_axis(gradient, labels, np.take_along_axis(gradient, labels, -1) - 1, -1)
-    along = float(along_logits(torch.from_numpy(logits), torch.from_numpy(gradient)).mean() / (gradient**2).mean())
     one = torch.ones((), dtype=torch.float64)
-    return Gradient(one, *pair_statistics(gradient), Noise(), radial=Radial(along))
+    return Gradient(one, *pair_statistics(gradient), Noise())
 
 
 def pair_statistics(gradient: Array) -> tuple[Pairs, Pairs]:

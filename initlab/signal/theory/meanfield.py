@@ -322,7 +322,7 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     growth, slope_growth = response.growth()
     # Levels of single examples scatter about that of the batch, which scatters over draws; correlations do as well.
     # Units are normal whatever a fresh layer drew: what it takes in is what scatters.
-    given = f if x.fresh is None or x.given is None else replace(f, spread=x.given)
+    given = f if x.given is None else replace(f, spread=x.given)
     variance = 0.0 if response.closed else context.scatter(x.noise.without(x.fresh)).variance
     bend, slope_bend = response.bend(given.spread.itself + variance)
     squares = f.c.each(response.square_pair) / second**2

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from initlab.nets.any_module import WeightLayer, on_weight_layers
 from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
 from initlab.signal.theory.cotangent import LossGradient, drawn_gradient, num_classes
-from initlab.signal.theory.field import Field, NoRule
+from initlab.signal.theory.field import NONE, Field, NoRule
 from initlab.signal.theory.independence import Origins
 from initlab.signal.theory.joins import maps
 from initlab.signal.theory.meanfield import Context, GateRow, Gradient, Pull, Radial, Signal
@@ -58,7 +58,8 @@ def forward(context: Context, trace: Trace, start: Field) -> list[Passed | None]
     needed = reached(trace)
     passed: list[Passed | None] = []
     origins = Origins()
-    origin = Signal(start, Noise(), axis=trace.axis)
+    # The batch is what it is: nothing of it scatters.
+    origin = Signal(start, Noise(), given=NONE, axis=trace.axis)
 
     def signals(sources: list[int]) -> list[Signal]:
         """What the rule takes."""
