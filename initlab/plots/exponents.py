@@ -59,9 +59,7 @@ def exponents(table: pd.DataFrame, ax: Target = None) -> Figure:
             filled = depth == deepest
             handles.append(Line2D([], [], **points(GREY, "D", filled), label=f"{depth} blocks"))
         handles.append(Line2D([], [], color=GREY, linestyle=":", label="equal odds for all tokens, or worse"))
-        add_legend(
-            grid, handles, f"{len(table)} trials; exponents before the first step; diverged ones lie at equal odds"
-        )
+        add_legend(grid, handles, f"{len(table)} trials; exponents before the first step")
     return grid.figure
 
 

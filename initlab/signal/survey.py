@@ -7,7 +7,7 @@ listed with what they do, and what was not seen with the reason.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -65,7 +65,7 @@ class Survey:
     steps: list[dict[str, Any]]
     unjudged: list[tuple[str, str]]
     judged_share: float
-    trunk: pd.DataFrame
+    trunk: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False)
 
 
 def survey(
