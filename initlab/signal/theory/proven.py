@@ -56,6 +56,11 @@ def is_standardised(op: Operation, inputs: Sequence[Signal]) -> bool:
     return rows.shape[1] > 1 and bool((rows.sum(1).abs() < ROUNDING * rows.abs().sum(1)).all())
 
 
+def norms_maps(op: Operation, inputs: Sequence[Signal]) -> bool:
+    """A BatchNorm of maps."""
+    return op.function is F.batch_norm and len(op.shape) > 3
+
+
 def varies(x: Signal) -> bool:
     """Whether a signal is another for each example, and no constant."""
     return x.field.c.same_place < 1
@@ -93,6 +98,7 @@ DOUBTS = (
     Doubt("activations of maps that are no rectifiers", bends_maps),
     Doubt("weights that sum to 0 in each row", is_standardised),
     Doubt("convolutions in groups", is_grouped),
+    Doubt("gradients of BatchNorm on maps", norms_maps, forward=False),
     Doubt("gradients of residual sums", is_residual, forward=False),
     Doubt("outputs or tokens that are joined", is_joined),
     Doubt("one token of several", picks_a_token),
