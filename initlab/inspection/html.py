@@ -38,7 +38,7 @@ class Branch:
 
     name: str
     children: "dict[str, Branch]" = field(default_factory=dict)
-    cells: list[str] = field(default_factory=list)  # of a layer: weight, forward, theory, backward, theory
+    cells: list[str] = field(default_factory=list)  # of a layer: weight, forward, theory, backward, theory, basis
     status: str = ""
     off: dict[str, float] = field(default_factory=dict)
 
@@ -59,7 +59,8 @@ class Branch:
         layers = list(self.layers())
         words = dict.fromkeys(layer.status for layer in layers)
         status = ", ".join(word for word in words if word != "ok" or len(words) == 1)
-        return Branch(self.name, cells=[f"{len(layers)} layers", "", "", "", ""], status=status)
+        bases = ", ".join(dict.fromkeys(layer.cells[-1] for layer in layers))
+        return Branch(self.name, cells=[f"{len(layers)} layers", "", "", "", "", bases], status=status)
 
 
 def module_tree(table: pd.DataFrame) -> Branch:
@@ -71,7 +72,7 @@ def module_tree(table: pd.DataFrame) -> Branch:
             branch = branch.children.setdefault(name, Branch(name))
         branch.status = row["status"]
         branch.off = {direction: off_theory(row, direction) for direction in ("forward", "backward")}
-        columns = ("shape", "forward_var", "forward_predicted", "backward_var", "backward_predicted")
+        columns = ("shape", "forward_var", "forward_predicted", "backward_var", "backward_predicted", "basis")
         branch.cells = [cell(row.get(column, math.nan)) for column in columns]
     for child in root.children.values():
         join_only_children(child)

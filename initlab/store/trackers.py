@@ -9,8 +9,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,7 +66,7 @@ def add(metrics: dict[int, dict[str, float]], table: pd.DataFrame) -> None:
 
 def to_tensorboard(study: str, runs: Iterator[Run], folder: Path) -> str:
     """Event files, a folder per run, with parameters and verdict as text."""
-    writer = needed("tensorboardX", "tensorboardX").SummaryWriter
+    writer = import_module("tensorboardX").SummaryWriter
     for run in runs:
         with writer(str(folder / run.name.replace("/", "_"))) as events:
             table = "\n".join(f"| {key} | {value} |" for key, value in {**run.facts, **run.parameters}.items())
@@ -79,7 +79,7 @@ def to_tensorboard(study: str, runs: Iterator[Run], folder: Path) -> str:
 
 def to_mlflow(study: str, runs: Iterator[Run], folder: Path) -> str:
     """An experiment with the study's name in a database of MLflow."""
-    mlflow, entities = needed("mlflow", "mlflow"), needed("mlflow.entities", "mlflow")
+    mlflow, entities = import_module("mlflow"), import_module("mlflow.entities")
     address = f"sqlite:///{(folder / 'mlflow.db').resolve()}"
     client = mlflow.MlflowClient(tracking_uri=address)
     experiment = client.create_experiment(study, artifact_location=(folder / "artifacts").resolve().as_uri())
@@ -101,7 +101,7 @@ def to_trackio(study: str, runs: Iterator[Run], folder: Path) -> str:
     """A project with the study's name in a folder of Trackio's."""
     # It is read when the package is first imported.
     os.environ["TRACKIO_DIR"] = str(folder.resolve())
-    trackio = needed("trackio", "trackio")
+    trackio = import_module("trackio")
     if Path(trackio.TRACKIO_DIR) != folder.resolve():
         raise UserError(f"export: trackio is at work in {trackio.TRACKIO_DIR} in this process; export in a new one")
     for run in runs:
@@ -117,6 +117,8 @@ TRACKERS: Mapping[str, Callable[[str, Iterator[Run], Path], str]] = {
     "mlflow": to_mlflow,
     "trackio": to_trackio,
 }
+# Where it is not the tracker's name; this one comes with initlab.
+PACKAGES = {"tensorboard": "tensorboardX"}
 
 
 def export_to_tracker(results: Results, tracker: str, folder: Path) -> str:
@@ -126,16 +128,11 @@ def export_to_tracker(results: Results, tracker: str, folder: Path) -> str:
         StoreError: the folder holds something, or cannot be written.
         UserError: the tracker is not installed.
     """
+    package = PACKAGES.get(tracker, tracker)
+    if find_spec(package) is None:
+        raise UserError(f"export: {package} is not installed; pip install 'initlab[{tracker}]'")
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise StoreError(f"{folder}: not empty; give a new folder")
         return TRACKERS[tracker](results.study.name, runs_of(results), folder)
-
-
-def needed(module: str, package: str) -> Any:
-    """A module of a package that initlab does not need otherwise."""
-    try:
-        return import_module(module)
-    except ImportError:
-        raise UserError(f"export: {package} is not installed; pip install 'initlab[{package}]'") from None

@@ -97,9 +97,10 @@ def test_trackio_reads_the_runs(out: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_tracker_that_is_not_installed_is_named(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trackers, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"mlflow is not installed; pip install 'initlab\[mlflow\]'"):
         trackers.export_to_tracker(load(out), "mlflow", out.with_name("new"))
+    assert not out.with_name("new").exists()
 
 
 def test_a_folder_that_holds_something_is_left_alone(out: Path) -> None:
