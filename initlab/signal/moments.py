@@ -1,8 +1,12 @@
 """Mean and population variance in float64, pooled over any number of tensors, without a device sync."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+# Numbers of which a float64 copy is small beside what any training step takes.
+PIECE = 2**18
 NAN = torch.tensor(float("nan"), dtype=torch.float64)
 
 
@@ -20,8 +24,13 @@ class Moments:
         self.mean = self.squares = NAN
 
     def add(self, values: Tensor) -> None:
-        """Take the numbers of a tensor in."""
-        part = in_float64(values).reshape(-1)
+        """Take the numbers of a tensor in, large ones on a CPU piece by piece: no copy of all of it in float64."""
+        for piece in pieces(values.detach()):
+            self.add_piece(piece)
+
+    def add_piece(self, values: Tensor) -> None:
+        """Take the numbers of a vector in."""
+        part = in_float64(values)
         if part.numel() == 0:
             return
         mean = part.mean()
@@ -39,6 +48,12 @@ class Moments:
     def result(self) -> tuple[Tensor, Tensor]:
         """(mean, variance), float64 and 0-dimensional, on the device of what was added; NaN where nothing was."""
         return self.mean.abs() if self.mean.is_complex() else self.mean, self.squares / max(self.count, 1)
+
+
+def pieces(values: Tensor) -> Sequence[Tensor]:
+    """A tensor's numbers as vectors: on a CPU of at most `PIECE` each, elsewhere all in one."""
+    flat = values.reshape(-1)
+    return flat.split(PIECE) if flat.device.type == "cpu" else (flat,)
 
 
 def in_float64(values: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from initlab.signal.moments import pieces
+
 HALVES = (torch.float16, torch.bfloat16)
 COLUMNS = ("grad_zero_fraction", "underflow", "underflow_fp16", "underflow_bf16")
 # Room under float16's largest number, 65504, for gradients between the layers; and the room of a second try.
@@ -29,7 +31,11 @@ class Rounded:
 
     def add(self, gradient: Tensor, scale: float) -> None:
         """Count a gradient that is `scale` times that of the batch-mean loss."""
-        values = torch.view_as_real(gradient.resolve_conj()) if gradient.is_complex() else gradient
+        for piece in pieces(torch.view_as_real(gradient.resolve_conj()) if gradient.is_complex() else gradient):
+            self.add_piece(piece, scale)
+
+    def add_piece(self, values: Tensor, scale: float) -> None:
+        """Count a vector of real numbers."""
         if not values.numel():
             return
         is_zero = values == 0
