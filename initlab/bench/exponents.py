@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from initlab.attempt.assemble import build_net, load_data
+from initlab.bench.tables import read_table
 from initlab.engine.task import DataAccess
 from initlab.errors import UserError
 from initlab.plots.exponents import DEPTH, NORM, exponents
@@ -49,7 +50,7 @@ def bench_exponents(source: Path) -> Iterator[str]:
         UserError: not such a folder or table, or unfinished trials.
     """
     if source.suffix == ".csv":
-        folder, table = source.parent, read_table(source)
+        folder, table = source.parent, read_table(source, COLUMNS, "exponents", "exponents", "exponents.csv")
     else:
         results = load(source)
         folder, table = results.figures, trial_table(results)
@@ -98,17 +99,6 @@ def trial_table(results: Results) -> pd.DataFrame:
         fields = {path: getattr_path(spec, path) for path in FIELDS}
         rows.append({"trial": trial.id, **fields, "loss": loss, "chance": chance, **measured._asdict()})
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """The table that an earlier run of this command left."""
-    try:
-        table = pd.read_csv(path, keep_default_na=False, na_values=[""])
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give what `initlab bench exponents` left") from None
-    if absent := set(COLUMNS) - set(table):
-        raise UserError(f"{path}: no table of exponents (lacks {', '.join(sorted(absent))}); give exponents.csv")
-    return table
 
 
 def logs(table: pd.DataFrame) -> Array:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from initlab.bench.tables import read_table
 from initlab.errors import UserError
 from initlab.store.results import Results
 from initlab.store.studies import load
@@ -39,13 +40,7 @@ def trials_of(sources: Sequence[Path]) -> pd.DataFrame:
             path = results.figures / "forecast.csv"
             path.parent.mkdir(exist_ok=True)
             trial_table(results).to_csv(path, index=False, lineterminator="\n", float_format="%.5g")
-        try:
-            table = pd.read_csv(path, keep_default_na=False, na_values=[""])
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); give what `initlab bench forecast` left") from None
-        if absent := set(COLUMNS) - set(table):
-            raise UserError(f"{path}: no table of forecasts (lacks {', '.join(sorted(absent))}); give forecast.csv")
-        frames.append(table)
+        frames.append(read_table(path, COLUMNS, "forecast", "forecasts", "forecast.csv"))
     return pd.concat(frames, ignore_index=True)
 
 
