@@ -15,7 +15,8 @@ from initlab.inspection.candidates import AS_IS, Candidate, Schemes, candidates_
 from initlab.inspection.comparison import DIRECTIONS, Comparison, failed_row, table_row
 from initlab.inspection.comparison_check import check_run
 from initlab.inspection.diagnosis import Diagnosis
-from initlab.inspection.inspect import diagnosed, evidence_of, predicted_columns, unjudged_notes
+from initlab.inspection.inspect import diagnosed, evidence_of, unjudged_notes
+from initlab.inspection.prediction import predicted_columns
 from initlab.inspection.progress_bar import progress_bar
 from initlab.inspection.pupil import Pupil
 from initlab.inspection.ranking import best_of

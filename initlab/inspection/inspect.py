@@ -1,6 +1,5 @@
 """`inspect`: the signals of any model on one batch, with a verdict on them and advice."""
 
-import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from initlab.init.layers import NORMS
-from initlab.init.schemes import Scheme
 from initlab.inspection.advice import advise
 from initlab.inspection.cause import Cure
 from initlab.inspection.diagnosis import OUTLOOKS, Diagnosis, diagnose, listed, under
+from initlab.inspection.prediction import predicted_columns
 from initlab.inspection.pupil import Pupil
 from initlab.inspection.text import as_text, cell, trunk_lines
 from initlab.inspection.trial import HEALTHY, Trials
@@ -26,15 +25,12 @@ from initlab.signal.precision import COLUMNS as ROUNDING
 from initlab.signal.probe import COLUMNS, Loss
 from initlab.signal.start import start_of
 from initlab.signal.survey import IDLE, PARAMETER, STEP, Survey, survey
-from initlab.signal.theory.predict import predict
 from initlab.signal.trunk import COLUMNS as TRUNK
 from initlab.verdict.forecast import check_optimizer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PREDICTED = [f"{signal}_{bound}" for signal in ("forward", "backward") for bound in ("predicted", "low", "high")]
-PREDICTED.append("basis")
 # Shares of the numbers in parameters: at least so many are seen, at most so many at work without being seen.
 LEAST_JUDGED, MOST_HIDDEN = 0.5, 0.1
 # Draws of the weights that `inspect` measures where theory has no proven rule: about 10 passes of a large net.
@@ -288,58 +284,3 @@ def unjudged_notes(signals: Survey) -> list[str]:
     for name, reason in signals.unjudged:
         by_reason.setdefault(reason, []).append(name)
     return [f"not judged: {listed(names)}: {reason}" for reason, names in by_reason.items()]
-
-
-def predicted_columns(
-    model: nn.Module, batch: Batch, labels: Any, loss: Loss | None, scheme: str | Scheme | None = None, redraws: int = 0
-) -> tuple[pd.DataFrame, list[str]]:
-    """What `predict` says of draws of a scheme, or with the same second moments: median and band, by layer name.
-
-    Where it fails on a model that was measured, the columns are NaN and a note says so. With `redraws`, layers whose
-    basis is not theory have the band of so many draws.
-    """
-    notes: list[str] = []
-    reason = ""
-    try:
-        predicted = predict(model, scheme=scheme, batch=batch, labels=labels, loss=loss)
-        theory, reason = columns_of(predicted, labels), weakness_of(predicted)
-    # The model has just run, so what fails is following it; the user's code under the recorder may raise anything.
-    except Exception as error:
-        theory = pd.DataFrame(columns=["name", *PREDICTED]).astype(dict.fromkeys(PREDICTED[:-1], float))
-        notes.append(failed("there is no theory beside the measurement, since recording this model failed", error))
-    if redraws and not (len(theory) and (theory.basis == "theory").all()):
-        try:
-            drawn = predict(model, batch=batch, labels=labels, loss=loss, draws=redraws)
-        # Other weights may bring the user's code to raise anything too.
-        except Exception as error:
-            return theory, [*notes, failed("its weights could not be drawn again for a band", error)]
-        proven = theory[theory.basis == "theory"]
-        others = columns_of(drawn, labels)
-        theory = pd.concat([proven, others[~others.name.isin(proven.name)]], ignore_index=True)
-        notes.append(
-            f"the bands of {len(theory) - len(proven)} of {len(theory)} layers were measured over {redraws} draws of "
-            f"the weights, in {drawn.attrs['wall_s']:.1f} s, since no rule of theory is proven for them"
-            + (f": {reason}" if reason else "")
-        )
-    return theory, notes
-
-
-def columns_of(predicted: pd.DataFrame, labels: Any) -> pd.DataFrame:
-    """The columns of a prediction that stand beside what was measured."""
-    if labels is None:
-        # Theory is then relative to the last layer, and nothing was measured that it could be compared with.
-        predicted = predicted.assign(backward_median=math.nan, backward_low=math.nan, backward_high=math.nan)
-    predicted = predicted.rename(columns=lambda name: name.replace("median", "predicted"))[["name", *PREDICTED]]
-    # Of a model without weight modules there are no rows, whose columns would be of no type.
-    return predicted.astype(dict.fromkeys(PREDICTED[:-1], float))
-
-
-def weakness_of(predicted: pd.DataFrame) -> str:
-    """Why not all of a prediction is theory, as far as it says so."""
-    reasons = (predicted.attrs.get(f"{basis}_because") for basis in ("local", "approximate", "measured"))
-    return next((reason for reason in reasons if reason), "")
-
-
-def failed(what: str, error: Exception) -> str:
-    """A note on what could not be done, and why."""
-    return f"{what}: {str(error).partition(chr(10))[0] or type(error).__name__}"

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from initlab import build_net, init_, inspect
-from initlab.inspection.inspect import LAYER, PREDICTED
+from initlab.inspection.inspect import LAYER
+from initlab.inspection.prediction import PREDICTED
 from initlab.signal.probe import COLUMNS, measure
 
 
