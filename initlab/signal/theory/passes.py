@@ -21,7 +21,8 @@ from initlab.signal.theory.rules import known, measured, rule_of
 from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.shapes import SHAPES
 from initlab.signal.theory.spread import crossing
-from initlab.signal.theory.trace import Trace, record
+from initlab.signal.theory.recorder import record
+from initlab.signal.theory.trace import Trace
 
 DIRECTIONS = ("forward", "backward")
 QUANTILES = {"median": 0.5, "low": 0.025, "high": 0.975}
