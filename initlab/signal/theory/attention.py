@@ -85,7 +85,7 @@ def attention(context: Context, op: Operation, query: Signal, key: Signal, value
         at_k, at_v = steep * q.level * set_off(value_c) * q.c * bends, replace(meets, itself=meets.itself / kept)
         to_k, to_v = at_keys(at_k, -1 * at_k, rows, keys), at_keys(at_v, g.c - meets, rows, keys)
         to_v = replace(to_v, near=w.seen_at_keys(by_block, between, to_v.within))
-        variances = scatter().backward(Tokens.of(g.c, g.spread))
+        variances = scatter().backward(Tokens.of(g.c, g.spread), course)
         by_query, by_key, by_value = (context.source(variance) for variance in variances)
         return [
             received(g, query, to_q, w.slopes.sum(1)[w.block] * course, by_query, (value, key)),

@@ -40,12 +40,16 @@ class HeadScatter:
         """Of what attention gives."""
         return self.of(self.heads.weights @ self.drawn_values)
 
-    def backward(self, gradients: Tokens) -> tuple[float, float, float]:
-        """Of the gradients at queries, keys and values, for those at the output."""
+    def backward(self, gradients: Tokens, course: Tensor) -> tuple[float, float, float]:
+        """Of the gradients at queries, keys and values, for those at the output.
+
+        `course` is their mean square at each row, over that of all.
+        """
         a, values = self.heads.weights, self.drawn_values
         g = projected(gradients.drawn(len(a), len(self.heads.block), 6), self.dims, 7)
         # A row stands for a block of independent ones.
-        g = g[:, :, self.heads.places] * self.heads.sizes.sqrt()[:, None]
+        shares = torch.zeros(len(self.heads.places)).double().index_add(0, self.heads.block, course)
+        g = g[:, :, self.heads.places] * shares.sqrt()[:, None]
         to_weights = g @ values.mT
         to_scores = a * (to_weights - (a * to_weights).sum(-1, keepdim=True))
         return self.of(to_scores @ self.heads.keys), self.of(to_scores.mT @ self.heads.queries), self.of(a.mT @ g)

@@ -19,7 +19,7 @@ from initlab.nets.any_module import WeightLayer, layer_name, on_weight_layers
 from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
 from initlab.signal.theory.chains import MEANS, POINTWISE, POLES, ROOT, SAME, SUMS_OVER, Chain, Root, chain
 from initlab.signal.theory.field import Field, channel_axis, field_of
-from initlab.signal.theory.kernels import of_sequences
+from initlab.signal.theory.kernels import of_sequences, of_words
 from initlab.signal.theory.scores import MATMULS, Scores, matrix_product
 from initlab.signal.theory.trace import LIVE, RECURRENT, WEIGHTED, Operation, Trace, given, swap, tensors_of
 from initlab.signal.theory.written_norms import Piece, next_piece, whole_norm
@@ -93,6 +93,8 @@ class Recorder(TorchFunctionMode):
             noted = replace(operation, place=place, shape=tuple(tensor.shape), dtype=tensor.dtype)
             if unknown:
                 noted.before, noted.after = field_of(copies[0]), field_of(tensor)
+                if func is F.embedding and tensor.dim() == 3 and noted.after.level > 0:
+                    noted.after = of_words(tensor, noted.after)
                 noted.pulls = pulls(func, args, kwargs, live, copies, place, whole)
             if part is not None:
                 self.parts[len(self.operations) + place] = part
