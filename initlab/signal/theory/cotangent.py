@@ -10,13 +10,16 @@ from torch import Tensor
 
 from initlab.nets.undisturbed import map_tensors
 from initlab.signal.probe import Loss, loss_gradients
-from initlab.signal.theory.field import NONE, Array, Pairs
+from initlab.signal.theory.field import NONE, Array, Pairs, pair_means
+from initlab.signal.theory.kernels import of_sequences, seen_spread
 from initlab.signal.theory.meanfield import Context, Gradient, Radial, Signal
 from initlab.signal.theory.scatter import Noise
 
 MOST_LOGITS = 4_000_000
 # Numbers in all draws of a user's logits, the most draws, and the change of their logarithmic level that is tried.
 MOST_NUMBERS, MOST_DRAWS, CHANGE = 400_000, 64, 0.25
+# Draws of tokens' logits that show how the gradients of two tokens are correlated.
+MOST_TOKEN_DRAWS = 4
 
 
 class LossGradient:
@@ -64,7 +67,11 @@ class LossGradient:
             return self.here()
         power = float((high / low).log().mean()) / (2 * CHANGE)
         each = (high + low) / 2 / level**power
-        c, spread = pair_statistics(torch.cat(gradients).reshape(2 * count, len(self.logits), -1).cpu().numpy())
+        every = torch.cat(gradients).cpu()
+        if self.logits.dim() == 3 and output.axis == -1 and output.field.positions > 1:
+            c, spread = token_statistics(every[:: -(-2 * count // MOST_TOKEN_DRAWS)])
+        else:
+            c, spread = pair_statistics(every.reshape(2 * count, len(self.logits), -1).numpy())
         source = context.source(float(each.var() / each.mean() ** 2))
         radial = Radial()
         if output.field.positions == 1 and self.logits.dim() == 2:
@@ -148,6 +155,14 @@ def drawn_gradient(context: Context, output: Signal, classes: int) -> Gradient:
     np.put_along_axis(gradient, labels, np.take_along_axis(gradient, labels, -1) - 1, -1)
     one = torch.ones((), dtype=torch.float64)
     return Gradient(one, *pair_statistics(gradient), Noise())
+
+
+def token_statistics(gradient: Tensor) -> tuple[Pairs, Pairs]:
+    """Mean and variance of the correlations of (draws, batch, positions, channels), by kinds of pairs."""
+    means = [pair_means(one.mT) for one in gradient]
+    c = sum((pairs for _, pairs in means), start=NONE) / len(means)
+    spreads = [seen_spread(of_sequences(one), level, c) for one, (level, _) in zip(gradient, means, strict=True)]
+    return c, sum(spreads, start=NONE) / len(spreads)
 
 
 def pair_statistics(gradient: Array) -> tuple[Pairs, Pairs]:

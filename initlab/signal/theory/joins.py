@@ -44,7 +44,8 @@ def total(context: Context, op: Operation, *inputs: Signal) -> Result:
         noise = noise.having(context.source(4 * both * alike))
         spread = spread + both * crossing(a.c, b.c, c, alike)
     field = Field(q, c, float(np.clip(mean, -1, 1)), positions, channels, spread)
-    signal = Signal(field, noise, *fresh_beside(x, left, y, right), axis=leading(op, x, left, y, right))
+    axis, balanced = leading(op, x, left, y, right), (a.level * x.balanced + b.level * y.balanced) / level
+    signal = Signal(field, noise, *fresh_beside(x, left, y, right), axis=axis, balanced=balanced)
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """A sum hands its gradient to both."""

@@ -37,7 +37,7 @@ class Signal:
     parts: tuple[tuple[float, Field], ...] = ()  # of channels that were joined: each part's share and field
     axis: int = -1  # the tensor's dimension of channels, counted from the end
     steps: Steps | None = None  # where a recurrent layer gave this, and nothing else has touched it
-    balanced: bool = False  # whether the channels of each unit sum to 0, as behind a LayerNorm
+    balanced: float = 0.0  # share of it whose channels sum to 0 at each position, as behind a LayerNorm
 
 
 @dataclass(frozen=True)
@@ -335,7 +335,7 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     # What the correlation of as many normals adds is in their own spread already.
     follow = (f.c.each(response.pair, 1) * response.q / second) ** 2
     linear = 2 * growth**2 * (f.c - f.mean**2) ** 2
-    if x.balanced:
+    if x.balanced == 1:
         linear = linear + response.tilt() ** 2 * f.c
     rest = context.average(squares - 1 - linear, f.positions)
     beyond = (squares - pair**2) * (1 - c**2) - follow * sampled(f.c)
@@ -359,7 +359,7 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         masks = f.c.each(response.square_pair, 1) / slope**2
         square = g.c**2 + g.spread
         chosen = masks * (1 + 2 * square) - 1 - 2 * square
-        if x.balanced:
+        if x.balanced == 1:
             chosen = chosen - response.tilt(order=1) ** 2 * f.c
         rest = context.average(chosen, f.positions)
         beyond = masks * (1 - square).within_limits(0, 1) - ratio**2 * sampled(g.c)
@@ -370,7 +370,7 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         crossed = f.c.each(response.cross_pair) / (second * slope)
         both = context.average(crossed, f.positions) - 1
         both -= growth * slope_growth * 2 * context.average((f.c - f.mean**2) ** 2, f.positions)
-        if x.balanced:
+        if x.balanced == 1:
             both -= response.tilt() * response.tilt(order=1) * context.average(f.c, f.positions)
         variance = context.variances[source]
         shared = both / f.channels / variance if variance > 0 else 0.0

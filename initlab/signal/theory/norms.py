@@ -37,7 +37,7 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
     eps = float(eps) if eps is not None else torch.finfo(op.dtype).eps if op.function is F.rms_norm else 1e-5
     # Joined channels are normalised part by part.
     parts = x.parts if op.function is F.batch_norm and x.parts else ((1.0, f),)
-    normed = [normalised(op, group, part, square, eps) for _, part in parts]
+    normed = [normalised(op, group, part, square, eps, x.balanced) for _, part in parts]
     shares = [share for share, _ in parts]
     gain = sum(share * n.gain for share, n in zip(shares, normed, strict=True))
     pairs = sum((share * n.gain * n.c for share, n in zip(shares, normed, strict=True)), start=NONE)
@@ -60,7 +60,8 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
         # Behind another LayerNorm it has no mean to lose.
         centre = (1 - g.centred) * centre if centres else centre
         rest = max(1 - centre.itself, 1e-12)
-        along = 0.0 if group.batch else g.along(field)
+        # What lies along the signals of all positions together lies along those of each, where they are independent.
+        along = 0.0 if group.batch else g.along(field) * (field.positions if each else 1)
         factors = [n.slope * max(rest - 1 / n.independent - along, 0.0) for n in normed]
         if not group.batch:
             # Each example's gradient is divided by its own level; how uneven positions are is in q already.
@@ -82,7 +83,7 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
         return [Gradient(back, c, g.spread / rest**2, noise, parts=levels, radial=radial, centred=float(centres))]
 
     balanced = op.function is F.layer_norm and each and not shift
-    return Signal(field, Noise(), given=given, axis=x.axis, balanced=balanced), pull
+    return Signal(field, Noise(), given=given, axis=x.axis, balanced=float(balanced)), pull
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,12 @@ class Normalised:
     share: float  # of the variance in what is divided by
 
 
-def normalised(op: Operation, group: Group, f: Field, square: float, eps: float) -> Normalised:
+def normalised(op: Operation, group: Group, f: Field, square: float, eps: float, balanced: float) -> Normalised:
     """A field without its mean, over its standard deviation; `square` is the mean squared weight of the norm."""
     common = f.mean**2
     centre = common + (group.average(f.c) - common) / group.channels
+    if group.positions == 1 and not group.batch:
+        centre = (1 - balanced) * centre
     if op.function is F.rms_norm:
         centre = Pairs.alike(0.0, itself=0.0)
     centred = max(1 - centre.itself, 1e-12)
