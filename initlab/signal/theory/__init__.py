@@ -20,7 +20,7 @@ Around these means one draw of a net scatters, by about 5/n a layer in the logar
 Narrow layers move the means too: levels and correlations scatter from example to example (`spread.py`), and the part of
 a gradient that lies along its own signal grows faster than the rest (`meanfield.Radial`).
 
-`predict` records the model's operations (`trace.py`), runs the rules forward and back (`rules.py`, `passes.py`) and
+`predict` records the model's operations (`recorder.py`), runs the rules forward and back (`rules.py`, `passes.py`) and
 gives a table; an operation without a rule is measured as it runs. A rule that does not cover a call raises `NoRule`:
 each layer is then predicted from its own input alone (`passes.local_law`). `redraw.py` measures the band instead.
 """

@@ -93,7 +93,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Heads:
-    """Some heads with two examples each, of normal queries and keys of mean square 1; of many rows some stand for all."""
+    """Some heads with two examples each, queries and keys of mean square 1; of many rows some stand for all."""
 
     queries: Tensor  # (heads, 2, some rows, dims)
     keys: Tensor  # (heads, 2, keys, dims)
@@ -158,9 +158,7 @@ def projected(x: Tensor, dims: int, seed: int) -> Tensor:
     return x @ normals / math.sqrt(x.shape[-1])
 
 
-def draw_heads(
-    rows: int, keys: int, dims: int, size: float, *, q: Tokens, k: Tokens, mask: Tensor | None
-) -> Heads:
+def draw_heads(rows: int, keys: int, dims: int, size: float, *, q: Tokens, k: Tokens, mask: Tensor | None) -> Heads:
     """Heads with scores of mean square `size`; blocks of rows are short where a mask leaves few keys."""
     places = np.arange(rows)
     if rows > MOST_ROWS:

@@ -99,8 +99,10 @@ class Normals:
 
 
 def lean(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """A function of tensors that keeps nothing but these for its gradient: all steps so far, put together at each step,
-    would take memory with the cube of their number."""
+    """A function of tensors that keeps nothing but these for its gradient.
+
+    What it puts together of all steps so far would take memory with the cube of their number.
+    """
     result: Tensor = checkpoint(function, *tensors, use_reentrant=False, preserve_rng_state=False)
     return result
 
@@ -108,7 +110,8 @@ def lean(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 def solved(past: Tensor, *rows: Tensor) -> Tensor:
     """R^-1 past of the triangular root R whose blocks of rows are given, transposed."""
     root = torch.cat([pad(row, (0, rows[-1].shape[-1] - row.shape[-1])) for row in rows], -2)
-    return torch.linalg.solve_triangular(root, past.mT, upper=False).mT
+    left: Tensor = torch.linalg.solve_triangular(root, past.mT, upper=False)
+    return left.mT
 
 
 def products(last: Tensor, *steps: Tensor) -> Tensor:

@@ -148,8 +148,8 @@ def normalised(op: Operation, group: Group, f: Field, square: float, eps: float,
         raise NoRule(op.function, "a signal without variance")
     c = ((f.c - centre) / centred).clipped()
     independent = group.channels / max(group.average(c**2).itself, 1e-12)
-    # The mean of 1/variance over channels exceeds 1 over its mean, by 2 over the independent numbers; of single examples
-    # it follows how their levels scatter.
+    # The mean of 1/variance over channels exceeds 1 over its mean, by 2 over the independent numbers; that over single
+    # examples follows how their levels scatter.
     alone = group.positions == 1 and not group.batch
     excess = (independent - 1) / (independent - 3) if independent > 6 and not alone else 1.0
     share, slope = variance / (variance + eps), square / (variance + eps) * excess

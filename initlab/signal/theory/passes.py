@@ -17,11 +17,11 @@ from initlab.signal.theory.independence import Origins
 from initlab.signal.theory.joins import maps
 from initlab.signal.theory.meanfield import Context, GateRow, Gradient, Pull, Radial, Signal
 from initlab.signal.theory.proven import doubt_about
+from initlab.signal.theory.recorder import record
 from initlab.signal.theory.rules import known, measured, rule_of
 from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.shapes import SHAPES
 from initlab.signal.theory.spread import crossing
-from initlab.signal.theory.recorder import record
 from initlab.signal.theory.trace import Trace
 
 DIRECTIONS = ("forward", "backward")

@@ -25,9 +25,9 @@ from initlab.signal.theory.cotangent import LossGradient
 from initlab.signal.theory.field import Field, NoRule, Pairs
 from initlab.signal.theory.meanfield import Context
 from initlab.signal.theory.passes import PREDICTED, Rows, local_law, mean_field
+from initlab.signal.theory.recorder import record
 from initlab.signal.theory.redraw import redraw
 from initlab.signal.theory.rules import known
-from initlab.signal.theory.recorder import record
 from initlab.signal.theory.trace import Trace, tensors_of
 
 

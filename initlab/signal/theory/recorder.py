@@ -124,7 +124,7 @@ class Recorder(TorchFunctionMode):
         return root if root is not None and root.after is not None else None
 
     def has_rule(self, operation: Operation, leads: bool) -> bool:
-        """Whether a rule holds for a call; not for one that may have a pole, or of what was measured and is no normal."""
+        """Whether a rule holds for a call: not where it may have a pole, or bends what is no normal."""
         if operation.chain is None:
             return self.known(operation.function, len(operation.inputs), leads)
         before = self.measured_root(operation)

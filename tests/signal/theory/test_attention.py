@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 import initlab
 from initlab.signal.theory.attention_weights import Tokens, draw_heads, weights_of
-from initlab.signal.theory.field import Pairs
+from initlab.signal.theory.field import Pairs, field_of
+from initlab.signal.theory.heads import HeadScatter
+from initlab.signal.theory.kernels import of_words
 from tests.signal.theory.field_runs import UNLIKE, run
 
 
@@ -146,6 +148,59 @@ def test_multihead_attention_of_torch_is_followed_inside() -> None:
         nn.Sequential(nn.Linear(32, 32), First(nn.MultiheadAttention(32, 4))), batch=torch.randn(8, 4, 32)
     )
     assert swapped.basis[0] == "measured"
+
+
+def test_packed_queries_keys_and_values_are_those_of_three_layers() -> None:
+    """The same weights in `nn.MultiheadAttention` and in three linear layers and one call."""
+    torch.manual_seed(0)
+    packed = nn.MultiheadAttention(32, 4, bias=False, batch_first=True)
+    apart = SelfAttention(32, 4, F.scaled_dot_product_attention)
+    with torch.no_grad():
+        for linear, part in zip((apart.query, apart.key, apart.value), packed.in_proj_weight.chunk(3), strict=True):
+            part /= part.square().mean().sqrt()
+            linear.weight.copy_(part)
+        packed.out_proj.weight.copy_(torch.eye(32))
+    x, last = torch.randn(4, 6, 32), nn.Linear(32, 3)
+    one = initlab.predict(Last(packed, last), batch=x).set_index("name")
+    three = initlab.predict(nn.Sequential(apart, last), batch=x).set_index("name")
+    for part, layer_of in (("q", "query"), ("k", "key"), ("v", "value")):
+        for column in ("forward_var", "forward_low", "backward_var"):
+            assert one.loc[f"attention.in_proj_weight.{part}", column] == pytest.approx(
+                three.loc[f"0.{layer_of}", column], rel=1e-4
+            )
+
+
+class Last(nn.Module):
+    def __init__(self, attention: nn.MultiheadAttention, last: nn.Module) -> None:
+        super().__init__()
+        self.attention, self.last = attention, last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.attention(x, x, x, need_weights=False)[0])
+
+
+def test_heads_of_equal_weights_scatter_as_chi_squared() -> None:
+    """The mean of an example's values has the level chi^2_16 / 16 in each head: variance 2/16, over 4 heads 1/32."""
+    heads = draw_heads(6, 6, 16, 0.0, q=Tokens(UNLIKE, 64), k=Tokens(UNLIKE, 64), mask=None)
+    assert HeadScatter(heads, number=4, examples=1, dims=16).forward() == pytest.approx(1 / 32, rel=0.3)
+
+
+def test_a_norm_behind_a_norm_changes_nothing() -> None:
+    """A LayerNorm of what a LayerNorm gave is the identity; the first one's gradient is all that is left to it."""
+    torch.manual_seed(0)
+    norm, first, last = nn.LayerNorm(16, elementwise_affine=False), nn.Linear(16, 16), nn.Linear(16, 5)
+    x, labels = torch.randn(8, 6, 16), torch.randint(5, (8, 6))
+    one, two = (
+        initlab.predict(nn.Sequential(first, *norms, last), batch=x, labels=labels) for norms in ([norm], [norm, norm])
+    )
+    for column in ("forward_var", "backward_var"):
+        assert two[column].to_numpy() == pytest.approx(one[column].to_numpy(), rel=1e-3)
+
+
+def test_words_that_come_again_scatter_correlations() -> None:
+    """Of 4 + 4 positions of two unlike words 3 of 7 pairs are the same: their variance is 3/7 4/7."""
+    words = torch.eye(8).double()[torch.tensor([0, 1] * 4)].expand(8, -1, -1)
+    assert of_words(words, field_of(words)).spread.within == pytest.approx(12 / 49)
 
 
 class First(nn.Module):
