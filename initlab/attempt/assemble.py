@@ -20,7 +20,8 @@ from initlab.nets.build import to_modules
 from initlab.plan.conflicts import layout_conflicts
 from initlab.plan.dimensions import describe, input_side
 from initlab.random_streams import stream_seed
-from initlab.study.spec import Data, TrialSpec
+from initlab.study.sections import Data
+from initlab.study.spec import TrialSpec
 from initlab.study.unused_fields import needs_batch
 from initlab.user_code import code_refusal, import_callable, is_code
 

@@ -25,7 +25,7 @@ from initlab.plan.cost import cost
 from initlab.plan.packs import unpackable_because
 from initlab.store.files import no_room
 from initlab.store.trial_folder import TrialFolder
-from initlab.study.spec import Data
+from initlab.study.sections import Data
 from initlab.train.cuda import cuda_graph, kernels
 from initlab.train.packed import Pack
 from initlab.train.records import Outcome, Raised, caught

@@ -26,7 +26,7 @@ from initlab.plan.plan import plan
 from initlab.store.files import ATTEMPT
 from initlab.store.results import Results
 from initlab.store.trial_folder import TrialFolder
-from initlab.study.spec import Data
+from initlab.study.sections import Data
 from initlab.study.study import Study
 from initlab.train.cuda import Capture, cuda_graph
 from initlab.train.packed import OnEnd, Pack

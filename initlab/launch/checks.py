@@ -9,7 +9,7 @@ from initlab.data.folders import scan
 from initlab.engine.task import DataAccess
 from initlab.plan.plan import PlannedTrial
 from initlab.study.mistakes import StudyError
-from initlab.study.spec import Run
+from initlab.study.run_options import Run
 from initlab.user_code import is_code
 
 

@@ -19,7 +19,7 @@ from initlab.store import files
 from initlab.store.files import sweep, writable
 from initlab.store.results import Results
 from initlab.store.trial_folder import TrialFolder
-from initlab.study.spec import Engine
+from initlab.study.run_options import Engine
 from initlab.study.study import Study
 
 

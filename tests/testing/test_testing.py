@@ -22,7 +22,8 @@ from initlab.errors import UserError
 from initlab.report.evaluation_table import evaluation_lines
 from initlab.store.checkpoint import write_checkpoint
 from initlab.store.files import COMPACTED, write_json
-from initlab.study.spec import Data, Net, TrialSpec
+from initlab.study.sections import Data, Net
+from initlab.study.spec import TrialSpec
 from initlab.testing.error_rates import class_errors, error_rows
 from initlab.testing.evaluate import parse_scales
 

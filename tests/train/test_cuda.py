@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 from initlab.data.dataset import ImageSet
 from initlab.nets.build import to_modules
 from initlab.plan.dimensions import describe
-from initlab.study.spec import OPTIMIZERS, TrialSpec
+from initlab.study.spec import TrialSpec
+from initlab.study.training import OPTIMIZERS
 from initlab.train.cuda import WARM_UP, Captured, Compiled, kernels
 from initlab.train.objective import Guess, Objective
 from initlab.train.packed import Pack
