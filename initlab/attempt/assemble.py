@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from initlab.data.dataset import Dataset, Preprocessing, prepare
+from initlab.data.dataset import Dataset, Preprocessing
 from initlab.data.examples import Examples, examples_of
 from initlab.data.facts import FACTS, is_pictures
 from initlab.data.folders import scan
+from initlab.data.in_memory import prepare
 from initlab.data.sources import Raw, load_raw
 from initlab.data.text import topics
 from initlab.engine.task import DataAccess

@@ -10,7 +10,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from initlab.bench.timing import seconds, wait
-from initlab.data.dataset import ImageSet
+from initlab.data.in_memory import ImageSet
 from initlab.init.apply import init_
 from initlab.nets.build import to_modules
 from initlab.nets.counts import count

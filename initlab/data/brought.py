@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from initlab.data.dataset import fixed_permutation
 from initlab.data.examples import PARTS, Examples, examples_of, to_tensor
+from initlab.data.orders import fixed_permutation
 from initlab.data.sources import Raw
 from initlab.errors import UserError
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import BatchSampler
 
 from initlab.data.cache import cached_statistics, decoded
-from initlab.data.dataset import WHOLE, Batches, Images, Preprocessing, fixed_permutation, fixed_subset, step_indices
+from initlab.data.dataset import Batches, Images, Preprocessing
 from initlab.data.folders import Listing, class_names, fingerprint
+from initlab.data.orders import WHOLE, fixed_permutation, fixed_subset, step_indices
 from initlab.data.pictures import BATCH, Files, Pictures, one_pass, read, unpacked
 from initlab.data.resident import Resident, Unfit, places, resident, windows
 from initlab.data.scales import centre_view

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from initlab.data.dataset import Preprocessing, prepare
+from initlab.data.dataset import Preprocessing
 from initlab.data.facts import FACTS
+from initlab.data.in_memory import prepare
 from initlab.data.sources import load_raw
 from initlab.errors import UserError
 from initlab.init.apply import init_

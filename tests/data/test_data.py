@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from initlab.data.dataset import ImageSet, Preprocessing, augmented, drawn_moves, epoch_order, prepare
+from initlab.data.dataset import Preprocessing
 from initlab.data.facts import FACTS
+from initlab.data.in_memory import ImageSet, augmented, drawn_moves, prepare
+from initlab.data.orders import epoch_order
 from initlab.data.sources import Raw, load_raw
 
 

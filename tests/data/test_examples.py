@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from initlab.data.dataset import ImageSet, Preprocessing, TensorSet, prepare
+from initlab.data.dataset import Preprocessing
 from initlab.data.examples import Examples, examples_of
+from initlab.data.in_memory import ImageSet, TensorSet, prepare
 from initlab.errors import UserError
 
 FOUR = torch.arange(4)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from initlab.data.dataset import ImageSet, Preprocessing, prepare
+from initlab.data.dataset import Preprocessing
+from initlab.data.in_memory import ImageSet, prepare
 from initlab.data.scales import at_side, centre_view, mean_at, ten_views
 from initlab.data.sources import Raw
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from initlab.data.dataset import step_indices
+from initlab.data.orders import step_indices
 from initlab.plan.plan import plan
 from initlab.study.mistakes import StudyError
 from initlab.study.study import Study

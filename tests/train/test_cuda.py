@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from initlab.data.dataset import ImageSet
+from initlab.data.in_memory import ImageSet
 from initlab.nets.build import to_modules
 from initlab.plan.dimensions import describe
 from initlab.study.spec import TrialSpec

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from initlab.data.dataset import ImageSet, Preprocessing, epoch_order, prepare
+from initlab.data.dataset import Preprocessing
+from initlab.data.in_memory import ImageSet, prepare
+from initlab.data.orders import epoch_order
 from initlab.data.sources import load_raw
 from initlab.init.apply import init_
 from initlab.nets.build import to_modules
