@@ -28,8 +28,9 @@ from initlab.store.trial_folder import TrialFolder
 from initlab.study.sections import Data
 from initlab.train.cuda import cuda_graph, kernels
 from initlab.train.packed import Pack
+from initlab.train.passes import COMPILE_STEPS
 from initlab.train.records import Outcome, Raised, caught
-from initlab.train.trial import COMPILE_STEPS, Trial
+from initlab.train.trial import Trial
 
 STOP_CHECK_S = 0.2
 # FLOP of a step below which the host takes longer to start its operations than a GPU to do them. Replayed, a step of

@@ -100,7 +100,7 @@ def rate(large: Large, device: torch.device) -> tuple[float, list[str]]:
     update = pack.update if pack else trial.update
     notes = [f"first {WARM_UP} steps {seconds(update, device, WARM_UP):.1f} s"]
     speed = large.batch * large.steps / seconds(update, device, large.steps)
-    reason = pack.eager if pack else trial.eager
+    reason = pack.eager if pack else trial.passes.eager
     return speed, [*notes, f"ran uncompiled: {reason}"] if reason else notes
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from initlab.cli import bench, compare_inits, launch, models, studies
+from initlab.cli import bench, compare_inits, launch, models, results, studies
 from initlab.cli.options import echo
 from initlab.version import __version__
 
@@ -49,5 +49,12 @@ def main() -> None:
     """
 
 
-for command in (*studies.COMMANDS, *models.COMMANDS, compare_inits.compare_inits, launch.launch, bench.bench):
+for command in (
+    *studies.COMMANDS,
+    *results.COMMANDS,
+    *models.COMMANDS,
+    compare_inits.compare_inits,
+    launch.launch,
+    bench.bench,
+):
     main.add_command(command)
