@@ -12,7 +12,7 @@ from initlab.data.examples import Examples, examples_of
 from initlab.data.facts import FACTS, is_pictures
 from initlab.data.folders import scan
 from initlab.data.in_memory import prepare
-from initlab.data.sources import Raw, load_raw
+from initlab.data.sources import load_raw
 from initlab.data.text import topics
 from initlab.engine.task import DataAccess
 from initlab.errors import UserError
@@ -33,7 +33,7 @@ DTYPES = {"auto": torch.float32, "float32": torch.float32, "float64": torch.floa
 def load_data(
     spec: TrialSpec, device: torch.device, access: DataAccess, sources: dict[str, str], say: Callable[[str], None]
 ) -> Dataset:
-    """The trial's data on its device; the last few raw sets stay in memory for the next trials.
+    """The trial's data on its device; the last few sets stay in memory for the next trials.
 
     Args:
         sources: hash of the user's code behind each dotted path that names some.
@@ -43,8 +43,8 @@ def load_data(
     preprocessing = Preprocessing(data.scale, data.train_examples, data.val_examples, device, dtype)
     if is_pictures(data.name):
         return load_pictures(data, preprocessing, access, say)
-    raw = cached_raw(data, access, sources.get("data.name"))
-    return prepare(raw, preprocessing, flip=data.flip, shift=data.shift)
+    examples = cached_examples(data, access, sources.get("data.name"))
+    return prepare(examples, preprocessing, flip=data.flip, shift=data.shift)
 
 
 def load_pictures(data: Data, preprocessing: Preprocessing, access: DataAccess, say: Callable[[str], None]) -> Dataset:
@@ -70,8 +70,8 @@ def load_pictures(data: Data, preprocessing: Preprocessing, access: DataAccess, 
 
 
 @lru_cache(maxsize=2)
-def cached_raw(data: Data, access: DataAccess, source: str | None) -> Raw | Examples:
-    """A raw set; `source` is the hash of the code that makes it, so that edited code is run again."""
+def cached_examples(data: Data, access: DataAccess, source: str | None) -> Examples:
+    """A set in memory; `source` is the hash of the code that makes it, so that edited code is run again."""
     if is_code(data.name):
         if not access.allow_code:
             raise PermissionError(code_refusal("data.name", data.name))

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from initlab.data.dataset import Batches, Dataset, Images, Preprocessing
-from initlab.data.examples import Examples, examples_of
+from initlab.data.examples import Examples
 from initlab.data.orders import WHOLE, fixed_permutation, fixed_subset, step_indices
 from initlab.data.scales import at_side
-from initlab.data.sources import Raw
 from initlab.errors import UserError
 from initlab.random_streams import stream_seed
 from initlab.to_device import to_device
@@ -121,7 +120,7 @@ class ImageSet(InMemory, Images):
 
 
 def prepare(
-    raw: Raw | Examples, preprocessing: Preprocessing, *, flip: bool | None = None, shift: int = 0
+    examples: Examples, preprocessing: Preprocessing, *, flip: bool | None = None, shift: int = 0
 ) -> ImageSet | TensorSet:
     """Put a data set on the device, with the statistics of its training part.
 
@@ -131,7 +130,7 @@ def prepare(
         UserError: more examples asked for than there are, or what only pictures or floating-point inputs have.
         ValueError: training inputs that are all alike.
     """
-    examples, device = examples_of(raw), preprocessing.device
+    device = preprocessing.device
     train = fixed_subset("train_examples", preprocessing.train_examples, len(examples.train_labels))
     val = fixed_subset("val_examples", preprocessing.val_examples, len(examples.val_labels))
     train_inputs = examples.train_inputs[train]

@@ -189,13 +189,13 @@ def labelled_batch(data: str, folder: Path | None, size: int, dtype: torch.dtype
     if data not in FACTS:
         raise UserError(f"--data: no such data set (got {data!r}); allowed: {', '.join(FACTS)}")
     try:
-        raw = load_raw(data, folder=folder)
+        examples = load_raw(data, folder=folder)
     except FileNotFoundError:
         raise UserError(
             f"--data: the files of {data} are not there (got folder {folder or 'none'}); give --data-dir DIR that "
             "holds them, or --data digits, which needs none"
         ) from None
-    return *prepare(raw, Preprocessing(dtype=dtype)).probe_batch(size), raw.num_classes
+    return *prepare(examples, Preprocessing(dtype=dtype)).probe_batch(size), examples.outputs
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:
