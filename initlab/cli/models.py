@@ -227,7 +227,8 @@ def evaluate(checkpoints: Sequence[str], scales: str | None, out: Path | None, *
     in one way: a crop has zero padding at its border where a window has its neighbours in the image.
     """
     from initlab.report.evaluation_table import evaluation_lines
-    from initlab.testing.evaluate import evaluate as test, parse_scales
+    from initlab.testing.evaluate import evaluate as test
+    from initlab.testing.procedure import parse_scales
 
     result = test(checkpoints, scales=parse_scales(scales) if scales is not None else None, out=out, **options)
     echo_lines(evaluation_lines(result.table))

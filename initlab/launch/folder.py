@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from initlab.engine.task import State
 from initlab.plan.plan import PlannedTrial
 from initlab.store import files
-from initlab.store.files import StoreError, read_json, write_json, write_study
+from initlab.store.files import StoreError, read_json, sweep, write_json, write_study
 from initlab.store.trial_folder import TrialFolder, holds_watched_loops
 from initlab.study.spec import TrialSpec
 from initlab.study.study import Study, dump_study
@@ -123,6 +123,7 @@ def stopped(folder: TrialFolder) -> bool:
 
 
 def reopen(folder: TrialFolder) -> None:
-    """A stopped trial that is to go on is not finished any more, whatever happens to this launch."""
+    """Remove what killed writers left; a stopped trial is not finished any more, whatever happens to this launch."""
+    sweep(folder.folders())
     if stopped(folder):
         write_json(folder.status_file, {**read_json(folder.status_file), "state": State.INTERRUPTED}, sync=False)
