@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from initlab.init.uses import opened
 from initlab.nets.any_module import WeightLayer, layer_name, on_weight_layers
 from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
 from initlab.signal.theory.chains import MEANS, POINTWISE, POLES, ROOT, SAME, SUMS_OVER, Chain, Root, chain
@@ -23,7 +24,6 @@ from initlab.signal.theory.field import Field, channel_axis, field_of
 from initlab.signal.theory.kernels import of_sequences
 from initlab.signal.theory.scores import MATMULS, Scores, matrix_product
 from initlab.signal.theory.written_norms import Piece, next_piece, whole_norm
-from initlab.signal.uses import opened
 
 # Stands in a recorded call for a tensor that depends on the model's input.
 LIVE = object()
