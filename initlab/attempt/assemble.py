@@ -12,6 +12,7 @@ from initlab.data.examples import Examples, examples_of
 from initlab.data.facts import FACTS, is_pictures
 from initlab.data.folders import scan
 from initlab.data.in_memory import prepare
+from initlab.data.scales import SCALE
 from initlab.data.sources import load_raw
 from initlab.data.text import topics
 from initlab.engine.task import DataAccess
@@ -54,7 +55,7 @@ def load_pictures(data: Data, preprocessing: Preprocessing, access: DataAccess, 
     from initlab.data.views import Views
 
     crop = input_side(data)
-    val_side = data.val_side or round(crop * 8 / 7)
+    val_side = data.val_side or round(crop * SCALE)
     flip = FACTS[data.name].flip if data.flip is None else data.flip
     return open_folder(
         scan(data.name, Path(access.data_dir) if access.data_dir else None, data.classes),

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from initlab.study.field_types import Count, NumberOrAuto, Positive, Spec
 
+# Processes that may train one trial together.
+MOST_DEVICES = 64
 # Each is the name of a module in initlab/engine/.
 Engine = Literal["inline", "ray"]
 
@@ -17,7 +19,10 @@ class Run(Spec):
     device: Literal["cpu", "cuda"] | None = Field(None, description="null = cuda where there is one")
     jobs: Count | None = Field(None, description="trials at once; null = the cores on a CPU, 1 on a GPU")
     devices: int = Field(
-        1, ge=1, le=64, description="processes that train one trial together, each on a GPU of its own or on the CPU"
+        1,
+        ge=1,
+        le=MOST_DEVICES,
+        description="processes that train one trial together, each on a GPU of its own or on the CPU",
     )
     threads: Count = Field(1, description="CPU threads per process of a trial")
     workers: int = Field(

@@ -8,13 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from initlab.data.dataset import Images
-from initlab.data.scales import centre_view, mean_at, ten_views
+from initlab.data.scales import SCALE, centre_view, mean_at, ten_views
 from initlab.errors import UserError
 from initlab.testing.dense import Scores, as_scores, check_choice, dense_scores
 
 Views = Literal["center", "10", "dense"]
-# Of the net's input, where many views need room to move: 256 for 224 (sec. 3).
-SCALE = 8 / 7
 
 
 @dataclass(frozen=True)
