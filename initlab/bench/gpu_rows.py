@@ -43,6 +43,7 @@ class Sizes:
     trials: dict[str, Any]  # sections of the small trials' study, on digits
     processes: int
     streams: int
+    pace_steps: int  # of the trial that tells how much of a study fits
 
 
 # Times two depths, that makes 24 trials.
@@ -57,7 +58,7 @@ FULL = Sizes(
         "data": {"image_size": 32}, "train": {"epochs": 3.0, "batch_size": 32, "lr": 0.003},
         "grid": {**GRID, "net.depth": [22, 30]},
     },
-    processes=4, streams=4,
+    processes=4, streams=4, pace_steps=450,
 )  # fmt: skip
 TINY = Large({"depth": 6, "width": 2}, side=16, batch=4, classes=10, steps=2)
 QUICK = Sizes(
@@ -68,7 +69,7 @@ QUICK = Sizes(
         "train": {"epochs": 1.0, "batch_size": 8, "lr": 0.003}, "probe": {"examples": 8},
         "grid": {**GRID, "net.depth": [6, 8]},
     },
-    processes=2, streams=4,
+    processes=2, streams=4, pace_steps=4,
 )  # fmt: skip
 
 
