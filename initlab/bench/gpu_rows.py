@@ -150,13 +150,14 @@ def compiled_pack_rows(sizes: Sizes, device: torch.device, rows: Rows) -> Rows:
 
 def arm_rows(sizes: Sizes, device: torch.device, arm: Arm, rows: Rows) -> Rows:
     """Trials per hour of an arm, and its ratio to one after another."""
-    took, uncompiled = span(Study.model_validate({"name": "bench-gpu", **sizes.trials}), device.type, arm)
-    per_hour, base = 24 * 3600 / took, value_of(rows, BASE)
+    took = span(Study.model_validate({"name": "bench-gpu", **sizes.trials}), device.type, arm)
+    per_hour, base = 24 * 3600 / took.seconds, value_of(rows, BASE)
     notes = [f"{per_hour / base:.2f} times one after another"] if base else []
+    notes.append(f"{took.begin_s:.2f} s before the first step, {1e3 * took.step_s:.1f} ms a step")
     if arm.graphs and device.type == "cpu":
         notes.append("no graphs on a CPU")
-    if uncompiled:
-        notes.append(f"without graphs: {uncompiled}")
+    if took.uncompiled:
+        notes.append(f"without graphs: {took.uncompiled}")
     return [row(f"24 small trials, {arm.name}", per_hour, "trials/h", "; ".join(notes))]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from initlab.bench.gpu_rows import Rows, row
+from initlab.bench.gpu_trials import check_ended, pace
 from initlab.bench.trials import first_trial
 from initlab.launch.run import run
 from initlab.plan.dimensions import planned_examples
@@ -58,7 +59,9 @@ class Fitted:
     def rows(self, until: float, rows: Rows) -> Rows:
         """Train the study until `until`, by `time.perf_counter`, at the latest; one row says how far and where."""
         with tempfile.TemporaryDirectory(prefix="initlab-bench-") as folder:
-            begin_s, step_s = pace(self.run(self.trial_steps, Path(folder), max_trials=1, show="nothing"))
+            tried = self.run(self.trial_steps, Path(folder), max_trials=1, show="nothing")
+            check_ended([trial for trial in tried.stored if trial.status["state"] != "pending"])
+            begin_s, step_s = pace(tried)
         left_s = until - time.perf_counter()
         steps = min(self.iterations, int((MARGIN * left_s / self.trials - begin_s) / step_s))
         rate = f"{1 / step_s:.3g} iterations/s, {begin_s:.0f} s before the first"
@@ -92,18 +95,3 @@ def fitted(path: Path, overrides: Sequence[str], data_dir: Path | None, device: 
     steps = min(trial_steps, iterations)
     trials = len(plan(study))
     return Fitted(path, tuple(overrides), data_dir, device, out, steps, iterations, per_epoch, trials)
-
-
-def pace(results: Results) -> tuple[float, float]:
-    """Seconds before a trial's first step and of a step, by the second half of the rows of one that has run.
-
-    Raises:
-        RuntimeError: a trial that failed.
-    """
-    if results.trials.state.iloc[0] != "done":
-        status = results.stored[0].status
-        raise RuntimeError(f"the first trial did not end: {status.get('error', status['state'])}")
-    rows = results.scalars
-    last, middle = rows.iloc[-1], rows[rows.step <= rows.step.iloc[-1] / 2].iloc[-1]
-    step_s = float((last.wall_s - middle.wall_s) / (last.step - middle.step))
-    return max(0.0, float(last.wall_s - step_s * last.step)), step_s
