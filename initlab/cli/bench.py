@@ -183,14 +183,22 @@ def bench_exponents(source: Path) -> None:
 )
 @click.option("--section", "only", multiple=True, help="Beginning of a section's name; repeatable.  [default: all]")
 @click.option("--out", type=OUT, help="Where figures go.  [default: results/bench/gpu-CARD.json]")
-def bench_gpu(device: Any, quick: bool, minutes: float, only: tuple[str, ...], out: Path | None) -> None:
+@click.option(
+    "--study", type=OUT, help="Train it last, into results/NAME: in each trial as many iterations as --minutes hold."
+)
+@data_dir_option
+@set_option
+def bench_gpu(only: tuple[str, ...], **options: Any) -> None:
     """Right numbers on a GPU, large nets against its limit, many small trials at once, and what watching costs.
 
     Sections run in the order of their worth; each is written when it ends.
+
+    \b
+    initlab bench gpu --minutes 13 --section watching --study sweeps/tiny-fig3.yaml --data-dir DIR
     """
     from initlab.bench.gpu import bench_gpu as measure
 
-    echo_lines(measure(device, quick, out, minutes, only))
+    echo_lines(measure(only=only, **options))
 
 
 @bench.command("diagnosis")

@@ -24,9 +24,9 @@ QUERIES_AND_KEYS = ("q", "k", "q_proj", "k_proj", "query", "key", "wq", "wk", "t
 GATES = ("Sigmoid", "Hardsigmoid", "Softmax")
 NORMED = ("NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "NativeLayerNorm", "NativeGroupNorm", "FusedRmsNorm")
 RESHAPED = (
-    "TBackward", "Transpose", "Permute", "View", "Reshape", "UnsafeView", "Alias", "Clone", "ToCopy", "Expand", "Slice",
-    "Select", "Split", "Squeeze", "Unsqueeze", "WeightNormInterface",
-)  # fmt: skip
+    *("TBackward", "Transpose", "Permute", "View", "Reshape", "UnsafeView", "Alias", "Clone", "ToCopy", "Expand"),
+    *("Slice", "Select", "Split", "Squeeze", "Unsqueeze", "WeightNormInterface"),
+)
 
 
 @dataclass(frozen=True)
