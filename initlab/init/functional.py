@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from initlab.init.layers import EMBEDDINGS, NORMS, Matrix
 from initlab.init.shapes import LayerShape
-from initlab.init.uses import Call, Uses, fans_in
+from initlab.init.uses import Call, Use, Uses, fans_in
 from initlab.nets.any_module import layer_name
 from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
 
@@ -18,6 +18,8 @@ PRODUCTS = {"matmul", "__matmul__", "mm", "addmm"}
 PLACES = (1, "weight", "other", "mat2")
 # What goes through a product as a signal or a table: parts of the names of such parameters.
 SIGNALS = ("pos", "embed", "token", "quer", "latent", "codebook", "proto", "memory", "bias")
+# By its id, where a parameter lies: the name of its module, the module, and its attribute there.
+Homes = dict[int, tuple[str, nn.Module, str]]
 
 
 def bare_matrices(model: nn.Module, batch: Batch, known: list[Matrix]) -> list[Matrix]:
@@ -41,30 +43,35 @@ def bare_matrices(model: nn.Module, batch: Batch, known: list[Matrix]) -> list[M
     matrices: dict[int, Matrix] = {}
 
     def note(call: Call) -> None:
-        """Make a matrix of a parameter where it is a weight for the first time."""
-        is_product = call.function in PRODUCTS
-        places = (2, "mat2") if call.function == "addmm" else PLACES
+        """Make a matrix of each parameter that is a weight for the first time."""
         for use in call.uses:
             parameter = parameters[use.sources[0]]
-            turned, key = is_turned(use.tensor, parameter), id(parameter)
-            if turned is None or key not in wide or key in matrices or use.place not in places:
-                continue
-            if call.function not in LAYERS and not (is_product and use.tensor.dim() == 2):
-                continue
-            name, module, attribute = homes[key]
-            bias = next((other.tensor for other in call.uses if other.role == "bias"), None)
-            _, owner, bias_attribute = homes.get(id(bias), ("", None, None))
-            shape = tuple(use.tensor.shape)[:: -1 if is_product else 1]
-            groups = 1 if is_product else call.groups
-            layer = LayerShape(shape, *fans_in(call, use)[:2], f"{name}.{attribute}".lstrip("."), groups=groups)
-            bias_attribute = bias_attribute if owner is module else None
-            matrices[key] = Matrix(module, attribute, layer, bias_attribute, flipped=turned != is_product)
+            if id(parameter) in wide and id(parameter) not in matrices:
+                if matrix := matrix_of(call, use, parameter, homes):
+                    matrices[id(parameter)] = matrix
 
     inputs = to_model(model, batch, None)[0]
     # With gradients, which also come out of functions that are not seen.
     with untouched(model, backward=True), Uses(model, inputs, note):
         run_model(model, inputs)
     return list(matrices.values())
+
+
+def matrix_of(call: Call, use: Use, parameter: nn.Parameter, homes: Homes) -> Matrix | None:
+    """The matrix that a parameter is in a call; None where the call takes it in another way."""
+    is_product, turned = call.function in PRODUCTS, is_turned(use.tensor, parameter)
+    places = (2, "mat2") if call.function == "addmm" else PLACES
+    if turned is None or use.place not in places:
+        return None
+    if call.function not in LAYERS and not (is_product and use.tensor.dim() == 2):
+        return None
+    name, module, attribute = homes[id(parameter)]
+    bias = next((other.tensor for other in call.uses if other.role == "bias"), None)
+    _, owner, bias_attribute = homes.get(id(bias), ("", None, None))
+    shape = tuple(use.tensor.shape)[:: -1 if is_product else 1]
+    groups = 1 if is_product else call.groups
+    layer = LayerShape(shape, *fans_in(call, use)[:2], f"{name}.{attribute}".lstrip("."), groups=groups)
+    return Matrix(module, attribute, layer, bias_attribute if owner is module else None, flipped=turned != is_product)
 
 
 def is_turned(tensor: Tensor, parameter: Tensor) -> bool | None:
