@@ -46,9 +46,9 @@ def bare_matrices(model: nn.Module, batch: Batch, known: list[Matrix]) -> list[M
         """Make a matrix of each parameter that is a weight for the first time."""
         for use in call.uses:
             parameter = parameters[use.sources[0]]
-            if id(parameter) in wide and id(parameter) not in matrices:
-                if matrix := matrix_of(call, use, parameter, homes):
-                    matrices[id(parameter)] = matrix
+            new = id(parameter) in wide and id(parameter) not in matrices
+            if new and (matrix := matrix_of(call, use, parameter, homes)):
+                matrices[id(parameter)] = matrix
 
     inputs = to_model(model, batch, None)[0]
     # With gradients, which also come out of functions that are not seen.
