@@ -45,7 +45,7 @@ def main() -> None:
     initlab plot results/demo          its figures, as png, svg and csv
     initlab inspect resnet18           what goes through a model, and whether it will start to train
     initlab compare-inits resnet18     which of several initialisations suits it
-    initlab fix resnet18               code to paste, if its initialisation wants mending
+    initlab fix resnet18               code to paste, if its initialisation needs fixing
     """
 
 

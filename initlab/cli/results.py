@@ -35,10 +35,11 @@ def plot(
     width: Literal["column", "text"] | None,
     forms: Sequence[Literal["png", "svg", "pdf"]],
 ) -> None:
-    """Draw the figures of the results in OUT, each as png and svg, with the csv of what it draws.
+    """Draw the figures of the results in OUT.
 
-    Without --figure: convergence, signals and depth, running, prelu and phase where there is something to draw. Others,
-    by name: theory, paper, heatmap, propagation, decay, survival, effects.
+    Each as png and svg, with the csv of what it draws. Without --figure: convergence, signals and depth, running, prelu
+    and phase where there is something to draw. Others, by name: theory, paper, heatmap, propagation, decay, survival,
+    effects.
     """
     from initlab.plots import save_figures
     from initlab.store.studies import load
@@ -57,7 +58,9 @@ def plot(
     "--by", metavar="FIELD", help="The field whose values are compared.  [default: init.scheme, if it varies]"
 )
 def report(outs: Sequence[Path], out: Path | None, form: Literal["html", "markdown"] | None, by: str | None) -> None:
-    """Write what the results in OUT say as one page: the answer, figures, every trial, how to get the same.
+    """Write the results in OUT as one page to read and send.
+
+    The answer to the study's question, figures, every trial, and how to get the same.
 
     html: one file that needs no network; a trial that is chosen shows its curves, and its signals beside theory.
     markdown: for papers and pull requests, its pictures in NAME-figures beside it.
@@ -75,7 +78,7 @@ def report(outs: Sequence[Path], out: Path | None, form: Literal["html", "markdo
 @click.argument("outs", metavar="OUT...", type=OUT, nargs=-1, required=True)
 @click.option("--by", metavar="FIELD", help="Compare trials by a field, e.g. init.scheme.")
 @click.option(
-    "--at", multiple=True, metavar="PATH=VALUE", callback=assignments, help="Trials with this value alone; repeatable."
+    "--at", multiple=True, metavar="PATH=VALUE", callback=assignments, help="Only trials with this value; repeatable."
 )
 @click.option("--paper", "figure", metavar="FIGURE", help="fig2 (22 layers) or fig3 (30 layers) of He et al. (2015).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
@@ -124,11 +127,11 @@ def compare(outs: Sequence[Path], by: str | None, at: dict[str, Any], figure: st
 )
 @click.option("--folder", type=OUT, help="An empty or new folder.  [default: OUT-FORM beside OUT]")
 def export(out: Path, form: str, folder: Path | None) -> None:
-    """Write the results in OUT, without checkpoints, in a few files.
+    """Write the results in OUT into few files, or for a tracker.
 
-    parquet: small, and read by initlab.load, status, plot and compare in place of OUT. csv: a file per frame, for
-    other programs. tensorboard, mlflow, trackio: a run per trial, with its fields, verdict, curves and the logarithms
-    of its signals; prints the command that shows them.
+    Checkpoints are left out. parquet: small, and read by initlab.load, status, plot and compare in place of OUT. csv: a
+    file per frame, for other programs. tensorboard, mlflow, trackio: a run per trial, with its fields, verdict, curves
+    and the logarithms of its signals; prints the command that shows them.
     """
     from initlab.store.studies import load
     from initlab.store.trackers import TRACKERS, export_to_tracker
@@ -145,11 +148,13 @@ def export(out: Path, form: str, folder: Path | None) -> None:
 
 @click.command()
 @click.argument("out", type=OUT)
-@click.option("--repair", is_flag=True, help="Mend what can be mended, and say what was done.")
+@click.option("--repair", is_flag=True, help="Repair what can be repaired, and say what was done.")
 def verify(out: Path, repair: bool) -> None:
-    """Is OUT whole? Checks ids, rows, checksums and checkpoints; names each fault by its trial and file.
+    """Check that nothing in OUT is damaged or missing.
 
-    Exit code 0 where all is whole, or was mended; 1 where something is wrong.
+    Looks at ids, rows, checksums and checkpoints, and names each fault by its trial and file.
+
+    Exit code 0 where all is whole, or was repaired; 1 where something is wrong.
     """
     from initlab.engine.lease import lease
     from initlab.store import verify as store
@@ -171,9 +176,10 @@ def verify(out: Path, repair: bool) -> None:
 @click.command()
 @click.argument("out", type=OUT)
 def compact(out: Path) -> None:
-    """Merge the rows of finished trials in OUT into few files; at any moment, also while trials run.
+    """Merge the rows of finished trials in OUT into few files.
 
-    All commands read OUT as before. Checkpoints stay, but for those of earlier attempts at a finished trial.
+    At any moment, also while trials run. All commands read OUT as before. Checkpoints stay, but for those of earlier
+    attempts at a finished trial.
     """
     from initlab.store.compact import compact as merge
 

@@ -18,12 +18,12 @@ WATCH_S = 2.0
 
 @click.command()
 @click.option("--out", type=OUT, default=Path("."), help="The output folder, or where it will be.")
-@click.option("--address", help="A running Ray cluster too, host:port or auto.")
+@click.option("--address", help="Check a running Ray cluster too, host:port or auto.")
 @data_dir_option
 def doctor(out: Path, address: str | None, data_dir: Path | None) -> None:
-    """Say what works here: a line each, with the fix for what does not.
+    """Check this machine: what works, and how to fix the rest.
 
-    Exit code 1 where something that a run needs is broken.
+    A line for each of torch, GPUs, Ray, disk, locks and data. Exit code 1 where something that a run needs is broken.
     """
     from initlab.launch.doctor import examine
 
@@ -38,11 +38,11 @@ def doctor(out: Path, address: str | None, data_dir: Path | None) -> None:
 @click.argument("study", type=OUT, required=False)
 @set_option
 @click.option(
-    "--out", type=OUT, help="Where finished trials are, from which the time is estimated.  [default: results/NAME]"
+    "--out", type=OUT, help="A folder with finished trials, to estimate the time from.  [default: results/NAME]"
 )
 @click.option("--schema", is_flag=True, help="Print the JSON schema of study files, for editors.")
 def plan(study: Path | None, overrides: Sequence[str], out: Path | None, schema: bool) -> None:
-    """List the trials of STUDY with their ids and what each costs."""
+    """List the trials of STUDY, their ids and what each costs."""
     if schema:
         from initlab.study.study import study_schema
 
@@ -66,7 +66,7 @@ def plan(study: Path | None, overrides: Sequence[str], out: Path | None, schema:
 )
 @click.option("--jobs", type=int, help="Trials at once.  [default: the cores on a CPU, 1 on a GPU]")
 @device_option
-@click.option("--devices", type=int, help="Processes that train one trial together.")
+@click.option("--devices", type=int, help="Processes that train one trial together, each on a GPU of its own.")
 @click.option(
     "--gpus-per-trial",
     metavar="FLOAT|auto",
@@ -75,19 +75,31 @@ def plan(study: Path | None, overrides: Sequence[str], out: Path | None, schema:
 )
 @click.option("--pack", type=int, help="Trials of one net that a process trains as one.  [default: the study's, or 1]")
 @click.option(
-    "--max-failures", type=int, help="Failures alike, in a row and before any success, that end it.  [default: 3]"
+    "--max-failures",
+    type=int,
+    help="Begin no more trials after so many that failed alike in a row, none having succeeded.  [default: 3]",
 )
-@click.option("--max-hours", type=float, help="Stop with a checkpoint after so long; also before a Slurm job's end.")
-@click.option("--address", help="A running Ray cluster, host:port or auto (ray).")
+@click.option(
+    "--max-hours", type=float, help="Stop all trials with a checkpoint after so long; also before a Slurm job ends."
+)
+@click.option("--address", help="Use a running Ray cluster, host:port or auto (ray).")
 @set_option
-@click.option("--only", multiple=True, metavar="ID", help="Run this trial alone (an id or its beginning); repeatable.")
-@click.option("--shard", metavar="K/N", help="Part K of N of the trials alone, by their ids; parts may share OUT.")
+@click.option(
+    "--only", multiple=True, metavar="ID", help="Run only this trial (its id, or the beginning of it); repeatable."
+)
+@click.option(
+    "--shard", metavar="K/N", help="Run only part K of N of the trials, parted by their ids; parts may share OUT."
+)
 @click.option("--max-trials", type=int, metavar="N", help="Begin at most N trials.")
 @click.option("--expect", metavar="HASH", help="Refuse trials and code that are not those `initlab launch` saw.")
-@click.option("--force", is_flag=True, help="A fresh attempt at finished trials too.")
-@click.option("--skip-hopeless", is_flag=True, help="Stop trials that have stalled; a run without it goes on.")
+@click.option("--force", is_flag=True, help="Run finished trials again, from the beginning.")
+@click.option("--skip-hopeless", is_flag=True, help="Stop trials that have stalled; a run without it resumes them.")
 @click.option("--allow-code", is_flag=True, help="Import pkg.module:callable names in the study.")
-@click.option("--take-over", is_flag=True, help="Also where the launch that holds the folder seems dead for 2 minutes.")
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Run although another launch holds OUT, if that gave no sign of life for 2 minutes.",
+)
 @data_dir_option
 def run(study: Path, **options: Any) -> None:
     """Run the trials of STUDY that have no result yet.
@@ -109,10 +121,13 @@ def run(study: Path, **options: Any) -> None:
 
 @click.command()
 @click.argument("out", type=OUT)
-@click.option("--trials", is_flag=True, help="A line per trial too.")
-@click.option("--watch", is_flag=True, help="The page anew every 2 s, until nothing runs; Ctrl-C ends it.")
+@click.option("--trials", is_flag=True, help="Add a line per trial.")
+@click.option("--watch", is_flag=True, help="Show it again every 2 s, until nothing runs or Ctrl-C.")
 def status(out: Path, trials: bool, watch: bool) -> None:
-    """Show how far the trials in OUT are: by state, failures by cause, what runs, and when it will be done."""
+    """Show how far the trials in OUT are.
+
+    How many are in each state, failures by cause, what runs now, and when all will be done.
+    """
     from initlab.engine.lease import is_held
     from initlab.report.status_page import status_page
 
@@ -132,10 +147,13 @@ def status(out: Path, trials: bool, watch: bool) -> None:
 @click.command()
 @click.argument("out", type=OUT)
 @click.argument("trial", required=False)
-@click.option("--lines", type=click.IntRange(0), default=10, help="Rows of those already there.")
-@click.option("--no-follow", is_flag=True, help="Don't wait for further rows.")
+@click.option("--lines", type=click.IntRange(0), default=10, help="Show so many of the rows that are there already.")
+@click.option("--no-follow", is_flag=True, help="Don't wait for more rows.")
 def tail(out: Path, trial: str | None, lines: int, no_follow: bool) -> None:
-    """Follow the scalars of a TRIAL in OUT, by its id or the id's beginning; without one, the trial heard of last."""
+    """Follow the losses and errors of a TRIAL as it runs.
+
+    TRIAL is an id or the beginning of one; without it, the trial in OUT that was heard of last.
+    """
     from initlab.report.tail import tail_lines
 
     with suppress(KeyboardInterrupt):
