@@ -1,0 +1,87 @@
+"""Mean field of activations: phi of normals, forward and back."""
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from initlab.signal.theory.field import Field, NoRule
+from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal
+from initlab.signal.theory.response import Response, second_map
+from initlab.signal.theory.scatter import Noise, mixed
+from initlab.signal.theory.spread import evenness, over_places, over_spread, roots_of_levels, sampled
+
+
+def activation(context: Context, response: Response, x: Signal) -> Result:
+    """phi of normals: its closed forms or quadrature at each position, its correlation map for pairs.
+
+    The average over n channels scatters by (E[phi^2(u) phi^2(v)] over pairs / E[phi^2]^2 - 1) / n.
+    """
+    f = x.field
+    second = response.second()
+    if second == 0:
+        raise NoRule(response.phi.name, "gives 0 wherever its signal lies")
+    growth, slope_growth = response.growth()
+    # Levels of single examples scatter about that of the batch, which scatters over draws; correlations do as well.
+    # Units are normal whatever a fresh layer drew: what it takes in is what scatters.
+    given = f if x.given is None else replace(f, spread=x.given)
+    variance = 0.0 if response.closed else context.scatter(x.noise.without(x.fresh)).variance
+    bend, slope_bend = response.bend(given.spread.itself + variance)
+    squares = f.c.each(response.square_pair) / second**2
+    # Pairs have the mean product of two roots of levels, which is less than their mean level.
+    roots = over_places(evenness(f.q)) * roots_of_levels(given)
+    pair = over_spread(response.pair, given, roots) / second
+    mean = response.first() / math.sqrt(second)
+    c = (pair * roots**growth**2).clipped()
+    # What the correlation of as many normals adds is in their own spread already.
+    follow = (f.c.each(response.pair, 1) * response.q / second) ** 2
+    linear = 2 * growth**2 * (f.c - f.mean**2) ** 2
+    if x.balanced:
+        linear = linear + response.tilt() ** 2 * f.c
+    rest = context.average(squares - 1 - linear, f.positions)
+    beyond = (squares - pair**2) * (1 - c**2) - follow * sampled(f.c)
+    beyond = replace(beyond, itself=(squares - 1 - linear).itself - rest)
+    follow = replace(follow, itself=growth**2)
+    spread = follow * f.spread + beyond.within_limits(0, math.inf) / f.channels
+    noise = context.replaced(x.noise, x.fresh, rest / f.channels, growth)
+    source = len(context.variances) - 1
+    # A power of a factor of mean 1 has another mean, which the level has already.
+    noise = noise.shifted(growth * (1 - growth) * variance / 2)
+    q = bend * (second_map(response.phi, f.q) if response.mean == 0 else f.q * (second / response.q))
+    field = Field(q, c, mean, f.positions, f.channels, spread)
+    signal = Signal(field, noise, None, None, response, f.c, axis=x.axis)
+
+    def pull(g: Gradient) -> list[Gradient | None]:
+        """The gradient times the second moment of the slope."""
+        slope = response.second(order=1)
+        if slope == 0:
+            return [Gradient(torch.zeros_like(f.q), g.c, g.spread, g.noise)]
+        ratio = (over_spread(partial(response.pair, order=1), given, roots) / slope).clipped()
+        masks = f.c.each(response.square_pair, 1) / slope**2
+        square = g.c**2 + g.spread
+        chosen = masks * (1 + 2 * square) - 1 - 2 * square
+        if x.balanced:
+            chosen = chosen - response.tilt(order=1) ** 2 * f.c
+        rest = context.average(chosen, f.positions)
+        beyond = masks * (1 - square).within_limits(0, 1) - ratio**2 * sampled(g.c)
+        beyond = replace(beyond, itself=chosen.itself - rest)
+        spread = ratio**2 * g.spread + beyond.within_limits(0, math.inf) / f.channels
+        # The slopes follow the signal's own scatter, and the same units that give much let much gradient through.
+        follows = x.noise.scaled(slope_growth) if slope_growth else Noise()
+        crossed = f.c.each(response.cross_pair) / (second * slope)
+        both = context.average(crossed, f.positions) - 1
+        both -= growth * slope_growth * 2 * context.average((f.c - f.mean**2) ** 2, f.positions)
+        if x.balanced:
+            both -= response.tilt() * response.tilt(order=1) * context.average(f.c, f.positions)
+        variance = context.variances[source]
+        shared = both / f.channels / variance if variance > 0 else 0.0
+        own = context.replaced(g.noise, g.fresh, rest / f.channels - shared**2 * variance)
+        # The shift keeps the product's mean at 1, which the power of a factor alone has not.
+        noise = mixed((1.0, own), (1.0, follows.having(source, shared))).shifted(shared * (1 - shared) * variance / 2)
+        factor = second_map(response.phi, f.q, order=1) if response.mean == 0 else torch.full_like(f.q, slope)
+        # What follows the signal lies where phi is large, hence where its slope is.
+        chance = Gradient(g.q * factor * slope_bend, g.c * ratio, spread, noise, radial=g.radial.times(growth**2))
+        return [chance.with_more_along(g.along(field) * (crossed.itself - 1), signal)]
+
+    return signal, pull
