@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import torch
 
@@ -10,7 +9,7 @@ from initlab.signal.theory.field import Field, NoRule
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal
 from initlab.signal.theory.response import Response, second_map
 from initlab.signal.theory.scatter import Noise, mixed
-from initlab.signal.theory.spread import evenness, over_places, over_spread, roots_of_levels, sampled
+from initlab.signal.theory.spread import angles, sampled, sampled_normals, spread_from
 
 
 def activation(context: Context, response: Response, x: Signal) -> Result:
@@ -28,48 +27,61 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     given = f if x.given is None else replace(f, spread=x.given)
     variance = 0.0 if response.closed else context.scatter(x.noise.without(x.fresh)).variance
     bend, slope_bend = response.bend(given.spread.itself + variance)
-    squares = f.c.each(response.square_pair) / second**2
+    over_draws, now = (angles(context, of, f.positions) for of in (given, f))
     # Pairs have the mean product of two roots of levels, which is less than their mean level.
-    roots = over_places(evenness(f.q)) * roots_of_levels(given)
-    pair = over_spread(response.pair, given, roots) / second
+    c = (over_draws.average(response.pair) / second * over_draws.roots**growth**2).clipped()
+    at = over_draws.of_one_draw(x.cosine)
+    cosine = (at.average(response.pair) / second).clipped()
     mean = response.first() / math.sqrt(second)
-    c = (pair * roots**growth**2).clipped()
-    # What the correlation of as many normals adds is in their own spread already.
-    follow = (f.c.each(response.pair, 1) * response.q / second) ** 2
-    linear = 2 * growth**2 * (f.c - f.mean**2) ** 2
+    levels = 1 + growth**2 * (at.levels - 1)
+    squares = at.average(response.square_pair) / second**2
+    linear = 2 * growth**2 * ((f.c - f.mean**2) ** 2 + given.spread)
     if x.balanced:
         linear = linear + response.tilt() ** 2 * f.c
-    rest = context.average(squares - 1 - linear, f.positions)
-    beyond = (squares - pair**2) * (1 - c**2) - follow * sampled(f.c)
-    beyond = replace(beyond, itself=(squares - 1 - linear).itself - rest)
-    follow = replace(follow, itself=growth**2)
-    spread = follow * f.spread + beyond.within_limits(0, math.inf) / f.channels
+    excess = levels * (squares - 1) - linear
+    rest = context.average(excess, f.positions)
+    # What the correlation of as many normals adds is in their own scatter already.
+    follow = (at.cosine.each(response.pair, 1) * response.q / second) ** 2
+    cubes = at.average(response.cube_pair) / second**2
+    beyond = sampled(cosine, squares, cubes) - follow * sampled_normals(at.cosine)
+    scatter = follow * now.scatter + beyond.within_limits(0, math.inf) / f.channels
+    own = max(excess.itself / levels.itself - rest, 0.0)
+    variance_within = growth**2 * f.spread.itself
+    variance_within += (1 + variance_within) * own / f.channels
     noise = context.replaced(x.noise, x.fresh, rest / f.channels, growth)
     source = len(context.variances) - 1
     # A power of a factor of mean 1 has another mean, which the level has already.
     noise = noise.shifted(growth * (1 - growth) * variance / 2)
     q = bend * (second_map(response.phi, f.q) if response.mean == 0 else f.q * (second / response.q))
+    spread = spread_from(context, q, c, variance_within, scatter, f.positions)
     field = Field(q, c, mean, f.positions, f.channels, spread)
-    signal = Signal(field, noise, None, None, response, f.c, axis=x.axis)
+    signal = Signal(field, noise, cosine=cosine, response=response, normals=f.c, axis=x.axis)
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """The gradient times the second moment of the slope."""
         slope = response.second(order=1)
         if slope == 0:
             return [Gradient(torch.zeros_like(f.q), g.c, g.spread, g.noise)]
-        ratio = (over_spread(partial(response.pair, order=1), given, roots) / slope).clipped()
-        masks = f.c.each(response.square_pair, 1) / slope**2
-        square = g.c**2 + g.spread
-        chosen = masks * (1 + 2 * square) - 1 - 2 * square
+        ratio = (at.average(response.pair, 1) / slope).clipped()
+        masks = at.average(response.square_pair, 1) / slope**2
+        to = angles(context, g, f.positions)
+        square = to.levels + 2 * (g.c**2 + g.spread)
+        excess = (masks - 1) * square
         if x.balanced:
-            chosen = chosen - response.tilt(order=1) ** 2 * f.c
-        rest = context.average(chosen, f.positions)
-        beyond = masks * (1 - square).within_limits(0, 1) - ratio**2 * sampled(g.c)
-        beyond = replace(beyond, itself=chosen.itself - rest)
-        spread = ratio**2 * g.spread + beyond.within_limits(0, math.inf) / f.channels
+            excess = excess - response.tilt(order=1) ** 2 * f.c
+        rest = context.average(excess, f.positions)
+        # A slope's cube beside another slope counts as its square beside itself does: so it is of rectifiers.
+        after = ratio * to.cosine
+        beyond = sampled(after, masks * (1 + 2 * to.cosine**2), 3 * masks.itself * after)
+        beyond = beyond - ratio**2 * sampled_normals(to.cosine)
+        scatter = ratio**2 * to.scatter + beyond.within_limits(0, math.inf) / f.channels
+        own = max(excess.itself / to.levels.itself - rest, 0.0)
+        variance_within = g.spread.itself + (1 + g.spread.itself) * own / f.channels
+        c = g.c * ratio
+        spread = spread_from(context, g.q, c, variance_within, scatter, f.positions)
         # The slopes follow the signal's own scatter, and the same units that give much let much gradient through.
         follows = x.noise.scaled(slope_growth) if slope_growth else Noise()
-        crossed = f.c.each(response.cross_pair) / (second * slope)
+        crossed = at.average(response.cross_pair) / (second * slope)
         both = context.average(crossed, f.positions) - 1
         both -= growth * slope_growth * 2 * context.average((f.c - f.mean**2) ** 2, f.positions)
         if x.balanced:
@@ -81,7 +93,7 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         noise = mixed((1.0, own), (1.0, follows.having(source, shared))).shifted(shared * (1 - shared) * variance / 2)
         factor = second_map(response.phi, f.q, order=1) if response.mean == 0 else torch.full_like(f.q, slope)
         # What follows the signal lies where phi is large, hence where its slope is.
-        chance = Gradient(g.q * factor * slope_bend, g.c * ratio, spread, noise, radial=g.radial.times(growth**2))
+        chance = Gradient(g.q * factor * slope_bend, c, spread, noise, radial=g.radial.times(growth**2))
         return [chance.with_more_along(g.along(field) * (crossed.itself - 1), signal)]
 
     return signal, pull

@@ -28,6 +28,7 @@ class Signal:
     noise: Noise
     fresh: int | None = None  # the source of the weight layer that gave this, while nothing else has touched it
     given: Pairs | None = None  # the field's spread less what the draw of that layer added
+    cosine: Pairs | None = None  # the mean cosine of one draw, where rules have followed it
     response: Response | None = None  # where this is phi of normals
     normals: Pairs | None = None  # correlations of those normals
     parts: tuple[tuple[float, Field], ...] = ()  # of channels that were joined: each part's share and field

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from initlab.signal.theory.field import Field, NoRule, Pairs, common
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, on_map
-from initlab.signal.theory.spread import evenness, over_places, roots_of_levels, sampled
+from initlab.signal.theory.spread import angles, evenness, over_places, sampled_normals, spread_from
 from initlab.signal.theory.trace import Operation
 
 # Squared sum of a row's weights over the sum of their squares, which is 1 on average for independent ones.
@@ -40,30 +40,34 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
         seen = (products - unseen).clamp(min=0)
         share = float(unseen.mean() / products.mean())
         # Pairs share less of it than a unit with itself: see `activation`.
-        common_share = share * evenness(ins) * roots_of_levels(x.field)
+        common_share = share * angles(context, x.field, x.field.positions).roots
         c = ((c - common_share) / max(1 - share, 1e-12)).clipped()
     level = float(seen.mean())
     share = level / (level + bias_second) if level + bias_second > 0 else 1.0
     c = (share * c + (1 - share)).clipped()
+    cosine = None
+    if x.cosine is not None and not linear.centred:
+        cosine = (share * x.cosine * linear.overlap(torch.ones_like(products)) + (1 - share)).clipped()
     spread = share**2 * x.field.spread / linear.taps
     channels, positions = linear.outputs, products.numel() if linear.spatial else x.field.positions
     mean = common(bias) / math.sqrt(level + bias_second) if bias_second else 0.0
     # A dead layer's output is its bias alone.
     moving = max(1 - mean**2, 1e-12)
-    alike = context.average(((c - mean**2) / moving) ** 2 + spread, positions)
-    apart = sampled((c - mean**2) / moving, 2 * (1 - alike))
-    given, spread = spread, spread + linear.radial * moving**2 * apart / channels
+    own = (c - mean**2) / moving
+    alike = context.average(own**2 + spread, positions)
+    given = Field(seen + bias_second, c, mean, positions, channels, spread)
+    spread = drawn(context, given, own, alike, linear.radial * moving**2 / channels, positions)
     source = context.source(2 * linear.radial * alike / channels)
     noise = x.noise.scaled(share).having(source, moving)
-    field = Field(seen + bias_second, c, mean, positions, channels, spread)
-    signal = Signal(field, noise, source, given, axis=1 - len(op.shape) if linear.spatial else -1)
+    axis = 1 - len(op.shape) if linear.spatial else -1
+    signal = Signal(replace(given, spread=spread), noise, source, given.spread, cosine, axis=axis)
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """The gradient through the transposed operator, with the scatter that the weights add to it."""
         (back,) = transposed(on_map(g.q, products.shape))
-        spread = g.spread / linear.taps
-        alike = context.average(g.c**2 + spread, x.field.positions)
-        spread = spread + linear.radial_back * sampled(g.c, 2 * (1 - alike)) / linear.inputs
+        given = replace(g, spread=g.spread / linear.taps)
+        alike = context.average(g.c**2 + given.spread, x.field.positions)
+        spread = drawn(context, given, g.c, alike, linear.radial_back / linear.inputs, x.field.positions)
         source = context.source(2 * linear.radial_back * alike / linear.inputs)
         q = back * (linear.outputs / linear.inputs)
         chance = Gradient(q, g.c, spread, g.noise.having(source), source, radial=g.radial.times(share**2))
@@ -71,6 +75,14 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
         return [chance.with_more_along(chance.along(x.field), x)]
 
     return signal, pull
+
+
+def drawn(context: Context, given: Field | Gradient, c: Pairs, alike: float, share: float, positions: int) -> Pairs:
+    """The spread behind normal weights of 1/share channels: cosines and levels scatter as those of so many normals."""
+    before, variance = angles(context, given, positions), given.spread.itself
+    variance += (1 + variance) * share * 2 * max(1 - alike, 0.0)
+    cosines = before.scatter + share * sampled_normals(before.cosine)
+    return spread_from(context, given.q, given.c, variance, cosines, positions)
 
 
 def along(x: Signal, shape: Sequence[int], axis: int) -> Signal:
