@@ -9,7 +9,7 @@ from initlab.signal.theory.field import Field, NoRule
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal
 from initlab.signal.theory.response import Response, second_map
 from initlab.signal.theory.scatter import Noise, mixed
-from initlab.signal.theory.spread import angles, sampled, sampled_normals, spread_from
+from initlab.signal.theory.spread import angles, sampled, sampled_normals, spread_from, walked
 
 
 def activation(context: Context, response: Response, x: Signal) -> Result:
@@ -45,15 +45,14 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     cubes = at.average(response.cube_pair) / second**2
     beyond = sampled(cosine, squares, cubes) - follow * sampled_normals(at.cosine)
     scatter = follow * now.scatter + beyond.within_limits(0, math.inf) / f.channels
-    own = max(excess.itself / levels.itself - rest, 0.0)
-    variance_within = growth**2 * f.spread.itself
-    variance_within += (1 + variance_within) * own / f.channels
+    own = (excess.itself / levels.itself - rest) / f.channels
+    within = walked(context, growth**2 * f.spread.itself, own, f.positions)
     noise = context.replaced(x.noise, x.fresh, rest / f.channels, growth)
     source = len(context.variances) - 1
     # A power of a factor of mean 1 has another mean, which the level has already.
     noise = noise.shifted(growth * (1 - growth) * variance / 2)
     q = bend * (second_map(response.phi, f.q) if response.mean == 0 else f.q * (second / response.q))
-    spread = spread_from(context, q, c, variance_within, scatter, f.positions)
+    spread = spread_from(context, q, c, within, scatter, f.positions)
     field = Field(q, c, mean, f.positions, f.channels, spread)
     signal = Signal(field, noise, cosine=cosine, response=response, normals=f.c, axis=x.axis)
 
@@ -75,10 +74,10 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         beyond = sampled(after, masks * (1 + 2 * to.cosine**2), 3 * masks.itself * after)
         beyond = beyond - ratio**2 * sampled_normals(to.cosine)
         scatter = ratio**2 * to.scatter + beyond.within_limits(0, math.inf) / f.channels
-        own = max(excess.itself / to.levels.itself - rest, 0.0)
-        variance_within = g.spread.itself + (1 + g.spread.itself) * own / f.channels
+        own_level = (excess.itself / to.levels.itself - rest) / f.channels
+        within = walked(context, g.spread.itself, own_level, f.positions)
         c = g.c * ratio
-        spread = spread_from(context, g.q, c, variance_within, scatter, f.positions)
+        spread = spread_from(context, g.q, c, within, scatter, f.positions)
         # The slopes follow the signal's own scatter, and the same units that give much let much gradient through.
         follows = x.noise.scaled(slope_growth) if slope_growth else Noise()
         crossed = at.average(response.cross_pair) / (second * slope)

@@ -85,6 +85,17 @@ def spread_from(context: Context, q: Tensor, c: Pairs, variance: float, scatter:
     return replace(((at.cosine**2 + scatter) * at.levels - c**2).within_limits(0, math.inf), itself=variance)
 
 
+def walked(context: Context, variance: float, by: float, positions: int) -> float:
+    """The variance of levels behind factors that scatter by so much more than their batch's mean does.
+
+    It ends where a single example of the batch outweighs all others: lognormal levels of relative variance v have
+    E[l^3]/E[l^2] = (1 + v)^2, so that of N the mean follows the loudest with 1/N of that.
+    """
+    square, units = 1 + variance, context.examples * positions
+    slower = (1 - 2 * square**2 / units + square / units) / max(1 - square / units, 1e-12)
+    return variance + square * max(by, 0.0) * min(max(slower, 0.0), 1.0)
+
+
 def evenness(q: Tensor) -> float:
     """Mean product of the roots of two positions' mean squares over the mean square: 1 where all are the same."""
     return float(q.sqrt().mean() ** 2 / q.mean()) if q.mean() > 0 else 1.0

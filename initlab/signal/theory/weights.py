@@ -10,7 +10,7 @@ from torch import Tensor
 
 from initlab.signal.theory.field import Field, NoRule, Pairs, common
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, on_map
-from initlab.signal.theory.spread import angles, evenness, over_places, sampled_normals, spread_from
+from initlab.signal.theory.spread import angles, evenness, over_places, sampled_normals, spread_from, walked
 from initlab.signal.theory.trace import Operation
 
 # Squared sum of a row's weights over the sum of their squares, which is 1 on average for independent ones.
@@ -79,8 +79,8 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
 
 def drawn(context: Context, given: Field | Gradient, c: Pairs, alike: float, share: float, positions: int) -> Pairs:
     """The spread behind normal weights of 1/share channels: cosines and levels scatter as those of so many normals."""
-    before, variance = angles(context, given, positions), given.spread.itself
-    variance += (1 + variance) * share * 2 * max(1 - alike, 0.0)
+    before = angles(context, given, positions)
+    variance = walked(context, given.spread.itself, share * 2 * (1 - alike), positions)
     cosines = before.scatter + share * sampled_normals(before.cosine)
     return spread_from(context, given.q, given.c, variance, cosines, positions)
 
