@@ -93,6 +93,6 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
         factor = second_map(response.phi, f.q, order=1) if response.mean == 0 else torch.full_like(f.q, slope)
         # What follows the signal lies where phi is large, hence where its slope is.
         chance = Gradient(g.q * factor * slope_bend, c, spread, noise, radial=g.radial.times(growth**2))
-        return [chance.with_more_along(g.along(field) * (crossed.itself - 1), signal)]
+        return [chance.with_more_along(context, g.along(field) * (crossed.itself - 1), signal)]
 
     return signal, pull

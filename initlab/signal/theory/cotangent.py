@@ -76,11 +76,14 @@ class LossGradient:
             along = power_of(*(square.mean() for square in squares))
             square = torch.stack(squares).mean(0) / level**along
             both = following(square, each)
-            radial = Radial(float(square.mean()), before.scaled(along).having(source, both))
+            own = both * (both - 1) / 2 * context.variances[source]
+            radial = Radial(float(square.mean()), before.scaled(along).having(source, both).shifted(-own))
         # A power of the level has another mean than the power of its mean.
         mean = power * log.mean + power**2 * log.variance / 2
         noise = before.scaled(power).shifted(-mean).having(source)
-        return Gradient((each.mean() * math.exp(mean)).cpu(), c, spread, noise, mean=relative_mean(gradients[0]), radial=radial)
+        return Gradient(
+            (each.mean() * math.exp(mean)).cpu(), c, spread, noise, mean=relative_mean(gradients[0]), radial=radial
+        )
 
 
 def along_logits(logits: Tensor, gradients: Tensor) -> Tensor:

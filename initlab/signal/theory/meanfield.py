@@ -5,6 +5,7 @@ the output to each input. Weights are independent, zero-mean draws; second momen
 and homogeneous activations at any width, the rest holds for wide layers. `passes.py` runs the rules over a trace.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -78,12 +79,16 @@ class Gradient:
         square = units**2 * f.level * self.level
         return self.radial.square / square if square > 0 else 0.0
 
-    def with_more_along(self, share: float, x: Signal) -> "Gradient":
+    def with_more_along(self, context: "Context", share: float, x: Signal) -> "Gradient":
         """With so much more of its square, all of it along a signal."""
         if share == 0:
             return self
         beyond = mixed((1.0, self.radial.noise), (-1.0, x.noise))
-        noise = mixed((1 / (1 + share), self.noise), (share / (1 + share), beyond))
+        # Powers of factors of mean 1 have other means.
+        log = context.scatter(beyond)
+        mean = log.mean + log.variance / 2
+        share *= math.exp(mean)
+        noise = mixed((1 / (1 + share), self.noise), (share / (1 + share), beyond.shifted(-mean)))
         return replace(self, q=self.q * (1 + share), noise=noise)
 
 

@@ -72,7 +72,7 @@ def weighted(context: Context, op: Operation, x: Signal) -> Result:
         q = back * (linear.outputs / linear.inputs)
         chance = Gradient(q, g.c, spread, g.noise.having(source), source, radial=g.radial.times(share**2))
         # Along the signal the weights are those that gave the logits, which the gradient follows.
-        return [chance.with_more_along(chance.along(x.field), x)]
+        return [chance.with_more_along(context, chance.along(x.field), x)]
 
     return signal, pull
 
