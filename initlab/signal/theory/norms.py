@@ -71,10 +71,14 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
         if group.batch:
             own = context.source(2 * context.average(normed[0].c ** 2, f.positions) / f.channels)
             scatter = x.noise.without(x.fresh).having(own)
-        noise = mixed((1.0, g.noise), (-normed[0].share, scatter))
+        share = normed[0].share
+        noise = mixed((1.0, g.noise), (-share, scatter))
+        # The slope has the mean of what it is divided by already.
+        noise = noise.shifted(-share * (1 + share) / 2 * context.scatter(scatter).variance)
         # An example that is normalised by itself has no gradient along its signal.
         units = f.channels * f.positions
-        radial = g.radial if group.batch else Radial(-units * f.level * float(back.mean()))
+        radial = Radial(-units * f.level * float(back.mean()), mixed((1.0, noise), (1.0, x.noise)))
+        radial = g.radial if group.batch else radial
         return [Gradient(back, c, g.spread / rest**2, noise, parts=levels, radial=radial)]
 
     balanced = op.function is F.layer_norm and group.positions == 1 and not shift

@@ -157,7 +157,7 @@ def added(context: Context, a: Gradient, b: Gradient, x: Signal) -> Gradient:
     steps = a.steps.plus(b.steps) if a.steps and b.steps else None
     chance = Gradient(q, c, spread, noise, basis=worst(a.basis, b.basis), steps=steps, radial=radial)
     share = chance.along(f) * common / radial.square if common > 0 else 0.0
-    return chance.with_more_along(share, x)
+    return chance.with_more_along(context, share, x)
 
 
 def mean_field(context: Context, trace: Trace, start: Field, loss: LossGradient | None) -> tuple[Rows, str | None]:
