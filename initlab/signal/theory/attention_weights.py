@@ -93,7 +93,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Heads:
-    """Some heads with two examples each, queries and keys of mean square 1; of many rows some stand for all."""
+    """Heads with two examples each, of normal queries and keys of mean square 1; of many rows some stand for all."""
 
     queries: Tensor  # (heads, 2, some rows, dims)
     keys: Tensor  # (heads, 2, keys, dims)

@@ -110,8 +110,8 @@ def lean(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 def solved(past: Tensor, *rows: Tensor) -> Tensor:
     """R^-1 past of the triangular root R whose blocks of rows are given, transposed."""
     root = torch.cat([pad(row, (0, rows[-1].shape[-1] - row.shape[-1])) for row in rows], -2)
-    left: Tensor = torch.linalg.solve_triangular(root, past.mT, upper=False)
-    return left.mT
+    solution: Tensor = torch.linalg.solve_triangular(root, past.mT, upper=False)
+    return solution.mT
 
 
 def products(last: Tensor, *steps: Tensor) -> Tensor:

@@ -76,10 +76,14 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
         if group.batch:
             own = context.source(2 * context.average(normed[0].c ** 2, f.positions) / f.channels)
             scatter = x.noise.without(x.fresh).having(own)
-        noise = mixed((1.0, g.noise), (-normed[0].share, scatter))
+        share = normed[0].share
+        noise = mixed((1.0, g.noise), (-share, scatter))
+        # The slope has the mean of what it is divided by already.
+        noise = noise.shifted(-share * (1 + share) / 2 * context.scatter(scatter).variance)
         # An example that is normalised by itself has no gradient along its signal.
         units = f.channels * f.positions
-        radial = g.radial if group.batch else Radial(-units * f.level * float(back.mean()))
+        radial = Radial(-units * f.level * float(back.mean()), mixed((1.0, noise), (1.0, x.noise)))
+        radial = g.radial if group.batch else radial
         return [Gradient(back, c, g.spread / rest**2, noise, parts=levels, radial=radial, centred=float(centres))]
 
     balanced = op.function is F.layer_norm and each and not shift
@@ -148,8 +152,8 @@ def normalised(op: Operation, group: Group, f: Field, square: float, eps: float,
         raise NoRule(op.function, "a signal without variance")
     c = ((f.c - centre) / centred).clipped()
     independent = group.channels / max(group.average(c**2).itself, 1e-12)
-    # The mean of 1/variance over channels exceeds 1 over its mean, by 2 over the independent numbers; that over single
-    # examples follows how their levels scatter.
+    # The mean of 1/variance over channels exceeds 1 over its mean, by 2 over the independent numbers; of single
+    # examples it follows how their levels scatter.
     alone = group.positions == 1 and not group.batch
     excess = (independent - 1) / (independent - 3) if independent > 6 and not alone else 1.0
     share, slope = variance / (variance + eps), square / (variance + eps) * excess

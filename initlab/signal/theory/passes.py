@@ -160,7 +160,7 @@ def added(context: Context, a: Gradient, b: Gradient, x: Signal) -> Gradient:
     basis = worst(a.basis, b.basis)
     chance = Gradient(q, c, spread, noise, basis=basis, steps=steps, radial=radial, centred=centred)
     share = chance.along(f) * common / radial.square if common > 0 else 0.0
-    return chance.with_more_along(share, x)
+    return chance.with_more_along(context, share, x)
 
 
 def mean_field(context: Context, trace: Trace, start: Field, loss: LossGradient | None) -> tuple[Rows, str | None]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from initlab.init.uses import opened
 from initlab.nets.any_module import WeightLayer, layer_name, on_weight_layers
 from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
 from initlab.signal.theory.chains import MEANS, POINTWISE, POLES, ROOT, SAME, SUMS_OVER, Chain, Root, chain
@@ -23,7 +24,6 @@ from initlab.signal.theory.kernels import of_sequences, of_words
 from initlab.signal.theory.scores import MATMULS, Scores, matrix_product
 from initlab.signal.theory.trace import LIVE, RECURRENT, WEIGHTED, Operation, Trace, given, swap, tensors_of
 from initlab.signal.theory.written_norms import Piece, next_piece, whole_norm
-from initlab.signal.uses import opened
 
 # Functions with one dimension of positions, and channels before it.
 ONE_DIMENSION = (F.conv1d, F.conv_transpose1d, F.avg_pool1d, F.max_pool1d, F.adaptive_avg_pool1d, F.batch_norm)
@@ -124,7 +124,7 @@ class Recorder(TorchFunctionMode):
         return root if root is not None and root.after is not None else None
 
     def has_rule(self, operation: Operation, leads: bool) -> bool:
-        """Whether a rule holds for a call: not where it may have a pole, or bends what is no normal."""
+        """Whether a rule holds for a call; not where it may have a pole, or of what was measured and is no normal."""
         if operation.chain is None:
             return self.known(operation.function, len(operation.inputs), leads)
         before = self.measured_root(operation)
