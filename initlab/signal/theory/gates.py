@@ -208,12 +208,13 @@ def scatter(levels: Sequence[Tensor], scale: Tensor, populations: Sequence[Units
     """
     leaves = [scale, *(p.weights for p in populations)]
     # One after the other: all at once take as many times the memory.
-    each = [torch.autograd.grad(level.log(), leaves, retain_graph=True, allow_unused=True) for level in levels]
-    powers, *parts = (None if part[0] is None else torch.stack(part) for part in zip(*each, strict=True))
+    each = [
+        torch.autograd.grad(level.log(), leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
+        for level in levels
+    ]
+    powers, *parts = (torch.stack(part) for part in zip(*each, strict=True))
     variances = torch.zeros(len(levels), dtype=torch.float64)
     for population, part in zip(populations, parts, strict=True):
-        if part is None:
-            continue
         influence = part * part[0].numel()
         influence = influence - influence.mean(2, keepdim=True)
         products = influence @ influence.mT / influence.shape[2]
@@ -222,5 +223,4 @@ def scatter(levels: Sequence[Tensor], scale: Tensor, populations: Sequence[Units
         pairs = (products.sum((1, 2)) - sampled * alone) / max(sampled * (sampled - 1), 1)
         shared = 1 - 1 / examples if sampled > 1 else 0.0
         variances += ((1 - shared) * alone + shared * pairs) / population.width
-    powers = torch.zeros(len(levels)) if powers is None else powers
     return [Scatter(power, variance) for power, variance in zip(powers.tolist(), variances.tolist(), strict=True)]
