@@ -115,7 +115,7 @@ def init_(
     pinned, redrawn = checked_patterns("keep", keep, names), checked_patterns("redraw", redraw, names)
     # The caller's word on the last layer counts more than its author's.
     redrawn += names_in_last_layer(model, matrices) if last_std is not None or last_factor != 1 else []
-    left = left_alone(model, matrices, pinned, redrawn, scheme)
+    reasons = left_alone(model, matrices, pinned, redrawn, scheme)
     settings: Settings = {}
     targets: dict[nn.Module, tuple[Matrix, float]] = {}
     factors = branch_factors(model, batch, matrices, branches)
@@ -126,15 +126,15 @@ def init_(
         layer = replace(matrix.layer, mode=mode, distribution=distribution, std=layer_std, w0=frequency)
         matrix = replace(matrix, layer=layer)
         factor = factors.weights.get(layer.name, 1.0) * (last_factor if layer.is_last else 1.0)
-        add(settings, set_bias(matrix, rule, seed, left))
-        add(settings, set_weight(matrix, rule, seed, factor, left))
+        add(settings, set_bias(matrix, rule, seed, reasons))
+        add(settings, set_weight(matrix, rule, seed, factor, reasons))
         if rule in ON_A_BATCH and settings[id(matrix.parameters[-1])].rule == rule and matrix.is_scalable and factor:
             targets[matrix.module] = matrix, factor
-    add(settings, set_norms(model, left, factors))
-    add(settings, set_embeddings(model, embedding_std, seed, left))
+    add(settings, set_norms(model, reasons, factors))
+    add(settings, set_embeddings(model, embedding_std, seed, reasons))
     if batch is not None and targets:
         scale = equal_gradients_ if scheme == "solved" and mode == "fan_out" else unit_variance_
-        scale(model, batch, targets, str(scheme), closed=IS_CLOSED in left.values())
+        scale(model, batch, targets, str(scheme), closed=IS_CLOSED in reasons.values())
     if report := on_parameter or tell:
         for row in parameter_rows(model, settings):
             report(row)

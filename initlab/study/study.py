@@ -159,9 +159,9 @@ def vary_no_more(content: dict[str, Any], path: str) -> None:
     if isinstance(cases, list) and any(isinstance(case, dict) and path in case for case in cases):
         content["cases"] = remaining = []
         for case in cases:
-            rest = {key: value for key, value in case.items() if key != path} if isinstance(case, dict) else case
-            if rest not in remaining:
-                remaining.append(rest)
+            shorter = {key: value for key, value in case.items() if key != path} if isinstance(case, dict) else case
+            if shorter not in remaining:
+                remaining.append(shorter)
         if remaining == [{}]:
             del content["cases"]
 
