@@ -62,7 +62,12 @@ def slurm_ray(job: Job, nodes: int, setup: Sequence[str], options: Sequence[str]
     """One job over several nodes, which make one Ray cluster for the length of the run."""
     head = [
         'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
-        'ip=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | cut -d " " -f 1)',
+        # Debian's /etc/hosts gives a machine's own name the address 127.0.1.1.
+        "addresses='hostname --ip-address; hostname --all-ip-addresses'",
+        'ip=$(srun --nodes=1 --ntasks=1 --nodelist="$head" sh -c "$addresses" | tr " " "\\n" | '
+        "grep -m 1 -v -e '^127\\.' -e : -e '^$')",
+        # The head asks for a token where its user has one, and without one anybody could run code there.
+        'export RAY_AUTH_MODE=token RAY_AUTH_TOKEN="$(cat /proc/sys/kernel/random/uuid)"',
     ]
     # Of the same environment as initlab.
     ray = str(Path(job.command[0]).with_name("ray"))
