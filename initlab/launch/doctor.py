@@ -88,7 +88,9 @@ def folder_findings(place: Path) -> Iterator[Finding]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             text = f"none ({error.strerror})"
-            yield Finding("locks", False, text, "a run holds its folder by a file that it touches instead", needed=False)
+            yield Finding(
+                "locks", False, text, "a run holds its folder by a file that it touches instead", needed=False
+            )
         else:
             yield Finding("locks", True, "files can be locked")
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from initlab import load
+from initlab.bench.store import make
 from initlab.plan.plan import plan
 from initlab.store import files
 from initlab.store.checkpoint import read_checkpoint, write_checkpoint
@@ -447,3 +448,11 @@ def test_a_chain_of_resumptions_is_followed_past_attempt_999(tmp_path: Path) -> 
     (folder / "attempt-1001").mkdir()  # claimed, and killed before it described itself
     assert load(out).scalars.step.tolist() == list(range(8))
     assert load(out).scalars.attempt.tolist() == [999] * 5 + [1000] * 3
+
+
+def test_rows_are_read_though_the_working_folder_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "out", 1)
+    monkeypatch.chdir(tmp_path)
+    results = load("out")
+    monkeypatch.chdir("/")
+    assert len(results.scalars) and len(results.signals) == 101 * 30 and not results.problems
