@@ -90,7 +90,7 @@ def writable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         # A temporary file of `atomic` says nothing to a user.
-        culprit = re.sub(r"\.([^/]+)\.\d+$", r"\1", str(error.filename or path))
+        culprit = re.sub(r"(?<![^/])\.([^/]+)\.\d+$", r"\1", str(error.filename or path))
         raise StoreError(f"{culprit}: cannot be written ({error.strerror}); give another folder") from error
 
 

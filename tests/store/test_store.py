@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -456,3 +457,12 @@ def test_rows_are_read_though_the_working_folder_has_changed(tmp_path: Path, mon
     results = load("out")
     monkeypatch.chdir("/")
     assert len(results.scalars) and len(results.signals) == 101 * 30 and not results.problems
+
+
+@pytest.mark.parametrize(
+    ("path", "named"), [("out/.report.html.798", "out/report.html"), ("out/a.b.5", "out/a.b.5"), (".lease", ".lease")]
+)
+def test_what_cannot_be_written_is_named_as_the_user_knows_it(path: str, named: str) -> None:
+    words = rf"^{re.escape(named)}: cannot be written \(Read-only file system\);"
+    with pytest.raises(StoreError, match=words), files.writable(Path("out")):
+        raise OSError(30, "Read-only file system", path)
