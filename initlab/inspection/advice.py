@@ -11,6 +11,7 @@ from initlab.inspection.lint.sites import sites_of, variance_slope
 from initlab.inspection.remedy import large_logits, remedy_of, schemes_of
 from initlab.inspection.suspects.collect import suspects_of
 from initlab.inspection.suspects.inputs import half_precision
+from initlab.inspection.suspects.outputs import odd_outputs
 from initlab.inspection.trial import HEALTHY, Outcome, Trials
 from initlab.nets.undisturbed import untouched
 
@@ -53,6 +54,8 @@ def advise(trials: Trials, table: pd.DataFrame, diagnosis: Diagnosis) -> tuple[l
             suspects += large_logits(trials.model, sites, table)
         schemes, resort = ([], []) if healthy else schemes_of(trials.model, sites, table, diagnosis)
     if healthy:
+        if trials.labels is not None:
+            suspects += odd_outputs(trials.model, trials.batch, trials.labels, trials.loss)
         cure = handicap_of(trials, suspects)
         return [*held, *(cure_texts(cure) if cure else [])], cure
     suspects = [*suspects[: MOST - len(schemes)], *schemes]

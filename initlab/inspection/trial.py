@@ -12,7 +12,10 @@ from torch import nn
 
 from initlab.init.apply import init_
 from initlab.inspection.diagnosis import Diagnosis
-from initlab.inspection.pupil import Course, Pupil
+from initlab.inspection.pupil import OPENING_STEPS, Course, Pupil
+from initlab.inspection.suspects.suspect import Suspect, entries_of
+from initlab.inspection.suspects.values import odd_values
+from initlab.nets.any_module import layer_name
 from initlab.nets.undisturbed import Batch
 from initlab.signal.probe import Loss
 
@@ -81,6 +84,14 @@ class Trials:
         # What `init_` and the model's own forward refuse.
         except (ValueError, RuntimeError):
             return Outcome(None)
+
+    def stay_alike(self, suspect: Suspect) -> bool:
+        """Whether parameters that repeat others get gradients, and still repeat them after some steps."""
+        pupil = Pupil(self.model, self.batch, self.labels, self.loss)
+        if not pupil.able or not {layer_name(name) for name in suspect.parameters} <= pupil.opened():
+            return False
+        *_, (_, model) = pupil.steps(COURSES[0], OPENING_STEPS)
+        return any(s.rule == suspect.rule and s.parameters == suspect.parameters for s in odd_values(entries_of(model)))
 
     def trained(self, code: str) -> tuple[float, float]:
         """Mean loss before and after `STEPS` steps of the course on the changed copy; NaN without labels."""
