@@ -25,7 +25,7 @@ FAR_LOWER = 0.75
 # Suspects that may keep a net from learning whose signals are healthy.
 HANDICAPS = ("norm_shift", "biases", "inputs", "factor", "precision", "output", "outweighed")
 # And those that authors may have set so, if with them it does not learn at all.
-HINDRANCES = ("far_outlier", "far_scale", "logits", "norm_gain")
+HINDRANCES = ("far_outlier", "far_scale", "logits", "norms_of_zero")
 # And those that make units the same for ever, where no step of training parts them.
 ALIKE = ("copies", "repeated_rows")
 

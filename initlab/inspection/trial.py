@@ -1,6 +1,5 @@
 """Trials: a change done on a copy of a model, the copy judged, and trained for a few steps where there are labels."""
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from initlab.inspection.pupil import OPENING_STEPS, Course, Pupil
 from initlab.inspection.suspects.suspect import Suspect, entries_of
 from initlab.inspection.suspects.values import odd_values
 from initlab.nets.any_module import layer_name
+from initlab.nets.copies import copied
 from initlab.nets.undisturbed import Batch
 from initlab.signal.probe import Loss
 
@@ -24,6 +24,11 @@ from initlab.signal.probe import Loss
 STEPS, COURSES = 40, (Course("AdamW", 1e-3), Course("AdamW", 1e-2), Course("SGD", 0.03), Course("SGD", 0.1))
 # Nothing to be cured: what was not seen is no trouble either.
 HEALTHY = ("healthy", "uneven", "not_judged")
+
+
+class NotCopied(RuntimeError):
+    """The model cannot be copied, so nothing can be tried."""
+
 
 Judge = Callable[[nn.Module, Batch], Diagnosis]
 
@@ -81,6 +86,8 @@ class Trials:
         """The verdict on the changed copy; None of a change that cannot be made, or after which the model fails."""
         try:
             return Outcome((self.strict if strictly else self.judge)(*self.changed(code)))
+        except NotCopied:
+            raise
         # What `init_` and the model's own forward refuse.
         except (ValueError, RuntimeError):
             return Outcome(None)
@@ -107,8 +114,17 @@ class Trials:
 
 
 def carried_out(code: str, model: nn.Module, batch: Any) -> tuple[nn.Module, Any]:
-    """A copy of a model, and its batch, after lines of code that know them as `model` and `batch`."""
-    names: dict[str, Any] = {"initlab": SimpleNamespace(init_=init_), "model": copy.deepcopy(model), "batch": batch}
+    """A copy of a model, and its batch, after lines of code that know them as `model` and `batch`.
+
+    Raises:
+        NotCopied: the model holds what cannot be copied, as a lock.
+    """
+    try:
+        own = copied(model)
+    # What the user's modules hold may refuse in any of these ways.
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise NotCopied(str(error).partition("\n")[0]) from error
+    names: dict[str, Any] = {"initlab": SimpleNamespace(init_=init_), "model": own, "batch": batch}
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)

@@ -50,7 +50,7 @@ def last_function(node: Any) -> str | None:
 
 
 def perfect_output(output: Tensor, labels: Tensor, kind: str | None) -> Tensor | None:
-    """The probabilities that the labels name, one for each class or the labels themselves; None where there are none."""
+    """The probabilities that the labels name, one per class or the labels themselves; None where there are none."""
     if kind == "Softmax" and not labels.is_floating_point() and labels.shape == output.shape[:-1]:
         known = labels.clamp(0, output.shape[-1] - 1)
         return nn.functional.one_hot(known, output.shape[-1]).to(output.dtype)
