@@ -96,8 +96,9 @@ def odd_scales(scales: Sequence[Scale]) -> Iterator[Suspect]:
         # What all kinds have in common is a matter of the scheme.
         if apart(usual[kind], 1.0) and apart(usual[kind], everywhere):
             yield rescaled(kinds[kind], usual[kind])
-    if everywhere > FAR**2:
-        yield rescaled([scale for group in kinds.values() for scale in group], everywhere)
+    inner = [scale for group in kinds.values() for scale in group]
+    if inner and (ratio := median(scale.ratio for scale in inner)) > FAR**2:
+        yield rescaled(inner, ratio)
     ends = [scale for scale in scales if scale.place == "branch_end"]
     if len(ends) > 1:
         factor, names = len(ends) ** -0.5, [scale.name for scale in ends]
