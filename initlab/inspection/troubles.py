@@ -216,7 +216,7 @@ def saturated(ran: pd.DataFrame, evidence: Evidence) -> Trouble | None:
         return None
     ends = [row for row, name in enumerate(ran.name) if name in start.wiring.end_names] or [len(ran) - 1]
     highest = SATURATED if start.classes else SATURATED_OTHERWISE
-    if start.classes and len(ran) and (ran.fan_in * ran.weight_var)[ends].max() > LARGE_WEIGHTS:
+    if start.classes and len(ran) and (ran.get("fan_in", math.nan) * ran.weight_var)[ends].max() > LARGE_WEIGHTS:
         highest = SATURATED_BY_WEIGHTS
     if not start.ratio > highest or (not start.classes and learns_all_the_same(evidence, surely=True)):
         return None

@@ -13,7 +13,7 @@ from initlab.nets.undisturbed import Batch
 from initlab.signal.probe import COLUMNS, Loss, measure
 from initlab.signal.start import Start, start_of
 from initlab.signal.survey import survey
-from initlab.study.spec import OPTIMIZERS, Train
+from initlab.study.training import OPTIMIZERS, Train
 from initlab.verdict.features import family, features_of
 from initlab.verdict.odds import Forecast, forecast_of
 

@@ -67,7 +67,8 @@ def outliers(entries: Sequence[Entry]) -> Iterator[Suspect]:
         far = sizes > OUTLYING * most / 0.6745
         rows = far.sum(1)
         count = int(rows.sum())
-        if not 0 < count < far.numel() / 100 or bool((rows == rows[0]).all()) or most > LEAST_HUGE:
+        # What is larger still is `broken`.
+        if not 0 < count < far.numel() / 100 or bool((rows == rows[0]).all()) or sizes.max() > LEAST_HUGE:
             continue
         squares = sizes.double().square()
         if (share := (squares[far].sum() / squares.sum()).item()) > HEAVY:
@@ -130,7 +131,10 @@ def copies(entries: Sequence[Entry]) -> Iterator[Suspect]:
         originals += [first.name] if alike else []
         most = max(most, len(alike) + 1)
     if repeats:
-        words = f"{listed_names([*repeats])} hold the same draw as {listed_names(originals)} ({most} are copies of one)"
+        words = (
+            f"{listed_names([*repeats])} hold the same draw as {listed_names(originals)} ({most} layers are copies of "
+            "one)"
+        )
         yield Suspect("copies", (*repeats,), words, redrawn([*repeats.values()], entries), certain=True)
 
 
