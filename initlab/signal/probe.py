@@ -209,6 +209,9 @@ def summed_loss(output: Any, labels: Any, loss: Loss | None) -> Tensor:
     """
     if loss is None:
         output = first_tensor(output)
+        if not isinstance(labels, Tensor):
+            got = type(labels).__name__
+            raise ValueError(f"inspect: the labels are no tensor (got {got}); give torch.tensor(labels), or a loss")
         # One label per token, classes last.
         if output.dim() > 2 and output.shape[:-1] == labels.shape:
             output, labels = output.flatten(0, -2), labels.flatten()
