@@ -17,6 +17,7 @@ from initlab.plan.plan import plan
 from initlab.store.files import StoreError
 
 TIMES = ["images_per_s", "wall_s"]
+HERE = {"isolate": "none"}  # a net of one's own in this process, where torch is up, as all others
 
 
 def run(study: Path, out: Path, jobs: int = 1, **options: object) -> Results:
@@ -86,7 +87,9 @@ def test_a_trial_that_raises_is_recorded_with_its_traceback_and_the_others_go_on
     tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
     study = tiny(
-        net={"name": "tests.engine.mine:net"}, cases=[{"net.options": {"fail": True}}, {"net.options": {"hidden": 4}}]
+        net={"name": "tests.engine.mine:net"},
+        run=HERE,
+        cases=[{"net.options": {"fail": True}}, {"net.options": {"hidden": 4}}],
     )
     results = run(study, tmp_path / "a", allow_code=True)
     states = dict(zip(results.trials["net.options"].astype(str), results.trials.state, strict=True))
@@ -104,7 +107,7 @@ def test_a_trial_whose_process_is_killed_once_is_run_again(tiny: Callable[..., P
     results = run(study, tmp_path / "a", jobs=2, allow_code=True)
     assert results.trials.state.tolist() == ["done", "done"]
     assert sorted(results.trials.attempts) == [1, 2]
-    assert_same_numbers(results, run(study, tmp_path / "b", allow_code=True))
+    assert_same_numbers(results, run(study, tmp_path / "b", allow_code=True, overrides="run.isolate=none"))
 
 
 def test_a_trial_that_always_takes_its_process_down_fails_and_the_others_go_on(
@@ -131,6 +134,7 @@ def test_a_users_data_set_and_net_are_learned_and_their_source_is_recorded(
         data={"name": "tests.engine.mine:squares", "train_examples": 128, "val_examples": None, "options": {"size": 8}},
         net={"name": "tests.engine.mine:net", "options": {"hidden": 16}},
         train={"epochs": 4},
+        run=HERE,
     )
     results = run(study, tmp_path / "a", allow_code=True)
     assert results.trials.val_error.tolist() == [0.0]
@@ -146,7 +150,7 @@ def test_code_that_changed_since_a_trial_ran_is_refused(
     module = tmp_path / "changing_net.py"
     source = "from tests.engine.mine import net\n"
     module.write_text(source)
-    study = tiny(net={"name": "changing_net:net"})
+    study = tiny(net={"name": "changing_net:net"}, run=HERE)
     run(study, tmp_path / "a", allow_code=True)
     module.write_text(source + "# edited\n")
     with pytest.raises(StoreError, match=r"the code of net\.name changed since this trial ran; add --force"):
@@ -319,9 +323,8 @@ def test_force_after_an_attempt_was_removed_trains_anew(tiny: Callable[..., Path
 
 def test_a_users_random_net_is_the_same_in_every_run(tiny: Callable[..., Path], tmp_path: Path) -> None:
     study = tiny(net={"name": "tests.engine.mine:noisy"})
-    assert_same_numbers(
-        run(study, tmp_path / "a", allow_code=True), run(study, tmp_path / "b", jobs=2, allow_code=True)
-    )
+    here = run(study, tmp_path / "a", allow_code=True, overrides="run.isolate=none")
+    assert_same_numbers(here, run(study, tmp_path / "b", jobs=2, allow_code=True))
 
 
 def test_code_edited_between_two_runs_of_one_process_is_run_as_it_stands(
@@ -376,7 +379,7 @@ def test_a_trial_out_of_memory_is_tried_once_more_with_the_device_to_itself(
     once.write_bytes(b"1")
     twice.write_bytes(b"22")
     options = [{"full": str(once)}, {"full": str(twice)}, {}]
-    study = tiny(net={"name": "tests.engine.mine:greedy"}, grid={"net.options": options}, train={"epochs": 1})
+    study = tiny(net={"name": "tests.engine.mine:greedy"}, grid={"net.options": options}, train={"epochs": 1}, run=HERE)
     results = initlab.run(study, tmp_path / "a", jobs=2, device="cpu", allow_code=True)
     assert results.trials.state.tolist() == ["done", "failed", "done"]
     assert results.trials.attempts.tolist() == [2, 2, 1]

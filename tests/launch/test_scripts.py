@@ -147,7 +147,7 @@ def test_code_that_was_edited_after_submission_is_not_run(
     module.write_text("from tests.engine.mine import net\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    study = tiny(net={"name": "submitted_net:net"}, train={"epochs": 1})
+    study = tiny(net={"name": "submitted_net:net"}, train={"epochs": 1}, run={"isolate": "none"})
     script = script_of(tmp_path, "slurm", study, "--gpus", 0, "--array", 1, "--", "--out", "out", "--allow-code")
     before = module.read_text()
     module.write_text(before + "# edited\n")
