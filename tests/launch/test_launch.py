@@ -38,8 +38,10 @@ def pair(tiny: Callable[..., Path]) -> Path:
     return tiny(grid={"init.scheme": ["xavier", "he"]})
 
 
-def test_one_process_and_two_give_the_same_numbers(pair: Path, tmp_path: Path) -> None:
-    here, workers = run(pair, tmp_path / "a"), run(pair, tmp_path / "b", jobs=2)
+def test_one_process_and_two_give_the_same_numbers(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    # One of them a user's net, with a parameter and dropout of its own.
+    study = tiny(run=HERE, cases=[{"init.scheme": "xavier"}, {"net.name": "tests.engine.mine:noisy"}])
+    here, workers = (run(study, tmp_path / str(jobs), jobs=jobs, allow_code=True) for jobs in (1, 2))
     assert here.trials.state.tolist() == ["done", "done"]
     assert_same_numbers(here, workers)
 
@@ -322,12 +324,6 @@ def test_force_after_an_attempt_was_removed_trains_anew(tiny: Callable[..., Path
     forced = run(tiny(), tmp_path / "a", force=True)
     assert forced.scalars.attempt.unique().tolist() == [2]
     assert forced.scalars.step.min() == 0
-
-
-def test_a_users_random_net_is_the_same_in_every_run(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    study = tiny(net={"name": "tests.engine.mine:noisy"})
-    here = run(study, tmp_path / "a", allow_code=True, overrides="run.isolate=none")
-    assert_same_numbers(here, run(study, tmp_path / "b", jobs=2, allow_code=True))
 
 
 def test_code_edited_between_two_runs_of_one_process_is_run_as_it_stands(
