@@ -19,8 +19,8 @@ from tests.launch.test_launch import assert_same_numbers, run
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300  # seconds until something hangs, on a machine that has much else to do
-# Two trials of 64 steps, a row every 5, that wait in the middle to be stopped: see `Held`. As those of initlab's nets they need
-# no process each.
+# Two trials of 64 steps, a row every 5, that wait in the middle to be stopped: see `Held`. They need no process each,
+# like those of initlab's nets.
 HELD = {
     "net": {"name": "tests.engine.mine:held"},
     "train": {"epochs": 8, "log_every": 5},
