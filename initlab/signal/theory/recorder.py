@@ -22,7 +22,7 @@ from initlab.signal.theory.chains import MEANS, POINTWISE, POLES, ROOT, SAME, SU
 from initlab.signal.theory.field import Field, channel_axis, field_of
 from initlab.signal.theory.kernels import of_sequences, of_words
 from initlab.signal.theory.scores import MATMULS, Scores, matrix_product
-from initlab.signal.theory.trace import LIVE, RECURRENT, WEIGHTED, Operation, Trace, given, swap, tensors_of
+from initlab.signal.theory.trace import LIVE, RECURRENT, WEIGHTED, Operation, Trace, given, pulls, swap, tensors_of
 from initlab.signal.theory.written_norms import Piece, next_piece, whole_norm
 
 # Functions with one dimension of positions, and channels before it.
@@ -235,30 +235,3 @@ def record(model: nn.Module, batch: Batch, known: Known) -> Trace:
 def is_bent(operation: Operation) -> bool:
     """Whether a pointwise call is more than a factor and a constant of its root."""
     return operation.chain is not None and (operation.chain.bends or len(operation.chain.parts) > 1)
-
-
-def pulls(
-    func: Any, args: Any, kwargs: Any, live: list[Tensor], copies: list[Tensor], place: int, whole: bool
-) -> list[float]:
-    """Mean square of the gradient at each input of a call, for a random one of mean square 1 at its output."""
-    leaves = [copy.requires_grad_(copy.is_floating_point()) for copy in copies]
-
-    def as_leaf(tensor: Tensor) -> Tensor:
-        """The leaf of an argument, as a clone, since the function may work in place."""
-        return next((leaf.clone() for source, leaf in zip(live, leaves, strict=True) if source is tensor), tensor)
-
-    differentiable = [leaf for leaf in leaves if leaf.requires_grad]
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        try:
-            outputs = tensors_of(func(*swap(args, as_leaf), **swap(kwargs, as_leaf)))
-            # The floating ones alone, unless there are whole numbers among the inputs.
-            out = [t for t in outputs if whole or t.is_floating_point()][place]
-            if not out.requires_grad:
-                return [0.0] * len(leaves)
-            random = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
-            grads = torch.autograd.grad(out, differentiable, random, allow_unused=True)
-        # Torch's error where a function has no derivative: nothing is known of the gradient before it, hence NaN.
-        except RuntimeError:
-            return [float("nan")] * len(leaves)
-    by_leaf = {id(leaf): grad for leaf, grad in zip(differentiable, grads, strict=True)}
-    return [0.0 if (g := by_leaf.get(id(leaf))) is None else float(g.double().square().mean()) for leaf in leaves]

@@ -102,3 +102,30 @@ def swap(value: Any, change: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, Mapping):
         return {key: swap(v, change) for key, v in value.items()}
     return value
+
+
+def pulls(
+    func: Any, args: Any, kwargs: Any, live: list[Tensor], copies: list[Tensor], place: int, whole: bool
+) -> list[float]:
+    """Mean square of the gradient at each input of a call, for a random one of mean square 1 at its output."""
+    leaves = [copy.requires_grad_(copy.is_floating_point()) for copy in copies]
+
+    def as_leaf(tensor: Tensor) -> Tensor:
+        """The leaf of an argument, as a clone, since the function may work in place."""
+        return next((leaf.clone() for source, leaf in zip(live, leaves, strict=True) if source is tensor), tensor)
+
+    differentiable = [leaf for leaf in leaves if leaf.requires_grad]
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            outputs = tensors_of(func(*swap(args, as_leaf), **swap(kwargs, as_leaf)))
+            # The floating ones alone, unless there are whole numbers among the inputs.
+            out = [t for t in outputs if whole or t.is_floating_point()][place]
+            if not out.requires_grad:
+                return [0.0] * len(leaves)
+            random = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
+            grads = torch.autograd.grad(out, differentiable, random, allow_unused=True)
+        # Torch's error where a function has no derivative: nothing is known of the gradient before it, hence NaN.
+        except RuntimeError:
+            return [float("nan")] * len(leaves)
+    by_leaf = {id(leaf): grad for leaf, grad in zip(differentiable, grads, strict=True)}
+    return [0.0 if (g := by_leaf.get(id(leaf))) is None else float(g.double().square().mean()) for leaf in leaves]
