@@ -81,9 +81,9 @@ def folder_findings(place: Path) -> Iterator[Finding]:
         os.fsync(file.fileno())
         speed = WRITTEN_MB / (time.perf_counter() - start)
         yield Finding("disk", speed > LEAST_MB_PER_S, f"writes {speed:.0f} MB/s", "give --out on a faster disk")
-        apart = abs(os.stat(file.name).st_mtime - time.time())
-        text = f"{apart:.1f} s between this machine and the files' times"
-        yield Finding("clock", apart < MOST_CLOCK_S, text, "set both machines' clocks by NTP")
+        skew = abs(os.stat(file.name).st_mtime - time.time())
+        text = f"{skew:.1f} s between this machine and the files' times"
+        yield Finding("clock", skew < MOST_CLOCK_S, text, "set both machines' clocks by NTP")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -148,8 +148,8 @@ def test_a_running_trials_last_sign_of_life_is_told(tiny: Callable[..., Path], t
 def test_files_of_the_working_folder_do_not_pass_for_modules(tiny: Callable[..., Path], tmp_path: Path) -> None:
     for name in ("random.py", "torch.py", "queue.py", "click.py"):
         (tmp_path / name).write_text("open('executed', 'w').close()\nraise SystemExit('executed')\n")
-    study = tiny(train={"epochs": 1}, grid={"seed": [0, 1]})
-    command = [sys.executable, "-m", "initlab", "run", study.name, "--jobs", "2", "--device", "cpu"]
+    study = tiny(train={"epochs": 1}, run={"isolate": "trial"})
+    command = [sys.executable, "-m", "initlab", "run", study.name, "--jobs", "1", "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert said.returncode == 0, said
