@@ -185,7 +185,7 @@ def value_text(value: object) -> str:
 
 def origin(one: Results) -> dict[str, Any]:
     """Where a study's trials lie, and what made them."""
-    study = (one.out / files.STUDY).read_text().partition(files.CRC_LINE.decode())[0]
+    study = (one.place / files.STUDY).read_text().partition(files.CRC_LINE.decode())[0]
     commands = dict.fromkeys(trial.environment.get("command") for trial in one.stored)
     known = [command for command in commands if command]
     return {"out": str(one.out), "commands": known or [f"initlab run {one.out / files.STUDY}"], "yaml": study}

@@ -32,7 +32,7 @@ def faults(results: Results) -> list[str]:
         return results.problems
     for trial in results.stored:
         lines += row_faults(trial)
-    for folder in TrialFolder.all_in(results.out):
+    for folder in TrialFolder.all_in(results.place):
         lines += checkpoint_faults(folder)
         lines += [f"{path}: left over by a process that was killed" for path in left_over(folder)]
     return list(dict.fromkeys(lines))
@@ -102,9 +102,9 @@ def repair(results: Results, lines: Sequence[str]) -> Iterator[str]:
     result any more, and the next run does it anew.
     """
     planned = {trial.id: trial for trial in plan(results.study)}
-    for path in sweep([results.out]):
+    for path in sweep([results.place]):
         yield f"{path}: removed, a killed process left it"
-    for folder in TrialFolder.all_in(results.out):
+    for folder in TrialFolder.all_in(results.place):
         inside = [line.removeprefix(f"{folder.path}/") for line in lines if line.startswith(f"{folder.path}/")]
         if inside:
             yield from mend(folder, planned.get(folder.id), {line.partition(":")[0] for line in inside})

@@ -26,8 +26,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def verify(out: Path, *options: str) -> tuple[int, list[str]]:
-    """Exit code and lines, those on stderr first."""
-    done = CliRunner().invoke(main, ["verify", str(out), *options])
+    """Exit code and lines, those on stderr first; the folder is named as users do, from where they are."""
+    done = CliRunner().invoke(main, ["verify", os.path.relpath(out), *options])
     assert done.exception is None or isinstance(done.exception, SystemExit), done.output
     return done.exit_code, [*done.stderr.splitlines(), *done.stdout.splitlines()]
 
@@ -76,7 +76,7 @@ def test_a_fault_is_named_mended_and_the_next_run_ends_as_before(
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(whole / "out", out)
-    assert verify(out) == (0, [f"{out}: 2 trials, all whole"])
+    assert verify(out) == (0, [f"{os.path.relpath(out)}: 2 trials, all whole"])
     trial = load(out).trials.trial[1]
     damage(out / files.TRIALS / trial / name)
     code, lines = verify(out)
