@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from initlab.init.layers import layer_fans
+from initlab.init.uses import CONVOLUTIONS, Call, Use, Uses, fans_in
 from initlab.nets.any_module import WeightLayer, layer_name, on_weight_layers, op_of
 from initlab.nets.undisturbed import Batch, run_model, tensors_in
 from initlab.signal.moments import NAN
 from initlab.signal.probe import LayerSignals, NextActivation
 from initlab.signal.recurrent import GATES, Run, written_out
 from initlab.signal.trunk import on_trunk
-from initlab.signal.uses import CONVOLUTIONS, Call, Use, Uses, fans_in
 
 # Parts of the packed weight of nn.MultiheadAttention, equal numbers of its rows.
 PACKED = ("q", "k", "v")

@@ -67,6 +67,7 @@ class Gradient:
     mean: float | None = None  # its mean over everything over the root of q, where that is known
     steps: Steps | None = None  # of a gradient at some of a recurrent layer's steps
     radial: Radial = Radial()
+    centred: float = 0.0  # share of it that sums to 0 over the channels of a position, as behind a LayerNorm
 
     @property
     def level(self) -> float:

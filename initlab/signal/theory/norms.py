@@ -28,6 +28,7 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
     """
     group = group_of(context, op, x)
     each = group.positions == 1 and not group.batch
+    centres = each and op.function is not F.rms_norm
     f = replace(x.field, c=levelled(x.field)) if each else x.field
     weight, bias, eps = (op.argument(*place) for place in zip(PLACES[op.function], NAMES, strict=True))
     square = 1.0 if weight is None else float(weight.detach().double().square().mean())
@@ -36,7 +37,7 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
     eps = float(eps) if eps is not None else torch.finfo(op.dtype).eps if op.function is F.rms_norm else 1e-5
     # Joined channels are normalised part by part.
     parts = x.parts if op.function is F.batch_norm and x.parts else ((1.0, f),)
-    given = NONE if x.given is None else x.given
+    given = x.given if group.batch and x.given is not None else NONE
     normed = [normalised(op, group, part, given, square, eps) for _, part in parts]
     shares = [share for share, _ in parts]
     gain = sum(share * n.gain for share, n in zip(shares, normed, strict=True))
@@ -48,19 +49,18 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
     if op.function is F.rms_norm:
         mean = f.mean * (1.0 if weight is None else common(weight) / math.sqrt(square))
     # An example that is normalised by itself has always the same level.
-    spread = (
-        without_means(f.spread, normed[0].centred)
-        if group.batch
-        else replace(f.spread / normed[0].centred ** 2, itself=0.0)
-    )
+    spread = replace(f.spread / normed[0].centred ** 2, itself=f.spread.itself if group.batch else 0.0)
+    if group.batch and x.fresh is not None:
+        spread = without_means(f.spread, normed[0].centred)
     # Behind a BatchNorm examples drift apart in level and angle, but gradients grow as if they did not: over 30 layers
     # of 64 units by 1.44 a layer, where pi/(pi - 1) is 1.47 and 1/(1 - c) with what drifts falls from 1.47 to 1.24.
-    given = NONE if group.batch else None
     field = Field(profile * gain + shift, c, mean, f.positions, f.channels, spread)
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """The gradient without what moves the statistics, over their spread."""
         centre = group.average(g.c) / group.channels if op.function is not F.rms_norm else Pairs.alike(0.0, itself=0.0)
+        # Behind another LayerNorm it has no mean to lose.
+        centre = (1 - g.centred) * centre if centres else centre
         rest = max(1 - centre.itself, 1e-12)
         c = ((g.c - centre) / rest).clipped()
         # Of a channel's gradient over the batch what lies along its own output by chance; of an example's all of it.
@@ -69,7 +69,8 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
         factors = [n.slope * max(rest - chance - along, 0.0) for n, chance in zip(normed, chances, strict=True)]
         if not group.batch:
             # Each example's gradient is divided by its own level; how uneven positions are is in q already.
-            factors = [factor * (1 + max(f.spread.itself - unevenness(f.q), 0.0)) for factor in factors]
+            by_draw = context.scatter(x.noise).variance if each else 0.0
+            factors = [factor * (1 + max(f.spread.itself - unevenness(f.q), 0.0) + by_draw) for factor in factors]
         factor = sum(share * value for share, value in zip(shares, factors, strict=True))
         levels = tuple(value / factor for value in factors) if len(factors) > 1 and factor > 0 else ()
         back = g.q * factor * (f.level / f.q.clamp(min=1e-12 * f.level) if each and f.q.shape == g.q.shape else 1.0)
@@ -86,10 +87,10 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
         units = f.channels * f.positions
         radial = Radial(-units * f.level * float(back.mean()), mixed((1.0, noise), (1.0, x.noise)))
         radial = Radial() if group.batch else radial
-        return [Gradient(back, c, g.spread / rest**2, noise, parts=levels, radial=radial)]
+        return [Gradient(back, c, g.spread / rest**2, noise, parts=levels, radial=radial, centred=float(centres))]
 
-    balanced = op.function is F.layer_norm and group.positions == 1 and not shift
-    return Signal(field, Noise(), given=given, axis=x.axis, balanced=balanced), pull
+    balanced = op.function is F.layer_norm and each and not shift
+    return Signal(field, Noise(), given=NONE if group.batch else None, axis=x.axis, balanced=balanced), pull
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ def group_of(context: Context, op: Operation, x: Signal) -> Group:
 def without_means(spread: Pairs, centred: float) -> Pairs:
     """The spread of pairs that lose what all have in common, m^2 = 1 - `centred` of their square.
 
-    Of n units the products scatter by 1 - m^4, most of which is that of each example's own mean and goes with it;
-    (1 - m^2)^2 stays, so that in units of what is left the spread is that of independent normals.
+    Of n units of a layer the products scatter by 1 - m^4, most of which is that of each example's own mean and goes
+    with it; (1 - m^2)^2 stays, so that in units of what is left the spread is that of independent normals.
     """
     return replace(spread / max(1 - (1 - centred) ** 2, 1e-12), itself=spread.itself)
 
@@ -160,11 +161,12 @@ def normalised(op: Operation, group: Group, f: Field, given: Pairs, square: floa
     if variance + eps == 0:
         raise NoRule(op.function, "a signal without variance")
     c = ((f.c - centre) / centred).clipped()
-    scatter = without_means(given, centred) if group.batch else NONE
-    independent = group.channels / max(group.average(c**2 + scatter).itself, 1e-12)
-    # The mean of 1/variance over channels exceeds 1 over its mean, by 2 over the independent numbers.
-    excess = (independent - 1) / (independent - 3) if independent > 6 else 1.0
+    independent = group.channels / max(group.average(c**2 + without_means(given, centred)).itself, 1e-12)
+    # The mean of 1/variance over channels exceeds 1 over its mean, by 2 over the independent numbers; of single
+    # examples it follows how their levels scatter.
     if group.batch:
         excess = 1 + 2 / independent
+    else:
+        excess = (independent - 1) / (independent - 3) if independent > 6 and group.positions > 1 else 1.0
     share, slope = variance / (variance + eps), square / (variance + eps) * excess
     return Normalised(centred, square * share, c, slope, independent, share)

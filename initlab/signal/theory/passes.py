@@ -17,11 +17,12 @@ from initlab.signal.theory.independence import Origins
 from initlab.signal.theory.joins import maps
 from initlab.signal.theory.meanfield import Context, GateRow, Gradient, Pull, Radial, Signal
 from initlab.signal.theory.proven import doubt_about
+from initlab.signal.theory.recorder import record
 from initlab.signal.theory.rules import known, measured, rule_of
 from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.shapes import SHAPES
 from initlab.signal.theory.spread import crossing
-from initlab.signal.theory.trace import Trace, record
+from initlab.signal.theory.trace import Trace
 
 DIRECTIONS = ("forward", "backward")
 QUANTILES = {"median": 0.5, "low": 0.025, "high": 0.975}
@@ -155,7 +156,9 @@ def added(context: Context, a: Gradient, b: Gradient, x: Signal) -> Gradient:
     first = parts[0] / sum(parts) if sum(parts) > 0 else 0.5
     radial = Radial(sum(squares) + common, mixed((first, a.radial.noise), (1 - first, b.radial.noise)))
     steps = a.steps.plus(b.steps) if a.steps and b.steps else None
-    chance = Gradient(q, c, spread, noise, basis=worst(a.basis, b.basis), steps=steps, radial=radial)
+    centred = shares[0] * a.centred + shares[1] * b.centred
+    basis = worst(a.basis, b.basis)
+    chance = Gradient(q, c, spread, noise, basis=basis, steps=steps, radial=radial, centred=centred)
     share = chance.along(f) * common / radial.square if common > 0 else 0.0
     return chance.with_more_along(context, share, x)
 

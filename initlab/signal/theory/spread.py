@@ -46,7 +46,7 @@ class Angles:
         return replace(self, cosine=cosine, scatter=self.scatter.each(np.minimum, (1 - cosine**2).array))
 
     def average(self, expectation: Callable[..., Array], *arguments: int) -> Pairs:
-        """An expectation of pairs of one level, over how their cosines scatter: in two points up to 1."""
+        """An expectation of pairs of one level over how their cosines scatter: at two points, none above 1."""
         up = self.scatter.each(np.sqrt).each(np.minimum, (1 - self.cosine).array)
         down = self.scatter.each(np.divide, np.maximum(up.array, 1e-12))
         above, below = ((self.cosine + by).clipped().each(expectation, *arguments) for by in (up, -1 * down))
