@@ -14,11 +14,11 @@ demo: $(INSTALLED)
 
 # lint, format, types, and every test but the slow ones
 test: check
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # ten seeds of the demo, wide theory bands, gangs of Ray Train: an hour or two on two cores
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 # what needs MLflow, Trackio, Lightning, transformers or playwright, which it installs into .venv
 test-extras: $(INSTALLED)

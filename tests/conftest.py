@@ -1,5 +1,6 @@
 """Small real things that several test files use: a study that trains in a second, and its parts."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+
+# Before numpy and torch read it, here and in every process that a test starts: the workers of pytest share the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+# Files of tests that take 10 s or more each: the last of them begun late, one worker would wait for the other.
+LONG = ("test_notebooks.py", "test_pattern.py", "test_ray.py")
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -17,13 +23,17 @@ TINY: dict[str, Any] = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long tests first."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here and in every process that a test starts: two workers of pytest share the cores already."""
+def one_thread() -> None:
+    """Whatever number of threads a test before set."""
     import torch
 
     torch.set_num_threads(1)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def write_tiny(folder: Path, **changes: Any) -> Path:

@@ -58,7 +58,7 @@ def test_every_scheme_trains_and_lsuv_starts_from_unit_variance(tiny: Callable[.
 def test_a_scheme_of_the_users_is_run_with_its_source_recorded(
     tiny: Callable[..., Path], tmp_path: Path, myschemes: Path
 ) -> None:
-    study = tiny(init={"scheme": "myschemes:glorot"}, train=SHORT)
+    study = tiny(init={"scheme": "myschemes:glorot"}, train=SHORT, run={"isolate": "none"})
     with pytest.raises(StudyError, match=r"init.scheme: names code \(got 'myschemes:glorot'\).*--allow-code"):
         run(study, tmp_path / "out")
     results = run(study, tmp_path / "out", allow_code=True, show="nothing")
@@ -76,7 +76,7 @@ def test_a_scheme_of_the_users_is_run_with_its_source_recorded(
 def test_a_scheme_that_is_not_there_fails_its_trial_in_words(
     tiny: Callable[..., Path], tmp_path: Path, myschemes: Path
 ) -> None:
-    study = tiny(init={"scheme": "myschemes:gloro"})
+    study = tiny(init={"scheme": "myschemes:gloro"}, run={"isolate": "none"})
     results = run(study, tmp_path / "out", allow_code=True, jobs=1, show="nothing")
     assert "init.scheme: myschemes has no callable 'gloro'" in results.stored[0].status["error"]
 

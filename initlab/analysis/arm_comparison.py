@@ -179,33 +179,33 @@ def sentence(one: Contrast, found: Effect, tested: int) -> Statement:
     return Statement(f"{text}.", bool(found.shows_sooner()))
 
 
-def effect_text(found: Effect, tested: int) -> str:
+def effect_text(measured: Effect, tested: int) -> str:
     """`3.1× [2.6, 3.9], p = 0.008`, as far as the ratio is known, and the adjusted p-value or why there is none."""
-    ratio, low, high = found.ratio
-    if found.seeds == 1:
-        bound = {(1, 0): "at least ", (0, 1): "at most "}.get(found.reached, "")
+    ratio, low, high = measured.ratio
+    if measured.seeds == 1:
+        bound = {(1, 0): "at least ", (0, 1): "at most "}.get(measured.reached, "")
         return f"{bound}{ratio:.2g}×, of one seed no interval and no p-value"
-    if found.coverage < 1 - 2 ** (1 - FEWEST_SEEDS):
-        ends = f"{low:.2g} to {high:.2g}, which hold the median with probability {found.coverage:.2g}"
+    if measured.coverage < 1 - 2 ** (1 - FEWEST_SEEDS):
+        ends = f"{low:.2g} to {high:.2g}, which hold the median with probability {measured.coverage:.2g}"
     else:
         ends = f"{low:.2g}, {high:.2g}"
     times = f"{ratio:.2g}× [{ends}]"
     if math.isinf(high):
         times = f"at least {low:.2g}×" if low > 0 else "a ratio that is open"
-    if found.seeds < FEWEST_SEEDS:
+    if measured.seeds < FEWEST_SEEDS:
         return f"{times}, no p-value below {FEWEST_SEEDS} seeds"
-    return f"{times}, p = {found.p_adjusted:.2g}" + (f" (Holm, {tested} comparisons)" if tested > 1 else "")
+    return f"{times}, p = {measured.p_adjusted:.2g}" + (f" (Holm, {tested} comparisons)" if tested > 1 else "")
 
 
-def needed_text(found: Effect) -> str:
+def needed_text(measured: Effect) -> str:
     """How many seeds would show such a difference, where these are too few."""
-    if found.p <= LEVEL < found.p_adjusted:
+    if measured.p <= LEVEL < measured.p_adjusted:
         return "so many comparisons need more seeds: compare a part, or run more"
-    if math.isnan(found.seeds_needed) or found.seeds_needed <= found.seeds:
+    if math.isnan(measured.seeds_needed) or measured.seeds_needed <= measured.seeds:
         return ""
-    if math.isinf(found.seeds_needed):
+    if math.isinf(measured.seeds_needed):
         return "more than 1,000 seeds would be needed to show so small a difference"
-    return f"about {found.seeds_needed:.0f} seeds would be needed to show a difference of this size"
+    return f"about {measured.seeds_needed:.0f} seeds would be needed to show a difference of this size"
 
 
 def counted(trials: int) -> str:

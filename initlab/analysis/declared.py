@@ -82,12 +82,12 @@ def finished(arm: pd.DataFrame) -> pd.DataFrame:
     return arm[arm.verdict.notna()]
 
 
-def faster_figures(found: Effect, times: float, tested: int) -> tuple[str, bool | None]:
+def faster_figures(measured: Effect, times: float, tested: int) -> tuple[str, bool | None]:
     """Whether one arm is at the threshold sooner, with the figures."""
-    if found.seeds == 0:
+    if measured.seeds == 0:
         return "no seed that both arms have finished", None
-    counts = " and ".join(f"{reached} of {found.seeds}" for reached in found.reached)
-    return f"{effect_text(found, tested)}; {counts} seeds", found.shows_sooner(times)
+    counts = " and ".join(f"{reached} of {measured.seeds}" for reached in measured.reached)
+    return f"{effect_text(measured, tested)}; {counts} seeds", measured.shows_sooner(times)
 
 
 def reaching(arm: pd.DataFrame, *, never: bool) -> tuple[str, bool | None]:
@@ -115,13 +115,13 @@ def within(claim: Claim, arms: list[pd.DataFrame]) -> tuple[str, bool | None]:
     errors = [arm.set_index(SEED).best_val_error.astype(float) for arm in arms]
     target = errors[1] if len(errors) == 2 else float(claim.error or 0)
     differences = np.asarray((errors[0] - target).dropna(), float)
-    found, by = t_interval(differences), float(claim.by or 0)
-    figures = f"{found.estimate:+.3g} [{found.low:.3g}, {found.high:.3g}], {len(differences)} seeds"
+    interval, by = t_interval(differences), float(claim.by or 0)
+    figures = f"{interval.estimate:+.3g} [{interval.low:.3g}, {interval.high:.3g}], {len(differences)} seeds"
     if len(differences) < FEWEST_SEEDS:
         return f"{figures}, too few below {FEWEST_SEEDS}", None
-    if -by <= found.low and found.high <= by:
+    if -by <= interval.low and interval.high <= by:
         return figures, True
-    return figures, False if found.low > by or found.high < -by else None
+    return figures, False if interval.low > by or interval.high < -by else None
 
 
 def same_order(results: Shown, figure: str) -> tuple[str, bool | None]:

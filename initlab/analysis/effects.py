@@ -49,13 +49,13 @@ def effect(arm: pd.DataFrame, other: pd.DataFrame) -> Effect:
     """
     seeds = sorted({*arm[SEED]} & {*other[SEED]})
     a, b = (trials.set_index(SEED).loc[seeds] for trials in (arm, other))
-    both = pd.concat([a, b])
-    budget = float(both.budget.min()) if seeds else math.nan
+    runs = pd.concat([a, b])
+    budget = float(runs.budget.min()) if seeds else math.nan
     ratio, coverage, differences = time_ratio(a, b)
-    first = np.arange(len(both)) < len(a)
+    first = np.arange(len(runs)) < len(a)
     enough = len(seeds) >= FEWEST_SEEDS
-    p = logrank_p(both.epoch.to_numpy(float), both.reached.to_numpy(bool), first) if enough else math.nan
-    unpaired = len(arm) + len(other) - len(both)
+    p = logrank_p(runs.epoch.to_numpy(float), runs.reached.to_numpy(bool), first) if enough else math.nan
+    unpaired = len(arm) + len(other) - len(runs)
     counts = (int(a.reached.sum()), int(b.reached.sum()))
     saved = epochs_saved(a, b, budget)
     return Effect(len(seeds), unpaired, counts, budget, ratio, coverage, saved, p, differences)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from initlab.bench import sound_blocks as blocks
 from initlab.bench.sound_blocks import CLASSES, WIDTH, Apply, Attention, Residual, mlp
-from initlab.bench.sound_nets import SOUND_NETS, SoundNet, pictures, sentences, times, vectors
+from initlab.bench.sound_nets import SOUND_NETS, SoundNet, pictures, seeded, sentences, times, vectors
 from initlab.init.apply import init_
 from initlab.nets.build import build_net
 
@@ -202,14 +202,7 @@ _BUILDERS: dict[str, Callable[[], SoundNet]] = {
 }
 
 
-def build(name: str, seed: int = 0) -> SoundNet:
-    """One of `COVERAGE_NETS` that is not among the sound ones; torch's own random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return _BUILDERS[name]()
-
-
 COVERAGE_NETS: dict[str, Callable[[int], SoundNet]] = {
-    **{name: partial(build, name) for name in _BUILDERS},
+    **{name: partial(seeded, build) for name, build in _BUILDERS.items()},
     **SOUND_NETS,
 }

@@ -12,28 +12,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from initlab.bench.diagnosis_places import (
-    Names,
-    before_activation,
-    biases,
-    families,
-    inner,
-    middle,
-    names,
-    one_inside,
-    role,
-    sized,
-)
-from initlab.bench.diagnosis_sizes import (
-    embedding,
-    norm_gain,
-    open_branches,
-    redrawn,
-    scaled,
-    temperature,
-    torch_default,
-    wrong_fan,
-)
+from initlab.bench import diagnosis_places as places, diagnosis_sizes as sizes
+from initlab.bench.diagnosis_places import Names, names
 from initlab.bench.sound_nets import SoundNet
 from initlab.init.layers import NORMS
 
@@ -50,15 +30,15 @@ class Planted:
 
 def without_norms(net: SoundNet) -> Names | None:
     """No norm layer left."""
-    places = [(m, key) for m in net.model.modules() for key, child in m.named_children() if isinstance(child, NORMS)]
-    for module, key in places:
+    homes = [(m, key) for m in net.model.modules() for key, child in m.named_children() if isinstance(child, NORMS)]
+    for module, key in homes:
         setattr(module, key, nn.Identity())
-    return () if places else None
+    return () if homes else None
 
 
 def large_biases(net: SoundNet) -> Names | None:
     """All biases from N(0, 3^2)."""
-    entries = biases(net.model)
+    entries = places.biases(net.model)
     for entry in entries:
         entry.tensor.normal_(0, 3)
     return names(entries)
@@ -67,7 +47,7 @@ def large_biases(net: SoundNet) -> Names | None:
 def copies(net: SoundNet) -> Names | None:
     """All layers of a kind hold the draw of the first."""
     repeats = []
-    for first, *others in families(inner(net.model)):
+    for first, *others in places.families(places.inner(net.model)):
         for entry in others:
             entry.tensor.copy_(first.tensor)
         repeats += others
@@ -76,7 +56,7 @@ def copies(net: SoundNet) -> Names | None:
 
 def one_number(value: float, net: SoundNet) -> Names | None:
     """One number of one weight is this."""
-    entries = middle(inner(net.model))
+    entries = places.middle(places.inner(net.model))
     for entry in entries:
         entry.tensor.flatten()[entry.tensor.numel() // 2] = value
     return names(entries)
@@ -84,7 +64,7 @@ def one_number(value: float, net: SoundNet) -> Names | None:
 
 def unwritten(net: SoundNet) -> Names | None:
     """Half of a weight is memory that nothing was written to."""
-    entries = middle(inner(net.model))
+    entries = places.middle(places.inner(net.model))
     for entry in entries:
         entry.tensor[: len(entry.tensor) // 2] = 1e-40
     return names(entries)
@@ -92,7 +72,7 @@ def unwritten(net: SoundNet) -> Names | None:
 
 def constant(net: SoundNet) -> Names | None:
     """All numbers of a weight are the same, so that its units learn the same."""
-    entries = middle(inner(net.model))
+    entries = places.middle(places.inner(net.model))
     for entry in entries:
         entry.tensor.fill_(entry.tensor.std().item())
     return names(entries)
@@ -100,7 +80,7 @@ def constant(net: SoundNet) -> Names | None:
 
 def zero_gate(net: SoundNet) -> Names | None:
     """A layer of zeros in front of a ReLU, which lets no gradient through."""
-    for name, layer in before_activation(net.model, (nn.ReLU,))[1:2]:
+    for name, layer in places.before_activation(net.model, (nn.ReLU,))[1:2]:
         for parameter in layer.parameters(recurse=False):
             parameter.detach().zero_()
         return (f"{name}.weight",)
@@ -109,7 +89,7 @@ def zero_gate(net: SoundNet) -> Names | None:
 
 def dead_biases(net: SoundNet) -> Names | None:
     """Biases of -30 in front of a ReLU, which then gives only zeros."""
-    layers = [(n, m) for n, m in before_activation(net.model, (nn.ReLU,)) if m.bias is not None]
+    layers = [(n, m) for n, m in places.before_activation(net.model, (nn.ReLU,)) if m.bias is not None]
     for name, layer in layers[len(layers) // 2 :][:1]:
         layer.get_parameter("bias").detach().fill_(-30)
         return (f"{name}.bias",)
@@ -130,12 +110,12 @@ def forget_bias(net: SoundNet) -> Names | None:
 
 def sigmoids(net: SoundNet) -> Names | None:
     """Sigmoids in place of rectifiers, without other weights."""
-    places = [
+    homes = [
         (m, key) for m in net.model.modules() for key, child in m.named_children() if isinstance(child, ACTIVATIONS)
     ]
-    for module, key in places:
+    for module, key in homes:
         setattr(module, key, nn.Sigmoid())
-    return () if places else None
+    return () if homes else None
 
 
 def inputs(scale: float, shift: float, net: SoundNet) -> Names | None:
@@ -161,18 +141,18 @@ def half(net: SoundNet) -> Names | None:
 
 
 FAULTS: dict[str, Callable[[SoundNet], Names | None]] = {
-    "gain x0.1 in one layer": partial(scaled, one_inside, 0.1),
-    "gain x10 in one layer": partial(scaled, one_inside, 10.0),
-    "gain x0.1 in all layers": partial(scaled, sized, 0.1),
-    "gain x10 in all layers": partial(scaled, sized, 10.0),
-    "gain x0.1 in one role": partial(scaled, role, 0.1),
-    "gain x10 in one role": partial(scaled, role, 10.0),
-    "fan of the wrong axis": wrong_fan,
-    "torch's default left in": torch_default,
-    "std 0.01 for all fans": partial(redrawn, 0.01),
+    "gain x0.1 in one layer": partial(sizes.scaled, places.one_inside, 0.1),
+    "gain x10 in one layer": partial(sizes.scaled, places.one_inside, 10.0),
+    "gain x0.1 in all layers": partial(sizes.scaled, places.sized, 0.1),
+    "gain x10 in all layers": partial(sizes.scaled, places.sized, 10.0),
+    "gain x0.1 in one role": partial(sizes.scaled, places.role, 0.1),
+    "gain x10 in one role": partial(sizes.scaled, places.role, 10.0),
+    "fan of the wrong axis": sizes.wrong_fan,
+    "torch's default left in": sizes.torch_default,
+    "std 0.01 for all fans": partial(sizes.redrawn, 0.01),
     "no norms": without_norms,
-    "norm gain 0.02": partial(norm_gain, 0.02),
-    "embedding N(0, 1)": embedding,
+    "norm gain 0.02": partial(sizes.norm_gain, 0.02),
+    "embedding N(0, 1)": sizes.embedding,
     "biases N(0, 9)": large_biases,
     "biases -30 in one layer": dead_biases,
     "copies of a layer": copies,
@@ -182,8 +162,8 @@ FAULTS: dict[str, Callable[[SoundNet], Names | None]] = {
     "half a weight unwritten": unwritten,
     "zero layer under ReLU": zero_gate,
     "forget bias -5": forget_bias,
-    "softmax temperature": temperature,
-    "residual branches open": open_branches,
+    "softmax temperature": sizes.temperature,
+    "residual branches open": sizes.open_branches,
     "sigmoids": sigmoids,
     "inputs x255": partial(inputs, 255.0, 0.0),
     "inputs + 10": partial(inputs, 1.0, 10.0),

@@ -81,7 +81,8 @@ def pictures(large: Large, device: torch.device) -> ImageSet:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4 * large.batch, *shape), dtype=torch.uint8, generator=generator).to(device)
     labels = torch.randint(0, large.classes, (len(images),), generator=generator).to(device)
-    parts: dict[str, Any] = {"train_inputs": images, "train_labels": labels, "val_inputs": images[:1]}
+    parts: dict[str, Any] = {"device": images.device, "dtype": torch.float32, "input_shape": shape}
+    parts |= {"train_inputs": images, "train_labels": labels, "val_inputs": images[:1]}
     parts |= {"val_labels": labels[:1], "mean": torch.full(shape, 127.5, device=device), "num_classes": large.classes}
     return ImageSet(**parts, factor=1 / 74, flip=large.flip, shift=0)
 

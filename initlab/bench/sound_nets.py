@@ -178,9 +178,7 @@ _BUILDERS: dict[str, Callable[[], SoundNet]] = {
     "mixer": lambda: pictures(mixer()),
     "lstm": lambda: sequences(families.recurrent(nn.LSTM)),
     "gru": lambda: sequences(families.recurrent(nn.GRU)),
-    "state-space": lambda: sentences(
-        blocks.language(times(4, lambda: Residual(nn.LayerNorm(WIDTH), families.state_space())))
-    ),
+    "state-space": state_spaces,
     "mixture": lambda: vectors(families.mixture()),
     "lora": lambda: vectors(families.adapted()),
     "diffusion": lambda: itself(families.diffusion(), 32, WIDTH),
@@ -195,11 +193,11 @@ _BUILDERS: dict[str, Callable[[], SoundNet]] = {
 }
 
 
-def build(name: str, seed: int = 0) -> SoundNet:
-    """One of `SOUND_NETS`, drawn under this seed; torch's own random state is left as it was."""
+def seeded(build: Callable[[], SoundNet], seed: int = 0) -> SoundNet:
+    """A net drawn under this seed; torch's own random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _BUILDERS[name]()
+        return build()
 
 
-SOUND_NETS: dict[str, Callable[[int], SoundNet]] = {name: partial(build, name) for name in _BUILDERS}
+SOUND_NETS: dict[str, Callable[[int], SoundNet]] = {name: partial(seeded, build) for name, build in _BUILDERS.items()}

@@ -47,12 +47,12 @@ def compare_inits(model: str, schemes: str | None, seeds: int, figure: Path | No
     check_picture("--out", figure)
     names = [name.strip() for name in schemes.split(",")] if schemes is not None else DEFAULT
     allow = options["allow_code"]
-    given = [(name, users_code("--schemes", name, allow) if is_code(name) else name) for name in names]
+    candidates = [(name, users_code("--schemes", name, allow) if is_code(name) else name) for name in names]
     subject = subject_of(model, options)
     rates = {name: options[name] for name in ("lr", "weight_decay", "optimizer")}
     loss = users_code("--loss", options["loss"], allow) if options["loss"] else None
     try:
-        comparison = compare(subject.module, subject.images, subject.labels, given, seeds, loss=loss, **rates)
+        comparison = compare(subject.module, subject.images, subject.labels, candidates, seeds, loss=loss, **rates)
     except UserError:
         raise
     except ValueError as error:

@@ -30,25 +30,13 @@ class Dataset(ABC):
     `TensorSet` and `ImageSet` hold it in memory, `FolderSet` reads pictures from files.
     """
 
+    device: torch.device  # where batches are
+    dtype: torch.dtype  # the floating type of the net, and of inputs that are no integers
+    input_shape: tuple[int, ...]  # of one input; (channels, height, width) of a picture
     train_labels: Tensor
     val_labels: Tensor
     num_classes: int  # outputs of a net; of a label with several numbers, how many
     class_names: tuple[str, ...] = ()  # none = by their numbers
-
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """Where batches are."""
-
-    @property
-    @abstractmethod
-    def dtype(self) -> torch.dtype:
-        """The floating type of the net and of inputs that are no integers."""
-
-    @property
-    @abstractmethod
-    def input_shape(self) -> tuple[int, ...]:
-        """Of one input; (channels, height, width) of a picture."""
 
     @abstractmethod
     def normalised(self, stored: Tensor) -> Tensor:
@@ -74,25 +62,10 @@ class Dataset(ABC):
 class Images(Dataset):
     """A data set whose inputs are pictures minus the training mean, times `factor`."""
 
-    mean: Tensor  # (C, H, W), per pixel over the training set; its device and type are those of the batches
+    input_shape: tuple[int, int, int]
+    mean: Tensor  # (C, H, W), per pixel over the training set, on the device in the floating type
     factor: float
     flip: bool  # whether training mirrors images
-
-    @property
-    def device(self) -> torch.device:
-        """As `Dataset`."""
-        return self.mean.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """As `Dataset`."""
-        return self.mean.dtype
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one input."""
-        channels, height, width = self.mean.shape
-        return channels, height, width
 
     @property
     def val_side(self) -> int:
@@ -101,7 +74,7 @@ class Images(Dataset):
 
     def normalised(self, stored: Tensor) -> Tensor:
         """uint8 images minus the mean image, at the requested std, in the mean's floating type."""
-        return (stored.to(self.mean.dtype) - self.mean) * self.factor
+        return (stored.to(self.dtype) - self.mean) * self.factor
 
     @abstractmethod
     def val_at(self, side: int, batch_size: int) -> Batches:

@@ -38,13 +38,12 @@ class FolderSet(Images):
 
     def train_batches(self, seed: int, batch_size: int, first: int, last: int, part: slice = WHOLE) -> Batches:
         """As `Images`; rows out of `part` are not decoded, and a picture that cannot be read any more is refused."""
-        device = self.mean.device
         rows = (indices[part].tolist() for indices in step_indices(len(self.train), batch_size, seed, first, last))
-        for step, batch in enumerate(read(self.train, rows, self.workers, device), start=first):
-            indices, pictures = unpacked(batch, device)
+        for step, batch in enumerate(read(self.train, rows, self.workers, self.device), start=first):
+            indices, pictures = unpacked(batch, self.device)
             draws = self.draws(batch_size, seed, step, part)
             images = training_views(pictures, draws, self.views.crop)
-            yield self.colored(images, draws), to_device(self.train_labels[indices], device)
+            yield self.colored(images, draws), to_device(self.train_labels[indices], self.device)
 
     def draws(self, batch_size: int, seed: int, step: int, part: slice) -> Draws:
         """The draws for the rows `part` of a step's batch."""
@@ -54,15 +53,15 @@ class FolderSet(Images):
         """Training squares (B, 3, crop, crop) uint8 with their colours moved, normalised."""
         if not self.views.color_std:
             return self.normalised(images)
-        coefficients = to_device(draws.color.to(self.mean.dtype), self.mean.device)
-        return self.normalised(images.to(self.mean.dtype) + color_shift(coefficients, self.components))
+        coefficients = to_device(draws.color.to(self.dtype), self.device)
+        return self.normalised(images.to(self.dtype) + color_shift(coefficients, self.components))
 
     def val_batches(self, batch_size: int) -> Batches:
         """The centre views of the validation set in order, normalised."""
         views = CentreViews(self.val, self.views)
-        for batch in read(views, BatchSampler(range(len(views)), batch_size, False), self.workers, self.mean.device):
-            indices, pictures = unpacked(batch, self.mean.device)
-            yield self.normalised(torch.stack(pictures)), to_device(self.val_labels[indices], self.mean.device)
+        for batch in read(views, BatchSampler(range(len(views)), batch_size, False), self.workers, self.device):
+            indices, pictures = unpacked(batch, self.device)
+            yield self.normalised(torch.stack(pictures)), to_device(self.val_labels[indices], self.device)
 
     @property
     def val_side(self) -> int:
@@ -71,22 +70,21 @@ class FolderSet(Images):
 
     def val_at(self, side: int, batch_size: int) -> Batches:
         """As `Images`: whole pictures, those of one size among `batch_size` read together."""
-        device = self.mean.device
-        for batch in read(self.val, BatchSampler(range(len(self.val)), batch_size, False), self.workers, device):
+        for batch in read(self.val, BatchSampler(range(len(self.val)), batch_size, False), self.workers, self.device):
             by_shape: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
-            for index, picture in zip(*unpacked(batch, device), strict=True):
+            for index, picture in zip(*unpacked(batch, self.device), strict=True):
                 whole = at_shorter_side(picture, side)
                 by_shape.setdefault(tuple(whole.shape), []).append((index, whole))
             for group in by_shape.values():
                 places, pictures = zip(*group, strict=True)
-                yield torch.stack(pictures).to(self.mean.dtype), torch.tensor(places)
+                yield torch.stack(pictures).to(self.dtype), torch.tensor(places)
 
     def probe_batch(self, examples: int) -> tuple[Tensor, Tensor]:
         """The first `examples` of one fixed permutation of the training set, as validation would see them."""
         indices = fixed_permutation(len(self.train), "probe")[:examples]
         views = CentreViews(self.train, self.views)
-        images = torch.stack([views[index].to(self.mean.device) for index in indices.tolist()])
-        return self.normalised(images), self.train_labels[indices].to(self.mean.device)
+        images = torch.stack([views[index].to(self.device) for index in indices.tolist()])
+        return self.normalised(images), self.train_labels[indices].to(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,20 +100,20 @@ class ResidentSet(FolderSet):
         for step, order in enumerate(orders, start=first):
             indices, draws = order[part], self.draws(batch_size, seed, step, part)
             rows = torch.stack([*places(images, indices, draws, crop), self.train_labels[indices]])
-            rows = to_device(rows, self.mean.device)
+            rows = to_device(rows, self.device)
             yield self.colored(windows(images, rows[:4], crop), draws), rows[4]
 
     def val_batches(self, batch_size: int) -> Batches:
         """The centre views of the validation set in order, normalised."""
         for images, labels in zip(self.resident.val.split(batch_size), self.val_labels.split(batch_size), strict=True):
-            yield self.normalised(images), to_device(labels, self.mean.device)
+            yield self.normalised(images), to_device(labels, self.device)
 
     def probe_batch(self, examples: int) -> tuple[Tensor, Tensor]:
         """The first `examples` of one fixed permutation of the training set, as validation would see them."""
         indices = fixed_permutation(len(self.train), "probe")[:examples]
-        images = self.resident.train[indices.to(self.mean.device)]
+        images = self.resident.train[indices.to(self.device)]
         views = centre_view(images, self.views.crop, self.views.crop)
-        return self.normalised(views), self.train_labels[indices].to(self.mean.device)
+        return self.normalised(views), self.train_labels[indices].to(self.device)
 
 
 def open_folder(
@@ -156,15 +154,19 @@ def open_folder(
     statistics = cached_statistics(cache, key, read_all)
     if statistics.std == 0:
         raise UserError("data: the training pictures are all alike (got a std of 0 around their mean); use real ones")
+    mean = statistics.mean.to(device, preprocessing.dtype)
     make = partial(ResidentSet, resident=held) if held else FolderSet
     return make(
+        device=mean.device,
+        dtype=mean.dtype,
+        input_shape=(3, views.crop, views.crop),
         train=pictures[0],
         val=pictures[1],
         train_labels=torch.tensor(train.labels),
         val_labels=torch.tensor(val.labels),
         num_classes=len(listing.classes),
         class_names=class_names(listing),
-        mean=statistics.mean.to(device, preprocessing.dtype),
+        mean=mean,
         components=statistics.components.to(device, preprocessing.dtype),
         factor=preprocessing.scale / statistics.std,
         flip=views.flip,

@@ -123,11 +123,11 @@ def files_below(folder: Path) -> Iterator[str]:
 def annotated_val(root: Path, names: Sequence[str]) -> Part:
     """Tiny ImageNet's validation part: all pictures in one folder, their classes in a table."""
     table = root / "val" / ANNOTATIONS
-    known = {name: label for label, name in enumerate(names)}
+    places = {name: label for label, name in enumerate(names)}
     rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines() if line.strip()]
-    wrong = sorted({row[1] if len(row) > 1 else "(none)" for row in rows} - known.keys())
+    wrong = sorted({row[1] if len(row) > 1 else "(none)" for row in rows} - places.keys())
     check_names(table, wrong, "has classes that train has not")
-    labels = {row[0]: known[row[1]] for row in rows}
+    labels = {row[0]: places[row[1]] for row in rows}
     odd = sorted({os.path.basename(path) for path in files_below(root / "val" / "images")} ^ labels.keys())
     if odd:
         problem = "names no class for" if odd[0] not in labels else "names an absent file,"

@@ -26,11 +26,6 @@ class InMemory(Dataset):
     val_inputs: Tensor
 
     @property
-    def device(self) -> torch.device:
-        """As `Dataset`."""
-        return self.train_inputs.device
-
-    @property
     def augments(self) -> bool:
         """Whether training augments the inputs."""
         return False
@@ -71,17 +66,7 @@ class InMemory(Dataset):
 class TensorSet(InMemory):
     """Inputs that are no pictures: floating-point ones times `factor`, integers as they are."""
 
-    factor: Tensor  # (), its type is that of the net
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """As `Dataset`."""
-        return self.factor.dtype
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Of one input."""
-        return tuple(self.train_inputs.shape[1:])
+    factor: Tensor  # ()
 
     def normalised(self, stored: Tensor) -> Tensor:
         """As `Dataset`; integers as int64, whatever they are stored as."""
@@ -116,7 +101,7 @@ class ImageSet(InMemory, Images):
     def val_at(self, side: int, batch_size: int) -> Batches:
         """As `Images`."""
         for places in torch.arange(len(self.val_labels)).split(batch_size):
-            yield at_side(self.val_inputs[places.to(self.mean.device)].to(self.mean.dtype), side), places
+            yield at_side(self.val_inputs[places.to(self.device)].to(self.dtype), side), places
 
 
 def prepare(
@@ -134,8 +119,13 @@ def prepare(
     train = fixed_subset("train_examples", preprocessing.train_examples, len(examples.train_labels))
     val = fixed_subset("val_examples", preprocessing.val_examples, len(examples.val_labels))
     train_inputs = examples.train_inputs[train]
+    placed = train_inputs.to(device)
     parts: dict[str, Any] = {
-        "train_inputs": train_inputs.to(device),
+        # As tensors on it name it: cuda:0, not cuda.
+        "device": placed.device,
+        "dtype": preprocessing.dtype,
+        "input_shape": tuple(placed.shape[1:]),
+        "train_inputs": placed,
         "train_labels": to_labels(examples.train_labels[train], preprocessing),
         "val_inputs": examples.val_inputs[val].to(device),
         "val_labels": to_labels(examples.val_labels[val], preprocessing),

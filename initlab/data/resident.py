@@ -73,16 +73,16 @@ def on_device(
     images, done = torch.empty(0), 0
     for sizes, pixels in one_pass(pictures, workers, "decoded", say):
         for batch in stacks(sizes, pixels.to(device)):
-            made = make(batch)
+            views = make(batch)
             if not done:
-                shape = (len(pictures), *made.shape[1:])
+                shape = (len(pictures), *views.shape[1:])
                 check_room(prod(shape), device)
                 images = torch.empty(shape, dtype=torch.uint8, device=device)
-            if made.shape[1:] != images.shape[1:]:
-                one, other = (f"{shape[2]} x {shape[1]}" for shape in (images.shape[1:], made.shape[1:]))
+            if views.shape[1:] != images.shape[1:]:
+                one, other = (f"{shape[2]} x {shape[1]}" for shape in (images.shape[1:], views.shape[1:]))
                 raise Unfit(f"they are not of one shape (got {one} and {other} pixels)")
-            images[done : done + len(made)] = made
-            done += len(made)
+            images[done : done + len(views)] = views
+            done += len(views)
     return images
 
 

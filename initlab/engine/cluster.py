@@ -102,8 +102,6 @@ def start(address: str, options: dict[str, Any]) -> None:
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         why = " ".join(str(error).split())[:300]
-        if "AuthToken" in str(error.__cause__):
-            why = "it asks for a token; set RAY_AUTH_MODE=token and provide what `ray get-auth-token` prints there"
         if address == "local":
             raise EngineError(f"--engine: Ray does not start ({why}); use --engine inline") from error
         raise EngineError(f"--address: cannot join (got {address!r}: {why}); allowed: {ADDRESSES}") from error
@@ -142,11 +140,15 @@ def check_joins(address: str) -> None:
     """
     code = f"import ray; ray.init(address={address!r}, log_to_driver=False, logging_level='CRITICAL')"
     try:
-        subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, timeout=JOIN_S)
+        tried = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, timeout=JOIN_S)
     except subprocess.TimeoutExpired:
         why = f"something answers, but joining takes more than {JOIN_S:.0f} s"
         hint = "run on a machine that reaches the cluster's nodes themselves, not through a forwarded port"
         raise EngineError(f"--address: cannot join (got {address!r}: {why}); {hint}") from None
+    # What else went wrong, joining it here says.
+    if b"AuthToken" in tried.stderr:
+        hint = "set RAY_AUTH_MODE=token and provide what `ray get-auth-token` prints there"
+        raise EngineError(f"--address: cannot join (got {address!r}: it asks for a token); {hint}")
 
 
 def check_out_shared(out: str) -> None:

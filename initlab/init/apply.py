@@ -59,6 +59,10 @@ def init_(
     gate by gate (but under `torch_default`), an LSTM's forget gates get bias 1. Weight norm and spectral norm are
     written through.
 
+    The last layer is drawn as all others, so that under `he` an output has about twice the variance of what comes to
+    it: a regression starts with that on top of its loss, and large features give large logits. `last_factor=0.1`
+    takes it away: of an autoencoder that starts at 1.01, `he` makes 3.25, and with the factor 1.02.
+
     Left alone is what the model's author chose, unless `redraw` names it: weights of zeros, which close a branch until
     it learns (zero-init residual, LoRA's B, DiT's adaLN-zero); biases that are none of torch's draws (a focal prior);
     norms whose gain is one constant other than 1. So are embeddings, slopes and bare parameters, and a weight that an
@@ -73,7 +77,8 @@ def init_(
             it lies before the layer in an `nn.Sequential`, else the slope of the model's first rectifier.
         linear_std: standard deviation of the linear layers but the last, as `gaussian`; None leaves them to the scheme.
         last_std: standard deviation of the last linear layer, as `gaussian`; None leaves it to the scheme.
-        last_factor: factor on the last linear layer's weights, whichever gave them.
+        last_factor: factor on the last linear layer's weights, whichever gave them; of a model without one, on the last
+            layer's, as last_std is.
         w0: of the activations sin(w0 y) under `siren`; None takes that of the model's sines, 30 where it has none.
         embedding_std: standard deviation of embeddings, normal, with padding rows 0; None leaves them as they are.
             GPT-2 and BERT take 0.02.
@@ -115,7 +120,7 @@ def init_(
     pinned, redrawn = checked_patterns("keep", keep, names), checked_patterns("redraw", redraw, names)
     # The caller's word on the last layer counts more than its author's.
     redrawn += names_in_last_layer(model, matrices) if last_std is not None or last_factor != 1 else []
-    left = left_alone(model, matrices, pinned, redrawn, scheme)
+    reasons = left_alone(model, matrices, pinned, redrawn, scheme)
     settings: Settings = {}
     targets: dict[nn.Module, tuple[Matrix, float]] = {}
     factors = branch_factors(model, batch, matrices, branches)
@@ -126,15 +131,15 @@ def init_(
         layer = replace(matrix.layer, mode=mode, distribution=distribution, std=layer_std, w0=frequency)
         matrix = replace(matrix, layer=layer)
         factor = factors.weights.get(layer.name, 1.0) * (last_factor if layer.is_last else 1.0)
-        add(settings, set_bias(matrix, rule, seed, left))
-        add(settings, set_weight(matrix, rule, seed, factor, left))
+        add(settings, set_bias(matrix, rule, seed, reasons))
+        add(settings, set_weight(matrix, rule, seed, factor, reasons))
         if rule in ON_A_BATCH and settings[id(matrix.parameters[-1])].rule == rule and matrix.is_scalable and factor:
             targets[matrix.module] = matrix, factor
-    add(settings, set_norms(model, left, factors))
-    add(settings, set_embeddings(model, embedding_std, seed, left))
+    add(settings, set_norms(model, reasons, factors))
+    add(settings, set_embeddings(model, embedding_std, seed, reasons))
     if batch is not None and targets:
         scale = equal_gradients_ if scheme == "solved" and mode == "fan_out" else unit_variance_
-        scale(model, batch, targets, str(scheme), closed=IS_CLOSED in left.values())
+        scale(model, batch, targets, str(scheme), closed=IS_CLOSED in reasons.values())
     if report := on_parameter or tell:
         for row in parameter_rows(model, settings):
             report(row)

@@ -92,9 +92,9 @@ def factors_of(branch: Branch, count: int, rule: str) -> dict[int, float]:
         return {branch.end: 1 / math.sqrt(count)}
     if rule == "t-fixup":
         return dict.fromkeys(branch.weights, 0.67 * (count / 2) ** -0.25)
-    others = [weight for weight in branch.weights if weight != branch.end]
-    inner = count ** (-1 / (2 * len(others))) if rule == "fixup" and others else 1.0
-    return dict.fromkeys(others, inner) | {branch.end: 0.0}
+    inner_weights = [weight for weight in branch.weights if weight != branch.end]
+    inner = count ** (-1 / (2 * len(inner_weights))) if rule == "fixup" and inner_weights else 1.0
+    return dict.fromkeys(inner_weights, inner) | {branch.end: 0.0}
 
 
 def output_node(model: nn.Module, batch: Batch) -> Node:

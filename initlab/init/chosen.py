@@ -73,8 +73,8 @@ def left_alone(
         aliases, fixed = [names[id(parameter)] for parameter in parameters], undrawable(parameters[-1])
         if start != EMBEDDED and id(parameters[-1]) in embedded:
             fixed = "an embedding shares it"
-        named, asked = (any(matches(name, patterns) for name in aliases) for patterns in (keep, redraw))
-        if reason := fixed or ("named in keep" if named else "" if asked else choice):
+        named, to_redraw = (any(matches(name, patterns) for name in aliases) for patterns in (keep, redraw))
+        if reason := fixed or ("named in keep" if named else "" if to_redraw else choice):
             reasons.update({(id(parameter), start): reason for parameter in parameters})
 
     for matrix in matrices:
@@ -115,8 +115,8 @@ def chosen_weights(model: nn.Module, matrices: list[Matrix], scheme: object) -> 
     for head in matrices:
         name, bias = head.layer.name, head.bias_parameter
         if CLOSED < gains[name] < SMALL and bias is not None and bias_is_chosen(head, bias):
-            alike = [other.layer.name for other in matrices if same_draw(sizes, head, other)]
-            choices |= dict.fromkeys(alike, f"drawn as small as {name}, whose bias its author set")
+            same_size = [other.layer.name for other in matrices if same_draw(sizes, head, other)]
+            choices |= dict.fromkeys(same_size, f"drawn as small as {name}, whose bias its author set")
     small = [name for name, gain in gains.items() if CLOSED < gain < SMALL / 2]
     if small == [matrices[-1].layer.name] and sizes[small[0]] < median(size for size in sizes.values() if size > 0) / 2:
         choices[small[0]] = "a last layer that its author made small"

@@ -25,10 +25,10 @@ def standard_normals(shape: Sequence[int], seed: int, name: str, *part: str) -> 
     return torch.randn(tuple(shape), generator=generator)
 
 
-def set_weight(matrix: Matrix, rule: str | Scheme, seed: int, factor: float, left: Reasons) -> Settings:
+def set_weight(matrix: Matrix, rule: str | Scheme, seed: int, factor: float, reasons: Reasons) -> Settings:
     """Set a matrix to what a scheme makes of its normals, times `factor`, unless it is left alone."""
     weight, layer = matrix.parameters[-1], matrix.layer
-    if reason := left.get(matrix.place(weight)):
+    if reason := reasons.get(matrix.place(weight)):
         return dict.fromkeys(map(id, matrix.parameters), unchanged(reason))
     name = rule if isinstance(rule, str) else getattr(rule, "__name__", type(rule).__name__)
     normals, scheme_std = standard_normals(layer.shape, seed, layer.name), None
@@ -45,8 +45,8 @@ def set_weight(matrix: Matrix, rule: str | Scheme, seed: int, factor: float, lef
             function = partial(of_torch, torch_std)
         elif matrix.follows == "recurrent" and rule != "torch_default":
             name, function = "orthogonal", orthogonal
-        drawn = function(normals.to(torch.promote_types(weight.dtype, torch.float32)), layer)
-        matrix.write(checked(drawn, name, layer) * factor)
+        values = function(normals.to(torch.promote_types(weight.dtype, torch.float32)), layer)
+        matrix.write(checked(values, name, layer) * factor)
     signal = preserved_signal(name if isinstance(rule, str) else "", layer.mode)
     return dict.fromkeys(map(id, matrix.parameters), Setting(name, layer, scheme_std, keeps=signal))
 
@@ -63,22 +63,22 @@ def of_torch(std: float, normals: Tensor, layer: LayerShape) -> Tensor:
     return uniform(normals) * std
 
 
-def checked(drawn: Any, name: str, layer: LayerShape) -> Tensor:
+def checked(values: Any, name: str, layer: LayerShape) -> Tensor:
     """What a scheme gave, refused unless it is a weight of the layer's shape with finite numbers."""
-    if not isinstance(drawn, Tensor) or drawn.shape != layer.shape:
-        got = tuple(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
+    if not isinstance(values, Tensor) or values.shape != layer.shape:
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(f"{layer.name}: {name} gave no weight (got {got}); return a tensor of {layer.shape}")
-    if not drawn.isfinite().all():
+    if not values.isfinite().all():
         raise ValueError(f"{layer.name}: {name} gave numbers that are not finite; allowed: finite ones")
-    return drawn
+    return values
 
 
-def set_bias(matrix: Matrix, rule: str | Scheme, seed: int, left: Reasons) -> Settings:
+def set_bias(matrix: Matrix, rule: str | Scheme, seed: int, reasons: Reasons) -> Settings:
     """Set a matrix's bias: to 0, an LSTM's forget gate to 1, but under a scheme with a rule for biases."""
     bias, layer = matrix.bias_parameter, matrix.layer
     if bias is None:
         return {}
-    if reason := left.get(matrix.place(bias)):
+    if reason := reasons.get(matrix.place(bias)):
         return {id(bias): unchanged(reason)}
     if isinstance(rule, str) and rule in BIASES and not isinstance(matrix.module, nn.MultiheadAttention):
         normals = standard_normals(bias[matrix.rows].shape, seed, layer.name, "bias").to(bias.dtype)
@@ -87,17 +87,17 @@ def set_bias(matrix: Matrix, rule: str | Scheme, seed: int, left: Reasons) -> Se
         return {id(bias): Setting(rule)}
     # torch adds a bias of the state to that of the input, so one of them is enough.
     other = matrix.state_bias
-    forgets = matrix.forgets and (other is None or matrix.place(other) not in left)
+    forgets = matrix.forgets and (other is None or matrix.place(other) not in reasons)
     bias[matrix.rows] = 1.0 if forgets else 0.0
     return {id(bias): Setting(FORGETS if forgets else "0")}
 
 
-def set_norms(model: nn.Module, left: Reasons, factors: Factors) -> Settings:
+def set_norms(model: nn.Module, reasons: Reasons, factors: Factors) -> Settings:
     """Give the norms of a model weight 1, times the factor of a branch that ends there, and bias 0."""
     settings: Settings = {}
     for module in (module for module in model.modules() if isinstance(module, NORMS)):
         for start, parameter in norm_parameters(module):
-            if reason := left.get((id(parameter), 0)):
+            if reason := reasons.get((id(parameter), 0)):
                 settings[id(parameter)] = unchanged(reason)
             else:
                 value = start * factors.gains.get(id(parameter), 1.0)
@@ -106,14 +106,14 @@ def set_norms(model: nn.Module, left: Reasons, factors: Factors) -> Settings:
     return settings
 
 
-def set_embeddings(model: nn.Module, std: float | None, seed: int, left: Reasons) -> Settings:
+def set_embeddings(model: nn.Module, std: float | None, seed: int, reasons: Reasons) -> Settings:
     """Draw the embeddings of a model from N(0, std^2), their padding 0; leave them without a `std`."""
     settings: Settings = {}
     for name, module in model.named_modules():
         if std is None or not isinstance(module, EMBEDDINGS):
             continue
         weight = module.weight
-        if reason := left.get((id(weight), EMBEDDED)):
+        if reason := reasons.get((id(weight), EMBEDDED)):
             settings[id(weight)] = unchanged(reason)
             continue
         weight.copy_(standard_normals(weight.shape, seed, layer_name(name)).to(weight.dtype) * std)

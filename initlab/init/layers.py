@@ -89,8 +89,8 @@ def matrices_of(model: nn.Module) -> list[Matrix]:
 
 
 def numbered(matrices: list[Matrix]) -> list[Matrix]:
-    """The matrices with their index, their number, and which of them is the last linear layer."""
-    last = max((i for i, matrix in enumerate(matrices) if matrix.layer.is_linear), default=-1)
+    """The matrices with their index, their number, and which is the last linear layer, or the last where none is."""
+    last = max((i for i, matrix in enumerate(matrices) if matrix.layer.is_linear), default=len(matrices) - 1)
     result = []
     for index, matrix in enumerate(matrices):
         layer = replace(matrix.layer, index=index, num_layers=len(matrices), is_last=index == last)

@@ -39,9 +39,9 @@ def add(settings: Settings, more: Settings) -> None:
     """Add what was set later; a packed parameter of which a part is left names what was done to the others."""
     for key, new in more.items():
         old = settings.get(key, new)
-        drawn, other = (old, new) if new.rule == "kept" or old.rule == FORGETS else (new, old)
-        in_part = f"kept in part: {other.reason}" if drawn.rule != other.rule == "kept" else other.reason
-        settings[key] = replace(drawn, reason=drawn.reason or in_part)
+        main, other = (old, new) if new.rule == "kept" or old.rule == FORGETS else (new, old)
+        in_part = f"kept in part: {other.reason}" if main.rule != other.rule == "kept" else other.reason
+        settings[key] = replace(main, reason=main.reason or in_part)
 
 
 def parameter_rows(model: nn.Module, settings: Settings) -> Iterator[dict[str, Any]]:

@@ -51,9 +51,9 @@ def check_choices(mode: str, distribution: str) -> None:
 class LayerShape:
     """One convolution or linear layer as a scheme sees it.
 
-    `index` counts the layers in the order in which the model lists its modules; `is_last` is the last linear layer.
-    Fields from `mode` to `negative_slope` are arguments of `init_`, which takes their defaults from here, as does a
-    study file.
+    `index` counts the layers in the order in which the model lists its modules; `is_last` is the last linear layer, or
+    the last of all where none is. Fields from `mode` to `negative_slope` are arguments of `init_`, which takes their
+    defaults from here, as does a study file.
 
     Raises:
         ValueError: unknown mode or distribution.

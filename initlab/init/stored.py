@@ -24,9 +24,9 @@ def storage_of(module: nn.Module, attribute: str) -> str:
     if parameter_of(module, attribute) is not None:
         return "parameter"
     if parametrize.is_parametrized(module, attribute):
-        first, *others = parametrization_of(module, attribute)
+        first, *further = parametrization_of(module, attribute)
         norms = {parametrizations._WeightNorm: "weight norm", parametrizations._SpectralNorm: "spectral norm"}
-        return "computed" if others else norms.get(type(first), "computed")
+        return "computed" if further else norms.get(type(first), "computed")
     hook = hook_of(module, attribute)
     if isinstance(hook, WeightNorm | SpectralNorm):
         return "weight norm" if isinstance(hook, WeightNorm) else "spectral norm"

@@ -1,6 +1,5 @@
 """Advice on a verdict: the cause and the remedy that was tried on a copy, or that nothing which was tried helps."""
 
-import copy
 from dataclasses import replace
 
 import pandas as pd
@@ -11,7 +10,8 @@ from initlab.inspection.lint.sites import sites_of, variance_slope
 from initlab.inspection.remedy import large_logits, remedy_of, schemes_of
 from initlab.inspection.suspects.collect import suspects_of
 from initlab.inspection.suspects.inputs import half_precision
-from initlab.inspection.trial import HEALTHY, Outcome, Trials
+from initlab.inspection.suspects.outputs import odd_outputs
+from initlab.inspection.trial import HEALTHY, NotCopied, Outcome, Trials
 from initlab.nets.undisturbed import untouched
 
 NORMS_HOLD = (
@@ -35,11 +35,14 @@ def advise(trials: Trials, table: pd.DataFrame, diagnosis: Diagnosis) -> tuple[l
     if healthy and trials.labels is None:
         return held, None
     try:
-        copy.deepcopy(trials.model)
-    # Tensors with a graph, as old-style weight norm and pruning keep, and what a user's modules hold.
-    except (RuntimeError, TypeError, NotImplementedError) as error:
-        why = f"no remedy was tried, since the model cannot be copied: {str(error).splitlines()[0]}"
-        return held if healthy else [why], None
+        return tried(trials, table, diagnosis, held)
+    except NotCopied as error:
+        return held if healthy else [f"no remedy was tried, since the model cannot be copied: {error}"], None
+
+
+def tried(trials: Trials, table: pd.DataFrame, diagnosis: Diagnosis, held: list[str]) -> tuple[list[str], Cure | None]:
+    """The advice after trials on copies, `held` first where the net is healthy."""
+    healthy = diagnosis.verdict in HEALTHY
     if diagnosis.verdict == "underflow":
         # Of weights in float32 it is a matter of autocast. No steps are tried: in float16 they take a CPU minutes.
         kept = [*half_precision(trials.model, trials.batch)]
@@ -53,6 +56,8 @@ def advise(trials: Trials, table: pd.DataFrame, diagnosis: Diagnosis) -> tuple[l
             suspects += large_logits(trials.model, sites, table)
         schemes, resort = ([], []) if healthy else schemes_of(trials.model, sites, table, diagnosis)
     if healthy:
+        if trials.labels is not None:
+            suspects += odd_outputs(trials.model, trials.batch, trials.labels, trials.loss)
         cure = handicap_of(trials, suspects)
         return [*held, *(cure_texts(cure) if cure else [])], cure
     suspects = [*suspects[: MOST - len(schemes)], *schemes]

@@ -23,9 +23,11 @@ MOST_STRICTLY = 3
 SLACK, SLACK_OF_START = 0.05, 0.02
 FAR_LOWER = 0.75
 # Suspects that may keep a net from learning whose signals are healthy.
-HANDICAPS = ("norm_shift", "biases", "inputs", "factor", "precision")
+HANDICAPS = ("norm_shift", "biases", "inputs", "factor", "precision", "output", "outweighed")
 # And those that authors may have set so, if with them it does not learn at all.
-HINDRANCES = ("far_outlier", "far_scale", "logits")
+HINDRANCES = ("far_outlier", "far_scale", "logits", "norms_of_zero")
+# And those that make units the same for ever, where no step of training parts them.
+ALIKE = ("copies", "repeated_rows")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Cure:
         judged = f"judged {verdict}" if self.after.healthy else f"still {verdict}, but less so"
         if math.isnan(self.after.loss):
             return f"tried on a copy: {judged}"
+        if self.before.diagnosis and self.before.diagnosis.verdict == "saturated":
+            judged += f", the loss starts at {self.after.start:.3g} instead of {self.before.start:.3g}"
         return (
             f"tried on a copy: {judged}, and the loss after {STEPS} steps of {self.after.course} on the batch "
             f"{self.after.loss:.2g} instead of {self.before.loss:.2g}"
@@ -150,6 +154,9 @@ def handicap_of(trials: Trials, suspects: Sequence[Suspect]) -> Cure | None:
     if not odd or trials.labels is None:
         return None
     as_it_is = trials.judged("")
+    if stuck := tuple(s for s in odd if s.rule in ALIKE and trials.stay_alike(s)):
+        outcomes = (as_it_is, ()), (trials.judged(code_of(stuck)), stuck)
+        return Cure(stuck, *(with_loss(trials, outcome, changes) for outcome, changes in outcomes))
     # Large logits may come from any layer before.
     parameters = [(suspect,) for suspect in odd if suspect.rule != "logits"]
     logits = [(suspect,) for suspect in odd if suspect.rule == "logits"]

@@ -72,7 +72,8 @@ def diagnose(table: pd.DataFrame, evidence: Evidence | None = None) -> Diagnosis
     Args:
         table: one row per layer with name, calls, width (channels or features of y), outputs (numbers in y of one
             example), the measured columns, and if there is a theory forward_predicted, forward_low, forward_high and
-            so for backward; NaN where there is none. Backward columns that are NaN are not judged.
+            so for backward; NaN where there is none. Backward columns that are NaN are not judged. With fan_in,
+            a loss is judged by the size of the last weights too.
     """
     evidence = evidence or Evidence()
     ran = table[(table.calls > 0) & ~(table.outputs == 0)]

@@ -1,5 +1,6 @@
 """`inspect`: the signals of any model on one batch, with a verdict on them and advice."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from initlab.init.layers import NORMS
 from initlab.inspection.advice import advise
-from initlab.inspection.cause import Cure
+from initlab.inspection.cause import ALIKE, Cure
 from initlab.inspection.diagnosis import OUTLOOKS, Diagnosis, diagnose, listed, under
 from initlab.inspection.prediction import predicted_columns
 from initlab.inspection.pupil import Pupil
@@ -202,7 +203,9 @@ def inspect(
     trials = None if diagnosis.verdict == "not_judged" else trials_of(model, batch, labels, loss)
     advice, cure = advise(trials, table, diagnosis) if trials else ([], None)
     if cure and diagnosis.verdict in HEALTHY:
-        reason = f"{cure.cause}, though signals are level{OUTLOOKS['handicapped']}"
+        alike = all(suspect.rule in ALIKE for suspect in cure.suspects)
+        harm = ", and still do so after some steps" if alike else f", though signals are level{OUTLOOKS['handicapped']}"
+        reason = cure.cause + harm
         diagnosis = replace(diagnosis, verdict="handicapped", reason=reason)
     diagnosis, remarks = under(diagnosis, optimizer)
     return Inspection(
@@ -247,12 +250,13 @@ def judged(
 
 def evidence_of(pupil: Pupil, signals: Survey, *, learning: bool) -> Evidence:
     """What is known beside the table; `learning` allows that a copy is trained to see whether a drift does harm."""
+    start = start_of(pupil.model, pupil.batch, pupil.labels, pupil.loss, pupil.autocast)
     return Evidence(
-        start_of(pupil.model, pupil.batch, pupil.labels, pupil.loss, pupil.autocast),
+        start,
         learns=pupil.learns if pupil.able and learning else None,
         opened=pupil.opened if pupil.labels is not None else None,
         steps=pd.DataFrame(signals.steps, columns=list(STEP)),
-        unjudged=hidden(signals),
+        unjudged=[*unregistered(pupil.model, start.strangers), *hidden(signals)],
         normed=any(isinstance(module, NORMS) for module in pupil.model.modules()),
     )
 
@@ -264,6 +268,34 @@ def diagnosed(signals: Survey, theory: pd.DataFrame | None, evidence: Evidence) 
         table = table.merge(theory, on="name", how="left", validate="1:1")
     diagnosis = diagnose(table, evidence)
     return table.assign(status=list(diagnosis.status)).drop(columns="reached"), diagnosis
+
+
+def unregistered(model: nn.Module, strangers: Sequence[nn.Parameter]) -> list[str]:
+    """Why nothing good can be said of a model with parameters at work that no optimiser gets from it."""
+    if not strangers:
+        return []
+    ids = {id(parameter) for parameter in strangers}
+    lists = [
+        f"{name}.{key}".lstrip(".")
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if key != "_modules" and any(id(p) in ids for each in modules_in(value) for p in each.parameters())
+    ]
+    where = f" (in {listed(lists)}, where nn.ModuleList or nn.ModuleDict is needed)" if lists else ""
+    count = sum(parameter.numel() for parameter in strangers)
+    return [
+        f"{len(strangers)} tensors of {count:,} weights are at work but are no parameters of the model{where}: no "
+        "optimiser trains them and no init reaches them"
+    ]
+
+
+def modules_in(value: Any) -> Iterator[nn.Module]:
+    """The modules in nested lists, tuples and dicts."""
+    if isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from modules_in(item)
 
 
 def hidden(signals: Survey) -> list[str]:

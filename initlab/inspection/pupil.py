@@ -4,7 +4,6 @@ Rules on signals say where to look; whether a net trains is for training to say.
 under torch's default 10 layers halve their loss in 30 steps of AdamW and 12 do not, under Xavier's weights 16 and 20.
 """
 
-import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from initlab.nets.any_module import layer_name
+from initlab.nets.copies import copied
 from initlab.nets.undisturbed import Batch, num_examples, run_model, to_model, untouched
 from initlab.signal.probe import Loss, summed_loss
 from initlab.signal.start import Start
@@ -91,8 +91,8 @@ class Pupil:
         Dropout is off, and BatchNorm takes the batch's statistics.
         """
         try:
-            model = copy.deepcopy(self.model)
-        # Of tensors with a graph, and of what the user's modules hold.
+            model = copied(self.model)
+        # What the user's modules hold may refuse.
         except (RuntimeError, TypeError, NotImplementedError):
             return
         parameters = [p for p in model.parameters() if p.is_floating_point()]

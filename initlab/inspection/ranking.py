@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 DEPTH_SCALE = 1.0
 SURE = 0.975
@@ -84,7 +84,7 @@ def is_better(better: NDArray[np.float64], worse: NDArray[np.float64]) -> bool:
     else:
         spread = max((better, worse), key=len).std(ddof=1)
         error = spread * math.sqrt(1 / len(better) + 1 / len(worse))
-    return bool(worse.mean() - better.mean() > max(DEPTH_SCALE, student.ppf(SURE, most - 1) * error))
+    return bool(worse.mean() - better.mean() > max(DEPTH_SCALE, stdtrit(most - 1, SURE) * error))
 
 
 def likeness(draws: Sequence[pd.DataFrame]) -> str:

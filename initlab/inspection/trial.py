@@ -1,6 +1,5 @@
 """Trials: a change done on a copy of a model, the copy judged, and trained for a few steps where there are labels."""
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +11,11 @@ from torch import nn
 
 from initlab.init.apply import init_
 from initlab.inspection.diagnosis import Diagnosis
-from initlab.inspection.pupil import Course, Pupil
+from initlab.inspection.pupil import OPENING_STEPS, Course, Pupil
+from initlab.inspection.suspects.suspect import Suspect, entries_of
+from initlab.inspection.suspects.values import odd_values
+from initlab.nets.any_module import layer_name
+from initlab.nets.copies import copied
 from initlab.nets.undisturbed import Batch
 from initlab.signal.probe import Loss
 
@@ -21,6 +24,11 @@ from initlab.signal.probe import Loss
 STEPS, COURSES = 40, (Course("AdamW", 1e-3), Course("AdamW", 1e-2), Course("SGD", 0.03), Course("SGD", 0.1))
 # Nothing to be cured: what was not seen is no trouble either.
 HEALTHY = ("healthy", "uneven", "not_judged")
+
+
+class NotCopied(RuntimeError):
+    """The model cannot be copied, so nothing can be tried."""
+
 
 Judge = Callable[[nn.Module, Batch], Diagnosis]
 
@@ -78,9 +86,19 @@ class Trials:
         """The verdict on the changed copy; None of a change that cannot be made, or after which the model fails."""
         try:
             return Outcome((self.strict if strictly else self.judge)(*self.changed(code)))
+        except NotCopied:
+            raise
         # What `init_` and the model's own forward refuse.
         except (ValueError, RuntimeError):
             return Outcome(None)
+
+    def stay_alike(self, suspect: Suspect) -> bool:
+        """Whether parameters that repeat others get gradients, and still repeat them after some steps."""
+        pupil = Pupil(self.model, self.batch, self.labels, self.loss)
+        if not pupil.able or not {layer_name(name) for name in suspect.parameters} <= pupil.opened():
+            return False
+        *_, (_, model) = pupil.steps(COURSES[0], OPENING_STEPS)
+        return any(s.rule == suspect.rule and s.parameters == suspect.parameters for s in odd_values(entries_of(model)))
 
     def trained(self, code: str) -> tuple[float, float]:
         """Mean loss before and after `STEPS` steps of the course on the changed copy; NaN without labels."""
@@ -96,8 +114,17 @@ class Trials:
 
 
 def carried_out(code: str, model: nn.Module, batch: Any) -> tuple[nn.Module, Any]:
-    """A copy of a model, and its batch, after lines of code that know them as `model` and `batch`."""
-    names: dict[str, Any] = {"initlab": SimpleNamespace(init_=init_), "model": copy.deepcopy(model), "batch": batch}
+    """A copy of a model, and its batch, after lines of code that know them as `model` and `batch`.
+
+    Raises:
+        NotCopied: the model holds what cannot be copied, as a lock.
+    """
+    try:
+        own = copied(model)
+    # What the user's modules hold may refuse in any of these ways.
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise NotCopied(str(error).partition("\n")[0]) from error
+    names: dict[str, Any] = {"initlab": SimpleNamespace(init_=init_), "model": own, "batch": batch}
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)

@@ -28,6 +28,8 @@ MOST_AROUND_SKIPS = 3.0
 # Times chance, from which on the loss starts too high: as a trial's that has diverged; for losses that are no
 # cross-entropy, whose value at zero says less, this rms of the output over the labels', squared.
 SATURATED, SATURATED_OTHERWISE = 10.0, 100.0
+# And from which on of a last layer whose weights alone say so: fan_in E[w^2] is hardly ever above 9 on purpose.
+SATURATED_BY_WEIGHTS, LARGE_WEIGHTS = 3.0, 9.0
 # ln of the second moment that float32 loses in a sum of numbers of second moment 1, and a width without chance.
 LOST_IN_TIME, WIDE = 48 * math.log(2), 10**6
 # Share of gradients rounded to 0 from which on half precision costs learning.
@@ -210,11 +212,14 @@ def drift_words(drift: Drift, ran: pd.DataFrame) -> str:
 def saturated(ran: pd.DataFrame, evidence: Evidence) -> Trouble | None:
     """A loss far above chance before training, as it was measured."""
     start = evidence.start
-    if start is None or not start.ratio > (SATURATED if start.classes else SATURATED_OTHERWISE):
-        return None
-    if not start.classes and learns_all_the_same(evidence, surely=True):
+    if start is None:
         return None
     ends = [row for row, name in enumerate(ran.name) if name in start.wiring.end_names] or [len(ran) - 1]
+    highest = SATURATED if start.classes else SATURATED_OTHERWISE
+    if start.classes and len(ran) and (ran.get("fan_in", math.nan) * ran.weight_var)[ends].max() > LARGE_WEIGHTS:
+        highest = SATURATED_BY_WEIGHTS
+    if not start.ratio > highest or (not start.classes and learns_all_the_same(evidence, surely=True)):
+        return None
     chance = f"ln {start.classes} = {start.chance:.2f} is chance" if start.classes else f"zeros have {start.chance:.3g}"
     rms = f" (the outputs have an rms of {start.logits_rms:.3g})" if math.isfinite(start.logits_rms) else ""
     return "saturated", ends if len(ran) else [], f"the loss starts at {start.loss:.3g} where {chance}{rms}"

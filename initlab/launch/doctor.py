@@ -50,7 +50,7 @@ def examine(out: Path, data_dir: Path | None, address: str | None) -> Iterator[F
     yield Finding("cache", True, str(cache_folder()))
     yield data_finding(data_dir)
     if address and ray:
-        yield cluster_finding(address)
+        yield cluster_finding(address, place)
 
 
 def torch_findings() -> Iterator[Finding]:
@@ -81,13 +81,16 @@ def folder_findings(place: Path) -> Iterator[Finding]:
         os.fsync(file.fileno())
         speed = WRITTEN_MB / (time.perf_counter() - start)
         yield Finding("disk", speed > LEAST_MB_PER_S, f"writes {speed:.0f} MB/s", "give --out on a faster disk")
-        apart = abs(os.stat(file.name).st_mtime - time.time())
-        text = f"{apart:.1f} s between this machine and the files' times"
-        yield Finding("clock", apart < MOST_CLOCK_S, text, "set both machines' clocks by NTP")
+        skew = abs(os.stat(file.name).st_mtime - time.time())
+        text = f"{skew:.1f} s between this machine and the files' times"
+        yield Finding("clock", skew < MOST_CLOCK_S, text, "set both machines' clocks by NTP")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            yield Finding("locks", False, f"none ({error.strerror})", "give --out on a file system with flock")
+            text = f"none ({error.strerror})"
+            yield Finding(
+                "locks", False, text, "a run holds its folder by a file that it touches instead", needed=False
+            )
         else:
             yield Finding("locks", True, "files can be locked")
 
@@ -101,16 +104,17 @@ def data_finding(data_dir: Path | None) -> Finding:
     return Finding("data", not absent, f"{text}; not {', '.join(absent)}" if absent else text, fix, needed=False)
 
 
-def cluster_finding(address: str) -> Finding:
-    """The nodes of a Ray cluster, and what they have."""
-    from initlab.engine.cluster import ray_running
+def cluster_finding(address: str, place: Path) -> Finding:
+    """The nodes of a Ray cluster, what they have, and whether all see a folder."""
+    from initlab.engine.cluster import check_out_shared, ray_running
 
     try:
         with ray_running(1, address=address) as seconds:
             import ray
 
             total, nodes = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
+            check_out_shared(str(place))
     except UserError as error:
         return Finding("cluster", False, str(error), "start it with `ray start --head`, or mend --address")
     text = f"{nodes} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs, joined in {seconds:.1f} s"
-    return Finding("cluster", nodes > 0, text, "start nodes")
+    return Finding("cluster", nodes > 0, f"{text}; all see {place}", "start nodes")

@@ -40,20 +40,20 @@ def prepare(
     if holds_watched_loops(out):
         raise StoreError(f"{out}: holds loops that initlab.watch watched; give the study another folder")
     folders = {folder.id: folder for folder in TrialFolder.all_in(out)}
-    known = [trial for trial in requested if trial.id in folders]
-    stored = {trial.id: checked(folders[trial.id], trial, force) for trial in known}
+    with_folders = [trial for trial in requested if trial.id in folders]
+    stored = {trial.id: checked(folders[trial.id], trial, force) for trial in with_folders}
     edited = {
         id: folders[id]
         for id, description in stored.items()
         if not force and description and folders[id].attempts() and description.get("source") != sources[id]
     }
-    all_finished = len(known) == len(requested) and all(folders[id].finished for id in stored)
+    all_finished = len(with_folders) == len(requested) and all(folders[id].finished for id in stored)
     lines = edited_lines(edited, sources, all_finished)
     for stop in stops:
         if stop.exists():
             stop.unlink()
             lines.append(f"removed {stop}, which an earlier stop left")
-    for trial in known:
+    for trial in with_folders:
         folder = folders[trial.id]
         if force or (trial.id in edited and not folder.finished):
             # The status before the result goes: a trial without its result is not done.

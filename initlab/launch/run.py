@@ -109,8 +109,8 @@ def run(
         say = held.enter_context(progress(folder, launch.requested, order, len(open_trials), show, lines + notes))
         held.enter_context(stop_file_on_signal(folder / settings.stop, say, *time_left(settings.run.max_hours)))
         run_queue(folder, waves, launch.sources, settings, say)
-    asked = todo if max_trials and todo else launch.requested
-    return Results(folder, [trial.id for trial in asked])
+    reported = todo if max_trials and todo else launch.requested
+    return Results(folder, [trial.id for trial in reported])
 
 
 def claimed(launch: Launch, held: ExitStack, force: bool, take_over: bool) -> tuple[list[PlannedTrial], list[str]]:

@@ -1,5 +1,6 @@
 """Scripts that launch a study on a cluster: a Slurm job array, a Slurm job that is one Ray cluster, and a Ray job."""
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +63,13 @@ def slurm_ray(job: Job, nodes: int, setup: Sequence[str], options: Sequence[str]
     """One job over several nodes, which make one Ray cluster for the length of the run."""
     head = [
         'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
-        'ip=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | cut -d " " -f 1)',
+        # Debian's /etc/hosts gives a machine's own name the address 127.0.1.1.
+        "addresses='hostname --ip-address; hostname --all-ip-addresses'",
+        'ip=$(srun --nodes=1 --ntasks=1 --nodelist="$head" sh -c "$addresses" | tr " " "\\n" | '
+        "grep -m 1 -v -e '^127\\.' -e : -e '^$')",
+        # The head asks for a token where its user has one, and without one anybody could run code there.
+        "RAY_AUTH_TOKEN=$(cat /proc/sys/kernel/random/uuid)",
+        "export RAY_AUTH_TOKEN RAY_AUTH_MODE=token",
     ]
     # Of the same environment as initlab.
     ray = str(Path(job.command[0]).with_name("ray"))
@@ -112,7 +119,10 @@ exit "$code"
 
 def ray_job(job: Job, address: str) -> str:
     """A script that hands the launch, with a copy of the working folder, to a running Ray cluster."""
-    submit = ["ray", "job", "submit", "--address", address, "--working-dir", str(job.folder), "--no-wait", "--"]
+    # Ray refuses copies above 512 MiB, and leaves out what git ignores, where there is a .gitignore, alone.
+    left_out = json.dumps({"excludes": ["/results/", "/.git/", "/.venv/"]})
+    submit = ["ray", "job", "submit", "--address", address, "--working-dir", str(job.folder)]
+    submit += ["--runtime-env-json", left_out, "--no-wait", "--"]
     return f"""#!/bin/bash
 # {job.launch.study.name}, written by `initlab launch ray-job`. Submit it with: bash FILE
 # The job runs a copy of {job.folder}, made when it is submitted; every node has to see

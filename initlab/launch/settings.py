@@ -56,7 +56,8 @@ def resolve(
     Args:
         options: fields of `Run` that the caller gives; None leaves one to the study.
         gpus: of the machine that will run it; None is this one.
-        own_code: whether trials name code of the user's, whose processes are not shared unless the study says so.
+        own_code: whether trials name code of the user's, whose processes are not shared unless the study says so;
+            nor are those that a `trial_timeout` is to end.
 
     Raises:
         StudyError: an option out of range, an engine or a device that is not here.
@@ -72,7 +73,9 @@ def resolve(
     if run.jobs is None and not address:
         run = run.model_copy(update={"jobs": trials_at_once(run, gpus)})
     if run.isolate is None:
-        run = run.model_copy(update={"isolate": "trial" if own_code else "none"})
+        # Nothing watches a trial that shares the process of its launch, or of Tune.
+        apart = own_code or run.trial_timeout is not None
+        run = run.model_copy(update={"isolate": "trial" if apart else "none"})
     folder = data_dir or study.data.folder or os.environ.get("INITLAB_DATA")
     access = DataAccess(
         data_dir=str(folder) if folder else None,

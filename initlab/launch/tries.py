@@ -84,16 +84,16 @@ def try_inits(
     examples = brought_examples(data, most=2 * steps * batch_size)
     functions = named_functions(build, schemes, loss)
     module = f"tried_{fingerprint(model, examples, functions)}"
-    given = {id(function): f"{module}:{name}" for name, function in functions.items()}
+    code_names = {id(function): f"{module}:{name}" for name, function in functions.items()}
     content = nested(
         {
             **{"name": "tries", "data.name": f"{module}:data", "net.name": f"{module}:build"},
-            **{"train.lr": lr, "train.loss": given.get(id(loss), loss), "run.jobs": jobs, "run.isolate": "none"},
+            **{"train.lr": lr, "train.loss": code_names.get(id(loss), loss), "run.jobs": jobs, "run.isolate": "none"},
             **fields_of(examples, steps, batch_size),
             **fields,
         }
     )
-    names = [given.get(id(scheme), scheme) for scheme in schemes]
+    names = [code_names.get(id(scheme), scheme) for scheme in schemes]
     study, mistakes = validated({**content, "grid": {"init.scheme": names, "seed": list(range(seeds))}})
     if study is None or mistakes:
         raise UserError("; ".join(f"try_inits: {path}: {text}" for path, text in mistakes))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils import checkpoint
 
 from initlab.nets.snapshot import Snapshot
@@ -147,6 +148,11 @@ def untouched(model: nn.Module, backward: bool, changing: Collection[Tensor] = (
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):
             raise ValueError(f"inspect: {name} is not there yet (lazy); run the model on a batch first")
+        if parameter.is_meta:
+            raise ValueError(
+                f"inspect: {name} has no numbers (got a parameter on the meta device); take model.to_empty(device=...) "
+                "and initialise the model first"
+            )
     modules, parameters = list(model.modules()), list(model.parameters())
     # Set by hand, since a model's own `eval` may refuse, or do more than that.
     modes = [(module, module.training) for module in modules]
@@ -164,6 +170,10 @@ def untouched(model: nn.Module, backward: bool, changing: Collection[Tensor] = (
             # In training but not tracking: the batch's statistics, with buffers that are not updated.
             for norm in norms:
                 norm.training, norm.track_running_stats = True, False
+            # Old spectral norm knows nothing of its weight until it has run in training mode.
+            for module, training in modes:
+                if training and any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values()):
+                    module.training = True
             yield
         finally:
             for norm in tracked:

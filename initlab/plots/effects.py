@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from initlab.analysis.arm_comparison import compare_arms
 from initlab.analysis.intervals import LEVEL
@@ -43,7 +43,7 @@ def effects_table(results: Shown, by: str = SCHEME) -> pd.DataFrame:
         # Of two arms that never get there nothing is known.
         pairs = pairs[(pairs.ratio_low > 0) | (pairs.ratio_high < math.inf) | (pairs.saved != 0)]
     if pairs.empty:
-        raise UserError(f"plot: no effects by {by} to draw (got no arm that reaches the threshold); train for longer")
+        raise NotStudied(f"plot: no effects by {by} to draw (got no arm that reaches the threshold); train for longer")
     if len(pairs) > MOST_PAIRS:
         raise UserError(f"effects: too many pairs to read (got {len(pairs)}); at most {MOST_PAIRS}: give fewer results")
     settings = list(pairs.columns[: pairs.columns.get_loc("arm")])
@@ -86,7 +86,7 @@ def effects(results: Shown, ax: Target = None, *, by: str = SCHEME, width: Width
         point: dict[str, Any] = {"color": COLOR, "marker": "o", "markersize": 5}
         handles = [
             Line2D([], [], **point, markerfacecolor=face, label=name)
-            for shown, face, name in ((True, COLOR, "shown by the seeds"), (False, "white", "not shown"))
+            for shown, face, name in ((True, COLOR, "shown by the seeds"), (False, "white", "not shown by the seeds"))
             if (table.shown == shown).any()
         ]
         seeds = " to ".join(str(count) for count in sorted({table.seeds.min(), table.seeds.max()}))
@@ -122,8 +122,10 @@ def frame(ax: Axes, table: pd.DataFrame) -> None:
     low, high = known.min(), known.max()
     room = max((high / low) ** 0.12, 1.05)
     ax.set(xscale="log", xlim=(low / room, high * room), ylim=(0.4, len(table) + 0.6))
-    ticks = (1, 2, 5) if high / low < 100 else (1,)
-    ax.xaxis.set_major_locator(LogLocator(subs=ticks, numticks=9))
+    # Where a decade's own numbers would leave 1 alone.
+    near = MaxNLocator(4, steps=[1, 2, 5, 10])
+    far = LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,), numticks=9)
+    ax.xaxis.set_major_locator(near if high / low < 4 else far)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_yticks(range(len(table), 0, -1), table.label)

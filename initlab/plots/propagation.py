@@ -14,8 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from initlab.analysis.panels import DEPTH, SCHEME, SEED, Shown, rows_of, shown_trials, states
-from initlab.errors import UserError
+from initlab.analysis.panels import DEPTH, SCHEME, SEED, NotStudied, Shown, rows_of, shown_trials, states
 from initlab.plots.legend import add_legend, scheme_handles
 from initlab.plots.style import GREY, Target, Width, canvas, finish, looks
 from initlab.signal.drift import slope
@@ -52,7 +51,7 @@ def propagation_table(results: Shown) -> pd.DataFrame:
         columns=["trial", *AXES, "layers"],
     ).dropna()
     if factors.empty:
-        raise UserError(
+        raise NotStudied(
             f"plot: no signals before training to draw (got {states(trials)}, {len(start)} rows of them); "
             "run the study with probe.every above 0"
         )

@@ -27,22 +27,22 @@ from initlab.store.files import atomic, writable, write_csv
 
 FIGURES: dict[str, tuple[Callable[[Shown], pd.DataFrame], Callable[..., Figure]]] = {
     "convergence": (convergence_table, convergence),
+    "survival": (survival_table, survival),
+    "effects": (effects_table, effects),
     "signals": (signals_table, signals),
+    "propagation": (propagation_table, propagation),
     "running": (running_table, running),
     "theory": (theory_beside_table, partial(signals, theory=True)),
     "depth": (depth_table, depth),
     "prelu": (prelu_table, prelu),
     "phase": (phase_table, phase),
     "heatmap": (heatmap_table, heatmap),
-    "propagation": (propagation_table, propagation),
     "decay": (decay_table, decay),
-    "survival": (survival_table, survival),
-    "effects": (effects_table, effects),
     "paper": (beside_paper_table, partial(convergence, paper=True)),
 }
-# Theory needs torch and time, the paper's curves are convergence with more panels, and the others are each for a
-# question that not everybody has.
-ON_REQUEST = ("theory", "paper", "heatmap", "propagation", "decay", "survival", "effects")
+# Theory needs torch and time, the paper's curves are convergence with more panels, the heat map is signals with more
+# epochs, and decay is for a question that not everybody has.
+ON_REQUEST = ("theory", "paper", "heatmap", "decay")
 DPI = 200
 Form = Literal["png", "svg", "pdf"]
 FORMS: tuple[Form, ...] = ("png", "svg", "pdf")
@@ -65,7 +65,7 @@ def save_figures(
         results: one Results, or a sequence whose trials are shown together.
         names: which of `FIGURES`; None takes all but `ON_REQUEST` for which there is something to draw: depth only for
             several depths, phase only for several standard deviations, prelu only where a net learned its slopes,
-            running only where a trial has running moments.
+            running only where a trial has running moments, effects only where a scheme reaches the threshold.
         folder: where to; None is OUT/figures of the Results (one must be given for several).
         say: takes a line about each figure left out, unless the study has nothing that the figure is about.
         width: of the figures, a paper's "column" (3.25 in) or its "text" (6.75 in); None is as wide as each needs.

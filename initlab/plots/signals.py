@@ -9,16 +9,7 @@ from matplotlib.lines import Line2D
 
 from initlab.analysis.panels import SCHEME, Shown, by_panel, rows_of, shown_trials, states
 from initlab.errors import UserError
-from initlab.plots.layer_axes import (
-    NAMES,
-    direction_panels,
-    draw_bands,
-    draw_line,
-    frame_layers,
-    moment_style,
-    over_seeds,
-    variances,
-)
+from initlab.plots import layer_axes as layers
 from initlab.plots.legend import add_legend, scheme_handles, seeds_note
 from initlab.plots.style import GREY, Target, Width, finish, looks
 from initlab.store.rows import Moment
@@ -35,7 +26,7 @@ def signals_table(results: Shown, epochs: Sequence[Moment] = (0, "end")) -> pd.D
         UserError: an impossible entry in `epochs`, no probe to draw, or too many panels.
     """
     table, line = trial_points(results, epochs)
-    return over_seeds(table, line)
+    return layers.over_seeds(table, line)
 
 
 def trial_points(results: Shown, epochs: Sequence[Moment]) -> tuple[pd.DataFrame, list[str]]:
@@ -45,7 +36,7 @@ def trial_points(results: Shown, epochs: Sequence[Moment]) -> tuple[pd.DataFrame
             raise UserError(f"signals: epochs: not a moment (got {moment!r}); allowed: a number from 0, or 'end'")
     trials, fields = shown_trials(results)
     rows = rows_of(results, trials, "signals", epochs)
-    points = variances(at_moments(rows, epochs), ["trial", "moment", "epoch", "layer", "name", "op"])
+    points = layers.variances(at_moments(rows, epochs), ["trial", "moment", "epoch", "layer", "name", "op"])
     if points.empty:
         raise UserError(
             f"plot: no signals to draw (got {states(trials)}, {len(rows)} rows of signals); "
@@ -101,18 +92,20 @@ def signals(
     if theory and list(epochs) != [0]:
         raise UserError(f"signals: theory knows epoch 0 alone (got epochs {list(epochs)}); leave epochs out")
     points, line = trial_points(results, epochs)
-    table = over_seeds(points, line)
+    table = layers.over_seeds(points, line)
     bands = bands_of(results, points) if theory else None
     styles = looks(table[SCHEME])
     moments = [name for name in dict.fromkeys(map(moment_name, epochs)) if (table.moment == name).any()]
-    with direction_panels("signals", ax, table, width) as (grid, parts):
+    with layers.direction_panels("signals", ax, table, width) as (grid, parts):
         for axes, panel, direction, part in parts:
             for (scheme, moment), points in part.groupby([SCHEME, "moment"], sort=False):
-                draw_line(axes, points, styles[str(scheme)], moments.index(str(moment)), len(moments), not theory)
+                layers.draw_line(
+                    axes, points, styles[str(scheme)], moments.index(str(moment)), len(moments), not theory
+                )
             if bands is not None:
-                draw_bands(axes, bands[(bands.panel == panel) & (bands.direction == direction)], styles)
-            finish(axes, f"{panel}, {direction}", "weight layer (1 = next to the input)", NAMES[direction])
-            frame_layers(axes, part)
+                layers.draw_bands(axes, bands[(bands.panel == panel) & (bands.direction == direction)], styles)
+            finish(axes, f"{panel}, {direction}", "weight layer (1 = next to the input)", layers.NAMES[direction])
+            layers.frame_layers(axes, part)
         handles = scheme_handles(styles, results)
         handles += [moment_handle(table, moment, i, len(moments)) for i, moment in enumerate(moments)]
         note = seeds_note(table.seeds, each="", mean="geometric mean")
@@ -125,7 +118,7 @@ def signals(
 
 def moment_handle(table: pd.DataFrame, moment: str, place: int, count: int) -> Line2D:
     """A moment's entry in the legend, with the epochs of its probes."""
-    opacity, filled = moment_style(place, count)
+    opacity, filled = layers.moment_style(place, count)
     epochs = table.epoch[table.moment == moment]
     low, high = f"{epochs.min():.3g}", f"{epochs.max():.3g}"
     name = f"epoch {low}" if low == high else f"epoch {low}–{high}"
@@ -141,7 +134,7 @@ def theory_beside_table(results: Shown) -> pd.DataFrame:
     """What `signals(theory=True)` draws: `signals_table` before training, with `theory_table`'s band beside it."""
     points, line = trial_points(results, (0,))
     bands = bands_of(results, points).rename(columns={name: f"theory_{name}" for name in ("median", "low", "high")})
-    return over_seeds(points, line).merge(bands, on=["panel", SCHEME, "direction", "layer"], how="left")
+    return layers.over_seeds(points, line).merge(bands, on=["panel", SCHEME, "direction", "layer"], how="left")
 
 
 def bands_of(results: Shown, points: pd.DataFrame) -> pd.DataFrame:

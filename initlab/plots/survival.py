@@ -12,9 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from initlab.analysis.arms import timed_trials
-from initlab.analysis.panels import DEPTH, SCHEME, Shown, error_name, states, with_panels
+from initlab.analysis.panels import DEPTH, SCHEME, NotStudied, Shown, error_name, states, with_panels
 from initlab.analysis.survival import kaplan_meier
-from initlab.errors import UserError
 from initlab.plots.legend import add_legend, scheme_handles
 from initlab.plots.style import BAND, Look, Target, Width, canvas, finish, looks
 
@@ -33,7 +32,7 @@ def survival_table(results: Shown) -> pd.DataFrame:
     trials, fields = timed_trials(results)
     finished = trials[trials.verdict.notna()]
     if finished.empty:
-        raise UserError(f"plot: no finished trial for the survival figure (got {states(trials)}); run the study first")
+        raise NotStudied(f"plot: no finished trial for the survival figure (got {states(trials)}); run the study first")
     finished, settings = with_panels("survival", finished, fields, [DEPTH])
     line, curves = ["panel", *settings, SCHEME], []
     keys: tuple[Any, ...]

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -15,17 +16,24 @@ from initlab.analysis.panels import SCHEME, SEED, Shown, as_list, rows_of, shown
 from initlab.errors import UserError
 from initlab.plots.save import drawn
 from initlab.report.arm_table import arm_rows
+from initlab.report.trial_charts import thinned
 from initlab.store import files
 from initlab.store.results import Results
 from initlab.study.paths import ALWAYS_TOLD, telling_paths
 
 # A field with more values is not listed, and has no menu of its own.
 MOST_VALUES = 12
+# Rows of the table of trials: with their charts about a megabyte.
+MOST_TRIALS = 1000
 CAPTIONS = {
     "convergence": "Error against epoch, a line per initialisation; the band is the range over seeds. A line that "
     "stays at the dotted chance level has not started to train.",
     "signals": "Variance of each layer's pre-activation (forward) and of the gradient that arrives there (backward). "
     "A straight slope is a constant factor per layer.",
+    "survival": "The share of runs still above the threshold; a run that never gets there stays in the count.",
+    "effects": "How many times as many epochs one arm takes to the threshold as another, by pairs of equal seeds.",
+    "propagation": "The factor by which a layer changes the variance before training. In the grey box signals survive "
+    "all layers; to the lower left they vanish, to the upper right they explode.",
     "running": "The same variances over the epochs, as the training steps had them.",
     "depth": "The final training and validation error against depth.",
     "prelu": "The slopes that PReLU nets learned, per layer.",
@@ -57,7 +65,7 @@ class Findings:
     figures: dict[str, tuple[str, Figure]]  # by name, with its caption
     left_out: list[str]
     columns: list[Column]
-    trials: pd.DataFrame  # the values of these columns
+    trials: pd.DataFrame  # the values of these columns, of at most `MOST_TRIALS`
     studies: list[dict[str, Any]]  # out, commands, yaml
     environment: list[tuple[str, str]]
     problems: list[str]
@@ -86,7 +94,11 @@ def findings(results: Shown, by: str | None = None) -> Findings:
         except UserError as error:
             statements = [*statements, Statement(f"{error}.", False)]
     figures, reasons = drawn(results)
+    left_out = [str(reason) for reason in (reasons if figures else reasons[:1])]
     table = trial_table(results, trials, varied)
+    if len(table) > MOST_TRIALS:
+        left_out.append(f"{MOST_TRIALS:,} of {len(table):,} trials have a row here, evenly chosen; the folder has all.")
+        table = table.iloc[thinned(np.arange(len(table)), MOST_TRIALS)]
     return Findings(
         title=" and ".join(dict.fromkeys(one.study.name for one in several)),
         questions=list(dict.fromkeys(filter(None, (one.study.question for one in several)))),
@@ -96,7 +108,7 @@ def findings(results: Shown, by: str | None = None) -> Findings:
         arms=arms,
         statements=statements,
         figures={name: (CAPTIONS.get(name, name), figure) for name, (_, figure) in figures.items()},
-        left_out=[str(reason) for reason in (reasons if figures else reasons[:1])],
+        left_out=left_out,
         columns=columns_of(table),
         trials=table,
         studies=[origin(one) for one in several],

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from matplotlib.figure import Figure
+
 from initlab.analysis.panels import Shown, as_list, error_name
 from initlab.errors import UserError
 from initlab.page.page import data_uri, packed, render
@@ -15,6 +17,8 @@ from initlab.store.files import atomic, writable, write_text
 Format = Literal["html", "markdown"]
 # Of a figure on the page, which makes its letters nearly as large as the page's.
 PIXELS_PER_INCH = 130
+# Bytes of a picture in lines, above which it is one in pixels: a line per trial of thousands, or a point.
+MOST_LINES = 350_000
 
 
 def write_report(results: Shown, path: Path | None = None, form: Format | None = None, by: str | None = None) -> Path:
@@ -43,7 +47,7 @@ def html(found: Findings, results: Shown) -> str:
     figures = [
         {
             **{"name": name, "caption": caption, "width": round(figure.get_figwidth() * PIXELS_PER_INCH)},
-            "svg": data_uri(picture(figure, "svg"), "image/svg+xml"),
+            "source": source(figure),
         }
         for name, (caption, figure) in found.figures.items()
     ]
@@ -57,9 +61,17 @@ def html(found: Findings, results: Shown) -> str:
         figures=figures,
         rows=rows,
         error=error_name(results),
-        data=packed(trial_charts(results)),
+        data=packed(trial_charts(results, set(found.trials.trial))),
         library=packed(library()),
     )
+
+
+def source(figure: Figure) -> str:
+    """A figure as an address that holds it."""
+    lines = picture(figure, "svg")
+    if len(lines) <= MOST_LINES:
+        return data_uri(lines, "image/svg+xml")
+    return data_uri(picture(figure, "png"), "image/png")
 
 
 def markdown(found: Findings, path: Path) -> str:

@@ -6,6 +6,7 @@ has all of them.
 
 import json
 import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -22,17 +23,21 @@ from initlab.study.paths import naming
 from initlab.study.spec import TrialSpec
 from initlab.verdict.odds import VERDICTS
 
-# Numbers of signals on a page, moments of one trial, points of one curve, settings that theory is worked out for.
-NUMBERS, MOMENTS, POINTS, SETTINGS = 200_000, 24, 60, 100
+# Numbers of signals on a page, moments of one trial, settings that theory is worked out for.
+NUMBERS, MOMENTS, SETTINGS = 200_000, 24, 100
+# Points of one curve, and of all on a page.
+POINTS, ALL_POINTS = 60, 40_000
 # Behind the point: of a variance's decimal logarithm, where 0.01 is 2 %, and of an error or an epoch.
 LOG_DIGITS, DIGITS = 2, 3
 
 
-def trial_charts(results: Shown) -> str:
-    """JSON: of each trial its name, what its verdict rests on, notes, curves, levels and signals (null without)."""
+def trial_charts(results: Shown, chosen: Collection[str]) -> str:
+    """JSON: of each chosen trial its name, what its verdict rests on, notes, curves, levels and signals (or null)."""
     several = as_list(results)
     specs = [trial.spec for one in several for trial in one.stored]
-    moments = int(np.clip(NUMBERS // max(1, 2 * sum(spec.net.depth for spec in specs)), 2, MOMENTS))
+    layers = sum(trial.spec.net.depth for one in several for trial in one.stored if trial.id in chosen)
+    moments = int(np.clip(NUMBERS // max(1, 2 * layers), 2, MOMENTS))
+    points = min(POINTS, ALL_POINTS // (2 * max(1, len(chosen))))
     name, trials = naming(specs), {}
     theories: dict[TrialSpec, pd.DataFrame | str] = {}
     for one in several:
@@ -40,6 +45,8 @@ def trial_charts(results: Shown) -> str:
         signals = dict(iter(one.rows("signals", spread(moments)).groupby("trial")))
         odds = one.forecasts.set_index("trial").to_dict("index")
         for trial, judged in zip(one.stored, one.verdicts.to_dict("records"), strict=True):
+            if trial.id not in chosen:
+                continue
             rests_on = f"{judged['verdict'] or trial.status['state']}: {judged['reason']}."
             facts, levels = [rests_on], {"threshold": judged["threshold"], "chance": trial.status.get("chance")}
             if trial.id in odds:
@@ -49,7 +56,7 @@ def trial_charts(results: Shown) -> str:
                 content["signals"] = by_moment(signals[trial.id])
                 content["theory"], inside = theory_beside(theory_of(trial.spec, theories), signals[trial.id])
                 facts.append(inside)
-            trials[trial.id] = content | curves(scalars.get(trial.id, one.scalars.head(0)), levels)
+            trials[trial.id] = content | curves(scalars.get(trial.id, one.scalars.head(0)), levels, points)
     return json.dumps(trials, allow_nan=False, separators=(",", ":"))
 
 
@@ -74,13 +81,13 @@ def forecast_text(odds: dict[Any, Any]) -> str:
     return f"Forecast before training: {chances}" + ("." if odds["calibrated"] else " (outside of its calibration).")
 
 
-def curves(scalars: pd.DataFrame, levels: dict[str, float | None]) -> dict[str, Any]:
-    """Points of validation and training error over the epochs, and the levels they are judged by."""
+def curves(scalars: pd.DataFrame, levels: dict[str, float | None], most: int) -> dict[str, Any]:
+    """At most so many points of validation and training error over the epochs, and the levels they are judged by."""
     columns = {"validation": (scalars, "val_error"), "training": (training_means(scalars), "train_error")}
     points = []
     for curve, (rows, column) in columns.items():
         pairs = rows[["epoch", column]].to_numpy(float)
-        pairs = thinned(pairs[np.isfinite(pairs).all(1)], POINTS)
+        pairs = thinned(pairs[np.isfinite(pairs).all(1)], most)
         points += [{"curve": curve, "epoch": rounded(epoch), "error": rounded(error)} for epoch, error in pairs]
     known = {level: rounded(error) for level, error in levels.items() if error is not None}
     return {"curves": points, "levels": [{"level": level, "error": error} for level, error in known.items() if error]}

@@ -1,6 +1,7 @@
 """How a model starts, from one pass: the loss as it is trained, what chance has, and how the layers are wired."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from initlab.nets.any_module import WeightLayer, layer_name, on_weight_layers
-from initlab.nets.autograd_graph import Node, with_nodes
+from initlab.nets.autograd_graph import Node, in_order, is_leaf, with_nodes
 from initlab.nets.undisturbed import (
     Batch,
     autocast_of,
@@ -37,6 +38,7 @@ class Start:
     classes: int  # K of a loss on class labels; 0 for any other
     entropy: float  # of the labels in the batch: what their shares alone can reach; NaN without classes
     logits_rms: float  # of the output, each example's mean taken away
+    strangers: tuple[nn.Parameter, ...] = ()  # at work, but none of the model's
 
     @property
     def ratio(self) -> float:
@@ -77,13 +79,21 @@ def start_of(
             if sum(size > 1 for size in parameter.shape) > 1
         }
         wiring = wiring_of([output, *tensors_in(given)], layers, matrices, origins)
+        others = strangers_of(model, tensors_in(given))
         output = output.detach()
         if targets is None:
-            return Start(wiring, math.nan, math.nan, 0, math.nan, spread(output))
+            return Start(wiring, math.nan, math.nan, 0, math.nan, spread(output), others)
         with torch.no_grad():
             mean = mean_loss(given if loss else output, targets, loss)
             chance, classes = chance_of(given, targets, loss)
-    return Start(wiring, mean, chance, classes, entropy(targets) if classes else math.nan, spread(output))
+    return Start(wiring, mean, chance, classes, entropy(targets) if classes else math.nan, spread(output), others)
+
+
+def strangers_of(model: nn.Module, outputs: Iterable[Tensor]) -> tuple[nn.Parameter, ...]:
+    """The parameters behind some outputs that are not the model's, as of layers in a list of Python's."""
+    own = {id(parameter) for parameter in model.parameters()}
+    leaves = [node.variable for node in in_order(tensor.grad_fn for tensor in outputs) if is_leaf(node)]
+    return tuple(leaf for leaf in leaves if isinstance(leaf, nn.Parameter) and id(leaf) not in own)
 
 
 def mean_loss(output: Any, labels: Any, loss: Loss | None) -> float:

@@ -4,6 +4,7 @@ A trial that is begun anew meanwhile has a new attempt, with files of its own. K
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,8 +26,10 @@ def compact(out: Path) -> Iterator[str]:
         StoreError: no output folder.
     """
     results = load(out)
-    (out / MERGED).mkdir(exist_ok=True)
-    with lease(out / MERGED), system_memory():
+    with files.writable(out / MERGED), ExitStack() as held:
+        (out / MERGED).mkdir(exist_ok=True)
+        held.enter_context(lease(out / MERGED))
+        held.enter_context(system_memory())
         remove_left_over(out)
         finished = [trial for trial in results.stored if trial.result and trial.counted]
         todo = [trial for trial in finished if not is_merged(out, trial)]

@@ -89,7 +89,8 @@ def writable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        culprit = error.filename or path
+        # A temporary file of `atomic` says nothing to a user.
+        culprit = re.sub(r"(?<![^/])\.([^/]+)\.\d+$", r"\1", str(error.filename or path))
         raise StoreError(f"{culprit}: cannot be written ({error.strerror}); give another folder") from error
 
 

@@ -42,6 +42,8 @@ class Results:
             StoreError: no such folder, no study in it, or one of a newer initlab.
         """
         self.out = Path(out)
+        # Rows are read later, when the working folder may be another one.
+        self.place = self.out.absolute()
         self.study, specs = study_of(self.out)
         self.planned = list(specs)
         self.requested = self.planned if requested is None else list(requested)
@@ -50,7 +52,7 @@ class Results:
         self.temporary: object = None
         self.nearest: dict[tuple[Moment, ...], pd.DataFrame] = {}
         self.exported = (self.out / files.COMPACTED).exists()
-        self.stored = exported_trials(self.out) if self.exported else read_trials(self.out, specs, self.problems)
+        self.stored = exported_trials(self.place) if self.exported else read_trials(self.place, specs, self.problems)
 
     @cached_property
     def trials(self) -> pd.DataFrame:
@@ -109,7 +111,7 @@ class Results:
     def rows(self, frame: str, choice: Choice | None = None) -> pd.DataFrame:
         """A frame of the rows that count, or those of a choice; what cannot be read is named in `problems`."""
         if self.exported:
-            return with_units(frame, exported_rows(self.out, frame, self.problems, choice))
+            return with_units(frame, exported_rows(self.place, frame, self.problems, choice))
         return with_units(frame, attempt_rows(self.stored, frame, self.problems, choice))
 
     @cached_property
@@ -186,7 +188,7 @@ class Results:
             StoreError: the folder holds something, or cannot be written.
         """
         frames = {name: getattr(self, name) for name in (FRAMES if form == "csv" else ROWS)}
-        return export(folder, form, self.out / files.STUDY, self.stored, frames)
+        return export(folder, form, self.place / files.STUDY, self.stored, frames)
 
     def __repr__(self) -> str:
         states = pd.Series([trial.status["state"] for trial in self.stored], dtype=str).value_counts()

@@ -36,16 +36,18 @@ class Claim(Spec):
     def check_keys(self) -> Self:
         """Refuse a claim with a key too few, or one that it has no use for."""
         needed, possible = KEYS[self.claim]
-        given = self.model_fields_set - {"claim"}
-        given = {key for key in given if getattr(self, key) != type(self).model_fields[key].default}
+        set_keys = self.model_fields_set - {"claim"}
+        set_keys = {key for key in set_keys if getattr(self, key) != type(self).model_fields[key].default}
         problem = ""
-        if missing := needed - given:
-            problem = f"{self.claim} needs {', '.join(sorted(missing))} (got {', '.join(sorted(given)) or 'nothing'})"
-        elif unused := given - needed - possible:
+        if missing := needed - set_keys:
+            problem = (
+                f"{self.claim} needs {', '.join(sorted(missing))} (got {', '.join(sorted(set_keys)) or 'nothing'})"
+            )
+        elif unused := set_keys - needed - possible:
             problem = f"{self.claim} has no use for {', '.join(sorted(unused))}"
         elif self.than and self.other() == self.arm:
             problem = "than says what arm says (got one arm, not two)"
-        elif self.claim == "within" and ("than" in given) == ("error" in given):
+        elif self.claim == "within" and ("than" in set_keys) == ("error" in set_keys):
             problem = "within compares with one of two (got both or neither)"
         if problem:
             allowed = ", ".join(sorted(needed | possible))

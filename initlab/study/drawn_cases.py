@@ -51,24 +51,26 @@ def with_drawn_cases(content: dict[str, Any]) -> tuple[dict[str, Any], list[Mist
 
     `{"zip": {"seed": [1, 2], "net.depth": [10, 30]}}` becomes two cases.
     """
-    rest = {key: value for key, value in content.items() if key not in ("zip", "random")}
+    remaining = {key: value for key, value in content.items() if key not in ("zip", "random")}
     factors, mistakes = [], []
     for name, cases_of in (("zip", zipped), ("random", sampled)):
         if name in content:
             cases, wrong = cases_of(content[name])
             factors.append(cases)
             mistakes += [(dotted([name, *place]), text) for place, text in wrong]
-    taken = {path for key in ("grid",) if isinstance(rest.get(key), dict) for path in rest[key]}
-    own = rest.get("cases", [{}])
-    taken |= {path for case in own if isinstance(case, dict) for path in case} if isinstance(own, list) else set()
+    listed = remaining.get("cases", [{}])
+    written = [part for part in (remaining.get("grid"), *(listed if isinstance(listed, list) else [])) if part]
+    varied = {path for part in written if isinstance(part, dict) for path in part}
     for cases, name in zip(factors, [name for name in ("zip", "random") if name in content], strict=True):
         paths = set(cases[0]) if cases else set()
-        mistakes += [(dotted([name, path]), "varied elsewhere too; vary a path in one place") for path in paths & taken]
-        taken |= paths
-    if factors and not mistakes and isinstance(own, list) and all(isinstance(case, dict) for case in own):
-        merged = itertools.product(own, *factors)
-        rest["cases"] = [{key: value for part in parts for key, value in part.items()} for parts in merged]
-    return rest, mistakes
+        mistakes += [
+            (dotted([name, path]), "varied elsewhere too; vary a path in one place") for path in paths & varied
+        ]
+        varied |= paths
+    if factors and not mistakes and isinstance(listed, list) and all(isinstance(case, dict) for case in listed):
+        merged = itertools.product(listed, *factors)
+        remaining["cases"] = [{key: value for part in parts for key, value in part.items()} for parts in merged]
+    return remaining, mistakes
 
 
 def zipped(content: Any) -> tuple[list[Case], list[tuple[list[str], str]]]:

@@ -26,9 +26,14 @@ class StudyError(UserError):
 
 
 def dotted(parts: Iterable[str | int]) -> str:
-    """`dotted(["cases", 0, "net.depth"])` is `cases[0].net.depth`; a key that would break the line is quoted."""
-    names = [part if isinstance(part, int) or (part.isprintable() and part.strip()) else repr(part) for part in parts]
+    """`dotted(["cases", 0, "net.depth"])` is `cases[0].net.depth`; what would break or fill the line is quoted."""
+    names = [part if isinstance(part, int) or is_plain(part) else short(part) for part in parts]
     return "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).removeprefix(".")
+
+
+def is_plain(key: str) -> bool:
+    """Whether a key can stand in a line as it is."""
+    return key.isprintable() and bool(key.strip()) and len(key) <= 200
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[Mistake]:

@@ -72,11 +72,11 @@ def trial_names(specs: Sequence[TrialSpec]) -> list[str]:
 
 def naming(specs: Sequence[TrialSpec]) -> Callable[[TrialSpec], str]:
     """The function that names each of these trials, by the fields of `telling_paths` too."""
-    told = telling_paths(specs)
+    paths = telling_paths(specs)
 
     def name(spec: TrialSpec) -> str:
         """A trial's name."""
-        fields = [f"{path}={field_text(spec, path)}" for path in told]
+        fields = [f"{path}={field_text(spec, path)}" for path in paths]
         return " ".join([spec.net.label, spec.init.scheme, f"seed {spec.seed}", *fields])
 
     return name

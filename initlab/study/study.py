@@ -159,9 +159,9 @@ def vary_no_more(content: dict[str, Any], path: str) -> None:
     if isinstance(cases, list) and any(isinstance(case, dict) and path in case for case in cases):
         content["cases"] = remaining = []
         for case in cases:
-            rest = {key: value for key, value in case.items() if key != path} if isinstance(case, dict) else case
-            if rest not in remaining:
-                remaining.append(rest)
+            shorter = {key: value for key, value in case.items() if key != path} if isinstance(case, dict) else case
+            if shorter not in remaining:
+                remaining.append(shorter)
         if remaining == [{}]:
             del content["cases"]
 
@@ -187,8 +187,7 @@ def varied_mistakes(grid: Any, cases: Any) -> list[Mistake]:
     for index, case in enumerate(cases if isinstance(cases, list) else []):
         for path, value in case.items() if isinstance(case, dict) else []:
             place = dotted(["cases", index, str(path)])
-            problems = resolve(path, value)[1] if path in TRIAL_PATHS else [no_such_path(path, TRIAL_PATHS)]
-            mistakes += [(place, text) for text in problems]
+            mistakes += [(place, text) for text in resolve(path, value)[1]]
             if path in grid:
                 mistakes.append((place, f"set by the grid too (got {short(value)}); vary a path in one of them"))
     return mistakes
@@ -200,13 +199,14 @@ def claim_mistakes(study: Study | None) -> list[Mistake]:
     for index, claim in enumerate(study.claims if study else []):
         for key, where in (("arm", claim.arm), ("than", claim.than)):
             for path, value in where.items():
-                problems = resolve(path, value)[1] if path in TRIAL_PATHS else [no_such_path(path, TRIAL_PATHS)]
-                mistakes += [(dotted(["claims", index, key, path]), text) for text in problems]
+                mistakes += [(dotted(["claims", index, key, path]), text) for text in resolve(path, value)[1]]
     return mistakes
 
 
 def resolve(path: str, value: Any) -> tuple[str | None, list[str]]:
-    """The value that a field takes, as text to compare by (14 and 14.0 are one), or what is wrong with it."""
+    """The value that a field takes, as text to compare by (14 and 14.0 are one), or what is wrong there."""
+    if path not in TRIAL_PATHS:
+        return None, [no_such_path(path, TRIAL_PATHS)]
     try:
         return json.dumps(getattr_path(TrialSpec.model_validate(nested({path: value})), path), sort_keys=True), []
     except ValidationError as error:

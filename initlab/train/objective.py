@@ -111,18 +111,18 @@ class Objective:
         """
         if not isinstance(output, Tensor):
             raise UserError(f"net.name: gives no tensor (got {type(output).__name__}); return the outputs themselves")
-        shape, wanted = tuple(output.shape), tuple(labels.shape)
+        shape, expected = tuple(output.shape), tuple(labels.shape)
         if self.task in ("classes", "positions"):
             fits = output.dim() == labels.dim() + 1 and (
-                (shape[:-1] == wanted and shape[-1] >= num_classes)
-                or ((shape[0], *shape[2:]) == wanted and shape[1] >= num_classes)
+                (shape[:-1] == expected and shape[-1] >= num_classes)
+                or ((shape[0], *shape[2:]) == expected and shape[1] >= num_classes)
             )
-            wanted = (*wanted, num_classes)
+            expected = (*expected, num_classes)
         else:
-            fits = wanted in (shape, (*shape, 1)) or shape == (*wanted, 1)
+            fits = expected in (shape, (*shape, 1)) or shape == (*expected, 1)
         if not fits:
             text = f"the output does not fit labels of shape {tuple(labels.shape)} (got {shape})"
-            raise UserError(f"net.name: {text}; allowed: {wanted} for as many examples")
+            raise UserError(f"net.name: {text}; allowed: {expected} for as many examples")
         values = self.own_loss(output, labels) if self.own_loss else self.loss(output, labels)
         if not isinstance(values, Tensor) or (values.dim() and len(values) != len(labels)):
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
@@ -151,17 +151,17 @@ def objective_of(loss: str | None, data: Dataset) -> Objective:
 
 def task_of(loss: str | None, labels: Tensor) -> Task:
     """What is to be learned, by the labels and the loss."""
-    own = loss is None or is_code(loss)
-    if labels.dtype == torch.bool and (own or loss == "bce"):
+    by_labels = loss is None or is_code(loss)
+    if labels.dtype == torch.bool and (by_labels or loss == "bce"):
         return "multilabel"
     if labels.is_floating_point() and loss == "bce":
         return "multilabel"
-    if labels.is_floating_point() and (own or loss == "mse"):
+    if labels.is_floating_point() and (by_labels or loss == "mse"):
         return "regression"
-    if labels.dtype == torch.int64 and (own or loss == "cross_entropy"):
+    if labels.dtype == torch.int64 and (by_labels or loss == "cross_entropy"):
         return "classes" if labels.dim() == 1 else "positions"
-    taken = {"cross_entropy": "int64 classes", "mse": "floating-point numbers", "bce": "bool or floating 0 and 1"}
-    raise UserError(f"train.loss: {loss} takes other labels (got {labels.dtype}); allowed: {taken[str(loss)]}")
+    allowed = {"cross_entropy": "int64 classes", "mse": "floating-point numbers", "bce": "bool or floating 0 and 1"}
+    raise UserError(f"train.loss: {loss} takes other labels (got {labels.dtype}); allowed: {allowed[str(loss)]}")
 
 
 def guess_of(task: Task, labels: Tensor, num_classes: int) -> Guess:

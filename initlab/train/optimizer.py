@@ -54,8 +54,8 @@ def hidden_matrices(model: nn.Module) -> set[int]:
     layers = [layer for _, layer in weight_layers(model)]
     owners = [*layers[:-1], *packed]
     ids = {id(p) for module in owners for p in module.parameters(recurse=False) if p.dim() >= 2}
-    kept = [m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)] + layers[-1:]
-    return ids - {id(p) for module in kept for p in module.parameters(recurse=False)}
+    excluded = [m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)] + layers[-1:]
+    return ids - {id(p) for module in excluded for p in module.parameters(recurse=False)}
 
 
 def betas_of(train: Train) -> tuple[float, float]:

@@ -177,8 +177,8 @@ class Pack:
     def validate(self) -> dict[Trial, Evaluation]:
         """Evaluations of all trials at once where they are due on the same images; none where each makes its own."""
         data, objective = self.trials[0].data, self.trials[0].objective
-        alike = all(trial.data is data and trial.step in trial.due.validations for trial in self.trials)
-        if not alike or not self.validates_together:
+        due_together = all(trial.data is data and trial.step in trial.due.validations for trial in self.trials)
+        if not due_together or not self.validates_together:
             return {}
         forward = partial(vmap(self.logits, in_dims=(0, None)), self.weights)
         # An error is too little memory, or a net of the user's that in eval mode cannot be run for several at once.
@@ -189,15 +189,15 @@ class Pack:
 
     def each(self, do: Callable[[Trial], Outcome | None]) -> None:
         """Do this for every trial; those that end by it leave the pack."""
-        rest = []
+        unfinished = []
         for trial in self.trials:
             outcome = caught(partial(do, trial))
             if outcome is None:
-                rest.append(trial)
+                unfinished.append(trial)
                 continue
             if isinstance(outcome, Outcome):
                 outcome = outcome.plus(packed=self.size if self.size > 1 else None, eager=self.eager)
             self.on_end(trial, outcome)
-        if 0 < len(rest) < len(self.trials):
-            self.stack(rest)
-        self.trials = rest
+        if 0 < len(unfinished) < len(self.trials):
+            self.stack(unfinished)
+        self.trials = unfinished

@@ -7,9 +7,12 @@ import pandas as pd
 from torch import nn
 
 from initlab.errors import UserError
+from initlab.init.layers import EMBEDDINGS
+from initlab.nets.any_module import weight_layers
 from initlab.nets.undisturbed import Batch
 from initlab.signal.probe import COLUMNS, Loss, measure
 from initlab.signal.start import Start, start_of
+from initlab.signal.survey import survey
 from initlab.study.training import OPTIMIZERS, Train
 from initlab.verdict.features import family, features_of
 from initlab.verdict.odds import Forecast, forecast_of
@@ -46,13 +49,29 @@ def forecast(
     train = train_of("forecast", lr, weight_decay, optimizer, momentum, eps)
     if labels is None:
         raise ValueError("forecast: labels: none given; the backward signal needs them")
-    layers = pd.DataFrame(measure(model, batch, labels, loss=loss), columns=COLUMNS)
+    layers = layers_of(model, batch, labels, loss)
     start = start_of(model, batch, labels, loss)
     if math.isnan(start.chance):
         raise ValueError(
             "forecast: what guessing has is unknown; allowed: two classes, or a loss above 0 at an output of zeros"
         )
     return forecast_at(model, layers, start, train)
+
+
+def layers_of(model: nn.Module, batch: Batch, labels: Any, loss: Loss | None) -> pd.DataFrame:
+    """The weight layers as the probe measures them, which is what the odds are fitted on.
+
+    Where these hold less than half of a model's matrices, as of an LSTM with its head or of one that applies bare
+    parameters, all that applies a matrix counts.
+    """
+    looked_up = {id(p) for module in model.modules() if isinstance(module, EMBEDDINGS) for p in module.parameters()}
+    matrices = {id(p): p.numel() for p in model.parameters() if p.dim() > 1 and id(p) not in looked_up}
+    probed = {id(p): p.numel() for _, layer in weight_layers(model) for p in layer.parameters() if id(p) in matrices}
+    if sum(probed.values()) >= sum(matrices.values()) / 2:
+        rows = measure(model, batch, labels, loss=loss)
+    else:
+        rows = survey(model, batch, labels, loss=loss).layers
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def forecast_at(model: nn.Module, layers: pd.DataFrame, start: Start, train: Train) -> Forecast:

@@ -65,8 +65,8 @@ class Forecast:
             f"{name} {value:.0%}" for name, value in self.probabilities.items()
         )
         reasons = [f"cannot tell: {self.doubt}"] if self.doubt else []
-        if others := [text for text in self.outside if text != self.doubt]:
-            reasons.append(f"not calibrated: {'; '.join(others)}")
+        if further := [text for text in self.outside if text != self.doubt]:
+            reasons.append(f"not calibrated: {'; '.join(further)}")
         return "; ".join([odds, *reasons])
 
 

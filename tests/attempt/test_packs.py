@@ -193,7 +193,7 @@ def sorting(num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
 def test_nets_of_yours_that_cannot_be_packed_run_alone_and_one_line_says_so(
     name: str, tiny: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study = tiny(net={"name": name}, grid={"seed": [0, 1]})
+    study = tiny(net={"name": name}, grid={"seed": [0, 1]}, run={"isolate": "none"})
     alone = run(study, tmp_path / "a", allow_code=True)
     packed = run(study, tmp_path / "b", allow_code=True, pack=2, show="lines")
     assert packed.trials.state.tolist() == ["done", "done"]
@@ -204,7 +204,7 @@ def test_nets_of_yours_that_cannot_be_packed_run_alone_and_one_line_says_so(
 
 
 def test_a_net_of_yours_that_torch_can_run_for_several_is_packed(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    study = tiny(net={"name": "tests.engine.mine:net"}, train=DOUBLE, grid={"seed": [0, 1]})
+    study = tiny(net={"name": "tests.engine.mine:net"}, train=DOUBLE, grid={"seed": [0, 1]}, run={"isolate": "none"})
     assert_same(run(study, tmp_path / "a", allow_code=True), run(study, tmp_path / "b", allow_code=True, pack=2))
 
 

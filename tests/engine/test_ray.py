@@ -316,7 +316,7 @@ def test_an_address_without_a_cluster_is_refused_at_once_in_one_line(address, wo
 
 
 def test_ctrl_c_keeps_checkpoints_and_a_second_run_ends_with_the_same_numbers(tmp_path):
-    held = study(epochs=8, net={"name": "tests.engine.mine:held"})
+    held = study(epochs=8, net={"name": "tests.engine.mine:held"}, isolate="none")
     (tmp_path / "study.yaml").write_text(json.dumps(held.model_dump(mode="json", exclude_unset=True)))
     (tmp_path / "hold").touch()
     how = {"jobs": 1, "allow_code": True, "show": "nothing"}
@@ -353,7 +353,9 @@ def test_ctrl_c_keeps_checkpoints_and_a_second_run_ends_with_the_same_numbers(tm
 
 
 def test_ray_is_imported_by_neither_initlab_nor_an_inline_run(tmp_path):
-    (tmp_path / "study.yaml").write_text(json.dumps(study(epochs=1).model_dump(mode="json", exclude_unset=True)))
+    (tmp_path / "study.yaml").write_text(
+        json.dumps(study(epochs=1, schemes=["he"]).model_dump(mode="json", exclude_unset=True))
+    )
     script = (
         "import sys, initlab; initlab.run('study.yaml', 'out', engine='inline', jobs=1, show='nothing'); "
         "print([name for name in sys.modules if name.partition('.')[0] == 'ray'])"

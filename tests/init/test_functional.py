@@ -23,6 +23,7 @@ class Bare(nn.Module):
         self.pos_table = nn.Parameter(torch.randn(16, 16))
         self.lora_a, self.lora_b = nn.Parameter(torch.randn(2, 16)), nn.Parameter(torch.zeros(16, 2))
         self.gain = nn.Parameter(torch.ones(16))
+        self.stack = nn.Parameter(torch.randn(3, 16, 16))
         self.unused = nn.Parameter(torch.randn(8, 8))
         self.head = nn.Linear(16, 5)
 
@@ -31,7 +32,7 @@ class Bare(nn.Module):
         x = F.conv_transpose2d(torch.relu(x), self.up, stride=2).mean((2, 3))
         x = torch.relu(x @ self.right) @ self.turned.t()
         x = F.linear(torch.relu(x), weight=self.straight, bias=self.bias) * self.gain
-        x = x + F.linear(x, self.lora_b @ self.lora_a) + x @ self.pos_table
+        x = x + F.linear(x, self.lora_b @ self.lora_a) + x @ self.pos_table + (x @ self.stack).mean(0)
         return self.head(x)
 
 
@@ -50,7 +51,7 @@ def test_bare_weights_are_drawn_with_their_fans_where_a_run_shows_them() -> None
         assert weight.std().item() == pytest.approx(math.sqrt(2 / fans[0]), rel=5 / math.sqrt(2 * weight.numel()))
     assert not model.shift.any()
     assert not model.bias.any()
-    others = ("pos_table", "lora_a", "lora_b", "gain", "unused")
+    others = ("pos_table", "lora_a", "lora_b", "gain", "stack", "unused")
     assert {by_name[name]["rule"] for name in others} == {"kept"}
     assert by_name["unused"]["reason"] == "no rule is known for a parameter of Bare"
 

@@ -70,9 +70,17 @@ def test_the_printed_call_is_what_is_done(name: str) -> None:
 HOPELESS = ("logsigmoid", "softplus")
 # Halves its loss in 30 steps under torch's default, so nothing is advised.
 LEARNS = ("selu",)
+# A name for each kind of call: He's with a slope or without, Xavier's, LeCun's, LSUV's, and one of its own.
+KINDS = ("relu", "prelu", "linear", "tanh", "gelu", "sigmoid")
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - {*HOPELESS, *LEARNS}))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in KINDS else pytest.mark.slow)
+        for name in sorted({*NAMES} - {*HOPELESS, *LEARNS})
+    ],
+)
 def test_advice_lint_and_fix_give_one_call(name: str) -> None:
     assert all_calls(net_of(name), IMAGES, LABELS) == {remedy_for(name).call}
 

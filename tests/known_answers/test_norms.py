@@ -56,13 +56,14 @@ class Residual(nn.Module):
         return x + self.scale * self.second(torch.relu(self.first(torch.relu(x))))
 
 
-@pytest.mark.parametrize(("blocks", "verdict"), [(6, "healthy"), (30, "exploding")])
-def test_an_unscaled_residual_net_doubles_per_block(blocks: int, verdict: str) -> None:
+@pytest.mark.parametrize(("blocks", "width", "verdict"), [(6, 256, "healthy"), (30, 64, "exploding")])
+def test_an_unscaled_residual_net_doubles_per_block(blocks: int, width: int, verdict: str) -> None:
     # bn.res_preact: 2^L after L blocks; e^6 = 403 is left alone, 2^30 is not
-    net = init_(nn.Sequential(*(Residual(256) for _ in range(blocks)), nn.Linear(256, 10, bias=False)), "he")
-    x = torch.randn(32, 256, generator=torch.Generator().manual_seed(0))
+    net = init_(nn.Sequential(*(Residual(width) for _ in range(blocks)), nn.Linear(width, 10, bias=False)), "he")
+    x = torch.randn(32, width, generator=torch.Generator().manual_seed(0))
     inspection = inspect(net, x, torch.arange(32) % 10)
     assert inspection.verdict == verdict
     if verdict == "exploding":
-        scaled = init_(nn.Sequential(*(Residual(256, blocks**-0.5) for _ in range(blocks)), nn.Linear(256, 10)), "he")
+        branches = (Residual(width, blocks**-0.5) for _ in range(blocks))
+        scaled = init_(nn.Sequential(*branches, nn.Linear(width, 10)), "he")
         assert inspect(scaled, x, torch.arange(32) % 10).verdict == "healthy"  # bn.res_scaled: (1 + 1/L)^L < e

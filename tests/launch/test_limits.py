@@ -12,10 +12,11 @@ import pytest
 from torch import nn
 
 import initlab
-from initlab.launch.settings import JOB_MARGIN_S, time_left
+from initlab.launch.settings import JOB_MARGIN_S, resolve, time_left
 from initlab.report.summary import Ending, summary
 from initlab.store import writer
 from initlab.store.files import StoreError, write_json
+from initlab.study.study import load_study
 from tests.engine.mine import net
 
 ROOT = Path(__file__).parents[2]
@@ -147,9 +148,17 @@ def test_a_running_trials_last_sign_of_life_is_told(tiny: Callable[..., Path], t
 def test_files_of_the_working_folder_do_not_pass_for_modules(tiny: Callable[..., Path], tmp_path: Path) -> None:
     for name in ("random.py", "torch.py", "queue.py", "click.py"):
         (tmp_path / name).write_text("open('executed', 'w').close()\nraise SystemExit('executed')\n")
-    study = tiny(train={"epochs": 1}, grid={"seed": [0, 1]})
-    command = [sys.executable, "-m", "initlab", "run", study.name, "--jobs", "2", "--device", "cpu"]
+    study = tiny(train={"epochs": 1}, run={"isolate": "trial"})
+    command = [sys.executable, "-m", "initlab", "run", study.name, "--jobs", "1", "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert said.returncode == 0, said
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(("run", "isolate"), [({}, "none"), ({"trial_timeout": 60}, "trial")])
+def test_a_trial_with_a_time_limit_has_a_process_that_is_watched(
+    tiny: Callable[..., Path], run: dict[str, object], isolate: str
+) -> None:
+    study = load_study(tiny(run=run))
+    assert resolve(study, {"jobs": 1}).run.isolate == isolate

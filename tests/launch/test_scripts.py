@@ -71,10 +71,10 @@ def numbers(text: str) -> list[int]:
 
 
 def test_the_tasks_of_an_array_give_the_store_that_one_run_gives(tiny: Tiny, tmp_path: Path) -> None:
-    study, out = tiny(grid={"seed": [0, 1, 2]}, train={"epochs": 1}), tmp_path / "out"
+    study, out = tiny(grid={"seed": [0, 1]}, train={"epochs": 1}), tmp_path / "out"
     script = script_of(tmp_path, "slurm", study, "--gpus", 0, "--cpus", 1, "--array", 5, "--", "--out", out)
     tasks = numbers(sbatch_options(script)["array"])
-    assert tasks == sorted({shard_of(trial, 5) for trial in plan(load_study(study))})
+    assert tasks == sorted({shard_of(trial, 5) for trial in plan(load_study(study))}) and len(tasks) == 2
     processes = [start(script, task, tmp_path) for task in tasks]
     printed = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(tasks), printed
@@ -83,7 +83,7 @@ def test_the_tasks_of_an_array_give_the_store_that_one_run_gives(tiny: Tiny, tmp
     # Done is done.
     again = launch("slurm", study, "--gpus", 0, "--", "--out", out)
     assert (again.exit_code, again.stdout) == (0, "")
-    assert again.stderr == "all 3 trials are done or running: nothing to submit\n"
+    assert again.stderr == "all 2 trials are done or running: nothing to submit\n"
 
 
 def test_before_the_time_limit_a_task_stops_with_a_checkpoint_and_is_queued_again(tiny: Tiny, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_code_that_was_edited_after_submission_is_not_run(
     module.write_text("from tests.engine.mine import net\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    study = tiny(net={"name": "submitted_net:net"}, train={"epochs": 1})
+    study = tiny(net={"name": "submitted_net:net"}, train={"epochs": 1}, run={"isolate": "none"})
     script = script_of(tmp_path, "slurm", study, "--gpus", 0, "--array", 1, "--", "--out", "out", "--allow-code")
     before = module.read_text()
     module.write_text(before + "# edited\n")
@@ -189,7 +189,27 @@ def test_what_a_slurm_job_asks_for(tiny: Tiny, tmp_path: Path) -> None:
     ray = f'{Path(sys.executable).with_name("ray")} symmetric-run --address "$ip:6379" --min-nodes 3'
     assert f"srun {ray} --num-cpus 64 --num-gpus 8 -- {sys.executable} -m initlab run" in nodes
     assert "--engine ray --address auto" in nodes and "--shard" not in nodes
+    assert "\nexport RAY_AUTH_TOKEN RAY_AUTH_MODE=token\n" in nodes
     assert launch("slurm", tiny(), "--nodes", 2, "--array", 2).exit_code == 2
+
+
+def test_the_head_of_several_nodes_is_found_by_an_address_that_the_others_reach(tiny: Tiny, tmp_path: Path) -> None:
+    script = script_of(tmp_path, "slurm", tiny(), "--nodes", 2, "--gpus", 0).read_text()
+    found = script.partition("head=")[2].partition("RAY_AUTH")[0]
+    # As Debian names itself, and with an IPv6 address before the one of its network.
+    says = {"--ip-address": "127.0.1.1 fe80::1", "--all-ip-addresses": "fd00::7 10.1.2.3 172.17.0.1 "}
+    stand_ins = {
+        "scontrol": 'printf "n1\\nn2\\n"',
+        "srun": 'shift 2; test "$1" = --nodelist=n1 && shift && "$@"',
+        "hostname": " ".join(f"case $1 in {option}) echo '{text}';; esac;" for option, text in says.items()),
+    }
+    (tmp_path / "bin").mkdir()
+    for name, line in stand_ins.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "n[1-2]"}
+    told = subprocess.run(["bash", "-c", f'head={found}\necho "$ip"'], env=environment, capture_output=True, text=True)
+    assert (told.stdout, told.stderr) == ("10.1.2.3\n", "")
 
 
 def test_a_rayjob_has_the_fields_that_kuberay_reads(tiny: Tiny) -> None:
@@ -240,7 +260,8 @@ def test_a_rayjob_has_the_fields_that_kuberay_reads(tiny: Tiny) -> None:
 def test_a_ray_job_takes_a_copy_of_the_working_folder_along(tiny: Tiny, tmp_path: Path) -> None:
     script = script_of(tmp_path, "ray-job", tiny(), "--address", "http://head:8265").read_text()
     submit, run_ = script.split(" -- \\\n")
-    assert f"ray job submit --address http://head:8265 --working-dir {os.getcwd()} --no-wait" in submit
+    assert f"ray job submit --address http://head:8265 --working-dir {os.getcwd()} --runtime-env-json" in submit
+    assert '"excludes": ["/results/"' in submit
     assert run_.split()[:4] == ["python", "-m", "initlab", "run"]
     assert run_.split()[-2:] == ["--out", f"{os.getcwd()}/results/tiny"]
 

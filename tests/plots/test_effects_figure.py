@@ -54,7 +54,7 @@ def test_few_seeds_show_nothing(fake: Fake) -> None:
         add(fake, "xavier", seed, 3.0)
     figure = effects(fake)
     assert not effects_table(fake).shown.any()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["not shown"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["not shown by the seeds"]
 
 
 def test_one_scheme_and_nobody_there_are_told(fake: Fake) -> None:

@@ -14,9 +14,11 @@ from initlab.plots import FIGURES, convergence, depth, save_figures, signals
 def test_each_figure_is_png_svg_and_the_exact_numbers(two_depths: Fake, tmp_path: Path) -> None:
     paths = save_figures(two_depths)
     assert [path.relative_to(tmp_path / "figures").as_posix() for path in paths] == [
-        f"{name}.{ending}" for name in ("convergence", "signals", "depth") for ending in ("png", "svg", "csv")
+        f"{name}.{ending}"
+        for name in ("convergence", "survival", "effects", "signals", "propagation", "depth")
+        for ending in ("png", "svg", "csv")
     ]
-    assert {"heatmap", "propagation", "decay", "survival", "effects", "theory", "paper"} < set(FIGURES)
+    assert {"heatmap", "decay", "theory", "paper"} < set(FIGURES)
     for name in ("convergence", "signals", "depth"):
         read = pd.read_csv(tmp_path / "figures" / f"{name}.csv", dtype={"moment": str})
         pd.testing.assert_frame_equal(read, FIGURES[name][0](two_depths), check_exact=True, check_dtype=False)
@@ -68,7 +70,7 @@ def test_one_depth_has_no_depth_figure_unless_asked_for(fake: Fake, tmp_path: Pa
     fake.add("he", val={0: 0.9, 1: 0.5}, train={10: (1.0, 0.5)}, probes={0: [(1.0, 1.0)]})
     said: list[str] = []
     names = {path.stem for path in save_figures(fake, say=said.append)}
-    assert names == {"convergence", "signals"}
+    assert names == {"convergence", "survival", "signals"}
     assert said == []
     assert {path.stem for path in save_figures(fake, names=["depth"], say=said.append)} == {"depth"}
     assert said == []
@@ -92,7 +94,7 @@ def test_nothing_to_draw_raises_and_writes_nothing(fake: Fake, tmp_path: Path) -
 
 
 def test_wrong_names_and_missing_folder_are_told_in_one_line(two_depths: Fake) -> None:
-    with pytest.raises(ValueError, match=r"unknown figure \(got 'loss'\); allowed: convergence, signals, running, th"):
+    with pytest.raises(ValueError, match=r"unknown figure \(got 'loss'\); allowed: convergence, survival, effects, si"):
         save_figures(two_depths, names=["loss"])
     with pytest.raises(ValueError, match=r"no figure to draw \(got an empty list of names\); allowed: convergence, "):
         save_figures(two_depths, names=[])

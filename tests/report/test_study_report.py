@@ -1,5 +1,8 @@
 """The report of a study, but for what takes a browser: what it says, and that it says it as text."""
 
+import base64
+import gzip
+import json
 import re
 from pathlib import Path
 
@@ -43,7 +46,9 @@ def test_markdown_has_the_answer_and_a_line_per_trial(results: Results, tmp_path
         zip(results.trials.trial, results.trials.verdict, strict=True)
     )
     pictures = re.findall(r"!\[.*\]\((.*)\)", text)
-    assert pictures == ["fig3-figures/convergence.png", "fig3-figures/signals.png"]
+    assert pictures == [
+        f"fig3-figures/{name}.png" for name in ("convergence", "survival", "effects", "signals", "propagation")
+    ]
     assert all((tmp_path / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
     write_report(results, path)
     assert path.read_text() == text
@@ -93,3 +98,18 @@ def test_300_trials_of_30_layers_fit_into_two_megabytes(tmp_path: Path) -> None:
     path = write_report(Results(tmp_path / "made"))
     assert path.stat().st_size < 2e6
     assert path.read_text().count('<tr id="t') == 300
+
+
+def test_a_page_of_many_trials_has_rows_and_charts_of_some_and_says_so(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("initlab.report.findings.MOST_TRIALS", 4)
+    # No figure of the study is drawn in fewer bytes.
+    monkeypatch.setattr("initlab.report.study_report.MOST_LINES", 10)
+    text = write_report(results, tmp_path / "some.html").read_text()
+    shown = re.findall(r'<tr id="(t\w+)"', text)
+    assert shown == [results.trials.trial[i] for i in (0, 5, 9, 14)]
+    assert "4 of 15 trials have a row here" in text
+    data = re.search(r'id="data">([^<]*)<', text)
+    assert data and list(json.loads(gzip.decompress(base64.b64decode(data[1])))) == shown
+    assert "data:image/png" in text and "data:image/svg" not in text

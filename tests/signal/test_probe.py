@@ -222,12 +222,23 @@ def test_inspect_gives_the_columns_of_the_signals_frame() -> None:
     assert len(table) == 2
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v3_small", "vit_b_16"])
+@pytest.mark.parametrize("name", ["resnet18", "DenseNet", "mobilenet_v3_small", "VisionTransformer"])
 def test_inspect_measures_torchvision_models(name: str) -> None:
-    import torchvision
+    from torchvision import models
 
-    options = {"image_size": 64} if name == "vit_b_16" else {}  # it takes images of one size
-    net = torchvision.models.get_model(name, num_classes=7, **options)
+    # Small ones of a kind whose smallest by name has 8 or 86 million parameters.
+    small = {
+        "DenseNet": {"growth_rate": 8, "block_config": (3, 3), "num_init_features": 16},
+        "VisionTransformer": {
+            "image_size": 64,
+            "patch_size": 16,
+            "num_layers": 3,
+            "num_heads": 2,
+            "hidden_dim": 32,
+            "mlp_dim": 64,
+        },
+    }
+    net = getattr(models, name)(num_classes=7, **small.get(name, {}))
     before = copy.deepcopy(net.state_dict())
     images, labels = batch(4, 3, 64, 64, classes=7)
     table = inspect(net, images, labels, weight_decay=1e-4).table

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from initlab import load
+from initlab.bench.store import make
 from initlab.plan.plan import plan
 from initlab.store import files
 from initlab.store.checkpoint import read_checkpoint, write_checkpoint
@@ -447,3 +449,20 @@ def test_a_chain_of_resumptions_is_followed_past_attempt_999(tmp_path: Path) -> 
     (folder / "attempt-1001").mkdir()  # claimed, and killed before it described itself
     assert load(out).scalars.step.tolist() == list(range(8))
     assert load(out).scalars.attempt.tolist() == [999] * 5 + [1000] * 3
+
+
+def test_rows_are_read_though_the_working_folder_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "out", 1)
+    monkeypatch.chdir(tmp_path)
+    results = load("out")
+    monkeypatch.chdir("/")
+    assert len(results.scalars) and len(results.signals) == 101 * 30 and not results.problems
+
+
+@pytest.mark.parametrize(
+    ("path", "named"), [("out/.report.html.798", "out/report.html"), ("out/a.b.5", "out/a.b.5"), (".lease", ".lease")]
+)
+def test_what_cannot_be_written_is_named_as_the_user_knows_it(path: str, named: str) -> None:
+    words = rf"^{re.escape(named)}: cannot be written \(Read-only file system\);"
+    with pytest.raises(StoreError, match=words), files.writable(Path("out")):
+        raise OSError(30, "Read-only file system", path)

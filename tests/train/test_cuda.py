@@ -166,6 +166,9 @@ def on_fake_cuda(specs: list[TrialSpec], channels_last: bool | None = None) -> l
     """Trials whose images and nets lie on the fake GPU."""
     with torch.device("cuda"):
         data = ImageSet(
+            device=torch.device("cuda", 0),
+            dtype=torch.float32,
+            input_shape=(3, 8, 8),
             train_inputs=torch.zeros(80, 3, 8, 8, dtype=torch.uint8),
             train_labels=torch.zeros(80, dtype=torch.int64),
             val_inputs=torch.zeros(40, 3, 8, 8, dtype=torch.uint8),

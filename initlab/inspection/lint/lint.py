@@ -26,7 +26,8 @@ OF_WEIGHTS: tuple[Callable[[Sequence[Site]], Iterator[Finding]], ...] = (
 RULES = (
     *("torch_default", "hidden_by_biases", "gain", "chaotic", "unstable_gain", "slope", "truncation"),
     *("grouped_fan_out", "transposed_fan_in", "orthogonal_first", "dead", "loss_at_start", "nonfinite", "unknown"),
-    *("huge", "denormal", "copies", "repeated_rows", "norm_gain", "forget_bias", "inputs"),
+    *("huge", "outliers", "denormal", "copies", "repeated_rows", "norm_gain", "forget_bias", "inputs", "padding"),
+    "across_gates",
 )
 
 
@@ -105,8 +106,8 @@ def weighs(other: Finding, entry: Finding) -> bool:
 def of_suspect(suspect: Suspect) -> Finding:
     """What nobody would have drawn on purpose, as a finding."""
     layers = dict.fromkeys(name.rpartition(".")[0] or name for name in suspect.parameters)
-    # Copies learn apart in the end.
-    severity: Severity = "note" if suspect.rule == "copies" else "fault"
+    # Most copies learn apart, many a padding is masked, and short sequences ask little of gates.
+    severity: Severity = "note" if suspect.rule in ("copies", "padding", "across_gates") else "fault"
     return Finding(suspect.rule, severity, tuple(map(layer_name, layers)), suspect.words, suspect.code)
 
 

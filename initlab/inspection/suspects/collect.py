@@ -9,9 +9,16 @@ from initlab.inspection.lint.sites import Site
 from initlab.inspection.suspects.gates import odd_gates
 from initlab.inspection.suspects.inputs import half_precision, odd_inputs
 from initlab.inspection.suspects.norms import NormParameter, may_be_norm, module_inputs, norm_parameters, odd_norms
-from initlab.inspection.suspects.scales import closed_gates, odd_biases, odd_embeddings, odd_scales, scales_of
+from initlab.inspection.suspects.scales import (
+    closed_gates,
+    odd_biases,
+    odd_embeddings,
+    odd_scales,
+    padding_rows,
+    scales_of,
+)
 from initlab.inspection.suspects.suspect import Entry, Suspect, entries_of
-from initlab.inspection.suspects.values import odd_scalars, odd_values
+from initlab.inspection.suspects.values import odd_scalars, odd_values, zeros
 from initlab.nets.undisturbed import Batch, to_model, untouched
 
 
@@ -28,6 +35,7 @@ def suspects_of(model: nn.Module, sites: list[Site], batch: Batch | None) -> lis
         *odd_embeddings(model),
         *odd_biases([entry for entry in entries if entry.name not in of_norms]),
         *closed_gates(sites),
+        *zeros(entries, [norm.entry.name for norm in norms if norm.is_gain]),
         *odd_scales(scales_of(model, sites, entries)),
         *odd_scalars(entries),
         *half_precision(model, batch),
@@ -48,7 +56,8 @@ def odd_parameters(
     """Suspects that can be seen without how layers are joined."""
     inputs = batch if isinstance(batch, Tensor) else None
     steps = inputs.shape[1] if inputs is not None and inputs.dim() > 1 else 1
-    return [*odd_values(entries), *odd_norms(norms), *odd_gates(model, steps), *odd_inputs(batch)]
+    odd = [*odd_values(entries), *odd_norms(norms), *odd_gates(model, steps), *odd_inputs(batch)]
+    return [*odd, *padding_rows(model)]
 
 
 def norms_of(model: nn.Module, batch: Batch | None) -> list[NormParameter]:

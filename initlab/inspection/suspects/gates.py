@@ -77,7 +77,7 @@ def across_gates(model: nn.Module) -> Iterator[Suspect]:
             f"for block in (b for name in ({quoted},) for b in model.get_parameter(name).data.chunk({gates})): "
             "u, _, v = block.svd(); block.copy_(u @ v.T)"
         )
-        yield Suspect("across_gates", tuple(names), words, code)
+        yield Suspect("across_gates", tuple(names), words, code, certain=True)
 
 
 def orthogonal_as_a_whole(weight: torch.Tensor, gates: int) -> bool:

@@ -100,7 +100,10 @@ def odd_norms(parameters: Sequence[NormParameter]) -> Iterator[Suspect]:
         words = f"{word} of {len(far)} norms ({listed_names(names)}) has an rms of {rms:.3g}, where {usual:g} is usual"
         certain = is_gain and not (values == 0).any() and usual == 1 and not 0.1 < rms < 10
         code = with_numbers({p.entry.name: p.usual for p in far}, "fill_")
-        yield Suspect("norm_gain" if is_gain else "norm_shift", tuple(names), words, code, certain=certain)
+        # Zeros in all norms are no zero-init residual, which leaves the first norm of a branch open.
+        silent = is_gain and not values.any() and len(far) == sum(p.is_gain for p in parameters)
+        rule = "norms_of_zero" if silent else "norm_gain" if is_gain else "norm_shift"
+        yield Suspect(rule, tuple(names), words, code, certain=certain)
 
 
 def may_be_norm(module: nn.Module) -> bool:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -21,6 +21,8 @@ APART = 1.7
 FAR = 3.0
 # BERT's and GPT-2's embeddings.
 EMBEDDING_STD = 0.02
+# Times another embedding, from which on one drowns it where they are added.
+MOST_BESIDE = 8.0
 # No usual rule draws biases of this rms, but for torch's default behind fewer than 4 inputs.
 LARGE_BIAS = 0.3
 # How `weight` is set where it is computed from a norm and a direction.
@@ -94,8 +96,9 @@ def odd_scales(scales: Sequence[Scale]) -> Iterator[Suspect]:
         # What all kinds have in common is a matter of the scheme.
         if apart(usual[kind], 1.0) and apart(usual[kind], everywhere):
             yield rescaled(kinds[kind], usual[kind])
-    if everywhere > FAR**2:
-        yield rescaled([scale for group in kinds.values() for scale in group], everywhere)
+    inner = [scale for group in kinds.values() for scale in group]
+    if inner and (ratio := median(scale.ratio for scale in inner)) > FAR**2:
+        yield rescaled(inner, ratio)
     ends = [scale for scale in scales if scale.place == "branch_end"]
     if len(ends) > 1:
         factor, names = len(ends) ** -0.5, [scale.name for scale in ends]
@@ -154,6 +157,7 @@ def odd_embeddings(model: nn.Module) -> Iterator[Suspect]:
     far = {
         n: std for n, m in tables.items() if (std := rms(m.weight)) > 5 * EMBEDDING_STD or 0 < std < EMBEDDING_STD / 5
     }
+    yield from outweighed(tables)
     tied = [n for n in far if len(owners[id(tables[n].weight)]) > 1]
     for names in (tied, [n for n in far if n not in tied]):
         for name in names:
@@ -164,18 +168,46 @@ def odd_embeddings(model: nn.Module) -> Iterator[Suspect]:
             yield Suspect("embedding", (f"{name}.weight",), words, code)
 
 
+def outweighed(tables: Mapping[str, nn.Embedding | nn.EmbeddingBag]) -> Iterator[Suspect]:
+    """An embedding beside which another of its width is as good as nothing, as tokens of 0.02 beside places of 1."""
+    sizes = {name: size for name, table in tables.items() if (size := rms(table.weight)) > 0}
+    for name, size in sizes.items():
+        width = tables[name].weight.shape[-1]
+        others = [n for n in sizes if n != name and tables[n].weight.shape[-1] == width]
+        least = min(others, key=sizes.__getitem__, default=name)
+        if size > MOST_BESIDE * sizes[least]:
+            words = f"the embedding `{name}.weight` has std {size:.3g}, where `{least}.weight` has {sizes[least]:.3g}"
+            code = f'model.get_submodule("{name}").weight.data.mul_({sizes[least] / size:.4g})'
+            yield Suspect("outweighed", (f"{name}.weight",), words, code)
+
+
+def padding_rows(model: nn.Module) -> Iterator[Suspect]:
+    """Rows of embeddings that stand for padding and are not 0, as after an init that draws the whole table.
+
+    They never get a gradient, so that what padding adds stays for ever (pytorch#6411).
+    """
+    for name, module in model.named_modules():
+        place = getattr(module, "padding_idx", None)
+        weight = parameter_of(module, "weight")
+        if isinstance(module, EMBEDDINGS) and place is not None and weight is not None and weight[place].any():
+            words = (
+                f"row {place} of `{name}.weight`, the padding, has an rms of {rms(weight[place]):.3g} and never gets a "
+                "gradient, where 0 is usual"
+            )
+            code = f'model.get_submodule("{name}").weight.data[{place}].zero_()'
+            yield Suspect("padding", (f"{name}.weight".lstrip("."),), words, code, certain=True)
+
+
 def odd_biases(entries: Sequence[Entry]) -> Iterator[Suspect]:
-    """Biases of an rms above 0.3, of all layers together."""
-    far = [
-        entry
-        for entry in entries
-        if "bias" in entry.name.rpartition(".")[2] and rms(entry.tensor) > LARGE_BIAS and not is_prior(entry.tensor)
-    ]
-    if far:
-        names = [entry.name for entry in far]
-        size = max(rms(entry.tensor) for entry in far)
-        words = f"the biases {listed_names(names)} have an rms of up to {size:.3g}, where 0 is usual"
-        yield Suspect("biases", tuple(names), words, on_each(names, "zero_()"))
+    """Biases of an rms above 0.3, of all layers together; those that may be priors by themselves."""
+    far = [e for e in entries if "bias" in e.name.rpartition(".")[2] and rms(e.tensor) > LARGE_BIAS]
+    # Priors are of interest only where a model is sick.
+    for rule, prior in (("biases", False), ("prior", True)):
+        if group := [entry for entry in far if is_prior(entry.tensor) == prior]:
+            names = [entry.name for entry in group]
+            size = max(rms(entry.tensor) for entry in group)
+            words = f"the biases {listed_names(names)} have an rms of up to {size:.3g}, where 0 is usual"
+            yield Suspect(rule, tuple(names), words, on_each(names, "zero_()"))
 
 
 def is_prior(bias: Tensor) -> bool:

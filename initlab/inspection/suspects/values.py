@@ -1,4 +1,4 @@
-"""Values that nobody draws on purpose: not finite, denormal or huge ones, the same draw in several layers or rows."""
+"""Values that nobody draws on purpose: not finite, denormal, huge or all 0, the same draw in several layers or rows."""
 
 import math
 from collections import defaultdict
@@ -15,6 +15,10 @@ DENORMAL = 1e-35
 HUGE = 1e4
 # And none below this size is, whatever the others are.
 LEAST_HUGE = 100.0
+# Of numbers as of a normal draw, none is so many standard deviations from 0: P[|z| > 12] = 4e-33.
+OUTLYING = 12.0
+# The share of a tensor's square sum from which on a few numbers are what the layer does.
+HEAVY = 0.1
 # Elements of a tensor that say whether two are the same draw.
 FEWEST = 16
 GAINS = ("weight", "gamma", "gain", "scale", "alpha", "g")
@@ -23,6 +27,7 @@ GAINS = ("weight", "gamma", "gain", "scale", "alpha", "g")
 def odd_values(entries: Sequence[Entry]) -> Iterator[Suspect]:
     """The suspects of this module, tensor by tensor first."""
     yield from broken(entries)
+    yield from outliers(entries)
     yield from denormal(entries)
     yield from copies(entries)
     yield from repeated_rows(entries)
@@ -46,6 +51,53 @@ def broken(entries: Sequence[Entry]) -> Iterator[Suspect]:
         yield Suspect("nonfinite" if count else "huge", (entry.name,), words, redrawn([entry], entries), certain=True)
 
 
+def outliers(entries: Sequence[Entry]) -> Iterator[Suspect]:
+    """Matrices in which a few numbers far beyond the rest outweigh them.
+
+    So draws trunc_normal_ of torch before 2.12 in half precision, and with a small std in float32 (torchtitan#2269):
+    0.4 % of the numbers are at the bounds of -2 and 2 where std is 0.02. One in each row, as in an identity with noise,
+    is on purpose.
+    """
+    for entry in entries:
+        if entry.tensor.dim() < 2 or entry.tensor.numel() < 100 * FEWEST or not entry.tensor.isfinite().all():
+            continue
+        sizes = entry.tensor.flatten(1).abs()
+        most = sizes[sizes > 0].median() if (sizes > 0).any() else sizes.max()
+        # The median of |z| is 0.6745.
+        far = sizes > OUTLYING * most / 0.6745
+        rows = far.sum(1)
+        count = int(rows.sum())
+        # What is larger still is `broken`.
+        if not 0 < count < far.numel() / 100 or bool((rows == rows[0]).all()) or sizes.max() > LEAST_HUGE:
+            continue
+        squares = sizes.double().square()
+        if (share := (squares[far].sum() / squares.sum()).item()) > HEAVY:
+            words = (
+                f"{count} of {far.numel()} numbers in `{entry.name}`, up to {sizes.max():.2g}, are far beyond the rest "
+                f"(of std {most / 0.6745:.2g}) and carry {share:.0%} of its size"
+            )
+            yield Suspect("outliers", (entry.name,), words, redrawn([entry], entries), certain=True)
+
+
+def zeros(entries: Sequence[Entry], gains: Sequence[str]) -> Iterator[Suspect]:
+    """Matrices and embeddings of zeros alone: each kind by itself, then all, with the gains of norms that are 0.
+
+    Those that end a branch are on purpose, so this is of interest only where a model can't learn.
+    """
+    kinds: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        if (entry.tensor.dim() > 1 or entry.name in gains) and not entry.tensor.any():
+            kinds[entry.family].append(entry)
+    every = [entry for group in kinds.values() for entry in group]
+    for group in [*kinds.values(), *([every] if len(kinds) > 1 else [])]:
+        matrices, ones = [e for e in group if e.tensor.dim() > 1], [e.name for e in group if e.tensor.dim() < 2]
+        lines = [redrawn(matrices, entries)] if matrices else []
+        lines += [on_each(ones, "fill_(1)")] if ones else []
+        names = [entry.name for entry in group]
+        words = f"all numbers of {listed_names(names)} are 0, as memory that nothing was written to"
+        yield Suspect("zeros", tuple(names), words, "\n".join(lines))
+
+
 def denormal(entries: Sequence[Entry]) -> Iterator[Suspect]:
     """Tensors of which a hundredth or more is so small that it counts as 0, as memory that was never written."""
     found = []
@@ -62,33 +114,35 @@ def denormal(entries: Sequence[Entry]) -> Iterator[Suspect]:
 
 
 def copies(entries: Sequence[Entry]) -> Iterator[Suspect]:
-    """Parameters of one name in several blocks that hold the same numbers, as nn.TransformerEncoder's copies do."""
-    groups: dict[tuple[str, torch.Size, float], list[Entry]] = defaultdict(list)
+    """Parameters that hold the same numbers, as nn.TransformerEncoder's copies do, and layers that share a seed."""
+    groups: dict[tuple[torch.Size, float], list[Entry]] = defaultdict(list)
     for entry in entries:
         if entry.tensor.dim() > 1 and entry.tensor.numel() >= FEWEST and varied(entry.tensor):
-            groups[entry.family, entry.tensor.shape, entry.tensor.flatten()[:FEWEST].sum().item()].append(entry)
-    repeats, most = [], 0
+            groups[entry.tensor.shape, entry.tensor.flatten()[:FEWEST].sum().item()].append(entry)
+    repeats: dict[str, Entry] = {}
+    originals, most = [], 0
     for first, *others in groups.values():
         alike = [
             entry
             for entry in others
             if entry.tensor.data_ptr() != first.tensor.data_ptr() and torch.equal(entry.tensor, first.tensor)
         ]
-        repeats += alike
+        repeats |= {entry.name: entry for entry in alike}
+        originals += [first.name] if alike else []
         most = max(most, len(alike) + 1)
     if repeats:
-        names = [entry.name for entry in repeats]
         words = (
-            f"{listed_names(names)}, hold the same draw as the first of their kind ({most} layers are copies of one)"
+            f"{listed_names([*repeats])} hold the same draw as {listed_names(originals)} ({most} layers are copies of "
+            "one)"
         )
-        yield Suspect("copies", tuple(names), words, redrawn(repeats, entries), certain=True)
+        yield Suspect("copies", (*repeats,), words, redrawn([*repeats.values()], entries), certain=True)
 
 
 def odd_scalars(entries: Sequence[Entry]) -> Iterator[Suspect]:
-    """Single numbers, as temperatures, that are more than eight times 1, or less than an eighth."""
+    """Single numbers, as temperatures, above 4, of which some are logarithms (CLIP's is 2.66), or below an eighth."""
     for entry in entries:
         value = entry.tensor.abs().max().item()
-        if entry.tensor.numel() == 1 and 0 < value < math.inf and not 1 / 8 <= value <= 8:
+        if entry.tensor.numel() == 1 and 0 < value < math.inf and not 1 / 8 <= value <= 4:
             words = f"`{entry.name}` is {entry.tensor.item():.3g}, where 1 is usual of a single factor"
             yield Suspect("factor", (entry.name,), words, on_each([entry.name], "fill_(1)"))
 
@@ -108,11 +162,16 @@ def repeated_rows(entries: Sequence[Entry]) -> Iterator[Suspect]:
 def repeated_share(weight: Tensor) -> float:
     """The share of rows that repeat an earlier one, zeros and what is repeated for a pixel shuffle aside.
 
-    Of a matrix whose lower half is a copy of the upper one it is 1/2.
+    Of a matrix whose lower half is a copy of the upper one it is 1/2. The matrices of experts in one tensor of three
+    dimensions count as rows.
     """
-    if weight.dim() < 2 or len(weight) < 4 or weight[0].numel() < 4 or not varied(weight):
+    if weight.dim() < 2 or weight[0].numel() < 4 or not varied(weight):
         return 0.0
     rows = weight.flatten(1)
+    if weight.dim() == 3 and bool((rows == rows[0]).all()):
+        return 1 - 1 / len(rows)
+    if len(rows) < 4:
+        return 0.0
     key, order = rows.double().sum(1).sort(stable=True)
     before, after = rows[order[:-1]], rows[order[1:]]
     same = (key[:-1] == key[1:]) & (before == after).all(1) & (after.abs() > DENORMAL).any(1)
@@ -127,8 +186,10 @@ def interleaved(order: Tensor, same: Tensor) -> bool:
 
 
 def varied(tensor: Tensor) -> bool:
-    """Whether not all numbers are the same."""
-    return bool((tensor != tensor.flatten()[0]).any())
+    """Whether numbers are as of a draw: not all the same, nor in order as the tables that state spaces start with."""
+    steps = tensor.flatten(1)[0].diff()
+    in_order = len(steps) >= 7 and bool((steps >= 0).all() or (steps <= 0).all())
+    return not in_order and bool((tensor != tensor.flatten()[0]).any())
 
 
 def redrawn(odd: Sequence[Entry], entries: Sequence[Entry]) -> str:
@@ -149,6 +210,8 @@ def usual_std(entry: Entry, entries: Sequence[Entry]) -> float:
         numbers = other.tensor[other.tensor.isfinite()].double()
         sizes = numbers.abs()
         numbers = numbers[(sizes > DENORMAL) & (sizes < 100)]
+        # Without what lies far beyond the rest.
+        numbers = numbers[numbers.abs() <= OUTLYING * numbers.abs().median() / 0.6745] if len(numbers) else numbers
         if len(numbers) > max(FEWEST, 0.2 * other.tensor.numel()) and (std := numbers.std().item()) > 0:
             return std
     return 1 / math.sqrt(entry.tensor[0].numel())

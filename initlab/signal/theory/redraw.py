@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor, nn
 
 from initlab.init.draw import standard_normals
@@ -87,7 +87,7 @@ def band(values: Array, share: float) -> Array:
         spread = logs.std(axis=0, ddof=1) * np.sqrt(1 + 1 / len(values))
         # Of draws that differ by nothing but rounding, the next does too.
         spread = np.maximum(spread, 1e-6)
-        result = np.exp(logs.mean(axis=0) + (0 if share == 0.5 else student.ppf(share, len(values) - 1)) * spread)
+        result = np.exp(logs.mean(axis=0) + (0 if share == 0.5 else stdtrit(len(values) - 1, share)) * spread)
     return np.asarray(np.where((values == 0).any(axis=0), 0.0, result))
 
 

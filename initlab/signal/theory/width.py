@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma, polygamma
-from scipy.stats import binom, norm
+from scipy.special import digamma, gammaln, ndtri, polygamma
 
 
 class LogMoments(NamedTuple):
@@ -44,7 +43,7 @@ def product(factors: NDArray[np.float64], powers: NDArray[np.float64], shift: fl
 @lru_cache(maxsize=64)
 def normal_quantile(share: float) -> float:
     """Quantile of the standard normal."""
-    return float(norm.ppf(share))
+    return float(ndtri(share))
 
 
 @lru_cache(maxsize=4096)
@@ -67,7 +66,8 @@ def relu_layer(width: int) -> LogMoments:
     if width < 1:
         raise ValueError(f"relu_layer: width is out of range (got {width}); allowed: from 1 on")
     k = np.arange(1, width + 1)
-    p = binom.pmf(k, width, 0.5)
+    log_p = -gammaln(k + 1) - gammaln(width - k + 1)
+    p = np.exp(log_p - log_p.max())
     p = p / p.sum()
     psi, psi_1, psi_2 = digamma(k / 2), polygamma(1, k / 2), polygamma(2, k / 2)
     mean = float(p @ psi)
