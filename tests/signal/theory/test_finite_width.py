@@ -124,3 +124,25 @@ def test_a_norm_behind_a_pool_has_a_band_of_its_draws() -> None:
         rows = measure(initlab.init_(net, "he", seed=seed), images, labels)
         logs.append(math.log(rows[-1]["forward_var"]))
     assert math.log(last.forward_high / last.forward_low) / 3.92 == pytest.approx(float(pd.Series(logs).std()), rel=0.4)
+
+
+def test_the_typical_gradient_of_a_narrow_net_lies_in_the_middle_of_its_band() -> None:
+    """Its median over 300 draws, in plain torch: masks see the angle between examples, whose levels walk apart."""
+    depth, width, draws = 10, 64, 300
+    generator = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(32, width, generator=generator), torch.arange(32) % 10
+    layers = [m for _ in range(depth) for m in (nn.Linear(width, width), nn.ReLU())]
+    theory = initlab.predict(nn.Sequential(*layers, nn.Linear(width, 10)), scheme="he", batch=x, labels=labels)
+    y, signals = x.double().expand(draws, 32, width), []
+    for number in range(depth + 1):
+        weight = torch.randn(draws, width, 10 if number == depth else width, generator=generator).double()
+        y = (y.relu() if number else y) @ weight * math.sqrt(2 / width)
+        signals.append(y.requires_grad_())
+    loss = nn.functional.cross_entropy(y.flatten(0, 1), labels.repeat(draws), reduction="sum")
+    gradients = torch.autograd.grad(loss, signals)
+    logs = torch.stack([g.flatten(1).var(1, correction=0).log() for g in gradients], 1)
+    expected = torch.tensor(theory.backward_median.to_numpy()).log()
+    # The standard error of a median is 1.25 * 0.55 / sqrt(300) at most, 0.04; one of 0.82 of it would lie 0.2 below.
+    assert float((logs.median(0).values - expected).abs().max()) < 0.12
+    spread = torch.tensor((theory.backward_high / theory.backward_low).to_numpy()).log() / 3.92
+    assert logs.std(0)[:-1] / spread[:-1] == pytest.approx(torch.ones(depth).numpy(), rel=0.15)
