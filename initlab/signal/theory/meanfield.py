@@ -144,11 +144,14 @@ class Context:
         self.factors = np.concatenate([self.factors, np.array([*map(gamma_factor, new)]).reshape(-1, 3)])
         return product(self.factors[: len(noise.powers)], noise.powers, noise.shift)
 
+    def partners(self, positions: int) -> NDArray[np.float64]:
+        """The share of each kind among all pairs of units of one channel, of a batch of maps of so many positions."""
+        others, examples = positions - 1, self.examples - 1
+        return np.array([1.0, 0.0, others, examples, examples * others]) / (self.examples * positions)
+
     def average(self, values: Pairs, positions: int) -> float:
         """Mean over all pairs of units of one channel, of a batch of maps with so many positions."""
-        others, examples = positions - 1, self.examples - 1
-        partners = Pairs(1.0, near=0.0, within=others, same_place=examples, elsewhere=examples * others)
-        return float(partners.array @ values.array / (self.examples * positions))
+        return float(self.partners(positions) @ values.array)
 
 
 def on_map(q: Tensor, shape: Sequence[int]) -> Tensor:

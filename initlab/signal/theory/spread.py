@@ -68,15 +68,18 @@ def split(context: Context, q: Tensor, c: Pairs, variance: float, positions: int
     Levels are those beside their mean over the batch, so that two follow each other with the square of the cosine as
     far as it exceeds that of all pairs.
     """
-    flat = over_places(evenness(q))
+    # Arrays, since every layer asks several times.
+    flat, shares, products = over_places(evenness(q)).array, context.partners(positions), c.array
     roots = flat
     for _ in range(4):
-        cosine = (c / roots).clipped()
-        square = cosine**2
-        mean = context.average(square, positions)
-        alike = replace((square - mean) / max(1 - mean, 1e-12), itself=1.0).within_limits(-1, 1)
-        roots = flat * Pairs(*np.exp(-math.log1p(variance) * (1 - alike.array) / 4).tolist())
-    return Angles((c / roots).clipped(), Pairs.alike(0.0, itself=0.0), 1 + variance * alike, roots)
+        square = np.clip(products / roots, -1, 1) ** 2
+        square[0] = 1.0
+        mean = float(shares @ square)
+        alike = np.clip((square - mean) / max(1 - mean, 1e-12), -1, 1)
+        alike[0] = 1.0
+        roots = flat * np.exp(-math.log1p(variance) * (1 - alike) / 4)
+    levels, both = Pairs(*(1 + variance * alike).tolist()), Pairs(*roots.tolist())
+    return Angles((c / both).clipped(), Pairs.alike(0.0, itself=0.0), levels, both)
 
 
 def spread_from(context: Context, q: Tensor, c: Pairs, variance: float, scatter: Pairs, positions: int) -> Pairs:
