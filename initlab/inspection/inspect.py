@@ -19,7 +19,7 @@ from initlab.inspection.text import as_text, cell, trunk_lines
 from initlab.inspection.trial import HEALTHY, Trials
 from initlab.inspection.troubles import Evidence
 from initlab.inspection.two_inits import Ratios, check_same_layers, ratios_of
-from initlab.nets.undisturbed import Batch, num_examples, untouched
+from initlab.nets.undisturbed import Batch, num_examples
 from initlab.signal.exponents import Exponents, exponents_of
 from initlab.signal.precision import COLUMNS as ROUNDING
 from initlab.signal.probe import COLUMNS, Loss
@@ -192,12 +192,10 @@ def inspect(
         check_optimizer("inspect", optimizer)
     if redraws is not None and redraws < 2 and redraws != 0:
         raise ValueError(f"inspect: redraws is out of range (got {redraws}); allowed: 0 for none, or from 2 on")
-    # Reading a weight may be a computation that leaves its mark, as spectral norm's is in training mode.
-    with untouched(model, backward=False):
-        signals = survey(model, batch, labels, loss=loss, weight_decay=weight_decay, autocast=autocast)
-        theory, notes = predicted_columns(model, batch, labels, loss, redraws=REDRAWS if redraws is None else redraws)
-        evidence = evidence_of(Pupil(model, batch, labels, loss, autocast), signals, learning=True)
-        table, diagnosis = diagnosed(signals, theory, evidence)
+    signals = survey(model, batch, labels, loss=loss, weight_decay=weight_decay, autocast=autocast)
+    theory, notes = predicted_columns(model, batch, labels, loss, redraws=REDRAWS if redraws is None else redraws)
+    evidence = evidence_of(Pupil(model, batch, labels, loss, autocast), signals, learning=True)
+    table, diagnosis = diagnosed(signals, theory, evidence)
     # Of what was not seen there is nothing to try.
     trials = None if diagnosis.verdict == "not_judged" else trials_of(model, batch, labels, loss)
     advice, cure = advise(trials, table, diagnosis) if trials else ([], None)

@@ -25,7 +25,7 @@ from initlab.signal.theory.cotangent import LossGradient
 from initlab.signal.theory.field import Field, NoRule, Pairs
 from initlab.signal.theory.meanfield import Context
 from initlab.signal.theory.passes import PREDICTED, Rows, local_law, mean_field
-from initlab.signal.theory.redraw import redraw
+from initlab.signal.theory.redraw import one_pass, redraw
 from initlab.signal.theory.rules import known
 from initlab.signal.theory.trace import Trace, record, tensors_of
 
@@ -87,7 +87,9 @@ def predict(
         images = input_moments[0] + math.sqrt(input_moments[1]) * normals
     if draws:
         draw = None if scheme is None else partial(init_, scheme=scheme, batch=images, **init_arguments)
-        return redraw(model, images, labels, loss, draws, seed, draw)
+        frame = redraw(model, images, labels, loss, draws, seed, draw)
+        frame.attrs["passes"] = frame.attrs["wall_s"] / one_pass(model, images)
+        return frame
     parameters: list[dict[str, Any]] = []
     if scheme is not None:
         model = copied(model)
