@@ -31,8 +31,8 @@ COPIES: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
 class Snapshot:
     """The state of a model and of all that hangs on it; `restore` puts it back.
 
-    Tensors are copied, which takes as much memory as the model has, but once for snapshots inside each other. Not followed: what only a function's closure or a
-    global name holds, objects without a `__dict__`, data sets and optimisers.
+    Tensors are copied, which takes as much memory as the model has, once for snapshots inside each other. Not followed:
+    what only a function's closure or a global name holds, objects without a `__dict__`, data sets and optimisers.
     """
 
     def __init__(self, model: nn.Module, changing: Collection[Tensor] = ()) -> None:

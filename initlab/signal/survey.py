@@ -114,12 +114,7 @@ def survey(
 
 
 def variances(
-    model: nn.Module,
-    batch: Batch,
-    labels: Any = None,
-    *,
-    loss: Loss | None = None,
-    changing: Collection[Tensor] = (),
+    model: nn.Module, batch: Batch, labels: Any = None, *, loss: Loss | None = None, changing: Collection[Tensor] = ()
 ) -> list[tuple[str, str, list[float]]]:
     """(name, op, [forward_var, backward_var]) of each of `survey`'s layers that ran, NaN without labels.
 

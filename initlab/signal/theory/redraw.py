@@ -28,13 +28,7 @@ Draw = Callable[..., object]
 
 
 def redraw(
-    model: nn.Module,
-    images: Batch,
-    labels: Any,
-    loss: Loss | None,
-    draws: int,
-    seed: int = 0,
-    draw: Draw | None = None,
+    model: nn.Module, images: Batch, labels: Any, loss: Loss | None, draws: int, seed: int = 0, draw: Draw | None = None
 ) -> pd.DataFrame:
     """Measure `draws` draws of a model's weights; the frame of `initlab.predict`, with basis `redrawn`.
 
