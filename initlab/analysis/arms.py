@@ -7,18 +7,17 @@ from typing import Any
 
 import pandas as pd
 
-from initlab.analysis.panels import BRANCHES, DEPTH, SCHEME, SEED, Shown, as_list, rows_of, shown_trials
+from initlab.analysis.panels import BRANCHES, DEPTH, SCHEME, SEED, Shown, rows_of, shown_trials
 from initlab.engine.task import State
 from initlab.errors import UserError
 from initlab.study.paths import TRIAL_PATHS, getattr_path
-from initlab.study.spec import TrialSpec
 from initlab.study.study import no_such_path, resolve
 
 
 def timed_trials(results: Shown) -> tuple[pd.DataFrame, list[str]]:
     """The trials with the time at which each reached its threshold, and the fields that vary.
 
-    To the columns of `shown_trials` it adds `spec`; `threshold` (as judged); `reached`; `budget`, the epochs after
+    To the columns of `shown_trials` it adds `threshold` (as judged); `reached`; `budget`, the epochs after
     which a trial that did not reach it was last seen; `epoch`, of the first validation at or below it, else the budget;
     and `after`, of the validation before that, or the budget, so that the true time lies between the two, or is beyond
     the budget. A diverged trial never gets there in all its epochs; one stopped early, and a watched loop, count as
@@ -26,8 +25,6 @@ def timed_trials(results: Shown) -> tuple[pd.DataFrame, list[str]]:
     """
     trials, fields = shown_trials(results)
     verdicts = rows_of(results, trials, "verdicts").set_index("trial")
-    specs: dict[str, TrialSpec] = {trial.id: trial.spec for one in as_list(results) for trial in one.stored}
-    trials["spec"] = trials.trial.map(specs)
     if BRANCHES in trials and trials[BRANCHES].nunique(dropna=False) > 1:
         # Figures make one field of scheme and branches; here each makes arms of its own.
         trials[SCHEME] = [spec.init.scheme for spec in trials.spec]

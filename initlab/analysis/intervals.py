@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-CONFIDENCE = 0.95
+from initlab.paper.ratios import CONFIDENCE
+
 LEVEL = 1 - CONFIDENCE
 FEWEST_SEEDS = 5
 # The chance of showing a difference that is there, for `seeds_needed`; and beyond how many seeds it gives up.

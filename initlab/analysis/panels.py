@@ -57,7 +57,7 @@ def as_list(results: Shown) -> list[Results]:
 
 
 def shown_trials(results: Shown) -> tuple[pd.DataFrame, list[str]]:
-    """The trials of the studies, one row each with fields, verdict, chance, epoch length, threshold; and what varies.
+    """The trials of the studies, a row each: fields, verdict, spec, chance, epoch length, threshold; and what varies.
 
     That is the dotted paths that differ between trials, of one study or between studies, and depth, scheme, net's name.
     Trials that a study no longer contains are left out. One that lies in several folders counts once, finished before
@@ -79,6 +79,7 @@ def shown_trials(results: Shown) -> tuple[pd.DataFrame, list[str]]:
                 frame[path] = frame[path].map(repr)
         for fact in ("chance", "train_examples"):
             frame[fact] = frame.trial.map({trial.id: trial.status.get(fact) for trial in one.stored}).astype(float)
+        frame["spec"] = frame.trial.map({trial.id: trial.spec for trial in one.stored})
         frame["threshold"] = one.study.verdict.threshold
         frame["source"] = source
         frames.append(frame)

@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from initlab.data.dataset import Dataset, Preprocessing, prepare
+from initlab.data.dataset import Dataset, Preprocessing
 from initlab.data.examples import Examples, examples_of
 from initlab.data.facts import FACTS, is_pictures
 from initlab.data.folders import scan
-from initlab.data.sources import Raw, load_raw
+from initlab.data.in_memory import prepare
+from initlab.data.scales import SCALE
+from initlab.data.sources import load_raw
 from initlab.data.text import topics
 from initlab.engine.task import DataAccess
 from initlab.errors import UserError
@@ -20,7 +22,8 @@ from initlab.nets.build import to_modules
 from initlab.plan.conflicts import layout_conflicts
 from initlab.plan.dimensions import describe, input_side
 from initlab.random_streams import stream_seed
-from initlab.study.spec import Data, TrialSpec
+from initlab.study.sections import Data
+from initlab.study.spec import TrialSpec
 from initlab.study.unused_fields import needs_batch
 from initlab.user_code import code_refusal, import_callable, is_code
 
@@ -31,7 +34,7 @@ DTYPES = {"auto": torch.float32, "float32": torch.float32, "float64": torch.floa
 def load_data(
     spec: TrialSpec, device: torch.device, access: DataAccess, sources: dict[str, str], say: Callable[[str], None]
 ) -> Dataset:
-    """The trial's data on its device; the last few raw sets stay in memory for the next trials.
+    """The trial's data on its device; the last few sets stay in memory for the next trials.
 
     Args:
         sources: hash of the user's code behind each dotted path that names some.
@@ -41,8 +44,8 @@ def load_data(
     preprocessing = Preprocessing(data.scale, data.train_examples, data.val_examples, device, dtype)
     if is_pictures(data.name):
         return load_pictures(data, preprocessing, access, say)
-    raw = cached_raw(data, access, sources.get("data.name"))
-    return prepare(raw, preprocessing, flip=data.flip, shift=data.shift)
+    examples = cached_examples(data, access, sources.get("data.name"))
+    return prepare(examples, preprocessing, flip=data.flip, shift=data.shift)
 
 
 def load_pictures(data: Data, preprocessing: Preprocessing, access: DataAccess, say: Callable[[str], None]) -> Dataset:
@@ -52,7 +55,7 @@ def load_pictures(data: Data, preprocessing: Preprocessing, access: DataAccess, 
     from initlab.data.views import Views
 
     crop = input_side(data)
-    val_side = data.val_side or round(crop * 8 / 7)
+    val_side = data.val_side or round(crop * SCALE)
     flip = FACTS[data.name].flip if data.flip is None else data.flip
     return open_folder(
         scan(data.name, Path(access.data_dir) if access.data_dir else None, data.classes),
@@ -68,8 +71,8 @@ def load_pictures(data: Data, preprocessing: Preprocessing, access: DataAccess, 
 
 
 @lru_cache(maxsize=2)
-def cached_raw(data: Data, access: DataAccess, source: str | None) -> Raw | Examples:
-    """A raw set; `source` is the hash of the code that makes it, so that edited code is run again."""
+def cached_examples(data: Data, access: DataAccess, source: str | None) -> Examples:
+    """A set in memory; `source` is the hash of the code that makes it, so that edited code is run again."""
     if is_code(data.name):
         if not access.allow_code:
             raise PermissionError(code_refusal("data.name", data.name))

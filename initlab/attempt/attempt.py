@@ -24,7 +24,8 @@ from initlab.store.checkpoint import read_checkpoint
 from initlab.store.files import LOG, no_room
 from initlab.store.trial_folder import TrialFolder
 from initlab.store.writer import AttemptWriter, Superseded
-from initlab.study.spec import Data, TrialSpec
+from initlab.study.sections import Data
+from initlab.study.spec import TrialSpec
 from initlab.study.trial_code import check_sources
 from initlab.train.group import ALONE, Group
 from initlab.train.records import Outcome, Raised, caught

@@ -1,14 +1,14 @@
 """What a trial's code may set for its whole process, put back when the trial is over."""
 
 import os
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
+
+from initlab.nets.undisturbed import streams_kept
 
 SMALLEST = 1e-40  # below float32's normal numbers: 0 where those are flushed
 
@@ -17,16 +17,13 @@ SMALLEST = 1e-40  # below float32's normal numbers: 0 where those are flushed
 def process_state_kept(device: torch.device) -> Iterator[None]:
     """Inside, torch's settings, the random states, the environment and the working folder may be changed at will."""
     settings = [(put, get()) for get, put in SETTINGS]
-    states = random.getstate(), np.random.get_state()
     environment, folder = dict(os.environ), os.getcwd()
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with streams_kept([device]):
             yield
     finally:
         for put, value in settings:
             put(value)
-        random.setstate(states[0])
-        np.random.set_state(states[1])
         if dict(os.environ) != environment:
             os.environ.clear()
             os.environ.update(environment)

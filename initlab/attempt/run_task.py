@@ -25,11 +25,12 @@ from initlab.plan.cost import cost
 from initlab.plan.packs import unpackable_because
 from initlab.store.files import no_room
 from initlab.store.trial_folder import TrialFolder
-from initlab.study.spec import Data
+from initlab.study.sections import Data
 from initlab.train.cuda import cuda_graph, kernels
 from initlab.train.packed import Pack
+from initlab.train.passes import COMPILE_STEPS
 from initlab.train.records import Outcome, Raised, caught
-from initlab.train.trial import COMPILE_STEPS, Trial
+from initlab.train.trial import Trial
 
 STOP_CHECK_S = 0.2
 # FLOP of a step below which the host takes longer to start its operations than a GPU to do them. Replayed, a step of

@@ -131,10 +131,14 @@ def class_token() -> Apply:
         return m.head(m.norm(m.blocks(tokens))[:, 0])
 
     net = Apply(
-        forward, embed=nn.Conv2d(3, WIDTH, 4, 4), head=nn.Linear(WIDTH, CLASSES), norm=nn.LayerNorm(WIDTH),
-        token=nn.Parameter(0.02 * torch.randn(1, 1, WIDTH)), places=nn.Parameter(0.02 * torch.randn(17, WIDTH)),
+        forward,
+        embed=nn.Conv2d(3, WIDTH, 4, 4),
+        head=nn.Linear(WIDTH, CLASSES),
+        norm=nn.LayerNorm(WIDTH),
+        token=nn.Parameter(0.02 * torch.randn(1, 1, WIDTH)),
+        places=nn.Parameter(0.02 * torch.randn(17, WIDTH)),
         blocks=nn.Sequential(*times(4, lambda: blocks.pre_norm(Attention))),
-    )  # fmt: skip
+    )
     return blocks.normal(net, 0.06)  # type: ignore[return-value]
 
 

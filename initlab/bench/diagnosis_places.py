@@ -11,6 +11,13 @@ from initlab.init.layers import EMBEDDINGS, NORMS
 from initlab.inspection.suspects.suspect import Entry, entries_of
 
 PLAIN_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+# The parameters at fault.
+Names = tuple[str, ...]
+
+
+def names(entries: Iterable[Entry]) -> Names | None:
+    """Their names; None of none."""
+    return tuple(entry.name for entry in entries) or None
 
 
 def matrices(model: nn.Module, *, lengths: bool = False) -> list[Entry]:

@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from initlab.analysis.panels import DEPTH
 from initlab.attempt.assemble import build_net, load_data
 from initlab.bench.tables import read_table
 from initlab.engine.task import DataAccess
 from initlab.errors import UserError
-from initlab.plots.exponents import DEPTH, NORM, exponents
+from initlab.plots.exponents import NORM, exponents
 from initlab.plots.save import write
 from initlab.signal.exponents import exponents_of
 from initlab.signal.trunk import trunk_of

@@ -35,6 +35,7 @@ from initlab.bench.gpu_rows import (
     tests_row,
     watching_rows,
 )
+from initlab.bench.gpu_study import fitted
 from initlab.bench.gpu_trials import arms
 from initlab.errors import UserError
 from initlab.launch.machine import provenance
@@ -57,7 +58,14 @@ class Section:
 
 
 def bench_gpu(
-    device: str, quick: bool, out: Path | None, minutes: float = 8.0, only: Sequence[str] = ()
+    device: str,
+    quick: bool,
+    out: Path | None,
+    minutes: float = 8.0,
+    only: Sequence[str] = (),
+    study: Path | None = None,
+    data_dir: Path | None = None,
+    overrides: Sequence[str] = (),
 ) -> Iterator[str]:
     """Lines of text as the sections end, then the table; writes `out`, by default named after the card.
 
@@ -65,9 +73,12 @@ def bench_gpu(
         quick: nets and images so small that a CPU does it in minutes, to try the command.
         minutes: a section begins only where the most that it is thought to take is left of them.
         only: beginnings of the names of the sections to run; none runs all.
+        study: trained after them, as far as the minutes that are left hold; its data lie in `data_dir`.
+        overrides: `dotted.path=value` texts for the study.
 
     Raises:
         UserError: no GPU, a CPU asked for without `quick`, or no section of such a name.
+        StudyError: a mistake in the study, or its results are there already.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("bench gpu: needs a CUDA GPU (got none); --device cpu --quick tries the same on a CPU")
@@ -78,12 +89,15 @@ def bench_gpu(
     if not chosen:
         names = ", ".join(section.name for section in sections(sizes, place))
         raise UserError(f"bench gpu: no section begins so (got {', '.join(only)}); allowed: beginnings of {names}")
+    started = time.perf_counter()
+    if study:
+        plan = fitted(study, overrides, data_dir, device, sizes.pace_steps)
+        chosen.append(Section(study.stem, SHORT_S, partial(plan.rows, started + 60 * minutes)))
     card = about(place)
     out = out or Path("results/bench") / f"gpu-{re.sub('[^a-z0-9]+', '-', card['device'].lower()).strip('-')}.json"
     with writable(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     rows: Rows = []
-    started = time.perf_counter()
     with kernels(place):
         for section in chosen:
             rows += measured(section, rows, time.perf_counter() - started, 60 * minutes)

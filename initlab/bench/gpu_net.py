@@ -10,7 +10,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from initlab.bench.timing import seconds, wait
-from initlab.data.dataset import ImageSet
+from initlab.data.in_memory import ImageSet
 from initlab.init.apply import init_
 from initlab.nets.build import to_modules
 from initlab.nets.counts import count
@@ -100,7 +100,7 @@ def rate(large: Large, device: torch.device) -> tuple[float, list[str]]:
     update = pack.update if pack else trial.update
     notes = [f"first {WARM_UP} steps {seconds(update, device, WARM_UP):.1f} s"]
     speed = large.batch * large.steps / seconds(update, device, large.steps)
-    reason = pack.eager if pack else trial.eager
+    reason = pack.eager if pack else trial.passes.eager
     return speed, [*notes, f"ran uncompiled: {reason}"] if reason else notes
 
 

@@ -43,6 +43,7 @@ class Sizes:
     trials: dict[str, Any]  # sections of the small trials' study, on digits
     processes: int
     streams: int
+    pace_steps: int  # of the trial that tells how much of a study fits
 
 
 # Times two depths, that makes 24 trials.
@@ -51,25 +52,36 @@ GRID = {"seed": [0, 1, 2, 3], "init.scheme": ["gaussian", "xavier", "he"]}
 DEMO_NET = Large({"depth": 30, "width": 16}, side=16, batch=32, classes=10, steps=40, precision="float32", flip=False)
 PERCEPTRON = replace(DEMO_NET, side=8, perceptron=64)
 FULL = Sizes(
-    matrix=8192, nets={name: Large({"name": name}, 224, 128, classes=1000, steps=20) for name in ("B", "small-30")},
-    small={"demo net": DEMO_NET, "perceptron": PERCEPTRON}, packs=(1, 4, 16, 64),
+    matrix=8192,
+    nets={name: Large({"name": name}, 224, 128, classes=1000, steps=20) for name in ("B", "small-30")},
+    small={"demo net": DEMO_NET, "perceptron": PERCEPTRON},
+    packs=(1, 4, 16, 64),
     trials={
-        "data": {"image_size": 32}, "train": {"epochs": 3.0, "batch_size": 32, "lr": 0.003},
+        "data": {"image_size": 32},
+        "train": {"epochs": 3.0, "batch_size": 32, "lr": 0.003},
         "grid": {**GRID, "net.depth": [22, 30]},
     },
-    processes=4, streams=4,
-)  # fmt: skip
+    processes=4,
+    streams=4,
+    pace_steps=450,
+)
 TINY = Large({"depth": 6, "width": 2}, side=16, batch=4, classes=10, steps=2)
 QUICK = Sizes(
-    matrix=64, nets={"B": TINY, "small-30": TINY},
-    small={"demo net": replace(TINY, precision="float32"), "perceptron": replace(TINY, perceptron=4)}, packs=(1, 2),
+    matrix=64,
+    nets={"B": TINY, "small-30": TINY},
+    small={"demo net": replace(TINY, precision="float32"), "perceptron": replace(TINY, perceptron=4)},
+    packs=(1, 2),
     trials={
-        "data": {"train_examples": 64, "val_examples": 16}, "net": {"width": 2},
-        "train": {"epochs": 1.0, "batch_size": 8, "lr": 0.003}, "probe": {"examples": 8},
+        "data": {"train_examples": 64, "val_examples": 16},
+        "net": {"width": 2},
+        "train": {"epochs": 1.0, "batch_size": 8, "lr": 0.003},
+        "probe": {"examples": 8},
         "grid": {**GRID, "net.depth": [6, 8]},
     },
-    processes=2, streams=4,
-)  # fmt: skip
+    processes=2,
+    streams=4,
+    pace_steps=4,
+)
 
 
 def row(what: str, value: float | None, unit: str, note: str = "") -> Row:
@@ -149,13 +161,14 @@ def compiled_pack_rows(sizes: Sizes, device: torch.device, rows: Rows) -> Rows:
 
 def arm_rows(sizes: Sizes, device: torch.device, arm: Arm, rows: Rows) -> Rows:
     """Trials per hour of an arm, and its ratio to one after another."""
-    took, uncompiled = span(Study.model_validate({"name": "bench-gpu", **sizes.trials}), device.type, arm)
-    per_hour, base = 24 * 3600 / took, value_of(rows, BASE)
+    took = span(Study.model_validate({"name": "bench-gpu", **sizes.trials}), device.type, arm)
+    per_hour, base = 24 * 3600 / took.seconds, value_of(rows, BASE)
     notes = [f"{per_hour / base:.2f} times one after another"] if base else []
+    notes.append(f"{took.begin_s:.2f} s before the first step, {1e3 * took.step_s:.1f} ms a step")
     if arm.graphs and device.type == "cpu":
         notes.append("no graphs on a CPU")
-    if uncompiled:
-        notes.append(f"without graphs: {uncompiled}")
+    if took.uncompiled:
+        notes.append(f"without graphs: {took.uncompiled}")
     return [row(f"24 small trials, {arm.name}", per_hour, "trials/h", "; ".join(notes))]
 
 

@@ -5,7 +5,7 @@ own: the device may work on all of them at once where one leaves it idle. A CPU 
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +24,10 @@ from initlab.launch.settings import resolve
 from initlab.launch.tasks import Sources, tasks
 from initlab.plan.plan import plan
 from initlab.store.files import ATTEMPT
+from initlab.store.reader import StoredTrial
 from initlab.store.results import Results
 from initlab.store.trial_folder import TrialFolder
-from initlab.study.spec import Data
+from initlab.study.sections import Data
 from initlab.study.study import Study
 from initlab.train.cuda import Capture, cuda_graph
 from initlab.train.packed import OnEnd, Pack
@@ -59,10 +60,18 @@ def arms(processes: int, streams: int) -> list[Arm]:
     ]
 
 
-def span(study: Study, device: str, arm: Arm) -> tuple[float, str]:
-    """Seconds from the first trial's claim to the last one's result, and why steps ran uncompiled, if they did.
+@dataclass(frozen=True)
+class Span:
+    """What the trials of an arm took; imports of processes, the same for a sweep of any length, are not in it."""
 
-    Processes' imports, the same for a sweep of any length, are not in it.
+    seconds: float  # from the first trial's claim to the last one's result
+    begin_s: float  # of it, what came before the first trial's or pack's first step
+    step_s: float
+    uncompiled: str  # why steps ran uncompiled, if they did
+
+
+def span(study: Study, device: str, arm: Arm) -> Span:
+    """Run a study in the way of an arm.
 
     Raises:
         RuntimeError: a trial that failed.
@@ -75,14 +84,28 @@ def span(study: Study, device: str, arm: Arm) -> tuple[float, str]:
         else:
             options: dict[str, Any] = {"jobs": arm.processes, "pack": arm.pack, "device": device}
             results = initlab.run(study, out, engine="inline", **options, show="nothing")
-        failed = [trial.status for trial in results.stored if trial.status["state"] not in ("done", "diverged")]
-        if failed:
-            reason = failed[0].get("error", failed[0]["state"])
-            raise RuntimeError(f"{len(failed)} of {len(results.stored)} trials did not end, the first: {reason}")
+        check_ended(results.stored)
         trials = TrialFolder.all_in(out)
         start = min((attempt / ATTEMPT).stat().st_mtime for trial in trials for attempt in trial.attempts())
         reasons = {str(stored.status["eager"]) for stored in results.stored if "eager" in stored.status}
-        return max(trial.result_file.stat().st_mtime for trial in trials) - start, "; ".join(reasons)
+        seconds = max(trial.result_file.stat().st_mtime for trial in trials) - start
+        return Span(seconds, *pace(results), "; ".join(reasons))
+
+
+def check_ended(stored: Sequence[StoredTrial]) -> None:
+    """Raise a RuntimeError with the words of the first trial that failed, if one did."""
+    failed = [trial.status for trial in stored if trial.status["state"] not in ("done", "diverged")]
+    if failed:
+        reason = failed[0].get("error", failed[0]["state"])
+        raise RuntimeError(f"{len(failed)} of {len(stored)} trials did not end, the first: {reason}")
+
+
+def pace(results: Results) -> tuple[float, float]:
+    """Seconds before a trial's first step and of a step, by the second half of the rows of the first one."""
+    rows = results.scalars[results.scalars.trial == results.scalars.trial.iloc[0]]
+    last, middle = rows.iloc[-1], rows[rows.step <= rows.step.iloc[-1] / 2].iloc[-1]
+    step_s = float((last.wall_s - middle.wall_s) / (last.step - middle.step))
+    return max(0.0, float(last.wall_s - step_s * last.step)), step_s
 
 
 def by_turns(study: Study, out: Path, device: str, arm: Arm) -> Results:

@@ -97,18 +97,24 @@ def language(blocks: list[nn.Module], *, tied: bool = False, first: nn.Module | 
         head.weight = embed.weight
     return Apply(
         lambda m, ids: m.head(m.norm(m.blocks(m.first(m.embed(ids) + m.places[: ids.shape[1]])))),
-        embed=embed, head=head, places=nn.Parameter(0.02 * torch.randn(TOKENS, WIDTH)), first=first or nn.Identity(),
-        blocks=nn.Sequential(*blocks), norm=nn.LayerNorm(WIDTH),
-    )  # fmt: skip
+        embed=embed,
+        head=head,
+        places=nn.Parameter(0.02 * torch.randn(TOKENS, WIDTH)),
+        first=first or nn.Identity(),
+        blocks=nn.Sequential(*blocks),
+        norm=nn.LayerNorm(WIDTH),
+    )
 
 
 def patches(blocks: list[nn.Module]) -> Apply:
     """Patches of an image, blocks, norm, mean, head."""
     return Apply(
         lambda m, x: m.head(m.norm(m.blocks(m.embed(x).flatten(2).transpose(1, 2))).mean(1)),
-        embed=nn.Conv2d(3, WIDTH, 4, 4), blocks=nn.Sequential(*blocks), norm=nn.LayerNorm(WIDTH),
+        embed=nn.Conv2d(3, WIDTH, 4, 4),
+        blocks=nn.Sequential(*blocks),
+        norm=nn.LayerNorm(WIDTH),
         head=nn.Linear(WIDTH, CLASSES),
-    )  # fmt: skip
+    )
 
 
 def convolution(c_in: int, c_out: int, size: int = 3, *, norm: bool = True, **options: Any) -> list[nn.Module]:

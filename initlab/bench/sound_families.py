@@ -85,8 +85,12 @@ def detector() -> Apply:
         return nn.Sequential(*(m for layer in layers for m in (layer, nn.ReLU())))[:-1]
 
     body = classifier(basic_block(), basic_block())[:-3]
-    return Apply(lambda m, x: torch.cat([m.classes(m.body(x)), m.boxes(m.body(x))], 1), body=body,
-                 classes=head(CLASSES, -math.log(99)), boxes=head(4, 0.0))  # fmt: skip
+    return Apply(
+        lambda m, x: torch.cat([m.classes(m.body(x)), m.boxes(m.body(x))], 1),
+        body=body,
+        classes=head(CLASSES, -math.log(99)),
+        boxes=head(4, 0.0),
+    )
 
 
 def detection_loss(output: Tensor, labels: Tensor) -> Tensor:
@@ -128,8 +132,9 @@ def mixture() -> Apply:
         return m.head(h + sum(share[:, i : i + 1] * expert(h) for i, expert in enumerate(m.experts)))
 
     experts = nn.ModuleList([nn.Sequential(*mlp()) for _ in range(4)])
-    return Apply(forward, stem=nn.Linear(WIDTH, WIDTH), gate=nn.Linear(WIDTH, 4), experts=experts,
-                 head=nn.Linear(WIDTH, CLASSES))  # fmt: skip
+    return Apply(
+        forward, stem=nn.Linear(WIDTH, WIDTH), gate=nn.Linear(WIDTH, 4), experts=experts, head=nn.Linear(WIDTH, CLASSES)
+    )
 
 
 def state_space() -> Apply:
@@ -145,8 +150,13 @@ def state_space() -> Apply:
         return m.proj(torch.stack(states, 1) * F.silu(gate))
 
     conv = nn.Conv1d(WIDTH, WIDTH, 4, padding=3, groups=WIDTH)
-    return Apply(forward, inner=nn.Linear(WIDTH, 2 * WIDTH), conv=conv, step=nn.Linear(WIDTH, WIDTH),
-                 proj=nn.Linear(WIDTH, WIDTH))  # fmt: skip
+    return Apply(
+        forward,
+        inner=nn.Linear(WIDTH, 2 * WIDTH),
+        conv=conv,
+        step=nn.Linear(WIDTH, WIDTH),
+        proj=nn.Linear(WIDTH, WIDTH),
+    )
 
 
 def diffusion() -> Apply:
@@ -161,9 +171,14 @@ def diffusion() -> Apply:
 
     modulations, out = [nn.Linear(WIDTH, 3 * WIDTH) for _ in range(6)], nn.Linear(WIDTH, WIDTH)
     zero(out, *modulations)
-    return Apply(forward, time=nn.Linear(8, WIDTH), enter=nn.Linear(WIDTH, WIDTH), out=out,
-                 modulations=nn.ModuleList(modulations),
-                 branches=nn.ModuleList([nn.Sequential(*mlp()) for _ in range(6)]))  # fmt: skip
+    return Apply(
+        forward,
+        time=nn.Linear(8, WIDTH),
+        enter=nn.Linear(WIDTH, WIDTH),
+        out=out,
+        modulations=nn.ModuleList(modulations),
+        branches=nn.ModuleList([nn.Sequential(*mlp()) for _ in range(6)]),
+    )
 
 
 def adapted() -> nn.Sequential:
@@ -178,5 +193,6 @@ def adapted() -> nn.Sequential:
 
 def recurrent(kind: type[nn.LSTM] | type[nn.GRU]) -> Apply:
     """One recurrent layer over short sequences and a layer on its last state, torch's default."""
-    return Apply(lambda m, x: m.head(m.rnn(x)[0][:, -1]), rnn=kind(16, WIDTH, batch_first=True),
-                 head=nn.Linear(WIDTH, CLASSES))  # fmt: skip
+    return Apply(
+        lambda m, x: m.head(m.rnn(x)[0][:, -1]), rnn=kind(16, WIDTH, batch_first=True), head=nn.Linear(WIDTH, CLASSES)
+    )

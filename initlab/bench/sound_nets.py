@@ -142,8 +142,15 @@ def sequences(net: nn.Module) -> SoundNet:
 
 def autoencoder() -> nn.Module:
     """Four layers of torch's default, narrow in the middle."""
-    return nn.Sequential(nn.Linear(WIDTH, 128), nn.ReLU(), nn.Linear(128, 32), nn.ReLU(), nn.Linear(32, 128), nn.ReLU(),
-                         nn.Linear(128, WIDTH))  # fmt: skip
+    return nn.Sequential(
+        nn.Linear(WIDTH, 128),
+        nn.ReLU(),
+        nn.Linear(128, 32),
+        nn.ReLU(),
+        nn.Linear(32, 128),
+        nn.ReLU(),
+        nn.Linear(128, WIDTH),
+    )
 
 
 # The end of a branch in GPT-2, 1 over the root of how many branches eight blocks have.

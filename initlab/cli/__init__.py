@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from initlab.cli import bench, compare_inits, launch, models, studies
+from initlab.cli import bench, compare_inits, launch, models, results, studies
 from initlab.cli.options import echo
 from initlab.version import __version__
 
@@ -45,9 +45,16 @@ def main() -> None:
     initlab plot results/demo          its figures, as png, svg and csv
     initlab inspect resnet18           what goes through a model, and whether it will start to train
     initlab compare-inits resnet18     which of several initialisations suits it
-    initlab fix resnet18               code to paste, if its initialisation wants mending
+    initlab fix resnet18               code to paste, if its initialisation needs fixing
     """
 
 
-for command in (*studies.COMMANDS, *models.COMMANDS, compare_inits.compare_inits, launch.launch, bench.bench):
+for command in (
+    *studies.COMMANDS,
+    *results.COMMANDS,
+    *models.COMMANDS,
+    compare_inits.compare_inits,
+    launch.launch,
+    bench.bench,
+):
     main.add_command(command)

@@ -19,9 +19,9 @@ def bench() -> None:
 @click.option("--repeats", type=click.IntRange(1), default=3, help="Medians of each way to watch.")
 @click.option("--whole", type=click.IntRange(0), default=1, help="Whole trials of each, in turn.")
 def bench_probe(repeats: int, whole: int) -> None:
-    """What watching signals costs, as shares of a bare step: initlab's ways, hooks, histograms; wandb's if installed.
+    """What watching signals costs, as shares of a bare step.
 
-    BackPACK and Cockpit are measured too where they are installed.
+    initlab's ways, hooks and histograms; and where they are installed wandb's, BackPACK's and Cockpit's.
     """
     from initlab.bench.probe import bench_probe as measure
 
@@ -53,7 +53,9 @@ def bench_inspect(
     texts: Sequence[str],
     allow_code: bool,
 ) -> None:
-    """What inspecting MODEL costs, in plain forward and backward passes of the same run.
+    """What inspecting MODEL costs, in plain passes.
+
+    A plain pass is one forward and backward through the model, in the same run.
 
     \b
     initlab bench inspect vit_b_16 --batch-size 2 --memory
@@ -74,15 +76,16 @@ def bench_inspect(
 
 @bench.command("coverage")
 @click.option("--nets", default="", help="Names with commas between them.  [default: all]")
-@click.option("--draws", type=click.IntRange(2), default=100, help="Of each net.", show_default=True)
-@click.option("--seed", type=int, default=0, help="Of the nets, their data and the draws.", show_default=True)
+@click.option("--draws", type=click.IntRange(2), default=100, help="Of each net.")
+@click.option("--seed", type=int, default=0, help="Of the nets, their data and the draws.")
 @click.option("--redrawn", type=click.IntRange(2), help="Judge the bands that so many draws give, not theory's.")
 @click.option("--layers", is_flag=True, help="Show every layer of each net.")
 def bench_coverage(nets: str, draws: int, seed: int, redrawn: int | None, layers: bool) -> None:
-    """How many signals of fresh draws lie in theory's 95 % band, on small nets of every family.
+    """How often signals of fresh draws lie in theory's band.
 
-    A line per net: layers whose basis is theory of all layers; the share of points inside, forward, backward and of the
-    last layer; and the median of what was measured over what was predicted. A band that is right holds 92 to 98 %.
+    The band is that of 95 %, the nets are small ones of every family. A line per net: layers whose basis is theory of
+    all layers; the share of points inside, forward, backward and of the last layer; and the median of what was measured
+    over what was predicted. A band that is right holds 92 to 98 %.
     """
     from initlab.bench.coverage import bench_coverage as measure
 
@@ -96,8 +99,9 @@ def bench_coverage(nets: str, draws: int, seed: int, redrawn: int | None, layers
 @click.option("--repeats", type=click.IntRange(1), default=1, help="Runs of each arm, alternating.")
 @set_option
 def bench_engine(study: Path | None, trials: int, jobs: int, repeats: int, overrides: Sequence[str]) -> None:
-    """What a trial costs inline and under Ray, against a plain loop and a plain Ray Tune function of the same run.
+    """What a trial costs inline and under Ray.
 
+    Against a plain loop and a plain Ray Tune function of the same run.
     Without a STUDY the trials are trivial, 44 steps in a fifth of a second, so that what is around them shows.
     """
     from initlab.bench.engine import bench_engine as measure, trivial
@@ -111,7 +115,10 @@ def bench_engine(study: Path | None, trials: int, jobs: int, repeats: int, overr
 @click.option("--few", type=click.IntRange(2), default=200, help="Of the study that is run, and run again.")
 @click.option("--jobs", type=click.IntRange(1), default=2, help="Trials at once.")
 def bench_launch(trials: int, few: int, jobs: int) -> None:
-    """Seconds from the command to the first step of many trials, to stop them, and to find a study done."""
+    """How long launches take to begin and to stop.
+
+    From the command to the first step of many trials, to stop them, and to find a study done.
+    """
     from initlab.bench.launching import bench_launch as measure
 
     echo_lines(measure(trials, few, jobs))
@@ -121,7 +128,10 @@ def bench_launch(trials: int, few: int, jobs: int) -> None:
 @click.option("--trials", "counts", type=click.IntRange(1), multiple=True, default=(100, 1000), help="Repeatable.")
 @click.option("--folder", type=OUT, help="Keep the stores here, and read those that are there.  [default: temporary]")
 def bench_store(counts: Sequence[int], folder: Path | None) -> None:
-    """Processor seconds and memory of reading stores of so many trials, of 100 probes of 30 layers each."""
+    """What reading an output folder costs, by its trials.
+
+    Processor seconds and memory; each trial has 100 probes of 30 layers.
+    """
     from initlab.bench.store import bench_store as measure
 
     echo_lines(measure(counts, folder))
@@ -136,9 +146,9 @@ def bench_store(counts: Sequence[int], folder: Path | None) -> None:
 @data_dir_option
 @set_option
 def bench_data(study: Path | None, **options: Any) -> None:
-    """Images per second of the loader alone, the net alone and both, for the first trial of STUDY.
+    """Images per second of the loader, of the net and of both.
 
-    Without a study: pictures of digits, written into a temporary folder.
+    For the first trial of STUDY; without one: pictures of digits, written into a temporary folder.
     """
     from initlab.bench.data import bench_data as measure
 
@@ -149,7 +159,9 @@ def bench_data(study: Path | None, **options: Any) -> None:
 @click.argument("sources", metavar="TABLE...", type=OUT, nargs=-1, required=True)
 @click.option("--write", is_flag=True, help="Keep the fit as the forecast that comes with initlab.")
 def bench_forecast(sources: tuple[Path, ...], write: bool) -> None:
-    """How right the forecast is on nets of families that it was not fitted on.
+    """How right forecasts are on families they don't know.
+
+    Each family of nets is foretold by a fit on the others.
 
     \b
     initlab bench forecast results/reference/forecast/*.csv
@@ -165,10 +177,10 @@ def bench_forecast(sources: tuple[Path, ...], write: bool) -> None:
 @bench.command("exponents")
 @click.argument("source", type=OUT)
 def bench_exponents(source: Path) -> None:
-    """How well the two exponents of a transformer's trunk at the start foretell its loss after training.
+    """How well two exponents at the start foretell the loss.
 
-    SOURCE is the folder of a study such as sweeps/transformer-exponents.yaml, whose figures get exponents.png, .svg and
-    .csv; or that exponents.csv.
+    Those of a transformer's trunk, and its loss after training. SOURCE is the folder of a study such as
+    sweeps/transformer-exponents.yaml, whose figures get exponents.png, .svg and .csv; or that exponents.csv.
     """
     from initlab.bench.exponents import bench_exponents as measure
 
@@ -183,14 +195,23 @@ def bench_exponents(source: Path) -> None:
 )
 @click.option("--section", "only", multiple=True, help="Beginning of a section's name; repeatable.  [default: all]")
 @click.option("--out", type=OUT, help="Where figures go.  [default: results/bench/gpu-CARD.json]")
-def bench_gpu(device: Any, quick: bool, minutes: float, only: tuple[str, ...], out: Path | None) -> None:
-    """Right numbers on a GPU, large nets against its limit, many small trials at once, and what watching costs.
+@click.option(
+    "--study", type=OUT, help="Train it last, into results/NAME: in each trial as many iterations as --minutes hold."
+)
+@data_dir_option
+@set_option
+def bench_gpu(only: tuple[str, ...], **options: Any) -> None:
+    """Measure initlab on a GPU, in a few minutes.
 
-    Sections run in the order of their worth; each is written when it ends.
+    Right numbers, large nets against the GPU's limit, many small trials at once, and what watching costs. Sections run
+    in the order of their worth; each is written when it ends.
+
+    \b
+    initlab bench gpu --minutes 13 --section watching --study sweeps/tiny-fig3.yaml --data-dir DIR
     """
     from initlab.bench.gpu import bench_gpu as measure
 
-    echo_lines(measure(device, quick, out, minutes, only))
+    echo_lines(measure(only=only, **options))
 
 
 @bench.command("diagnosis")
@@ -198,18 +219,19 @@ def bench_gpu(device: Any, quick: bool, minutes: float, only: tuple[str, ...], o
 @click.option(
     "--faults", default="", help="Names with commas between them; none: false alarms alone.  [default: all 28]"
 )
-@click.option("--steps", type=click.IntRange(10), default=100, help="Training steps of each run.", show_default=True)
-@click.option("--seeds", type=click.IntRange(0), default=13, help="Draws of each sound net.", show_default=True)
-@click.option("--jobs", type=click.IntRange(1), default=2, help="Processes, of one thread each.", show_default=True)
+@click.option("--steps", type=click.IntRange(10), default=100, help="Training steps of each run.")
+@click.option("--seeds", type=click.IntRange(0), default=13, help="Draws of each sound net.")
+@click.option("--jobs", type=click.IntRange(1), default=2, help="Processes, of one thread each.")
 @click.option("--quick", is_flag=True, help="Four small nets, 30 steps, 2 draws: under a minute, to try the command.")
 @click.option("--out", type=OUT, help="File of rows, one JSON object a line.  [default: results/bench/diagnosis.jsonl]")
 def bench_diagnosis(models: str, faults: str, steps: int, seeds: int, jobs: int, quick: bool, out: Path | None) -> None:
-    """How well inspect and lint find faults: 40 sound nets, 28 faults planted in each, one at a time.
+    """How well inspect and lint find planted faults.
 
-    A fault matters if the same training steps end clearly worse than the sound net's. Of these, the table says how many
-    are caught, whether the right parameters are named, and whether a net trains as well as the sound one after the
-    advised remedy; and of fresh draws of the sound nets, how many are called faulty. Beside it stand the rules of
-    SageMaker Debugger, AUTOTRAINER and torch's anomaly mode on the same runs.
+    40 sound nets, 28 faults planted in each, one at a time. A fault matters if the same training steps end clearly
+    worse than the sound net's. Of these, the table says how many are caught, whether the right parameters are named,
+    and whether a net trains as well as the sound one after the advised remedy; and of fresh draws of the sound nets,
+    how many are called faulty. Beside it stand the rules of SageMaker Debugger, AUTOTRAINER and torch's anomaly mode on
+    the same runs.
 
     Half of the nets, by a checksum of their names, are held out: their misses are counted, but not listed.
     A run that is interrupted goes on from its file. docs/diagnosis.md explains the columns.
@@ -234,9 +256,10 @@ def bench_diagnosis(models: str, faults: str, steps: int, seeds: int, jobs: int,
 @data_dir_option
 @set_option
 def bench_ddp(study: Path | None, **options: Any) -> None:
-    """Images per second of one trial over several processes, at one batch (strong) and at a batch each (weak).
+    """Images per second of one trial over several processes.
 
-    The first trial of STUDY; without one, a plain net on images made for the purpose.
+    At one batch for all (strong scaling) and at a batch each (weak). The first trial of STUDY; without one, a plain net
+    on images made for the purpose.
     """
     from initlab.bench.ddp import bench_ddp as measure
 

@@ -17,11 +17,11 @@ from initlab.cli.options import OUT, echo
 @click.option("--seeds", type=int, default=5, help="Draws of each scheme, seeds 0, 1, …")
 @click.option("--loss", metavar="pkg.module:callable", help="(output, labels) to losses (N,) or their mean.")
 @click.option("--lr", type=float, help="Learning rate, for a forecast of the training.")
-@click.option("--optimizer", default="sgd", help="Beside --lr: sgd, adam, adamw, …  [default: sgd]")
-@click.option("--weight-decay", type=float, default=0.0, help="Beside --lr.")
+@click.option("--optimizer", default="sgd", help="With --lr: sgd, adam, adamw, …")
+@click.option("--weight-decay", type=float, default=0.0, help="With --lr.")
 @click.option("--out", "figure", type=OUT, metavar="FIGURE", help="Write the figure (png, svg or pdf).")
 def compare_inits(model: str, schemes: str | None, seeds: int, figure: Path | None, **options: Any) -> None:
-    """Compare initialisations of MODEL: which will start to train, what each does to the signals, and which is best.
+    """Compare initialisations of MODEL: which is best, and why.
 
     \b
     initlab compare-inits plain --set depth=30 --schemes he,xavier,orthogonal --out inits.png
@@ -32,9 +32,9 @@ def compare_inits(model: str, schemes: str | None, seeds: int, figure: Path | No
     A scheme is as_is (MODEL as it is built), a name that initlab.init_ takes (he, xavier, lecun, orthogonal, lsuv, …),
     or pkg.module:callable: either (normals, layer) -> weight, or a function of the model that sets it in place.
 
-    A row says, of one scheme: the verdict of most seeds and how many, what signals (forward) and gradients (backward)
-    change by per layer (1 is ideal, 0.5 leaves a billionth after 30 layers), how much of what was measured is inside
-    the 95 % band of theory, and what it set to what. MODEL and its batch are as in initlab inspect.
+    The table has a row per scheme: the verdict of most seeds and how many, what signals (forward) and gradients
+    (backward) change by per layer (1 is ideal, 0.5 leaves a billionth after 30 layers), how much of what was measured
+    is inside the 95 % band of theory, and what it set to what. MODEL and its batch are as in initlab inspect.
 
     Exit codes: 0 a scheme was judged healthy with every seed; 1 none was, or one failed on MODEL; 2 bad usage.
     """

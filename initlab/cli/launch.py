@@ -65,7 +65,10 @@ nodes_option = click.IntRange(1, 100_000)
 @click.option("--image", help="An Apptainer image that has initlab.")
 @click.option("--setup", multiple=True, metavar="LINE", help="A line before the run, 'module load cuda'; repeatable.")
 def slurm(array: int | None, nodes: int | None, partition: str | None, sbatch: Sequence[str], **options: Any) -> None:
-    """A job array, each task of which runs a part of STUDY's trials; or one job over several nodes."""
+    """A Slurm job array, or one job over several nodes.
+
+    Each task of the array runs a part of STUDY's trials.
+    """
     from initlab.launch.scripts import parts_to_run, slurm_array, slurm_ray
 
     if array and nodes:
@@ -100,7 +103,7 @@ def slurm(array: int | None, nodes: int | None, partition: str | None, sbatch: S
 @click.option("--mount", default="/mnt/initlab", help="Where pods see it; the output folder lies there.")
 @click.option("--namespace", help="[default: kubectl's]")
 def kuberay(nodes: int, claim: str, mount: str, namespace: str | None, **options: Any) -> None:
-    """A RayJob, which runs STUDY on a Ray cluster of its own in Kubernetes."""
+    """A RayJob for Kubernetes: STUDY on a cluster of its own."""
     from initlab.launch.kuberay import STUDY_FILE, kuberay
 
     cluster = ["--engine", "ray", "--address", "auto"]
@@ -112,7 +115,10 @@ def kuberay(nodes: int, claim: str, mount: str, namespace: str | None, **options
 @job_command
 @click.option("--address", default="http://127.0.0.1:8265", help="The cluster's dashboard, which takes jobs.")
 def ray_job(address: str, **options: Any) -> None:
-    """A script that hands STUDY, with a copy of the working folder, to a running Ray cluster."""
+    """A script that hands STUDY to a running Ray cluster.
+
+    With a copy of the working folder.
+    """
     from initlab.launch.scripts import parts_to_run, ray_job
 
     cluster = ["--engine", "ray", "--address", "auto"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--classes", type=int, help="[default: the net's: 1000 of the paper's]")
 @set_option
 def nets(name: str | None, shape: str | None, classes: int | None, overrides: Sequence[str]) -> None:
-    """List the nets of the catalog, the paper's with their counts, or draw the layer table of NAME."""
+    """List the nets of the catalog, or the layers of NAME."""
     from initlab.report.layer_tables import catalog_lines, net_lines
 
     echo_lines(catalog_lines(shape, classes, overrides) if name is None else net_lines(name, shape, classes, overrides))
@@ -37,11 +37,15 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
             help="CxHxW, an image's SIDE, another shape (100, 3x224), tokens:LENGTH, or several as JSON.  "
             "[default: what the net is made for]",
         ),
-        click.option("--vocab", type=click.IntRange(1), help="Words of tokens.  [default: of the largest embedding]"),
-        click.option("--batch", metavar="pkg.module:callable", help="Gives the batch, or (batch, labels), instead."),
+        click.option(
+            "--vocab", type=click.IntRange(1), help="Number of different tokens.  [default: the largest embedding's]"
+        ),
+        click.option(
+            "--batch", metavar="pkg.module:callable", help="Your function that gives the batch, or (batch, labels)."
+        ),
         click.option("--batch-size", type=int, default=8),
-        click.option("--seed", type=int, default=0, help="Of weights, images and labels."),
-        click.option("--init", "scheme", metavar="SCHEME", help="Initialise it so first (a scheme, or your function)."),
+        click.option("--seed", type=int, default=0, help="Of the random weights, images and labels."),
+        click.option("--init", "scheme", metavar="SCHEME", help="Initialise MODEL first: a scheme, or your function."),
         click.option("--data", metavar="NAME", help="Images of a data set instead of random numbers, e.g. digits."),
         data_dir_option,
         click.option(
@@ -79,19 +83,21 @@ def check_picture(option: str, path: Path | None) -> None:
 @click.command()
 @click.argument("model")
 @model_options
-@click.option("--weight-decay", type=float, help="For the ratio of decay to the loss gradient.")
-@click.option("--optimizer", help="Say what the verdict means under it: sgd, adam or adamw.")
+@click.option("--weight-decay", type=float, help="The optimiser's, to compare with the gradient.")
+@click.option("--optimizer", help="sgd, adam or adamw: say what the verdict means under it.")
 @click.option("--loss", metavar="pkg.module:callable", help="(output, labels) to losses (N,) or their mean.")
 @click.option(
-    "--redraws", type=int, help="Draws behind bands where no rule of theory is proven; 0: none.  [default: 8]"
+    "--redraws",
+    type=int,
+    help="Where theory has no proven rule, take the band from so many draws; 0: from none.  [default: 8]",
 )
-@click.option("--fix", is_flag=True, help="Try the advised initialisation on a copy: the table before and after.")
+@click.option("--fix", is_flag=True, help="Try the advice on a copy, and show the table before and after.")
 @click.option("--against", metavar="B", help="Compare with a scheme, or another MODEL of the same layers.")
-@click.option("--fail-on", metavar="WORDS", help="Exit with 1 on such verdicts: any,stalled,exploding...")
+@click.option("--fail-on", metavar="WORDS", help="Exit with 1 on these verdicts, e.g. any or stalled,exploding.")
 @click.option("--html", type=OUT, help="Write it as one HTML file: verdict, advice, figure, layers.")
 @click.option("--figure", type=OUT, help="Write the figure (png, svg or pdf).")
 def inspect(model: str, fail_on: str | None, html: Path | None, figure: Path | None, **options: Any) -> None:
-    """Measure and judge the signals of MODEL at its first training step.
+    """Measure the signals of MODEL: will it start to train?
 
     \b
     MODEL is a net of the catalog (plain), a classification model of torchvision (resnet18),
@@ -139,11 +145,12 @@ def inspect(model: str, fail_on: str | None, html: Path | None, figure: Path | N
 @click.command()
 @click.argument("model")
 @model_options
-@click.option("--fail-on", metavar="WORDS", help="Exit with 1 on such findings: any, fault, or rules.")
+@click.option("--fail-on", metavar="WORDS", help="Exit with 1 on these findings: any, fault, or names of rules.")
 def lint(model: str, fail_on: str | None, **options: Any) -> None:
-    """Find faults in the initialisation of MODEL: defaults left in, wrong fans, gains that do not fit.
+    """Find faults in the initialisation of MODEL.
 
-    MODEL is as in `initlab inspect`.
+    Defaults left in, wrong fans, gains that do not fit, each with the call that fixes it. MODEL is as in `initlab
+    inspect`.
     """
     from initlab.inspection.lint.lint import lint as findings_of
     from initlab.report.inspection_report import LINT_WORDS, check_words, lint_json, lint_text
@@ -161,10 +168,12 @@ def lint(model: str, fail_on: str | None, **options: Any) -> None:
 @click.command()
 @click.argument("model")
 @model_options
-@click.option("--weight-decay", type=float, help="For the ratio of decay to the loss gradient.")
+@click.option("--weight-decay", type=float, help="The optimiser's, to compare with the gradient.")
 @click.option("--torch", "plain", is_flag=True, help="Plain torch, a line per parameter, instead of calls of initlab.")
 def fix(model: str, weight_decay: float | None, plain: bool, **options: Any) -> None:
-    """Print the code that mends the initialisation of MODEL, to be pasted behind the lines that build it.
+    """Print code that fixes the initialisation of MODEL.
+
+    Paste it behind the lines that build the model.
 
     \b
     initlab fix plain --init xavier --set depth=30                  a call of initlab, tried on a copy first
@@ -213,10 +222,11 @@ def fix(model: str, weight_decay: float | None, plain: bool, **options: Any) -> 
 @click.option("--out", type=OUT, help="Folder for evaluation.csv and .json, per_class.csv, .png and .svg.")
 @click.option("--allow-code", is_flag=True, help="Import pkg.module:callable names of the trials.")
 def evaluate(checkpoints: Sequence[str], scales: str | None, out: Path | None, **options: Any) -> None:
-    """Test trained nets on the validation set that they were trained with: top-1 and top-5 errors, as fractions.
+    """Test trained nets on their validation set.
 
-    CHECKPOINT is OUT/trials/ID, an attempt's folder in it, or a checkpoint.pt with its trial.json beside it. Several
-    are an ensemble: their scores are averaged, and the table ends with what they reach together.
+    Prints top-1 and top-5 errors, as fractions. CHECKPOINT is OUT/trials/ID, an attempt's folder in it, or a
+    checkpoint.pt with its trial.json beside it. Several are an ensemble: their scores are averaged, and the table ends
+    with what they reach together.
 
     \b
     initlab evaluate results/demo/trials/t0123456789ab                       as in training: one centre crop
@@ -227,7 +237,8 @@ def evaluate(checkpoints: Sequence[str], scales: str | None, out: Path | None, *
     in one way: a crop has zero padding at its border where a window has its neighbours in the image.
     """
     from initlab.report.evaluation_table import evaluation_lines
-    from initlab.testing.evaluate import evaluate as test, parse_scales
+    from initlab.testing.evaluate import evaluate as test
+    from initlab.testing.procedure import parse_scales
 
     result = test(checkpoints, scales=parse_scales(scales) if scales is not None else None, out=out, **options)
     echo_lines(evaluation_lines(result.table))

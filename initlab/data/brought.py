@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from initlab.data.dataset import fixed_permutation
 from initlab.data.examples import PARTS, Examples, examples_of, to_tensor
-from initlab.data.sources import Raw
+from initlab.data.orders import fixed_permutation
 from initlab.errors import UserError
 
 LABELS = ("labels", "label", "target", "targets", "y")
@@ -31,7 +30,7 @@ def brought_examples(data: Any, most: int) -> Examples:
     Raises:
         UserError: none of these, no example, or what `Examples` refuses.
     """
-    if isinstance(data, (Examples, Raw)) or (isinstance(data, (tuple, list)) and len(data) == len(PARTS)):
+    if isinstance(data, Examples) or (isinstance(data, (tuple, list)) and len(data) == len(PARTS)):
         return examples_of(data)
     sets = (Dataset, DataLoader)
     if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, sets) for part in data):

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initlab.data.sources import Raw
 from initlab.errors import UserError, one_line
 
 # Of a position that counts neither in the loss nor in the error, as torch's cross_entropy has it.
@@ -39,8 +38,8 @@ class Examples:
         """Raises a `UserError` that names the part and what is wrong with it."""
         for part in ("train", "val"):
             inputs, labels = getattr(self, f"{part}_inputs"), getattr(self, f"{part}_labels")
-            check_numbers(f"{part}_inputs", inputs)
-            check_numbers(f"{part}_labels", labels)
+            check_numbers(f"data: {part}_inputs", inputs)
+            check_numbers(f"data: {part}_labels", labels)
             if not (inputs.dim() and labels.dim() and 0 < len(inputs) == len(labels)):
                 got = f"got inputs {tuple(inputs.shape)} and labels {tuple(labels.shape)}"
                 raise UserError(f"data: {part}: not a label for each input ({got}); allowed: as many, at least 1")
@@ -51,7 +50,7 @@ class Examples:
                 raise UserError(f"data: train_{kind} and val_{kind} differ (got {got}); allowed: one type and shape")
         for part in ("train", "val"):
             if (labels := getattr(self, f"{part}_labels")).dtype == torch.int64:
-                check_classes(f"{part}_labels", labels, self.outputs)
+                check_classes(f"data: {part}_labels", labels, self.outputs)
         if len(self.class_names) not in (0, self.outputs):
             raise UserError(f"data: class_names: got {len(self.class_names)}; allowed: none, or {self.outputs}")
 
@@ -71,19 +70,16 @@ class Examples:
 
 
 def examples_of(content: Any) -> Examples:
-    """What the user's callable gave as `Examples`: itself, a `Raw`, or four tensors or arrays in the order of `PARTS`.
+    """What the user's callable gave as `Examples`: itself, or four tensors or arrays in the order of `PARTS`.
 
     Raises:
         UserError: something else.
     """
     if isinstance(content, Examples):
         return content
-    if isinstance(content, Raw):
-        parts = content.train_images, content.train_labels, content.val_images, content.val_labels
-        return Examples(*parts, content.num_classes, content.flip, content.class_names)
     if not isinstance(content, (tuple, list)) or len(content) != len(PARTS):
         got = type(content).__name__ + (f" of {len(content)}" if isinstance(content, (tuple, list)) else "")
-        raise UserError(f"data.name: gives no data set (got {got}); return ({', '.join(PARTS)}), an Examples or a Raw")
+        raise UserError(f"data.name: gives no data set (got {got}); return ({', '.join(PARTS)}) or an Examples")
     return Examples(**{name: to_tensor(name, value) for name, value in zip(PARTS, content, strict=True)})
 
 
@@ -97,21 +93,21 @@ def to_tensor(name: str, value: Any) -> Any:
     return tensor.detach().long() if "labels" in name and whole else tensor.detach()
 
 
-def check_numbers(name: str, tensor: Any) -> None:
-    """Refuse what holds no finite numbers."""
+def check_numbers(where: str, tensor: Any) -> None:
+    """Refuse what holds no finite numbers; `where` begins the message, as in `data: train_inputs`."""
     if not isinstance(tensor, Tensor) or tensor.is_complex():
         got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-        raise UserError(f"data: {name}: of a wrong type (got {got}); allowed: a tensor of real numbers")
+        raise UserError(f"{where}: of a wrong type (got {got}); allowed: a tensor of real numbers")
     if tensor.is_floating_point() and (bad := int((~tensor.isfinite()).sum())):
-        raise UserError(f"data: {name}: NaN or infinite in {bad} of {tensor.numel()} places; give finite numbers")
+        raise UserError(f"{where}: NaN or infinite in {bad} of {tensor.numel()} places; give finite numbers")
 
 
-def check_classes(name: str, labels: Tensor, classes: int) -> None:
-    """Refuse classes out of range, and examples of which no position counts."""
+def check_classes(where: str, labels: Tensor, classes: int) -> None:
+    """Refuse classes out of range, and examples of which no position counts; `where` as above."""
     counted = labels if labels.dim() == 1 else labels[labels != IGNORED]
     if len(counted) and not (int(counted.min()) >= 0 and int(counted.max()) < classes):
         ignored = "" if labels.dim() == 1 else f", or {IGNORED} for positions that don't count"
         got = f"got {int(counted.min())} to {int(counted.max())}"
-        raise UserError(f"data: {name} out of range ({got}); allowed: 0 to {classes - 1}{ignored}")
+        raise UserError(f"{where}: out of range ({got}); allowed: 0 to {classes - 1}{ignored}")
     if labels.dim() > 1 and bool((labels == IGNORED).flatten(1).all(1).any()):
-        raise UserError(f"data: {name}: no position of some example counts (got {IGNORED} in all); leave it out")
+        raise UserError(f"{where}: no position of some example counts (got {IGNORED} in all); leave it out")

@@ -25,6 +25,7 @@ class Facts:
 
 # Of the help topics of Python, which have some more in all versions.
 TRAIN_CHARACTERS, VAL_CHARACTERS = 2**18, 2**15
+TOKENS = 64  # in a row, unless a study says otherwise
 CIFAR10_FILES = tuple(f"cifar-10-batches-py/{n}" for n in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"))
 CIFAR100_FILES = ("cifar-100-python/train", "cifar-100-python/test")
 FASHION_FILES = tuple(
@@ -37,7 +38,13 @@ FACTS = {
     "fashion-mnist": Facts(60_000, 10_000, num_classes=10, channels=1, size=28, flip=True, files=FASHION_FILES),
     "synthetic": Facts(2048, 512, num_classes=10, channels=3, size=32, flip=False),
     "topics": Facts(
-        TRAIN_CHARACTERS // 64, VAL_CHARACTERS // 64, num_classes=97, channels=0, size=64, flip=False, tokens=True
+        TRAIN_CHARACTERS // TOKENS,
+        VAL_CHARACTERS // TOKENS,
+        num_classes=97,
+        channels=0,
+        size=TOKENS,
+        flip=False,
+        tokens=True,
     ),
     "imagefolder": Facts(0, 0, num_classes=0, channels=3, size=224, flip=False, pictures=True),
     "imagenet": Facts(

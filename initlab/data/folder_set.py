@@ -4,7 +4,7 @@
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import BatchSampler
 
 from initlab.data.cache import cached_statistics, decoded
-from initlab.data.dataset import WHOLE, Batches, Images, Preprocessing, fixed_permutation, fixed_subset, step_indices
+from initlab.data.dataset import Batches, Images, Preprocessing
 from initlab.data.folders import Listing, class_names, fingerprint
+from initlab.data.orders import WHOLE, fixed_permutation, fixed_subset, step_indices
 from initlab.data.pictures import BATCH, Files, Pictures, one_pass, read, unpacked
 from initlab.data.resident import Resident, Unfit, places, resident, windows
 from initlab.data.scales import centre_view
@@ -143,24 +144,15 @@ def open_folder(
     pictures: list[Pictures] = [Files(listing.root, part.files, side) for part in (train, val)]
     if keep_decoded:
         pictures = [decoded(part, cache, key, workers, say) for part, key in zip(pictures, keys, strict=True)]
-    train_centres, val_centres = (CentreViews(part, views) for part in pictures)
-    key, device, held = f"{'-'.join(keys)}-{views.val_side}-{views.crop}", preprocessing.device, None
-    if on_device:
-        try:
-            held = resident(pictures[0], pictures[1], f"{key}-{device}", views, workers, device, say)
-            # Devices round resized pixels differently, by a grey level.
-            key += "" if device.type == "cpu" else f"-{device.type}"
-        except Unfit as reason:
-            say(f"pictures are read batch by batch: {reason}")
-
-    def read_all() -> Statistics:
-        """Look at every picture once."""
-        if held:
-            return statistics_of(centre_view(batch, views.crop, views.crop) for batch in held.train.split(BATCH))
-        if not keep_decoded:
-            deque(one_pass(val_centres, workers, "checked", lambda _: None), maxlen=0)
-        return measure(train_centres, workers, say)
-
+    key, device = f"{'-'.join(keys)}-{views.val_side}-{views.crop}", preprocessing.device
+    held = held_on(device, pictures, key, views, workers, say) if on_device else None
+    if held:
+        # Devices round resized pixels differently, by a grey level.
+        key += "" if device.type == "cpu" else f"-{device.type}"
+        squares = (centre_view(batch, views.crop, views.crop) for batch in held.train.split(BATCH))
+        read_all = partial(statistics_of, squares)
+    else:
+        read_all = partial(read_once, pictures, views, workers, keep_decoded, say)
     statistics = cached_statistics(cache, key, read_all)
     if statistics.std == 0:
         raise UserError("data: the training pictures are all alike (got a std of 0 around their mean); use real ones")
@@ -179,3 +171,24 @@ def open_folder(
         views=views,
         workers=workers,
     )
+
+
+def held_on(
+    device: torch.device, pictures: Sequence[Pictures], key: str, views: Views, workers: int, say: Callable[[str], None]
+) -> Resident | None:
+    """The pictures of both parts on the device at one size; None where they don't fit, and `say` hears why."""
+    try:
+        return resident(pictures[0], pictures[1], f"{key}-{device}", views, workers, device, say)
+    except Unfit as reason:
+        say(f"pictures are read batch by batch: {reason}")
+        return None
+
+
+def read_once(
+    pictures: Sequence[Pictures], views: Views, workers: int, keep_decoded: bool, say: Callable[[str], None]
+) -> Statistics:
+    """Look at every picture of both parts once, but for those of validation that were decoded already."""
+    train, val = (CentreViews(part, views) for part in pictures)
+    if not keep_decoded:
+        deque(one_pass(val, workers, "checked", lambda _: None), maxlen=0)
+    return measure(train, workers, say)

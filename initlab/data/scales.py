@@ -6,6 +6,9 @@ The images of a test come from `ImageSet.val_at`.
 import torch.nn.functional as F
 from torch import Tensor
 
+# Shorter side of an image over the net's input, where views need room to move: 256 over 224 (He et al. 2015, sec. 3).
+SCALE = 8 / 7
+
 
 def resized_shape(first: int, second: int, side: int) -> tuple[int, int]:
     """Both sides after the shorter has become `side`: `resized_shape(500, 375, 256)` is (341, 256)."""

@@ -1,9 +1,6 @@
-"""Sources: raw uint8 images and labels of each data set, resized once.
+"""The pictures and labels of each built-in set, resized once; their names are in `initlab.data.facts`."""
 
-The built-in names are in `initlab.data.facts`; a callable of the user's returns a `Raw` as well.
-"""
-
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from initlab.data.examples import Examples
 from initlab.data.facts import FACTS, absence
 from initlab.random_streams import stream_seed
 
 # The class of each set in torchvision.datasets.
 CLASSES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}
-
-
-@dataclass(frozen=True)
-class Raw:
-    """A data set in memory: uint8 images (N, channels, height, width) and int64 labels (N,) of both parts."""
-
-    train_images: Tensor
-    train_labels: Tensor
-    val_images: Tensor
-    val_labels: Tensor
-    num_classes: int
-    flip: bool = False  # whether training flips by default
-    class_names: tuple[str, ...] = ()  # of the classes; none = by their numbers
-
-    def __post_init__(self) -> None:
-        for part in ("train", "val"):
-            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
-            if images.dtype != torch.uint8 or images.dim() != 4:
-                raise ValueError(
-                    f"data: {part}_images has the wrong form (got {images.dtype} {tuple(images.shape)}); "
-                    "allowed: torch.uint8 (N, channels, height, width)"
-                )
-            if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-                raise ValueError(
-                    f"data: {part}_labels has the wrong form (got {labels.dtype} {tuple(labels.shape)} for "
-                    f"{len(images)} images); allowed: torch.int64, one per image"
-                )
-            if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < self.num_classes):
-                raise ValueError(
-                    f"data: {part}_labels out of range (got {int(labels.min())} to {int(labels.max())}); "
-                    f"allowed: 0 to {self.num_classes - 1}"
-                )
-        if len(self.class_names) not in (0, self.num_classes):
-            raise ValueError(f"data: class_names: got {len(self.class_names)}; allowed: none, or {self.num_classes}")
 
 
 def load_raw(
@@ -60,7 +24,7 @@ def load_raw(
     *,
     folder: Path | None = None,
     download: bool = False,
-) -> Raw:
+) -> Examples:
     """Load a built-in data set; `classes` and `channels` shape `synthetic` alone.
 
     Raises:
@@ -73,11 +37,11 @@ def load_raw(
     raw = torchvision_set(name, folder, download)
     if image_size is None:
         return raw
-    train, val = (resize(images, image_size) for images in (raw.train_images, raw.val_images))
-    return replace(raw, train_images=train, val_images=val)
+    train, val = (resize(images, image_size) for images in (raw.train_inputs, raw.val_inputs))
+    return replace(raw, train_inputs=train, val_inputs=val)
 
 
-def digits(image_size: int) -> Raw:
+def digits(image_size: int) -> Examples:
     """scikit-learn's 1,797 handwritten digits (8x8, 17 grey levels), split 1,437/360 by one fixed permutation."""
     # Imported here, since it takes a second and only this source needs it.
     from sklearn.datasets import load_digits
@@ -87,10 +51,10 @@ def digits(image_size: int) -> Raw:
     labels = torch.from_numpy(bunch.target).long()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(stream_seed(0, "digits", "split")))
     train, val = order[: FACTS["digits"].train], order[FACTS["digits"].train :]
-    return Raw(images[train], labels[train], images[val], labels[val], num_classes=10)
+    return Examples(images[train], labels[train], images[val], labels[val], num_classes=10)
 
 
-def synthetic(image_size: int, classes: int, channels: int) -> Raw:
+def synthetic(image_size: int, classes: int, channels: int) -> Examples:
     """Class-conditional noise: a random pattern per class plus noise of twice its std; the same on every machine."""
     generator = torch.Generator().manual_seed(stream_seed(0, "synthetic", image_size, classes, channels))
     patterns = torch.randn((classes, channels, image_size, image_size), generator=generator)
@@ -101,10 +65,10 @@ def synthetic(image_size: int, classes: int, channels: int) -> Raw:
         images = 128 + 24 * (patterns[labels] + 2 * noise)
         parts += [images.round().clamp(0, 255).to(torch.uint8), labels]
     train_images, train_labels, val_images, val_labels = parts
-    return Raw(train_images, train_labels, val_images, val_labels, num_classes=classes)
+    return Examples(train_images, train_labels, val_images, val_labels, num_classes=classes)
 
 
-def torchvision_set(name: str, folder: Path | None, download: bool) -> Raw:
+def torchvision_set(name: str, folder: Path | None, download: bool) -> Examples:
     """CIFAR-10, CIFAR-100 or Fashion-MNIST from torchvision's layout in `folder`."""
     # Imported here, since it takes a second and digits do without.
     import torchvision
@@ -120,7 +84,7 @@ def torchvision_set(name: str, folder: Path | None, download: bool) -> Raw:
         parts += [images.contiguous(), torch.as_tensor(split.targets).long()]
     train_images, train_labels, val_images, val_labels = parts
     facts, classes = FACTS[name], tuple(split.classes)
-    return Raw(train_images, train_labels, val_images, val_labels, facts.num_classes, facts.flip, classes)
+    return Examples(train_images, train_labels, val_images, val_labels, facts.num_classes, facts.flip, classes)
 
 
 def resize(images: Tensor, size: int) -> Tensor:

@@ -67,40 +67,47 @@ def submit(tasks: Sequence[Task], work: Work, resources: Resources) -> Generator
         if devices > 1:
             # Tune can't tell how many fit: its own trial holds nothing of what the processes of a gang need.
             jobs = min(jobs or places, places)
-            gang = partial(run_in_gang, work=work, resources=resources, folder=str(folder))
-            trainable = tune.with_resources(reporting(gang), NOTHING)
-        else:
-            # Tune starts a process for each trial on a GPU, which can as well be one that is watched.
-            alone = replace(resources, jobs=1, isolate=resources.isolate or gpus > 0, max_failures=None)
-            here = partial(run_inline, work=work, resources=alone)
-            trainable = tune.with_resources(reporting(here), {"cpu": threads, "gpu": gpus})
         if jobs:
             # Without this, processes start one after the other.
             os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(jobs)
-        tuner = tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=queue,
-                num_samples=len(tasks),
-                max_concurrent_trials=jobs,
-                # A process leaves its CUDA cache and flags to the next trial.
-                reuse_actors=devices > 1 or not gpus,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                storage_path=str(folder),
-                name="tune",
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
-            ),
-        )
-        results = tuner.fit()
+        results = tuner_over(queue, len(tasks), jobs, trainable(work, resources, folder), resources, folder).fit()
         # A trial's folder is named by its id; its config is lost where it never reported.
         ended = {Path(results[i].path).name: results[i] for i in range(len(results))}
         answers = [answer_of(task, ended.get(trial)) for trial, task in queue.begun.items()]
     yield from answers
     yield from queue.notes
     yield from queue.tasks.rest()
+
+
+def trainable(work: Work, resources: Resources, folder: Path) -> Any:
+    """What Tune runs for each task, and what that holds meanwhile."""
+    if resources.devices > 1:
+        gang = partial(run_in_gang, work=work, resources=resources, folder=str(folder))
+        return tune.with_resources(reporting(gang), NOTHING)
+    # Tune starts a process for each trial on a GPU, which can as well be one that is watched.
+    isolate = resources.isolate or resources.gpus > 0
+    here = partial(run_inline, work=work, resources=replace(resources, jobs=1, isolate=isolate, max_failures=None))
+    return tune.with_resources(reporting(here), {"cpu": resources.threads, "gpu": resources.gpus})
+
+
+def tuner_over(
+    queue: "Suggestions", num_tasks: int, jobs: int | None, run: Any, resources: Resources, folder: Path
+) -> tune.Tuner:
+    """Tune as it takes tasks from the queue, at most `jobs` at once, with its own files in a folder."""
+    return tune.Tuner(
+        run,
+        tune_config=tune.TuneConfig(
+            search_alg=queue,
+            num_samples=num_tasks,
+            max_concurrent_trials=jobs,
+            # A process leaves its CUDA cache and flags to the next trial.
+            reuse_actors=resources.devices > 1 or not resources.gpus,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            storage_path=str(folder), name="tune", verbose=0, failure_config=tune.FailureConfig(max_failures=MAX_DEATHS)
+        ),
+    )
 
 
 class Suggestions(Searcher):

@@ -9,7 +9,8 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-from initlab.study.spec import Run, TrialSpec
+from initlab.study.run_options import Run
+from initlab.study.spec import TrialSpec
 
 STOP = "STOP"  # in the output folder, stops what works there
 

@@ -20,13 +20,16 @@ Activation = str | nn.Module | TensorFunction
 
 # Slopes below zero, torch's defaults.
 SLOPES = {"relu": 0.0, "leaky_relu": 0.01, "prelu": 0.25, "linear": 1.0}
+IN_TORCH = (
+    "celu elu gelu hardshrink hardsigmoid hardswish hardtanh logsigmoid mish relu6 selu silu softplus softshrink "
+    "softsign tanhshrink"
+)
 FUNCTIONS: dict[str, TensorFunction] = {
-    "celu": F.celu, "elu": F.elu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"),
-    "hardshrink": F.hardshrink, "hardsigmoid": F.hardsigmoid, "hardswish": F.hardswish, "hardtanh": F.hardtanh,
-    "logsigmoid": F.logsigmoid, "mish": F.mish, "relu6": F.relu6, "selu": F.selu, "sigmoid": torch.sigmoid,
-    "silu": F.silu, "softplus": F.softplus, "softshrink": F.softshrink, "softsign": F.softsign, "tanh": torch.tanh,
-    "tanhshrink": F.tanhshrink,
-}  # fmt: skip
+    **{name: getattr(F, name) for name in IN_TORCH.split()},
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
 NAMES = tuple(sorted([*SLOPES, *FUNCTIONS]))
 
 

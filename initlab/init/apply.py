@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from initlab.init.arguments import check_numbers, checked_patterns, checked_seed
-from initlab.init.branches import Factors, branch_factors, check_branches
+from initlab.init.branches import branch_factors, check_branches
 from initlab.init.chosen import IS_CLOSED, left_alone
 from initlab.init.draw import set_bias, set_embeddings, set_norms, set_weight
 from initlab.init.equal_gradients import equal_gradients_
@@ -113,23 +113,19 @@ def init_(
     if batch is not None:
         matrices = numbered([*matrices, *bare_matrices(model, batch, matrices)])
     pinned, redrawn = checked_patterns("keep", keep, names), checked_patterns("redraw", redraw, names)
-    if last_std is not None or last_factor != 1:
-        # The caller's word on the last layer counts more than its author's.
-        last = [parameter for matrix in matrices if matrix.layer.is_last for parameter in matrix.parameters]
-        redrawn += [layer_name(name) for name, parameter in model.named_parameters() if parameter in set(last)]
+    # The caller's word on the last layer counts more than its author's.
+    redrawn += names_in_last_layer(model, matrices) if last_std is not None or last_factor != 1 else []
     left = left_alone(model, matrices, pinned, redrawn, scheme)
     settings: Settings = {}
     targets: dict[nn.Module, tuple[Matrix, float]] = {}
-    factors = Factors({}, {})
-    if branches is not None and batch is not None:
-        factors = branch_factors(model, batch, matrices, branches)
+    factors = branch_factors(model, batch, matrices, branches)
     frequency = w0 or (sine_frequency(model) if scheme == "siren" else LayerShape.w0)
     for matrix in with_gains(model, matrices, negative_slope):
         fixed_std = last_std if matrix.layer.is_last else linear_std if matrix.layer.is_linear else None
         layer_std, rule = (std, scheme) if fixed_std is None else (fixed_std, "gaussian")
         layer = replace(matrix.layer, mode=mode, distribution=distribution, std=layer_std, w0=frequency)
-        matrix, factor = replace(matrix, layer=layer), factors.weights.get(layer.name, 1.0)
-        factor *= last_factor if layer.is_last else 1.0
+        matrix = replace(matrix, layer=layer)
+        factor = factors.weights.get(layer.name, 1.0) * (last_factor if layer.is_last else 1.0)
         add(settings, set_bias(matrix, rule, seed, left))
         add(settings, set_weight(matrix, rule, seed, factor, left))
         if rule in ON_A_BATCH and settings[id(matrix.parameters[-1])].rule == rule and matrix.is_scalable and factor:
@@ -139,11 +135,16 @@ def init_(
     if batch is not None and targets:
         scale = equal_gradients_ if scheme == "solved" and mode == "fan_out" else unit_variance_
         scale(model, batch, targets, str(scheme), closed=IS_CLOSED in left.values())
-    report = on_parameter or tell
-    if report is not None:
+    if report := on_parameter or tell:
         for row in parameter_rows(model, settings):
             report(row)
     return model
+
+
+def names_in_last_layer(model: nn.Module, matrices: list[Matrix]) -> list[str]:
+    """The names of the parameters of the model's last linear layer."""
+    last = {parameter for matrix in matrices if matrix.layer.is_last for parameter in matrix.parameters}
+    return [layer_name(name) for name, parameter in model.named_parameters() if parameter in last]
 
 
 def with_gains(model: nn.Module, matrices: list[Matrix], negative_slope: float | None) -> list[Matrix]:

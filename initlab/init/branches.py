@@ -24,9 +24,9 @@ QUERIES_AND_KEYS = ("q", "k", "q_proj", "k_proj", "query", "key", "wq", "wk", "t
 GATES = ("Sigmoid", "Hardsigmoid", "Softmax")
 NORMED = ("NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "NativeLayerNorm", "NativeGroupNorm", "FusedRmsNorm")
 RESHAPED = (
-    "TBackward", "Transpose", "Permute", "View", "Reshape", "UnsafeView", "Alias", "Clone", "ToCopy", "Expand", "Slice",
-    "Select", "Split", "Squeeze", "Unsqueeze", "WeightNormInterface",
-)  # fmt: skip
+    *("TBackward", "Transpose", "Permute", "View", "Reshape", "UnsafeView", "Alias", "Clone", "ToCopy", "Expand"),
+    *("Slice", "Select", "Split", "Squeeze", "Unsqueeze", "WeightNormInterface"),
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def check_branches(rule: str | None, batch: object) -> None:
         raise ValueError("init: branches are found by a run of the model (got no batch); give batch=images")
 
 
-def branch_factors(model: nn.Module, batch: Batch, matrices: Sequence[Matrix], rule: str) -> Factors:
-    """What a rule makes of a model with B residual branches.
+def branch_factors(model: nn.Module, batch: Batch | None, matrices: Sequence[Matrix], rule: str | None) -> Factors:
+    """What a rule makes of a model with B residual branches; nothing where there is no rule, or no batch.
 
     - `scaled`: the end of each branch by 1 / sqrt(B), which is 1 / sqrt(2L) for L blocks of two (Radford et al. 2019).
     - `zero`: the end of each branch by 0, so that a block starts as its skip (Goyal et al. 2017, and as ReZero does).
@@ -66,6 +66,8 @@ def branch_factors(model: nn.Module, batch: Batch, matrices: Sequence[Matrix], r
     Raises:
         ValueError: the model has no residual branch on this batch.
     """
+    if rule is None or batch is None:
+        return Factors({}, {})
     ids = {id(matrix.parameters[-1]) for matrix in matrices}
     output = output_node(model, batch)
     branches = list(branches_of(output, ids))

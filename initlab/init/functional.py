@@ -3,96 +3,23 @@
 What such a parameter is for, and which way round it lies, is seen in a run alone.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from initlab.init.layers import EMBEDDINGS, NORMS, Matrix
-from initlab.init.shapes import LayerShape, fans
+from initlab.init.shapes import LayerShape
+from initlab.init.uses import Call, Use, Uses, fans_in
 from initlab.nets.any_module import layer_name
 from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
 
-# Functions whose second argument is a weight (out, in, ...), and those in which it is (in, out).
-APPLIED = {"linear", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))}
-PRODUCTS = {"matmul", "__matmul__", "mm"}
-TURNED = {"t", "transpose", "T", "mT", "swapaxes"}
+# Functions that take a weight (out, in, ...), and those that take a matrix (in, out).
+LAYERS = {"linear", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))}
+PRODUCTS = {"matmul", "__matmul__", "mm", "addmm"}
+# Where they take it: behind the signal.
+PLACES = (1, "weight", "other", "mat2")
 # What goes through a product as a signal or a table: parts of the names of such parameters.
 SIGNALS = ("pos", "embed", "token", "quer", "latent", "codebook", "proto", "memory", "bias")
-
-
-@dataclass(frozen=True)
-class Use:
-    """How a parameter was applied to a signal."""
-
-    flipped: bool  # whether it lies as (in, out)
-    transposed: bool = False  # whether it is a transposed convolution's
-    groups: int = 1
-    stride: tuple[int, ...] = ()
-    bias: int = 0  # id of the parameter that was added
-
-
-class Watch(TorchFunctionMode):
-    """Notes how parameters are applied while it is on."""
-
-    def __init__(self, parameters: set[int]) -> None:
-        super().__init__()
-        self.parameters = parameters
-        self.uses: dict[int, Use] = {}
-        # Transposed views of parameters.
-        self.turned = WeakTensorKeyDictionary()
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        out, name = func(*args, **kwargs), getattr(func, "__name__", "")
-        if name == "__get__":
-            name = getattr(getattr(func, "__self__", None), "__name__", "")
-        tensors = [argument for argument in args if isinstance(argument, Tensor)]
-        signal, weight = [*tensors, None, None][:2]
-        if name in TURNED and signal is not None and signal.dim() == 2 and self.source(signal)[0]:
-            key, flipped = self.source(signal)
-            self.turned[out] = key, not flipped
-        elif weight is None or self.source(signal)[0]:
-            # A product of two parameters is a weight itself, of which neither is one.
-            return out
-        elif name in APPLIED:
-            self.note_layer(name, args, kwargs)
-        elif name in PRODUCTS:
-            self.note(weight, Use(flipped=True))
-        elif name == "addmm" and len(tensors) == 3:
-            self.note(tensors[2], Use(flipped=True, bias=id(tensors[0])))
-        return out
-
-    def source(self, tensor: Tensor | None) -> tuple[int, bool]:
-        """The id of the parameter that a tensor is, or 0, and whether it is turned."""
-        if tensor is None or id(tensor) in self.parameters:
-            return id(tensor), False
-        key, flipped = self.turned.get(tensor, (0, False))
-        return key, flipped
-
-    def note(self, tensor: Tensor, use: Use) -> None:
-        """Note the first use of a parameter."""
-        key, turned = self.source(tensor)
-        if key and tensor.dim() >= 2:
-            self.uses.setdefault(key, Use(use.flipped != turned, use.transposed, use.groups, use.stride, use.bias))
-
-    def note_layer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note a call of `F.linear` or of a convolution."""
-        if len(args) < 2:
-            return
-        bias = args[2] if len(args) > 2 else kwargs.get("bias")
-        if name == "linear":
-            self.note(args[1], Use(False, bias=id(bias)))
-            return
-        stride = args[3] if len(args) > 3 else kwargs.get("stride", 1)
-        groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
-        steps = tuple(stride) if isinstance(stride, (tuple, list)) else (stride,) * (args[1].dim() - 2)
-        transposed = "transpose" in name
-        self.note(args[1], Use(False, transposed, groups, steps if transposed else (), id(bias)))
+# By its id, where a parameter lies: the name of its module, the module, and its attribute there.
+Homes = dict[int, tuple[str, nn.Module, str]]
 
 
 def bare_matrices(model: nn.Module, batch: Batch, known: list[Matrix]) -> list[Matrix]:
@@ -112,17 +39,46 @@ def bare_matrices(model: nn.Module, batch: Batch, known: list[Matrix]) -> list[M
     }
     if not wide:
         return []
-    watch = Watch(wide)
-    with untouched(model, backward=False), watch:
-        run_model(model, to_model(model, batch, None)[0])
-    matrices = []
-    for key, use in watch.uses.items():
-        name, module, attribute = homes[key]
-        shape = tuple(getattr(module, attribute).shape)
-        shape = shape[::-1] if use.flipped else shape
-        sides = fans(shape, groups=use.groups, stride=use.stride, transposed=use.transposed)
-        layer = LayerShape(shape, *sides, f"{name}.{attribute}".lstrip("."), groups=use.groups)
-        _, other, bias = homes.get(use.bias, ("", None, None))
-        bias_attribute = bias if other is module else None
-        matrices.append(Matrix(module, attribute, layer, bias_attribute, flipped=use.flipped))
-    return matrices
+    parameters = {layer_name(name): parameter for name, parameter in model.named_parameters()}
+    matrices: dict[int, Matrix] = {}
+
+    def note(call: Call) -> None:
+        """Make a matrix of each parameter that is a weight for the first time."""
+        for use in call.uses:
+            parameter = parameters[use.sources[0]]
+            new = id(parameter) in wide and id(parameter) not in matrices
+            if new and (matrix := matrix_of(call, use, parameter, homes)):
+                matrices[id(parameter)] = matrix
+
+    inputs = to_model(model, batch, None)[0]
+    # With gradients, which also come out of functions that are not seen.
+    with untouched(model, backward=True), Uses(model, inputs, note):
+        run_model(model, inputs)
+    return list(matrices.values())
+
+
+def matrix_of(call: Call, use: Use, parameter: nn.Parameter, homes: Homes) -> Matrix | None:
+    """The matrix that a parameter is in a call; None where the call takes it in another way."""
+    is_product, turned = call.function in PRODUCTS, is_turned(use.tensor, parameter)
+    places = (2, "mat2") if call.function == "addmm" else PLACES
+    if turned is None or use.place not in places:
+        return None
+    if call.function not in LAYERS and not (is_product and use.tensor.dim() == 2):
+        return None
+    name, module, attribute = homes[id(parameter)]
+    bias = next((other.tensor for other in call.uses if other.role == "bias"), None)
+    _, owner, bias_attribute = homes.get(id(bias), ("", None, None))
+    shape = tuple(use.tensor.shape)[:: -1 if is_product else 1]
+    groups = 1 if is_product else call.groups
+    layer = LayerShape(shape, *fans_in(call, use)[:2], f"{name}.{attribute}".lstrip("."), groups=groups)
+    return Matrix(module, attribute, layer, bias_attribute if owner is module else None, flipped=turned != is_product)
+
+
+def is_turned(tensor: Tensor, parameter: Tensor) -> bool | None:
+    """Whether a tensor is a parameter's transpose, False where it is the parameter itself, None where it is neither."""
+    if tensor.data_ptr() != parameter.data_ptr():
+        return None
+    if (tensor.shape, tensor.stride()) == (parameter.shape, parameter.stride()):
+        return False
+    turned = (parameter.shape[::-1], parameter.stride()[::-1])
+    return True if tensor.dim() == 2 and (tensor.shape, tensor.stride()) == turned else None

@@ -21,11 +21,11 @@ Phi = Rectifier | Elementwise
 # How the names of modules and of autograd's functions begin that only move numbers, drop some, average them or take the
 # largest.
 PASSES = (
-    "View", "Reshape", "UnsafeView", "Alias", "Clone", "ToCopy", "Permute", "Transpose", "Squeeze", "Unsqueeze",
-    "Expand", "Select", "Slice", "Mean", "Flatten", "Unflatten", "Identity", "Dropout", "AlphaDropout", "MaxPool",
-    "AdaptiveMaxPool", "AvgPool", "AdaptiveAvgPool", "ConstantPad", "ReflectionPad", "ReplicationPad", "Upsample",
+    *("View", "Reshape", "UnsafeView", "Alias", "Clone", "ToCopy", "Permute", "Transpose", "Squeeze", "Unsqueeze"),
+    *("Expand", "Select", "Slice", "Mean", "Flatten", "Unflatten", "Identity", "Dropout", "AlphaDropout", "MaxPool"),
+    *("AdaptiveMaxPool", "AvgPool", "AdaptiveAvgPool", "ConstantPad", "ReflectionPad", "ReplicationPad", "Upsample"),
     "PixelShuffle",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

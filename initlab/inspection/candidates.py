@@ -9,8 +9,7 @@ my_scheme                               a function (normals, layer) -> weight, a
 import inspect
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,7 @@ from initlab.init.apply import init_
 from initlab.init.schemes import SCHEMES, Scheme
 from initlab.inspection.changes import changes_between
 from initlab.nets.copies import copied
-from initlab.nets.undisturbed import Batch
+from initlab.nets.undisturbed import Batch, streams_kept
 from initlab.random_streams import stream_seed
 from initlab.study.mistakes import suggestion
 
@@ -84,7 +83,11 @@ def drawn(model: nn.Module, scheme: str | Scheme, name: str, batch: Batch, seed:
 def called(model: nn.Module, function: Callable[..., Any], seed: int) -> str:
     """Let a function set the model, under global random streams of this seed; gives how much it changed."""
     before, shapes = copied(model), shapes_of(model)
-    with seeded(model, seed):
+    with streams_kept(parameter.device for parameter in model.parameters()):
+        number = stream_seed(seed, "compare_inits")
+        torch.manual_seed(number)
+        random.seed(number)
+        np.random.seed(number % 2**32)
         result = function(model)
     if isinstance(result, nn.Module) and result is not model:
         raise ValueError("it gives another model (got a new module); set the one that is given, in place")
@@ -106,21 +109,6 @@ def takes_a_model(function: Callable[..., Any]) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-@contextmanager
-def seeded(model: nn.Module, seed: int) -> Iterator[None]:
-    """The global random streams of torch, numpy and Python seeded within the block, and as before after it."""
-    states, number = (random.getstate(), np.random.get_state()), stream_seed(seed, "compare_inits")
-    with torch.random.fork_rng(devices=sorted({p.device.index for p in model.parameters() if p.is_cuda})):
-        torch.manual_seed(number)
-        random.seed(number)
-        np.random.seed(number % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
 
 
 def candidates_of(schemes: Schemes) -> list[Candidate]:

@@ -25,7 +25,7 @@ from initlab.nets.undisturbed import Batch
 from initlab.signal.probe import Loss
 from initlab.signal.start import Start
 from initlab.signal.survey import survey
-from initlab.study.spec import Train
+from initlab.study.training import Train
 from initlab.verdict.forecast import forecast_at, train_of
 from initlab.verdict.odds import VERDICTS as OUTCOMES, Forecast
 

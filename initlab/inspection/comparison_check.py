@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initlab.data.examples import IGNORED
+from initlab.data.examples import IGNORED, check_classes
 from initlab.errors import UserError, one_line
 from initlab.nets.copies import copied
 from initlab.nets.undisturbed import Batch, first_tensor, num_examples, run_model, tensors_in, to_model, untouched
@@ -56,7 +56,7 @@ def check_run(model: nn.Module, batch: Batch, labels: Any, loss: Loss | None) ->
         if labels is None:
             return
         if loss is None:
-            check_classes(first, targets)
+            check_labels(first, targets)
         try:
             checked_loss(output, targets, loss)
         except torch.OutOfMemoryError:
@@ -67,7 +67,7 @@ def check_run(model: nn.Module, batch: Batch, labels: Any, loss: Loss | None) ->
             raise UserError(f"{what}: {one_line(error).removeprefix('inspect: ')}") from error
 
 
-def check_classes(output: Tensor, labels: Any) -> None:
+def check_labels(output: Tensor, labels: Any) -> None:
     """Refuse labels that cross-entropy does not take, on the host, where a device would fail for good."""
     if not isinstance(labels, Tensor):
         raise UserError(f"labels: no tensor (got {type(labels).__name__}); give torch.tensor(labels)")
@@ -78,12 +78,9 @@ def check_classes(output: Tensor, labels: Any) -> None:
     if not classes:
         raise UserError(f"labels: the output {tuple(output.shape)} has one class (got int labels); give loss=")
     values = labels[labels != IGNORED]
-    if not values.numel():
+    if not len(values):
         raise UserError(f"labels: none that counts (got {labels.numel()} of {IGNORED}, which are ignored)")
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high >= classes:
-        raise UserError(f"labels: out of range (got {low} to {high}); allowed: classes from 0 to {classes - 1}")
-    if low == high and values.numel() > 1:
-        raise UserError(
-            f"labels: one class only (got {values.numel()} of class {low}); give a batch of several classes"
-        )
+    check_classes("labels", values, classes)
+    if len(values) > 1 and bool((values == values[0]).all()):
+        got = f"got {len(values)} of class {int(values[0])}"
+        raise UserError(f"labels: one class only ({got}); give a batch of several classes")

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from initlab.data.dataset import Preprocessing, prepare
+from initlab.data.dataset import Preprocessing
 from initlab.data.facts import FACTS
+from initlab.data.in_memory import prepare
 from initlab.data.sources import load_raw
 from initlab.errors import UserError
 from initlab.init.apply import init_
@@ -188,13 +189,13 @@ def labelled_batch(data: str, folder: Path | None, size: int, dtype: torch.dtype
     if data not in FACTS:
         raise UserError(f"--data: no such data set (got {data!r}); allowed: {', '.join(FACTS)}")
     try:
-        raw = load_raw(data, folder=folder)
+        examples = load_raw(data, folder=folder)
     except FileNotFoundError:
         raise UserError(
             f"--data: the files of {data} are not there (got folder {folder or 'none'}); give --data-dir DIR that "
             "holds them, or --data digits, which needs none"
         ) from None
-    return *prepare(raw, Preprocessing(dtype=dtype)).probe_batch(size), raw.num_classes
+    return *prepare(examples, Preprocessing(dtype=dtype)).probe_batch(size), examples.outputs
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:

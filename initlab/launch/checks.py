@@ -9,7 +9,7 @@ from initlab.data.folders import scan
 from initlab.engine.task import DataAccess
 from initlab.plan.plan import PlannedTrial
 from initlab.study.mistakes import StudyError
-from initlab.study.spec import Run
+from initlab.study.run_options import MOST_DEVICES, Run
 from initlab.user_code import is_code
 
 
@@ -31,8 +31,8 @@ def check_device(device: str | None, gpus: bool) -> None:
 
 def check_device_count(devices: int | None) -> None:
     """Refuse a number of processes per trial that no machine has; says both bounds."""
-    if devices is not None and not 1 <= devices <= 64:
-        raise StudyError([f"--devices: out of range (got {devices}); allowed: 1 to 64"])
+    if devices is not None and not 1 <= devices <= MOST_DEVICES:
+        raise StudyError([f"--devices: out of range (got {devices}); allowed: 1 to {MOST_DEVICES}"])
 
 
 def check_devices(run: Run, gpus: float) -> None:

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from initlab.engine.task import State
 from initlab.plan.plan import PlannedTrial
 from initlab.store import files
-from initlab.store.files import StoreError, read_json, write_json, write_study
-from initlab.store.trial_folder import TrialFolder
-from initlab.study.spec import WATCHED, TrialSpec
+from initlab.store.files import StoreError, read_json, sweep, write_json, write_study
+from initlab.store.trial_folder import TrialFolder, holds_watched_loops
+from initlab.study.spec import TrialSpec
 from initlab.study.study import Study, dump_study
 
 
@@ -37,9 +37,9 @@ def prepare(
     Raises:
         StoreError: a damaged file, another trial in the folder of one, or nothing but trials whose code has changed.
     """
-    folders = {folder.id: folder for folder in TrialFolder.all_in(out)}
-    if (out / files.STUDY).exists() and WATCHED.encode() in (out / files.STUDY).read_bytes():
+    if holds_watched_loops(out):
         raise StoreError(f"{out}: holds loops that initlab.watch watched; give the study another folder")
+    folders = {folder.id: folder for folder in TrialFolder.all_in(out)}
     known = [trial for trial in requested if trial.id in folders]
     stored = {trial.id: checked(folders[trial.id], trial, force) for trial in known}
     edited = {
@@ -123,6 +123,7 @@ def stopped(folder: TrialFolder) -> bool:
 
 
 def reopen(folder: TrialFolder) -> None:
-    """A stopped trial that is to go on is not finished any more, whatever happens to this launch."""
+    """Remove what killed writers left; a stopped trial is not finished any more, whatever happens to this launch."""
+    sweep(folder.folders())
     if stopped(folder):
         write_json(folder.status_file, {**read_json(folder.status_file), "state": State.INTERRUPTED}, sync=False)

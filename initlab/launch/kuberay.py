@@ -24,35 +24,13 @@ def kuberay(job: Job, nodes: int, claim: str, mount: str, namespace: str | None,
     """
     name = resource_name(job.launch.study.name)
     metadata = {"name": name, **({"namespace": namespace} if namespace else {})}
-    worker = {"cpu": str(job.cpus), "memory": f"{job.memory or 16}Gi"}
-    if job.gpus:
-        worker["nvidia.com/gpu"] = str(job.gpus)
-    volumes = [
-        {"name": "study", "configMap": {"name": name}},
-        {"name": "results", "persistentVolumeClaim": {"claimName": claim}},
-    ]
-    mounts = [{"name": "study", "mountPath": str(Path(STUDY_FILE).parent)}, {"name": "results", "mountPath": mount}]
-
-    def pod(container: str, resources: dict[str, str]) -> dict[str, Any]:
-        """A template of pods that see the study and the volume."""
-        limits = {"limits": resources, "requests": resources}
-        run = {"name": container, "image": job.image, "resources": limits, "volumeMounts": mounts}
-        return {"spec": {"containers": [run], "volumes": volumes}}
-
-    workers = {"groupName": "trials", "replicas": nodes, "minReplicas": nodes, "maxReplicas": nodes}
-    cluster = {
-        "rayVersion": version("ray"),
-        # No CPU of the head's is for trials.
-        "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, "template": pod("ray-head", HEAD)},
-        "workerGroupSpecs": [{**workers, "rayStartParams": {}, "template": pod("ray-worker", worker)}],
-    }
     spec = {
         "entrypoint": shlex.join(job.command),
         "activeDeadlineSeconds": round(job.hours * 3600),
         "backoffLimit": BACKOFF_LIMIT,
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 600,
-        "rayClusterSpec": cluster,
+        "rayClusterSpec": cluster(job, nodes, name, claim, mount),
     }
     config = {
         "apiVersion": "v1",
@@ -64,6 +42,32 @@ def kuberay(job: Job, nodes: int, claim: str, mount: str, namespace: str | None,
     return f"""# {job.launch.study.name}, written by `initlab launch kuberay`. Submit it with: kubectl apply -f FILE
 # Then: kubectl get rayjob {name}; kubectl delete -f FILE stops it, and kubectl apply -f FILE goes on.
 {yaml.dump_all([config, rayjob], Dumper=Dumper, sort_keys=False, allow_unicode=True)}"""
+
+
+def cluster(job: Job, nodes: int, config: str, claim: str, mount: str) -> dict[str, Any]:
+    """A head and `nodes` workers, whose pods see the study in a ConfigMap and the volume of a claim."""
+    worker = {"cpu": str(job.cpus), "memory": f"{job.memory or 16}Gi"}
+    if job.gpus:
+        worker["nvidia.com/gpu"] = str(job.gpus)
+    volumes = [
+        {"name": "study", "configMap": {"name": config}},
+        {"name": "results", "persistentVolumeClaim": {"claimName": claim}},
+    ]
+    mounts = [{"name": "study", "mountPath": str(Path(STUDY_FILE).parent)}, {"name": "results", "mountPath": mount}]
+
+    def pod(container: str, resources: dict[str, str]) -> dict[str, Any]:
+        """A template of pods."""
+        limits = {"limits": resources, "requests": resources}
+        run = {"name": container, "image": job.image, "resources": limits, "volumeMounts": mounts}
+        return {"spec": {"containers": [run], "volumes": volumes}}
+
+    workers = {"groupName": "trials", "replicas": nodes, "minReplicas": nodes, "maxReplicas": nodes}
+    return {
+        "rayVersion": version("ray"),
+        # No CPU of the head's is for trials.
+        "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, "template": pod("ray-head", HEAD)},
+        "workerGroupSpecs": [{**workers, "rayStartParams": {}, "template": pod("ray-worker", worker)}],
+    }
 
 
 class Dumper(yaml.SafeDumper):

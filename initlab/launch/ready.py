@@ -65,15 +65,7 @@ def ready(
     part = Shard.parse(shard) if shard is not None else None
     if max_trials is not None and max_trials < 1:
         raise StudyError([f"--max-trials: out of range (got {max_trials}); allowed: at least 1"])
-    if not isinstance(study, Study):
-        path, study = str(study), load_study(study, [overrides] if isinstance(overrides, str) else overrides)
-        trials = plan(study, path)
-    elif overrides:
-        raise StudyError(["overrides: go with a study file (got a Study); change the Study instead"])
-    else:
-        trials = plan(study)
-    if any(trial.spec.watched for trial in trials):
-        raise StudyError(["study: of loops that initlab.watch watched, which cannot be run; run your own code"])
+    study, trials = planned(study, [overrides] if isinstance(overrides, str) else overrides)
     requested = chosen(trials, [only] if isinstance(only, str) else only)
     if part:
         requested = [trial for trial in requested if shard_of(trial, part.count) == part.number]
@@ -103,6 +95,20 @@ def ready(
         text = f"trials, their code or initlab changed since submission (got {launch.fingerprint}, expected {expect})"
         raise StudyError([f"--expect: {text}; put them back, or submit again with `initlab launch`"])
     return launch
+
+
+def planned(study: Study | str | Path, overrides: Sequence[str]) -> tuple[Study, list[PlannedTrial]]:
+    """The study, read where a path is given, and its trials."""
+    if isinstance(study, Study):
+        if overrides:
+            raise StudyError(["overrides: go with a study file (got a Study); change the Study instead"])
+        trials = plan(study)
+    else:
+        path, study = str(study), load_study(study, overrides)
+        trials = plan(study, path)
+    if any(trial.spec.watched for trial in trials):
+        raise StudyError(["study: of loops that initlab.watch watched, which cannot be run; run your own code"])
+    return study, trials
 
 
 def sources_of(trials: Sequence[PlannedTrial], allow_code: bool) -> dict[str, dict[str, str]]:

@@ -12,14 +12,15 @@ from initlab.engine.lease import is_held, lease
 from initlab.engine.stopping import stop_file_on_signal
 from initlab.launch.folder import prepare, reopen, unsettled
 from initlab.launch.progress import progress
-from initlab.launch.ready import ready
+from initlab.launch.ready import Launch, ready
 from initlab.launch.settings import time_left
 from initlab.launch.tasks import queue_of, run_queue
+from initlab.plan.plan import PlannedTrial
 from initlab.store import files
 from initlab.store.files import sweep, writable
 from initlab.store.results import Results
 from initlab.store.trial_folder import TrialFolder
-from initlab.study.spec import Engine
+from initlab.study.run_options import Engine
 from initlab.study.study import Study
 
 
@@ -98,16 +99,9 @@ def run(
     )
     folder, settings = launch.folder, launch.settings
     with ExitStack() as held:
+        open_trials, lines = claimed(launch, held, force, take_over)
+        todo = open_trials[:max_trials]
         with writable(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            # What stops all shards stays while others are there to see it.
-            stops = {folder / settings.stop} | (set() if is_held(folder) else {folder / files.STOP})
-            held.enter_context(lease(folder, launch.shard, take_over))
-            sweep([folder])
-            lines = prepare(folder, launch.study, launch.requested, launch.sources, force, sorted(stops)) + launch.lines
-            open_trials = unsettled(folder, launch.requested, skip_hopeless)
-            todo = open_trials[:max_trials]
-            sweep(part for trial in todo for part in TrialFolder(folder, trial.id).folders())
             for trial in todo:
                 reopen(TrialFolder(folder, trial.id))
         waves, notes = queue_of(todo, settings.run)
@@ -117,3 +111,20 @@ def run(
         run_queue(folder, waves, launch.sources, settings, say)
     asked = todo if max_trials and todo else launch.requested
     return Results(folder, [trial.id for trial in asked])
+
+
+def claimed(launch: Launch, held: ExitStack, force: bool, take_over: bool) -> tuple[list[PlannedTrial], list[str]]:
+    """Hold the output folder and make it ready; returns the trials to run, and what the user should know, line by line.
+
+    Raises:
+        Held: another launch holds it.
+    """
+    folder, settings = launch.folder, launch.settings
+    with writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        # What stops all shards stays while others are there to see it.
+        stops = {folder / settings.stop} | (set() if is_held(folder) else {folder / files.STOP})
+        held.enter_context(lease(folder, launch.shard, take_over))
+        sweep([folder])
+        lines = prepare(folder, launch.study, launch.requested, launch.sources, force, sorted(stops)) + launch.lines
+        return unsettled(folder, launch.requested, settings.skip_hopeless), lines

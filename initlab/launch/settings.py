@@ -13,8 +13,8 @@ from initlab.engine.task import DataAccess
 from initlab.launch.checks import check_device, check_device_count, check_devices, check_engine
 from initlab.launch.machine import cache_folder, gpu_count
 from initlab.store.files import STOP
+from initlab.study.run_options import Run
 from initlab.study.shard import Shard
-from initlab.study.spec import Run
 from initlab.study.study import Study
 
 JOB_MARGIN_S = 120.0  # for the last step and a checkpoint

@@ -14,7 +14,7 @@ from initlab.plan.packs import packs
 from initlab.plan.plan import PlannedTrial, waves
 from initlab.store.files import writable, write_json
 from initlab.store.trial_folder import TrialFolder
-from initlab.study.spec import Run
+from initlab.study.run_options import Run
 
 WORK = Work(run="initlab.attempt.run_task:run_task", follow="initlab.attempt.gang:follow")
 

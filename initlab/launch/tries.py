@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from initlab.data.brought import brought_examples
-from initlab.data.dataset import pixel_statistics
 from initlab.data.examples import PARTS, Examples
+from initlab.data.in_memory import pixel_statistics
 from initlab.engine.task import State
 from initlab.errors import UserError, one_line
 from initlab.launch.run import run

@@ -18,24 +18,21 @@ import torch
 from torch import Tensor, nn
 
 from initlab.attempt.attempt import environment, in_one_line
-from initlab.data.examples import check_classes, check_numbers
 from initlab.engine.lease import lease
 from initlab.engine.task import State
 from initlab.errors import UserError
 from initlab.launch.machine import provenance
 from initlab.launch.watched import add_to_study, begin_anew, described
-from initlab.nets.undisturbed import Batch, first_tensor, num_examples, tensors_in
+from initlab.launch.watched_batch import WatchedBatch, watched_batch
+from initlab.nets.undisturbed import Batch
 from initlab.plan.plan import PlannedTrial
-from initlab.signal.probe import Loss, measure
-from initlab.signal.start import chance_of
+from initlab.signal.probe import Loss
 from initlab.store.files import StoreError, writable
 from initlab.store.trial_folder import TrialFolder
 from initlab.store.writer import AttemptWriter
 from initlab.train.evaluate import Evaluation
-from initlab.train.objective import Guess, Objective, guess_of, task_of
 
 NAN = math.nan
-UNKNOWN = Guess(NAN, None, NAN)
 
 
 class Watch:
@@ -46,30 +43,24 @@ class Watch:
         model: nn.Module,
         out: Path,
         trial: PlannedTrial,
-        batch: tuple[Batch, Any],
+        batch: WatchedBatch,
         every: int,
-        loss: Loss | None,
-        weight_decay: float | None,
         steps_per_epoch: int,
         step: int,
     ) -> None:
-        self.model, self.out, self.trial = model, out, trial
-        self.inputs, self.labels, self.loss = *batch, loss
-        self.every, self.weight_decay, self.steps_per_epoch = every, weight_decay, steps_per_epoch
+        self.model, self.out, self.trial, self.batch = model, out, trial, batch
+        self.every, self.steps_per_epoch = every, steps_per_epoch
         self.steps = self.row_step = step
-        self.objective: Objective | None = None
         # Since the last row, wherever the loop's numbers are.
         self.losses = self.errors = torch.zeros((), dtype=torch.float64)
         self.lr = NAN
-        # Loss and error of the batch, as last measured.
-        self.evaluation: tuple[Tensor | float, Tensor | float] = NAN, NAN
         self.latest: dict[str, Any] = {}
         self.held = ExitStack()
         self.writer: AttemptWriter
 
     def __enter__(self) -> "Watch":
         # Whatever cannot be measured is refused before anything is written.
-        signals = self.measured()
+        signals = self.batch.signals()
         self.started = time.perf_counter()
         folder = TrialFolder(self.out, self.trial.id)
         with writable(self.out), ExitStack() as held:
@@ -105,7 +96,7 @@ class Watch:
         self.lr = NAN if lr is None else lr
         self.steps += 1
         if self.steps % self.every == 0:
-            self.record(self.measured())
+            self.record(self.batch.signals())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -113,7 +104,7 @@ class Watch:
         with self.held:
             if error is None or not isinstance(error, Exception):
                 if self.steps > self.row_step:
-                    self.record(self.measured())
+                    self.record(self.batch.signals())
                 self.end(State.DONE if error is None else State.INTERRUPTED)
             else:
                 text = "".join(traceback.format_exception(error))
@@ -126,24 +117,6 @@ class Watch:
         figures = {**self.figures(), "steps": self.steps}
         self.writer.close(state, figures, figures if state.finished else None)
 
-    def measured(self) -> list[dict[str, Any]]:
-        """The signals of every layer on the batch; the same pass gives its loss and error."""
-        if self.labels is None:
-            return measure(self.model, self.inputs, weight_decay=self.weight_decay)
-        return measure(self.model, self.inputs, self.labels, loss=self.evaluated_loss, weight_decay=self.weight_decay)
-
-    def evaluated_loss(self, output: Any, labels: Any) -> Tensor:
-        """The batch's mean loss; its value is kept, and the error where the loss is not the user's."""
-        self.objective = self.objective or objective_of(output, labels, self.loss)
-        if self.loss:
-            values = self.loss(output, labels)
-            loss, misses = values.mean() if values.dim() else values, torch.tensor(NAN)
-        else:
-            self.objective.check_output(output, labels, 1)
-            loss, misses = self.objective.loss(output, labels), self.objective.misses(output.detach(), labels)
-        self.evaluation = loss.detach(), misses / len(labels)
-        return loss
-
     def record(self, signals: list[dict[str, Any]]) -> None:
         """Keep what was measured, and a row of scalars with the means since the last one."""
         point = {"step": self.steps, "epoch": self.steps / self.steps_per_epoch}
@@ -154,7 +127,7 @@ class Watch:
             **point,
             "train_loss": float(self.losses) / count,
             "train_error": float(self.errors) / count,
-            **asdict(Evaluation(*map(float, self.evaluation))),
+            **asdict(Evaluation(*map(float, self.batch.evaluation))),
             "lr": self.lr,
             "images_per_s": NAN,
             "wall_s": time.perf_counter() - self.started,
@@ -167,15 +140,7 @@ class Watch:
 
     def figures(self) -> dict[str, Any]:
         """The latest figures, with what a reader needs beside them."""
-        objective = self.objective or Objective("classes", UNKNOWN)
-        examples = num_examples(self.model, self.inputs)
-        return {
-            **self.latest,
-            "batch_size": examples,
-            "train_examples": self.steps_per_epoch * examples,
-            "num_classes": 1,
-            **objective.figures(),
-        }
+        return {**self.latest, "train_examples": self.steps_per_epoch * self.batch.examples, **self.batch.figures()}
 
 
 def watch(
@@ -221,42 +186,8 @@ def watch(
     for argument, value, least in (("every", every, 1), ("steps_per_epoch", steps_per_epoch, 1), ("step", step, 0)):
         if type(value) is not int or value < least:
             raise UserError(f"watch: {argument}: not a number of updates (got {value!r}); allowed: at least {least}")
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        got = f"{type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, (tuple, list)) else "")
-        raise UserError(f"watch: batch: no pair (got {got}); give (inputs, labels), labels None where there are none")
-    for tensor in tensors_in(batch[0]):
-        check_numbers("the watched inputs", tensor)
-    if not num_examples(model, batch[0]):
-        raise UserError("watch: batch: no examples in its inputs; give one or more")
-    trial = described(model, name, tags)
-    return Watch(model, Path(out), trial, (batch[0], batch[1]), every, loss, weight_decay, steps_per_epoch, step)
-
-
-def objective_of(given: Any, labels: Any, loss: Loss | None) -> Objective:
-    """What the batch's labels say of the task and of guessing; unknown of labels that only the user's loss reads.
-
-    Raises:
-        UserError: labels that do not fit the output, or from which nothing can be learned.
-    """
-    if not (isinstance(labels, Tensor) and (labels.is_floating_point() or labels.dtype in (torch.int64, torch.bool))):
-        if loss:
-            return Objective("classes", UNKNOWN)
-        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise UserError(f"watch: batch: labels of a wrong type (got {got}); allowed: int64, bool or floating, or loss=")
-    check_numbers("the watched labels", labels)
-    output, task = first_tensor(given), task_of(None, labels)
-    last = task == "classes" or output.shape[:-1] == labels.shape
-    classes = output.shape[-1 if last else 1] if output.dim() > 1 else 1
-    if labels.dtype == torch.int64:
-        check_classes("the watched labels", labels, classes)
-    guess = guess_of(task, labels, classes)
-    if loss is None and (guess.error == 0 or not guess.loss):
-        raise UserError("watch: batch: labels all alike, so that guessing looks like learning; give mixed ones")
-    # A model that gives its own loss, as those of transformers do, has that of its outputs and not of zeros.
-    if loss and given is output:
-        chance_loss = chance_of(given, labels, loss)[0]
-        guess = guess._replace(loss=guess.loss if math.isnan(chance_loss) else chance_loss)
-    return Objective(task, guess)
+    watched = watched_batch(model, batch, loss, weight_decay)
+    return Watch(model, Path(out), described(model, name, tags), watched, every, steps_per_epoch, step)
 
 
 def one_number(name: str, value: Any) -> Tensor:

@@ -79,16 +79,35 @@ def build_net(
     """
     if name not in CATALOG:
         raise ValueError(f"build_net: unknown net (got {name!r}); allowed: {', '.join(CATALOG)}")
-    stage_widths = tuple(widths) if widths else None
-    # In the order of its fields.
     choices = NetChoices(
-        depth, width, stage_widths, stages, linear_width, downsample, activation, negative_slope, dropout, norm, skip,
-        heads, branch_factor,
-    )  # fmt: skip
+        depth=depth,
+        width=width,
+        widths=tuple(widths) if widths else None,
+        stages=stages,
+        linear_width=linear_width,
+        downsample=downsample,
+        activation=activation,
+        negative_slope=negative_slope,
+        dropout=dropout,
+        norm=norm,
+        skip=skip,
+        heads=heads,
+        branch_factor=branch_factor,
+    )
     for key, value in vars(choices).items():
         if key not in FIELDS[name] and value != getattr(NetChoices, key):
             allowed = ", ".join(sorted(FIELDS[name]))
             raise ValueError(f"build_net: {name} has no {key} to choose (got {value}); allowed: {allowed}")
+    shape = checked_shape(name, input_shape, input_size)
+    if num_classes is None:
+        num_classes = default_input(name)[0]
+    if num_classes < 1:
+        raise ValueError(f"build_net: num_classes: out of range (got {num_classes}); allowed: at least 1")
+    return to_modules(describe_net(name, num_classes, shape, choices))
+
+
+def checked_shape(name: str, input_shape: InputShape | None, input_size: int | None) -> InputShape:
+    """The shape of one input of a net, by the one of two arguments that is given."""
     if input_size is None and input_shape is None and name in PAPER_NETS:
         input_size = INPUT_SIZE
     if (input_shape is None) == (input_size is None):
@@ -102,11 +121,7 @@ def build_net(
         raise ValueError(
             f"build_net: input_shape: not a shape (got {shape}); allowed: (channels, height, width) above 0"
         )
-    if num_classes is None:
-        num_classes = default_input(name)[0]
-    if num_classes < 1:
-        raise ValueError(f"build_net: num_classes: out of range (got {num_classes}); allowed: at least 1")
-    return to_modules(describe_net(name, num_classes, shape, choices))
+    return shape
 
 
 def to_modules(layers: Sequence[Layer]) -> nn.Sequential:

@@ -3,7 +3,7 @@
 import inspect
 import random
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
@@ -126,6 +126,18 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def streams_kept(devices: Iterable[torch.device]) -> Iterator[None]:
+    """The global random streams of torch (on the CPU and these devices), numpy and Python are as before afterwards."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices={device for device in devices if device.type == "cuda"}):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+@contextmanager
 def untouched(model: nn.Module, backward: bool, changing: Collection[Tensor] = ()) -> Iterator[None]:
     """Probe mode within the block; everything is restored afterwards, but the numbers in tensors that are `changing`.
 
@@ -141,11 +153,9 @@ def untouched(model: nn.Module, backward: bool, changing: Collection[Tensor] = (
     norms = [module for module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     tracked = [norm for norm in norms if norm.track_running_stats]
     gradients = [(p, p.requires_grad, p.grad) for p in parameters]
-    devices = sorted({p.device.index for p in parameters if p.is_cuda})
     snapshot = Snapshot(model, changing)
-    states = random.getstate(), np.random.get_state()
     # Gradients stay on, since some models compute their output from gradients of their own.
-    with torch.random.fork_rng(devices=devices), torch.enable_grad(), plainly():
+    with streams_kept(p.device for p in parameters), torch.enable_grad(), plainly():
         try:
             for module in modules:
                 module.training = False
@@ -165,8 +175,6 @@ def untouched(model: nn.Module, backward: bool, changing: Collection[Tensor] = (
                 parameter.requires_grad_(required)
                 if parameter.grad is not gradient:
                     parameter.grad = gradient
-            random.setstate(states[0])
-            np.random.set_state(states[1])
 
 
 @contextmanager

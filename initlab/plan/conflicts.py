@@ -9,7 +9,8 @@ from initlab.nets.equal_layers import decoder_problem, sequence_problem
 from initlab.nets.variants import skip_problem
 from initlab.plan.dimensions import available_examples, describe, image_facts, input_side, planned_examples
 from initlab.study.mistakes import Mistake
-from initlab.study.spec import Data, Net, TrialSpec
+from initlab.study.sections import Data, Net
+from initlab.study.spec import TrialSpec
 from initlab.study.unused_fields import probes
 from initlab.user_code import is_code
 

@@ -8,7 +8,9 @@ from statistics import fmean
 from initlab.nets.architecture import InputShape
 from initlab.nets.counts import Counts, count
 from initlab.plan.dimensions import describe, image_facts, planned_examples
-from initlab.study.spec import Net, Probe, Train, TrialSpec
+from initlab.study.sections import Net
+from initlab.study.spec import TrialSpec
+from initlab.study.training import Probe, Train
 from initlab.user_code import is_code
 
 # Measured bytes of a line or row of each file, and of a trial's JSON files.

@@ -7,7 +7,8 @@ from initlab.data.facts import FACTS, TRAIN_CHARACTERS, VAL_CHARACTERS
 from initlab.errors import UserError
 from initlab.nets.architecture import InputShape, Layer, NetChoices
 from initlab.nets.catalog import describe_net
-from initlab.study.spec import Data, TrialSpec
+from initlab.study.sections import Data
+from initlab.study.spec import TrialSpec
 
 
 def input_side(data: Data) -> int:

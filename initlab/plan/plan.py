@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from initlab.plan.conflicts import conflicts
 from initlab.plan.cost import cost
+from initlab.study.field_types import Spec
 from initlab.study.mistakes import Mistake, StudyError
 from initlab.study.paths import with_fields
 from initlab.study.shard import Shard
-from initlab.study.spec import Spec, TrialSpec
+from initlab.study.spec import TrialSpec
 from initlab.study.study import Study, varied_mistakes
 from initlab.study.unused_fields import drop_unused
 

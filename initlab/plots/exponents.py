@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
+from initlab.analysis.panels import DEPTH
 from initlab.errors import UserError
 from initlab.plots.legend import add_legend
 from initlab.plots.style import GREY, Target, canvas, finish
 
-NORM, DEPTH = "net.norm", "net.depth"
+NORM = "net.norm"
 # Name, colour and marker of each; they differ in lightness too.
 NORMS = {"none": ("no norm", "#7A0C1E", "o"), "post": ("post-LN", "#D99A00", "^"), "pre": ("pre-LN", "#2F86CC", "s")}
 XLABELS = {

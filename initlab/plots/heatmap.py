@@ -15,9 +15,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from initlab.analysis.panels import SCHEME, NotStudied, Shown, by_panel, rows_of, shown_trials, states
 from initlab.errors import UserError
+from initlab.plots.layer_axes import NAMES, over_seeds, variances
 from initlab.plots.legend import add_legend, scheme_handles
 from initlab.plots.phase import edges
-from initlab.plots.signals import NAMES, over_seeds, variances
 from initlab.plots.style import Target, Width, canvas, finish, looks
 
 CELL = ["layer", "name", "op", "step"]

@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 
 from initlab.analysis.panels import SCHEME
 from initlab.errors import UserError
+from initlab.plots.layer_axes import NAMES, draw_bands, draw_line, frame_layers, over_seeds, variances
 from initlab.plots.legend import add_legend, scheme_handles
-from initlab.plots.signals import NAMES, draw_bands, draw_line, frame_layers, over_seeds, variances
 from initlab.plots.style import GREY, Target, canvas, finish, looks
 
 # Places for markers in the row of zeros.

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
+from initlab.plots.layer_axes import NAMES, draw_zeros, frame_layers
 from initlab.plots.legend import add_legend
-from initlab.plots.signals import NAMES, draw_zeros, frame_layers
 from initlab.plots.style import GREY, Target, canvas, draw_band, finish
 
 # Colour and marker of a status; one that isn't listed is drawn as ok.

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from initlab.analysis.panels import DEPTH, SCHEME, Shown, as_list, shown_trials
+from initlab.analysis.panels import DEPTH, SCHEME, Shown, shown_trials
 from initlab.plots.style import GREY, Canvas, Look
 from initlab.study.paths import getattr_path
 from initlab.study.unused_fields import unused_paths
@@ -19,30 +19,31 @@ TOLD = (DEPTH, SCHEME, "init.std", "net.name")
 
 
 def scheme_handles(styles: dict[str, Look], results: Shown | None = None) -> list[Line2D]:
-    """The schemes' entries in a legend; of `pkg.module:callable` the callable's name.
-
-    With `results`, `gaussian` is `std 0.01` where all its trials have that, and fields that differ between schemes and
-    not within one, as in a study of cases, are told of those that use them: `he, lr 0.1`.
-    """
+    """The schemes' entries in a legend; of `pkg.module:callable` the callable's name, with `results` more of it."""
     labels = {scheme: scheme.rsplit(":", 1)[-1] for scheme in styles}
     if results is not None:
-        trials, fields = shown_trials(results)
-        stored = {trial.id: trial.spec for one in as_list(results) for trial in one.stored}
-        specs = {str(scheme): [stored[trial] for trial in part.trial] for scheme, part in trials.groupby(SCHEME)}
-        stds = {spec.init.std for spec in specs.get("gaussian", [])}
-        if len(stds) == 1 and "gaussian" in styles:
-            labels["gaussian"] = f"std {stds.pop():g}"
-        for path in (path for path in fields if path not in TOLD):
-            values = {
-                scheme: {str(getattr_path(spec, path)) for spec in specs[scheme]}
-                for scheme in labels
-                if scheme in specs and path not in unused_paths(specs[scheme][0])
-            }
-            if all(len(own) == 1 for own in values.values()) and len(set().union(*values.values())) > 1:
-                labels |= {
-                    scheme: f"{labels[scheme]}, {path.split('.')[-1]} {own.pop()}" for scheme, own in values.items()
-                }
+        labels |= telling_labels(labels, *shown_trials(results))
     return [Line2D([], [], **look.style, label=labels[scheme]) for scheme, look in styles.items()]
+
+
+def telling_labels(labels: dict[str, str], trials: pd.DataFrame, fields: Sequence[str]) -> dict[str, str]:
+    """Labels of the schemes of these trials, told of what goes with them.
+
+    `gaussian` is `std 0.01` where all its trials have that, and fields that differ between schemes and not within one,
+    as in a study of cases, are told of those that use them: `he, lr 0.1`.
+    """
+    specs = {str(scheme): [*part.spec] for scheme, part in trials.groupby(SCHEME) if scheme in labels}
+    labels = {scheme: labels[scheme] for scheme in specs}
+    stds = {spec.init.std for spec in specs.get("gaussian", [])}
+    if len(stds) == 1:
+        labels["gaussian"] = f"std {stds.pop():g}"
+    for path in (path for path in fields if path not in TOLD):
+        used = {scheme: part for scheme, part in specs.items() if path not in unused_paths(part[0])}
+        values = {scheme: {str(getattr_path(spec, path)) for spec in part} for scheme, part in used.items()}
+        if all(len(texts) == 1 for texts in values.values()) and len(set().union(*values.values())) > 1:
+            name = path.split(".")[-1]
+            labels |= {scheme: f"{labels[scheme]}, {name} {texts.pop()}" for scheme, texts in values.items()}
+    return labels
 
 
 def cross_handle(label: str) -> Line2D:

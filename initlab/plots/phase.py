@@ -22,7 +22,7 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
 
-from initlab.analysis.panels import ALL, DEPTH, NotStudied, Shown, as_list, rows_of, shown_trials, states, with_panels
+from initlab.analysis.panels import ALL, DEPTH, NotStudied, Shown, rows_of, shown_trials, states, with_panels
 from initlab.errors import UserError
 from initlab.nets.architecture import Activation, Conv, Linear
 from initlab.plan.dimensions import describe
@@ -71,12 +71,11 @@ def phase_table(results: Shown, x: str = DEPTH, y: str = STD) -> pd.DataFrame:
     if finished.empty:
         raise UserError(f"plot: no phase figure (got {states(trials)}); run the study until a trial has finished")
     finished, settings = with_panels("phase", finished, fields, [], shown=(x, y))
-    specs = {trial.id: trial.spec for one in as_list(results) for trial in one.stored}
     finished = finished.assign(critical=math.nan, decay=math.nan)
     if STD in (x, y):
-        finished["critical"] = [critical_std(specs[trial]) for trial in finished.trial]
+        finished["critical"] = finished.spec.map(critical_std)
     if {x, y} == {DEPTH, STD}:
-        finished["weight_decay"] = [specs[trial].train.weight_decay for trial in finished.trial]
+        finished["weight_decay"] = [spec.train.weight_decay for spec in finished.spec]
         finished = with_decay(finished, rows_of(results, finished, "signals"))
     shares = {name: (finished.verdict == name).astype(float) for name in COLORS}
     cell = ["panel", *settings, x, y]

@@ -13,12 +13,20 @@ from initlab.plots.style import GREY, Look, Target, Width, canvas, draw_band, fi
 
 # Learned by small-14: layer, channels, one slope for the layer, mean of one per channel (He et al. 2015, table 1).
 TABLE_1 = [
-    ("conv1", 64, 0.681, 0.596), ("conv2_1", 128, 0.103, 0.321), ("conv2_2", 128, 0.099, 0.204),
-    ("conv2_3", 128, 0.228, 0.294), ("conv2_4", 128, 0.561, 0.464), ("conv3_1", 256, 0.126, 0.196),
-    ("conv3_2", 256, 0.089, 0.152), ("conv3_3", 256, 0.124, 0.145), ("conv3_4", 256, 0.062, 0.124),
-    ("conv3_5", 256, 0.008, 0.134), ("conv3_6", 256, 0.210, 0.198), ("fc1", 4096, 0.063, 0.074),
+    ("conv1", 64, 0.681, 0.596),
+    ("conv2_1", 128, 0.103, 0.321),
+    ("conv2_2", 128, 0.099, 0.204),
+    ("conv2_3", 128, 0.228, 0.294),
+    ("conv2_4", 128, 0.561, 0.464),
+    ("conv3_1", 256, 0.126, 0.196),
+    ("conv3_2", 256, 0.089, 0.152),
+    ("conv3_3", 256, 0.124, 0.145),
+    ("conv3_4", 256, 0.062, 0.124),
+    ("conv3_5", 256, 0.008, 0.134),
+    ("conv3_6", 256, 0.210, 0.198),
+    ("fc1", 4096, 0.063, 0.074),
     ("fc2", 4096, 0.031, 0.075),
-]  # fmt: skip
+]
 PAPER = "paper, 14 layers (table 1)"
 PAPER_LOOKS = {"shared": Look("#333333", "--", "s"), "channel-wise": Look(GREY, "-", "o")}
 

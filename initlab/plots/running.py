@@ -8,8 +8,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from initlab.analysis.panels import SCHEME, NotStudied, Shown, by_panel, rows_of, shown_trials, states
 from initlab.errors import UserError
+from initlab.plots.layer_axes import NAMES, direction_panels, over_seeds, variances
 from initlab.plots.legend import add_legend, scheme_handles, seeds_note
-from initlab.plots.signals import NAMES, direction_panels, over_seeds, variances
 from initlab.plots.style import GREY, Look, Target, Width, draw_band, finish, looks
 
 # Of the weight layers, 0 next to the input.

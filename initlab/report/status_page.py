@@ -46,7 +46,7 @@ def status_page(out: Path, every_trial: bool = False) -> Iterator[str]:
     study, specs = study_of(out)
     held = is_held(out)
     problems: list[str] = []
-    standings = all_standings(out, specs, held, problems)
+    standings = all_standings(out, specs, problems)
     counts = Counter(standing.state for standing in standings)
     states = ", ".join(f"{counts[state]} {state}" for state in State if counts[state])
     yield f"{out}: {len(standings)} trials of {study.name}: {states}"
@@ -72,7 +72,7 @@ def status_page(out: Path, every_trial: bool = False) -> Iterator[str]:
     yield from problems
 
 
-def all_standings(out: Path, specs: dict[str, TrialSpec], held: bool, problems: list[str]) -> list[Standing]:
+def all_standings(out: Path, specs: dict[str, TrialSpec], problems: list[str]) -> list[Standing]:
     """Every trial's standing, those of the study first and in its order."""
     if (out / files.COMPACTED).exists():
         # Here, for pandas takes a while to import.
@@ -81,17 +81,17 @@ def all_standings(out: Path, specs: dict[str, TrialSpec], held: bool, problems: 
         return [Standing(trial.id, State(trial.status["state"]), trial.status) for trial in exported_trials(out)]
     folders = {folder.id: folder for folder in TrialFolder.all_in(out)}
     standings = [
-        standing_of(folders[id], held, problems) if id in folders else Standing(id, State.PENDING, {}) for id in specs
+        standing_of(folders[id], problems) if id in folders else Standing(id, State.PENDING, {}) for id in specs
     ]
-    return standings + [standing_of(folder, held, problems) for id, folder in folders.items() if id not in specs]
+    return standings + [standing_of(folder, problems) for id, folder in folders.items() if id not in specs]
 
 
-def standing_of(folder: TrialFolder, held: bool, problems: list[str]) -> Standing:
+def standing_of(folder: TrialFolder, problems: list[str]) -> Standing:
     """A trial's standing by its files; a damaged one is named and says nothing."""
     try:
         result = folder.result()
         status = result or folder.status()
-        state = folder.state(status, result, lambda: held or is_held(folder.path))
+        state = folder.state(status, result)
     except (StoreError, ValueError, OSError) as error:
         problems.append(one_line(error))
         return Standing(folder.id, State.INTERRUPTED, {})

@@ -7,7 +7,7 @@ from initlab.engine.task import State
 from initlab.errors import one_line
 from initlab.report.text_table import text_table
 from initlab.store.results import Results
-from initlab.study.spec import net_label
+from initlab.study.sections import net_label
 
 
 class Ending(IntEnum):

@@ -8,7 +8,6 @@ from typing import Any
 from initlab.engine.task import State
 from initlab.store import files
 from initlab.store.files import StoreError, read_lines
-from initlab.store.reader import is_at_work
 from initlab.store.rows import unvouched
 from initlab.store.trial_folder import TrialFolder
 
@@ -33,7 +32,7 @@ def tail_lines(out: Path, prefix: str | None = None, last: int = 10, follow: boo
     shown = None
     while True:
         # Looked at before the rows, so that the last ones are not missed.
-        going_on = follow and State(folder.status()["state"]) == State.RUNNING and is_at_work(out, folder)
+        going_on = follow and State(folder.status()["state"]) == State.RUNNING and folder.is_at_work
         attempts = folder.attempts()
         path = attempts[-1] / files.SCALARS if attempts else None
         rows = read_lines(path, unvouched(path)) if path else []

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from initlab.analysis.panels import Shown, as_list
 from initlab.errors import UserError
 from initlab.plots.convergence import training_means
-from initlab.plots.signals import NAMES, variances
+from initlab.plots.layer_axes import NAMES, variances
 from initlab.plots.theory import BAND, band_beside, predicted
 from initlab.store.rows import Choice
 from initlab.study.paths import naming

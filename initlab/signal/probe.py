@@ -19,12 +19,17 @@ from initlab.nets.any_module import WeightLayer, on_weight_layers, op_of
 from initlab.nets.undisturbed import Batch, first_tensor, num_examples, run_model, to_model, untouched
 from initlab.signal.moments import NAN, Moments, mean_and_variance, mean_square, on_host
 
+IN_PLACE_TOO = ("relu", "leaky_relu", "elu")
+OTHERS = (
+    "prelu selu celu gelu silu mish relu6 hardtanh hardswish hardsigmoid softplus softsign rrelu logsigmoid threshold "
+    "tanh sigmoid"
+)
 ACTIVATIONS = {
-    F.relu, F.relu_, F.leaky_relu, F.leaky_relu_, F.prelu, F.elu, F.elu_, F.selu, F.celu, F.gelu, F.silu, F.mish,
-    F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.softplus, F.softsign, F.rrelu, F.logsigmoid, F.threshold,
-    torch.relu, torch.relu_, torch.tanh, torch.sigmoid, Tensor.relu, Tensor.relu_, Tensor.tanh, Tensor.tanh_,
-    Tensor.sigmoid, Tensor.sigmoid_, F.tanh, F.sigmoid,
-}  # fmt: skip
+    *(getattr(F, name) for name in OTHERS.split()),
+    *(getattr(F, f"{name}{end}") for name in IN_PLACE_TOO for end in ("", "_")),
+    *(getattr(Tensor, f"{name}{end}") for name in ("relu", "tanh", "sigmoid") for end in ("", "_")),
+    *(torch.relu, torch.relu_, torch.tanh, torch.sigmoid),
+}
 COLUMNS = (
     *("forward_mean", "forward_var", "backward_mean", "backward_var"),
     *("weight_var", "weight_grad_rms", "decay_ratio", "zero_fraction"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from initlab.init.uses import CONVOLUTIONS, Call, Use, Uses, fans_in
 from initlab.nets.any_module import WeightLayer, layer_name, on_weight_layers, op_of
 from initlab.nets.undisturbed import Batch, run_model, tensors_in
 from initlab.signal.moments import NAN
@@ -15,7 +16,6 @@ from initlab.signal.recorded import Entry, Recorded, layer_facts, row_name
 from initlab.signal.recurrent import written_out
 from initlab.signal.recurrent_runs import RecurrentRuns
 from initlab.signal.trunk import on_trunk
-from initlab.signal.uses import CONVOLUTIONS, Call, Use, Uses, fans_in
 
 # Parts of the packed weight of nn.MultiheadAttention, equal numbers of its rows.
 PACKED = ("q", "k", "v")

@@ -2,7 +2,7 @@
 
 The probe (`initlab.signal.probe.measure`) has a row for each convolution and linear module. Here, so has every matrix
 or filter that the model applies in another way: query, key and value of `nn.MultiheadAttention`, gates of recurrent
-layers, bare parameters in `F.linear`, `matmul`, `einsum` and their like (`initlab.signal.uses`). Other parameters are
+layers, bare parameters in `F.linear`, `matmul`, `einsum` and their like (`initlab.init.uses`). Other parameters are
 listed with what they do, and what was not seen with the reason.
 """
 

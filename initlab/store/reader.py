@@ -8,13 +8,11 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from initlab.engine.lease import is_held
 from initlab.engine.task import State
 from initlab.errors import one_line
 from initlab.store import files
@@ -107,7 +105,7 @@ def read_trials(out: Path, planned: Mapping[str, TrialSpec], problems: list[str]
             trials.append(StoredTrial(trial_id, folder.path, planned[trial_id], pending, None, 0, {}))
             continue
         try:
-            trials.append(read_trial(folder, out, problems))
+            trials.append(read_trial(folder, problems))
         except StoreError as error:
             problems.append(one_line(error))
         except OSError as error:
@@ -115,7 +113,7 @@ def read_trials(out: Path, planned: Mapping[str, TrialSpec], problems: list[str]
     return trials
 
 
-def read_trial(folder: TrialFolder, out: Path, problems: list[str]) -> StoredTrial:
+def read_trial(folder: TrialFolder, problems: list[str]) -> StoredTrial:
     """One trial's folder; raises what `read_trials` turns into a problem."""
     description = folder.description()
     spec, result = folder.spec(description), folder.result()
@@ -136,7 +134,7 @@ def read_trial(folder: TrialFolder, out: Path, problems: list[str]) -> StoredTri
     elif problem := folder.lost_attempt(status):
         problems.append(problem)
     sums = sums_in(folder.status_file, status) if result is None else sums_in(folder.result_file, result)
-    status["state"] = folder.state(status, result, partial(is_at_work, out, folder)).value
+    status["state"] = folder.state(status, result).value
     if status["state"] == State.RUNNING:
         status["silent_s"] = max(0.0, time.time() - folder.status_file.stat().st_mtime)
     counted = counted_attempts(folder, description.get("first_attempt", 0), sums)
@@ -148,11 +146,6 @@ def read_trial(folder: TrialFolder, out: Path, problems: list[str]) -> StoredTri
     for content in (status, result or {}):
         content.pop("files", None)
     return StoredTrial(folder.id, folder.path, spec, status, result, len(folder.attempts()), environment, counted)
-
-
-def is_at_work(out: Path, folder: TrialFolder) -> bool:
-    """Whether a launch runs in `out`, or a loop that is watched holds this trial alone."""
-    return is_held(out) or is_held(folder.path)
 
 
 def check(model: type[BaseModel], path: Path, content: dict[str, Any]) -> Any:

@@ -4,12 +4,14 @@ No torch and no pandas in here.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from initlab.engine.lease import is_held
 from initlab.engine.task import State
 from initlab.errors import one_line
 from initlab.store import files
@@ -26,7 +28,7 @@ class TrialFolder:
 
     def __init__(self, out: Path, id: str, parent: str = files.TRIALS) -> None:
         """The folder of trial `id` in the output folder `out`."""
-        self.id, self.path = id, out / parent / id
+        self.id, self.out, self.path = id, out, out / parent / id
         self.trial_file, self.status_file, self.result_file = (
             self.path / name for name in (files.TRIAL, files.STATUS, files.RESULT)
         )
@@ -102,13 +104,15 @@ class TrialFolder:
         self.check_own(self.status_file, status)
         return status
 
-    def state(self, status: dict[str, Any], result: dict[str, Any] | None, held: Callable[[], bool]) -> State:
-        """Its state by what its files say: without a result it is not finished, and without a launch it does not run.
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a launch runs in the output folder, or a loop that is watched holds this trial alone."""
+        return is_held(self.out) or is_held(self.path)
 
-        `held` says whether a launch is at work in the output folder; asked for a running trial alone.
-        """
+    def state(self, status: dict[str, Any], result: dict[str, Any] | None) -> State:
+        """Its state by what its files say: without a result not finished, and without a launch not running."""
         state = State((result or status)["state"])
-        if (result is None and state.finished) or (state == State.RUNNING and not held()):
+        if (result is None and state.finished) or (state == State.RUNNING and not self.is_at_work):
             return State.INTERRUPTED
         return state
 
@@ -143,6 +147,15 @@ class TrialFolder:
     def checkpoint(self) -> Path | None:
         """The newest checkpoint file, None where there is none."""
         return next(self.checkpoints(), None)
+
+
+def holds_watched_loops(out: Path) -> bool:
+    """Whether the trials of an output folder are loops that `initlab.watch` watched: all of them are, or none."""
+    for folder in TrialFolder.all_in(out):
+        # A damaged one says nothing; another does.
+        with suppress(StoreError):
+            return folder.spec().watched
+    return False
 
 
 def attempt_number(folder: Path) -> int:

@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from initlab.study.field_types import Fraction, Positive
-from initlab.study.spec import Spec
+from initlab.study.field_types import Fraction, Positive, Spec
 
 Where = Annotated[dict[str, Any], Field(json_schema_extra={"description": "dotted path -> value of an arm's trials"})]
 # Claim -> the keys that it needs, and those that it may have.

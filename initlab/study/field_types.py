@@ -1,15 +1,29 @@
-"""The kinds of values that fields of a spec take: counts, fractions, names of built-in things or of the user's code."""
+"""What the sections of a spec are made of: `Spec` itself, and the kinds of values that its fields take."""
 
 import math
 import sys
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from initlab.study.mistakes import short, suggestion
 from initlab.user_code import is_code, well_formed
+
+# Keys of what goes to the user's code.
+OPTIONS = ("options", "optimizer_options")
+OR_CODE = ", or pkg.module:callable (needs --allow-code)"
+
+
+class Spec(BaseModel):
+    """A frozen section that refuses unknown keys and values of another type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def __hash__(self) -> int:
+        """Also with options in it, which are a mapping: a cache takes a section as its key."""
+        return hash(tuple((self.__dict__ | dict.fromkeys(OPTIONS)).values()))
 
 
 def known(what: str, names: Collection[str]) -> AfterValidator:

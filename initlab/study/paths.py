@@ -7,7 +7,10 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
-from initlab.study.spec import Data, Init, Net, Probe, Spec, Train, TrialSpec
+from initlab.study.field_types import Spec
+from initlab.study.sections import Data, Init, Net
+from initlab.study.spec import TrialSpec
+from initlab.study.training import Probe, Train
 
 # The fields that every list of trials tells.
 ALWAYS_TOLD = ("seed", "net.name", "net.depth", "init.scheme")

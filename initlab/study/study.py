@@ -12,10 +12,13 @@ from pydantic import Field, ValidationError
 
 from initlab.study.claims import Claim
 from initlab.study.drawn_cases import with_drawn_cases
-from initlab.study.field_types import Seed
+from initlab.study.field_types import Seed, Spec
 from initlab.study.mistakes import Mistake, StudyError, dotted, explain, short
 from initlab.study.paths import SECTIONS, TRIAL_PATHS, getattr_path, nested
-from initlab.study.spec import DataSection, Init, Net, Probe, Run, Spec, Train, TrialSpec, Verdict
+from initlab.study.run_options import Run
+from initlab.study.sections import DataSection, Init, Net
+from initlab.study.spec import TrialSpec
+from initlab.study.training import Probe, Train, Verdict
 from initlab.study.yaml_text import parse_yaml, read_yaml
 
 Overrides = dict[str, Any]  # dotted path -> value

@@ -8,7 +8,9 @@ from initlab.init.shapes import ON_A_BATCH
 from initlab.nets.architecture import NetChoices
 from initlab.nets.catalog import FIELDS, PAPER_NETS, SEQUENCE_NETS
 from initlab.study.paths import TRIAL_PATHS, getattr_path, with_fields
-from initlab.study.spec import OPTIMIZERS, SCHEMES, TrialSpec
+from initlab.study.sections import SCHEMES
+from initlab.study.spec import TrialSpec
+from initlab.study.training import OPTIMIZERS
 from initlab.user_code import is_code
 
 DEFAULT = TrialSpec()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from initlab.attempt.assemble import bare_net, load_data
 from initlab.data.dataset import Images
 from initlab.data.facts import absence
-from initlab.data.scales import centre_view, mean_at, ten_views
 from initlab.engine.task import DataAccess
 from initlab.errors import UserError
 from initlab.launch.checks import check_device
@@ -27,15 +26,13 @@ from initlab.store.files import StoreError, writable, write_csv, write_json
 from initlab.store.trained import Trained, load_weights, read_trained
 from initlab.study.paths import differing_paths, getattr_path
 from initlab.study.trial_code import source_hashes
-from initlab.testing.dense import Scores, as_scores, check_choice, dense_scores
+from initlab.testing.dense import Scores
 from initlab.testing.error_rates import class_errors, error_rows, mean_scores
+from initlab.testing.procedure import Procedure, Views
 from initlab.train.cuda import kernels
 from initlab.user_code import is_code
 from initlab.version import __version__
 
-Views = Literal["center", "10", "dense"]
-# Of the net's input, where many views need room to move: 256 for 224 (sec. 3).
-SCALE = 8 / 7
 # Fields of data that an ensemble shares.
 SHARED = ("name", "image_size", "val_examples", "classes", "channels", "options")
 
@@ -102,7 +99,9 @@ def evaluate(
             than a net's input, absent data, or a net that cannot be tested densely.
     """
     paths = [checkpoints] if isinstance(checkpoints, (str, Path)) else list(checkpoints)
-    check_choices(paths, views, scores, scales, batch_size)
+    if not paths:
+        raise UserError("evaluate: no checkpoint (got none); give OUT/trials/ID, an attempt folder or a checkpoint.pt")
+    procedure = Procedure(views, scales, flips, scores, batch_size)
     members = [read_trained(path) for path in paths]
     check_alike(members)
     check_device(device, torch.cuda.is_available())
@@ -117,58 +116,33 @@ def evaluate(
     varying = differing_paths([member.spec for member in members])
     for path, member in zip(paths, members, strict=True):
         net, data = restored(member, place, data_dir, allow_code)
-        mirrored = flips if flips is not None else views != "center" and data.flip
-        sides = sides_of(scales, views, data)
         # As in training: else CUDA rounds what goes into convolutions.
         with kernels(place):
-            by_side = {side: scores_at(net, data, side, views, mirrored, scores, batch_size) for side in sides}
+            by_side = procedure.scores_of(net, data)
         labels = data.val_labels.cpu()
         fields = {name: getattr_path(member.spec, name) for name in varying}
         rows += error_rows({"checkpoint": str(path), **fields}, by_side, labels)
         for side, side_scores in by_side.items():
             ensemble[side] = ensemble.get(side, 0) + side_scores / len(members)
         label = {"trial": member.trial, "net": member.spec.net.label, "step": member.step}
-        tested.append({"path": str(member.path), **label, "flips": mirrored})
+        tested.append({"path": str(member.path), **label, "flips": procedure.mirrors(data)})
     if len(members) > 1:
         rows += error_rows({"checkpoint": "ensemble"}, ensemble, labels)
     table, headline = pd.DataFrame(rows), mean_scores(ensemble)
     # Of types that leave room for none, which an ensemble has.
     table = table.astype(table[varying].convert_dtypes().dtypes)
-    described = {
-        "checkpoints": tested,
-        "data": members[0].spec.data.model_dump(mode="json"),
-        **{"views": views, "scales": list(ensemble), "scores": scores},
-        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
-        **{"torch_version": torch.__version__, "initlab_version": __version__},
-    }
+    settings = {"views": views, "scales": list(ensemble), "scores": scores, **surroundings(place)}
+    described = {"checkpoints": tested, "data": members[0].spec.data.model_dump(mode="json"), **settings}
     result = Evaluated(table, class_errors(headline, labels, data.class_names), headline, described)
     if out is not None:
         write_evaluation(result, Path(out))
     return result
 
 
-def check_choices(
-    paths: Sequence[str | Path], views: str, scores: str, scales: Sequence[int] | None, batch_size: int
-) -> None:
-    """Refuse what can never work, before anything is read."""
-    if not paths:
-        raise UserError("evaluate: no checkpoint (got none); give OUT/trials/ID, an attempt folder or a checkpoint.pt")
-    check_choice("--views", views, get_args(Views))
-    check_choice("scores", scores, get_args(Scores))
-    if batch_size < 1:
-        raise UserError(f"--batch-size: out of range (got {batch_size}); allowed: at least 1")
-    if scales is not None and (not scales or min(scales) < 1 or len(set(scales)) < len(scales)):
-        allowed = "different numbers of pixels, at least 1"
-        raise UserError(f"--scales: not a list of sides (got {scales}); allowed: {allowed}")
-
-
-def parse_scales(text: str) -> list[int]:
-    """`256,384,480` as numbers; raises a `UserError` for something else between the commas."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        allowed = "whole numbers with commas between, 256,384"
-        raise UserError(f"--scales: not sides in pixels (got {text!r}); allowed: {allowed}") from None
+def surroundings(device: torch.device) -> dict[str, str]:
+    """Where and with which versions nets are tested."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {"device": name, "torch_version": torch.__version__, "initlab_version": __version__}
 
 
 def check_alike(members: Sequence[Trained]) -> None:
@@ -204,36 +178,6 @@ def restored(
         net = bare_net(spec, data)
     load_weights(net, trained)
     return net.to(device).eval(), data
-
-
-def sides_of(scales: Sequence[int] | None, views: Views, data: Images) -> list[int]:
-    """The requested scales, or the side that validation in training uses; for several views a larger one."""
-    least = min(data.input_shape[1:])
-    if not scales:
-        return [data.val_side if views == "center" else round(least * SCALE)]
-    if min(scales) < least:
-        raise UserError(f"--scales: smaller than the net's input (got {min(scales)}); allowed: at least {least}")
-    return list(scales)
-
-
-@torch.no_grad()
-def scores_at(
-    net: nn.Module, data: Images, side: int, views: Views, flips: bool, scores: Scores, batch_size: int
-) -> Tensor:
-    """Mean scores (N, classes) over the views, in float64 on the CPU, of all validation images at one scale."""
-    height, width = data.input_shape[1:]
-    all_scores = torch.full((len(data.val_labels), data.num_classes), torch.nan, dtype=torch.float64)
-    for images, indices in data.val_at(side, batch_size):
-        if views == "dense":
-            whole = (images - mean_at(data.mean, *images.shape[2:])) * data.factor
-            all_scores[indices] = dense_scores(net, whole, (height, width), flips, scores=scores).double().cpu()
-            continue
-        centre = centre_view(images, height, width)
-        mirrored = [centre.flip(3)] if flips else []
-        crops = ten_views(images, height, width, flips) if views == "10" else [centre, *mirrored]
-        view_scores = [as_scores(net((crop - data.mean) * data.factor), scores) for crop in crops]
-        all_scores[indices] = torch.stack(view_scores).mean(0).cpu()
-    return all_scores
 
 
 def write_evaluation(result: Evaluated, folder: Path) -> None:

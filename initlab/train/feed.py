@@ -6,7 +6,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from initlab.data.dataset import InMemory, step_indices
+from initlab.data.in_memory import InMemory
+from initlab.data.orders import step_indices
 from initlab.nets.layers import drawn_masks, set_dropout_step
 from initlab.to_device import copy_into
 from initlab.train.trial import Trial

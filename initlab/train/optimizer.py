@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from initlab.nets.any_module import weight_layers
 from initlab.signal.moments import NAN, in_float64, on_host
-from initlab.study.spec import Train
+from initlab.study.training import Train
 from initlab.train.update_rules import Lion, Muon
 from initlab.user_code import import_callable, is_code
 

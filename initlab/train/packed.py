@@ -127,7 +127,7 @@ class Pack:
 
     def logits(self, weights: Weights, images: Tensor) -> Tensor:
         """Of one trial's weights."""
-        with self.trials[0].autocast():
+        with self.trials[0].passes.autocast():
             logits: Tensor = functional_call(self.net, weights, (images,))
         return logits
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from initlab.study.spec import Train
+from initlab.study.training import Train
 
 
 @dataclass

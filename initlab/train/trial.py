@@ -6,7 +6,6 @@ whatever is random comes from (seed, stream, step), and a checkpoint holds the r
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -17,26 +16,20 @@ from torch import Tensor, nn
 from initlab.data.dataset import Dataset
 from initlab.engine.task import State
 from initlab.nets.any_module import weight_layers
-from initlab.nets.layers import set_dropout_step
 from initlab.nets.undisturbed import untouched
 from initlab.random_streams import stream_seed
 from initlab.signal.probe import measure
 from initlab.signal.running import RunningMoments
 from initlab.study.spec import TrialSpec
-from initlab.train.auxiliary import Auxiliary
-from initlab.train.cuda import Compiled
 from initlab.train.evaluate import Evaluation, evaluate
 from initlab.train.group import ALONE, Group
 from initlab.train.objective import objective_of
 from initlab.train.optimizer import DECOUPLED, Updates, parameter_groups
+from initlab.train.passes import Passes
 from initlab.train.records import Due, Outcome, Recorder, slope_rows
 from initlab.train.row_log import RowLog
 from initlab.train.schedule import Plateau, learning_rate
 from initlab.user_code import is_code
-
-# Steps from which torch.compile pays: on an H200 it took 10 to 17 s a net, and saved 4 to 6 ms of each step of the
-# paper's nets (docs/performance.md).
-COMPILE_STEPS = 3_000
 
 
 class Trial:
@@ -52,13 +45,8 @@ class Trial:
         group: Group = ALONE,
         channels_last: bool | None = None,
     ) -> None:
-        """Two settings count on CUDA alone. `compiled`: whether torch.compile makes the step's forward and backward,
-        None is where it pays; `channels_last`: whether maps lie in memory with their channels last, None is yes."""
+        """`compiled`, `channels_last`: as `Passes` takes them."""
         self.spec, self.net, self.data, self.recorder, self.group = spec, net, data, recorder, group
-        self.on_gpu = data.device.type == "cuda"
-        self.layout = torch.contiguous_format if channels_last is False else torch.channels_last
-        if self.on_gpu:
-            net.to(memory_format=self.layout)
         self.objective = objective_of(spec.train.loss, data)
         self.per_epoch, self.steps = spec.steps(len(data.train_labels))
         if self.steps < 1:
@@ -69,15 +57,10 @@ class Trial:
         validations = spec.validation_steps(self.per_epoch, self.steps)
         steps = (spec.row_steps(self.per_epoch, self.steps), validations, spec.probe_steps(self.steps))
         self.due = Due(*map(frozenset, steps))
-        compile_pays = compiled or (compiled is None and self.steps >= COMPILE_STEPS)
-        # A group's gradients are averaged by its wrapper, which is not compiled. Gradients that are summed over several
-        # passes would lie where the graph of the next pass writes.
-        compiles = compile_pays and self.on_gpu and group.size == 1 and spec.train.accumulate == 1
-        self.forward: Callable[[Tensor], Tensor] = Compiled(net) if compiles else group.wrap(net)
         self.objective.check_settings(data.train_labels, spec.train.auxiliary, group.size * spec.train.accumulate)
-        heads, weight = spec.train.auxiliary, spec.train.auxiliary_weight
-        self.auxiliary = Auxiliary(net, heads, weight, data.num_classes, spec.seed) if heads else None
-        model = nn.ModuleList([net, self.auxiliary]) if self.auxiliary else net
+        self.passes = Passes(spec, net, data, self.objective, group, self.steps, compiled, channels_last)
+        auxiliary = self.passes.auxiliary
+        model = nn.ModuleList([net, auxiliary]) if auxiliary else net
         self.updates = Updates(parameter_groups(model, spec.train), spec.train)
         self.plateau = Plateau()
         self.moments = RunningMoments(net, data.device) if spec.probe.running_every else None
@@ -90,8 +73,8 @@ class Trial:
         if resumed:
             self.step = resumed["step"]
             self.net.load_state_dict(resumed["net"])
-            if self.auxiliary:
-                self.auxiliary.load_state_dict(resumed["auxiliary"])
+            if self.passes.auxiliary:
+                self.passes.auxiliary.load_state_dict(resumed["auxiliary"])
             self.updates.restore(resumed["optimizer"])
             self.plateau = Plateau(**resumed["plateau"])
             if self.moments:
@@ -133,7 +116,7 @@ class Trial:
     @property
     def draws_ahead(self) -> bool:
         """Whether the next step's masks are drawn during this one; on a CPU the thread would take the step's core."""
-        return self.on_gpu and self.step + 1 < self.steps
+        return self.passes.on_gpu and self.step + 1 < self.steps
 
     @cached_property
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -159,24 +142,16 @@ class Trial:
             return None
         if state != State.DIVERGED:
             self.checkpoint()
-        return Outcome(state, self.log.final_figures(self.step)).plus(eager=self.eager)
-
-    @property
-    def eager(self) -> str | None:
-        """Why steps ran uncompiled although they were to be compiled."""
-        return self.forward.reason if isinstance(self.forward, Compiled) else None
+        return Outcome(state, self.log.final_figures(self.step)).plus(eager=self.passes.eager)
 
     def update(self) -> None:
         """One update of the weights, by one batch; nothing here waits for the device."""
         images, labels = next(self.batches)
-        if self.on_gpu and images.dim() == 4:
-            images = images.contiguous(memory_format=self.layout)
         self.seed_users_code()
         self.updates.optimizer.zero_grad(set_to_none=True)
         sample = self.moments if self.spec.samples_update(self.step) else None
-        parts = self.spec.train.accumulate
-        for part, (some, their_labels) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True)):
-            self.add_gradients(some, their_labels, part, sample)
+        for part, (some, their_labels) in enumerate(self.passes.parts(images, labels)):
+            self.log.add(*self.passes.add_gradients(some, their_labels, self.step, part, sample, self.draws_ahead))
         if sample:
             sample.sampled(len(labels))
         self.updates.step(self.lr())
@@ -187,37 +162,9 @@ class Trial:
         if any(map(is_code, (self.spec.net.name, self.spec.train.optimizer, self.spec.train.loss or ""))):
             torch.manual_seed(stream_seed(self.spec.seed, "step", self.step))
 
-    def add_gradients(self, images: Tensor, labels: Tensor, part: int, sample: RunningMoments | None) -> None:
-        """Add what one part of a batch, of `train.accumulate`, gives to the gradients of the batch's mean loss."""
-        train, group = self.spec.train, self.group
-        rank, size = group.rank * train.accumulate + part, group.size * train.accumulate
-        if train.dropout:
-            set_dropout_step(self.net, self.spec.seed, self.step, rank, size, ahead=self.draws_ahead)
-        with self.autocast():
-            logits = self.logits(images, sample).to(self.data.dtype)
-        loss = self.objective.loss(logits, labels)
-        whole = loss + self.auxiliary.loss(labels, self.objective.loss) if self.auxiliary else loss
-        (whole / train.accumulate).backward()
-        self.log.add(loss.detach() / size, self.objective.misses(logits.detach(), labels))
-
-    def logits(self, images: Tensor, sample: RunningMoments | None) -> Tensor:
-        """Of the net as it is trained; what goes through it is summed in `sample`."""
-        if isinstance(self.forward, Compiled):
-            return self.forward(images, sample)
-        with sample.listen() if sample else nullcontext():
-            return self.forward(images)
-
     def count_step(self) -> None:
         """Count an update, which the trial has taken or a pack has taken for it."""
         self.step += 1
-
-    def autocast(self) -> torch.autocast:
-        """Convolutions and products in bfloat16 where the spec says so; weights, updates and probes keep their type.
-
-        On a CPU in float32 all the same: without units for bfloat16 it takes a hundred times as long.
-        """
-        enabled = self.spec.train.precision == "bfloat16" and self.on_gpu
-        return torch.autocast(self.data.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def lr(self) -> float:
         """Learning rate of the next update."""
@@ -246,7 +193,7 @@ class Trial:
         decay = None if is_code(train.optimizer) else train.weight_decay
         signals = measure(self.net, images, labels, loss=loss, weight_decay=decay, gradients=gradients)
         weights = {name: layer.weight for name, layer in weight_layers(self.net)}
-        with torch.random.fork_rng([self.data.device] if self.on_gpu else []):
+        with torch.random.fork_rng([self.data.device] if self.passes.on_gpu else []):
             self.seed_users_code()
             ratios = self.updates.ratios([weights[row["name"]] for row in signals], gradients, self.lr())
         for row, (update, of_decay) in zip(signals, ratios, strict=True):
@@ -260,7 +207,7 @@ class Trial:
         row = self.log.row(self.step, self.lr())
         if validate:
             if evaluation is None and self.group.leads:
-                with self.autocast():
+                with self.passes.autocast():
                     evaluation = evaluate(self.net, self.data, self.objective)
             if evaluation := self.group.share(evaluation):
                 row |= asdict(evaluation)
@@ -283,7 +230,7 @@ class Trial:
         state = {
             "step": self.step,
             "net": self.net.state_dict(),
-            "auxiliary": self.auxiliary.state_dict() if self.auxiliary else {},
+            "auxiliary": self.passes.auxiliary.state_dict() if self.passes.auxiliary else {},
             "optimizer": self.updates.optimizer.state_dict(),
             "plateau": asdict(self.plateau),
             "moments": self.moments.state(self.group.total) if self.moments else None,

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from initlab.nets.catalog import CATALOG
 from initlab.signal.drift import slope
-from initlab.study.spec import Net, Train
+from initlab.study.sections import Net
+from initlab.study.training import Train
 
 Array = NDArray[np.float64]
 MEANINGS = {

@@ -10,7 +10,7 @@ from initlab.errors import UserError
 from initlab.nets.undisturbed import Batch
 from initlab.signal.probe import COLUMNS, Loss, measure
 from initlab.signal.start import Start, start_of
-from initlab.study.spec import OPTIMIZERS, Train
+from initlab.study.training import OPTIMIZERS, Train
 from initlab.verdict.features import family, features_of
 from initlab.verdict.odds import Forecast, forecast_of
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from initlab.study.spec import Train
+from initlab.study.training import Train
 from initlab.verdict.features import FEATURES, MEANINGS, Array
 
 FITTED = Path(__file__).with_name("forecast.json")

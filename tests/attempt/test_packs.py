@@ -19,7 +19,7 @@ from initlab.launch.settings import resolve
 from initlab.launch.tasks import notes, retried_alone, tasks
 from initlab.plan.packs import packs
 from initlab.plan.plan import PlannedTrial, plan
-from initlab.study.spec import Run
+from initlab.study.run_options import Run
 from initlab.study.study import Study
 
 NOBODY = Provenance(command="", git_commit=None)

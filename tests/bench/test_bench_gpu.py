@@ -190,9 +190,9 @@ def test_bfloat16_keeps_float32_weights_updates_and_probes() -> None:
         module.register_forward_hook(lambda _, inputs, y: kinds.append(y.dtype))
     trial.update()
     assert kinds == [torch.float32] * 2, "on a CPU it would take a hundred times as long"
-    trial.on_gpu = True  # autocast is the same; the net stays here
+    trial.passes.on_gpu = True  # autocast is the same; the net stays here
     trial.update()
     assert kinds[2:] == [torch.bfloat16] * 2
-    assert trial.forward is trial.net
+    assert trial.passes.forward is trial.net
     assert {p.dtype for p in trial.net.parameters()} == {torch.float32}
     assert {s["momentum_buffer"].dtype for s in trial.updates.optimizer.state.values()} == {torch.float32}

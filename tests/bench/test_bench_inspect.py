@@ -85,7 +85,8 @@ def test_an_inspection_takes_little_more_memory_than_a_training_step(depth: int,
     finally:
         gc.enable()
     assert (weights + whole) / (weights + step) < 1.3
-    assert (weights + band) / (weights + step) < 1.3
+    # Of a net that is nearly all activations a draw has three copies of the batch, and a step of AdamW one.
+    assert (weights + band) / (weights + step) < (1.3 if batch < width else 1.45)
 
 
 def test_an_inspection_of_a_healthy_net_runs_it_a_counted_number_of_times() -> None:

@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from initlab.data.dataset import ImageSet, Preprocessing, augmented, drawn_moves, epoch_order, prepare
+from initlab.data.dataset import Preprocessing
+from initlab.data.examples import Examples
 from initlab.data.facts import FACTS
-from initlab.data.sources import Raw, load_raw
+from initlab.data.in_memory import ImageSet, augmented, drawn_moves, prepare
+from initlab.data.orders import epoch_order
+from initlab.data.sources import load_raw
 
 
-def image_set(raw: Raw | None = None, flip: bool | None = None, shift: int = 0, **changes: Any) -> ImageSet:
+def image_set(raw: Examples | None = None, flip: bool | None = None, shift: int = 0, **changes: Any) -> ImageSet:
     return prepare(raw or load_raw("digits"), Preprocessing(**changes), flip=flip, shift=shift)
 
 
@@ -20,11 +23,11 @@ def image_set(raw: Raw | None = None, flip: bool | None = None, shift: int = 0, 
 def test_digits_are_split_1437_to_360_without_overlap(size: int | None) -> None:
     raw = load_raw("digits", image_size=size)
     side = size or 8
-    assert raw.train_images.shape == (1437, 1, side, side)
-    assert raw.val_images.shape == (360, 1, side, side)
+    assert raw.train_inputs.shape == (1437, 1, side, side)
+    assert raw.val_inputs.shape == (360, 1, side, side)
     assert raw.num_classes == 10
-    train = {bytes(image.numpy().tobytes()) for image in raw.train_images}
-    val = {bytes(image.numpy().tobytes()) for image in raw.val_images}
+    train = {bytes(image.numpy().tobytes()) for image in raw.train_inputs}
+    val = {bytes(image.numpy().tobytes()) for image in raw.val_inputs}
     assert len(train & val) <= 1  # scikit-learn's set is all but free of repeated images
 
 
@@ -32,7 +35,7 @@ def test_digits_at_their_own_size_are_scikit_learns_pixels() -> None:
     from sklearn.datasets import load_digits
 
     raw = load_raw("digits")
-    whole = torch.cat([raw.train_images, raw.val_images]).double().sum().item()
+    whole = torch.cat([raw.train_inputs, raw.val_inputs]).double().sum().item()
     assert whole == pytest.approx(load_digits().images.sum() * 255 / 16, rel=2e-3)
 
 
@@ -40,7 +43,7 @@ def test_digits_at_their_own_size_are_scikit_learns_pixels() -> None:
 def test_the_facts_known_before_loading_are_true(name: str) -> None:
     raw, facts = load_raw(name), FACTS[name]
     assert (len(raw.train_labels), len(raw.val_labels)) == (facts.train, facts.val)
-    assert raw.train_images.shape[1:] == (facts.channels, facts.size, facts.size)
+    assert raw.train_inputs.shape[1:] == (facts.channels, facts.size, facts.size)
     assert raw.flip == facts.flip
 
 
@@ -100,7 +103,7 @@ def test_the_probe_batch_is_the_same_every_time_and_of_the_training_set() -> Non
 def test_the_probe_takes_the_first_of_one_fixed_permutation_whatever_the_set() -> None:
     labels = torch.arange(40)
     images = labels.to(torch.uint8)[:, None, None, None].expand(40, 1, 2, 2)
-    data = image_set(Raw(images, labels, images, labels, num_classes=40))
+    data = image_set(Examples(images, labels, images, labels, num_classes=40))
     inputs, probed = data.probe_batch(8)
     assert probed.tolist() == [10, 3, 15, 4, 2, 16, 1, 31]
     assert torch.equal(inputs, data.normalised(images[probed]))
@@ -124,30 +127,26 @@ def test_absent_files_are_named_with_the_way_to_get_them(name: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (
-            {"train_images": torch.zeros(4, 1, 2, 2)},
-            r"train_images has the wrong form \(got torch.float32 \(4, 1, 2, 2\)\)",
-        ),
-        ({"val_labels": torch.zeros(3, dtype=torch.int64)}, r"val_labels has the wrong form .* for 4 images"),
-        ({"train_labels": torch.tensor([0, 1, 2, 3])}, r"train_labels out of range \(got 0 to 3\); allowed: 0 to 2"),
+        ({"val_labels": torch.zeros(3, dtype=torch.int64)}, r"val: not a label for each input .*labels \(3,\)"),
+        ({"train_labels": torch.tensor([0, 1, 2, 3])}, r"train_labels: out of range \(got 0 to 3\); allowed: 0 to 2"),
         ({"class_names": ("cat", "dog")}, "class_names: got 2; allowed: none, or 3"),
     ],
 )
 def test_a_users_data_set_of_the_wrong_form_is_refused(changes: dict, words: str) -> None:
     good = {
-        "train_images": torch.zeros(4, 1, 2, 2, dtype=torch.uint8),
+        "train_inputs": torch.zeros(4, 1, 2, 2, dtype=torch.uint8),
         "train_labels": torch.zeros(4, dtype=torch.int64),
-        "val_images": torch.zeros(4, 1, 2, 2, dtype=torch.uint8),
+        "val_inputs": torch.zeros(4, 1, 2, 2, dtype=torch.uint8),
         "val_labels": torch.zeros(4, dtype=torch.int64),
     }
     with pytest.raises(ValueError, match=words):
-        Raw(**{**good, **changes}, num_classes=3)
+        Examples(**{**good, **changes}, num_classes=3)
 
 
 def test_images_that_are_all_alike_are_refused() -> None:
     images, labels = torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)
     with pytest.raises(ValueError, match="all alike"):
-        image_set(Raw(images, labels, images, labels, num_classes=3))
+        image_set(Examples(images, labels, images, labels, num_classes=3))
 
 
 def test_cifar10_has_its_published_channel_means() -> None:
@@ -156,6 +155,6 @@ def test_cifar10_has_its_published_channel_means() -> None:
         pytest.skip("CIFAR-10 not found: set INITLAB_DATA to the folder that holds cifar-10-batches-py")
     raw = load_raw("cifar10", folder=Path(folder))
     assert (len(raw.train_labels), len(raw.val_labels)) == (50_000, 10_000)
-    means = raw.train_images.double().mean((0, 2, 3)) / 255
+    means = raw.train_inputs.double().mean((0, 2, 3)) / 255
     assert means.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
     assert torch.bincount(raw.train_labels).tolist() == [5000] * 10

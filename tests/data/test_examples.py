@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from initlab.data.dataset import ImageSet, Preprocessing, TensorSet, prepare
+from initlab.data.dataset import Preprocessing
 from initlab.data.examples import Examples, examples_of
+from initlab.data.in_memory import ImageSet, TensorSet, prepare
 from initlab.errors import UserError
 
 FOUR = torch.arange(4)
@@ -68,7 +69,7 @@ def test_uint8_maps_are_pictures_with_labels_of_any_kind() -> None:
         ((FOUR, FOUR, FOUR[:0], FOUR[:0]), r"val: not a label for each input .*; allowed: as many, at least 1"),
         ((FOUR, FOUR.float(), FOUR, FOUR), r"train_labels and val_labels differ \(got torch.float32 \(4,\) and"),
         ((torch.zeros(4, 2), FOUR, torch.zeros(4, 3), FOUR), r"train_inputs and val_inputs differ"),
-        ((FOUR, FOUR - 1, FOUR, FOUR), r"train_labels out of range \(got -1 to 2\); allowed: 0 to 3"),
+        ((FOUR, FOUR - 1, FOUR, FOUR), r"train_labels: out of range \(got -1 to 2\); allowed: 0 to 3"),
         ((FOUR / torch.tensor([1, 1, 0, 1]), FOUR, FOUR, FOUR), r"train_inputs: NaN or infinite in 1 of 4 places"),
         ((FOUR, FOUR, FOUR, FOUR.float().log()), r"val_labels: NaN or infinite in 1 of 4 places"),
         ((FOUR, FOUR[:, None] - 100, FOUR, FOUR[:, None]), r"got -99 to -97\); allowed: 0 to 3, or -100 for positions"),
@@ -81,7 +82,7 @@ def test_what_is_no_data_set_is_refused(content: Any, expected: str) -> None:
 
 
 def test_a_class_equal_to_their_number_is_refused() -> None:
-    with pytest.raises(UserError, match=r"train_labels out of range \(got 0 to 3\); allowed: 0 to 2"):
+    with pytest.raises(UserError, match=r"train_labels: out of range \(got 0 to 3\); allowed: 0 to 2"):
         Examples(FOUR, FOUR, FOUR, FOUR, num_classes=3)
 
 

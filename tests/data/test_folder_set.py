@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from initlab.data.cache import Decoded
-from initlab.data.dataset import Preprocessing, step_indices
+from initlab.data.dataset import Preprocessing
 from initlab.data.folder_set import FolderSet, open_folder
 from initlab.data.folders import scan
+from initlab.data.orders import step_indices
 from initlab.data.pictures import decode
 from initlab.data.views import Views, centre_view
 from initlab.errors import UserError

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from initlab.data.dataset import ImageSet, Preprocessing, prepare
+from initlab.data.dataset import Preprocessing
+from initlab.data.examples import Examples
+from initlab.data.in_memory import ImageSet, prepare
 from initlab.data.scales import at_side, centre_view, mean_at, ten_views
-from initlab.data.sources import Raw
 
 
 def numbered(height: int, width: int) -> torch.Tensor:
@@ -56,7 +57,7 @@ def seven() -> ImageSet:
     """Seven validation images of 4 x 4, image i all of grey level i, with a mean of 10."""
     val = torch.arange(7, dtype=torch.uint8)[:, None, None, None].expand(7, 1, 4, 4).contiguous()
     train = torch.tensor([0, 20], dtype=torch.uint8)[:, None, None, None].expand(2, 1, 4, 4).contiguous()
-    raw = Raw(train, torch.tensor([0, 1]), val, torch.arange(7) % 2, num_classes=2)
+    raw = Examples(train, torch.tensor([0, 1]), val, torch.arange(7) % 2, num_classes=2)
     return prepare(raw, Preprocessing(dtype=torch.float64))
 
 

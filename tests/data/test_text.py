@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from initlab.data import text
-from initlab.data.dataset import Preprocessing, prepare
+from initlab.data.dataset import Preprocessing
 from initlab.data.facts import FACTS
+from initlab.data.in_memory import prepare
 from initlab.data.text import VAL_TOPICS, paragraphs, tokens_of, topic_texts, topics
 from initlab.errors import UserError
 from initlab.train.objective import objective_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from initlab.data.sources import Raw
+from initlab.data.examples import Examples
 
 
 def net(
@@ -60,7 +60,7 @@ def held(num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
     return nn.Sequential(Held(), net(num_classes, input_shape))
 
 
-def squares(size: int = 6) -> Raw:
+def squares(size: int = 6) -> Examples:
     """Two classes: a bright left half or a bright right half, with noise."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(160) % 2
@@ -68,7 +68,7 @@ def squares(size: int = 6) -> Raw:
     images[labels == 0, :, :, : size // 2] += 120
     images[labels == 1, :, :, size // 2 :] += 120
     images = images.to(torch.uint8)
-    return Raw(images[:128], labels[:128], images[128:], labels[128:], num_classes=2)
+    return Examples(images[:128], labels[:128], images[128:], labels[128:], num_classes=2)
 
 
 def noisy(num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:

@@ -9,7 +9,7 @@ from pathlib import Path
 from initlab.engine.signs import log_to, sign
 from initlab.engine.submit import Resources, Work, submit
 from initlab.engine.task import Answer, DataAccess, Provenance, State, Task, TrialEnd, answer_all
-from initlab.study.spec import Run
+from initlab.study.run_options import Run
 
 
 def task(trial: str, out: str = "") -> Task:

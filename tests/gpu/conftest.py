@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from initlab.data.dataset import ImageSet, Preprocessing, prepare
+from initlab.data.dataset import Preprocessing
+from initlab.data.in_memory import ImageSet, prepare
 from initlab.data.sources import load_raw
 from initlab.init.apply import init_
 from initlab.nets.build import to_modules

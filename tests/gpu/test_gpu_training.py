@@ -91,10 +91,10 @@ def test_a_compiled_trial_gives_the_losses_of_a_plain_one(
     if device.type != "cuda":
         compile_ = torch.compile
         monkeypatch.setattr(torch, "compile", lambda net, mode: compile_(net, backend="eager"))
-        compiled.forward = Compiled(compiled.net)
-    assert isinstance(compiled.forward, Compiled)
+        compiled.passes.forward = Compiled(compiled.net)
+    assert isinstance(compiled.passes.forward, Compiled)
     assert losses(to_the_end(compiled)) == pytest.approx(losses(to_the_end(begun(spec(0), data))), rel=REL)
-    assert compiled.eager is None
+    assert compiled.passes.eager is None
 
 
 @pytest.fixture
@@ -111,8 +111,8 @@ def test_a_group_of_one_process_gives_the_losses_of_a_trial_alone(device: torch.
     data, pair = images(device), Group(0, 2)
     trial = begun(spec(0), data)
     # A group of one averages nothing; what a group of two wraps runs in this one all the same.
-    trial.forward = pair.wrap(trial.net)
-    assert isinstance(trial.forward, torch.nn.parallel.DistributedDataParallel)
+    trial.passes.forward = pair.wrap(trial.net)
+    assert isinstance(trial.passes.forward, torch.nn.parallel.DistributedDataParallel)
     assert losses(to_the_end(trial)) == pytest.approx(losses(to_the_end(begun(spec(0), data))), rel=REL)
     sums = torch.ones(2, dtype=torch.float64, device=device)
     assert pair.total(sums).device == sums.device and pair.total(sums).tolist() == [1.0, 1.0]

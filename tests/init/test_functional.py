@@ -30,7 +30,7 @@ class Bare(nn.Module):
         x = F.conv2d(x, self.kernel, self.shift, padding=1)
         x = F.conv_transpose2d(torch.relu(x), self.up, stride=2).mean((2, 3))
         x = torch.relu(x @ self.right) @ self.turned.t()
-        x = F.linear(torch.relu(x), self.straight, bias=self.bias) * self.gain
+        x = F.linear(torch.relu(x), weight=self.straight, bias=self.bias) * self.gain
         x = x + F.linear(x, self.lora_b @ self.lora_a) + x @ self.pos_table
         return self.head(x)
 

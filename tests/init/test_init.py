@@ -12,7 +12,7 @@ from initlab import build_net, init_
 from initlab.init.draw import standard_normals
 from initlab.init.shapes import LayerShape, fans
 from initlab.nets.any_module import weight_layers
-from initlab.study.spec import Init
+from initlab.study.sections import Init
 from tests.init.drawn_std import drawn_std
 
 

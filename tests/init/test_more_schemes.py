@@ -10,7 +10,7 @@ from initlab import build_net, init_
 from initlab.init.orthogonal import haar
 from initlab.init.schemes import SCHEMES
 from initlab.init.shapes import ON_A_BATCH, LayerShape, fans
-from initlab.study.spec import SCHEMES as NAMES
+from initlab.study.sections import SCHEMES as NAMES
 from tests.init.drawn_std import drawn_std
 
 RELU_GAIN = math.sqrt(2)

@@ -271,7 +271,7 @@ WRONG: list[Wrong] = [
     ({"schemes": [3]}, r"^schemes: not a scheme \(got 3\)"),
     ({"seeds": 0}, r"^seeds: out of range \(got 0\); allowed: whole numbers from 1 on"),
     ({"lr": 0.0}, r"lr: out of range \(got 0.0\); allowed: above 0"),
-    ({"labels": Y + 3}, r"^labels: out of range \(got 3 to 12\); allowed: classes from 0 to 9"),
+    ({"labels": Y + 3}, r"^labels: out of range \(got 3 to 12\); allowed: 0 to 9"),
     ({"labels": Y - 1}, r"^labels: out of range \(got -1 to 8\)"),
     ({"labels": Y.float()}, r"^labels: the labels do not fit .* \(got torch.float32 of shape \(32,\)"),
     ({"labels": Y.tolist()}, r"^labels: no tensor \(got list\); give torch.tensor"),

@@ -153,7 +153,7 @@ def test_where_only_recording_fails_the_measurement_is_given_and_says_so(monkeyp
             self.layer = nn.Linear(8, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            from initlab.signal.theory.trace import Recorder
+            from initlab.signal.theory.recorder import Recorder
 
             stack = [torch._C._get_function_stack_at(i) for i in range(torch._C._len_torch_function_stack())]
             if any(isinstance(mode, Recorder) for mode in stack):

@@ -118,7 +118,7 @@ SHARED = build()
         ({"build": lambda: SHARED}, "build: gives the same model twice"),
         ({"build": lambda: 3}, "build: gives no nn.Module .got int"),
         ({"build": lambda: nn.Linear(6, 1)}, r"does not fit labels of shape \(2,\) \(got \(2, 1\)"),
-        ({"data": (INPUTS, LABELS - 1)}, "train_labels out of range .got -1 to 0"),
+        ({"data": (INPUTS, LABELS - 1)}, "train_labels: out of range .got -1 to 0"),
         ({"data": (INPUTS, LABELS * 0)}, "every trial failed: .*labels are all alike"),
         ({"data": (INPUTS * float("nan"), LABELS)}, "NaN or infinite"),
         ({"data": (INPUTS, LABELS[:5])}, "not a label for each input"),

@@ -19,7 +19,8 @@ from initlab.nets.architecture import DEFAULT_SLOPES, ActivationName, Conv, Line
 from initlab.nets.build import to_modules
 from initlab.nets.catalog import CATALOG, PAPER_NETS, paper_net
 from initlab.nets.counts import Counts, count, output_shapes
-from initlab.study.spec import Net, Train
+from initlab.study.sections import Net
+from initlab.study.training import Train
 
 INPUT = (3, 224, 224)
 SMALL_2, SMALL_3 = [37, 36] * 2, [19, 18]

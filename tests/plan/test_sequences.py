@@ -10,7 +10,8 @@ from initlab.plan.cost import cost
 from initlab.plan.dimensions import available_examples
 from initlab.report.layer_tables import catalog_lines, net_lines
 from initlab.study.mistakes import StudyError
-from initlab.study.spec import Data, TrialSpec
+from initlab.study.sections import Data
+from initlab.study.spec import TrialSpec
 
 DECODER = {"name": "transformer", "depth": 1, "width": 8, "heads": 2}
 

@@ -10,7 +10,8 @@ from initlab.errors import UserError
 from initlab.plots.signals import theory_beside_table
 from initlab.plots.theory import predicted
 from initlab.store.results import Results
-from initlab.study.spec import Data, Net, TrialSpec
+from initlab.study.sections import Data, Net
+from initlab.study.spec import TrialSpec
 
 STUDY = """
 name: small

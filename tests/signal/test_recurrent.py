@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from initlab.init.uses import Uses
 from initlab.signal.recurrent import Run, written_out
-from initlab.signal.uses import Uses
 
 LAYERS = {
     "lstm": lambda: nn.LSTM(3, 4),

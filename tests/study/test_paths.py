@@ -1,7 +1,9 @@
 """What trials are called: net, scheme and seed, and the fields in which a study's trials differ beside these."""
 
 from initlab.study.paths import trial_names
-from initlab.study.spec import Init, Net, Train, TrialSpec
+from initlab.study.sections import Init, Net
+from initlab.study.spec import TrialSpec
+from initlab.study.training import Train
 
 
 def test_a_name_tells_net_scheme_and_seed() -> None:

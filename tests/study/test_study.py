@@ -11,7 +11,8 @@ from initlab.plan.cost import cost
 from initlab.plan.plan import plan
 from initlab.study.mistakes import StudyError
 from initlab.study.paths import TRIAL_PATHS, getattr_path
-from initlab.study.spec import Net, TrialSpec
+from initlab.study.sections import Net
+from initlab.study.spec import TrialSpec
 from initlab.study.study import SETTABLE, Study, dump_study, load_study, study_schema
 
 DEMO = Path(__file__).parents[2] / "sweeps" / "demo.yaml"

@@ -22,9 +22,10 @@ from initlab.errors import UserError
 from initlab.report.evaluation_table import evaluation_lines
 from initlab.store.checkpoint import write_checkpoint
 from initlab.store.files import COMPACTED, write_json
-from initlab.study.spec import Data, Net, TrialSpec
+from initlab.study.sections import Data, Net
+from initlab.study.spec import TrialSpec
 from initlab.testing.error_rates import class_errors, error_rows
-from initlab.testing.evaluate import parse_scales
+from initlab.testing.procedure import parse_scales
 
 SPEC = TrialSpec(data=Data(name="digits", image_size=16), net=Net(depth=7, width=2, linear_width=4))
 # The labels of the 360 images, counted in another way than by the code under test.

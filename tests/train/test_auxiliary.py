@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from initlab.data.dataset import step_indices
+from initlab.data.orders import step_indices
 from initlab.plan.plan import plan
 from initlab.study.mistakes import StudyError
 from initlab.study.study import Study
@@ -44,9 +44,9 @@ def test_the_first_step_follows_the_gradient_of_both_losses() -> None:
     (loss + head.loss(labels, F.cross_entropy)).backward()
     for name, parameter in net.named_parameters():
         assert torch.allclose(trial.net.get_parameter(name), parameter - 0.02 * parameter.grad, atol=1e-7), name
-    assert trial.auxiliary is not None
+    assert trial.passes.auxiliary is not None
     moved = head.heads[0].weight - 0.02 * head.heads[0].weight.grad
-    assert torch.allclose(trial.auxiliary.heads[0].weight, moved, atol=1e-7)
+    assert torch.allclose(trial.passes.auxiliary.heads[0].weight, moved, atol=1e-7)
 
 
 def test_a_resumed_trial_with_heads_ends_bit_identical_and_probes_change_nothing() -> None:

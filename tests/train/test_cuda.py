@@ -11,10 +11,11 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from initlab.data.dataset import ImageSet
+from initlab.data.in_memory import ImageSet
 from initlab.nets.build import to_modules
 from initlab.plan.dimensions import describe
-from initlab.study.spec import OPTIMIZERS, TrialSpec
+from initlab.study.spec import TrialSpec
+from initlab.study.training import OPTIMIZERS
 from initlab.train.cuda import WARM_UP, Captured, Compiled, kernels
 from initlab.train.objective import Guess, Objective
 from initlab.train.packed import Pack
@@ -227,10 +228,10 @@ class Compilations:
 def test_a_compiled_net_is_one_piece_and_gives_the_nets_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     compilations = Compilations(monkeypatch)
     plain, compiled = begun(spec(0, **HARD)), begun(spec(0, **HARD))
-    compiled.forward = Compiled(compiled.net)  # as on a GPU
+    compiled.passes.forward = Compiled(compiled.net)  # as on a GPU
     for trial in (plain, compiled):
         trial.run(lambda: False, 1e9)
-    assert (compilations.pieces, compiled.forward.reason) == (1, None)  # dropout's masks come from outside
+    assert (compilations.pieces, compiled.passes.forward.reason) == (1, None)  # dropout's masks come from outside
     assert_same(plain, compiled)
 
 
@@ -252,10 +253,10 @@ def test_sampled_steps_are_a_second_piece_with_the_moments_of_the_net_itself(
     compilations = Compilations(monkeypatch)
     watched = spec(0, **HARD, probe={"running_every": every})
     plain, compiled = begun(watched), begun(watched)
-    compiled.forward = Compiled(compiled.net)
+    compiled.passes.forward = Compiled(compiled.net)
     for trial in (plain, compiled):
         trial.run(lambda: False, 1e9)
-    assert (compilations.pieces, compiled.forward.reason) == (1 if every == 1 else 2, None)
+    assert (compilations.pieces, compiled.passes.forward.reason) == (1 if every == 1 else 2, None)
     assert_same(plain, compiled)
     assert len(plain.recorder.running) > 20
     assert_same_moments(plain.recorder, compiled.recorder)
@@ -266,7 +267,7 @@ def test_where_torch_cannot_compile_the_net_runs_as_it_is_and_the_trial_says_why
 ) -> None:
     Compilations(monkeypatch, ValueError("no triton here\nsecond line"))
     plain, compiled = begun(spec(0, **HARD)), begun(spec(0, **HARD))
-    compiled.forward = Compiled(compiled.net)
+    compiled.passes.forward = Compiled(compiled.net)
     outcomes = [trial.run(lambda: False, 1e9) for trial in (plain, compiled)]
     assert_same(plain, compiled)
     assert "eager" not in outcomes[0].figures

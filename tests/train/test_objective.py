@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from initlab.data.dataset import Preprocessing, TensorSet, prepare
+from initlab.data.dataset import Preprocessing
 from initlab.data.examples import Examples
+from initlab.data.in_memory import TensorSet, prepare
 from initlab.errors import UserError
 from initlab.train.evaluate import evaluation_of, totals_of
 from initlab.train.objective import objective_of

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import initlab
 from initlab.study.mistakes import StudyError
-from initlab.study.spec import OPTIMIZERS, Train, TrialSpec
+from initlab.study.spec import TrialSpec
+from initlab.study.training import OPTIMIZERS, Train
 from initlab.train.optimizer import Updates, hidden_matrices, parameter_groups
 from initlab.train.schedule import learning_rate
 from initlab.train.update_rules import orthogonal

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from initlab.data.dataset import ImageSet, Preprocessing, prepare
+from initlab.data.dataset import Preprocessing
+from initlab.data.in_memory import ImageSet, prepare
 from initlab.data.sources import load_raw
 from initlab.init.apply import init_
 from initlab.nets.build import to_modules

@@ -9,13 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from initlab.data.dataset import ImageSet, Preprocessing, epoch_order, prepare
+from initlab.data.dataset import Preprocessing
+from initlab.data.in_memory import ImageSet, prepare
+from initlab.data.orders import epoch_order
 from initlab.data.sources import load_raw
 from initlab.init.apply import init_
 from initlab.nets.build import to_modules
 from initlab.nets.layers import StreamDropout, set_dropout_step
 from initlab.plan.dimensions import describe
-from initlab.study.spec import Train, TrialSpec
+from initlab.study.spec import TrialSpec
+from initlab.study.training import Train
 from initlab.train.evaluate import evaluate
 from initlab.train.objective import objective_of
 from initlab.train.optimizer import parameter_groups

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import initlab
-from initlab.data.dataset import ImageSet, Preprocessing, prepare
+from initlab.data.dataset import Preprocessing
+from initlab.data.in_memory import ImageSet, prepare
 from initlab.data.sources import load_raw
 
 

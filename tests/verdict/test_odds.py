@@ -13,7 +13,8 @@ from torch import nn
 
 import initlab
 from initlab.signal.start import start_of
-from initlab.study.spec import Net, Train
+from initlab.study.sections import Net
+from initlab.study.training import Train
 from initlab.train.update_rules import Lion
 from initlab.verdict.features import FEATURES, MEANINGS, family_of_net, features_of
 from initlab.verdict.forecast import family_of

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from initlab.init.activations import resolve
+from initlab.init.branches import NORMED
 from initlab.init.expectations import Rectifier
 from initlab.init.joints import NOWHERE, PASSES, Joint, Phi
 from initlab.nets.any_module import WeightLayer, on_weight_layers, weight_layers
@@ -30,12 +31,11 @@ ACTIVATIONS = {
 }
 COMPOSED = {("Div", "Add", "Abs"): "softsign", ("Sub", "Tanh"): "tanhshrink"}
 KINDS = {
-    **dict.fromkeys(["NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "NativeLayerNorm", "NativeGroupNorm",
-                     "FusedRmsNorm"], "norm"),
+    **dict.fromkeys(NORMED, "norm"),
     **dict.fromkeys(["Add", "Sub"], "sum"),
     **dict.fromkeys(["Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "Linear", "MkldnnLinear"], "layer"),
     "Embedding": "input",
-}  # fmt: skip
+}
 
 
 def joints_that_ran(model: nn.Module, batch: Batch) -> tuple[dict[str, Joint], dict[str, float], Tensor]:

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initlab.signal.theory.attention_weights import Weights, weights_of
+from initlab.signal.theory.attention_weights import Tokens, Weights, draw_heads, weights_of
 from initlab.signal.theory.field import NONE, Field, NoRule, Pairs, unevenness
+from initlab.signal.theory.heads import HeadScatter
 from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, on_map
-from initlab.signal.theory.scatter import Noise, mixed
+from initlab.signal.theory.scatter import mixed
 from initlab.signal.theory.trace import Operation
 
 # Difference of two kinds of pairs below which positions count as alike.
@@ -48,8 +49,13 @@ def attention(context: Context, op: Operation, query: Signal, key: Signal, value
         raise NoRule(op.function, f"scores of mean square {size:.3g}")
     mask = mask_of(op, rows, keys)
     value_c, key_c = (c if mask is not None and rows == keys else replace(c, near=c.within) for c in (v.c, k.c))
-    draw = partial(weights_of, rows, keys, dims, q=q.c, k=k.c, mask=mask)
-    w, wider = draw(size), draw(size * math.exp(CHANGE))
+    draw = partial(draw_heads, rows, keys, dims, q=Tokens.behind(query), k=Tokens.behind(key), mask=mask)
+    w, wider = (weights_of(draw(size * factor), mask is not None) for factor in (1.0, math.exp(CHANGE)))
+
+    def scatter() -> HeadScatter:
+        """Of heads that are drawn again, since all layers' at once would take much memory."""
+        return HeadScatter(draw(size), q.channels // dims, context.examples, op.in_shapes[2][-1])
+
     overlap = w.pairs(w.overlaps, Pairs.alike(1.0), w.sizes, torch.ones(()).double())
     # Values and keys come of the same tokens: what sets two of them apart in one does so in the other.
     # Beyond what draws of the values' own layer add, or as in tokens of as many independent numbers.
@@ -64,9 +70,9 @@ def attention(context: Context, op: Operation, query: Signal, key: Signal, value
         v.level * by_row, c, float(np.clip(v.mean / math.sqrt(pairs.itself), -1, 1)), rows, v.channels, spread
     )
     follows = math.log(mixed_pairs(value_c, wider, kept)[0].itself / products.itself) / CHANGE
-    scores = mixed((1.0, query.noise), (1.0, key.noise)).scaled(follows)
-    own = value.noise if value.fresh is None else remixed(context, value.noise, value.fresh, field, field)
-    signal = Signal(field, mixed((1.0, own), (1.0, scores)))
+    scores = mixed(*((1.0, x.noise.without(x.fresh)) for x in (query, key))).scaled(follows)
+    noise = mixed((1.0, value.noise.without(value.fresh)), (1.0, scores))
+    signal = Signal(field, noise.having(context.source(scatter().forward()), max(1 - field.mean**2, 1e-12)))
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """To q and k with the Jacobian of softmax, to v with the weights transposed."""
@@ -79,10 +85,12 @@ def attention(context: Context, op: Operation, query: Signal, key: Signal, value
         at_k, at_v = steep * q.level * set_off(value_c) * q.c * bends, replace(meets, itself=meets.itself / kept)
         to_k, to_v = at_keys(at_k, -1 * at_k, rows, keys), at_keys(at_v, g.c - meets, rows, keys)
         to_v = replace(to_v, near=w.seen_at_keys(by_block, between, to_v.within))
+        variances = scatter().backward(Tokens.of(g.c, g.spread), course)
+        by_query, by_key, by_value = (context.source(variance) for variance in variances)
         return [
-            received(context, g, query, to_q, w.slopes.sum(1)[w.block] * course, (value, key)),
-            received(context, g, key, to_k, w.by_key(w.slopes, by_block, at_k), (value, query)),
-            received(context, g, value, to_v, w.by_key(w.squares, by_block, at_v), ()),
+            received(g, query, to_q, w.slopes.sum(1)[w.block] * course, by_query, (value, key)),
+            received(g, key, to_k, w.by_key(w.slopes, by_block, at_k), by_key, (value, query)),
+            received(g, value, to_v, w.by_key(w.squares, by_block, at_v), by_value, ()),
         ]
 
     return signal, pull
@@ -151,24 +159,15 @@ def at_keys(meeting: Pairs, passing: Pairs, rows: int, keys: int) -> Pairs:
 
 
 def received(
-    context: Context, g: Gradient, x: Signal, products: Pairs, profile: Tensor, factors: Sequence[Signal]
+    g: Gradient, x: Signal, products: Pairs, profile: Tensor, source: int, factors: Sequence[Signal]
 ) -> Gradient:
     """The gradient at an input from its products over the gradient's mean square, and its course over positions."""
     level = max(products.itself, 0.0)
     c = (products / level).clipped() if level > 0 else NONE
     q = g.level * level * profile.clamp(min=0) / profile.clamp(min=0).mean().clamp(min=1e-300)
     q = q if len(q) == x.field.positions else q.mean()
-    back = Gradient(q, c, replace(g.spread, itself=unevenness(q)), g.noise)
-    own = g.noise if g.fresh is None else remixed(context, g.noise, g.fresh, back, x.field)
-    return replace(back, noise=mixed((1.0, own), *((1.0, factor.noise) for factor in factors)))
-
-
-def remixed(context: Context, noise: Noise, fresh: int, pairs: Field | Gradient, at: Field) -> Noise:
-    """The scatter of what a fresh layer gave after a mix of its positions: that of the pairs as they are now."""
-    common = at.mean**2 if pairs is at else 0.0
-    moving = max(1 - common, 1e-12)
-    variance = 2 * context.average(((pairs.c - common) / moving) ** 2 + pairs.spread, at.positions) / at.channels
-    return noise.without(fresh).having(context.source(variance), moving)
+    noise = mixed((1.0, g.noise.without(g.fresh)), *((1.0, factor.noise.without(factor.fresh)) for factor in factors))
+    return Gradient(q, c, replace(g.spread, itself=unevenness(q)), noise.having(source))
 
 
 def mask_of(op: Operation, rows: int, keys: int) -> Tensor | None:

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from initlab.signal.theory.field import Pairs
+from initlab.signal.theory.meanfield import Signal
 
-# Numbers in all draws of a call's weights, the most heads among them, and the most rows of each.
-MOST_WEIGHTS, MOST_HEADS, MOST_ROWS = 400_000, 128, 96
+# Numbers in all draws of a call's weights, the fewest and most groups of heads with the same tokens, and the most rows.
+MOST_WEIGHTS, GROUP, FEWEST_GROUPS, MOST_GROUPS, MOST_ROWS = 400_000, 4, 2, 32, 96
+# Of the numbers that a token is made of.
+FEWEST_DIMS, MOST_DIMS = 4, 256
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,26 @@ class Weights:
         return meeting.itself * own + (len(self.block) - 1) * meeting.within * others
 
 
-def weights_of(rows: int, keys: int, dims: int, size: float, *, q: Pairs, k: Pairs, mask: Tensor | None) -> Weights:
-    """Averages over drawn weights of scores of mean square `size`; blocks are short where a mask leaves few keys."""
-    places = np.arange(rows)
-    if rows > MOST_ROWS:
-        places = np.unique(np.geomspace(1, rows, MOST_ROWS).round().astype(int)) - 1
-    block = torch.from_numpy(np.searchsorted((places[1:] + places[:-1]) / 2, np.arange(rows)))
-    a = drawn_weights(places, rows, keys, dims, size, q, k, mask)
+@dataclass(frozen=True)
+class Heads:
+    """Heads with two examples each, of normal queries and keys of mean square 1; of many rows some stand for all."""
+
+    queries: Tensor  # (heads, 2, some rows, dims)
+    keys: Tensor  # (heads, 2, keys, dims)
+    tokens: Tensor  # (heads, 2, keys, dims of tokens): what keys and values are made of
+    weights: Tensor  # (heads, 2, some rows, keys)
+    places: Tensor  # which rows they are
+    block: Tensor  # (rows,): the one that stands for each row
+
+    @property
+    def sizes(self) -> Tensor:
+        """For how many rows each stands."""
+        return self.block.bincount().double()
+
+
+def weights_of(heads: Heads, masked: bool) -> Weights:
+    """Averages over drawn weights."""
+    a = heads.weights
     overlaps, jacobians = [], []
     for left, right in ((a, a), (a[:, :1], a[:, 1:])):
         product = left @ right.mT
@@ -104,25 +119,62 @@ def weights_of(rows: int, keys: int, dims: int, size: float, *, q: Pairs, k: Pai
         jacobians.append(jacobian.mean((0, 1)))
     slopes = a**2 * (1 - 2 * a + a.square().sum(-1, keepdim=True))
     by_key = [m.mean((0, 1)) for m in (a, a.square(), slopes)]
-    if mask is None:
+    if not masked:
         # All rows and keys are alike.
         by_key = [m.mean().expand(m.shape) for m in by_key]
     means, squares, slopes = by_key
-    return Weights((overlaps[0], overlaps[1]), (jacobians[0], jacobians[1]), means, squares, slopes, block)
+    return Weights((overlaps[0], overlaps[1]), (jacobians[0], jacobians[1]), means, squares, slopes, heads.block)
 
 
-def drawn_weights(
-    places: NDArray[np.int64], rows: int, keys: int, dims: int, size: float, q: Pairs, k: Pairs, mask: Tensor | None
-) -> Tensor:
-    """Softmax weights (heads, 2 examples, some rows, keys) of scores of mean square `size`."""
-    heads = int(np.clip(MOST_WEIGHTS // (len(places) * keys), 2, MOST_HEADS))
-    generator = torch.Generator().manual_seed(0)
-    queries, others = (alike(heads, n, dims, c, generator) for n, c in ((rows, q), (keys, k)))
-    scores = math.sqrt(size / dims) * queries[:, :, places] @ others.mT
+@dataclass(frozen=True)
+class Tokens:
+    """What queries, or keys and values, are made of: normal numbers, as correlated and as few as theirs."""
+
+    c: Pairs
+    dims: int
+
+    @classmethod
+    def behind(cls, signal: Signal) -> "Tokens":
+        """Those that a signal is made of: correlations scatter by 1 over the dimensions that they fill."""
+        return cls.of(signal.field.c, signal.field.spread if signal.given is None else signal.given)
+
+    @classmethod
+    def of(cls, c: Pairs, spread: Pairs) -> "Tokens":
+        """Those whose correlations scatter so much."""
+        scatter = (spread.elsewhere or spread.same_place or spread.within) / (1 - c.elsewhere**2 + 1e-9)
+        return cls(c, int(np.clip(round(1 / max(scatter, 1e-9)), FEWEST_DIMS, MOST_DIMS)))
+
+    def drawn(self, heads: int, positions: int, seed: int) -> Tensor:
+        """(heads, 2 examples, positions, dims), the same for each group of heads."""
+        generator = torch.Generator().manual_seed(seed)
+        return alike(heads // GROUP, positions, self.dims, self.c, generator).repeat_interleave(GROUP, 0)
+
+
+def projected(x: Tensor, dims: int, seed: int) -> Tensor:
+    """Tokens through a layer of each head, of mean square 1."""
+    normals = torch.randn(
+        len(x), 1, x.shape[-1], dims, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
+    return x @ normals / math.sqrt(x.shape[-1])
+
+
+def draw_heads(rows: int, keys: int, dims: int, size: float, *, q: Tokens, k: Tokens, mask: Tensor | None) -> Heads:
+    """Heads with scores of mean square `size`; blocks of rows are short where a mask leaves few keys."""
+    places = np.arange(rows)
+    if rows > MOST_ROWS:
+        places = np.unique(np.geomspace(1, rows, MOST_ROWS).round().astype(int)) - 1
+    block = torch.from_numpy(np.searchsorted((places[1:] + places[:-1]) / 2, np.arange(rows)))
+    count = int(np.clip(MOST_WEIGHTS // (len(places) * keys * GROUP), FEWEST_GROUPS, MOST_GROUPS)) * GROUP
+    queries = projected(q.drawn(count, rows, 0)[:, :, places], dims, 1)
+    tokens = k.drawn(count, keys, 2)
+    others = projected(tokens, dims, 3)
+    scores = math.sqrt(size / dims) * queries @ others.mT
     if mask is not None:
-        scores = scores + mask[:, places][torch.randint(len(mask), (heads, 2), generator=generator)]
+        generator = torch.Generator().manual_seed(4)
+        scores = scores + mask[:, places][torch.randint(len(mask), (count, 2), generator=generator)]
     # A row without a key has no weights, and gives no signal.
-    return scores.softmax(-1).nan_to_num(0.0)
+    weights = scores.softmax(-1).nan_to_num(0.0)
+    return Heads(queries, others, tokens, weights, torch.from_numpy(places), block)
 
 
 def alike(heads: int, positions: int, dims: int, c: Pairs, generator: torch.Generator) -> Tensor:

@@ -30,12 +30,13 @@ AFFINE = SUMS | DIFFERENCES | PRODUCTS | QUOTIENTS | variants("neg negative")
 MEANS, SUMS_OVER = variants("mean"), variants("sum")
 # These may have a pole where the signal lies.
 POLES = QUOTIENTS | variants("reciprocal rsqrt log log2 log10 log1p pow float_power xlogy")
-POINTWISE = AFFINE | COMPARISONS | POLES | variants(
+OTHERS = variants(
     "abs absolute exp expm1 exp2 sqrt square sin cos tan sinh cosh asinh atan arctan erf erfc sigmoid expit tanh relu "
     "sign sgn floor ceil round trunc frac clamp clip clamp_min clamp_max sinc maximum minimum fmax fmin where "
     "masked_fill hardtanh softplus gelu silu mish elu selu celu relu6 hardswish hardsigmoid hardshrink softshrink "
     "tanhshrink softsign logsigmoid leaky_relu threshold rrelu logaddexp hypot atan2 lerp addcmul addcdiv nan_to_num"
-)  # fmt: skip
+)
+POINTWISE = AFFINE | COMPARISONS | POLES | OTHERS
 # Longer ones are not followed: their size may double with each call.
 LONGEST = 100
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,13 @@ from initlab.signal.probe import Loss, loss_gradients
 from initlab.signal.theory.field import NONE, Array, Pairs
 from initlab.signal.theory.meanfield import Context, Gradient, Radial, Signal
 from initlab.signal.theory.scatter import Noise
+from initlab.signal.theory.spread import angles
 
 MOST_LOGITS = 4_000_000
 # Numbers in all draws of a user's logits, the most draws, and the change of their logarithmic level that is tried.
 MOST_NUMBERS, MOST_DRAWS, CHANGE = 400_000, 64, 0.25
+# What the part along the signal adds to a gradient within a few layers, as a share of it.
+ADDED = 0.1
 
 
 class LossGradient:
@@ -56,7 +60,7 @@ class LossGradient:
         # Levels at quantiles of what the layers before the last scatter, since softmax saturates.
         normals = torch.special.ndtri((torch.arange(count, dtype=torch.float64) + 0.5) / count)
         level = (log.mean + math.sqrt(log.variance) * normals).exp()
-        draws = torch.stack([draw_like(self.logits, output, generator) * float(root) for root in level.sqrt()])
+        draws = torch.stack([draw_like(context, self.logits, output, generator) * float(root) for root in level.sqrt()])
         logits = [draws * np.exp(sign * CHANGE / 2) for sign in (1, -1)]
         gradients = [torch.stack([self.at(draw) for draw in level]) for level in logits]
         high, low = (g.square().flatten(1).mean(1) for g in gradients)
@@ -69,11 +73,17 @@ class LossGradient:
         radial = Radial()
         if output.field.positions == 1 and self.logits.dim() == 2:
             squares = [along_logits(*pair) for pair in zip(logits, gradients, strict=True)]
-            along, both = powers(squares[0], squares[1], each)
-            square = float((torch.stack(squares).mean(0) / level**along).mean())
-            radial = Radial(square, before.scaled(along).having(source, both))
-        noise = before.scaled(power).having(source)
-        return Gradient(each.mean().cpu(), c, spread, noise, mean=relative_mean(gradients[0]), radial=radial)
+            along = power_of(*(square.mean() for square in squares))
+            square = torch.stack(squares).mean(0) / level**along
+            both = following(square, each)
+            own = both * (both - 1) / 2 * context.variances[source]
+            radial = Radial(float(square.mean()), before.scaled(along).having(source, both).shifted(-own))
+        # A power of the level has another mean than the power of its mean.
+        mean = power * log.mean + power**2 * log.variance / 2
+        noise = before.scaled(power).shifted(-mean).having(source)
+        return Gradient(
+            (each.mean() * math.exp(mean)).cpu(), c, spread, noise, mean=relative_mean(gradients[0]), radial=radial
+        )
 
 
 def along_logits(logits: Tensor, gradients: Tensor) -> Tensor:
@@ -83,14 +93,19 @@ def along_logits(logits: Tensor, gradients: Tensor) -> Tensor:
     return squares - levels * gradients.square().mean((1, 2)) * classes
 
 
-def powers(high: Tensor, low: Tensor, each: Tensor) -> tuple[float, float]:
-    """The powers with which a number of each draw, known at two levels, follows the level and the number `each`."""
-    mean = float(high.mean() + low.mean()) / 2
-    if min(float(high.mean()), float(low.mean())) <= 0:
-        return 0.0, 0.0
-    both = torch.cov(torch.stack([(high + low) / 2 / mean, each / each.mean()]))
-    power = math.log(float(high.mean() / low.mean())) / (2 * CHANGE)
-    return power, float(both[0, 1] / both[1, 1]) if both[1, 1] > 0 else 0.0
+def power_of(high: Tensor, low: Tensor) -> float:
+    """The power with which a number follows the level, from what it is at two levels."""
+    return math.log(float(high / low)) / (2 * CHANGE) if min(float(high), float(low)) > 0 else 0.0
+
+
+def following(square: Tensor, each: Tensor) -> float:
+    """The power with which the square along the logits follows the number `each` of each draw.
+
+    It has a long tail, and adds to the gradient: its power is that of what so much of it adds.
+    """
+    logs = torch.stack([torch.log1p(ADDED * (square / square.mean()).clamp(min=-1)) / ADDED, each.log()])
+    both = torch.cov(logs)
+    return float(both[0, 1] / both[1, 1]) if both[1, 1] > 0 else 0.0
 
 
 def relative_mean(gradient: Tensor) -> float:
@@ -99,11 +114,16 @@ def relative_mean(gradient: Tensor) -> float:
     return float(gradient.mean()) / math.sqrt(square) if square > 0 else 0.0
 
 
-def draw_like(logits: Tensor, output: Signal, generator: torch.Generator) -> Tensor:
-    """Normals of a tensor's shape whose pairs of examples and positions are correlated as in `output`."""
+def draw_like(context: Context, logits: Tensor, output: Signal, generator: torch.Generator) -> Tensor:
+    """Normals of a tensor's shape whose pairs of examples and positions are correlated as in `output`.
+
+    Examples have levels of their own, lognormal about that of the batch.
+    """
     f, shape = output.field, list(logits.shape if logits.dim() > 1 else (*logits.shape, 1))
     moving = max(1 - f.mean**2, 0.0)
-    c = (f.c - f.mean**2) / max(moving, 1e-12)
+    given = f if output.given is None else replace(f, spread=output.given)
+    at = angles(context, given, f.positions)
+    c = (f.c / at.roots - f.mean**2) / max(moving, 1e-12)
     apart = c.same_place if f.positions == 1 else c.elsewhere
     within = apart if f.positions == 1 else c.within
     axis = output.axis % len(shape) if logits.dim() > 1 else 1
@@ -117,6 +137,9 @@ def draw_like(logits: Tensor, output: Signal, generator: torch.Generator) -> Ten
     for variance, sides in parts.items():
         if variance > 0:
             total = total + np.sqrt(variance) * torch.randn(sides, generator=generator, dtype=torch.float64)
+    each = torch.randn([shape[0]] + [1] * (len(shape) - 1), generator=generator, dtype=torch.float64)
+    own = (math.sqrt(math.log1p(given.spread.itself)) * each).exp()
+    total = total * (own / own.mean()).sqrt()
     numbers = total.mul(np.sqrt(f.level * moving)).add(np.sqrt(f.level) * f.mean)
     return numbers.reshape(logits.shape).to(logits.device)
 

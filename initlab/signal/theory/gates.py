@@ -21,6 +21,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils.checkpoint import checkpoint
 
 State = tuple[Tensor, ...]
 # A part of the diagonal that is added to it, since kernels may be singular: constant inputs, or one example twice.
@@ -80,19 +82,39 @@ class Normals:
         """`noise`: (steps, streams, examples, units), independent standard normals."""
         self.noise = noise.transpose(0, 1).flatten(1, 2)
         self.examples = noise.shape[2]
-        self.root = noise.new_zeros(noise.shape[1], 0, 0)
+        # Of the covariance's triangular root, a block for each step.
+        self.rows: list[Tensor] = []
 
     def draw(self, covariance: Tensor) -> Tensor:
         """The next step (streams, examples, units), of covariance (streams, examples, steps so far x examples)."""
-        before, examples = self.root.shape[-1], self.examples
+        before, examples = len(self.rows) * self.examples, self.examples
         past, now = covariance[..., :before], covariance[..., before:]
-        row = torch.linalg.solve_triangular(self.root, past.mT, upper=False).mT
+        row = lean(solved, past, *self.rows) if self.rows else past
         left = now - row @ row.mT
         extra = JITTER * now.diagonal(dim1=-2, dim2=-1).mean(-1) + 1e-30
         corner = torch.linalg.cholesky(left + extra[:, None, None] * torch.eye(examples).to(left))
         row = torch.cat([row, corner], -1)
-        self.root = torch.cat([torch.nn.functional.pad(self.root, (0, examples)), row], -2)
+        self.rows.append(row)
         return row @ self.noise[:, : before + examples]
+
+
+def lean(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """A function of tensors that keeps nothing but these for its gradient: all steps so far, put together at each step,
+    would take memory with the cube of their number."""
+    result: Tensor = checkpoint(function, *tensors, use_reentrant=False, preserve_rng_state=False)
+    return result
+
+
+def solved(past: Tensor, *rows: Tensor) -> Tensor:
+    """R^-1 past of the triangular root R whose blocks of rows are given, transposed."""
+    root = torch.cat([pad(row, (0, rows[-1].shape[-1] - row.shape[-1])) for row in rows], -2)
+    solution: Tensor = torch.linalg.solve_triangular(root, past.mT, upper=False)
+    return solution.mT
+
+
+def products(last: Tensor, *steps: Tensor) -> Tensor:
+    """Sums over units of products of one step with several."""
+    return last @ torch.cat(steps, -2).mT
 
 
 @dataclass
@@ -128,7 +150,7 @@ class Units:
         before = [state[0] * self.weights.sqrt()]
         for t in range(steps):
             seen = inputs[:, t, :, : t + 1].transpose(1, 2).flatten(1)
-            made = before[-1] @ torch.cat(before).T / units
+            made = lean(products, before[-1], *before) / units
             kernel = m.ins[:, None, None] * seen + m.state[:, None, None] * made + m.bias_var[:, None, None]
             self.z.append(normals.draw(kernel) + m.bias[:, None, None])
             self.states.append(state)
@@ -155,12 +177,11 @@ class Units:
         deltas: list[Tensor] = []
         for t in reversed(range(steps)):
             coming = kernel[:, t].flip(2)[..., : steps - t].transpose(1, 2).flatten(1)
-            past = torch.cat([delta * root for delta in after], 1)
-            through = (m.state[:, None, None] * ((after[-1] * root) @ past.mT)).sum(0) / units
+            through = (m.state[:, None, None] * lean(products, after[-1], *after)).sum(0) / units
             come = normals.draw((coming + through)[None])[0]
             pull = torch.func.vjp(self.cell.step, self.z[t], self.states[t])[1]
             delta, carried = pull((carried[0] + come, *carried[1:]))
-            after.append(delta)
+            after.append(delta * root)
             deltas.append(delta)
         return torch.stack(deltas[::-1])
 
@@ -183,11 +204,11 @@ def scatter(levels: Sequence[Tensor], scale: Tensor, populations: Sequence[Units
 
     A draw has `examples` examples, of which the sample has a few: those of a unit are correlated.
     """
-    logs, leaves = torch.stack(list(levels)).log(), [scale, *(p.weights for p in populations)]
-    powers, *parts = torch.autograd.grad(
-        logs, leaves, torch.eye(len(logs)).to(logs), retain_graph=True, allow_unused=True, is_grads_batched=True
-    )
-    variances = torch.zeros(len(logs), dtype=torch.float64)
+    leaves = [scale, *(p.weights for p in populations)]
+    # One after the other: all at once take as many times the memory.
+    each = [torch.autograd.grad(level.log(), leaves, retain_graph=True, allow_unused=True) for level in levels]
+    powers, *parts = (None if part[0] is None else torch.stack(part) for part in zip(*each, strict=True))
+    variances = torch.zeros(len(levels), dtype=torch.float64)
     for population, part in zip(populations, parts, strict=True):
         if part is None:
             continue
@@ -199,5 +220,5 @@ def scatter(levels: Sequence[Tensor], scale: Tensor, populations: Sequence[Units
         pairs = (products.sum((1, 2)) - sampled * alone) / max(sampled * (sampled - 1), 1)
         shared = 1 - 1 / examples if sampled > 1 else 0.0
         variances += ((1 - shared) * alone + shared * pairs) / population.width
-    powers = torch.zeros(len(logs)) if powers is None else powers
+    powers = torch.zeros(len(levels)) if powers is None else powers
     return [Scatter(power, variance) for power, variance in zip(powers.tolist(), variances.tolist(), strict=True)]

@@ -11,17 +11,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from initlab.signal.theory.field import Pairs
-from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, weighted
+from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal
 from initlab.signal.theory.norms import norm
 from initlab.signal.theory.scatter import Noise
 from initlab.signal.theory.trace import Operation
+from initlab.signal.theory.weights import weighted
 
 SAME_PLACE = Pairs(1.0, near=0.0, within=0.0, same_place=1.0, elsewhere=0.0)
 OTHER_PLACES = Pairs(0.0, near=0.0, within=1.0, same_place=0.0, elsewhere=1.0)
 
 
 def convolved(context: Context, op: Operation, x: Signal) -> Result:
-    """A convolution or linear layer as `meanfield` has it, with what its groups and strides add to the scatter."""
+    """A convolution or linear layer as `weights` has it, with what its groups and strides add to the scatter."""
     signal, pull = weighted(context, op, x)
     weight, transposed = op.argument(1, "weight"), "transpose" in op.function.__name__
     taps, spatial = math.prod(weight.shape[2:]), weight.dim() > 2

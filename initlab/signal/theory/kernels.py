@@ -1,7 +1,7 @@
 """Kernels: mean products, over channels, of pairs of (example, step), for rules that tell steps apart."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from initlab.signal.theory.scatter import Noise
 EXAMPLES, POINTS = 8, 128
 # How many choices of them are tried, by their products at so many steps.
 TRIES, TRIED_STEPS = 512, 16
+# Of a sequence's positions as many tell how its words repeat.
+MOST_STEPS = 64
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,20 @@ def steps_of(kernel: Tensor, axis: int, noise: Callable[[Sequence[int]], Noise] 
 
 def spread_of(kernel: Tensor, level: float, c: Pairs, channels: int) -> Pairs:
     """Variance of each kind of correlation: of pairs that are seen, and as of so many channels."""
+    return seen_spread(kernel, level, c) + (1 - c**2) / channels
+
+
+def seen_spread(kernel: Tensor, level: float, c: Pairs) -> Pairs:
+    """Variance of each kind of correlation over the pairs that are seen."""
     square = steps_of((kernel.detach() / level) ** 2, -1).pairs
-    seen = (square[0] * square[1] - c**2).within_limits(0, 1)
-    return seen + (1 - c**2) / channels
+    return (square[0] * square[1] - c**2).within_limits(0, 1)
+
+
+def of_words(x: Tensor, f: Field) -> Field:
+    """The field of embedded tokens (examples, positions, channels): where a word comes again, so does its row."""
+    kernel = of_sequences(x[:, :: -(-x.shape[1] // MOST_STEPS)])
+    spread = seen_spread(kernel, *steps_of(kernel, -1).pairs)
+    return replace(f, spread=replace(spread, itself=f.spread.itself))
 
 
 def field_from(kernel: Tensor, mean: float, channels: int) -> Field:

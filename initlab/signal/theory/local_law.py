@@ -10,8 +10,8 @@ from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
 from initlab.signal.theory.field import NoRule
 from initlab.signal.theory.meanfield import Context
 from initlab.signal.theory.passes import Rows, forward, layer_rows
+from initlab.signal.theory.recorder import record
 from initlab.signal.theory.rules import known
-from initlab.signal.theory.trace import record
 
 
 def local_law(model: nn.Module, batch: Batch) -> Rows:

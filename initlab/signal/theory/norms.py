@@ -28,6 +28,7 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
     """
     group = group_of(context, op, x)
     each = group.positions == 1 and not group.batch
+    centres = each and op.function is not F.rms_norm
     f = replace(x.field, c=levelled(x.field)) if each else x.field
     weight, bias, eps = (op.argument(*place) for place in zip(PLACES[op.function], NAMES, strict=True))
     square = 1.0 if weight is None else float(weight.detach().double().square().mean())
@@ -56,12 +57,15 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
     def pull(g: Gradient) -> list[Gradient | None]:
         """The gradient without what moves the statistics, over their spread."""
         centre = group.average(g.c) / group.channels if op.function is not F.rms_norm else Pairs.alike(0.0, itself=0.0)
+        # Behind another LayerNorm it has no mean to lose.
+        centre = (1 - g.centred) * centre if centres else centre
         rest = max(1 - centre.itself, 1e-12)
         along = 0.0 if group.batch else g.along(field)
         factors = [n.slope * max(rest - 1 / n.independent - along, 0.0) for n in normed]
         if not group.batch:
             # Each example's gradient is divided by its own level; how uneven positions are is in q already.
-            factors = [factor * (1 + max(f.spread.itself - unevenness(f.q), 0.0)) for factor in factors]
+            by_draw = context.scatter(x.noise).variance if each else 0.0
+            factors = [factor * (1 + max(f.spread.itself - unevenness(f.q), 0.0) + by_draw) for factor in factors]
         factor = sum(share * value for share, value in zip(shares, factors, strict=True))
         levels = tuple(value / factor for value in factors) if len(factors) > 1 and factor > 0 else ()
         c = ((g.c - centre) / rest).clipped()
@@ -71,13 +75,17 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
         if group.batch:
             own = context.source(2 * context.average(normed[0].c ** 2, f.positions) / f.channels)
             scatter = x.noise.without(x.fresh).having(own)
-        noise = mixed((1.0, g.noise), (-normed[0].share, scatter))
+        share = normed[0].share
+        noise = mixed((1.0, g.noise), (-share, scatter))
+        # The slope has the mean of what it is divided by already.
+        noise = noise.shifted(-share * (1 + share) / 2 * context.scatter(scatter).variance)
         # An example that is normalised by itself has no gradient along its signal.
         units = f.channels * f.positions
-        radial = g.radial if group.batch else Radial(-units * f.level * float(back.mean()))
-        return [Gradient(back, c, g.spread / rest**2, noise, parts=levels, radial=radial)]
+        radial = Radial(-units * f.level * float(back.mean()), mixed((1.0, noise), (1.0, x.noise)))
+        radial = g.radial if group.batch else radial
+        return [Gradient(back, c, g.spread / rest**2, noise, parts=levels, radial=radial, centred=float(centres))]
 
-    balanced = op.function is F.layer_norm and group.positions == 1 and not shift
+    balanced = op.function is F.layer_norm and each and not shift
     return Signal(field, Noise(), given=given, axis=x.axis, balanced=balanced), pull
 
 
@@ -141,7 +149,9 @@ def normalised(op: Operation, group: Group, f: Field, square: float, eps: float)
         raise NoRule(op.function, "a signal without variance")
     c = ((f.c - centre) / centred).clipped()
     independent = group.channels / max(group.average(c**2).itself, 1e-12)
-    # The mean of 1/variance over channels exceeds 1 over its mean, by 2 over the independent numbers.
-    excess = (independent - 1) / (independent - 3) if independent > 6 else 1.0
+    # The mean of 1/variance over channels exceeds 1 over its mean, by 2 over the independent numbers; of single
+    # examples it follows how their levels scatter.
+    alone = group.positions == 1 and not group.batch
+    excess = (independent - 1) / (independent - 3) if independent > 6 and not alone else 1.0
     share, slope = variance / (variance + eps), square / (variance + eps) * excess
     return Normalised(centred, square * share, c, slope, independent, share)

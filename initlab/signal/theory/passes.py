@@ -152,9 +152,11 @@ def added(context: Context, a: Gradient, b: Gradient, x: Signal) -> Gradient:
     first = parts[0] / sum(parts) if sum(parts) > 0 else 0.5
     radial = Radial(sum(squares) + common, mixed((first, a.radial.noise), (1 - first, b.radial.noise)))
     steps = a.steps.plus(b.steps) if a.steps and b.steps else None
-    chance = Gradient(q, c, spread, noise, basis=worst(a.basis, b.basis), steps=steps, radial=radial)
+    centred = shares[0] * a.centred + shares[1] * b.centred
+    basis = worst(a.basis, b.basis)
+    chance = Gradient(q, c, spread, noise, basis=basis, steps=steps, radial=radial, centred=centred)
     share = chance.along(f) * common / radial.square if common > 0 else 0.0
-    return chance.with_more_along(share, x)
+    return chance.with_more_along(context, share, x)
 
 
 def mean_field(context: Context, trace: Trace, start: Field, loss: LossGradient | None) -> tuple[Rows, str | None]:

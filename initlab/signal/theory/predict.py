@@ -26,9 +26,10 @@ from initlab.signal.theory.field import Field, NoRule, Pairs
 from initlab.signal.theory.local_law import local_law
 from initlab.signal.theory.meanfield import Context
 from initlab.signal.theory.passes import PREDICTED, Rows, mean_field
+from initlab.signal.theory.recorder import record
 from initlab.signal.theory.redraw import one_pass, redraw
 from initlab.signal.theory.rules import known
-from initlab.signal.theory.trace import Trace, record, tensors_of
+from initlab.signal.theory.trace import Trace, tensors_of
 
 
 def predict(
@@ -178,9 +179,9 @@ def to_frame(model: nn.Module, rows: Rows, relative: bool) -> pd.DataFrame:
     for name in dict.fromkeys([*rows, *layers]):
         calls = rows.get(name, [{"basis": None}])
         means = {column: float(np.mean([call.get(column, math.nan) for call in calls])) for column in columns}
-        records.append(
-            {"name": name, "op": calls[0].get("op") or op_of(layers[name]), **means, "basis": calls[0]["basis"]}
-        )
+        # Parts of a packed attention are linear layers without a module.
+        op = calls[0].get("op") or (op_of(layers[name]) if name in layers else "linear")
+        records.append({"name": name, "op": op, **means, "basis": calls[0]["basis"]})
     frame = pd.DataFrame(records, columns=["name", "op", *columns, "basis"])
     if relative and rows:
         backward = [column for column in PREDICTED if column.startswith("backward")]

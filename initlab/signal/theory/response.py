@@ -133,6 +133,17 @@ class Response:
         arc = (3 * c * np.sqrt(1 - c**2) + (1 + 2 * c**2) * np.arcsin(c)) * 2 / math.pi
         return np.asarray(self.q**2 * (even**2 * (1 + 2 * c**2) + odd**2 * arc))
 
+    def cube_pair(self, c: Array) -> Array:
+        """E[phi^3(u) phi(v)]: 3/2 q^2 for ReLU at c = 1, and 1/pi q^2 at 0."""
+        if not self.closed:
+            return self.series(self.levels[0] ** 3, c, self.levels[0])
+        # phi = even x + odd |x|
+        even, odd = (1 + self.closed.a) / 2, (1 - self.closed.a) / 2
+        # E[|u|^3 |v|]
+        arc = ((2 + c**2) * np.sqrt(1 - c**2) + 3 * c * np.arcsin(c)) * 2 / math.pi
+        cube = (even**3 + 3 * even * odd**2) * even * 3 * c + (3 * even**2 * odd + odd**3) * odd * arc
+        return np.asarray(self.q**2 * cube)
+
     def cross_pair(self, c: Array) -> Array:
         """E[phi^2(u) phi'^2(v)]: q/2 for ReLU at c = 1, and q/4 at 0."""
         if not self.closed:

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 
 from initlab.init.activations import by_name, resolve
 from initlab.init.expectations import Rectifier
+from initlab.signal.theory.activation import activation
 from initlab.signal.theory.attention import attention
 from initlab.signal.theory.chains import DIFFERENCES, MEANS, PRODUCTS, QUOTIENTS, SUMS, SUMS_OVER, Chain, variants
 from initlab.signal.theory.field import NoRule, channel_axis
 from initlab.signal.theory.grouped import activated, convolved, normed
 from initlab.signal.theory.joins import dropout, join, negated, stopped, times, total
-from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal, activation
+from initlab.signal.theory.meanfield import Context, Gradient, Result, Signal
 from initlab.signal.theory.norms import PLACES, norm
 from initlab.signal.theory.pooling import POOLS, pool, reduced
 from initlab.signal.theory.recurrent import recurrent

@@ -30,7 +30,7 @@ def reshaped(context: Context, op: Operation, x: Signal) -> Result:
     if math.prod(out) > math.prod(shape):
         return copied(context, op, x)
     if math.prod(out) < math.prod(shape):
-        return picked(op, x)
+        return picked(context, op, x)
     return regrouped(x, shape, out)
 
 
@@ -87,7 +87,7 @@ def channels_in(x: Signal, shape: Sequence[int], out: Sequence[int]) -> int | No
     return None
 
 
-def picked(op: Operation, x: Signal) -> Result:
+def picked(context: Context, op: Operation, x: Signal) -> Result:
     """A part of the positions or channels; the gradient of the rest is 0."""
     f, shape, share = x.field, op.in_shapes[0], math.prod(op.shape) / math.prod(op.in_shapes[0])
     lost, channels, places = len(shape) - len(op.shape), f.channels, None
@@ -105,6 +105,14 @@ def picked(op: Operation, x: Signal) -> Result:
         q, channels = f.q, round(channels * share) or 1
     field = replace(f, q=q, positions=positions, channels=channels)
     signal = replace(x, field=field, axis=axis, response=None if lost else x.response, parts=())
+    if x.fresh is not None and channels < f.channels:
+        # Some of a layer's rows scatter by themselves, more than all do together.
+        few, own = f.channels / channels, x.noise[x.fresh]
+        source = context.source(few * context.variances[x.fresh])
+        added = f.spread - (f.spread if x.given is None else x.given)
+        field = replace(field, spread=f.spread + (few - 1) * added)
+        noise = x.noise.without(x.fresh).having(source, own)
+        signal = replace(signal, field=field, noise=noise, fresh=source)
 
     def pull(g: Gradient) -> list[Gradient | None]:
         """The mean over all positions, of which pairs are in the part as often as chance has it."""
@@ -112,7 +120,9 @@ def picked(op: Operation, x: Signal) -> Result:
         if places is None:
             return [replace(g, q=(g.q.mean() * share).expand(f.q.shape), c=c, parts=())]
         q = torch.zeros_like(f.q).index_add(0, places.reshape(-1), on_map(g.q, places.reshape(-1).shape))
-        return [replace(g, q=q, c=c, spread=replace(g.spread, itself=unevenness(q)), parts=())]
+        # Where most positions have none, the rest have squares that are larger than their mean is.
+        same = (c.same_place**2 + g.spread.same_place) / share - c.same_place**2
+        return [replace(g, q=q, c=c, spread=replace(g.spread, itself=unevenness(q), same_place=same), parts=())]
 
     return signal, pull
 

@@ -7,9 +7,10 @@ from initlab.signal.theory.field import NONE, Field, Pairs
 from initlab.signal.theory.meanfield import Context, Gradient, Signal
 from initlab.signal.theory.passes import backward, forward
 from initlab.signal.theory.predict import independent
+from initlab.signal.theory.recorder import record
 from initlab.signal.theory.rules import known
 from initlab.signal.theory.scatter import Noise
-from initlab.signal.theory.trace import Trace, record
+from initlab.signal.theory.trace import Trace
 
 UNLIKE = Pairs.alike(0.0)
 

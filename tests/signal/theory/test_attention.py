@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import initlab
-from initlab.signal.theory.attention_weights import weights_of
+from initlab.signal.theory.attention_weights import Tokens, draw_heads, weights_of
 from initlab.signal.theory.field import Pairs
 from tests.signal.theory.field_runs import UNLIKE, run
 
@@ -48,7 +48,8 @@ def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def test_overlaps_of_equal_scores_are_counts() -> None:
     """Row t of a causal mask shares out evenly over its t keys: sum a^2 = 1/t, and two rows share 1/max(t, t')."""
     mask = torch.full((4, 4), -math.inf).triu(1)[None]
-    w = weights_of(4, 4, 8, 0.0, q=UNLIKE, k=UNLIKE, mask=mask)
+    heads = draw_heads(4, 4, 8, 0.0, q=Tokens(UNLIKE, 64), k=Tokens(UNLIKE, 64), mask=mask)
+    w = weights_of(heads, masked=True)
     expected = torch.tensor([[1 / max(t, u) for u in range(1, 5)] for t in range(1, 5)])
     torch.testing.assert_close(w.overlaps[0], expected.double())
     # Softmax's Jacobian of row t: (1/t) (1 - 1/t).
@@ -61,7 +62,8 @@ def test_weights_of_normal_scores(size: float) -> None:
     """sum a^2 is exp(s)/n over many keys, and over keys of correlation c that of the variance (1 - c) s alone."""
     c = Pairs(1.0, 0.5, 0.5, 0.0, 0.0)
     for k, variance in ((UNLIKE, size), (c, size / 2)):
-        w = weights_of(64, 2000, 256, size, q=UNLIKE, k=k, mask=None)
+        heads = draw_heads(64, 2000, 256, size, q=Tokens(UNLIKE, 256), k=Tokens(k, 256), mask=None)
+        w = weights_of(heads, masked=False)
         assert float(w.squares.sum(1).mean()) == pytest.approx(math.exp(variance) / 2000, rel=0.05)
 
 

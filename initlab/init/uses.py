@@ -80,6 +80,16 @@ class Call:
     uses: tuple[Use, ...]
     y: Tensor | None  # the first floating tensor that it gives
 
+    @property
+    def stride(self) -> Any:
+        """Of a convolution."""
+        return self.args[3] if len(self.args) > 3 else self.kwargs.get("stride", 1)
+
+    @property
+    def groups(self) -> int:
+        """Of a convolution, transposed or not; 1 of other calls."""
+        return int(self.args[6] if len(self.args) > 6 else self.kwargs.get("groups", 1))
+
 
 class Uses(TorchFunctionMode):
     """Calls `note` for each call in which parameters of the model meet the signal of `batch`."""
@@ -199,11 +209,7 @@ def fans_in(call: Call, use: Use) -> tuple[float, float, int]:
     """(fan_in, fan_out, width) of a weight in a call, width being the channels or features of what it gives."""
     shape, function = tuple(use.tensor.shape), call.function
     if function in CONVOLUTIONS:
-        names = ["input", "weight", "bias", "stride", "padding", "dilation", "groups"]
-        if "transpose" in function:
-            names[5] = "output_padding"
-        arguments = dict(zip(names, call.args, strict=False)) | call.kwargs
-        stride, groups = arguments.get("stride", 1), int(arguments.get("groups", 1))
+        stride, groups = call.stride, call.groups
         strides = tuple(stride) if isinstance(stride, (tuple, list)) else (stride,) * (len(shape) - 2)
         transposed = "transpose" in function
         width = shape[1] * groups if transposed else shape[0]
