@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from initlab.init.gains import gain as gain
     from initlab.inspection.compare_inits import compare_inits as compare_inits
     from initlab.inspection.comparison import Comparison as Comparison
-    from initlab.inspection.inspect import Inspection as Inspection, inspect as inspect
+    from initlab.inspection.inspect import inspect as inspect
+    from initlab.inspection.inspection import Inspection as Inspection
     from initlab.inspection.lint.finding import Finding as Finding
     from initlab.inspection.lint.lint import lint as lint
     from initlab.launch.callbacks import (
@@ -46,7 +47,8 @@ _HOMES = {
         "initlab.init.gains": "gain",
         "initlab.inspection.compare_inits": "compare_inits",
         "initlab.inspection.comparison": "Comparison",
-        "initlab.inspection.inspect": "Inspection inspect",
+        "initlab.inspection.inspect": "inspect",
+        "initlab.inspection.inspection": "Inspection",
         "initlab.inspection.lint.finding": "Finding",
         "initlab.inspection.lint.lint": "lint",
         "initlab.launch.callbacks": "lightning_callback transformers_callback",

@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 
@@ -20,7 +21,7 @@ from initlab.signal.theory.predict import predict
 
 
 def bench_inspect(subject: Subject, repeats: int, draws: int) -> Iterator[str]:
-    """Lines of text: seconds and passes of the measurement, the theory, both (`inspect`) and redrawn bands.
+    """Lines of text: seconds and passes of the measurement, the theory, `inspect` without and with its redraws.
 
     The arms take turns, and each figure is the median over `repeats`; redrawn bands run once.
     """
@@ -31,6 +32,7 @@ def bench_inspect(subject: Subject, repeats: int, draws: int) -> Iterator[str]:
         "plain pass": partial(plain_pass, subject),
         "measure": partial(measure, model, images, labels),
         "predict": partial(predict, model, batch=images, labels=labels),
+        "no redraws": partial(inspect, model, images, labels, redraws=0),
         "inspect": partial(inspect, model, images, labels),
     }
     measured = in_turn({name: partial(seconds, work, images.device) for name, work in arms.items()}, repeats + 1)
@@ -51,15 +53,37 @@ def bench_memory(resolve: Callable[[], Subject]) -> Iterator[str]:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             before, peaks[arm] = pool.apply(peak_of, (resolve, arm))
     step = peaks[training_step]
-    yield f"memory, of which {before:.0f} MB are there before the model"
+    yield f"memory, of which {before:.0f} MB are there before the model; then of tensors alone, however these are freed"
     for arm, peak in peaks.items():
         yield f"{arm.__name__.replace('_', ' '):<13} {peak:8.0f} MB {(peak - before) / (step - before):6.2f} steps"
+    # The model is part of either.
+    sizes = {arm: most_bytes(partial(resolved, resolve, arm)) / 2**20 for arm in peaks}
+    for arm, size in sizes.items():
+        yield f"{arm.__name__.replace('_', ' '):<13} {size:8.0f} MB {size / sizes[training_step]:6.2f} steps"
+
+
+def most_bytes(work: Callable[[], object]) -> int:
+    """The most bytes of tensors on a CPU that were there at once because of the work, whatever becomes of freed ones.
+
+    4,000,000 for `lambda: torch.ones(1_000_000)`.
+    """
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    sizes: list[int] = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(accumulate(sizes, initial=0))
+
+
+def resolved(resolve: Callable[[], Subject], work: Callable[[Subject], object]) -> None:
+    """The work on a subject, from its making on."""
+    work(resolve())
 
 
 def peak_of(resolve: Callable[[], Subject], work: Callable[[Subject], object]) -> tuple[float, float]:
     """MB that this process took at most before and after the work on a subject."""
     before = peak_memory()
-    work(resolve())
+    resolved(resolve, work)
     return before, peak_memory()
 
 

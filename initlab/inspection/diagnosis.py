@@ -141,7 +141,8 @@ def remarks(ran: pd.DataFrame, evidence: Evidence) -> str:
     if closed.any() or waiting:
         which = f"`{ran.name[closed].iloc[0]}` starts at 0" if closed.any() else "branches start closed"
         parts.append(f"{which} and {waiting} of {len(ran)} layers get no gradient in the first step")
-    constant = [name for name in ran.name if evidence.start and name in evidence.start.wiring.constant]
+    unvaried = evidence.start.wiring.constant if evidence.start else set()
+    constant = [name for name in ran.name if name in unvaried]
     if constant:
         parts.append(f"what feeds `{constant[0]}` is the same for every example, so its signal is not compared")
     # Layers that wait for others don't count.

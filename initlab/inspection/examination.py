@@ -7,7 +7,8 @@ from torch import nn
 
 from initlab.errors import UserError
 from initlab.inspection.cause import Cure
-from initlab.inspection.inspect import Inspection, inspect
+from initlab.inspection.inspect import inspect
+from initlab.inspection.inspection import Inspection
 from initlab.inspection.lint.finding import Finding
 from initlab.inspection.lint.lint import lint
 from initlab.inspection.subject import Subject

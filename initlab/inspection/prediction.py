@@ -7,9 +7,10 @@ import pandas as pd
 from torch import nn
 
 from initlab.init.schemes import Scheme
-from initlab.nets.undisturbed import Batch
+from initlab.nets.undisturbed import Batch, untouched
 from initlab.signal.probe import Loss
 from initlab.signal.theory.predict import predict
+from initlab.signal.theory.redraw import redraw
 
 PREDICTED = [f"{signal}_{bound}" for signal in ("forward", "backward") for bound in ("predicted", "low", "high")]
 PREDICTED.append("basis")
@@ -26,7 +27,9 @@ def predicted_columns(
     notes: list[str] = []
     reason = ""
     try:
-        predicted = predict(model, scheme=scheme, batch=batch, labels=labels, loss=loss)
+        # Reading a weight may be a computation that leaves its mark, as spectral norm's is in training mode.
+        with untouched(model, backward=False):
+            predicted = predict(model, scheme=scheme, batch=batch, labels=labels, loss=loss)
         theory, reason = columns_of(predicted, labels), weakness_of(predicted)
     # The model has just run, so what fails is following it; the user's code under the recorder may raise anything.
     except Exception as error:
@@ -34,7 +37,7 @@ def predicted_columns(
         notes.append(failed("there is no theory beside the measurement, since recording this model failed", error))
     if redraws and not (len(theory) and (theory.basis == "theory").all()):
         try:
-            drawn = predict(model, batch=batch, labels=labels, loss=loss, draws=redraws)
+            drawn = redraw(model, batch, labels, loss, redraws)
         # Other weights may bring the user's code to raise anything too.
         except Exception as error:
             return theory, [*notes, failed("its weights could not be drawn again for a band", error)]

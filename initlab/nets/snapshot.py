@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -23,13 +24,15 @@ from torch.utils.data import DataLoader, Dataset
 DEEPEST = 2
 # What a module may hold for others' sake, and no forward pass writes to.
 FOREIGN = (*(type, ModuleType, FunctionType, BuiltinFunctionType, MethodType), Dataset, DataLoader, Optimizer)
+# The copies that snapshots hold now, by the id of the tensor.
+COPIES: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
 
 
 class Snapshot:
     """The state of a model and of all that hangs on it; `restore` puts it back.
 
-    Tensors are copied, which takes as much memory as the model has. Not followed: what only a function's closure or a
-    global name holds, objects without a `__dict__`, data sets and optimisers.
+    Tensors are copied, which takes as much memory as the model has, once for snapshots inside each other. Not followed:
+    what only a function's closure or a global name holds, objects without a `__dict__`, data sets and optimisers.
     """
 
     def __init__(self, model: nn.Module, changing: Collection[Tensor] = ()) -> None:
@@ -81,7 +84,7 @@ class Snapshot:
         """Remember a tensor's storage and the numbers in it."""
         if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.is_meta or tensor.is_inference():
             return
-        storage, numbers = tensor.detach(), None if id(tensor) in self.changing else tensor.detach().clone()
+        storage, numbers = tensor.detach(), None if id(tensor) in self.changing else numbers_of(tensor)
 
         def restore() -> None:
             """Give the tensor its storage and numbers back, without a new version, which a graph would refuse."""
@@ -121,3 +124,12 @@ class Snapshot:
         self.undo.append(restore)
         for value in before:
             self.visit(value, depth)
+
+
+def numbers_of(tensor: Tensor) -> Tensor:
+    """A copy of a tensor's numbers; that of a snapshot around this one, while they are the same."""
+    numbers, copy = tensor.detach(), COPIES.get(id(tensor))
+    alike = copy is not None and (copy.shape, copy.dtype, copy.device) == (numbers.shape, numbers.dtype, numbers.device)
+    if copy is None or not alike or not torch.equal(copy, numbers):
+        copy = COPIES[id(tensor)] = numbers.clone()
+    return copy

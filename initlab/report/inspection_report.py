@@ -7,7 +7,7 @@ from initlab.errors import UserError
 from initlab.inspection.comparison import Comparison
 from initlab.inspection.diagnosis import VERDICTS
 from initlab.inspection.examination import Examination
-from initlab.inspection.inspect import Inspection
+from initlab.inspection.inspection import Inspection
 from initlab.inspection.lint.finding import Finding
 from initlab.inspection.lint.lint import RULES
 from initlab.report.json_text import json_text

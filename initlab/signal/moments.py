@@ -50,6 +50,23 @@ class Moments:
         return self.mean.abs() if self.mean.is_complex() else self.mean, self.squares / max(self.count, 1)
 
 
+def mean_and_variance(values: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean, population variance) of a tensor in float64, the mean's modulus of complex numbers; NaN of none."""
+    if values.numel() > PIECE:
+        moments = Moments()
+        moments.add(values)
+        return moments.result()
+    numbers = in_float64(values)
+    mean = numbers.mean()
+    return mean.abs() if mean.is_complex() else mean, numbers.var(correction=0) if numbers.numel() else NAN
+
+
+def mean_square(values: Tensor) -> Tensor:
+    """E|x|^2 of a tensor in float64; NaN of none."""
+    parts = map(in_float64, pieces(values))
+    return torch.stack([torch.vdot(part, part).real for part in parts]).sum() / torch.tensor(values.numel())
+
+
 def pieces(values: Tensor) -> Sequence[Tensor]:
     """A tensor's numbers as vectors: on a CPU of at most `PIECE` each, elsewhere all in one."""
     flat = values.reshape(-1)

@@ -132,11 +132,7 @@ def paths_of(table: pd.DataFrame, wiring: Wiring | None) -> list[list[int]]:
         wiring: None, or one that knows none of these layers, makes one path of all rows but the last.
     """
     names = list(table.name)
-    rows = (
-        {}
-        if wiring is None
-        else {call: [n for n, name in enumerate(names) if belongs(name, call)] for call in wiring.calls}
-    )
+    rows = {} if wiring is None else rows_of(names, wiring.calls)
     if wiring is None or not any(rows.values()):
         return [list(range(len(names) - 1))] if len(names) > 2 else []
     ends = {row for call in wiring.end_names | wiring.constant for row in rows[call]}
@@ -158,6 +154,24 @@ def paths_of(table: pd.DataFrame, wiring: Wiring | None) -> list[list[int]]:
 def is_part(path: Sequence[int], other: Sequence[int]) -> bool:
     """Whether a path is part of a longer one."""
     return len(path) < len(other) and set(path) <= set(other)
+
+
+def rows_of(names: Sequence[str], calls: Iterable[str]) -> dict[str, list[int]]:
+    """The rows that belong to each call, looked up by the beginnings of names, since a deep net has many of both."""
+    exactly, within = defaultdict(list), defaultdict(list)
+    for row, name in enumerate(names):
+        exactly[name].append(row)
+        for beginning in beginnings(name):
+            within[beginning].append(row)
+    return {
+        call: sorted([*exactly[call], *within[call], *(row for name in beginnings(call) for row in exactly[name])])
+        for call in calls
+    }
+
+
+def beginnings(name: str) -> Iterator[str]:
+    """`a.b` and `a` of `a.b.c`: the modules around it."""
+    return (name[:place] for place, letter in enumerate(name) if letter == ".")
 
 
 def belongs(row: str, call: str) -> bool:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from initlab.nets.any_module import WeightLayer, on_weight_layers, op_of
 from initlab.nets.undisturbed import Batch, first_tensor, num_examples, run_model, to_model, untouched
-from initlab.signal.moments import NAN, Moments, in_float64, on_host
+from initlab.signal.moments import NAN, Moments, mean_and_variance, mean_square, on_host
 
 ACTIVATIONS = {
     *(F.relu, F.relu_, F.leaky_relu, F.leaky_relu_, F.prelu, F.elu, F.elu_, F.selu, F.celu, F.gelu, F.silu, F.mish),
@@ -65,18 +65,17 @@ class LayerSignals:
         for sink in self.sinks:
             sink(gradient)
 
-    def statistics(self, grad: Tensor | None, examples: int, weight_decay: float | None) -> list[Tensor]:
-        """The numbers of `COLUMNS`, still on the device; `grad` is that of the whole weight."""
-        weight = in_float64(self.weight()[self.rows])
+    def statistics(self, square: Tensor | None, examples: int, weight_decay: float | None) -> list[Tensor]:
+        """The numbers of `COLUMNS`, still on the device; `square` is the mean square of the gradient of its weight."""
+        weight = self.weight().detach()[self.rows]
         nan = NAN.to(weight.device)
         grad_rms = decay_ratio = nan
-        if grad is not None:
-            mean_grad = in_float64(grad[self.rows]) / examples
-            grad_rms = mean_grad.abs().square().mean().sqrt()
+        if square is not None:
+            grad_rms = square.sqrt() / examples
             if weight_decay is not None:
-                decay_ratio = weight_decay * weight.norm() / mean_grad.norm()
+                decay_ratio = weight_decay * mean_square(weight).sqrt() / grad_rms
         zero_fraction = nan if self.zeros is None else self.zeros.double() / self.activations
-        weight_var = weight.var(correction=0) if self.calls else nan
+        weight_var = mean_and_variance(weight)[1] if self.calls else nan
         return [*self.forward.result(), *self.backward.result(), weight_var, grad_rms, decay_ratio, zero_fraction]
 
 
@@ -148,7 +147,8 @@ def measure(
             if gradients is not None:
                 others = zip(parameters, both[len(weights) :], strict=True)
                 gradients.update({p: grad / examples for p, grad in others if grad is not None})
-        statistics = [s.statistics(g, examples, weight_decay) for s, g in zip(layers, grads, strict=True)]
+        squares = [None if grad is None else mean_square(grad) for grad in grads]
+        statistics = [s.statistics(g, examples, weight_decay) for s, g in zip(layers, squares, strict=True)]
         return to_rows(layers, statistics, examples)
 
 

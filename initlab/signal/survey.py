@@ -6,7 +6,7 @@ layers, bare parameters in `F.linear`, `matmul`, `einsum` and their like (`initl
 listed with what they do, and what was not seen with the reason.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,10 +20,11 @@ from initlab.init.layers import EMBEDDINGS, RECURRENT
 from initlab.nets.any_module import layer_name
 from initlab.nets.autograd_graph import in_order, is_leaf
 from initlab.nets.undisturbed import Batch, autocast_of, map_tensors, num_examples, tensors_in, to_model, untouched
-from initlab.signal.moments import NAN, in_float64, on_host
+from initlab.signal.moments import NAN, mean_and_variance, on_host
 from initlab.signal.precision import COLUMNS as ROUNDING, HALVES, Rounded, scaled_twice
 from initlab.signal.probe import LayerSignals, Loss, checked_loss, to_rows
 from initlab.signal.recording import Recording
+from initlab.signal.weight_gradients import Weight, WeightGradients
 
 MOMENTS = ("forward_mean", "forward_var", "backward_mean", "backward_var")
 # Columns of `parameters`.
@@ -88,19 +89,19 @@ def survey(
     with torch.inference_mode(False), untouched(model, backward=True), parametrize.cached():
         batch, labels = to_model(model, batch, labels)
         examples = num_examples(model, batch)
-        recording = Recording(model, batch)
+        recording = Recording(model)
         with autocast_of(model, autocast):
             output = recording.run(batch)
             end = end_of(output, labels, loss, examples)
         layers = list(recording.layers.values())
-        weights = [weights_of(layer, recording) for layer in layers]
-        tensors = {id(t): t for t in sum(weights, list(recording.parameters.values())) if t.requires_grad}
-        grads: dict[int, Tensor | None] = {}
+        parameters: list[Weight] = [([parameter], slice(None)) for parameter in recording.parameters.values()]
+        weights = WeightGradients([*(weight_of(layer, recording) for layer in layers), *parameters])
+        squares: list[Tensor | None] = [None] * len(weights.weights)
         rounding = [[NAN] * len(ROUNDING)] * len(layers)
-        if end is not None and tensors:
-            grads, rounding = backward(recording, end, tensors, examples)
-        sums = [total([grads.get(id(tensor)) for tensor in entered]) for entered in weights]
-        statistics = [s.statistics(g, examples, weight_decay) for s, g in zip(layers, sums, strict=True)]
+        if end is not None and weights.tensors:
+            squares, rounding = backward(recording, end, weights, examples)
+        of_layers, of_parameters = squares[: len(layers)], squares[len(layers) :]
+        statistics = [s.statistics(g, examples, weight_decay) for s, g in zip(layers, of_layers, strict=True)]
         rows = [
             recording.facts[row["name"]] | row | dict(zip(ROUNDING, shares, strict=True))
             for row, shares in zip(to_rows(layers, statistics, examples), on_host(rounding), strict=True)
@@ -108,18 +109,18 @@ def survey(
         unjudged = unseen(recording, output)
         sizes = {name: parameter.numel() for name, parameter in recording.parameters.items()}
         share = 1 - sum(sizes[name] for name, _ in unjudged) / max(sum(sizes.values()), 1)
-        parameters, steps = parameter_rows(recording, grads, examples), step_rows(recording)
-        return Survey(rows, parameters, steps, unjudged, share, recording.trunk.table())
+        about = parameter_rows(recording, of_parameters, examples)
+        return Survey(rows, about, step_rows(recording), unjudged, share, recording.trunk.table())
 
 
 def variances(
-    model: nn.Module, batch: Batch, labels: Any = None, *, loss: Loss | None = None
+    model: nn.Module, batch: Batch, labels: Any = None, *, loss: Loss | None = None, changing: Collection[Tensor] = ()
 ) -> list[tuple[str, str, list[float]]]:
     """(name, op, [forward_var, backward_var]) of each of `survey`'s layers that ran, NaN without labels.
 
-    Cheaper than `survey`, as no matrix gets a gradient.
+    Cheaper than `survey`, as no matrix gets a gradient; `changing` is as in `untouched`.
     """
-    with torch.inference_mode(False), untouched(model, backward=True), parametrize.cached():
+    with torch.inference_mode(False), untouched(model, backward=True, changing=changing), parametrize.cached():
         modules = list(model.modules())
         looked_up = {id(p) for module in modules if isinstance(module, EMBEDDINGS) for p in module.parameters()}
         for module in modules:
@@ -129,7 +130,7 @@ def variances(
         # What no parameter stands before needs the gradient of the batch; a copy, since the model may work in place.
         inputs = [t.requires_grad_() for t in tensors_in(batch) if t.is_floating_point() or t.is_complex()]
         fed = map_tensors(batch, lambda tensor: tensor.clone() if tensor.requires_grad else tensor)
-        recording = Recording(model, fed)
+        recording = Recording(model)
         end = end_of(recording.run(fed), labels, loss, num_examples(model, fed))
         leaves = [*inputs, *(p for p in model.parameters() if p.requires_grad)]
         if end is not None:
@@ -154,9 +155,9 @@ def end_of(output: Any, labels: Any, loss: Loss | None, examples: int) -> Tensor
 
 
 def backward(
-    recording: Recording, end: Tensor, tensors: dict[int, Tensor], examples: int
-) -> tuple[dict[int, Tensor | None], list[list[Tensor]]]:
-    """The gradient of each tensor, and each layer's share of gradients that rounding takes."""
+    recording: Recording, end: Tensor, weights: WeightGradients, examples: int
+) -> tuple[list[Tensor | None], list[list[Tensor]]]:
+    """The mean square of each weight's gradient, and each layer's share of gradients that rounding takes."""
     layers, half = list(recording.layers.values()), any(s.dtype in HALVES for s in recording.layers.values())
 
     def counted(factor: float, kept: bool = False) -> dict[int, Rounded]:
@@ -171,29 +172,22 @@ def backward(
     def run(factor: float) -> tuple[Tensor | None, ...]:
         """A backward pass of the batch-mean loss times a factor."""
         seed = torch.full_like(end, factor / examples)
-        return torch.autograd.grad(end, list(tensors.values()), seed, allow_unused=True, retain_graph=True)
+        return torch.autograd.grad(end, weights.tensors, seed, allow_unused=True, retain_graph=True)
 
     counts = counted(examples, kept=True)
-    gradients = torch.autograd.grad(end, list(tensors.values()), allow_unused=True, retain_graph=half)
-    shares = {key: count.shares() for key, count in counts.items()}
-    if half:
-        plain, scaled = scaled_twice(run, counted)
-        shares = {key: scaled[key].shares(plain[key]) if scaled else plain[key].shares() for key in plain}
-    # An embedding may ask for sparse ones.
-    dense = [g if g is None or g.layout is torch.strided else g.to_dense() for g in gradients]
-    return dict(zip(tensors, dense, strict=True)), [shares[id(signals.sinks)] for signals in layers]
+    with weights.noted():
+        gradients = torch.autograd.grad(end, weights.tensors, allow_unused=True, retain_graph=half)
+        shares = {key: count.shares() for key, count in counts.items()}
+        if half:
+            plain, scaled = scaled_twice(run, counted)
+            shares = {key: scaled[key].shares(plain[key]) if scaled else plain[key].shares() for key in plain}
+    return weights.mean_squares(gradients), [shares[id(signals.sinks)] for signals in layers]
 
 
-def weights_of(layer: LayerSignals, recording: Recording) -> list[Tensor]:
-    """The tensors that were a layer's weight in its calls; none of a layer that never ran."""
+def weight_of(layer: LayerSignals, recording: Recording) -> Weight:
+    """The tensors that were a layer's weight in its calls, none of a layer that never ran, and its rows."""
     entered = list(recording.entered.get(layer.name, {}).values())
-    return entered or ([layer.weight()] if layer.calls else [])
-
-
-def total(gradients: Sequence[Tensor | None]) -> Tensor | None:
-    """The sum of the gradients that came."""
-    came = [gradient for gradient in gradients if gradient is not None]
-    return sum(came[1:], came[0]) if came else None
+    return entered or ([layer.weight()] if layer.calls else []), layer.rows
 
 
 def unseen(recording: Recording, output: Any) -> list[tuple[str, str]]:
@@ -224,11 +218,11 @@ def reached_by(output: Any) -> set[int]:
     return {id(node.variable) for node in nodes if is_leaf(node)}
 
 
-def parameter_rows(recording: Recording, grads: dict[int, Tensor | None], examples: int) -> list[dict[str, Any]]:
-    """A row per parameter, its numbers brought from the device at once."""
+def parameter_rows(recording: Recording, squares: Sequence[Tensor | None], examples: int) -> list[dict[str, Any]]:
+    """A row per parameter, its numbers brought from the device at once; `squares` are those of its gradient."""
     rows, numbers = [], []
-    for name, parameter in recording.parameters.items():
-        entry, values, grad = recording.entries.get(name), in_float64(parameter), grads.get(id(parameter))
+    for (name, parameter), square in zip(recording.parameters.items(), squares, strict=True):
+        entry = recording.entries.get(name)
         signals = entry.signals if entry else None
         layer = recording.layers.get(entry.layer) if entry else None
         which = (
@@ -237,10 +231,9 @@ def parameter_rows(recording: Recording, grads: dict[int, Tensor | None], exampl
         source = signals or layer
         size = {"calls": source.calls if source else 0, "shape": tuple(parameter.shape), "numel": parameter.numel()}
         rows.append({"name": name} | which | size)
-        rms = NAN if grad is None else (in_float64(grad) / examples).abs().square().mean().sqrt()
+        rms = NAN if square is None else square.sqrt() / examples
         moments = [*signals.forward.result(), *signals.backward.result()] if signals else [NAN] * len(MOMENTS)
-        spread = values.var(correction=0) if parameter.numel() else NAN
-        numbers.append([values.mean().abs() if values.is_complex() else values.mean(), spread, rms, *moments])
+        numbers.append([*mean_and_variance(parameter), rms, *moments])
     columns = PARAMETER[len(PARAMETER) - 3 - len(MOMENTS) :]
     return [row | dict(zip(columns, values, strict=True)) for row, values in zip(rows, on_host(numbers), strict=True)]
 

@@ -223,6 +223,9 @@ def on_trunk(model: nn.Module) -> Iterator[Trunk]:
                 hooks.callback(first.register_forward_pre_hook(enter, with_kwargs=True).remove)
                 hooks.callback(last.register_forward_hook(leave).remove)
         yield trunk
+        # They have the whole graph behind them.
+        for stack in trunk.stacks:
+            stack.before = stack.behind = None
 
 
 def unrecorded(hook: Callable[..., None], *arguments: Any) -> None:

@@ -17,6 +17,7 @@ from initlab.init.joints import NOWHERE, PASSES, Joint, Phi
 from initlab.nets.any_module import WeightLayer, on_weight_layers, weight_layers
 from initlab.nets.autograd_graph import Node, function_of, in_order, sources_of, with_nodes
 from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
+from initlab.signal.moments import mean_square
 
 SELU_SCALE = 1.0507009873554805
 # Functions with parameters, as their module and what a node saves of them.
@@ -56,7 +57,7 @@ def joints_that_ran(model: nn.Module, batch: Batch) -> tuple[dict[str, Joint], d
             layers[y.grad_fn] = name
         if inputs:
             calls.setdefault(name, (inputs[0].grad_fn, y.grad_fn))
-            moments.setdefault(name, y.detach().double().square().mean())
+            moments.setdefault(name, mean_square(y))
 
     with torch.inference_mode(False), untouched(model, backward=True), on_weight_layers(model, note):
         images, origins = with_nodes(to_model(model, batch, None)[0])

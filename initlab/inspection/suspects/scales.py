@@ -14,6 +14,7 @@ from initlab.inspection.lint.finding import drawn
 from initlab.inspection.lint.sites import Site, second_moment
 from initlab.inspection.suspects.suspect import Entry, Suspect, listed_names, on_each, with_numbers
 from initlab.nets.any_module import parameter_of
+from initlab.signal.paths import beginnings
 
 # A standard deviation that differs this many times from that of like layers, or from what is needed.
 APART = 1.7
@@ -54,14 +55,14 @@ def scales_of(model: nn.Module, sites: Sequence[Site], entries: Sequence[Entry])
         prefix = raw_names[site.module]
         prefix = f"{prefix}." if prefix else ""
         carriers = [prefix + key for key in ("weight", *LENGTHS) if prefix + key in known]
-        carried |= {entry.name for entry in entries if entry.name.startswith(prefix) and prefix}
+        carried.add(prefix)
         # The weight may be tied to an embedding, whose size is that one's matter.
         tied = site.weight.data_ptr() in embedded
         if carriers and 0 < site.second < math.inf and not tied:
             ratio = site.second * site.fan_in / site.gain_squared
             scales.append(Scale(carriers[0], site.name, ratio, place_of(site)))
     for entry in entries:
-        matrix = entry.tensor.dim() > 1 and entry.name not in carried
+        matrix = entry.tensor.dim() > 1 and not any(f"{module}." in carried for module in beginnings(entry.name))
         tied = entry.tensor.data_ptr() in embedded
         if matrix and not tied and (second := second_moment(entry.tensor)) > 0 and second < math.inf:
             fan_in = entry.tensor[0].numel()

@@ -194,7 +194,9 @@ def pair_statistics(gradient: Array) -> tuple[Pairs, Pairs]:
     squares = (gradient**2).sum(-1)
     level, pairs = np.maximum(squares.mean(1), 1e-300), max(batch * (batch - 1), 1)
     products = ((gradient.sum(1) ** 2).sum(-1) - squares.sum(1)) / pairs
-    gram = gradient @ gradient.transpose(0, 2, 1)
+    # Of a matrix and its transpose the products have the same sum of squares; the smaller one is no burden.
+    turned = gradient.transpose(0, 2, 1)
+    gram = gradient @ turned if batch < gradient.shape[2] else turned @ gradient
     squared_products = ((gram**2).sum((1, 2)) - (squares**2).sum(1)) / pairs
     mean = float((products / level).mean())
     spread = max(float((squared_products / level**2).mean()) - mean**2, 0.0)

@@ -1,4 +1,4 @@
-"""Mean field through a recorded model, forward and backward, or where it can't follow, each layer by itself."""
+"""Mean field through a recorded model, forward and backward."""
 
 import math
 from collections.abc import Sequence
@@ -7,18 +7,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
-from initlab.nets.any_module import WeightLayer, on_weight_layers
-from initlab.nets.undisturbed import Batch, run_model, to_model, untouched
 from initlab.signal.theory.cotangent import LossGradient, drawn_gradient, num_classes
 from initlab.signal.theory.field import NONE, Field, NoRule
 from initlab.signal.theory.independence import Origins
 from initlab.signal.theory.joins import maps
 from initlab.signal.theory.meanfield import Context, GateRow, Gradient, Pull, Radial, Signal
 from initlab.signal.theory.proven import doubt_about
-from initlab.signal.theory.recorder import record
-from initlab.signal.theory.rules import known, measured, rule_of
+from initlab.signal.theory.rules import measured, rule_of
 from initlab.signal.theory.scatter import Noise, mixed
 from initlab.signal.theory.shapes import SHAPES
 from initlab.signal.theory.spread import crossing
@@ -198,31 +194,6 @@ def from_layer(trace: Trace, number: int) -> bool:
     while op.layer is None and op.function in SHAPES and op.inputs[0] >= 0:
         op = trace.operations[op.inputs[0]]
     return op.layer is not None
-
-
-def local_law(model: nn.Module, batch: Batch) -> Rows:
-    """Each weight layer's y from the x that it received: n Var[w] E[x^2] + E[b^2] (He et al. 2015, eq. 7) and its band.
-
-    Of a layer with several calls the first counts. Gradients are left out, and all of a layer that has no rule either.
-    """
-    inputs: dict[str, tuple[WeightLayer, Tensor]] = {}
-
-    def keep_first(name: str, layer: WeightLayer, arguments: tuple[Any, ...], output: Tensor) -> None:
-        """Keep a layer's input at its first call."""
-        inputs.setdefault(name, (layer, arguments[0].detach()))
-
-    with torch.inference_mode(False), untouched(model, backward=False), on_weight_layers(model, keep_first):
-        run_model(model, to_model(model, batch, None)[0])
-    rows: Rows = {name: [{"basis": "local"}] for name in inputs}
-    for name, (layer, x) in inputs.items():
-        trace, context = record(layer, x, known), Context(len(x), False, {})
-        try:
-            passed = forward(context, trace, trace.input)
-        except NoRule:
-            continue
-        (calls,) = layer_rows(context, trace, passed, [None] * len(passed)).values()
-        rows[name] = [calls[0] | rows[name][0]]
-    return rows
 
 
 def layer_rows(

@@ -5,7 +5,7 @@ that whatever the model's Python code does is followed: padding, pooling, residu
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,10 +23,11 @@ from initlab.nets.undisturbed import Batch, map_tensors, num_examples
 from initlab.signal.probe import Loss, loss_values
 from initlab.signal.theory.cotangent import LossGradient
 from initlab.signal.theory.field import Field, NoRule, Pairs
+from initlab.signal.theory.local_law import local_law
 from initlab.signal.theory.meanfield import Context
-from initlab.signal.theory.passes import PREDICTED, Rows, local_law, mean_field
+from initlab.signal.theory.passes import PREDICTED, Rows, mean_field
 from initlab.signal.theory.recorder import record
-from initlab.signal.theory.redraw import redraw
+from initlab.signal.theory.redraw import one_pass, redraw
 from initlab.signal.theory.rules import known
 from initlab.signal.theory.trace import Trace, tensors_of
 
@@ -88,21 +89,18 @@ def predict(
         images = input_moments[0] + math.sqrt(input_moments[1]) * normals
     if draws:
         draw = None if scheme is None else partial(init_, scheme=scheme, batch=images, **init_arguments)
-        return redraw(model, images, labels, loss, draws, seed, draw)
+        frame = redraw(model, images, labels, loss, draws, seed, draw)
+        frame.attrs["passes"] = frame.attrs["wall_s"] / one_pass(model, images)
+        return frame
     parameters: list[dict[str, Any]] = []
     if scheme is not None:
         model = copied(model)
         init_(model, scheme, seed=seed, batch=images, on_parameter=parameters.append, **init_arguments)
     trace = record(model, images, known)
-    # By the parameter itself, since a bare layer has no name; a weight that is computed has no draw of its own.
-    weights = {layer_name(name): id(parameter) for name, parameter in model.named_parameters()}
-    stds = {weights[row["name"]]: row["scheme_std"] for row in parameters if row["name"] in weights}
-    moments = {weight: std**2 for weight, std in stds.items() if std is not None}
-    names = {number: name for name, number in weights.items()}
-    context = Context(batch_size if batch is None else num_examples(model, batch), dropout, moments, names)
     start = trace.input
     if batch is None and isinstance(images, Tensor):
         start = independent(images, input_moments, trace.axis)
+    context = context_of(model, batch_size if batch is None else num_examples(model, batch), dropout, parameters)
     gradient = (
         None if labels is None else LossGradient(trace.logits, labels, loss and partial(loss_of_first, loss, trace))
     )
@@ -116,6 +114,15 @@ def predict(
     if reason is not None:
         frame.attrs["approximate_because"] = reason
     return frame
+
+
+def context_of(model: nn.Module, examples: int, dropout: bool, drawn: Sequence[Mapping[str, Any]]) -> Context:
+    """What all rules share of a model; `drawn` says how a scheme drew its parameters, if one did."""
+    # By the parameter itself, since a bare layer has no name; a weight that is computed has no draw of its own.
+    weights = {layer_name(name): id(parameter) for name, parameter in model.named_parameters()}
+    stds = {weights[row["name"]]: row["scheme_std"] for row in drawn if row["name"] in weights}
+    moments = {weight: std**2 for weight, std in stds.items() if std is not None}
+    return Context(examples, dropout, moments, {number: name for name, number in weights.items()})
 
 
 def loss_of_first(loss: Loss, trace: Trace, logits: Tensor, labels: Any) -> Tensor:

@@ -28,7 +28,7 @@ Draw = Callable[..., object]
 
 
 def redraw(
-    model: nn.Module, images: Batch, labels: Any, loss: Loss | None, draws: int, seed: int, draw: Draw | None
+    model: nn.Module, images: Batch, labels: Any, loss: Loss | None, draws: int, seed: int = 0, draw: Draw | None = None
 ) -> pd.DataFrame:
     """Measure `draws` draws of a model's weights; the frame of `initlab.predict`, with basis `redrawn`.
 
@@ -51,12 +51,15 @@ def redraw(
         else:
             labels, loss = torch.randn(output.shape, generator=generator), slope_loss
     model = copied(model)
-    draw = draw or partial(draw_normals, {weight.name: weight.std for weight in weights_of(model)})
+    drawn = [] if draw else weights_of(model)
+    # They are drawn again, so that nobody has to remember them.
+    changing = [parameter for weight in drawn for parameter in weight.parameters]
+    draw = draw or partial(draw_normals, {weight.name: weight.std for weight in drawn})
     tables = []
     started = time.perf_counter()
     for draw_seed in range(seed, seed + draws):
         draw(model, seed=draw_seed)
-        tables.append(variances(model, images, labels, loss=loss))
+        tables.append(variances(model, images, labels, loss=loss, changing=changing))
     wall_s = time.perf_counter() - started
     ops = {name: op for table in tables for name, op, _ in table}
     last = len(ops) - 1
@@ -71,7 +74,7 @@ def redraw(
         frame[f"{direction}_var"] = values.mean(axis=0)
         frame = frame.assign(**{f"{direction}_{name}": band(values, share) for name, share in QUANTILES.items()})
     frame["correlation"], frame["basis"] = np.nan, "redrawn"
-    frame.attrs = {"draws": draws, "wall_s": wall_s, "passes": wall_s / one_pass(model, images)}
+    frame.attrs = {"draws": draws, "wall_s": wall_s}
     return frame
 
 
@@ -102,6 +105,11 @@ class Weight:
     def now(self) -> Tensor:
         """What it is."""
         return self.of.read() if isinstance(self.of, Matrix) else self.of.detach()
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What holds it."""
+        return self.of.parameters if isinstance(self.of, Matrix) else [self.of]
 
     @property
     def std(self) -> Tensor:
