@@ -10,7 +10,7 @@ from initlab.inspection.lint.sites import sites_of, variance_slope
 from initlab.inspection.remedy import large_logits, remedy_of, schemes_of
 from initlab.inspection.suspects.collect import suspects_of
 from initlab.inspection.suspects.inputs import half_precision
-from initlab.inspection.suspects.outputs import odd_outputs
+from initlab.inspection.suspects.outputs import PROBABILITIES, odd_outputs
 from initlab.inspection.trial import HEALTHY, NotCopied, Outcome, Trials
 from initlab.nets.undisturbed import untouched
 
@@ -20,7 +20,9 @@ NORMS_HOLD = (
 )
 
 
-def advise(trials: Trials, table: pd.DataFrame, diagnosis: Diagnosis) -> tuple[list[str], Cure | None]:
+def advise(
+    trials: Trials, table: pd.DataFrame, diagnosis: Diagnosis, ending: str = ""
+) -> tuple[list[str], Cure | None]:
     """What to do about the verdict, a text each, and the cure where there is one; nothing for a healthy net.
 
     A 30-layer ReLU net with torch's default weights gets the text that fan_in Var[w] is 0.333 where relu needs 2, with
@@ -28,6 +30,7 @@ def advise(trials: Trials, table: pd.DataFrame, diagnosis: Diagnosis) -> tuple[l
 
     Args:
         table: that of the inspection which gave the diagnosis.
+        ending: autograd's name of the function that gives the output.
     """
     held = [NORMS_HOLD] if diagnosis.verdict == "uneven" else []
     # Of a net whose signals are healthy only what keeps it from learning is of interest, which labels show.
@@ -35,12 +38,14 @@ def advise(trials: Trials, table: pd.DataFrame, diagnosis: Diagnosis) -> tuple[l
     if healthy and trials.labels is None:
         return held, None
     try:
-        return tried(trials, table, diagnosis, held)
+        return tried(trials, table, diagnosis, ending, held)
     except NotCopied as error:
         return held if healthy else [f"no remedy was tried, since the model cannot be copied: {error}"], None
 
 
-def tried(trials: Trials, table: pd.DataFrame, diagnosis: Diagnosis, held: list[str]) -> tuple[list[str], Cure | None]:
+def tried(
+    trials: Trials, table: pd.DataFrame, diagnosis: Diagnosis, ending: str, held: list[str]
+) -> tuple[list[str], Cure | None]:
     """The advice after trials on copies, `held` first where the net is healthy."""
     healthy = diagnosis.verdict in HEALTHY
     if diagnosis.verdict == "underflow":
@@ -56,7 +61,7 @@ def tried(trials: Trials, table: pd.DataFrame, diagnosis: Diagnosis, held: list[
             suspects += large_logits(trials.model, sites, table)
         schemes, resort = ([], []) if healthy else schemes_of(trials.model, sites, table, diagnosis)
     if healthy:
-        if trials.labels is not None:
+        if ending in PROBABILITIES:
             suspects += odd_outputs(trials.model, trials.batch, trials.labels, trials.loss)
         cure = handicap_of(trials, suspects)
         return [*held, *(cure_texts(cure) if cure else [])], cure

@@ -75,7 +75,9 @@ def inspect(
     table, diagnosis = diagnosed(signals, theory, evidence)
     # Of what was not seen there is nothing to try.
     trials = None if diagnosis.verdict == "not_judged" else trials_of(model, batch, labels, loss)
-    advice, cure = advise(trials, table, diagnosis) if trials else ([], None)
+    advice, cure = (
+        advise(trials, table, diagnosis, evidence.start.ending if evidence.start else "") if trials else ([], None)
+    )
     if cure and diagnosis.verdict in HEALTHY:
         alike = all(suspect.rule in ALIKE for suspect in cure.suspects)
         harm = ", and still do so after some steps" if alike else f", though signals are level{OUTLOOKS['handicapped']}"

@@ -119,4 +119,8 @@ class Pupil:
                 if not math.isfinite(value.item()):
                     return
                 if step < number:
+                    for p in parameters:
+                        # Of an embedding with `sparse=True`, which most optimisers refuse.
+                        if p.grad is not None and p.grad.is_sparse:
+                            p.grad = p.grad.to_dense()
                     optimizer.step()

@@ -9,6 +9,8 @@ from initlab.nets.undisturbed import map_tensors
 
 # Of autograd; which attributes a node has depends on its function.
 Node = Any
+# Functions that leave all numbers as they are.
+SHAPES = ("View", "Reshape", "UnsafeView", "Squeeze", "Alias")
 
 
 def with_nodes(inputs: Any) -> tuple[Any, set[Node]]:
@@ -36,6 +38,13 @@ def function_of(node: Node) -> str:
 def sources_of(node: Node) -> list[Node]:
     """The nodes that a node takes from."""
     return [source for source, _ in node.next_functions if source is not None]
+
+
+def last_function(node: Node | None) -> str:
+    """The function that gives an output, shapes aside; nothing where no graph is behind it."""
+    while node is not None and function_of(node) in SHAPES and sources_of(node):
+        node = sources_of(node)[0]
+    return "" if node is None else function_of(node)
 
 
 def is_leaf(node: Node) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from initlab.nets.any_module import WeightLayer, layer_name, on_weight_layers
-from initlab.nets.autograd_graph import Node, in_order, is_leaf, with_nodes
+from initlab.nets.autograd_graph import Node, in_order, is_leaf, last_function, with_nodes
 from initlab.nets.undisturbed import (
     Batch,
     autocast_of,
@@ -39,6 +39,7 @@ class Start:
     entropy: float  # of the labels in the batch: what their shares alone can reach; NaN without classes
     logits_rms: float  # of the output, each example's mean taken away
     strangers: tuple[nn.Parameter, ...] = ()  # at work, but none of the model's
+    ending: str = ""  # autograd's name of the function that gives the output, shapes aside
 
     @property
     def ratio(self) -> float:
@@ -79,14 +80,15 @@ def start_of(
             if sum(size > 1 for size in parameter.shape) > 1
         }
         wiring = wiring_of([output, *tensors_in(given)], layers, matrices, origins)
-        others = strangers_of(model, tensors_in(given))
+        others, ending = strangers_of(model, tensors_in(given)), last_function(output.grad_fn)
         output = output.detach()
         if targets is None:
-            return Start(wiring, math.nan, math.nan, 0, math.nan, spread(output), others)
+            return Start(wiring, math.nan, math.nan, 0, math.nan, spread(output), others, ending)
         with torch.no_grad():
             mean = mean_loss(given if loss else output, targets, loss)
             chance, classes = chance_of(given, targets, loss)
-    return Start(wiring, mean, chance, classes, entropy(targets) if classes else math.nan, spread(output), others)
+    shares = entropy(targets) if classes else math.nan
+    return Start(wiring, mean, chance, classes, shares, spread(output), others, ending)
 
 
 def strangers_of(model: nn.Module, outputs: Iterable[Tensor]) -> tuple[nn.Parameter, ...]:

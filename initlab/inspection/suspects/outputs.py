@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from initlab.inspection.suspects.suspect import Suspect
-from initlab.nets.autograd_graph import function_of, sources_of
+from initlab.nets.autograd_graph import last_function
 from initlab.nets.undisturbed import Batch, first_tensor, run_model, to_model, untouched
 from initlab.signal.probe import Loss
 from initlab.signal.start import mean_loss
@@ -27,12 +27,12 @@ def odd_outputs(model: nn.Module, batch: Batch, labels: Any, loss: Loss | None) 
     with untouched(model, backward=True):
         inputs, targets = to_model(model, batch, labels)
         output = first_tensor(run_model(model, inputs))
-        kind = None if output.grad_fn is None else last_function(output.grad_fn)
+        kind = last_function(output.grad_fn)
         perfect = perfect_output(output.detach(), targets, kind)
         if perfect is None:
             return
         start, least = mean_loss(output.detach(), targets, loss), mean_loss(perfect, targets, loss)
-    if kind and least > FLOOR * start:
+    if least > FLOOR * start:
         words = (
             f"the output is that of a {kind.lower()}, and the loss takes it for logits: even a perfect output has a "
             f"loss of {least:.3g} (it starts at {start:.3g}); end the model before its {kind.lower()}"
@@ -42,14 +42,7 @@ def odd_outputs(model: nn.Module, batch: Batch, labels: Any, loss: Loss | None) 
         yield Suspect("output", (), words, code)
 
 
-def last_function(node: Any) -> str | None:
-    """The name in `PROBABILITIES` of what gives an output, shapes aside; None for anything else."""
-    while function_of(node) in ("View", "Reshape", "UnsafeView", "Squeeze", "Alias") and sources_of(node):
-        node = sources_of(node)[0]
-    return next((kind for kind in PROBABILITIES if function_of(node) == kind), None)
-
-
-def perfect_output(output: Tensor, labels: Tensor, kind: str | None) -> Tensor | None:
+def perfect_output(output: Tensor, labels: Tensor, kind: str) -> Tensor | None:
     """The probabilities that the labels name, one per class or the labels themselves; None where there are none."""
     if kind == "Softmax" and not labels.is_floating_point() and labels.shape == output.shape[:-1]:
         known = labels.clamp(0, output.shape[-1] - 1)

@@ -156,7 +156,7 @@ class Response:
     def inner(self, c: Array) -> Array:
         """The correlation of what is normal, without the common mean."""
         variance = 1 - self.mean**2
-        return (c - self.mean**2) / variance if variance > 1e-12 else np.ones_like(c)
+        return np.clip((c - self.mean**2) / variance, -1, 1) if variance > 1e-12 else np.ones_like(c)
 
     def series(self, f: Array, c: Array, g: Array | None = None) -> Array:
         """Mehler's sum for E[f(u) g(v)], g being f by default; what the coefficients leave goes with a power beyond."""
