@@ -34,7 +34,7 @@ def convolved(context: Context, op: Operation, x: Signal) -> Result:
     spread = missing * SAME_PLACE * x.field.spread + beyond * OTHER_PLACES * f.c**2
     seen = spread + (groups - 1) * (missing + 1 / taps) * x.field.spread
     grow(context, signal.fresh, groups, x.noise, seen, f.positions, f.channels)
-    if signal.fresh is not None:
+    if groups > 1 and signal.fresh is not None:
         context.rows[signal.fresh] = weight.numel() // f.channels
 
     def back(g: Gradient) -> list[Gradient | None]:
@@ -66,18 +66,15 @@ def grow(
 
 
 def normed(context: Context, op: Operation, x: Signal) -> Result:
-    """A batch norm as `norms` has it, behind a layer whose rows are as loud as the variances that it divides by.
+    """A batch norm as `norms` has it; behind groups the mean of 1/variance over channels is more than 1 over the mean.
 
-    A channel's variance follows the m weights of its row, whose chi^2_m / m has an inverse of mean m / (m - 2). The
-    gradient is large where the row is small, and behind the layer that is gone. Behind groups this is all there is.
+    A channel's variance is chi^2_m / m for the m weights of its row, whose inverse has the mean m / (m - 2).
     """
     signal, pull = norm(context, op, x)
     row = 0 if x.fresh is None else context.rows.get(x.fresh, 0)
     if x.fresh is None or row < 3:
         return signal, pull
     stretch = context.stretched[x.fresh] = row / (row - 2)
-    if x.fresh not in context.unequal:
-        return signal, pull
 
     def back(g: Gradient) -> list[Gradient | None]:
         """The gradient, divided by each channel's own variance."""

@@ -120,7 +120,7 @@ class Context:
     reasons: list[str] = field(default_factory=list)  # why a gradient's rule holds only roughly
     gates: dict[int, list[GateRow]] = field(default_factory=dict)  # id of a recurrent call's arguments -> its gates
     mixing: list[int] = field(default_factory=list)  # sources of layers that mix all channels
-    rows: dict[int, int] = field(default_factory=dict)  # source of a layer -> the weights in each of its rows
+    rows: dict[int, int] = field(default_factory=dict)  # source of a grouped layer -> the weights in each of its rows
     stretched: dict[int, float] = field(default_factory=dict)  # such a source -> what a norm adds to the gradient there
     unequal: dict[int, float] = field(default_factory=dict)  # source of a grouped layer -> how unequal its groups are
     variances: list[float] = field(default_factory=list)  # of the sources of scatter

@@ -37,8 +37,7 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
     eps = float(eps) if eps is not None else torch.finfo(op.dtype).eps if op.function is F.rms_norm else 1e-5
     # Joined channels are normalised part by part.
     parts = x.parts if op.function is F.batch_norm and x.parts else ((1.0, f),)
-    given = x.given if group.batch and x.given is not None else NONE
-    normed = [normalised(op, group, part, given, square, eps, x.balanced) for _, part in parts]
+    normed = [normalised(op, group, part, square, eps, x.balanced) for _, part in parts]
     shares = [share for share, _ in parts]
     gain = sum(share * n.gain for share, n in zip(shares, normed, strict=True))
     pairs = sum((share * n.gain * n.c for share, n in zip(shares, normed, strict=True)), start=NONE)
@@ -50,8 +49,6 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
         mean = f.mean * (1.0 if weight is None else common(weight) / math.sqrt(square))
     # An example that is normalised by itself has always the same level.
     spread = replace(f.spread / normed[0].centred ** 2, itself=f.spread.itself if group.batch else 0.0)
-    if group.batch and x.fresh is not None:
-        spread = without_means(f.spread, normed[0].centred)
     # Behind a BatchNorm examples drift apart in level and angle, but gradients grow as if they did not: over 30 layers
     # of 64 units by 1.44 a layer, where pi/(pi - 1) is 1.47 and 1/(1 - c) with what drifts falls from 1.47 to 1.24.
     field = Field(profile * gain + shift, c, mean, f.positions, f.channels, spread)
@@ -62,23 +59,21 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
         # Behind another LayerNorm it has no mean to lose.
         centre = (1 - g.centred) * centre if centres else centre
         rest = max(1 - centre.itself, 1e-12)
-        c = ((g.c - centre) / rest).clipped()
-        # Of a channel's gradient over the batch what lies along its own output by chance; of an example's all of it.
-        chances = [group.average(c * n.c).itself if group.batch else 1 / n.independent for n in normed]
         # What lies along the signals of all positions together lies along those of each, where they are independent.
-        along = g.along(field) * (field.positions if each else 1)
-        factors = [n.slope * max(rest - chance - along, 0.0) for n, chance in zip(normed, chances, strict=True)]
+        along = 0.0 if group.batch else g.along(field) * (field.positions if each else 1)
+        factors = [n.slope * max(rest - 1 / n.independent - along, 0.0) for n in normed]
         if not group.batch:
             # Each example's gradient is divided by its own level; how uneven positions are is in q already.
             by_draw = context.scatter(x.noise).variance if each else 0.0
             factors = [factor * (1 + max(f.spread.itself - unevenness(f.q), 0.0) + by_draw) for factor in factors]
         factor = sum(share * value for share, value in zip(shares, factors, strict=True))
         levels = tuple(value / factor for value in factors) if len(factors) > 1 and factor > 0 else ()
+        c = ((g.c - centre) / rest).clipped()
         back = g.q * factor * (f.level / f.q.clamp(min=1e-12 * f.level) if each and f.q.shape == g.q.shape else 1.0)
         # It is divided by the variance that one draw has, beside the eps; BatchNorm's is that of centred channels.
         scatter = x.noise
         if group.batch:
-            own = context.source(2 / normed[0].independent / f.channels)
+            own = context.source(2 * context.average(normed[0].c ** 2, f.positions) / f.channels)
             scatter = x.noise.without(x.fresh).having(own)
         share = normed[0].share
         noise = mixed((1.0, g.noise), (-share, scatter))
@@ -87,7 +82,7 @@ def norm(context: Context, op: Operation, x: Signal) -> Result:
         # An example that is normalised by itself has no gradient along its signal.
         units = f.channels * f.positions
         radial = Radial(-units * f.level * float(back.mean()), mixed((1.0, noise), (1.0, x.noise)))
-        radial = Radial() if group.batch else radial
+        radial = g.radial if group.batch else radial
         return [Gradient(back, c, g.spread / rest**2, noise, parts=levels, radial=radial, centred=float(centres))]
 
     balanced = op.function is F.layer_norm and each and not shift
@@ -130,15 +125,6 @@ def group_of(context: Context, op: Operation, x: Signal) -> Group:
     return Group(channels, max(math.prod(shape[-dims:]) // channels, 1), False, context)
 
 
-def without_means(spread: Pairs, centred: float) -> Pairs:
-    """The spread of pairs that lose what all have in common, m^2 = 1 - `centred` of their square.
-
-    Of n units of a layer the products scatter by 1 - m^4, most of which is that of each example's own mean and goes
-    with it; (1 - m^2)^2 stays, so that in units of what is left the spread is that of independent normals.
-    """
-    return replace(spread / max(1 - (1 - centred) ** 2, 1e-12), itself=spread.itself)
-
-
 @dataclass(frozen=True)
 class Normalised:
     """What a norm makes of a field."""
@@ -151,9 +137,7 @@ class Normalised:
     share: float  # of the variance in what is divided by
 
 
-def normalised(
-    op: Operation, group: Group, f: Field, given: Pairs, square: float, eps: float, balanced: float
-) -> Normalised:
+def normalised(op: Operation, group: Group, f: Field, square: float, eps: float, balanced: float) -> Normalised:
     """A field without its mean, over its standard deviation; `square` is the mean squared weight of the norm."""
     common = f.mean**2
     centre = common + (group.average(f.c) - common) / group.channels
@@ -166,12 +150,10 @@ def normalised(
     if variance + eps == 0:
         raise NoRule(op.function, "a signal without variance")
     c = ((f.c - centre) / centred).clipped()
-    independent = group.channels / max(group.average(c**2 + without_means(given, centred)).itself, 1e-12)
+    independent = group.channels / max(group.average(c**2).itself, 1e-12)
     # The mean of 1/variance over channels exceeds 1 over its mean, by 2 over the independent numbers; of single
     # examples it follows how their levels scatter.
-    if group.batch:
-        excess = 1 + 2 / independent
-    else:
-        excess = (independent - 1) / (independent - 3) if independent > 6 and group.positions > 1 else 1.0
+    alone = group.positions == 1 and not group.batch
+    excess = (independent - 1) / (independent - 3) if independent > 6 and not alone else 1.0
     share, slope = variance / (variance + eps), square / (variance + eps) * excess
     return Normalised(centred, square * share, c, slope, independent, share)

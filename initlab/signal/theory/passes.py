@@ -22,6 +22,8 @@ from initlab.signal.theory.trace import Trace
 
 DIRECTIONS = ("forward", "backward")
 QUANTILES = {"median": 0.5, "low": 0.025, "high": 0.975}
+# Log-variance from which on a band is that of no net: e to its root is 5e13.
+NO_BAND = 1000.0
 PREDICTED = tuple(f"{direction}_{name}" for direction in DIRECTIONS for name in ("var", *QUANTILES))
 # What stands behind a figure: rules, rules that hold only roughly there, or what was measured in the run.
 BASES = ("theory", "approximate", "measured")
@@ -236,5 +238,10 @@ def band(context: Context, direction: str, f: Field, signal: Field | Gradient, n
         moving = 1 - signal.mean**2
     expected = signal.level * moving
     log = context.scatter(noise.scaled(1 / (1 - common)) if common else noise)
-    levels = {f"{direction}_{name}": expected * math.exp(log.quantile(share)) for name, share in QUANTILES.items()}
+    # Behind a pole, as of 1/(10 + y), the powers that scatter is made of have no mean, and there is no band.
+    known = log.variance < NO_BAND
+    levels = {
+        f"{direction}_{name}": expected * math.exp(log.quantile(share)) if known else math.nan
+        for name, share in QUANTILES.items()
+    }
     return {f"{direction}_var": expected, **levels}

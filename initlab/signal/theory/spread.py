@@ -78,7 +78,8 @@ def split(context: Context, q: Tensor, c: Pairs, variance: float, positions: int
         alike = np.clip((square - mean) / max(1 - mean, 1e-12), -1, 1)
         alike[0] = 1.0
         roots = flat * np.exp(-math.log1p(variance) * (1 - alike) / 4)
-    levels, both = Pairs(*(1 + variance * alike).tolist()), Pairs(*roots.tolist())
+    levels = Pairs(*np.maximum(1 + variance * alike, 1e-12).tolist())
+    both = Pairs(*roots.tolist())
     return Angles((c / both).clipped(), Pairs.alike(0.0, itself=0.0), levels, both)
 
 
