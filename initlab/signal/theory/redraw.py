@@ -27,6 +27,8 @@ from initlab.signal.theory.passes import DIRECTIONS, QUANTILES
 Draw = Callable[..., object]
 
 
+# A draw whose last layer has no gradient cannot be told relative to it, and its row says so.
+@np.errstate(divide="ignore", invalid="ignore")
 def redraw(
     model: nn.Module, images: Batch, labels: Any, loss: Loss | None, draws: int, seed: int = 0, draw: Draw | None = None
 ) -> pd.DataFrame:
