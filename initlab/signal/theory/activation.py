@@ -27,7 +27,8 @@ def activation(context: Context, response: Response, x: Signal) -> Result:
     given = f if x.given is None else replace(f, spread=x.given)
     variance = 0.0 if response.closed else context.scatter(x.noise.without(x.fresh)).variance
     bend, slope_bend = response.bend(given.spread.itself + variance)
-    over_draws, now = (angles(context, of, f.positions) for of in (given, f))
+    now = angles(context, f, f.positions)
+    over_draws = now if given is f else angles(context, given, f.positions)
     # Pairs have the mean product of two roots of levels, which is less than their mean level.
     c = (over_draws.average(response.pair) / second * over_draws.roots**growth**2).clipped()
     at = over_draws.of_one_draw(x.cosine)

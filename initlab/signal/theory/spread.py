@@ -102,7 +102,8 @@ def walked(context: Context, variance: float, by: float, positions: int) -> floa
 
 def evenness(q: Tensor) -> float:
     """Mean product of the roots of two positions' mean squares over the mean square: 1 where all are the same."""
-    return float(q.sqrt().mean() ** 2 / q.mean()) if q.mean() > 0 else 1.0
+    # All layers that are no maps have one number.
+    return float(q.sqrt().mean() ** 2 / q.mean()) if q.numel() > 1 and q.mean() > 0 else 1.0
 
 
 def over_places(value: float) -> Pairs:
